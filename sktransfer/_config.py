@@ -1,0 +1,70 @@
+"""Every environment variable, default and directory in one place; it must not know any room."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from types import ModuleType
+
+from sktransfer.exceptions import MissingDependencyError
+
+# A directory of weight files that is looked at before torch's hub cache (air-gapped machines).
+WEIGHTS_DIR_VARIABLE = "SKTRANSFER_WEIGHTS_DIR"
+# Where sktransfer keeps what it must remember: digests of weights that were seen once.
+HOME_VARIABLE = "SKTRANSFER_HOME"
+# "1" forbids every download.
+OFFLINE_VARIABLE = "SKTRANSFER_OFFLINE"
+
+# Pillow warns at this many pixels and refuses at twice as many; here the warning is the limit.
+MAX_IMAGE_PIXELS = 89_478_485
+
+# What the memory tier of the activation store may hold in one process.
+MEMORY_CACHE_BYTES = 512 * 2**20
+
+
+def weights_directory() -> Path | None:
+    """Directory named by ``SKTRANSFER_WEIGHTS_DIR``, or None."""
+    value = os.environ.get(WEIGHTS_DIR_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def home_directory() -> Path:
+    """Directory for sktransfer's own small records (``SKTRANSFER_HOME``)."""
+    value = os.environ.get(HOME_VARIABLE)
+    if value:
+        return Path(value).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "sktransfer"
+
+
+def offline() -> bool:
+    """Whether ``SKTRANSFER_OFFLINE`` forbids downloads."""
+    return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package or say which extra brings it.
+
+    Parameters
+    ----------
+    module : str
+        Dotted module name.
+    extra : str
+        Name of the extra in ``pyproject.toml``.
+    purpose : str
+        What it is needed for, as the beginning of a sentence.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        package = module.split(".")[0]
+        raise MissingDependencyError(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "sktransfer[{extra}]"'
+        ) from exc

@@ -1,0 +1,54 @@
+"""Fixtures every test file may use: shared real data, shared weights, an isolated home."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _shared_directory() -> Path | None:
+    """`SKTRANSFER_TEST_SHARED`, or a `shared/` folder beside or above the checkout."""
+    named = os.environ.get("SKTRANSFER_TEST_SHARED")
+    if named:
+        return Path(named)
+    root = Path(__file__).resolve().parents[1]
+    for candidate in (root / "shared", root.parent / "shared"):
+        if (candidate / "data").is_dir():
+            return candidate
+    return None
+
+
+def _shared(kind: str) -> Path:
+    base = _shared_directory()
+    if base is None or not (base / kind).is_dir():
+        pytest.skip(
+            f"real images and weights are not part of the project: no shared/{kind} folder beside "
+            "the checkout, and SKTRANSFER_TEST_SHARED does not name one"
+        )
+    return base / kind
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real images (see its README)."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Path:
+    """Folder of genuine ImageNet weights for torchvision architectures."""
+    return _shared("weights")
+
+
+@pytest.fixture(autouse=True)
+def offline_home(tmp_path, monkeypatch) -> Path:
+    """No test reads or writes the home, the weight folders or the network of the machine."""
+    home = tmp_path / "sktransfer-home"
+    monkeypatch.setenv("SKTRANSFER_HOME", str(home))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("SKTRANSFER_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("SKTRANSFER_OFFLINE", "1")
+    return home
