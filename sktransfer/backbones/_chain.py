@@ -3,6 +3,7 @@ come from, nor how pictures are read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,6 +54,26 @@ class Stage:
     module: nn.Module
     layout: Layout = "NCHW"
     n_prefix_tokens: int = 0  # class and register tokens ahead of the patches (NLC only)
+
+
+def find_stage(network: str, names: Sequence[str], layer: str | int) -> int:
+    """Index of a stage from its name, or from an index that may be negative.
+
+    Raises
+    ------
+    UnknownStageError
+        Listing the stages there are.
+    """
+    if isinstance(layer, str):
+        if layer in names:
+            return list(names).index(layer)
+    elif -len(names) <= layer < len(names):
+        return int(layer) % len(names)
+    raise UnknownStageError(
+        f"{network} has no stage {layer!r}. Its {len(names)} stages are: {', '.join(names)} "
+        f"(or an index from {-len(names)} to {len(names) - 1}). "
+        f'describe_backbone("{network}") shows them with their sizes.'
+    )
 
 
 class Neck(nn.Module):
@@ -121,17 +142,7 @@ class Backbone:
 
     def stage_index(self, layer: str | int) -> int:
         """Index of a stage from its name, or from an index that may be negative."""
-        names = self.stage_names
-        if isinstance(layer, str):
-            if layer in names:
-                return names.index(layer)
-        elif -len(names) <= layer < len(names):
-            return int(layer) % len(names)
-        raise UnknownStageError(
-            f"{self.name} has no stage {layer!r}. Its {len(names)} stages are: "
-            f"{', '.join(names)} (or an index from {-len(names)} to {len(names) - 1}). "
-            f'describe_backbone("{self.name}") shows them with their sizes.'
-        )
+        return find_stage(self.name, self.stage_names, layer)
 
     def truncated(self, n_stages: int) -> Backbone:
         """The first ``n_stages`` stages alone; what lies after them is let go."""

@@ -1,0 +1,130 @@
+"""What the image estimators share: reading X, naming its columns, devices; no network, no skorch."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import validate_data
+
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.frozen import DTYPES
+from sktransfer.images import ImageSource, as_image_source
+
+_LARGEST_SEED = np.iinfo(np.int32).max
+
+FAILED_ROWS_COLUMNS = ["row", "source", "reason"]
+
+
+class ImageInputMixin:
+    """Parameters and steps of an estimator whose X is a collection of pictures.
+
+    A subclass stores ``image_shape``, ``value_range``, ``device``, ``precision`` and ``n_jobs``.
+    """
+
+    _image_parameter_constraints: dict[str, list[Any]] = {
+        "preprocessing": [StrOptions({"weights", "resize", "pad"}), callable],
+        "image_size": [Interval(Integral, 1, None, closed="left"), None],
+        "image_shape": [tuple, list, None],
+        "value_range": [tuple, list, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "device": [str, torch.device],
+        "precision": [StrOptions(set(DTYPES))],
+        "engine": [StrOptions({"auto", "torch"})],
+        "cache": ["boolean", None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "store_weights": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    image_shape: Any
+    value_range: Any
+
+    def _image_source(self, X: Any, *, reset: bool) -> ImageSource:
+        """X as pictures, its column names and number checked the way scikit-learn does."""
+        if isinstance(X, (str, bytes, os.PathLike)):
+            raise ValueError(
+                f"X has to be a collection of pictures, one per row; got a single "
+                f"{type(X).__name__}. Put it in a list: [X]. For a folder of class sub-folders "
+                "there is sktransfer.datasets.load_image_folder."
+            )
+        source = as_image_source(X, image_shape=self.image_shape, value_range=self.value_range)
+        if isinstance(X, pd.DataFrame) or source.n_columns is not None:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        elif reset:
+            # Left from an earlier fit on a table.
+            for name in ("n_features_in_", "feature_names_in_"):
+                self.__dict__.pop(name, None)
+        return source
+
+
+def resolve_device(device: str | torch.device, precision: str) -> str:
+    """The device to run on, as a string.
+
+    Raises
+    ------
+    ValueError
+        If torch has no such device here, or it cannot compute in that precision.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        # Apple's GPUs have no float64.
+        if torch.backends.mps.is_available() and precision != "float64":
+            return "mps"
+        return "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device must be 'auto' or a torch device such as 'cpu', 'cuda' or 'cuda:1'; "
+            f"got {device!r}."
+        ) from error
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available()
+        and (chosen.index is None or chosen.index < torch.cuda.device_count()),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(chosen.type, False):
+        there = ", ".join(sorted(kind for kind, yes in available.items() if yes))
+        raise ValueError(
+            f"device={str(device)!r} is not available to torch on this machine (available: "
+            f"{there}). device='auto' takes the best one there is."
+        )
+    if chosen.type == "mps" and precision == "float64":
+        raise ValueError("precision='float64' is not available on device='mps'; use 'cpu'.")
+    return str(chosen)
+
+
+def n_decoding_threads(n_jobs: int | None) -> int:
+    """Threads that decode: ``n_jobs``, or as many as torch may use (joblib's workers set that)."""
+    if n_jobs is None:
+        return max(1, torch.get_num_threads())
+    return joblib.effective_n_jobs(n_jobs)
+
+
+def seed_from(random_state: int | np.random.RandomState | None) -> int:
+    """A seed for torch; an integer is its own seed, so that it means the same in every version."""
+    if random_state is None:
+        # Fresh entropy; numpy's global generator is not ours to advance.
+        return int(np.random.default_rng().integers(_LARGEST_SEED))
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(random_state.randint(_LARGEST_SEED))
+
+
+def failed_rows_frame(failures: list[ImageDecodeError]) -> pd.DataFrame:
+    """A table of rows that could not be read: position, source, reason."""
+    return pd.DataFrame(
+        [(failure.index, failure.source, failure.reason) for failure in failures],
+        columns=FAILED_ROWS_COLUMNS,
+    )

@@ -1,0 +1,162 @@
+"""A folder of class sub-folders as a Bunch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import Bunch
+
+from sktransfer.datasets._table import FILE_COLUMNS, GROUP_COLUMNS, find_column, read_table
+
+# What to pick up in a folder that also holds notes and tables. What a file really is, its content
+# says when it is read.
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pbm .pnm .tga .ico "
+    ".jp2 .j2k .jpf .jpx".split()
+)
+
+
+def load_image_folder(
+    path: str | os.PathLike[str],
+    *,
+    metadata: str | os.PathLike[str] | None = "auto",
+    groups: str | None = "auto",
+    return_X_y: bool = False,
+):
+    """Read a folder with one sub-folder a class, as torchvision's ``ImageFolder`` has it.
+
+    Only names are read; pictures are opened when they are embedded, and a broken one is reported
+    there.
+
+    Parameters
+    ----------
+    path : path
+        Folder whose sub-folders are the classes. Pictures may lie deeper inside them; hidden
+        files and files without the suffix of a picture are left out.
+    metadata : path or None, default="auto"
+        CSV with a column of file names ("file", "filename", ...) as they are below ``path``
+        (``"cat/001.jpg"``, or just ``"001.jpg"`` where that is unambiguous). "auto":
+        ``metadata.csv`` in the folder, if there is one.
+    groups : str or None, default="auto"
+        Column of that table that tells which pictures belong together (a patient, a lesion).
+        "auto": the first of "group", "patient_id", "patient", "patientid", "subject_id",
+        "subject", "lesion_id" there is.
+    return_X_y : bool, default=False
+        Return ``(data, target)`` instead of the Bunch.
+
+    Returns
+    -------
+    Bunch
+        ``data``: DataFrame with one column, "image" (paths, as str), sorted by path; ``target``:
+        ndarray of int, position in ``target_names``; ``target_names``: sub-folder names, sorted;
+        ``groups``: ndarray or None; ``frame``: the rows of the table in the order of ``data``, or
+        None.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist or has no sub-folder with a picture.
+    ValueError
+        If the table leaves a picture without a group.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("ants/1.png", "bees/1.png", "bees/2.png"):
+    ...     (folder / name).parent.mkdir(exist_ok=True)
+    ...     Image.new("RGB", (8, 8)).save(folder / name)
+    >>> bunch = load_image_folder(folder)
+    >>> bunch.data.shape, bunch.target.tolist(), bunch.target_names
+    ((3, 1), [0, 1, 1], ['ants', 'bees'])
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    classes = {
+        sub.name: files
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir() and not sub.name.startswith(".") and (files := _pictures(sub))
+    }
+    if not classes:
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no sub-folder with pictures in it. It should have one for each "
+            "class, for example benign/ and malignant/. For a table of file names and labels there "
+            "is load_image_table."
+        )
+    names = list(classes)
+    files = [file for inside in classes.values() for file in inside]
+    data = pd.DataFrame({"image": [str(file) for file in files]})
+    target = np.repeat(np.arange(len(names)), [len(inside) for inside in classes.values()])
+    frame = _rows(folder, files, metadata)
+    group_values = None if frame is None else _groups(frame, files, groups)
+    if return_X_y:
+        return data, target
+    return Bunch(
+        data=data,
+        target=target,
+        target_names=names,
+        groups=group_values,
+        frame=frame,
+        DESCR=f"{len(files)} pictures of {len(names)} classes from a folder.",
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+
+
+def _rows(
+    folder: Path, files: list[Path], metadata: str | os.PathLike[str] | None
+) -> pd.DataFrame | None:
+    """Rows of the table that belong to ``files``, in their order; empty where there is none."""
+    if metadata is None:
+        return None
+    if metadata == "auto":
+        metadata = folder / "metadata.csv"
+        if not metadata.is_file():
+            return None
+    table, _ = read_table(metadata)
+    column = find_column(table, FILE_COLUMNS)
+    if column is None:
+        raise ValueError(
+            f"{str(metadata)!r} has no column of file names; it needs one called "
+            f"{', '.join(FILE_COLUMNS)}, and has {list(map(str, table.columns))}."
+        )
+    named = table[column].str.replace("\\", "/", regex=False)
+    relative = [file.relative_to(folder).as_posix() for file in files]
+    keys = relative if named.isin(relative).any() else [file.name for file in files]
+    for what, values in (("table names", named), ("folder has", pd.Series(keys))):
+        if (twice := values[values.isin(keys) & values.duplicated()]).size:
+            raise ValueError(
+                f"The {what} {twice.iloc[0]!r} twice, so that rows and files cannot be matched; "
+                "name files by their path below the folder (class/file)."
+            )
+    return table.set_index(named).reindex(keys).reset_index(drop=True)
+
+
+def _groups(frame: pd.DataFrame, files: list[Path], groups: str | None) -> np.ndarray | None:
+    column = find_column(frame, GROUP_COLUMNS) if groups == "auto" else groups
+    if column is None:
+        return None
+    if column not in frame.columns:
+        raise ValueError(
+            f"The table has no column {column!r}; its columns are {list(map(str, frame.columns))}."
+        )
+    if frame[column].isna().any():
+        row = int(np.flatnonzero(frame[column].isna())[0])
+        raise ValueError(
+            f"{int(frame[column].isna().sum())} pictures have no {column!r} in the table; the "
+            f"first is {files[row].name!r}. Complete the table, or pass groups=None."
+        )
+    return frame[column].to_numpy()

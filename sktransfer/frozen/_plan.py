@@ -1,0 +1,146 @@
+"""Where a network is cut and what is taken out: from ``layer`` and ``pooling`` to taps, their widths
+and their fingerprints. It must not know estimators, pictures or stores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sktransfer.backbones import find_stage
+from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe, Tap
+
+# Part of every fingerprint: raised when the same parameters come to mean other numbers.
+_NUMBERS_VERSION = 1
+
+Layers = str | int | None | Sequence[str | int | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network's description and what is taken out of it."""
+
+    info: NetworkInfo
+    taps: tuple[Tap, ...]
+
+    @property
+    def depth(self) -> int:
+        """How many leading pieces of the chain have to run; the neck counts as the last one."""
+        return max(tap.depth(self.info) for tap in self.taps)
+
+
+def make_plan(info: NetworkInfo, layer: Layers, pooling: str) -> Plan:
+    """What ``layer`` and ``pooling`` ask for.
+
+    Parameters
+    ----------
+    info : NetworkInfo
+    layer : str, int, None or a sequence of these
+        Stages by name or index; None for the embedding.
+    pooling : str
+        One of the poolings; ``"avg"`` with ``layer=None`` means the network's own way.
+
+    Raises
+    ------
+    UnknownStageError
+        If there is no such stage.
+    ValueError
+        If the pooling is not possible there; the message says what is.
+    """
+    layers = list(layer) if isinstance(layer, (list, tuple)) else [layer]
+    if not layers:
+        raise ValueError("layer is an empty list; name at least one stage, or leave it None.")
+    taps = []
+    for each in layers:
+        if each is None:
+            taps.append(Tap(None, _end_pooling(info, pooling)))
+            continue
+        name = info.reference.name
+        index = find_stage(name, [stage.name for stage in info.stages], each)
+        stage = info.stages[index]
+        if pooling == "cls" and not stage.n_prefix_tokens:
+            raise ValueError(
+                f"pooling='cls' needs a class token, and stage {stage.name!r} of {name} has none; "
+                "use 'avg', 'max', 'avgmax', 'gem' or 'flatten'."
+            )
+        taps.append(Tap(index, pooling))
+    if len(set(taps)) < len(taps):
+        raise ValueError(f"layer names the same stage twice: {layer!r}.")
+    return Plan(info, tuple(taps))
+
+
+def _end_pooling(info: NetworkInfo, pooling: str) -> str | None:
+    name = info.reference.name
+    if not info.embedding_trained:
+        raise ValueError(
+            f"The weights {info.reference.weights} of {name} hold trained convolutions only: the "
+            f"layers that make its embedding are untrained. Name a layer, for example "
+            f"layer={info.last_map!r}."
+        )
+    if pooling == "avg" or (pooling == "cls" and info.neck_kind == "cls"):
+        return None
+    if pooling == "cls" or info.neck_has_post or info.neck_kind == "none":
+        raise ValueError(
+            f"pooling={pooling!r} does not go with layer=None for {name}, whose embedding has its "
+            f"own way of pooling. Leave pooling='avg' for that, or name a layer, for example "
+            f"layer={info.stages[-1].name!r}."
+        )
+    return pooling
+
+
+def measure_widths(network: FrozenNetwork, plan: Plan, *, side: int) -> tuple[int, ...]:
+    """Columns of each tap, found by running one black picture.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot run on pictures of that side.
+    """
+    try:
+        parts = network.run(torch.zeros(1, 3, side, side), plan.taps)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        name, own = plan.info.reference.name, plan.info.input_spec.crop_size
+        raise ValueError(
+            f"{name} cannot run on pictures of {side} x {side} pixels ({error}); its weights were "
+            f"made for {own} x {own}."
+        ) from error
+    return tuple(part.shape[1] for part in parts)
+
+
+def fingerprints(
+    plan: Plan, preprocessing: str | None, recipe: Recipe
+) -> tuple[bytes, ...] | None:
+    """Of each tap, everything but the picture that changes its numbers.
+
+    Parameters
+    ----------
+    plan : Plan
+    preprocessing : str or None
+        Fingerprint of what makes the network's input from a picture; None if there is no telling,
+        and then there are no fingerprints.
+    recipe : Recipe
+    """
+    if preprocessing is None:
+        return None
+    reference = plan.info.reference
+    # Kernels of another kind of device round differently; its number does not matter.
+    shared = (
+        _NUMBERS_VERSION,
+        reference.name,
+        reference.digest,
+        preprocessing,
+        recipe.precision,
+        recipe.engine,
+        recipe.device.split(":")[0],
+    )
+    return tuple(
+        hashlib.blake2b(
+            repr((*shared, tap.stage, tap.pooling)).encode(), digest_size=16
+        ).digest()
+        for tap in plan.taps
+    )

@@ -1,0 +1,121 @@
+"""The process-wide registry of frozen networks: clones and folds share one copy of the weights.
+
+It must not know estimators: it is asked for a network by reference and hands out what is frozen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sktransfer import _config
+from sktransfer.backbones import Backbone, BackboneReference
+from sktransfer.exceptions import WeightsMismatchError
+from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe
+
+# Networks kept when nobody uses them any more, so that the next fold does not load them again.
+# A search over backbones walks through more, and an ImageNet network is 5 to 600 MB.
+MAX_NETWORKS = 4
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """What to load and how.
+
+    Parameters
+    ----------
+    key : tuple
+        Hashable identity of the request (name, weights, seed, what the environment adds).
+    load : callable
+        Returns the whole :class:`Backbone`; slow, called under the registry's lock.
+    reference : BackboneReference or None
+        Exactly what was found the first time, if there was one: nothing else will do.
+    """
+
+    key: tuple
+    load: Callable[[], Backbone]
+    reference: BackboneReference | None = None
+
+
+class NetworkRegistry:
+    """Frozen networks by what they are: reference, digest, precision, device and engine.
+
+    Parameters
+    ----------
+    max_networks : int
+        Least recently used ones beyond this many are let go (estimators in use keep theirs).
+    """
+
+    def __init__(self, max_networks: int = MAX_NETWORKS) -> None:
+        self.max_networks = max_networks
+        self._lock = threading.RLock()
+        self._infos: dict[tuple | BackboneReference, NetworkInfo] = {}
+        self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
+
+    def get(
+        self,
+        source: NetworkSource,
+        depth_of: Callable[[NetworkInfo], int],
+        recipe: Recipe,
+    ) -> FrozenNetwork:
+        """The network of ``source``, prepared at least as deep as ``depth_of(info)``.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If the weights found are not those of ``source.reference``.
+        """
+        with self._lock:
+            backbone: Backbone | None = None
+            info = self._infos.get(source.reference or source.key)
+            if info is None:
+                info, backbone = self._load(source)
+            depth = depth_of(info)
+            key = (info.reference, recipe)
+            network = self._networks.get(key)
+            if network is None or network.depth < depth:
+                if backbone is None:
+                    info, backbone = self._load(source)
+                    if key != (info.reference, recipe):
+                        # The file was exchanged while this process held what it said before.
+                        key, network = (info.reference, recipe), None
+                network = FrozenNetwork(backbone, depth, recipe, reuse=network)
+                self._networks[key] = network
+            self._networks.move_to_end(key)
+            while len(self._networks) > self.max_networks:
+                self._networks.popitem(last=False)
+            return network
+
+    def _load(self, source: NetworkSource) -> tuple[NetworkInfo, Backbone]:
+        backbone = source.load()
+        if source.reference is not None and source.reference.digest != backbone.reference.digest:
+            raise digest_mismatch(source.reference.digest, backbone.reference)
+        info = NetworkInfo.of(backbone)
+        self._infos[source.key] = self._infos[info.reference] = info
+        return info, backbone
+
+    def clear(self) -> None:
+        """Let every network go."""
+        with self._lock:
+            self._infos.clear()
+            self._networks.clear()
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+
+def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
+    """The error for weights that are not those an estimator was fitted with."""
+    return WeightsMismatchError(
+        f"This estimator was fitted with weights of {found.name} whose digest is {expected}, but "
+        f"the weights found on this machine have the digest {found.digest}. Its embeddings would "
+        "not be the ones it was fitted on. Put the original file back (see "
+        f"{_config.WEIGHTS_DIR_VARIABLE}), fit again, or save the estimator with "
+        "store_weights=True next time."
+    )
+
+
+# One per process, as DESIGN.md C7 asks.
+REGISTRY = NetworkRegistry()

@@ -1,0 +1,269 @@
+"""Rows of pictures in, rows of activations out: decoding overlapped with the network, each distinct
+picture at most once. It must not know estimators, nor which network it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.frozen._store import MemoryStore
+from sktransfer.images import EncodedPicture, ImageSource, Preprocessing
+
+# Large enough that the fixed cost of a pass is spread, small enough that the first layer's
+# activations of a batch fit a CPU's shared cache about as well as those of one picture do.
+_BATCH_CPU = 32
+_BATCH_ACCELERATOR = 128
+
+
+@dataclass
+class Job:
+    """Everything a run needs besides the pictures.
+
+    Parameters
+    ----------
+    compute : callable
+        Takes a normalised batch (n, 3, side, side) and returns one CPU array (n, d) per part.
+    preprocessing : Preprocessing
+    widths : sequence of int
+        The d of each part; the parts stand side by side in the result.
+    dtype : numpy dtype
+        Of the result.
+    fingerprints : sequence of bytes, or None
+        For each part, of everything that changes it but the picture; None where there is no
+        telling (a preprocessing callable without a name): then nothing is stored.
+    store : MemoryStore or None
+    batch_size : int or "auto"
+    device : str
+        Where ``compute`` runs.
+    n_threads : int
+        Threads that read and decode.
+    on_error : {"raise", "nan"}
+    progress : str or None
+        Title of a progress bar, or None for none.
+    """
+
+    compute: Callable[[Tensor], list[np.ndarray]]
+    preprocessing: Preprocessing
+    widths: Sequence[int]
+    dtype: np.dtype
+    fingerprints: Sequence[bytes] | None
+    store: MemoryStore | None
+    batch_size: int | str = "auto"
+    device: str = "cpu"
+    n_threads: int = 1
+    on_error: str = "raise"
+    progress: str | None = None
+
+
+@dataclass
+class Outcome:
+    """Rows of activations, in order, and the rows that could not be read."""
+
+    rows: np.ndarray
+    failures: list[ImageDecodeError] = field(default_factory=list)
+
+
+def run(source: ImageSource, job: Job) -> Outcome:
+    """Run ``job`` over every picture of ``source``.
+
+    Rows come back in order. Pictures with equal bytes are computed once, here and across calls if
+    there is a store; whatever a run finished before it was interrupted is in the store.
+
+    Raises
+    ------
+    ImageDecodeError
+        For the first row that cannot be read, with ``on_error="raise"``.
+    """
+    run_ = _Run(source, job)
+    with tqdm(
+        total=len(source),
+        desc=job.progress,
+        unit="image",
+        disable=job.progress is None,
+        dynamic_ncols=True,
+    ) as bar:
+        run_.go(bar.update)
+    return Outcome(run_.rows, run_.failures)
+
+
+class _Run:
+    """One run in progress. Only the calling thread touches its state; workers return values."""
+
+    def __init__(self, source: ImageSource, job: Job) -> None:
+        self.source = source
+        self.job = job
+        self.rows = np.full((len(source), sum(job.widths)), np.nan, dtype=job.dtype)
+        ends = np.cumsum([0, *job.widths])
+        self.columns = [slice(low, high) for low, high in pairwise(ends)]
+        self.failures: list[ImageDecodeError] = []
+        self.first_row: dict[bytes, int] = {}  # digest -> the row that computes it
+        self.copies: list[tuple[int, int]] = []  # (row, the row it equals)
+        self.failed: dict[int, ImageDecodeError] = {}
+        default = _BATCH_CPU if job.device == "cpu" else _BATCH_ACCELERATOR
+        self.batch_size = default if job.batch_size == "auto" else int(job.batch_size)
+        self.told_memory = False
+
+    def go(self, advance: Callable[[int], object]) -> None:
+        executor = ThreadPoolExecutor(self.job.n_threads, thread_name_prefix="sktransfer-decode")
+        try:
+            pending: list[tuple[int, bytes, np.ndarray]] = []
+            for row, digest, picture in self._decoded(executor, advance):
+                pending.append((row, digest, picture))
+                if len(pending) >= self.batch_size:
+                    self._compute(pending)
+                    advance(len(pending))
+                    pending = []
+            if pending:
+                self._compute(pending)
+                advance(len(pending))
+        finally:
+            # On an error or Ctrl-C, what waits is dropped; what runs is a picture or two.
+            executor.shutdown(wait=True, cancel_futures=True)
+        self._copy_duplicates()
+        self.failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
+
+    def _decoded(
+        self, executor: ThreadPoolExecutor, advance: Callable[[int], object]
+    ) -> Iterator[tuple[int, bytes, np.ndarray]]:
+        """Decoded pictures still to be computed, in row order, a bounded number ahead."""
+        opening: deque[tuple[int, Future[EncodedPicture]]] = deque()
+        decoding: deque[tuple[int, bytes, Future[np.ndarray]]] = deque()
+        next_row = 0
+        while True:
+            # Two steps, since only the digest can tell whether a picture has to be decoded at
+            # all, and the decision is made here, in row order: the same rows are computed and
+            # the same row is named in an error whatever the threads do.
+            ahead = 2 * self.batch_size + self.job.n_threads
+            while next_row < len(self.source) and len(opening) + len(decoding) < ahead:
+                opening.append((next_row, executor.submit(self.source.open, next_row)))
+                next_row += 1
+            while opening and (opening[0][1].done() or not decoding):
+                row, opened = opening.popleft()
+                try:
+                    encoded = opened.result()
+                except ImageDecodeError as error:
+                    # It waits its turn, so that the first bad row is the one an error names.
+                    failed: Future[np.ndarray] = Future()
+                    failed.set_exception(error)
+                    decoding.append((row, b"", failed))
+                    continue
+                if self._known(row, encoded.digest):
+                    advance(1)
+                    continue
+                future = executor.submit(self._prepare, encoded)
+                decoding.append((row, encoded.digest, future))
+            if decoding:
+                row, digest, decoded = decoding.popleft()
+                try:
+                    picture = decoded.result()
+                except ImageDecodeError as error:
+                    self._fail(row, error)
+                    advance(1)
+                else:
+                    yield row, digest, picture
+            elif not opening and next_row >= len(self.source):
+                return
+
+    def _prepare(self, encoded: EncodedPicture) -> np.ndarray:
+        return self.job.preprocessing(encoded.decode())
+
+    def _known(self, row: int, digest: bytes) -> bool:
+        """Whether the row is settled by an equal picture, in this run or an earlier one."""
+        if digest in self.first_row:
+            self.copies.append((row, self.first_row[digest]))
+            return True
+        self.first_row[digest] = row
+        return self._fetch(row, digest)
+
+    def _fetch(self, row: int, digest: bytes) -> bool:
+        """Fill the row from the store, if every part of it is there."""
+        if self.job.store is None or self.job.fingerprints is None:
+            return False
+        parts = [self.job.store.get(_key(own, digest)) for own in self.job.fingerprints]
+        for columns, part in zip(self.columns, parts, strict=True):
+            if part is None:
+                return False
+            self.rows[row, columns] = part
+        return True
+
+    def _keep(self, row: int, digest: bytes) -> None:
+        if self.job.store is None or self.job.fingerprints is None:
+            return
+        for own, columns in zip(self.job.fingerprints, self.columns, strict=True):
+            self.job.store.put(_key(own, digest), self.rows[row, columns])
+
+    def _fail(self, row: int, error: ImageDecodeError) -> None:
+        # An equal row elsewhere may have been the one that was read: name this one.
+        named = ImageDecodeError(error.reason, row, self.source.describe(row))
+        if self.job.on_error == "raise":
+            raise named from error
+        self.failed[row] = error
+        self.failures.append(named)
+
+    def _copy_duplicates(self) -> None:
+        for row, original in self.copies:
+            if original in self.failed:
+                self._fail(row, self.failed[original])
+            else:
+                self.rows[row] = self.rows[original]
+
+    def _compute(self, pending: Sequence[tuple[int, bytes, np.ndarray]]) -> None:
+        values = self._within_memory([picture for _, _, picture in pending])
+        for (row, digest, _), value in zip(pending, values, strict=True):
+            self.rows[row] = value
+            self._keep(row, digest)
+
+    def _within_memory(self, pictures: list[np.ndarray]) -> np.ndarray:
+        """Compute a batch, in halves of halves if the device has no room for it."""
+        while True:
+            bounds = [*range(0, len(pictures), self.batch_size), len(pictures)]
+            try:
+                return np.concatenate(
+                    [self._network(pictures[low:high]) for low, high in pairwise(bounds)]
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error) or self.batch_size == 1:
+                    raise
+            # Outside the handler: the traceback would keep the failed batch's tensors alive.
+            self.batch_size = max(1, min(self.batch_size, len(pictures)) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not self.told_memory:
+                self.told_memory = True
+                warnings.warn(
+                    f"{self.job.device} ran out of memory; going on with smaller batches "
+                    f"(now {self.batch_size}). Set batch_size to avoid the failed attempt.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _network(self, pictures: list[np.ndarray]) -> np.ndarray:
+        stacked = self.job.preprocessing.stack(pictures)
+        if self.job.device.startswith("cuda"):
+            # Pinned memory lets the copy run beside the previous batch's kernels; as uint8 it is
+            # a quarter of the bytes, and the device normalises.
+            stacked = stacked.pin_memory().to(self.job.device, non_blocking=True)
+        return np.hstack(self.job.compute(self.job.preprocessing.normalize(stacked)))
+
+
+def _key(fingerprint: bytes, digest: bytes) -> bytes:
+    return hashlib.blake2b(fingerprint + digest, digest_size=16).digest()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

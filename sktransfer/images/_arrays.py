@@ -1,0 +1,258 @@
+"""What the numbers of an array mean as a picture: dtype, scale, axes. It must not know files.
+
+A *picture*, in all of ``images``, is one of two things: a Pillow image of mode ``"L"`` or
+``"RGB"`` where eight bits hold everything the row has, or a float32 array of shape (H, W) or
+(H, W, 3) on the [0, 1] scale where they do not ("deep" data: 16-bit, float, declared range).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sktransfer.exceptions import ImageDecodeError
+
+Picture: TypeAlias = Image.Image | np.ndarray
+ValueRange: TypeAlias = tuple[float, float]
+
+CHANNELS = (1, 3, 4)  # grey, colour, colour with alpha
+
+# Rounding in a user's own scaling may push a float this far (of the range) over its ends.
+TOLERANCE = 1e-6
+
+# Rows looked at in one go when a whole batch is checked; bounds the temporary memory.
+_CHUNK_BYTES = 64 * 2**20
+
+
+def check_value_range(value_range: Any) -> ValueRange | None:
+    """Two finite numbers in ascending order, or None."""
+    if value_range is None:
+        return None
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(
+            f"value_range must be None or two finite numbers (lowest, highest) with lowest < "
+            f"highest, for example (0, 4095); got {value_range!r}."
+        )
+    return low, high
+
+
+def check_numeric(array: np.ndarray) -> None:
+    """Refuse what has no meaning as grey levels."""
+    if array.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported\n{array!r}\n")
+    if array.dtype.kind not in "buif":
+        raise ValueError(
+            f"Pictures must be arrays of booleans, integers or floats; got dtype {array.dtype}."
+        )
+
+
+def is_eight_bit(dtype: np.dtype, value_range: ValueRange | None) -> bool:
+    """Whether eight bits hold every value such an array may have."""
+    if dtype.kind == "b":
+        return True
+    if value_range is not None:
+        return dtype.kind in "iu" and value_range == (0.0, 255.0)
+    return dtype.kind in "iu" and dtype != np.uint16
+
+
+def expected_range(dtype: np.dtype, value_range: ValueRange | None) -> ValueRange:
+    """What is black and what is white in an array of this dtype."""
+    if dtype.kind == "b":
+        return 0.0, 1.0
+    if value_range is not None:
+        return value_range
+    if dtype.kind == "f":
+        return 0.0, 1.0
+    return (0.0, 65535.0) if dtype == np.uint16 else (0.0, 255.0)
+
+
+def check_batch_range(array: np.ndarray, value_range: ValueRange | None) -> None:
+    """Refuse a whole batch whose finite values lie outside what its dtype or range promises.
+
+    A wrong scale is a mistake about the whole of ``X``, not a broken row, so it is found here and
+    not row by row; otherwise a nearly black row of a 0-to-255 float batch would pass as white.
+    NaN and infinity are left to the rows that have them.
+    """
+    if array.dtype.kind == "b" or (array.dtype == np.uint8 and value_range is None):
+        return
+    seen_low, seen_high = np.inf, -np.inf
+    step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), step):
+        chunk = array[start : start + step]
+        low, high = chunk.min(), chunk.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            chunk = chunk[np.isfinite(chunk)]
+            if not chunk.size:
+                continue
+            low, high = chunk.min(), chunk.max()
+        seen_low, seen_high = min(seen_low, float(low)), max(seen_high, float(high))
+    reason = _range_problem(seen_low, seen_high, array.dtype, value_range)
+    if reason:
+        raise ValueError(f"X: {reason}")
+
+
+def _range_problem(
+    low: float, high: float, dtype: np.dtype, value_range: ValueRange | None
+) -> str | None:
+    """What is wrong with values from ``low`` to ``high``, or None."""
+    black, white = expected_range(dtype, value_range)
+    slack = TOLERANCE * (white - black)
+    if low > high or (low >= black - slack and high <= white + slack):  # low > high: no values
+        return None
+    seen = f"{dtype} values from {low:.6g} to {high:.6g}"
+    if value_range is not None:
+        return (
+            f"{seen} were found, but value_range=({_plain(black)}, {_plain(white)}) was given. "
+            "Widen value_range, or clip the values first."
+        )
+    expected = (
+        "floats must lie in [0, 1]"
+        if dtype.kind == "f"
+        else "integers must lie in 0..255 (uint16 in 0..65535)"
+    )
+    return (
+        f"{seen} were found, but {expected} unless value_range says which values are black and "
+        f"white. Pass it, for example value_range={_suggest_range(low, high)}: the range of the "
+        "scale the pictures are on, not that of these few."
+    )
+
+
+def _plain(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
+
+
+def _suggest_range(low: float, high: float) -> str:
+    """A likely scale for the values seen, as it would be typed."""
+    if low >= 0:
+        for white in (1, 16, 255, 1023, 4095, 65535):
+            if high <= white:
+                return f"(0, {white})"
+    if -1 <= low and high <= 1:
+        return "(-1, 1)"
+    return f"({_plain(low)}, {_plain(high)})"
+
+
+def check_finite(array: np.ndarray) -> None:
+    """scikit-learn's own words for NaN and infinity."""
+    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+        return
+    if np.isnan(array).any():
+        raise ImageDecodeError("Input X contains NaN.")
+    if np.isinf(array).any():
+        raise ImageDecodeError(
+            f"Input X contains infinity or a value too large for {array.dtype!r}."
+        )
+
+
+def scale_values(values: np.ndarray, dtype: np.dtype, value_range: ValueRange | None):
+    """Numbers on the scale of ``dtype`` or ``value_range`` to float32 in [0, 1].
+
+    Raises
+    ------
+    ImageDecodeError
+        If a value is not finite or lies outside the scale.
+    """
+    check_finite(values)
+    reason = _range_problem(float(values.min()), float(values.max()), dtype, value_range)
+    if reason:
+        raise ImageDecodeError(reason)
+    black, white = expected_range(dtype, value_range)
+    if (black, white) != (0.0, 1.0):
+        values = (values.astype(np.float64) - black) / (white - black)
+    return np.clip(values, 0.0, 1.0).astype(np.float32)
+
+
+def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Composite [0, 1] colours over white."""
+    return (colour * alpha + (1.0 - alpha)).astype(np.float32)
+
+
+def array_to_picture(array: np.ndarray, value_range: ValueRange | None) -> Picture:
+    """One row, shape (H, W) or (H, W, C), to a picture.
+
+    Raises
+    ------
+    ImageDecodeError
+        If shape or values do not make a picture.
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if is_eight_bit(array.dtype, value_range):
+        return _eight_bit_picture(array)
+    scaled = scale_values(array, array.dtype, value_range)
+    if scaled.ndim == 3 and scaled.shape[2] == 4:
+        return over_white(scaled[:, :, :3], scaled[:, :, 3:])
+    return scaled
+
+
+def _eight_bit_picture(array: np.ndarray) -> Image.Image:
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        reason = _range_problem(float(array.min()), float(array.max()), array.dtype, None)
+        if reason:
+            raise ImageDecodeError(reason)
+        array = array.astype(np.uint8)
+    picture = Image.fromarray(np.ascontiguousarray(array))
+    return flatten_alpha(picture) if picture.mode == "RGBA" else picture
+
+
+def flatten_alpha(image: Image.Image) -> Image.Image:
+    """An image of mode RGBA or LA over white, without its alpha channel."""
+    opaque_mode = "RGB" if image.mode == "RGBA" else "L"
+    background = Image.new(opaque_mode, image.size, "white")
+    background.paste(image.convert(opaque_mode), mask=image.getchannel("A"))
+    return background
+
+
+def check_picture_shape(array: np.ndarray) -> None:
+    """Refuse one row whose axes are not (H, W) or (H, W, C)."""
+    shape = array.shape
+    if array.ndim not in (2, 3) or 0 in shape:
+        raise ImageDecodeError(
+            f"an array of shape {shape} is not a picture; expected (height, width) or "
+            "(height, width, channels), none of them 0."
+        )
+    if array.ndim == 3 and shape[2] not in CHANNELS:
+        hint = (
+            " It looks channels-first: use array.transpose(1, 2, 0)."
+            if shape[0] in CHANNELS
+            else ""
+        )
+        raise ImageDecodeError(
+            f"an array of shape {shape} has {shape[2]} channels on its last axis; expected 1 "
+            f"(grey), 3 (RGB) or 4 (RGBA).{hint}"
+        )
+
+
+def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:
+    """Numbers of a tensor wherever it lives, same axes, without its gradient."""
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # numpy has no such type; float32 holds every value
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def tensor_to_row(tensor: torch.Tensor) -> np.ndarray:
+    """One picture as torch has it, (H, W) or (C, H, W), with its channels last."""
+    array = tensor_to_array(tensor)
+    if array.ndim == 3:
+        if array.shape[0] not in CHANNELS:
+            hint = (
+                " It looks channels-last: use tensor.permute(2, 0, 1)."
+                if array.shape[2] in CHANNELS
+                else ""
+            )
+            raise ImageDecodeError(
+                f"a tensor of shape {array.shape} has {array.shape[0]} channels on its first axis; "
+                f"expected 1 (grey), 3 (RGB) or 4 (RGBA).{hint}"
+            )
+        array = np.moveaxis(array, 0, -1)
+    return array

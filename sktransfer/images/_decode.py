@@ -1,0 +1,98 @@
+"""Encoded bytes to a picture, safely: one allowed plugin, a size limit, errors of one kind. It
+must not know rows or where the bytes came from.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import ImageFile
+from PIL.ImageFile import ImageFile as OpenedFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from sktransfer.exceptions import ImageDecodeError, SkTransferError
+from sktransfer.images import _formats
+from sktransfer.images._arrays import Picture, ValueRange
+from sktransfer.images._pillow import Depth, check_size, image_to_picture
+
+_TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 322, 323
+
+
+def decode_bytes(data: bytes, value_range: ValueRange | None) -> Picture:
+    """Decode the first frame of an encoded picture.
+
+    Parameters
+    ----------
+    data : bytes
+        A file's content.
+    value_range : (float, float) or None
+        Black and white of files deeper than 8 bits. Files of 8 bits are 0 to 255 whatever it says.
+
+    Raises
+    ------
+    ImageDecodeError
+        If the bytes are no allowed picture, are damaged or cut short, or claim too many pixels.
+    """
+    _refuse_half_pictures()
+    format_ = _formats.identify(data)
+    if format_ is None:
+        raise ImageDecodeError(_formats.refusal(data) or _formats.unknown(data))
+    try:
+        return _decode(data, format_, value_range)
+    except (ImageDecodeError, MemoryError):
+        raise
+    except Exception as exc:  # Pillow's plugins raise whatever the damage leads to
+        raise ImageDecodeError(f"damaged or unsupported {format_.name} file: {exc}") from exc
+
+
+def _decode(data: bytes, format_: _formats.Format, value_range: ValueRange | None) -> Picture:
+    for size in _formats.early_sizes(data, format_):
+        check_size(size)
+    with format_.plugin(io.BytesIO(data)) as image:
+        check_size(image.size)
+        if isinstance(image, TiffImageFile):  # libtiff allocates a tile, however small the picture
+            tags = image.tag_v2
+            check_size((tags.get(_TILE_WIDTH_TAG, 0), tags.get(_TILE_LENGTH_TAG, 0)))
+        depth = _declared_depth(image, data)
+        if value_range is not None:
+            _refuse_deep_colour(image)
+        image.load()
+        if format_.name == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
+            # The header says that none of the fourth byte's bits is alpha; it is mostly 0.
+            return image_to_picture(image.convert("RGB"), value_range)
+        return image_to_picture(image, value_range, depth)
+
+
+def _refuse_half_pictures() -> None:
+    """Pillow can be told, for the whole process, to fill the missing part of a file with grey."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise SkTransferError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, so a file cut short cannot be told from "
+            "a whole one. Set it back to False; on_error='nan' passes over broken files."
+        )
+
+
+def _declared_depth(image: OpenedFile, data: bytes) -> Depth | None:
+    """The depth of 16-bit grey in the formats Pillow stretches to 65535; asked before loading."""
+    if image.format == "PPM" and image.mode == "I":
+        args = image.tile[0].args
+        maximum = args[-1] if isinstance(args, tuple) else 65535
+        return Depth(maximum, 65535 / maximum)
+    if image.format == "JPEG2000" and image.mode == "I;16":
+        at = data.find(b"\xff\x4f\xff\x51")
+        bits = (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 16
+        return Depth(2**bits - 1, 2.0 ** (16 - bits))
+    return None
+
+
+def _refuse_deep_colour(image: OpenedFile) -> None:
+    """Pillow keeps the high byte of 16-bit colour alone: a declared range cannot be honoured."""
+    for tile in image.tile:
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        deep_ppm = tile.codec_name.startswith("ppm") and args[-1] > 255
+        if image.mode[:3] in ("RGB", "CMY") and (deep_ppm or ";16" in str(args[0])):
+            raise ImageDecodeError(
+                "colour of 16 bits a channel, of which Pillow reads the upper 8; value_range "
+                "cannot be applied to it. Read it with another library (tifffile, imageio) and "
+                "pass arrays, or leave value_range out."
+            )

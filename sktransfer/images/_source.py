@@ -1,0 +1,265 @@
+"""Rows of ``X``, one picture each: opened once, hashed before decoding. It must not know networks
+nor what is done about rows that fail.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.images._arrays import (
+    Picture,
+    ValueRange,
+    array_to_picture,
+    check_numeric,
+    check_picture_shape,
+    check_value_range,
+    tensor_to_row,
+)
+from sktransfer.images._decode import decode_bytes
+from sktransfer.images._pillow import check_size, image_to_picture, orientation
+from sktransfer.images._tables import is_missing, table_of
+
+# Two rows may be one Pillow object, and loading one is not safe in two threads at once.
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPicture:
+    """One row, read but not decoded.
+
+    Attributes
+    ----------
+    digest : bytes
+        16 bytes of blake2b over everything in this row that changes the decoded picture.
+    content : bytes, ndarray or PIL.Image.Image
+        The encoded file, the numbers with their channels last, or the loaded image.
+    value_range : (float, float) or None
+    index : int or None
+        Position of the row, for messages.
+    source : str or None
+        File name or kind of the row, for messages.
+    """
+
+    digest: bytes
+    content: bytes | np.ndarray | Image.Image
+    value_range: ValueRange | None = None
+    index: int | None = None
+    source: str | None = None
+
+    def decode(self) -> Picture:
+        """The picture: a Pillow image of mode L or RGB, or float32 in [0, 1].
+
+        Raises
+        ------
+        ImageDecodeError
+            With the row's index and source.
+        """
+        try:
+            if isinstance(self.content, bytes):
+                return decode_bytes(self.content, self.value_range)
+            if isinstance(self.content, np.ndarray):
+                return array_to_picture(self.content, self.value_range)
+            return image_to_picture(self.content, self.value_range)
+        except ImageDecodeError as exc:
+            raise ImageDecodeError(exc.reason, self.index, self.source) from exc
+
+
+class ImageSource:
+    """The rows of ``X``, one picture each, in order.
+
+    Made by :func:`as_image_source`. Nothing is read before :meth:`open` is called, and a row that
+    fails affects no other. Safe to use from several threads; picklable if its rows are.
+
+    Parameters
+    ----------
+    rows : sequence
+        Paths, bytes, Pillow images, arrays (H, W[, C]) or tensors ([C,] H, W); or one array of
+        shape (n, H, W[, C]).
+    value_range : (float, float) or None
+        Black and white of arrays and of files deeper than 8 bits.
+    n_columns : int or None
+        How many columns ``X`` has if it is two-dimensional, for scikit-learn's bookkeeping.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Any] | np.ndarray,
+        value_range: ValueRange | None = None,
+        n_columns: int | None = None,
+    ) -> None:
+        self._rows = rows
+        self.value_range = value_range
+        self.n_columns = n_columns
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:  # no path, no pixel: it may end up in a log
+        return f"{type(self).__name__}({len(self)} rows, value_range={self.value_range})"
+
+    def describe(self, i: int) -> str:
+        """A few words for messages: the file's name, or the kind of the row."""
+        row = self._rows[i]
+        if isinstance(row, str | os.PathLike):
+            return Path(os.fsdecode(row)).name
+        if isinstance(row, bytes | bytearray | memoryview):
+            return "bytes"
+        if isinstance(row, Image.Image):
+            return "PIL image"
+        if isinstance(row, torch.Tensor):
+            return "tensor"
+        return "array" if isinstance(row, np.ndarray) else type(row).__name__
+
+    def open(self, i: int) -> EncodedPicture:
+        """Read row ``i`` and take its digest, without decoding it.
+
+        Raises
+        ------
+        ImageDecodeError
+            If there is nothing to read; it has the row's index and source.
+        """
+        i = range(len(self))[i]
+        source = self.describe(i)
+        try:
+            content, digest = _read(self._rows[i], self.value_range)
+        except ImageDecodeError as exc:
+            raise ImageDecodeError(exc.reason, i, source) from exc
+        return EncodedPicture(digest, content, self.value_range, i, source)
+
+
+def as_image_source(
+    X: Any,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> ImageSource:
+    """Rows of pictures from any accepted form of ``X``.
+
+    Parameters
+    ----------
+    X : list, ndarray, tensor, Series or DataFrame
+        One picture a row:
+
+        - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
+          ``bytes`` of encoded files, Pillow images, arrays (H, W[, C]) or tensors ([C,] H, W).
+          A string is always a path; nothing is fetched;
+        - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
+        - a tensor of shape (n, C, H, W);
+        - numbers of shape (n, pixels), flattened rows of ``image_shape``.
+    image_shape : tuple of int or None, default=None
+        (H, W) or (H, W, C) of flattened rows; one of them may be -1. Inferred for square grey or
+        RGB pictures. Other forms of ``X`` have their own shapes and ignore it.
+    value_range : (float, float) or None, default=None
+        The values that are black and white in arrays, and in files deeper than 8 bits. None means
+        0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and for files what they
+        declare.
+
+    Returns
+    -------
+    ImageSource
+
+    Raises
+    ------
+    ValueError
+        If ``X`` as a whole makes no sense as pictures: shape, range of values, no rows.
+    TypeError
+        If ``X`` is sparse, a single picture, or nothing of the above.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.images import as_image_source
+    >>> source = as_image_source(np.zeros((2, 8, 6, 3), dtype=np.uint8))
+    >>> len(source)
+    2
+    >>> source.open(0).decode().size
+    (6, 8)
+    """
+    value_range = check_value_range(value_range)
+    table = table_of(X, image_shape, value_range)
+    return ImageSource(table.rows, value_range, table.n_columns)
+
+
+def _read(row: Any, value_range: ValueRange | None):
+    """Content and digest of one row."""
+    if isinstance(row, str | os.PathLike):
+        data = _read_file(row)
+        return data, _digest("file", value_range, data)
+    if isinstance(row, bytes | bytearray | memoryview):
+        data = bytes(row)
+        return data, _digest("file", value_range, data)
+    if isinstance(row, Image.Image):
+        return row, _image_digest(row, value_range)
+    if isinstance(row, torch.Tensor):
+        row = tensor_to_row(row)
+    if isinstance(row, np.ndarray):
+        try:
+            check_numeric(row)
+        except ValueError as exc:
+            raise ImageDecodeError(str(exc)) from exc
+        check_picture_shape(row)
+        if row.ndim == 3 and row.shape[2] == 1:  # the same picture as (H, W)
+            row = row[:, :, 0]
+        header = (row.dtype.str, row.shape, value_range)
+        return row, _digest("array", header, np.ascontiguousarray(row))
+    if is_missing(row):
+        raise ImageDecodeError(f"there is no picture in this row (it holds {row!r}).")
+    raise ImageDecodeError(
+        f"a row must be a path, bytes, a Pillow image, an array or a tensor; got "
+        f"{type(row).__name__}."
+    )
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device may never end
+                raise ImageDecodeError(f"{os.fsdecode(path)!r} is not a regular file.")
+            return file.read()
+    except FileNotFoundError as exc:
+        name = os.fsdecode(path)
+        if "://" in name[:12]:
+            raise ImageDecodeError(
+                f"strings are paths and nothing is fetched: download {name!r} first."
+            ) from exc
+        raise ImageDecodeError(
+            f"no such file: {name!r}"
+            + ("" if os.path.isabs(name) else " (relative to the working directory).")
+        ) from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL character in the name
+        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+
+
+def _image_digest(image: Image.Image, value_range: ValueRange | None) -> bytes:
+    check_size(image.size)
+    try:
+        with _LOADING:
+            image.load()
+    except (MemoryError, ImageDecodeError):
+        raise
+    except Exception as exc:  # a lazily opened file may turn out damaged in any way
+        raise ImageDecodeError(f"damaged image: {exc}") from exc
+    palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
+    header = (
+        *(image.mode, image.size, image.format if image.mode == "I" else None),
+        *(orientation(image), image.info.get("transparency"), palette, value_range),
+    )
+    return _digest("image", header, image.tobytes())
+
+
+def _digest(kind: str, header: Any, data: Any) -> bytes:
+    digest = blake2b(f"{kind}|{header!r}|".encode(), digest_size=16)
+    digest.update(data)
+    return digest.digest()

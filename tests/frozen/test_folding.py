@@ -1,0 +1,99 @@
+"""Folding never changes what a module computes beyond rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sktransfer.frozen._folding import fold_batch_norm, n_batch_norms
+
+
+def trained_norm(channels):
+    norm = nn.BatchNorm2d(channels)
+    torch.manual_seed(0)
+    nn.init.normal_(norm.weight, 1.0, 0.3)
+    nn.init.normal_(norm.bias)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 3.0)
+    return norm
+
+
+class Residual(nn.Module):
+    """The shapes that matter: conv-norm, a shared convolution, norm before conv, a branch."""
+
+    def __init__(self, shared=False):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), trained_norm(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1), trained_norm(8)
+        self.before, self.conv3 = trained_norm(8), nn.Conv2d(8, 8, 1)
+        self.shared = shared
+
+    def forward(self, x):
+        y = torch.relu(self.norm1(self.conv1(x)))
+        z = self.conv2(y)
+        out = self.norm2(z) + self.conv3(self.before(y))
+        if self.shared:
+            out = out + z + self.conv2(out)
+        return out
+
+
+def relative_difference(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@torch.inference_mode()
+def test_same_numbers_fewer_layers():
+    module = Residual().eval()
+    folded = fold_batch_norm(module)
+    x = torch.randn(4, 3, 9, 9)
+    assert relative_difference(folded(x), module(x)) < 1e-6
+    assert n_batch_norms(module) == 3
+    assert n_batch_norms(folded) == 1  # the one before a convolution cannot be folded
+    assert not any(p.requires_grad for p in folded.parameters())
+
+
+@torch.inference_mode()
+def test_a_convolution_somebody_else_reads_is_left_alone():
+    module = Residual(shared=True).eval()
+    x = torch.randn(4, 3, 9, 9)
+    assert relative_difference(fold_batch_norm(module)(x), module(x)) < 1e-6
+
+
+def test_the_original_is_untouched():
+    module = Residual().eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    fold_batch_norm(module, dtype=torch.float64)
+    for name, tensor in module.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+
+
+@torch.inference_mode()
+def test_what_cannot_be_traced_is_run_as_it_is():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Residual()
+
+        def forward(self, x):
+            return self.inner(x) if x.sum() > 0 else -self.inner(x)
+
+    module = Branching().eval()
+    folded = fold_batch_norm(module)
+    x = torch.randn(2, 3, 5, 5)
+    assert n_batch_norms(folded) == 3
+    assert torch.equal(folded(x), module(x))
+
+
+@torch.inference_mode()
+def test_float64_is_not_rounded_to_float32_on_the_way():
+    module = Residual().eval()
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    folded = fold_batch_norm(module, dtype=torch.float64)
+    assert relative_difference(folded(x), module.double()(x)) < 1e-13
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_comes_back_in_eval_mode(training):
+    assert not fold_batch_norm(Residual().train(training)).training

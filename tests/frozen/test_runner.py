@@ -1,0 +1,249 @@
+"""The runner's promises: order, once each, bounded, nobody else's row, memory back-off."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.frozen import Job, MemoryStore, run
+from sktransfer.images import as_image_source, make_preprocessing
+
+SIDE = 8
+
+
+def pictures(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+class Network:
+    """Means of the channels, with a record of the batches it saw."""
+
+    def __init__(self, fail_above=None):
+        self.batches = []
+        self.fail_above = fail_above
+
+    def __call__(self, batch):
+        if self.fail_above and len(batch) > self.fail_above:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        self.batches.append(len(batch))
+        return [batch.mean((2, 3)).numpy(), batch.amax((1, 2, 3))[:, None].numpy()]
+
+
+def job(network, **changes):
+    settings = {
+        "compute": network,
+        "preprocessing": make_preprocessing(
+            crop_size=SIDE,
+            resize_size=SIDE,
+            interpolation="bilinear",
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        ),
+        "widths": (3, 1),
+        "dtype": np.dtype(np.float32),
+        "fingerprints": (b"mean", b"max"),
+        "store": None,
+        "batch_size": 4,
+        "n_threads": 2,
+    }
+    return Job(**{**settings, **changes})
+
+
+def expected(X):
+    scaled = X.astype(np.float32) / 255
+    return np.hstack([scaled.mean((1, 2)), scaled.max((1, 2, 3))[:, None]])
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 100, "auto"])
+def test_rows_in_order_whatever_the_batch(n_threads, batch_size):
+    X = pictures(13)
+    outcome = run(as_image_source(X), job(Network(), n_threads=n_threads, batch_size=batch_size))
+    np.testing.assert_allclose(outcome.rows, expected(X), rtol=1e-6)
+    assert outcome.failures == []
+
+
+def test_equal_pictures_are_computed_once():
+    X = pictures(5)[[0, 1, 0, 2, 3, 0, 4, 1, 4]]
+    network = Network()
+    rows = run(as_image_source(X), job(network)).rows
+    assert sum(network.batches) == 5
+    np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
+
+
+def test_a_store_is_filled_and_read():
+    store, X = MemoryStore(), pictures(6)
+    first, second = Network(), Network()
+    one = run(as_image_source(X[:4]), job(first, store=store)).rows
+    two = run(as_image_source(X), job(second, store=store)).rows
+    assert sum(first.batches) == 4
+    assert sum(second.batches) == 2
+    assert np.array_equal(one, two[:4])
+
+
+def test_parts_are_stored_each_for_itself():
+    store, X = MemoryStore(), pictures(6)
+    run(as_image_source(X), job(Network(), store=store))
+    alone = job(
+        None, store=store, widths=(1,), fingerprints=(b"max",)
+    )  # would fail if it were called
+    np.testing.assert_allclose(run(as_image_source(X), alone).rows, expected(X)[:, 3:], rtol=1e-6)
+
+
+def test_another_fingerprint_is_another_row():
+    store, X = MemoryStore(), pictures(3)
+    network = Network()
+    run(as_image_source(X), job(network, store=store))
+    run(as_image_source(X), job(network, store=store, fingerprints=(b"mean2", b"max")))
+    assert sum(network.batches) == 6
+
+
+def test_nothing_is_stored_without_a_fingerprint():
+    store = MemoryStore()
+    run(as_image_source(pictures(3)), job(Network(), store=store, fingerprints=None))
+    assert store.info().n_rows == 0
+
+
+def broken(tmp_path):
+    """Five rows of which 1 and 4 are one broken file, and 3 is not there."""
+    from PIL import Image
+
+    names = []
+    for i, array in enumerate(pictures(2)):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+        names.append(str(tmp_path / f"{i}.png"))
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    bad = str(tmp_path / "bad.png")
+    return [names[0], bad, names[1], str(tmp_path / "absent.png"), bad]
+
+
+def test_a_row_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ImageDecodeError, match=r"row 1 \(.*bad\.png\)") as caught:
+        run(as_image_source(broken(tmp_path)), job(Network()))
+    assert caught.value.index == 1
+
+
+def test_or_gives_nan_for_itself_alone(tmp_path):
+    outcome = run(as_image_source(broken(tmp_path)), job(Network(), on_error="nan"))
+    assert [failure.index for failure in outcome.failures] == [1, 3, 4]
+    assert np.isnan(outcome.rows[[1, 3, 4]]).all()
+    np.testing.assert_allclose(outcome.rows[[0, 2]], expected(pictures(2)), rtol=1e-6)
+    assert "absent.png" in str(outcome.failures[1])
+
+
+def test_out_of_memory_halves_the_batch_and_says_so_once():
+    X, network = pictures(20), Network(fail_above=3)
+    with pytest.warns(RuntimeWarning, match="ran out of memory") as caught:
+        rows = run(as_image_source(X), job(network, batch_size=16)).rows
+    assert len(caught) == 1
+    assert max(network.batches) <= 3
+    np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
+
+
+def test_out_of_memory_with_one_picture_is_an_error():
+    class Never(Network):
+        def __call__(self, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with (
+        pytest.warns(RuntimeWarning, match="smaller batches"),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        run(as_image_source(pictures(4)), job(Never()))
+
+
+def test_another_runtime_error_is_not_swallowed():
+    def fail(batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run(as_image_source(pictures(4)), job(fail))
+
+
+def test_an_interrupted_run_keeps_what_it_finished():
+    store, X = MemoryStore(), pictures(12)
+
+    class Interrupted(Network):
+        def __call__(self, batch):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().__call__(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(as_image_source(X), job(Interrupted(), store=store))
+    rest = Network()
+    rows = run(as_image_source(X), job(rest, store=store)).rows
+    assert sum(rest.batches) == 4
+    np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
+    assert not [t for t in threading.enumerate() if t.name.startswith("sktransfer-decode")]
+
+
+def test_no_more_than_a_few_batches_are_decoded_ahead():
+    X = pictures(200)
+    settings = job(None)
+    alive, most = 0, 0
+    lock = threading.Lock()
+    plain = settings.preprocessing
+
+    class Counting:
+        fingerprint = plain.fingerprint
+        stack, normalize = plain.stack, plain.normalize
+
+        def __call__(self, picture):
+            nonlocal alive, most
+            with lock:
+                alive += 1
+                most = max(most, alive)
+            return plain(picture)
+
+    def slow(batch):
+        nonlocal alive
+        time.sleep(0.005)
+        with lock:
+            alive -= len(batch)
+        return Network()(batch)
+
+    settings.compute, settings.preprocessing = slow, Counting()
+    run(as_image_source(X), settings)
+    assert most <= 3 * settings.batch_size + settings.n_threads
+
+
+def test_decoding_and_the_network_overlap():
+    X = pictures(40)
+    settings = job(None, n_threads=2)
+    plain = settings.preprocessing
+    decoding_while_computing = []
+    computing = threading.Event()
+
+    class Slow:
+        fingerprint = plain.fingerprint
+        stack, normalize = plain.stack, plain.normalize
+
+        def __call__(self, picture):
+            if computing.is_set():
+                decoding_while_computing.append(True)
+            time.sleep(0.001)
+            return plain(picture)
+
+    def slow(batch):
+        computing.set()
+        time.sleep(0.02)
+        computing.clear()
+        return Network()(batch)
+
+    settings.compute, settings.preprocessing = slow, Slow()
+    run(as_image_source(X), settings)
+    assert decoding_while_computing
+
+
+def test_progress_bar_counts_every_row(capsys, tmp_path):
+    run(as_image_source(broken(tmp_path)), job(Network(), on_error="nan", progress="demo"))
+    written = capsys.readouterr().err
+    assert "demo" in written
+    assert "5/5" in written
+    assert "image/s" in written

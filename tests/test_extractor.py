@@ -1,0 +1,467 @@
+"""PretrainedFeatureExtractor by itself: cutting, pooling, policies, pickles."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.backbones import load_backbone
+from sktransfer.exceptions import (
+    FailedRowsWarning,
+    ImageDecodeError,
+    UnknownBackboneError,
+    UnknownStageError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from sktransfer.frozen import MEMORY_STORE, REGISTRY
+
+
+def pictures(n=6, side=40, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+
+
+def small(backbone="resnet18", **parameters):
+    return PretrainedFeatureExtractor(
+        backbone, **{"weights": None, "image_size": 64, **parameters}
+    )
+
+
+def plain_stage(name, index, X, side=64):
+    """A stage's raw output, the plain way: unfolded modules one after the other."""
+    backbone = load_backbone(name, weights=None, seed=0)
+    own = PretrainedFeatureExtractor(name, weights=None, image_size=side)
+    preprocessing = own._make_preprocessing(_info(backbone))
+    x = preprocessing.to_batch([preprocessing(Image.fromarray(picture)) for picture in X])
+    with torch.inference_mode():
+        for stage in backbone.stages[: index + 1]:
+            x = stage.module(x)
+    return x.numpy()
+
+
+def _info(backbone):
+    from sktransfer.frozen import NetworkInfo
+
+    return NetworkInfo.of(backbone)
+
+
+def relative(a, b):
+    return (np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1)).max()
+
+
+# --- what comes out ---------------------------------------------------------------------------
+
+
+def test_shape_dtype_and_names():
+    X = pictures()
+    extractor = small().fit(X)
+    E = extractor.transform(X)
+    assert E.shape == (6, 512)
+    assert E.dtype == np.float32
+    assert extractor.n_features_out_ == 512
+    names = extractor.get_feature_names_out()
+    assert names[0] == "resnet18_000"
+    assert names[-1] == "resnet18_511"
+    assert len(set(names)) == 512
+
+
+@pytest.mark.parametrize("layer", ["layer2", 2, -3])
+def test_a_stage_by_name_or_index(layer):
+    X = pictures(3)
+    extractor = small(layer=layer).fit(X)
+    expected = plain_stage("resnet18", 2, X).mean((2, 3))
+    assert relative(extractor.transform(X), expected) < 1e-5
+    assert extractor.get_feature_names_out()[5] == "resnet18_layer2_005"
+
+
+def test_several_stages_in_one_pass_side_by_side():
+    X = pictures(3)
+    both = small(layer=["layer1", "layer3"]).fit(X)
+    E = both.transform(X)
+    assert E.shape == (3, 64 + 256)
+    assert np.array_equal(E[:, :64], small(layer="layer1").fit_transform(X))
+    assert relative(E[:, 64:], small(layer="layer3", cache=False).fit_transform(X)) < 1e-6
+    assert list(both.get_feature_names_out()[[0, 64]]) == ["resnet18_layer1_00",
+                                                           "resnet18_layer3_000"]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "oracle"),
+    [
+        ("max", lambda m: m.max((2, 3))),
+        ("avgmax", lambda m: (m.max((2, 3)) + m.mean((2, 3))) / 2),
+        ("gem", lambda m: np.cbrt((np.maximum(m, 1e-6) ** 3).mean((2, 3)))),
+        ("flatten", lambda m: m.reshape(len(m), -1)),
+    ],
+)
+@pytest.mark.parametrize("layer", ["layer4", None])
+def test_poolings(pooling, oracle, layer):
+    X = pictures(2)
+    expected = oracle(plain_stage("resnet18", 4, X))
+    assert relative(small(layer=layer, pooling=pooling).fit_transform(X), expected) < 1e-5
+
+
+def test_what_lies_after_the_cut_is_neither_kept_nor_run():
+    REGISTRY.clear()
+    X = pictures(1)
+    shallow = small("vgg11", layer=0, cache=False).fit(X)
+    shallow.transform(X)
+    (network,) = REGISTRY._networks.values()
+    assert network.n_bytes < 10_000  # the first convolution; the whole of VGG is half a gigabyte
+    assert len(network.pieces) == 1
+
+
+def test_an_embedding_of_a_transformer_and_its_tokens():
+    X = pictures(1)
+    vit = {"backbone": "vit_b_32", "weights": None}
+    own = PretrainedFeatureExtractor(**vit).fit(X)
+    assert own.transform(X).shape == (1, 768)
+    assert np.array_equal(
+        own.transform(X), PretrainedFeatureExtractor(**vit, pooling="cls").fit_transform(X)
+    )
+    tokens = PretrainedFeatureExtractor(**vit, layer=-1, pooling="flatten").fit(X)
+    assert tokens.n_features_out_ == 49 * 768
+
+
+def test_precisions_agree():
+    X = pictures(4)
+    reference = small(precision="float64").fit_transform(X)
+    assert reference.dtype == np.float64
+    for precision, tolerance in (("float32", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)):
+        E = small(precision=precision).fit_transform(X)
+        assert E.dtype == np.float32
+        assert 0 < relative(E, reference) < tolerance
+
+
+@pytest.mark.parametrize("preprocessing", ["weights", "resize", "pad"])
+def test_preprocessing_changes_what_is_seen(preprocessing):
+    wide = np.zeros((1, 40, 120, 3), dtype=np.uint8)
+    marked = wide.copy()
+    marked[:, :, :10] = 255  # at the left edge, which the centre crop never sees
+    extractor = small(preprocessing=preprocessing).fit(wide)
+    same = np.array_equal(extractor.transform(wide), extractor.transform(marked))
+    assert same == (preprocessing == "weights")
+
+
+def test_a_callable_prepares_pictures_and_is_called_once_each():
+    calls = []
+
+    def prepare(picture):
+        calls.append(picture.size)
+        return torch.zeros(3, 64, 64)
+
+    E = small(preprocessing=prepare).fit_transform(pictures(3))
+    assert np.array_equal(E[0], E[2])
+    assert calls == [(40, 40)] * 3
+
+
+# --- the same numbers, whatever the circumstances ------------------------------------------------
+
+
+def test_batch_size_order_and_duplicates_change_nothing():
+    X = pictures(9)
+    reference = small(batch_size=9, cache=False).fit_transform(X)
+    order = np.random.default_rng(1).permutation(9)
+    for batch_size in (1, 2, 5):
+        extractor = small(batch_size=batch_size, cache=False).fit(X)
+        assert relative(extractor.transform(X), reference) < 1e-5
+        assert relative(extractor.transform(X[order]), reference[order]) < 1e-5
+        twice = extractor.transform(X[[3, 3, 0, 3]])
+        assert relative(twice, reference[[3, 3, 0, 3]]) < 1e-5
+        assert np.array_equal(twice[0], twice[3])
+
+
+def test_a_second_look_comes_from_memory():
+    X = pictures(5, seed=77)
+    extractor = small().fit(X)
+    before = MEMORY_STORE.info()
+    first = extractor.transform(X)
+    second = clone(extractor).fit(X[:2]).transform(X)
+    after = MEMORY_STORE.info()
+    assert after.misses - before.misses == 5
+    assert after.hits - before.hits == 5
+    assert np.array_equal(first, second)
+
+
+def test_cache_off_keeps_nothing():
+    before = MEMORY_STORE.info()
+    small(cache=False).fit_transform(pictures(3, seed=5))
+    assert MEMORY_STORE.info() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": "layer3"},
+        {"pooling": "max"},
+        {"image_size": 72},
+        {"preprocessing": "pad"},
+        {"precision": "bfloat16"},
+        {"random_state": 1},
+        {"backbone": "resnet34"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_changes_the_result_changes_the_key(change):
+    X = np.random.default_rng(2).integers(0, 256, (2, 50, 60, 3), dtype=np.uint8)
+    reference = small().fit_transform(X)
+    cached = small(**change).fit_transform(X)
+    fresh = small(**change, cache=False).fit_transform(X)
+    assert relative(cached, fresh) < 1e-6
+    assert cached.shape != reference.shape or not np.allclose(cached, reference, rtol=1e-3)
+
+
+# The parameters that enter the key, and those that cannot change a number. A parameter in neither
+# list fails this test: decide, then extend `_fingerprints` or this list.
+IN_KEY = {"backbone", "weights", "random_state", "layer", "pooling", "preprocessing", "image_size",
+          "precision", "engine", "device"}
+IN_DIGEST = {"image_shape", "value_range"}
+WITHOUT_EFFECT = {"batch_size", "cache", "on_error", "n_jobs", "store_weights", "verbose"}
+
+
+def test_every_parameter_is_either_in_the_key_or_without_effect():
+    assert set(small().get_params()) == IN_KEY | IN_DIGEST | WITHOUT_EFFECT
+
+
+def test_value_range_is_part_of_what_a_picture_is():
+    X = np.random.default_rng(3).integers(0, 17, (2, 64)).astype(float)
+    a = small(value_range=(0, 16)).fit_transform(X)
+    b = small(value_range=(0, 32)).fit_transform(X)
+    assert not np.allclose(a, b)
+
+
+def test_random_weights_follow_random_state_and_leave_torch_alone():
+    X = pictures(2)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a = small(random_state=3, cache=False).fit_transform(X)
+    assert torch.equal(torch.get_rng_state(), before)
+    REGISTRY.clear()
+    assert np.array_equal(a, small(random_state=3, cache=False).fit_transform(X))
+    assert not np.allclose(a, small(random_state=4, cache=False).fit_transform(X))
+    state = np.random.RandomState(0)
+    one, two = (small(random_state=state).fit(X) for _ in range(2))
+    assert one.reference_.seed != two.reference_.seed
+
+
+def test_clones_and_folds_share_one_network():
+    REGISTRY.clear()
+    X = pictures(2)
+    for extractor in (small(), small(layer="layer2"), clone(small(batch_size=2))):
+        extractor.fit_transform(X)
+    assert len(REGISTRY) == 1
+
+
+# --- rows that cannot be read --------------------------------------------------------------------
+
+
+@pytest.fixture
+def some_broken(tmp_path):
+    names = []
+    for i, picture in enumerate(pictures(4)):
+        Image.fromarray(picture).save(tmp_path / f"patient{i}.png")
+        names.append(str(tmp_path / f"patient{i}.png"))
+    (tmp_path / "patient1.png").write_bytes((tmp_path / "patient1.png").read_bytes()[:300])
+    (tmp_path / "patient3.png").unlink()
+    return pd.DataFrame({"scan": names})
+
+
+def test_raise_names_row_and_file(some_broken):
+    with pytest.raises(ImageDecodeError, match=r"row 1 \(patient1\.png\)"):
+        small().fit(some_broken).transform(some_broken)
+
+
+def test_nan_keeps_rows_in_place(some_broken):
+    extractor = small(on_error="nan").fit(some_broken)
+    with pytest.warns(FailedRowsWarning, match=r"2 of 4 rows .* row 1 \(patient1\.png\)"):
+        E = extractor.transform(some_broken)
+    assert np.isnan(E).all(axis=1).tolist() == [False, True, False, True]
+    assert relative(E[[0, 2]], small().fit_transform(pictures(4)[[0, 2]])) < 1e-6
+    assert extractor.failed_rows_["row"].tolist() == [1, 3]
+    assert extractor.failed_rows_["source"].tolist() == ["patient1.png", "patient3.png"]
+    extractor.transform(some_broken.iloc[[0]])
+    assert extractor.failed_rows_.empty
+
+
+def test_no_file_name_in_a_pickle_or_a_repr(some_broken):
+    extractor = small(on_error="nan").fit(some_broken)
+    with pytest.warns(FailedRowsWarning):
+        extractor.transform(some_broken)
+    assert b"patient1" not in pickle.dumps(extractor)
+    assert "patient" not in repr(extractor) + extractor._repr_html_()
+    assert pickle.loads(pickle.dumps(extractor)).failed_rows_.empty
+    assert len(extractor.failed_rows_) == 2
+
+
+# --- pickles ---------------------------------------------------------------------------------
+
+
+def test_a_pickle_is_small_and_finds_its_weights_again():
+    X = pictures(3)
+    extractor = small(cache=False).fit(X)
+    expected = extractor.transform(X)
+    pickled = pickle.dumps(extractor)
+    assert len(pickled) < 20_000
+    REGISTRY.clear()
+    assert np.array_equal(pickle.loads(pickled).transform(X), expected)
+
+
+def saved_weights(tmp_path, seed, name="weights.pth"):
+    path = tmp_path / name
+    import torchvision
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path):
+    X = pictures(2)
+    path = saved_weights(tmp_path, 0)
+    extractor = small(weights=path, cache=False).fit(X)
+    expected = extractor.transform(X)
+    pickled = pickle.dumps(extractor)
+    saved_weights(tmp_path, 1)
+    REGISTRY.clear()
+    with pytest.raises(WeightsMismatchError, match="store_weights=True"):
+        pickle.loads(pickled).transform(X)
+    saved_weights(tmp_path, 0)
+    REGISTRY.clear()
+    assert np.array_equal(pickle.loads(pickled).transform(X), expected)
+
+
+def test_refitting_after_the_file_changed_uses_the_new_one(tmp_path):
+    X = pictures(2)
+    extractor = small(weights=saved_weights(tmp_path, 0), cache=False)
+    one = extractor.fit_transform(X)
+    saved_weights(tmp_path, 1)
+    two = extractor.fit_transform(X)
+    assert not np.allclose(one, two)
+
+
+@pytest.mark.parametrize("layer", [None, "layer2"])
+def test_store_weights_needs_no_file(tmp_path, layer):
+    X = pictures(2)
+    path = saved_weights(tmp_path, 0)
+    extractor = small(weights=path, layer=layer, store_weights=True, cache=False).fit(X)
+    expected = extractor.transform(X)
+    pickled = pickle.dumps(extractor)
+    path.unlink()
+    REGISTRY.clear()
+    loaded = pickle.loads(pickled)
+    assert np.array_equal(loaded.transform(X), expected)
+    whole = 11_689_512 * 4
+    assert len(pickled) < (0.08 * whole if layer else 1.05 * whole)
+
+
+def test_weights_found_by_name_in_another_folder(tmp_path, monkeypatch):
+    X = pictures(2)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    path = saved_weights(tmp_path / "here", 0)
+    extractor = small(weights=str(path), cache=False).fit(X)
+    expected = extractor.transform(X)
+    pickled = pickle.dumps(extractor)
+    path.rename(tmp_path / "there" / path.name)
+    REGISTRY.clear()
+    with pytest.raises(WeightsNotFoundError):
+        pickle.loads(pickled).transform(X)
+    monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path / "there"))
+    assert np.array_equal(pickle.loads(pickled).transform(X), expected)
+
+
+# --- bad parameters and bad input -----------------------------------------------------------------
+
+
+def test_errors_that_teach():
+    X = pictures(2)
+    with pytest.raises(UnknownBackboneError, match="resnet50"):
+        small("resnet5O").fit(X)
+    with pytest.raises(UnknownStageError, match="maxpool, layer1, layer2, layer3, layer4"):
+        small(layer="layer9").fit(X)
+    with pytest.raises(UnknownStageError, match="from -5 to 4"):
+        small(layer=5).fit(X)
+    with pytest.raises(ValueError, match="class token"):
+        small(layer="layer2", pooling="cls").fit(X)
+    with pytest.raises(ValueError, match="same stage twice"):
+        small(layer=["layer2", 2]).fit(X)
+    with pytest.raises(ValueError, match="empty list"):
+        small(layer=[]).fit(X)
+    with pytest.raises(ValueError, match="own way of pooling"):
+        small("vgg11", pooling="max").fit(X)
+    with pytest.raises(ValueError, match="made for 224 x 224"):
+        PretrainedFeatureExtractor("vit_b_32", weights=None, image_size=100).fit(X)
+    with pytest.raises(ValueError, match="in a list"):
+        small().fit("picture.png")
+    with pytest.raises(NotFittedError):
+        small().transform(X)
+    with pytest.raises(NotFittedError):
+        small().get_feature_names_out()
+    with pytest.raises(WeightsNotFoundError, match="SKTRANSFER_WEIGHTS_DIR"):
+        PretrainedFeatureExtractor("resnet34").fit(X)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match=r"device='cuda'.*available: cpu"):
+        small(device="cuda").fit(pictures(1))
+    with pytest.raises(ValueError, match="'auto' or a torch device"):
+        small(device="gpu").fit(pictures(1))
+
+
+BAD = {
+    "backbone": 3,
+    "weights": 3,
+    "layer": 1.5,
+    "pooling": "median",
+    "preprocessing": "crop",
+    "image_size": 0,
+    "image_shape": 28,
+    "value_range": 255,
+    "batch_size": 0,
+    "device": 3,
+    "precision": "float8",
+    "engine": "tensorflow",
+    "cache": 3.5,
+    "on_error": "skip",
+    "n_jobs": 1.5,
+    "random_state": "seed",
+    "store_weights": "yes",
+    "verbose": "much",
+}
+
+
+def test_every_parameter_has_a_constraint():
+    assert set(BAD) == set(small().get_params()) == set(small()._parameter_constraints)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_value_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"The '{name}' parameter"):
+        small().set_params(**{name: BAD[name]}).fit(pictures(1))
+
+
+def test_verbose_shows_progress_and_silence_is_the_default(capsys):
+    X = pictures(4)
+    small(cache=False).fit_transform(X)
+    assert capsys.readouterr() == ("", "")
+    small(cache=False, verbose=1).fit_transform(X)
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_no_warning_in_ordinary_use():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = pd.DataFrame({"picture": list(pictures(2))})
+        small().fit(frame).transform(frame)
+        small().fit(frame).transform(list(pictures(2)))
