@@ -362,9 +362,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = True
+        # Lists of paths are accepted too, but scikit-learn's checks read `one_d_array` and `string`
+        # as "only that" and would no longer feed 2-D numbers.
         tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = []
         return tags

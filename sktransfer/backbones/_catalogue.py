@@ -61,6 +61,20 @@ def list_backbones(pattern: str | None = None) -> pd.DataFrame:
     --------
     describe_backbone : The stages of one network.
 
+    Notes
+    -----
+    The embedding is what the last linear layer is given, as the network computes it:
+
+    ============================================ =================================================
+    AlexNet, VGG, MobileNetV3, MaxViT            activations of the last hidden linear layer
+    SqueezeNet                                   average of the last Fire module's map, for it has
+                                                 no linear layer
+    ViT                                          class token, normalised
+    Swin, DenseNet                               average of the normalised last map
+    ConvNeXt                                     average of the last map, then normalised
+    every other                                  average of the last map
+    ============================================ =================================================
+
     Examples
     --------
     >>> from sktransfer.backbones import list_backbones

@@ -92,7 +92,9 @@ def available_offline(name: str) -> bool:
         return False
     if hasattr(provider, "available_offline"):
         return bool(provider.available_offline(name))
-    return any(row["name"] == name and row["available_offline"] for row in provider.catalogue_rows())
+    return any(
+        row["name"] == name and row["available_offline"] for row in provider.catalogue_rows()
+    )
 
 
 def offline_backbones() -> list[str]:

@@ -45,19 +45,19 @@ def cut(model: Any, image_size: int) -> Chain:
     single stage.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, image_size, image_size, generator=generator)
+    x = torch.randn(1, 3, image_size, image_size, generator=generator)
     features = model.forward_features(x.clone())
     embedding = model.forward_head(features, pre_logits=True) if _is_map(features) else None
     if _is_map(embedding) and embedding.ndim == 2:
-        trunk = _first(_trunks(model), lambda t: _trunk_agrees(t, x, features))
+        trunk = _first(_trunks(model), lambda t: _agreeing_trunk(t, model, x, features))
         if trunk is not None:
             scores = model(x.clone())
-            head = _first(_heads(model), lambda h: _head_agrees(h, features, embedding, scores))
+            head = _first(_heads(model), lambda h: _agreeing_head(h, features, embedding, scores))
             if head is not None:
                 if head.takes_map:  # such a classifier takes what the last stage returns
                     trunk = _with_norm_inside(trunk)
                 return Chain(
-                    _with_layouts(trunk.stages, model, x),
+                    trunk.stages,
                     _joined(trunk.norm, head.neck).eval(),
                     head.classifier.eval(),
                     embedding.shape[1],
@@ -172,47 +172,50 @@ def _heads(model: Any) -> Iterator[Callable[[], _Head]]:
 
 def _token_head(model: Any) -> _Head:
     """VisionTransformer: class token, or mean of the patches, then maybe a norm."""
-    kind: Literal["avg", "cls"] = {"token": "cls", "avg": "avg"}[model.global_pool]  # type: ignore[assignment]
     if getattr(model, "attn_pool", None) is not None:
         raise NotImplementedError
-    skip = 0 if getattr(model, "pool_include_prefix", False) else model.num_prefix_tokens
-    pool = _FirstToken() if kind == "cls" else _MeanToken(skip)
-    return _Head(Neck(pool, kind, post=_unless_empty(model.fc_norm)), model.head)
+    post = _unless_empty(getattr(model, "fc_norm", nn.Identity()))
+    if model.global_pool == "token":
+        return _Head(Neck(_FirstToken(), "cls", post=post), model.get_classifier())
+    with_prefix = getattr(model, "pool_include_prefix", False)
+    pool = _MeanToken(0 if with_prefix else getattr(model, "num_prefix_tokens", 0))
+    return _Head(Neck(pool, "avg", post=post), model.get_classifier())
 
 
 def _pooling_module_head(model: Any) -> _Head:
     """A `head` that pools, normalises and classifies (ConvNeXt, Swin, RegNet, ...)."""
-    head = model.head
-    rest = [
-        child
-        for name, child in head.named_children()
-        if name not in ("global_pool", "fc", "drop", "flatten") and not isinstance(child, nn.Identity)
-    ]
-    pool = nn.Sequential(head.global_pool, nn.Flatten(1))
-    post = _OnVector(rest) if rest else None
-    return _Head(Neck(pool, _kind_of(head.global_pool), post=post), head.fc)
+    children = dict(model.head.named_children())
+    return _around_pool(children.pop("global_pool"), children, model.get_classifier())
 
 
 def _pooling_child_head(model: Any) -> _Head:
     """`global_pool`, maybe some layers, and a last linear layer, all children of the network."""
-    classifier = model.get_classifier()
     children = list(model.named_children())
-    names = [name for name, _ in children]
-    after = children[names.index("global_pool") + 1 :]
+    position = [name for name, _ in children].index("global_pool")
+    after = dict(children[position + 1 :])
+    return _around_pool(model.global_pool, after, model.get_classifier())
+
+
+def _around_pool(pool: nn.Module, after: dict[str, nn.Module], classifier: nn.Module) -> _Head:
     rest = [
         child
-        for name, child in after
-        if child is not classifier
-        and name not in ("flatten", "head_drop")
-        and not isinstance(child, nn.Identity)
+        for child in after.values()
+        if child is not classifier and not isinstance(child, _NO_WORK)
     ]
-    pool = nn.Sequential(model.global_pool, nn.Flatten(1))
-    post = _OnVector(rest) if rest else None
-    return _Head(Neck(pool, _kind_of(model.global_pool), post=post), classifier)
+    kind: Literal["avg", "none"] = "avg" if _is_average(pool) else "none"
+    neck = Neck(nn.Sequential(pool, nn.Flatten(1)), kind, post=_OnVector(rest) if rest else None)
+    if isinstance(classifier, nn.Conv2d):
+        classifier = _OnVector([classifier])
+    return _Head(neck, classifier)
 
 
-def _kind_of(pool: nn.Module) -> Literal["avg", "none"]:
-    return "avg" if getattr(pool, "pool_type", None) == "avg" else "none"
+# Layers that do nothing in eval mode, to vectors.
+_NO_WORK = (nn.Identity, nn.Dropout, nn.Flatten)
+
+
+def _is_average(pool: nn.Module) -> bool:
+    named = getattr(pool, "pool_type", None)
+    return named == "avg" if isinstance(named, str) else "avg" in type(pool).__name__.lower()
 
 
 def _joined(norm: nn.Module, neck: Neck) -> Neck:
@@ -251,10 +254,14 @@ class _OnVector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             # Convolutions and norms over channels want the two axes the pooling took away.
-            as_map = x.ndim == 2 and (isinstance(layer, nn.Conv2d) or "2d" in type(layer).__name__)
-            x = layer(x[:, :, None, None] if as_map else x)
-            x = x.flatten(1)
+            x = layer(x[:, :, None, None] if _wants_map(layer) else x).flatten(1)
         return x
+
+
+def _wants_map(module: nn.Module) -> bool:
+    return any(
+        isinstance(part, nn.Conv2d) or "2d" in type(part).__name__ for part in module.modules()
+    )
 
 
 # --- parts of a network that keeps its own methods ---------------------------------------------
@@ -263,7 +270,9 @@ class _OnVector(nn.Module):
 class Part(nn.Module):
     """Some methods and children of a network, one after the other, without the rest of it."""
 
-    def __init__(self, model: nn.Module, steps: tuple[str, ...], *, without: Collection[str]) -> None:
+    def __init__(
+        self, model: nn.Module, steps: tuple[str, ...], *, without: Collection[str]
+    ) -> None:
         super().__init__()
         self.network = _stripped(model, without)
         self.steps = tuple(step for step in steps if hasattr(self.network, step))
@@ -329,11 +338,12 @@ def _in_one_stage(model: Any, x: Tensor) -> Chain:
 # --- does it compute the same? -----------------------------------------------------------------
 
 
-def _first(candidates: Iterator[Callable[[], Any]], agrees: Callable[[Any], bool]) -> Any:
+def _first(candidates: Iterator[Callable[[], Any]], checked: Callable[[Any], Any]) -> Any:
+    """The first candidate that can be made and passes."""
     for make in candidates:
-        made = _tried(make)
-        if made is not None and _tried(lambda made=made: agrees(made)):
-            return made
+        found = _tried(lambda make=make: checked(make()))
+        if found is not None:
+            return found
     return None
 
 
@@ -345,43 +355,47 @@ def _tried(call: Callable[[], Any]) -> Any:
         return None
 
 
-def _trunk_agrees(trunk: _Trunk, x: Tensor, features: Tensor) -> bool:
+def _agreeing_trunk(trunk: _Trunk, model: Any, x: Tensor, features: Tensor) -> _Trunk | None:
+    """The trunk with the layouts of its stages filled in, or None."""
     if not trunk.stages or len({stage.name for stage in trunk.stages}) < len(trunk.stages):
-        return False
+        return None
+    stages = []
     x = x.clone()
     for stage in trunk.stages:
         if not _has_weights(stage.module):
-            return False
+            return None
         before = x.clone()
-        y = stage.module(x)
+        y = stage.module.eval()(x)
         if not isinstance(y, Tensor) or not torch.equal(x, before):
-            return False  # a stage must leave its input alone: it may be somebody's activation
+            return None  # a stage must leave its input alone: it may be somebody's activation
+        layout = _layout_of(y, model)
+        n_prefix = getattr(model, "num_prefix_tokens", 0) if layout == "NLC" else 0
+        stages.append(replace(stage, layout=layout, n_prefix_tokens=int(n_prefix)))
         x = y
-    return torch.equal(trunk.norm(x), features)
+    return _Trunk(tuple(stages), trunk.norm) if torch.equal(trunk.norm(x), features) else None
 
 
-def _head_agrees(head: _Head, features: Tensor, embedding: Tensor, scores: Tensor) -> bool:
+def _agreeing_head(
+    head: _Head, features: Tensor, embedding: Tensor, scores: Tensor
+) -> _Head | None:
     found = head.neck.eval()(features.clone())
     if not torch.equal(found, embedding):
-        return False
-    return torch.equal(head.classifier(features.clone() if head.takes_map else found), scores)
+        return None
+    taken = features.clone() if head.takes_map else found
+    return head if torch.equal(head.classifier.eval()(taken), scores) else None
 
 
-def _with_layouts(stages: tuple[Stage, ...], model: Any, x: Tensor) -> tuple[Stage, ...]:
-    """Say of each stage how the axes of its output are to be read."""
-    default: Layout = "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
-    prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
-    found = []
-    for stage in stages:
-        x = stage.module(x)
-        layout: Layout = {2: "NC", 3: "NLC"}.get(x.ndim, default)  # type: ignore[assignment]
-        if x.ndim == 4 and x.shape[1] == x.shape[2] != x.shape[3]:
-            layout = "NHWC"
-        elif x.ndim == 4 and x.shape[1] != x.shape[2] == x.shape[3]:
-            layout = "NCHW"
-        tokens = prefix if layout == "NLC" else 0
-        found.append(replace(stage, layout=layout, n_prefix_tokens=tokens))
-    return tuple(found)
+def _layout_of(x: Tensor, model: Any) -> Layout:
+    """How the axes of a stage's output are to be read; pictures are square, which tells most."""
+    if x.ndim == 2:
+        return "NC"
+    if x.ndim == 3:
+        return "NLC"
+    if x.shape[1] == x.shape[2] != x.shape[3]:
+        return "NHWC"
+    if x.shape[1] != x.shape[2] == x.shape[3]:
+        return "NCHW"
+    return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
 
 
 def _is_map(x: Any) -> bool:
@@ -393,10 +407,9 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower() and not list(module.children()) or (
-        # timm's norm layers may hold their activation.
-        isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
-    )
+    # timm's own classes of norms may hold their activation as a child.
+    known = isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
+    return known or ("norm" in type(module).__name__.lower() and not list(module.children()))
 
 
 def _is_plain_norm(module: nn.Module) -> bool:

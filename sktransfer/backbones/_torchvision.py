@@ -119,7 +119,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
         reference = BackboneReference(name, None, seed, _state_dict.state_dict_digest(net))
         return _as_backbone(net, reference, choice.options)
     file = choice.find()
-    net = _build_empty(name, choice.options).to_empty(device="cpu")
+    net = _build_to_fill(name, choice.options)
     _fill(net, _module_of(name), _state_dict.read_state_dict(file), source=file.path)
     reference = BackboneReference(name, choice.weights, None, file.digest)
     return _as_backbone(net, reference, choice.options)
@@ -261,6 +261,15 @@ def _build_empty(name: str, member: WeightsEnum) -> nn.Module:
     options = _build_options(name, member, initialise=False)
     with _OnMeta():
         return models.get_model(name, weights=None, **options)
+
+
+def _build_to_fill(name: str, member: WeightsEnum) -> nn.Module:
+    """A network on the CPU, every tensor of which a strict state dict will overwrite."""
+    net = _build_empty(name, member)
+    if dict(net.named_buffers()).keys() <= net.state_dict().keys():
+        return net.to_empty(device="cpu")
+    # It has tensors that no file holds (none does today), so it must be built in earnest.
+    return _build_random(name, member, seed=0)
 
 
 class _OnMeta(TorchFunctionMode):

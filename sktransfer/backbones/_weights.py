@@ -257,7 +257,9 @@ class _Ledger:
         return None
 
     def remember(self, path: Path, digest: str) -> None:
-        self._update(lambda data: data["seen"].update({str(path.absolute()): [*_stamp(path), digest]}))
+        self._update(
+            lambda data: data["seen"].update({str(path.absolute()): [*_stamp(path), digest]})
+        )
 
     def forget(self, path: Path) -> None:
         self._update(lambda data: data["seen"].pop(str(path.absolute()), None))

@@ -134,24 +134,21 @@ def _suggest_range(low: float, high: float) -> str:
         for white in (1, 16, 255, 1023, 4095, 65535):
             if high <= white:
                 return f"(0, {white})"
-    if -1 <= low and high <= 1:
+    if low >= -1 and high <= 1:
         return "(-1, 1)"
     return f"({_plain(low)}, {_plain(high)})"
 
 
 def check_finite(array: np.ndarray) -> None:
     """scikit-learn's own words for NaN and infinity."""
-    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+    if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     if np.isnan(array).any():
         raise ImageDecodeError("Input X contains NaN.")
-    if np.isinf(array).any():
-        raise ImageDecodeError(
-            f"Input X contains infinity or a value too large for {array.dtype!r}."
-        )
+    raise ImageDecodeError(f"Input X contains infinity or a value too large for {array.dtype!r}.")
 
 
-def scale_values(values: np.ndarray, dtype: np.dtype, value_range: ValueRange | None):
+def scale_values(values: np.ndarray, dtype: np.dtype, value_range: ValueRange | None) -> np.ndarray:
     """Numbers on the scale of ``dtype`` or ``value_range`` to float32 in [0, 1].
 
     Raises

@@ -33,7 +33,7 @@ def decode_bytes(data: bytes, value_range: ValueRange | None) -> Picture:
     ImageDecodeError
         If the bytes are no allowed picture, are damaged or cut short, or claim too many pixels.
     """
-    _refuse_half_pictures()
+    refuse_half_pictures()
     format_ = _formats.identify(data)
     if format_ is None:
         raise ImageDecodeError(_formats.refusal(data) or _formats.unknown(data))
@@ -55,7 +55,7 @@ def _decode(data: bytes, format_: _formats.Format, value_range: ValueRange | Non
             check_size((tags.get(_TILE_WIDTH_TAG, 0), tags.get(_TILE_LENGTH_TAG, 0)))
         depth = _declared_depth(image, data)
         if value_range is not None:
-            _refuse_deep_colour(image)
+            _refuse_deep_colour(image, data)
         image.load()
         if format_.name == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
             # The header says that none of the fourth byte's bits is alpha; it is mostly 0.
@@ -63,7 +63,7 @@ def _decode(data: bytes, format_: _formats.Format, value_range: ValueRange | Non
         return image_to_picture(image, value_range, depth)
 
 
-def _refuse_half_pictures() -> None:
+def refuse_half_pictures() -> None:
     """Pillow can be told, for the whole process, to fill the missing part of a file with grey."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise SkTransferError(
@@ -79,20 +79,29 @@ def _declared_depth(image: OpenedFile, data: bytes) -> Depth | None:
         maximum = args[-1] if isinstance(args, tuple) else 65535
         return Depth(maximum, 65535 / maximum)
     if image.format == "JPEG2000" and image.mode == "I;16":
-        at = data.find(b"\xff\x4f\xff\x51")
-        bits = (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 16
+        bits = _jpeg2000_bits(data)
         return Depth(2**bits - 1, 2.0 ** (16 - bits))
     return None
 
 
-def _refuse_deep_colour(image: OpenedFile) -> None:
+def _jpeg2000_bits(data: bytes) -> int:
+    """Bits of the first component, from the codestream's size marker."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 16
+
+
+def _refuse_deep_colour(image: OpenedFile, data: bytes) -> None:
     """Pillow keeps the high byte of 16-bit colour alone: a declared range cannot be honoured."""
+    if image.mode[0] in "IF":  # grey, all of it kept
+        return
+    deep = image.format == "JPEG2000" and _jpeg2000_bits(data) > 8
     for tile in image.tile:
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        deep_ppm = tile.codec_name.startswith("ppm") and args[-1] > 255
-        if image.mode[:3] in ("RGB", "CMY") and (deep_ppm or ";16" in str(args[0])):
-            raise ImageDecodeError(
-                "colour of 16 bits a channel, of which Pillow reads the upper 8; value_range "
-                "cannot be applied to it. Read it with another library (tifffile, imageio) and "
-                "pass arrays, or leave value_range out."
-            )
+        deep = deep or ";16" in str(args[0])
+        deep = deep or (tile.codec_name.startswith("ppm") and args[-1] > 255)
+    if deep:
+        raise ImageDecodeError(
+            "colour or alpha of 16 bits a channel, of which Pillow reads the upper 8; value_range "
+            "cannot be applied to it. Read it with another library (tifffile, imageio) and pass "
+            "arrays, or leave value_range out."
+        )

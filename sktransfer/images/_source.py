@@ -27,7 +27,7 @@ from sktransfer.images._arrays import (
     check_value_range,
     tensor_to_row,
 )
-from sktransfer.images._decode import decode_bytes
+from sktransfer.images._decode import decode_bytes, refuse_half_pictures
 from sktransfer.images._pillow import check_size, image_to_picture, orientation
 from sktransfer.images._tables import is_missing, table_of
 
@@ -162,9 +162,9 @@ def as_image_source(
         (H, W) or (H, W, C) of flattened rows; one of them may be -1. Inferred for square grey or
         RGB pictures. Other forms of ``X`` have their own shapes and ignore it.
     value_range : (float, float) or None, default=None
-        The values that are black and white in arrays, and in files deeper than 8 bits. None means
-        0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and for files what they
-        declare.
+        The values that are black and white in arrays (not of booleans), and in grey files deeper
+        than 8 bits. None means 0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and
+        for files what they declare. Values outside are an error.
 
     Returns
     -------
@@ -176,6 +176,11 @@ def as_image_source(
         If ``X`` as a whole makes no sense as pictures: shape, range of values, no rows.
     TypeError
         If ``X`` is sparse, a single picture, or nothing of the above.
+
+    Notes
+    -----
+    The digest of a row is the same whichever way the same bytes or the same array come, so that
+    copies of a picture are recognised. Of colour with 16 bits a channel the upper 8 are kept.
 
     Examples
     --------
@@ -192,7 +197,9 @@ def as_image_source(
     return ImageSource(table.rows, value_range, table.n_columns)
 
 
-def _read(row: Any, value_range: ValueRange | None):
+def _read(
+    row: Any, value_range: ValueRange | None
+) -> tuple[bytes | np.ndarray | Image.Image, bytes]:
     """Content and digest of one row."""
     if isinstance(row, str | os.PathLike):
         data = _read_file(row)
@@ -244,6 +251,8 @@ def _read_file(path: str | os.PathLike) -> bytes:
 
 def _image_digest(image: Image.Image, value_range: ValueRange | None) -> bytes:
     check_size(image.size)
+    if getattr(image, "tile", None):  # opened, but its pixels not read yet
+        refuse_half_pictures()
     try:
         with _LOADING:
             image.load()

@@ -127,6 +127,7 @@ def _dataframe_rows(X: Any, image_shape: Any, value_range: ValueRange | None) ->
         for j in range(X.shape[1])
     ]
     if all(numeric):
+        X = X.infer_objects()  # columns of Python numbers
         return _flat_rows(X, image_shape, value_range)
     if X.shape[1] == 1:
         return _column_rows(X.iloc[:, 0].to_numpy(dtype=object), 1)
@@ -191,8 +192,7 @@ def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueRange | None)
                 f"X has {X.shape[1]} columns, not all of them numbers; expected one column of "
                 f"pictures. {_COLUMN_TRANSFORMER}"
             )
-        if X.ndim > 2:
-            X = X.astype(np.float64)
+        X = _as_numbers(X)
     if X.ndim <= 2:
         return _flat_rows(X, image_shape, value_range)
     check_numeric(X)
@@ -200,6 +200,15 @@ def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueRange | None)
     _check_batch_shape(X)
     check_batch_range(X, value_range)
     return Table(X)
+
+
+def _as_numbers(X: np.ndarray) -> np.ndarray:
+    """Python objects to the numbers they are, integers to integers; others are left alone."""
+    try:
+        array = np.asarray(X.tolist())
+    except ValueError:  # not all of one kind: scikit-learn's check says which
+        return X
+    return array if array.dtype.kind in "biufc" else X
 
 
 def _check_batch_shape(X: np.ndarray) -> None:

@@ -303,7 +303,8 @@ def test_sixteen_bit_colour_refuses_a_range_it_cannot_honour():
     rows = b"".join(b"\x00" + struct.pack(">6H", *range(0, 60_000, 10_000)) for _ in range(2))
     data = png(2, 2, bits=16, data=rows)
     assert decode(data).getpixel((1, 0))[2] == 50_000 >> 8
-    for deep in (data, b"P6 1 1 4095\n" + struct.pack(">3H", 1, 2, 3)):
+    grey_and_alpha = png(1, 1, bits=16, colour=4, data=bytes(5))
+    for deep in (data, grey_and_alpha, b"P6 1 1 4095\n" + struct.pack(">3H", 1, 2, 3)):
         with pytest.raises(ImageDecodeError, match="16 bits a channel"):
             decode(deep, value_range=(0, 4095))
 
@@ -340,7 +341,7 @@ def test_what_is_no_picture_is_named(data, message):
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
 def test_a_format_pillow_reads_is_still_refused():
-    for format_ in ("AVIF", "PCX", "SGI", "IM"):
+    for format_ in ("AVIF", "PCX", "SGI"):
         with pytest.raises(ImageDecodeError):
             decode(encode(scene(), format_))
 
@@ -385,14 +386,17 @@ def test_random_damage_is_an_image_decode_error_or_a_picture(format_):
             damaged[at] = rng.integers(0, 256, 4)
             try:
                 decode(damaged.tobytes())
-            except ImageDecodeError as error:
-                assert error.index == 0
+            except ImageDecodeError:
+                continue
 
 
 def test_truncation_cannot_be_told_while_pillow_hides_it(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = encode(scene(), "PNG")
+    with pytest.raises(SkTransferError, match="LOAD_TRUNCATED_IMAGES"):
+        as_image_source([Image.open(io.BytesIO(data))]).open(0)
     with pytest.raises(SkTransferError, match="LOAD_TRUNCATED_IMAGES") as caught:
-        decode(encode(scene(), "PNG"))
+        decode(data)
     assert not isinstance(caught.value, ImageDecodeError)  # on_error="nan" must not swallow it
 
 

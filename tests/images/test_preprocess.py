@@ -89,9 +89,7 @@ def test_grey_equals_its_colour_version():
     ours = plain()
     grey = picture((300, 200), "L")
     assert ours(grey).shape == (1, 224, 224)
-    assert torch.equal(
-        ours.to_batch([ours(grey)]), ours.to_batch([ours(grey.convert("RGB"))])
-    )
+    assert torch.equal(ours.to_batch([ours(grey)]), ours.to_batch([ours(grey.convert("RGB"))]))
 
 
 def test_crop_larger_than_the_resized_picture_is_padded_like_torchvision():
@@ -239,9 +237,7 @@ def test_a_callable_that_returns_a_picture_is_followed_by_the_weights_preprocess
 
     ours, standard = plain(preprocessing=invert), plain()
     image = picture((320, 240))
-    assert torch.equal(
-        ours.to_batch([ours(image)]), standard.to_batch([standard(invert(image))])
-    )
+    assert torch.equal(ours.to_batch([ours(image)]), standard.to_batch([standard(invert(image))]))
 
 
 def test_a_callable_gets_colour_floats_for_deep_data():
