@@ -6,13 +6,19 @@ Written only with public names, so that it can be read as an example.
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    RocCurveDisplay,
+    confusion_matrix,
+    roc_auc_score,
+)
 from sklearn.model_selection import (
     StratifiedGroupKFold,
     StratifiedKFold,
@@ -57,7 +63,7 @@ def run_demo(
         What was printed: ``roc_auc`` (one per fold), ``threshold``, ``seconds``,
         ``images_per_second``, ``plots``.
     """
-    plt = _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
+    _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
     task = _task(images, positive)
     classes, counts = np.unique(task.target, return_counts=True)
     print(f"{task.DESCR}")
@@ -67,13 +73,14 @@ def run_demo(
     # 1. Embed every picture once. `on_error="nan"` gives rows that cannot be read as NaN, which
     # are dropped here, by name: a broken file is never a case.
     features = PretrainedFeatureExtractor(
-        backbone or "efficientnet_lite0",
-        preprocessing="weights" if images else "resize",
-        image_size=None if images else 96,
-        value_range=task.get("value_range"),
-        on_error="nan",
-        verbose=1,
+        backbone or "efficientnet_lite0", on_error="nan", verbose=1
     )
+    if images is None:
+        # Eight pixels wide, and nothing like the photographs the network was trained on: show
+        # them small, and cut the network in the middle, before it becomes specific to those.
+        features.set_params(preprocessing="resize", image_size=64, value_range=task.value_range)
+        if backbone is None:
+            features.set_params(layer="blocks.4")
     X, y, groups, seconds, distinct = _embed_once(features, task)
     rate = distinct / seconds
     print(f"{features.backbone}: {distinct} pictures in {seconds:.1f} s, {rate:.1f} pictures/s")
@@ -124,7 +131,7 @@ def run_demo(
         )
     else:
         print(f"Accuracy: {np.mean(predicted == y):.3f}")
-    plots = _plots(plt, Path(output), y, scores, predicted, [task.target_names[c] for c in classes])
+    plots = _plots(Path(output), y, scores, predicted, [task.target_names[c] for c in classes])
     for plot in plots:
         print(f"wrote {plot}")
     return {
@@ -161,8 +168,6 @@ def _task(images: str | None, positive: str | None) -> Bunch:
 
 def _embed_once(features: PretrainedFeatureExtractor, task: Bunch):
     """Fill the cache, time it, and leave out what cannot be read."""
-    import warnings
-
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FailedRowsWarning)  # said better below
@@ -178,10 +183,9 @@ def _embed_once(features: PretrainedFeatureExtractor, task: Bunch):
 
 
 def _plots(
-    plt: Any, folder: Path, y: np.ndarray, scores: np.ndarray, predicted: np.ndarray, names: list
+    folder: Path, y: np.ndarray, scores: np.ndarray, predicted: np.ndarray, names: list
 ) -> list[Path]:
     from matplotlib.figure import Figure
-    from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     folder.mkdir(parents=True, exist_ok=True)
     classes = np.unique(y)
@@ -192,6 +196,11 @@ def _plots(
         RocCurveDisplay.from_predictions(
             y, scores[:, 1], ax=axes, name="out-of-fold", plot_chance_level=True
         )
+        (tn, fp), (fn, tp) = confusion_matrix(y, predicted)
+        axes.plot(
+            fp / (fp + tn), tp / (tp + fn), "o", color="tab:red", label="at the chosen threshold"
+        )
+        axes.legend(loc="lower right")
         axes.set_title(f"ROC: {names[1]} against {names[0]}")
     else:
         for position, label in enumerate(classes):

@@ -1,5 +1,6 @@
 """Fetch one file over HTTP so that its final name exists only once every byte has been checked; it
-must not know what the file is for, nor where else it might be found."""
+must not know what the file is for, nor where else it might be found.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -159,7 +161,7 @@ def _fetch(url: str, target: Path, digest_prefix: str | None, timeout: float) ->
     return digest
 
 
-def _copy(response, file, url: str, name: str) -> str:
+def _copy(response: Any, file: BinaryIO, url: str, name: str) -> str:
     """Stream the body into ``file``; its sha256, once it is as long as announced."""
     announced = response.headers.get("Content-Length")
     total = int(announced) if announced and announced.isdigit() else None
@@ -189,8 +191,8 @@ def _copy(response, file, url: str, name: str) -> str:
     return digest.hexdigest()
 
 
-def _open(url: str, name: str, timeout: float):
-    request = urllib.request.Request(  # noqa: S310 - the scheme was checked
+def _open(url: str, name: str, timeout: float) -> Any:
+    request = urllib.request.Request(
         url,
         headers={"User-Agent": f"sktransfer/{__version__}", "Accept-Encoding": "identity"},
     )

@@ -1,10 +1,12 @@
 """From a name to a backbone, whichever provider has it; it must not know how any of them builds
-its networks."""
+its networks.
+"""
 
 from __future__ import annotations
 
 import difflib
 from types import ModuleType
+from typing import Any
 
 from sktransfer.backbones import _lite, _timm
 from sktransfer.backbones._chain import Backbone
@@ -14,7 +16,7 @@ from sktransfer.exceptions import SkTransferError, UnknownBackboneError, Weights
 def load_backbone(
     name: str,
     *,
-    weights: object = "default",
+    weights: Any = "default",
     seed: int | None = 0,
     expected_digest: str | None = None,
 ) -> Backbone:
@@ -72,9 +74,29 @@ def load_backbone(
     return backbone
 
 
-def architecture(name: str) -> Backbone:
-    """A network for its stages, shapes and sizes alone; its weights mean nothing."""
-    return _provider_of(name).architecture(name)
+def architecture(name: str, weights: Any = "default") -> Backbone:
+    """A network for its stages, shapes and sizes alone, without numbers that mean anything.
+
+    Parameters
+    ----------
+    name : str
+        As for :func:`load_backbone`.
+    weights : str, path, WeightsEnum member or None, default="default"
+        As for :func:`load_backbone`: some of torchvision's weights change how a network is built.
+        No file is looked for.
+
+    Returns
+    -------
+    Backbone
+        On the meta device, if the provider can.
+
+    Examples
+    --------
+    >>> from sktransfer.backbones import architecture
+    >>> architecture("efficientnet_lite0").n_stages
+    9
+    """
+    return _provider_of(name).architecture(name, weights)
 
 
 def available_offline(name: str) -> bool:
@@ -90,11 +112,7 @@ def available_offline(name: str) -> bool:
         provider = _provider_of(name)
     except SkTransferError:
         return False
-    if hasattr(provider, "available_offline"):
-        return bool(provider.available_offline(name))
-    return any(
-        row["name"] == name and row["available_offline"] for row in provider.catalogue_rows()
-    )
+    return bool(provider.available_offline(name))
 
 
 def offline_backbones() -> list[str]:
@@ -102,8 +120,10 @@ def offline_backbones() -> list[str]:
     return [name for name in _lite.names() + _torchvision().names() if available_offline(name)]
 
 
-def catalogue_rows() -> list[dict[str, object]]:
-    """Rows of every provider that can be listed without an optional package."""
+def catalogue_rows(pattern: str | None = None) -> list[dict[str, object]]:
+    """Rows of the catalogue: timm's if the pattern asks for them, everybody else's otherwise."""
+    if pattern is not None and pattern.lower().startswith(_timm.PREFIX):
+        return _timm.catalogue_rows()
     return [*_torchvision().catalogue_rows(), *_lite.catalogue_rows()]
 
 
@@ -128,10 +148,7 @@ def _suggestion(name: str, known: list[str]) -> str:
     plain = {k.replace("_", ""): k for k in known}
     asked = name.lower().replace("-", "").replace("_", "").replace(" ", "")
     close = [plain[k] for k in difflib.get_close_matches(asked, plain, n=3, cutoff=0.6)]
-    if close:
-        first = f"Did you mean {' or '.join(repr(c) for c in close)}? "
-    else:
-        first = ""
+    first = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"{first}list_backbones() shows all {len(known)}; 'timm/NAME' is any of timm's."
 
 

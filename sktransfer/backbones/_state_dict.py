@@ -1,11 +1,13 @@
 """From a weights file to tensors in a module, without ever running what the file holds; it must
-not know where files come from, nor any particular network."""
+not know where files come from, nor any particular network.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +26,9 @@ from sktransfer.exceptions import WeightsMismatchError
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 # What DataParallel and torch.compile put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
+
+# How torch's restricted reader words its refusal to import or call something.
+_NEEDS_CODE = re.compile(r"Unsupported (global|class)|GLOBAL|Trying to (load|call|instantiate)")
 
 
 def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:
@@ -191,7 +196,7 @@ def _load_content(stream: BinaryIO, path: Path) -> object:
     try:
         return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
-        if "Unsupported" in str(exc) or "GLOBAL" in str(exc):
+        if _NEEDS_CODE.search(str(exc)):
             raise WeightsMismatchError(
                 f"{path} holds more than tensors: reading it would mean running code from the "
                 f"file, which sktransfer never does. Nothing was run. Torch says: "

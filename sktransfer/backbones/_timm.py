@@ -1,5 +1,6 @@
 """Networks of timm under the names "timm/NAME", for those who have it installed; it must not know
-how a network is cut into stages."""
+how a network is cut into stages.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
 from sktransfer import _config
 from sktransfer.backbones._chain import Backbone, BackboneReference, InputSpec
@@ -43,7 +43,7 @@ def names(*, pretrained: bool = False) -> list[str]:
     return [PREFIX + name for name in _timm().list_models(pretrained=pretrained)]
 
 
-def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbone:
+def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
     """Load a network of timm.
 
     Parameters
@@ -72,7 +72,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
     if isinstance(weights, str) and weights == "default":
         file, kept = _default_file(name), "default"
     elif looks_like_path(weights):
-        file, kept = open_weights_path(weights), os.fspath(weights)  # type: ignore[arg-type]
+        file, kept = open_weights_path(weights), os.fspath(weights)
     else:
         raise WeightsMismatchError(
             f'{name} has no weights {weights!r}. It takes "default", the path of a weights file '
@@ -82,8 +82,11 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
     return _as_backbone(network, BackboneReference(name, kept, None, file.digest))
 
 
-def architecture(name: str) -> Backbone:
-    """The network with random weights: for its stages, shapes and sizes."""
+def architecture(name: str, weights: object = "default") -> Backbone:
+    """The network for its stages, shapes and sizes; its numbers mean nothing.
+
+    On the CPU, unlike the other providers': how it can be cut is found out by running it.
+    """
     return _as_backbone(_build(name, 0), BackboneReference(name, None, 0, "meta"))
 
 
@@ -123,7 +126,7 @@ def _plain(name: str) -> str:
 
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
-    """timm's own record of a network's published weights and of what they want to be fed."""
+    """What timm records of a network's published weights and of what they want to be fed."""
     cfg = _timm().get_pretrained_cfg(_plain(name), allow_unregistered=True)
     return {} if cfg is None else cfg.to_dict()
 
@@ -181,7 +184,7 @@ def _as_backbone(network: Any, reference: BackboneReference) -> Backbone:
     )
 
 
-def _input_spec(network: nn.Module) -> InputSpec:
+def _input_spec(network: Any) -> InputSpec:
     """What timm's evaluation transform does, as numbers."""
     from timm.data import resolve_model_data_config
 

@@ -1,26 +1,38 @@
 """Cuts any network of timm into a chain and keeps a cut only if it computes the very same numbers;
-it must not know weights, files or names of networks."""
+it must not know weights, files or names of networks.
+"""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sktransfer.backbones._chain import Layout, Neck, Stage
+from sktransfer.backbones._timm_parts import (
+    Embedding,
+    FirstToken,
+    MeanToken,
+    OnVector,
+    Part,
+    PreLogits,
+)
 
 # Children that come after the features, in whatever order they were made.
 _HEAD_NAMES = frozenset(
-    "global_pool head head_drop head_dist fc fc_norm classifier classif last_linear pre_logits "
-    "flatten heads pre_classifier attn_pool".split()
+    {
+        *("global_pool", "attn_pool", "fc_norm", "flatten", "pre_logits", "pre_classifier"),
+        *("head", "heads", "head_drop", "head_dist"),
+        *("fc", "classifier", "classif", "last_linear"),
+    }
 )
 # Children that hold a sequence of stages rather than being one.
 _CONTAINERS = frozenset(
-    "stages layers blocks features levels transformers dense_stages body network".split()
+    {"stages", "dense_stages", "layers", "blocks", "features", "levels", "body", "network"}
 )
 
 
@@ -47,8 +59,8 @@ def cut(model: Any, image_size: int) -> Chain:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, image_size, image_size, generator=generator)
     features = model.forward_features(x.clone())
-    embedding = model.forward_head(features, pre_logits=True) if _is_map(features) else None
-    if _is_map(embedding) and embedding.ndim == 2:
+    embedding = _tried(lambda: model.forward_head(features.clone(), pre_logits=True))
+    if isinstance(embedding, Tensor) and embedding.ndim == 2:
         trunk = _first(_trunks(model), lambda t: _agreeing_trunk(t, model, x, features))
         if trunk is not None:
             scores = model(x.clone())
@@ -164,10 +176,10 @@ def _heads(model: Any) -> Iterator[Callable[[], _Head]]:
     yield lambda: _pooling_module_head(model)
     yield lambda: _pooling_child_head(model)
     trunk, _ = _split(model)
-    yield lambda: _Head(Neck(_PreLogits(model, trunk), "none"), model.get_classifier())
+    yield lambda: _Head(Neck(PreLogits(model, trunk), "none"), model.get_classifier())
     # Two classifiers on two tokens (distilled networks): the scores need the map.
     scores = Part(model, ("forward_head",), without=trunk)
-    yield lambda: _Head(Neck(_PreLogits(model, trunk), "none"), scores, takes_map=True)
+    yield lambda: _Head(Neck(PreLogits(model, trunk), "none"), scores, takes_map=True)
 
 
 def _token_head(model: Any) -> _Head:
@@ -176,9 +188,9 @@ def _token_head(model: Any) -> _Head:
         raise NotImplementedError
     post = _unless_empty(getattr(model, "fc_norm", nn.Identity()))
     if model.global_pool == "token":
-        return _Head(Neck(_FirstToken(), "cls", post=post), model.get_classifier())
+        return _Head(Neck(FirstToken(), "cls", post=post), model.get_classifier())
     with_prefix = getattr(model, "pool_include_prefix", False)
-    pool = _MeanToken(0 if with_prefix else getattr(model, "num_prefix_tokens", 0))
+    pool = MeanToken(0 if with_prefix else getattr(model, "num_prefix_tokens", 0))
     return _Head(Neck(pool, "avg", post=post), model.get_classifier())
 
 
@@ -203,9 +215,9 @@ def _around_pool(pool: nn.Module, after: dict[str, nn.Module], classifier: nn.Mo
         if child is not classifier and not isinstance(child, _NO_WORK)
     ]
     kind: Literal["avg", "none"] = "avg" if _is_average(pool) else "none"
-    neck = Neck(nn.Sequential(pool, nn.Flatten(1)), kind, post=_OnVector(rest) if rest else None)
+    neck = Neck(nn.Sequential(pool, nn.Flatten(1)), kind, post=OnVector(rest) if rest else None)
     if isinstance(classifier, nn.Conv2d):
-        classifier = _OnVector([classifier])
+        classifier = OnVector([classifier])
     return _Head(neck, classifier)
 
 
@@ -226,102 +238,10 @@ def _unless_empty(module: nn.Module) -> nn.Module | None:
     return None if isinstance(module, nn.Identity) else module
 
 
-class _FirstToken(nn.Module):
-    """The class token."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, 0]
-
-
-class _MeanToken(nn.Module):
-    """Mean over the tokens, without the first ``skip``."""
-
-    def __init__(self, skip: int) -> None:
-        super().__init__()
-        self.skip = skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, self.skip :].mean(dim=1)
-
-
-class _OnVector(nn.Module):
-    """Layers written for maps of one pixel, applied to vectors."""
-
-    def __init__(self, layers: Collection[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            # Convolutions and norms over channels want the two axes the pooling took away.
-            x = layer(x[:, :, None, None] if _wants_map(layer) else x).flatten(1)
-        return x
-
-
-def _wants_map(module: nn.Module) -> bool:
-    return any(
-        isinstance(part, nn.Conv2d) or "2d" in type(part).__name__ for part in module.modules()
-    )
-
-
-# --- parts of a network that keeps its own methods ---------------------------------------------
-
-
-class Part(nn.Module):
-    """Some methods and children of a network, one after the other, without the rest of it."""
-
-    def __init__(
-        self, model: nn.Module, steps: tuple[str, ...], *, without: Collection[str]
-    ) -> None:
-        super().__init__()
-        self.network = _stripped(model, without)
-        self.steps = tuple(step for step in steps if hasattr(self.network, step))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
-            x = getattr(self.network, step)(x)
-        return x
-
-
-class _PreLogits(nn.Module):
-    """A network's own way from the last map to what its classifier takes."""
-
-    def __init__(self, model: Any, without: Collection[str]) -> None:
-        super().__init__()
-        self.network: Any = _stripped(model, without)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network.forward_head(x, pre_logits=True)
-
-
-class _Embedding(nn.Module):
-    """A whole network up to its classifier."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.network: Any = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.network.forward_features(x)
-        return self.network.forward_head(features, pre_logits=True)
-
-
-def _stripped(model: nn.Module, without: Collection[str]) -> nn.Module:
-    """A shallow copy that lacks some children; those it keeps are the same modules."""
-    part = copy.copy(model)
-    part.__dict__["_modules"] = {
-        name: child for name, child in model._modules.items() if name not in without
-    }
-    # Tokens and positions belong to the beginning, which is where the patches are made.
-    if "patch_embed" in without:
-        part.__dict__["_parameters"] = {}
-    return part
-
-
 def _in_one_stage(model: Any, x: Tensor) -> Chain:
     """Any network at all: no cut inside, the embedding comes out of the one stage."""
     scores = model(x.clone())
-    whole = _Embedding(model).eval()
+    whole = Embedding(model).eval()
     embedding = whole(x.clone())
     if not isinstance(embedding, Tensor) or embedding.ndim != 2:
         raise NotImplementedError
@@ -341,10 +261,14 @@ def _in_one_stage(model: Any, x: Tensor) -> Chain:
 def _first(candidates: Iterator[Callable[[], Any]], checked: Callable[[Any], Any]) -> Any:
     """The first candidate that can be made and passes."""
     for make in candidates:
-        found = _tried(lambda make=make: checked(make()))
+        found = _tried(partial(_made_and_checked, make, checked))
         if found is not None:
             return found
     return None
+
+
+def _made_and_checked(make: Callable[[], Any], checked: Callable[[Any], Any]) -> Any:
+    return checked(make())
 
 
 def _tried(call: Callable[[], Any]) -> Any:
@@ -396,10 +320,6 @@ def _layout_of(x: Tensor, model: Any) -> Layout:
     if x.shape[1] != x.shape[2] == x.shape[3]:
         return "NCHW"
     return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
-
-
-def _is_map(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 def _has_weights(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """Where weight files are and whether they are the right ones; it must not know what is inside
-them, nor which network wants them."""
+them, nor which network wants them.
+"""
 
 from __future__ import annotations
 

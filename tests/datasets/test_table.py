@@ -1,0 +1,89 @@
+"""Tables of file names and labels, and the demo's task."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sktransfer.datasets import load_digit_screening, load_image_table
+
+
+@pytest.fixture
+def csv(tmp_path):
+    for name in "abc":
+        Image.new("L", (4, 4)).save(tmp_path / f"{name}.png")
+    frame = pd.DataFrame(
+        {
+            "Image": ["c.png", "a.png", "b.png"],
+            "dx": ["nv", "mel", "nv"],
+            "malignant": [0, 1, 0],
+            "age": [30.0, None, 50.0],
+            "Patient_ID": ["01", "02", "01"],
+        }
+    )
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    return tmp_path / "table.csv"
+
+
+def test_text_labels_become_numbers_with_names(csv):
+    bunch = load_image_table(csv, target="dx")
+    assert bunch.data["image"].tolist() == [str(csv.parent / f"{n}.png") for n in "cab"]
+    assert bunch.target.tolist() == [1, 0, 1]
+    assert bunch.target_names == ["mel", "nv"]
+    assert bunch.groups.tolist() == ["01", "02", "01"]
+    assert list(bunch.frame.columns) == ["Image", "dx", "malignant", "age", "Patient_ID"]
+
+
+def test_numbers_stay_and_columns_can_be_kept(csv):
+    bunch = load_image_table(csv, target="malignant", columns=["age"], groups=None)
+    assert bunch.target.tolist() == [0, 1, 0]
+    assert bunch.target_names is None
+    assert bunch.groups is None
+    assert list(bunch.data.columns) == ["image", "age"]
+    X, y = load_image_table(csv, target="malignant", return_X_y=True)
+    assert X.shape == (3, 1)
+    assert y.tolist() == [0, 1, 0]
+
+
+def test_a_frame_and_another_root(csv):
+    frame = pd.DataFrame({"name": ["a.png"]}, index=[7])
+    bunch = load_image_table(frame, image="name", root=csv.parent)
+    assert bunch.data.index.tolist() == [7]
+    assert bunch.target is None
+
+
+def test_errors(csv):
+    with pytest.raises(FileNotFoundError, match="no table"):
+        load_image_table(csv.parent / "nowhere.csv")
+    with pytest.raises(ValueError, match="no column 'diagnosis'"):
+        load_image_table(csv, target="diagnosis")
+    with pytest.raises(ValueError, match=r"1 rows have no label in column 'age'.*row 1"):
+        load_image_table(csv, target="age")
+    with pytest.raises(FileNotFoundError, match=r"3 of 3 files.*row 0.*root="):
+        load_image_table(csv, root=csv.parent / "elsewhere")
+    with pytest.raises(ValueError, match="image="):
+        load_image_table(pd.DataFrame({"scan": ["a.png"]}))
+    with pytest.raises(ValueError, match="Row 1 of the table names no file"):
+        load_image_table(pd.DataFrame({"file": ["a.png", None]}), root=csv.parent)
+
+
+def test_shared_skin_lesions(shared_data):
+    bunch = load_image_table(
+        shared_data / "ham10000_mini" / "metadata.csv", target="malignant", columns=["age", "sex"]
+    )
+    assert bunch.data.shape == (56, 3)
+    assert bunch.target.sum() == 16
+    assert len(set(bunch.groups)) == 51
+
+
+def test_digit_screening():
+    task = load_digit_screening(3)
+    assert task.target.mean() == pytest.approx(0.1, abs=0.01)
+    assert task.data.max() == task.value_range[1]
+    X, y = load_digit_screening(3, return_X_y=True)
+    assert np.array_equal(X, task.data)
+    assert np.array_equal(y, task.target)
+    with pytest.raises(ValueError, match="between 0 and 9"):
+        load_digit_screening(10)
