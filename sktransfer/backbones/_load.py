@@ -109,10 +109,9 @@ def available_offline(name: str) -> bool:
     False
     """
     try:
-        provider = _provider_of(name)
-    except SkTransferError:
+        return bool(_provider_of(name).available_offline(name))
+    except SkTransferError:  # an unknown name, or a package that is not installed
         return False
-    return bool(provider.available_offline(name))
 
 
 def offline_backbones() -> list[str]:

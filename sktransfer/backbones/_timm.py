@@ -20,6 +20,7 @@ from sktransfer.backbones._timm_chains import cut
 from sktransfer.backbones._weights import (
     WeightsFile,
     checkpoints_directory,
+    digest_in_name,
     find_weights_file,
     looks_like_path,
     offline_alternatives,
@@ -97,24 +98,32 @@ def available_offline(name: str) -> bool:
 
 def catalogue_rows() -> list[dict[str, object]]:
     """One row per network, with the little that is known without building it."""
-    unknown = float("nan")
-    return [
-        {
-            "name": name,
-            "provider": "timm",
-            "family": _timm().models._registry._model_to_module.get(_plain(name), "timm"),
-            "n_parameters": unknown,
-            "n_features": unknown,
-            "n_stages": unknown,
-            "image_size": _pretrained_cfg(name).get("input_size", (3, 224, 224))[-1],
-            "gmacs": unknown,
-            "imagenet_top1": unknown,
-            "default_weights": _published_name(_pretrained_cfg(name)),
-            "download_mb": unknown,
-            "available_offline": available_offline(name),
-        }
-        for name in names()
-    ]
+    timm = _timm()
+    families = {
+        PREFIX + plain: module
+        for module in timm.list_modules()
+        for plain in timm.list_models(module=module)
+    }
+    rows: list[dict[str, object]] = []
+    for name in names():
+        cfg = _pretrained_cfg(name)
+        row = dict.fromkeys(_UNKNOWN, float("nan"))
+        rows.append(
+            {
+                **row,
+                "name": name,
+                "provider": "timm",
+                "family": families[name],
+                "image_size": cfg["input_size"][-1],
+                "default_weights": _published_name(cfg),
+                "available_offline": _file_here(cfg, _plain(name)) is not None,
+            }
+        )
+    return rows
+
+
+# Columns of the catalogue that only a network that has been built could fill.
+_UNKNOWN = ("n_parameters", "n_features", "n_stages", "gmacs", "imagenet_top1", "download_mb")
 
 
 def _timm() -> ModuleType:
@@ -221,6 +230,8 @@ def _default_file(name: str) -> WeightsFile:
     path = _file_here(cfg, _plain(name))
     if path is None:
         path = _from_network(cfg, name)
+    if digest_in_name(path.name):  # the digest in the name is checked, and held to
+        return find_weights_file(path.name, url=cfg.get("url"))
     file = open_weights_path(path)
     # The hub's cache keeps big files under the sha256 it was told.
     announced = path.resolve().name
@@ -234,7 +245,7 @@ def _default_file(name: str) -> WeightsFile:
 
 def _published_name(cfg: dict[str, Any]) -> str | None:
     tag = cfg.get("tag")
-    return f"{cfg.get('architecture', '')}.{tag}" if tag else cfg.get("architecture")
+    return f"{cfg['architecture']}.{tag}" if tag else cfg.get("architecture")
 
 
 def _local_names(cfg: dict[str, Any], plain: str) -> list[str]:

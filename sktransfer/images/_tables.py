@@ -183,11 +183,12 @@ def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueRange | No
 
 def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueRange | None) -> Table:
     if X.dtype.kind not in "biufc":
+        _check_rows(X)
         if X.ndim == 1:
             return _column_rows(X)
         if X.ndim == 2 and X.shape[1] == 1 and (X.dtype.kind != "O" or _holds_pictures(X[:, 0])):
             return _column_rows(X[:, 0], 1)
-        if X.ndim == 2 and len(X) and _holds_pictures(X[0]):
+        if X.ndim == 2 and _holds_pictures(X[0]):
             raise ValueError(
                 f"X has {X.shape[1]} columns, not all of them numbers; expected one column of "
                 f"pictures. {_COLUMN_TRANSFORMER}"

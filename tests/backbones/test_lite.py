@@ -89,10 +89,9 @@ def test_default_is_the_packaged_file():
     backbone = load_backbone("efficientnet_lite0")
     assert backbone.reference.weights == "default"
     assert backbone.reference.digest.startswith("sha256:57934424")
-    # resnet-like names of the field, one stage a group of blocks
     assert backbone.stage_names == ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
     assert not any(p.requires_grad for p in backbone.modules().parameters())
-    assert not any(m.training for m in backbone.modules().modules() if m is not backbone.modules())
+    assert not any(m.training for part in backbone.modules().values() for m in part.modules())
 
 
 @installed
@@ -101,9 +100,7 @@ def test_path_with_timms_names(tmp_path, suffix):
     default = load_backbone("efficientnet_lite0")
     variant = _lite._VARIANTS["efficientnet_lite0"]
     network = EfficientNetLite(variant.width, variant.depth).eval()
-    tensors = {
-        name: torch.full_like(tensor, 0.01) for name, tensor in network.state_dict().items()
-    }
+    tensors = {name: torch.full_like(tensor, 0.01) for name, tensor in network.state_dict().items()}
     path = tmp_path / f"w{suffix}"
     torch.save(tensors, path) if suffix == ".pth" else save_file(tensors, path)
     loaded = load_backbone("efficientnet_lite0", weights=str(path))

@@ -75,7 +75,13 @@ def test_not_found_offline_tells_what_to_do(tmp_path, hub, monkeypatch):
     with pytest.raises(WeightsNotFoundError) as caught:
         find_weights_file("resnet18-f37072fd.pth", url=url)
     message = str(caught.value)
-    for part in ("resnet18-f37072fd.pth", "SKTRANSFER_OFFLINE", str(hub), str(tmp_path / "mine"), url):
+    for part in (
+        "resnet18-f37072fd.pth",
+        "SKTRANSFER_OFFLINE",
+        str(hub),
+        str(tmp_path / "mine"),
+        url,
+    ):
         assert part in message
     assert "weights are on this machine" in message or "sktransfer[offline]" in message
     assert isinstance(caught.value, FileNotFoundError)
@@ -178,7 +184,7 @@ def test_poisoned_file_never_runs_code(tmp_path, zipped, inside):
     witness = tmp_path / "code-ran"
     content = {"weight": torch.zeros(2), "evil": Poison(witness)} if inside else Poison(witness)
     path = saved(tmp_path, content=content, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsMismatchError, match="more than tensors.*Nothing was run"):
+    with pytest.raises(WeightsMismatchError, match=r"more than tensors.*Nothing was run"):
         read(path)
     assert not witness.exists()
     torch.load(path, weights_only=False)  # the poison works
@@ -311,7 +317,10 @@ def test_load_strict_fills_every_tensor():
     [
         (lambda sd: sd.pop("weight"), "missing: weight"),
         (lambda sd: sd.update(extra=torch.zeros(1)), "unexpected: extra"),
-        (lambda sd: sd.update(weight=torch.zeros(3, 3)), r"weight \(\(3, 3\) instead of \(2, 3\)\)"),
+        (
+            lambda sd: sd.update(weight=torch.zeros(3, 3)),
+            r"weight \(\(3, 3\) instead of \(2, 3\)\)",
+        ),
     ],
 )
 def test_load_strict_names_what_does_not_fit(change, message):
