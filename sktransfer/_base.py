@@ -1,10 +1,10 @@
-"""What the image estimators share: reading X, naming its columns, devices; no network, no skorch."""
+"""What the image estimators share: reading X, naming its columns, devices; never a network."""
 
 from __future__ import annotations
 
 import os
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import numpy as np
@@ -28,7 +28,7 @@ class ImageInputMixin:
     A subclass stores ``image_shape``, ``value_range``, ``device``, ``precision`` and ``n_jobs``.
     """
 
-    _image_parameter_constraints: dict[str, list[Any]] = {
+    _image_parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "preprocessing": [StrOptions({"weights", "resize", "pad"}), callable],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": [tuple, list, None],
@@ -117,9 +117,9 @@ def seed_from(random_state: int | np.random.RandomState | None) -> int:
     if random_state is None:
         # Fresh entropy; numpy's global generator is not ours to advance.
         return int(np.random.default_rng().integers(_LARGEST_SEED))
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(random_state.randint(_LARGEST_SEED))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(_LARGEST_SEED))
+    return int(random_state)
 
 
 def failed_rows_frame(failures: list[ImageDecodeError]) -> pd.DataFrame:

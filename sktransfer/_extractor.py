@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -43,6 +43,7 @@ from sktransfer.frozen import (
     run,
 )
 from sktransfer.images import ImageSource, Preprocessing, make_preprocessing
+
 
 class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
     """Turn pictures into the embeddings of a frozen pretrained network.
@@ -156,12 +157,12 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     ... )
     >>> feat.fit_transform(X[:10]).shape
     (10, 512)
-    >>> pipe = make_pipeline(feat, LogisticRegression()).fit(X[:50], y[:50])
+    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
     >>> pipe.predict(X[50:60]).shape
     (10,)
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageInputMixin._image_parameter_constraints,
         "backbone": [str],
         "weights": [str, os.PathLike, WeightsEnum, None],
@@ -262,7 +263,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
         Returns
         -------
-        ndarray of shape (n, n_features_out\\_), float32 or float64
+        ndarray of shape (n, d), float32 or float64
             A DataFrame after ``set_output(transform="pandas")``. Row i belongs to row i of ``X``.
 
         Raises
@@ -341,7 +342,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
         Returns
         -------
-        ndarray of str objects, shape (n_features_out\\_,)
+        ndarray of str objects, shape (d,)
         """
         check_is_fitted(self)
         plan = self._plan

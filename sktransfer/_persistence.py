@@ -78,9 +78,7 @@ def found_source(
         return NetworkSource(("packed", reference), packed.unpack, reference)
     return NetworkSource(
         ("found", reference, _config.weights_directory()),
-        lambda: load_backbone(
-            reference.name, weights=reference.weights, seed=reference.seed or 0
-        ),
+        lambda: load_backbone(reference.name, weights=reference.weights, seed=reference.seed or 0),
         reference,
     )
 

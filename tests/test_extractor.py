@@ -31,9 +31,7 @@ def pictures(n=6, side=40, seed=0):
 
 
 def small(backbone="resnet18", **parameters):
-    return PretrainedFeatureExtractor(
-        backbone, **{"weights": None, "image_size": 64, **parameters}
-    )
+    return PretrainedFeatureExtractor(backbone, **{"weights": None, "image_size": 64, **parameters})
 
 
 def plain_stage(name, index, X, side=64):
@@ -90,8 +88,10 @@ def test_several_stages_in_one_pass_side_by_side():
     assert E.shape == (3, 64 + 256)
     assert np.array_equal(E[:, :64], small(layer="layer1").fit_transform(X))
     assert relative(E[:, 64:], small(layer="layer3", cache=False).fit_transform(X)) < 1e-6
-    assert list(both.get_feature_names_out()[[0, 64]]) == ["resnet18_layer1_00",
-                                                           "resnet18_layer3_000"]
+    assert list(both.get_feature_names_out()[[0, 64]]) == [
+        "resnet18_layer1_00",
+        "resnet18_layer3_000",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,18 @@ def test_whatever_changes_the_result_changes_the_key(change):
 
 # The parameters that enter the key, and those that cannot change a number. A parameter in neither
 # list fails this test: decide, then extend `_fingerprints` or this list.
-IN_KEY = {"backbone", "weights", "random_state", "layer", "pooling", "preprocessing", "image_size",
-          "precision", "engine", "device"}
+IN_KEY = {
+    "backbone",
+    "weights",
+    "random_state",
+    "layer",
+    "pooling",
+    "preprocessing",
+    "image_size",
+    "precision",
+    "engine",
+    "device",
+}
 IN_DIGEST = {"image_shape", "value_range"}
 WITHOUT_EFFECT = {"batch_size", "cache", "on_error", "n_jobs", "store_weights", "verbose"}
 

@@ -1,4 +1,4 @@
-"""Against plain torchvision, on real photographs: `Weights.transforms()` and the original module."""
+"""Against plain torchvision on real photographs: `Weights.transforms()`, the original module."""
 
 from __future__ import annotations
 

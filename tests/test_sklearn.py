@@ -44,9 +44,7 @@ N, SIDE = 24, 20
 
 
 def small(backbone="squeezenet1_1", **parameters):
-    return PretrainedFeatureExtractor(
-        backbone, **{"weights": None, "image_size": 40, **parameters}
-    )
+    return PretrainedFeatureExtractor(backbone, **{"weights": None, "image_size": 40, **parameters})
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +96,10 @@ def form(request, task, folder):
 
 
 def rows(X, index):
-    return X.iloc[index] if hasattr(X, "iloc") else (
-        [X[i] for i in index] if isinstance(X, list) else X[index]
+    return (
+        X.iloc[index]
+        if hasattr(X, "iloc")
+        else ([X[i] for i in index] if isinstance(X, list) else X[index])
     )
 
 
@@ -268,10 +268,10 @@ def test_two_image_columns(task, folder):
 
 
 def test_two_backbones_side_by_side(task):
-    X, y = task
-    union = FeatureUnion(
-        [("a", small()), ("b", small("mobilenet_v3_small"))]
-    ).set_output(transform="pandas")
+    X, _ = task
+    union = FeatureUnion([("a", small()), ("b", small("mobilenet_v3_small"))]).set_output(
+        transform="pandas"
+    )
     frame = union.fit_transform(X)
     assert frame.shape == (N, 512 + 1024)
     assert len(set(frame.columns)) == frame.shape[1]

@@ -82,7 +82,7 @@ def list_backbones(pattern: str | None = None) -> pd.DataFrame:
            name  n_features  image_size
     0  resnet50        2048         224
     """
-    table = pd.DataFrame(_load.catalogue_rows(), columns=_COLUMNS)
+    table = pd.DataFrame(_load.catalogue_rows(pattern), columns=_COLUMNS)
     table = table.sort_values("name").round({"download_mb": 1})
     if pattern is not None:
         table = table[[_matches(name, pattern) for name in table["name"]]]

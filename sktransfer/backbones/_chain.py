@@ -1,5 +1,6 @@
 """A network as a chain of named stages that can be cut anywhere; it must not know where weights
-come from, nor how pictures are read."""
+come from, nor how pictures are read.
+"""
 
 from __future__ import annotations
 

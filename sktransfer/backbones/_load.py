@@ -65,6 +65,8 @@ def load_backbone(
     """
     provider = _provider_of(name)
     backbone = provider.load(name, weights, seed)
+    # Frozen until somebody asks for gradients, whoever built it.
+    backbone.modules().requires_grad_(False)
     if expected_digest is not None and backbone.reference.digest != expected_digest:
         raise WeightsMismatchError(
             f"The weights of {name} found here are not those that were asked for: their digest is "

@@ -35,7 +35,7 @@ def load_digit_screening(digit: int = 8, *, return_X_y: bool = False):
     >>> task.data.shape, int(task.target.sum()), task.target_names
     ((1797, 64), 183, ['other', 'three'])
     """
-    names = "zero one two three four five six seven eight nine".split()
+    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     if not 0 <= digit <= 9:
         raise ValueError(f"digit must be between 0 and 9; got {digit}.")
     data, label = load_digits(return_X_y=True)

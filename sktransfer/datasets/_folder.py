@@ -14,8 +14,10 @@ from sktransfer.datasets._table import FILE_COLUMNS, GROUP_COLUMNS, find_column,
 # What to pick up in a folder that also holds notes and tables. What a file really is, its content
 # says when it is read.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .gif .bmp .dib .tif .tiff .webp .ppm .pgm .pbm .pnm .tga .ico "
-    ".jp2 .j2k .jpf .jpx".split()
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".jpf", ".jpx"),
+    }
 )
 
 

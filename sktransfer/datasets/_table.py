@@ -14,7 +14,15 @@ from sklearn.utils import Bunch
 # Usual headings, most telling first. A lesion is photographed several times, a patient has
 # several lesions: the coarser unit is the one to split by.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path")
-GROUP_COLUMNS = ("group", "patient_id", "patient", "patientid", "subject_id", "subject", "lesion_id")
+GROUP_COLUMNS = (
+    "group",
+    "patient_id",
+    "patient",
+    "patientid",
+    "subject_id",
+    "subject",
+    "lesion_id",
+)
 
 
 def load_image_table(

@@ -47,7 +47,8 @@ def fold_batch_norm(module: nn.Module, *, dtype: torch.dtype = torch.float32) ->
     parts = dict(traced.named_modules())
     used = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     for node in list(traced.graph.nodes):
-        if node.op != "call_module" or not isinstance(parts[node.target], _NORMS):
+        # By exact type: subclasses (timm's BatchNormAct2d) may do more than normalise.
+        if node.op != "call_module" or type(parts[node.target]) not in _NORMS:
             continue
         before = node.args[0]
         if (

@@ -1,5 +1,5 @@
-"""Where a network is cut and what is taken out: from ``layer`` and ``pooling`` to taps, their widths
-and their fingerprints. It must not know estimators, pictures or stores.
+"""Where a network is cut and what is taken out: ``layer`` and ``pooling`` to taps, their widths and
+their fingerprints. It must not know estimators, pictures or stores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe, Tap
 # Part of every fingerprint: raised when the same parameters come to mean other numbers.
 _NUMBERS_VERSION = 1
 
+# Stages by name or index; None is the end of the chain.
 Layers = str | int | None | Sequence[str | int | None]
 
 
@@ -50,7 +51,8 @@ def make_plan(info: NetworkInfo, layer: Layers, pooling: str) -> Plan:
     ValueError
         If the pooling is not possible there; the message says what is.
     """
-    layers = list(layer) if isinstance(layer, (list, tuple)) else [layer]
+    layers: Sequence[str | int | None]
+    layers = [layer] if isinstance(layer, str | int) or layer is None else list(layer)
     if not layers:
         raise ValueError("layer is an empty list; name at least one stage, or leave it None.")
     taps = []
@@ -112,9 +114,7 @@ def measure_widths(network: FrozenNetwork, plan: Plan, *, side: int) -> tuple[in
     return tuple(part.shape[1] for part in parts)
 
 
-def fingerprints(
-    plan: Plan, preprocessing: str | None, recipe: Recipe
-) -> tuple[bytes, ...] | None:
+def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple[bytes, ...] | None:
     """Of each tap, everything but the picture that changes its numbers.
 
     Parameters
@@ -139,8 +139,6 @@ def fingerprints(
         recipe.device.split(":")[0],
     )
     return tuple(
-        hashlib.blake2b(
-            repr((*shared, tap.stage, tap.pooling)).encode(), digest_size=16
-        ).digest()
+        hashlib.blake2b(repr((*shared, tap.stage, tap.pooling)).encode(), digest_size=16).digest()
         for tap in plan.taps
     )

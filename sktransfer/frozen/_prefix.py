@@ -6,6 +6,7 @@ It must not know where pictures come from, what a cache is, or what is done with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -137,11 +138,10 @@ class FrozenNetwork:
 
     def _prepare(self, module: nn.Module) -> nn.Module:
         prepared = fold_batch_norm(module, dtype=self.recipe.dtype).requires_grad_(False)
+        prepared = prepared.to(device=self.recipe.device, dtype=self.recipe.dtype)
         # channels_last is a layout of 4-D weights, not a change of numbers: convolutions are
         # 1.1 to 1.7 times faster with it on CPUs and GPUs alike.
-        return prepared.to(
-            device=self.recipe.device, dtype=self.recipe.dtype, memory_format=torch.channels_last
-        )
+        return prepared.to(memory_format=torch.channels_last)
 
     @property
     def n_bytes(self) -> int:
@@ -205,23 +205,13 @@ class FrozenNetwork:
         return pool(x, tap.pooling, layout=last.layout, n_prefix_tokens=last.n_prefix_tokens)
 
 
-class _exact_float32:  # noqa: N801 - used as a context manager
+def _exact_float32(recipe: Recipe) -> AbstractContextManager[None]:
     """Keep CUDA's TF32 out of a float32 run: it has 10 bits of mantissa and is on by default."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._context = None
-        if recipe.device.startswith("cuda") and recipe.precision == "float32":
-            self._context = torch.backends.cudnn.flags(
-                enabled=torch.backends.cudnn.enabled,
-                benchmark=False,
-                deterministic=torch.backends.cudnn.deterministic,
-                allow_tf32=False,
-            )
-
-    def __enter__(self) -> None:
-        if self._context is not None:
-            self._context.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        if self._context is not None:
-            self._context.__exit__(*error)
+    if not (recipe.device.startswith("cuda") and recipe.precision == "float32"):
+        return nullcontext()
+    return torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        benchmark=False,
+        deterministic=torch.backends.cudnn.deterministic,
+        allow_tf32=False,
+    )

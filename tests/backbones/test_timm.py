@@ -250,7 +250,9 @@ def test_download_from_the_hub(tmp_path, monkeypatch):
 
 
 def test_hub_that_cannot_be_reached(monkeypatch):
-    monkeypatch.delenv("SKTRANSFER_OFFLINE")  # HF_HUB_OFFLINE still is: the hub's own refusal
+    monkeypatch.delenv("SKTRANSFER_OFFLINE")
+    # The hub's own switch, whose variable is read only once: no test goes to the network.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsNotFoundError, match="hub cannot be reached"):
         load_backbone("timm/test_vit")
 
