@@ -3,10 +3,13 @@
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._version import __version__
 from sktransfer.backbones import describe_backbone, list_backbones
+from sktransfer.frozen import cache_info, clear_cache
 
 __all__ = [
     "PretrainedFeatureExtractor",
     "__version__",
+    "cache_info",
+    "clear_cache",
     "describe_backbone",
     "list_backbones",
 ]

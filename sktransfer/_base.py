@@ -37,7 +37,7 @@ class ImageInputMixin:
         "device": [str, torch.device],
         "precision": [StrOptions(set(DTYPES))],
         "engine": [StrOptions({"auto", "torch"})],
-        "cache": ["boolean", None],
+        "cache": ["boolean", str, os.PathLike, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],

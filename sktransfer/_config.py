@@ -6,6 +6,7 @@ import importlib
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 from sktransfer.exceptions import MissingDependencyError
 
@@ -21,6 +22,18 @@ MAX_IMAGE_PIXELS = 89_478_485
 
 # What the memory tier of the activation store may hold in one process.
 MEMORY_CACHE_BYTES = 512 * 2**20
+# What a directory of activations may hold, unless this variable says otherwise.
+DIRECTORY_CACHE_VARIABLE = "SKTRANSFER_CACHE_BYTES"
+DIRECTORY_CACHE_BYTES = 20 * 2**30
+# Set by the process that imports sktransfer first, read by the workers it starts; "" for none.
+SESSION_VARIABLE = "SKTRANSFER_SESSION"
+
+
+class Session(NamedTuple):
+    """The process that workers work for, and the directory they share activations in."""
+
+    owner: int
+    directory: Path
 
 
 def weights_directory() -> Path | None:
@@ -41,6 +54,30 @@ def home_directory() -> Path:
 def offline() -> bool:
     """Whether ``SKTRANSFER_OFFLINE`` forbids downloads."""
     return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
+
+
+def directory_cache_bytes() -> int:
+    """Bound on a directory of activations, in bytes (``SKTRANSFER_CACHE_BYTES``)."""
+    value = os.environ.get(DIRECTORY_CACHE_VARIABLE)
+    if not value:
+        return DIRECTORY_CACHE_BYTES
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(
+            f"{DIRECTORY_CACHE_VARIABLE} must be a number of bytes; got {value!r}."
+        ) from None
+
+
+def session() -> Session | None:
+    """The session this process belongs to; its own, or that of the process that started it."""
+    owner, _, directory = os.environ.get(SESSION_VARIABLE, "").partition(":")
+    return Session(int(owner), Path(directory)) if owner.isdigit() and directory else None
+
+
+def set_session(owner: int, directory: Path) -> None:
+    """Begin a session, unless the variable is set to "" to have none."""
+    os.environ.setdefault(SESSION_VARIABLE, f"{owner}:{directory}")
 
 
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:

@@ -29,7 +29,6 @@ from sktransfer._base import (
 from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.frozen import (
-    MEMORY_STORE,
     POOLINGS,
     REGISTRY,
     Job,
@@ -41,6 +40,7 @@ from sktransfer.frozen import (
     make_plan,
     measure_widths,
     run,
+    store_for,
 )
 from sktransfer.images import ImageSource, Preprocessing, make_preprocessing
 
@@ -97,8 +97,11 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         What the network computes in. Embeddings are float32, or float64 with ``"float64"``.
     engine : {"auto", "torch"}, default="auto"
         What runs the network.
-    cache : bool or None, default=True
-        Whether embeddings are kept in memory (bounded, shared by the process) for the next call.
+    cache : bool, path-like or None, default=True
+        True keeps embeddings in memory for the next call: bounded, shared by the estimators of a
+        process; worker processes that it starts share a private temporary directory. A path keeps
+        them in that directory too, for other processes and another day (see
+        :ref:`extract-once`). False or None keeps nothing.
     on_error : {"raise", "nan"}, default="raise"
         A row that cannot be read raises :class:`~sktransfer.exceptions.ImageDecodeError` naming
         it, or gives a row of NaN, one warning, and an entry in ``failed_rows_``.
@@ -304,7 +307,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             widths=self._widths,
             dtype=np.dtype(np.float64 if self.precision == "float64" else np.float32),
             fingerprints=fingerprints(plan, preprocessing.fingerprint, recipe),
-            store=MEMORY_STORE if self.cache else None,
+            store=store_for(self.cache),
             batch_size=self.batch_size,
             device=recipe.device,
             n_threads=n_decoding_threads(self.n_jobs),

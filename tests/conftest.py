@@ -51,4 +51,6 @@ def offline_home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("SKTRANSFER_WEIGHTS_DIR", raising=False)
     monkeypatch.setenv("SKTRANSFER_OFFLINE", "1")
+    # Nor does it share activations with the process that runs the tests.
+    monkeypatch.setenv("SKTRANSFER_SESSION", "")
     return home

@@ -1,5 +1,6 @@
 """Running the frozen part of a network, at most once per distinct picture; never an estimator."""
 
+from sktransfer.frozen._disk import DirectoryStore, open_directory
 from sktransfer.frozen._plan import Plan, fingerprints, make_plan, measure_widths
 from sktransfer.frozen._pooling import POOLINGS, pool
 from sktransfer.frozen._prefix import DTYPES, FrozenNetwork, NetworkInfo, Recipe, StageInfo, Tap
@@ -10,9 +11,20 @@ from sktransfer.frozen._registry import (
     digest_mismatch,
 )
 from sktransfer.frozen._runner import Job, Outcome, run
-from sktransfer.frozen._store import MEMORY_STORE, CacheInfo, MemoryStore
+from sktransfer.frozen._session import begin_session, cache_info, clear_cache, store_for
+from sktransfer.frozen._store import MEMORY_STORE, CacheInfo, MemoryStore, Store, TieredStore
+
+# Before any worker process can be started.
+begin_session()
 
 __all__ = [
+    "store_for",
+    "open_directory",
+    "clear_cache",
+    "cache_info",
+    "TieredStore",
+    "Store",
+    "DirectoryStore",
     "DTYPES",
     "MEMORY_STORE",
     "POOLINGS",

@@ -4,7 +4,7 @@ picture at most once. It must not know estimators, nor which network it runs.
 
 from __future__ import annotations
 
-import hashlib
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,13 +18,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen._store import MemoryStore
+from sktransfer.frozen._shelf import Shelf
+from sktransfer.frozen._store import Store
 from sktransfer.images import EncodedPicture, ImageSource, Preprocessing
 
 # Large enough that the fixed cost of a pass is spread, small enough that the first layer's
 # activations of a batch fit a CPU's shared cache about as well as those of one picture do.
 _BATCH_CPU = 32
 _BATCH_ACCELERATOR = 128
+
+# How often a run looks whether another one has finished the pictures they share.
+_POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -43,7 +47,7 @@ class Job:
     fingerprints : sequence of bytes, or None
         For each part, of everything that changes it but the picture; None where there is no
         telling (a preprocessing callable without a name): then nothing is stored.
-    store : MemoryStore or None
+    store : Store or None
     batch_size : int or "auto"
     device : str
         Where ``compute`` runs.
@@ -59,7 +63,7 @@ class Job:
     widths: Sequence[int]
     dtype: np.dtype
     fingerprints: Sequence[bytes] | None
-    store: MemoryStore | None
+    store: Store | None
     batch_size: int | str = "auto"
     device: str = "cpu"
     n_threads: int = 1
@@ -105,12 +109,12 @@ class _Run:
         self.source = source
         self.job = job
         self.rows = np.full((len(source), sum(job.widths)), np.nan, dtype=job.dtype)
-        ends = np.cumsum([0, *job.widths])
-        self.columns = [slice(low, high) for low, high in pairwise(ends)]
+        self.shelf = Shelf(job.store, job.fingerprints, job.widths)
         self.failures: list[ImageDecodeError] = []
         self.first_row: dict[bytes, int] = {}  # digest -> the row that computes it
         self.copies: list[tuple[int, int]] = []  # (row, the row it equals)
         self.failed: dict[int, ImageDecodeError] = {}
+        self.elsewhere: dict[int, bytes] = {}  # row -> digest of what another run is computing
         default = _BATCH_CPU if job.device == "cpu" else _BATCH_ACCELERATOR
         self.batch_size = default if job.batch_size == "auto" else int(job.batch_size)
         self.told_memory = False
@@ -118,37 +122,68 @@ class _Run:
     def go(self, advance: Callable[[int], object]) -> None:
         executor = ThreadPoolExecutor(self.job.n_threads, thread_name_prefix="sktransfer-decode")
         try:
-            pending: list[tuple[int, bytes, np.ndarray]] = []
-            for row, digest, picture in self._decoded(executor, advance):
-                pending.append((row, digest, picture))
-                if len(pending) >= self.batch_size:
-                    self._compute(pending)
-                    advance(len(pending))
-                    pending = []
-            if pending:
-                self._compute(pending)
-                advance(len(pending))
+            self._pass(range(len(self.source)), executor, advance)
+            while self.elsewhere:
+                taken_over = self._look_elsewhere(advance)
+                if taken_over:
+                    self._pass(taken_over, executor, advance)
+                elif self.elsewhere:
+                    time.sleep(_POLL_SECONDS)
         finally:
             # On an error or Ctrl-C, what waits is dropped; what runs is a picture or two.
             executor.shutdown(wait=True, cancel_futures=True)
+            self.shelf.release()
         self._copy_duplicates()
         self.failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
 
+    def _pass(
+        self,
+        rows: Sequence[int],
+        executor: ThreadPoolExecutor,
+        advance: Callable[[int], object],
+    ) -> None:
+        pending: list[tuple[int, bytes, np.ndarray]] = []
+        for row, digest, picture in self._decoded(rows, executor, advance):
+            pending.append((row, digest, picture))
+            if len(pending) >= self.batch_size:
+                self._compute(pending)
+                advance(len(pending))
+                pending = []
+        if pending:
+            self._compute(pending)
+            advance(len(pending))
+
+    def _look_elsewhere(self, advance: Callable[[int], object]) -> list[int]:
+        """Rows whose computation by another run came to nothing, and is now up to this one."""
+        taken_over = []
+        for row, digest in list(self.elsewhere.items()):
+            if self.shelf.fetch(digest, self.rows[row]):
+                advance(1)
+            elif self.shelf.claim(digest):
+                taken_over.append(row)
+            else:
+                continue
+            del self.elsewhere[row]
+        return taken_over
+
     def _decoded(
-        self, executor: ThreadPoolExecutor, advance: Callable[[int], object]
+        self,
+        rows: Sequence[int],
+        executor: ThreadPoolExecutor,
+        advance: Callable[[int], object],
     ) -> Iterator[tuple[int, bytes, np.ndarray]]:
         """Decoded pictures still to be computed, in row order, a bounded number ahead."""
         opening: deque[tuple[int, Future[EncodedPicture]]] = deque()
         decoding: deque[tuple[int, bytes, Future[np.ndarray]]] = deque()
-        next_row = 0
+        ahead_of_us = deque(rows)
         while True:
             # Two steps, since only the digest can tell whether a picture has to be decoded at
             # all, and the decision is made here, in row order: the same rows are computed and
             # the same row is named in an error whatever the threads do.
             ahead = 2 * self.batch_size + self.job.n_threads
-            while next_row < len(self.source) and len(opening) + len(decoding) < ahead:
-                opening.append((next_row, executor.submit(self.source.open, next_row)))
-                next_row += 1
+            while ahead_of_us and len(opening) + len(decoding) < ahead:
+                row = ahead_of_us.popleft()
+                opening.append((row, executor.submit(self.source.open, row)))
             while opening and (opening[0][1].done() or not decoding):
                 row, opened = opening.popleft()
                 try:
@@ -162,6 +197,9 @@ class _Run:
                 if self._known(row, encoded.digest):
                     advance(1)
                     continue
+                if not self.shelf.claim(encoded.digest):
+                    self.elsewhere[row] = encoded.digest
+                    continue
                 future = executor.submit(self._prepare, encoded)
                 decoding.append((row, encoded.digest, future))
             if decoding:
@@ -169,11 +207,12 @@ class _Run:
                 try:
                     picture = decoded.result()
                 except ImageDecodeError as error:
+                    self.shelf.release([digest])
                     self._fail(row, error)
                     advance(1)
                 else:
                     yield row, digest, picture
-            elif not opening and next_row >= len(self.source):
+            elif not opening and not ahead_of_us:
                 return
 
     def _prepare(self, encoded: EncodedPicture) -> np.ndarray:
@@ -181,28 +220,10 @@ class _Run:
 
     def _known(self, row: int, digest: bytes) -> bool:
         """Whether the row is settled by an equal picture, in this run or an earlier one."""
-        if digest in self.first_row:
+        if self.first_row.setdefault(digest, row) != row:
             self.copies.append((row, self.first_row[digest]))
             return True
-        self.first_row[digest] = row
-        return self._fetch(row, digest)
-
-    def _fetch(self, row: int, digest: bytes) -> bool:
-        """Fill the row from the store, if every part of it is there."""
-        if self.job.store is None or self.job.fingerprints is None:
-            return False
-        parts = [self.job.store.get(_key(own, digest)) for own in self.job.fingerprints]
-        for columns, part in zip(self.columns, parts, strict=True):
-            if part is None:
-                return False
-            self.rows[row, columns] = part
-        return True
-
-    def _keep(self, row: int, digest: bytes) -> None:
-        if self.job.store is None or self.job.fingerprints is None:
-            return
-        for own, columns in zip(self.job.fingerprints, self.columns, strict=True):
-            self.job.store.put(_key(own, digest), self.rows[row, columns])
+        return self.shelf.fetch(digest, self.rows[row])
 
     def _fail(self, row: int, error: ImageDecodeError) -> None:
         # An equal row elsewhere may have been the one that was read: name this one.
@@ -221,9 +242,10 @@ class _Run:
 
     def _compute(self, pending: Sequence[tuple[int, bytes, np.ndarray]]) -> None:
         values = self._within_memory([picture for _, _, picture in pending])
-        for (row, digest, _), value in zip(pending, values, strict=True):
+        for (row, _, _), value in zip(pending, values, strict=True):
             self.rows[row] = value
-            self._keep(row, digest)
+        # Flushed per batch: whatever happens next, this much is done.
+        self.shelf.keep((digest, self.rows[row]) for row, digest, _ in pending)
 
     def _within_memory(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Compute a batch, in halves of halves if the device has no room for it."""
@@ -256,10 +278,6 @@ class _Run:
             # a quarter of the bytes, and the device normalises.
             stacked = stacked.pin_memory().to(self.job.device, non_blocking=True)
         return np.hstack(self.job.compute(self.job.preprocessing.normalize(stacked)))
-
-
-def _key(fingerprint: bytes, digest: bytes) -> bytes:
-    return hashlib.blake2b(fingerprint + digest, digest_size=16).digest()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What was computed once, kept for the next time: the memory tier of the activation store.
+"""What was computed once, kept for the next time: the protocol of a store, and its memory tier.
 
 It must not know networks or pictures: keys are bytes, values are rows of numbers.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,13 +16,40 @@ from sktransfer import _config
 
 
 class CacheInfo(NamedTuple):
-    """Counters of a store: look-ups that hit and missed, rows and bytes held now."""
+    """Counters of a store: look-ups of this process that hit and missed, rows and bytes held."""
 
     hits: int
     misses: int
     n_rows: int
     n_bytes: int
     max_bytes: int
+
+
+class Store(Protocol):
+    """Rows by key, and claims on keys that somebody is computing right now.
+
+    A claim keeps two threads or processes that meet the same picture at the same time from both
+    computing it. It is a courtesy, not a lock: a lost or outlived claim costs a second computation
+    of the same numbers, never a wrong or missing row.
+    """
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The row under ``key`` (do not write to it), or None."""
+
+    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep copies of ``rows``, all of them or (where that is impossible) none."""
+
+    def claim(self, key: bytes, owner: str) -> bool:
+        """Whether ``owner`` is to compute ``key``; False if another one is at it."""
+
+    def release(self, keys: Sequence[bytes], owner: str) -> None:
+        """Give claims back, done or not."""
+
+    def info(self) -> CacheInfo:
+        """Counters."""
+
+    def clear(self) -> None:
+        """Forget every row and set the counters back."""
 
 
 class MemoryStore:
@@ -37,6 +65,7 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._claims: dict[bytes, str] = {}
         self._n_bytes = 0
         self._hits = 0
         self._misses = 0
@@ -52,21 +81,32 @@ class MemoryStore:
             self._rows.move_to_end(key)
             return row
 
-    def put(self, key: bytes, row: np.ndarray) -> None:
-        """Keep a copy of ``row``; one too large for the whole store is not kept."""
-        row = np.array(row)
-        row.flags.writeable = False
-        if row.nbytes > self.max_bytes:
-            return
+    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep copies of ``rows``; one too large for the whole store is not kept."""
+        copies = [(key, np.array(row)) for key, row in rows]
         with self._lock:
-            old = self._rows.pop(key, None)
-            if old is not None:
-                self._n_bytes -= old.nbytes
-            self._rows[key] = row
-            self._n_bytes += row.nbytes
+            for key, row in copies:
+                if row.nbytes > self.max_bytes:
+                    continue
+                row.flags.writeable = False
+                old = self._rows.pop(key, None)
+                self._n_bytes += row.nbytes - (0 if old is None else old.nbytes)
+                self._rows[key] = row
             while self._n_bytes > self.max_bytes:
                 _, forgotten = self._rows.popitem(last=False)
                 self._n_bytes -= forgotten.nbytes
+
+    def claim(self, key: bytes, owner: str) -> bool:
+        """Whether ``owner`` is to compute ``key``; False if another thread is at it."""
+        with self._lock:
+            return self._claims.setdefault(key, owner) == owner
+
+    def release(self, keys: Sequence[bytes], owner: str) -> None:
+        """Give claims back, done or not."""
+        with self._lock:
+            for key in keys:
+                if self._claims.get(key) == owner:
+                    del self._claims[key]
 
     def info(self) -> CacheInfo:
         """Counters since the process started or the store was cleared."""
@@ -80,6 +120,53 @@ class MemoryStore:
         with self._lock:
             self._rows.clear()
             self._n_bytes = self._hits = self._misses = 0
+
+
+class TieredStore:
+    """Memory in front of a directory: what either has is a hit, what is computed goes to both.
+
+    Parameters
+    ----------
+    near, far : Store
+        The fast one, and the one that lasts; claims are made in the far one, which others see.
+    """
+
+    def __init__(self, near: Store, far: Store) -> None:
+        self.near = near
+        self.far = far
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The row under ``key``, or None; one that was far is near from now on."""
+        row = self.near.get(key)
+        if row is None:
+            row = self.far.get(key)
+            if row is not None:
+                self.near.put([(key, row)])
+        return row
+
+    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep copies of ``rows`` in both tiers."""
+        rows = list(rows)
+        self.near.put(rows)
+        self.far.put(rows)
+
+    def claim(self, key: bytes, owner: str) -> bool:
+        """Whether ``owner`` is to compute ``key``."""
+        return self.far.claim(key, owner)
+
+    def release(self, keys: Sequence[bytes], owner: str) -> None:
+        """Give claims back."""
+        self.far.release(keys, owner)
+
+    def info(self) -> CacheInfo:
+        """Counters of the far tier; a row that was found near is a hit too."""
+        near, far = self.near.info(), self.far.info()
+        return far._replace(hits=near.hits + far.hits)
+
+    def clear(self) -> None:
+        """Forget every row of both tiers."""
+        self.near.clear()
+        self.far.clear()
 
 
 # One per process: clones, folds and candidates of a search share it.

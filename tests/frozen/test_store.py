@@ -17,7 +17,7 @@ def row(value, n=4):
 def test_keeps_a_copy_that_cannot_be_written():
     store = MemoryStore()
     mine = row(1)
-    store.put(b"a", mine)
+    store.put([(b"a", mine)])
     mine[:] = 7
     kept = store.get(b"a")
     assert kept.tolist() == [1, 1, 1, 1]
@@ -28,9 +28,9 @@ def test_keeps_a_copy_that_cannot_be_written():
 def test_forgets_the_least_recently_used():
     store = MemoryStore(max_bytes=3 * row(0).nbytes)
     for key in b"abc":
-        store.put(bytes([key]), row(key))
+        store.put([(bytes([key]), row(key))])
     store.get(b"a")
-    store.put(b"d", row(4))
+    store.put([(b"d", row(4))])
     assert store.get(b"b") is None
     assert store.get(b"a") is not None
     assert store.info().n_rows == 3
@@ -39,22 +39,22 @@ def test_forgets_the_least_recently_used():
 
 def test_what_is_larger_than_the_store_is_not_kept():
     store = MemoryStore(max_bytes=10)
-    store.put(b"a", row(1))
+    store.put([(b"a", row(1))])
     assert store.get(b"a") is None
     assert store.info().n_bytes == 0
 
 
 def test_replacing_counts_bytes_once():
     store = MemoryStore()
-    store.put(b"a", row(1))
-    store.put(b"a", row(2, n=8))
+    store.put([(b"a", row(1))])
+    store.put([(b"a", row(2, n=8))])
     assert store.info().n_bytes == row(2, n=8).nbytes
     assert store.get(b"a").size == 8
 
 
 def test_counters_and_clear():
     store = MemoryStore()
-    store.put(b"a", row(1))
+    store.put([(b"a", row(1))])
     store.get(b"a")
     store.get(b"b")
     assert (store.info().hits, store.info().misses) == (1, 1)
@@ -70,7 +70,7 @@ def test_many_threads():
         for key in np.random.default_rng(seed).integers(0, 200, 500):
             found = store.get(int(key).to_bytes(2))
             assert found is None or found[0] == key
-            store.put(int(key).to_bytes(2), row(key))
+            store.put([(int(key).to_bytes(2), row(key))])
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -79,3 +79,14 @@ def test_many_threads():
         thread.join()
     info = store.info()
     assert info.n_bytes == info.n_rows * row(0).nbytes <= info.max_bytes
+
+
+def test_a_claim_is_one_owners_until_it_is_given_back():
+    store = MemoryStore()
+    assert store.claim(b"a", "me")
+    assert store.claim(b"a", "me")
+    assert not store.claim(b"a", "you")
+    store.release([b"a"], "you")
+    assert not store.claim(b"a", "you")
+    store.release([b"a"], "me")
+    assert store.claim(b"a", "you")

@@ -1,0 +1,92 @@
+"""A run's view of the store: rows of several parts under one picture's digest, and its claims.
+
+It must not know pictures or networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from sktransfer.frozen._store import Store
+
+
+class Shelf:
+    """Where a run looks for rows and puts them.
+
+    Parameters
+    ----------
+    store : Store or None
+        None: nothing is found, everything may be computed.
+    fingerprints : sequence of bytes, or None
+        Of each part, of everything that changes it but the picture; None is as no store.
+    widths : sequence of int
+        Columns of each part; they stand side by side in a row.
+    """
+
+    def __init__(
+        self, store: Store | None, fingerprints: Sequence[bytes] | None, widths: Sequence[int]
+    ) -> None:
+        self._store = None if fingerprints is None else store
+        self._fingerprints = fingerprints or ()
+        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *widths]))]
+        # Who a claim belongs to: this run, not this process, which may run several at once.
+        self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._claimed: set[bytes] = set()
+
+    def fetch(self, digest: bytes, row: np.ndarray) -> bool:
+        """Fill ``row`` from the store; False if any part of it is missing there."""
+        if self._store is None:
+            return False
+        for own, columns in zip(self._fingerprints, self._columns, strict=True):
+            part = self._store.get(_key(own, digest))
+            if part is None:
+                return False
+            row[columns] = part
+        return True
+
+    def keep(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Put computed rows into the store, and give back the claims on them."""
+        if self._store is None:
+            return
+        rows = list(rows)
+        self._store.put(
+            [
+                (_key(own, digest), row[columns])
+                for digest, row in rows
+                for own, columns in zip(self._fingerprints, self._columns, strict=True)
+            ]
+        )
+        self.release([digest for digest, _ in rows])
+
+    def claim(self, digest: bytes) -> bool:
+        """Whether this run is to compute a picture; False if another one is at it."""
+        if self._store is None:
+            return True
+        key = self._claim_key(digest)
+        if not self._store.claim(key, self._owner):
+            return False
+        self._claimed.add(key)
+        return True
+
+    def release(self, digests: Sequence[bytes] | None = None) -> None:
+        """Give back the claims on ``digests``, or all that are left."""
+        if self._store is None:
+            return
+        wanted = self._claimed if digests is None else {self._claim_key(d) for d in digests}
+        keys = list(wanted & self._claimed)
+        if keys:
+            self._store.release(keys, self._owner)
+            self._claimed.difference_update(keys)
+
+    def _claim_key(self, digest: bytes) -> bytes:
+        return _key(b"".join(self._fingerprints), digest)
+
+
+def _key(fingerprint: bytes, digest: bytes) -> bytes:
+    return hashlib.blake2b(fingerprint + digest, digest_size=16).digest()
