@@ -1,5 +1,5 @@
-"""The promise: a picture is embedded once. Counted where a picture is prepared for the network, by a
-preprocessing that writes a line to a file, so that it counts in every process.
+"""The promise: a picture is embedded once. Counted where a picture is prepared for the network,
+by a preprocessing that writes a line to a file, so that it counts in every process.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from sktransfer.frozen._store import CacheInfo
 
 T = TypeVar("T")
 
-# The number is raised when the meaning of the tables changes; files of other numbers are left alone.
+# The number rises when the meaning of the tables changes; files of other numbers are left alone.
 FILE_NAME = "activations-1.sqlite"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -269,8 +269,7 @@ class DirectoryStore:
             isolation_level=None,
         )
         try:
-            mode = "DELETE" if _on_network(self.path) else "WAL"
-            connection.execute(f"PRAGMA journal_mode = {mode}")
+            _set_journal(connection, "delete" if _on_network(self.path) else "wal")
             # With the write-ahead log, a killed process loses nothing that was committed; a power
             # cut may lose the last seconds, never the file.
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -302,6 +301,22 @@ class DirectoryStore:
             )
 
 
+def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
+    """Set the journal's mode, once; SQLite does not wait for a lock here, so that we have to."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            (current,) = connection.execute("PRAGMA journal_mode").fetchone()
+            if current != mode:
+                connection.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCK"))
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
 def _checksum(key: bytes, dtype: str, value: bytes) -> int:
     """Of everything that must belong together: a value under another key is damage too."""
     return zlib.crc32(value, zlib.crc32(dtype.encode(), zlib.crc32(key)))
@@ -321,7 +336,10 @@ def _may_live(host: str, pid: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    try:  # killed, and its parent has not asked yet
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
 
 
 def _on_network(path: Path) -> bool:

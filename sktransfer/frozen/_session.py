@@ -78,6 +78,14 @@ def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:
     return TieredStore(MEMORY_STORE, open_directory(directory))
 
 
+def _named(cache: bool | str | os.PathLike[str]) -> Store:
+    if isinstance(cache, bool):
+        if not cache:
+            raise ValueError("cache=False names no store; True is this process's memory.")
+        return MEMORY_STORE
+    return open_directory(cache)
+
+
 def cache_info(cache: bool | str | os.PathLike[str] = True) -> CacheInfo:
     """Counters of a store of activations.
 
@@ -99,8 +107,7 @@ def cache_info(cache: bool | str | os.PathLike[str] = True) -> CacheInfo:
     >>> info.n_bytes <= info.max_bytes
     True
     """
-    store: Store = MEMORY_STORE if cache is True else open_directory(cache)
-    return store.info()
+    return _named(cache).info()
 
 
 def clear_cache(cache: bool | str | os.PathLike[str] = True) -> None:
@@ -119,6 +126,5 @@ def clear_cache(cache: bool | str | os.PathLike[str] = True) -> None:
     >>> sktransfer.cache_info().n_rows
     0
     """
+    _named(cache).clear()
     MEMORY_STORE.clear()
-    if cache is not True:
-        open_directory(cache).clear()
