@@ -36,6 +36,8 @@ from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
 
 N_FOLDS = 5
+# Inside the training part of a fold, for the threshold.
+N_INNER_FOLDS = 3
 
 
 def run_demo(
@@ -95,9 +97,9 @@ def run_demo(
         ]
     )
     grouped = groups is not None
-    folds = (StratifiedGroupKFold if grouped else StratifiedKFold)(
-        N_FOLDS, shuffle=True, random_state=0
-    )
+    splitter = StratifiedGroupKFold if grouped else StratifiedKFold
+    folds = splitter(N_FOLDS, shuffle=True, random_state=0)
+    inner = splitter(N_INNER_FOLDS, shuffle=True, random_state=0)
     together = {"groups": groups} if grouped else {}
     binary = len(classes) == 2
     with config_context(enable_metadata_routing=True):
@@ -120,7 +122,7 @@ def run_demo(
         predicted = classes[scores.argmax(axis=1)]
         if binary:
             # 3. A threshold chosen inside each training fold, judged outside of it.
-            tuned = TunedThresholdClassifierCV(classifier, scoring="balanced_accuracy", cv=folds)
+            tuned = TunedThresholdClassifierCV(classifier, scoring="balanced_accuracy", cv=inner)
             predicted = cross_val_predict(tuned, X, y, cv=folds, params=together)
             threshold = float(tuned.fit(X, y, **together).best_threshold_)
     if binary:
@@ -157,12 +159,16 @@ def _task(images: str | None, positive: str | None) -> Bunch:
         chosen = task.target_names.index(positive)
         task.target = (task.target == chosen).astype(np.int64)
         task.target_names = ["other", positive]
-    smallest = np.bincount(task.target).min()
-    if smallest < N_FOLDS:
-        raise ValueError(
-            f"The smallest class has {smallest} pictures; {N_FOLDS}-fold cross-validation needs "
-            f"{N_FOLDS} of each."
-        )
+    # What a fold cannot share: pictures, or whole patients.
+    what = "pictures" if task.groups is None else "groups of pictures"
+    units = np.arange(len(task.target)) if task.groups is None else task.groups
+    for label, name in enumerate(task.target_names):
+        n_units = len(np.unique(units[task.target == label]))
+        if n_units < N_FOLDS:
+            raise ValueError(
+                f"Class {name!r} has {n_units} {what}; {N_FOLDS}-fold cross-validation needs "
+                f"{N_FOLDS} of each."
+            )
     return task
 
 

