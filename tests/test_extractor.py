@@ -461,6 +461,21 @@ def test_a_bad_value_is_refused_by_name(name):
         small().set_params(**{name: BAD[name]}).fit(pictures(1))
 
 
+def test_numpy_scalars_do_as_parameters():
+    """A search over `np.arange` hands these in."""
+    X = pictures(2)
+    E = small(
+        np.str_("resnet18"),
+        layer=np.int64(1),
+        image_size=np.int64(64),
+        batch_size=np.int64(2),
+        cache=np.bool_(True),
+        random_state=np.int64(0),
+        verbose=np.int64(0),
+    ).fit_transform(X)
+    assert np.array_equal(E, small(layer=1).fit_transform(X))
+
+
 def test_verbose_shows_progress_and_silence_is_the_default(capsys):
     X = pictures(4)
     small(cache=False).fit_transform(X)

@@ -52,7 +52,7 @@ def make_plan(info: NetworkInfo, layer: Layers, pooling: str) -> Plan:
         If the pooling is not possible there; the message says what is.
     """
     layers: Sequence[str | int | None]
-    layers = [layer] if isinstance(layer, str | int) or layer is None else list(layer)
+    layers = list(layer) if isinstance(layer, list | tuple) else [layer]  # type: ignore[list-item]
     if not layers:
         raise ValueError("layer is an empty list; name at least one stage, or leave it None.")
     taps = []

@@ -70,9 +70,12 @@ def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:
         True: memory, and in worker processes the directory they share. A path: memory in front of
         that directory. False or None: no store.
     """
-    if cache is None or cache is False:
+    if isinstance(cache, str | os.PathLike):
+        directory: Path | None = Path(cache)
+    elif not cache:  # numpy's booleans come from searches over a grid
         return None
-    directory = _session_directory() if cache is True else Path(cache)
+    else:
+        directory = _session_directory()
     if directory is None:
         return MEMORY_STORE
     return TieredStore(MEMORY_STORE, open_directory(directory))
