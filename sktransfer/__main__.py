@@ -50,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "demo":
             run_demo(options.images, options.backbone, options.output, options.positive)
         elif options.command == "list":
-            print(list_backbones(options.pattern).to_string(index=False))
+            table = list_backbones(options.pattern)
+            if table.empty:
+                raise ValueError(f"No network is called anything like {options.pattern!r}.")
+            print(table.to_string(index=False))
         else:
             print(describe_backbone(options.backbone).to_string(index=False))
-    except (SkTransferError, ValueError, FileNotFoundError) as error:
+    except (SkTransferError, ValueError, OSError) as error:
         # Errors on purpose say what to do; a traceback would bury that.
         print(f"sktransfer: {error}", file=sys.stderr)
         return 1

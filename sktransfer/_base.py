@@ -30,6 +30,7 @@ class ImageInputMixin:
 
     _image_parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "preprocessing": [StrOptions({"weights", "resize", "pad"}), callable],
+        "scaled_decoding": ["boolean"],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],

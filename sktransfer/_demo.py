@@ -66,6 +66,7 @@ def run_demo(
         ``images_per_second``, ``plots``.
     """
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
+    Path(output).mkdir(parents=True, exist_ok=True)
     task = _task(images, positive)
     classes, counts = np.unique(task.target, return_counts=True)
     print(f"{task.DESCR}")
@@ -80,10 +81,11 @@ def run_demo(
     if images is None:
         # Eight pixels wide, and nothing like the photographs the network was trained on: show
         # them small, and cut the network in the middle, before it becomes specific to those.
-        features.set_params(preprocessing="resize", image_size=64, value_range=task.value_range)
+        features.set_params(preprocessing="resize", value_range=task.value_range)
         if backbone is None:
-            features.set_params(layer="blocks.4")
+            features.set_params(image_size=64, layer="blocks.4")
     X, y, groups, seconds, distinct = _embed_once(features, task)
+    _check_classes(y, groups, task.target_names)
     rate = distinct / seconds
     print(f"{features.backbone}: {distinct} pictures in {seconds:.1f} s, {rate:.1f} pictures/s")
 
@@ -159,17 +161,21 @@ def _task(images: str | None, positive: str | None) -> Bunch:
         chosen = task.target_names.index(positive)
         task.target = (task.target == chosen).astype(np.int64)
         task.target_names = ["other", positive]
+    _check_classes(task.target, task.groups, task.target_names)
+    return task
+
+
+def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[str]) -> None:
     # What a fold cannot share: pictures, or whole patients.
-    what = "pictures" if task.groups is None else "groups of pictures"
-    units = np.arange(len(task.target)) if task.groups is None else task.groups
-    for label, name in enumerate(task.target_names):
-        n_units = len(np.unique(units[task.target == label]))
+    what = "readable pictures" if groups is None else "groups of readable pictures"
+    units = np.arange(len(target)) if groups is None else groups
+    for label, name in enumerate(names):
+        n_units = len(np.unique(units[target == label]))
         if n_units < N_FOLDS:
             raise ValueError(
                 f"Class {name!r} has {n_units} {what}; {N_FOLDS}-fold cross-validation needs "
                 f"{N_FOLDS} of each."
             )
-    return task
 
 
 def _embed_once(features: PretrainedFeatureExtractor, task: Bunch):
@@ -193,7 +199,6 @@ def _plots(
 ) -> list[Path]:
     from matplotlib.figure import Figure
 
-    folder.mkdir(parents=True, exist_ok=True)
     classes = np.unique(y)
     # Figures without pyplot: no window, no global state, whatever the machine.
     figure = Figure(figsize=(5, 5), layout="constrained")

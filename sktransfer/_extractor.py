@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -26,11 +27,13 @@ from sktransfer._base import (
     resolve_device,
     seed_from,
 )
+from sktransfer._dask import is_lazy, lazy_transform, stand_in
 from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.frozen import (
     POOLINGS,
     REGISTRY,
+    FrozenNetwork,
     Job,
     NetworkInfo,
     Outcome,
@@ -89,6 +92,10 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     value_range : tuple of two numbers or None, default=None
         Values that mean black and white in numeric pictures and in files deeper than 8 bit. None:
         0 to 255 for integers (0 to 65535 for uint16), 0 to 1 for floats.
+    scaled_decoding : bool, default=False
+        Whether JPEGs more than twice as large as needed are decoded at a half, a quarter or an
+        eighth of their size: several times faster for photographs, and embeddings change a little
+        (see :ref:`scale`).
     batch_size : int or "auto", default="auto"
         Pictures per pass. If the device runs out of memory, it is halved for the rest of the call.
     device : str or torch.device, default="auto"
@@ -184,6 +191,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
+        scaled_decoding: bool = False,
         batch_size: int | str = "auto",
         device: str | torch.device = "auto",
         precision: str = "float32",
@@ -203,6 +211,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
+        self.scaled_decoding = scaled_decoding
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
@@ -235,7 +244,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         WeightsNotFoundError, WeightsMismatchError
             If the weights are not to be had, or are not what they should be.
         """
-        self._image_source(X, reset=True)
+        self._image_source(stand_in(X) if is_lazy(X) else X, reset=True)
         seed = seed_from(self.random_state) if self.weights is None else 0
         source = request_source(self.backbone, self.weights, seed)
 
@@ -254,10 +263,18 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         )
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
-        self.failed_rows_ = failed_rows_frame([])
+        self._failed_rows = failed_rows_frame([])
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    @property
+    def failed_rows_(self) -> pd.DataFrame:
+        """Rows of the last ``transform`` that could not be read."""
+        # Not an attribute: scikit-learn's HTML repr shows those, and a file may be named after
+        # a patient.
+        check_is_fitted(self)
+        return self._failed_rows
+
+    def transform(self, X: Any) -> Any:
         """Embed every row of ``X``.
 
         Parameters
@@ -268,6 +285,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         -------
         ndarray of shape (n, d), float32 or float64
             A DataFrame after ``set_output(transform="pandas")``. Row i belongs to row i of ``X``.
+            A lazy Dask DataFrame for a Dask collection of paths (see :ref:`scale`).
 
         Raises
         ------
@@ -275,14 +293,16 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             For the first row that cannot be read, with ``on_error="raise"``.
         """
         check_is_fitted(self)
+        if is_lazy(X):
+            return lazy_transform(self, X)
         outcome = self._run(self._image_source(X, reset=False))
-        if outcome.failures or len(self.failed_rows_):
-            self.failed_rows_ = failed_rows_frame(outcome.failures)
+        if outcome.failures or len(self._failed_rows):
+            self._failed_rows = failed_rows_frame(outcome.failures)
         if outcome.failures:
             first = outcome.failures[0]
             warnings.warn(
                 f"{len(outcome.failures)} of {len(outcome.rows)} rows could not be read and were "
-                f"given NaN; the first is {first}. All are in failed_rows_.",
+                f"given NaN (failed_rows_ lists them). The first: {first}",
                 FailedRowsWarning,
                 stacklevel=2,
             )
@@ -291,15 +311,32 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     def _run(self, source: ImageSource) -> Outcome:
         plan = self._plan
         recipe = self._recipe()
-        network = REGISTRY.get(
-            found_source(plan.info.reference, self._packed),
-            lambda info: plan.depth,
-            recipe,
-        )
         preprocessing = self._make_preprocessing(plan.info)
+        networks: dict[Recipe, FrozenNetwork] = {}
 
-        def compute(batch: torch.Tensor) -> list[np.ndarray]:
-            return [part.cpu().numpy() for part in network.run(batch, plan.taps)]
+        def compute(batch: torch.Tensor, with_: Recipe = recipe) -> list[np.ndarray]:
+            # Fetched when the first picture needs it: where all are in the store, none does.
+            if with_ not in networks:
+                networks[with_] = REGISTRY.get(
+                    found_source(plan.info.reference, self._packed), lambda _: plan.depth, with_
+                )
+            parts = [part.cpu().numpy() for part in networks[with_].run(batch, plan.taps)]
+            if recipe.precision not in ("float16", "bfloat16") or with_ != recipe:
+                return parts
+            overflow = ~np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts])
+            if overflow.any():
+                if len(networks) == 1:
+                    warnings.warn(
+                        f"Activations of {plan.info.reference.name} do not fit {self.precision} "
+                        "for some pictures; these are computed in float32.",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                rows = torch.from_numpy(np.flatnonzero(overflow)).to(batch.device)
+                exact = compute(batch[rows], replace(recipe, precision="float32"))
+                for part, own in zip(parts, exact, strict=True):
+                    part[overflow] = own
+            return parts
 
         job = Job(
             compute=compute,
@@ -334,6 +371,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             resize_mode=spec.resize_mode,
             preprocessing=self.preprocessing,
             image_size=self.image_size,
+            scaled_decoding=self.scaled_decoding,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -359,9 +397,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if "failed_rows_" in state:
+        if "_failed_rows" in state:
             # File names may be patients' names.
-            state = {**state, "failed_rows_": pd.DataFrame(columns=self.failed_rows_.columns)}
+            state = {**state, "_failed_rows": failed_rows_frame([])}
         return state
 
     def __sklearn_tags__(self):

@@ -64,6 +64,7 @@ def _kept(backbone: Backbone, depth: int) -> Backbone:
 
 def request_source(name: str, weights: Any, seed: int) -> NetworkSource:
     """How the registry may load what was asked for (arguments as for ``load_backbone``)."""
+    weights = _absolute(weights)
     return NetworkSource(
         ("request", name, _identity(weights), seed, _config.weights_directory()),
         lambda: load_backbone(name, weights=weights, seed=seed),
@@ -87,9 +88,22 @@ def _identity(weights: Any) -> Any:
     """A hashable identity of a weights request; for a file, one that changes when it does."""
     if not isinstance(weights, (str, os.PathLike)):
         return None if weights is None else str(weights)
-    path = Path(weights)
-    try:
-        status = path.stat()
-    except OSError:
-        return str(weights)
-    return (str(path.absolute()), status.st_size, status.st_mtime_ns)
+    candidates = [Path(weights)]
+    if (directory := _config.weights_directory()) is not None:
+        candidates.append(directory / Path(weights).name)
+    for path in candidates:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        return (str(path.absolute()), status.st_size, status.st_mtime_ns)
+    return str(weights)
+
+
+def _absolute(weights: Any) -> Any:
+    """A path that still means the same file after a change of directory."""
+    if isinstance(weights, (str, os.PathLike)):
+        path = Path(weights).expanduser()
+        if path.is_file():
+            return str(path.absolute())
+    return weights

@@ -104,7 +104,7 @@ def test_errors_say_what_to_do(arguments, message, capsys, tmp_path):
 def test_too_few_pictures(capsys, tmp_path):
     images = folder_of(tmp_path / "images", ["a", "b"], n=3)
     assert main(["demo", "--images", str(images), "--output", str(tmp_path / "out")]) == 1
-    assert "Class 'a' has 3 pictures; 5-fold" in capsys.readouterr().err
+    assert "Class 'a' has 3 readable pictures; 5-fold" in capsys.readouterr().err
 
 
 def test_list_and_describe(capsys):
@@ -116,7 +116,10 @@ def test_list_and_describe(capsys):
 
 def test_as_a_module():
     done = subprocess.run(
-        [sys.executable, "-m", "sktransfer", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "sktransfer", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert re.fullmatch(r"\d+\.\d+\S*\n", done.stdout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -164,6 +165,17 @@ def test_a_callable_prepares_pictures_and_is_called_once_each():
     assert calls == [(40, 40)] * 3
 
 
+def test_scaled_decoding_is_close_and_off_by_default(tmp_path):
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    smooth.resize((1600, 1200), Image.Resampling.BICUBIC).save(tmp_path / "large.jpg", quality=90)
+    X = [tmp_path / "large.jpg"]
+    plain = small().fit_transform(X)
+    scaled = small(scaled_decoding=True).fit_transform(X)
+    assert 0 < relative(scaled, plain) < 0.1
+    assert np.array_equal(small(scaled_decoding=False).fit_transform(X), plain)
+
+
 # --- the same numbers, whatever the circumstances ------------------------------------------------
 
 
@@ -230,6 +242,7 @@ IN_KEY = {
     "pooling",
     "preprocessing",
     "image_size",
+    "scaled_decoding",
     "precision",
     "engine",
     "device",
@@ -261,6 +274,61 @@ def test_random_weights_follow_random_state_and_leave_torch_alone():
     state = np.random.RandomState(0)
     one, two = (small(random_state=state).fit(X) for _ in range(2))
     assert one.reference_.seed != two.reference_.seed
+
+
+def test_torchs_global_settings_do_not_matter():
+    X = pictures(3)
+    expected = small(cache=False).fit_transform(X)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(small(cache=False).fit_transform(X), expected)
+    REGISTRY.clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert np.array_equal(small(cache=False).fit_transform(X), expected)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_overflows_in_half_precision_is_computed_in_float32():
+    X = pictures(3)
+    half = PretrainedFeatureExtractor(  # without trained statistics, activations reach 1e8
+        "inception_v3", weights=None, image_size=96, precision="float16", cache=False
+    ).fit(X)
+    with pytest.warns(RuntimeWarning, match="do not fit float16"):
+        E = half.transform(X)
+    assert relative(E, half.set_params(precision="float32").transform(X)) < 1e-5
+
+
+def test_fitting_in_one_thread_leaves_transforming_in_another_alone():
+    X = pictures(4)
+    extractor = small(cache=False).fit(X)
+    expected = extractor.transform(X)
+    stop, errors = threading.Event(), []
+
+    def keep_transforming():
+        try:
+            while not stop.is_set():
+                assert relative(extractor.transform(X), expected) < 1e-6
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=keep_transforming)
+    thread.start()
+    for name in ("mobilenet_v3_small", "shufflenet_v2_x0_5", "squeezenet1_1", "mnasnet0_5"):
+        small(name, random_state=17).fit(X)
+    stop.set()
+    thread.join()
+    assert errors == []
+
+
+def test_what_is_in_the_store_needs_no_network():
+    X = pictures(3, seed=9)
+    extractor = small().fit(X)
+    expected = extractor.transform(X)
+    REGISTRY.clear()
+    assert np.array_equal(extractor.transform(X), expected)
+    assert len(REGISTRY) == 0
 
 
 def test_clones_and_folds_share_one_network():
@@ -307,9 +375,34 @@ def test_no_file_name_in_a_pickle_or_a_repr(some_broken):
     with pytest.warns(FailedRowsWarning):
         extractor.transform(some_broken)
     assert b"patient1" not in pickle.dumps(extractor)
+    assert len(extractor.failed_rows_) == 2
     assert "patient" not in repr(extractor) + extractor._repr_html_()
     assert pickle.loads(pickle.dumps(extractor)).failed_rows_.empty
     assert len(extractor.failed_rows_) == 2
+
+
+def test_an_error_in_a_callable_names_the_picture(some_broken):
+    def prepare(picture):
+        raise KeyError("no such thing")
+
+    good = some_broken.iloc[[2]].reset_index(drop=True)
+    with pytest.raises(KeyError) as caught:
+        small(preprocessing=prepare, on_error="nan").fit(good).transform(good)
+    assert caught.value.__notes__ == ["while preparing row 0 (patient2.png)"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.zeros(3, 64, 64, dtype=torch.uint8), "uint8; expected floats"),
+        (torch.full((3, 64, 64), float("nan")), "NaN or infinity"),
+        (torch.zeros(3, 32, 64), r"shape \(3, 32, 64\)"),
+    ],
+)
+def test_a_callable_must_return_what_a_network_takes(tensor, message):
+    X = pictures(1)
+    with pytest.raises(ValueError, match=message):
+        small(preprocessing=lambda picture: tensor).fit(X).transform(X)
 
 
 # --- pickles ---------------------------------------------------------------------------------
@@ -348,6 +441,28 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path):
     saved_weights(tmp_path, 0)
     REGISTRY.clear()
     assert np.array_equal(pickle.loads(pickled).transform(X), expected)
+
+
+def test_a_changed_file_is_noticed_however_it_is_named(tmp_path, monkeypatch):
+    X = pictures(2)
+    monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("weights.pth", "~/weights.pth"):
+        saved_weights(tmp_path, 0)
+        one = small(weights=name, cache=False).fit_transform(X)
+        saved_weights(tmp_path, 1)
+        assert not np.allclose(small(weights=name, cache=False).fit_transform(X), one)
+
+
+def test_a_relative_path_survives_a_change_of_directory(tmp_path, monkeypatch):
+    X = pictures(2)
+    saved_weights(tmp_path, 0)
+    monkeypatch.chdir(tmp_path)
+    extractor = small(weights="weights.pth", cache=False).fit(X)
+    expected = extractor.transform(X)
+    monkeypatch.chdir("/")
+    REGISTRY.clear()
+    assert np.array_equal(extractor.transform(X), expected)
 
 
 def test_refitting_after_the_file_changed_uses_the_new_one(tmp_path):
@@ -407,6 +522,9 @@ def test_errors_that_teach():
         small(layer=["layer2", 2]).fit(X)
     with pytest.raises(ValueError, match="empty list"):
         small(layer=[]).fit(X)
+    for layer in ([1.7], [["layer1"]], [True]):
+        with pytest.raises(ValueError, match="names stages by str or int"):
+            small(layer=layer).fit(X)
     with pytest.raises(ValueError, match="own way of pooling"):
         small("vgg11", pooling="max").fit(X)
     with pytest.raises(ValueError, match="made for 224 x 224"):
@@ -436,6 +554,7 @@ BAD = {
     "pooling": "median",
     "preprocessing": "crop",
     "image_size": 0,
+    "scaled_decoding": "yes",
     "image_shape": 28,
     "value_range": 255,
     "batch_size": 0,

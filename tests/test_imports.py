@@ -21,7 +21,7 @@ LAYERS = [
     {"model_selection"},
     {"metrics", "datasets"},
     {"_extractor", "_finetune", "_whitening"},
-    {"_base"},
+    {"_base", "_dask"},
     {"_persistence", "_splitting"},
     {"frozen"},
     {"backbones", "images"},

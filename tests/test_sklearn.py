@@ -159,8 +159,9 @@ def test_pickle_and_clone(form):
 
 
 def test_fit_twice_is_fit_once(form):
-    extractor = small().fit(form)
-    assert np.array_equal(extractor.fit(form).transform(form), extractor.transform(form))
+    extractor = small(cache=False).fit(form)
+    once = extractor.transform(form)
+    assert relative(extractor.fit(form).transform(form), once) < 1e-6
 
 
 def test_set_output_pandas(form):

@@ -5,8 +5,12 @@ its networks.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from sktransfer.backbones import _lite, _timm
 from sktransfer.backbones._chain import Backbone
@@ -64,7 +68,8 @@ def load_backbone(
     sktransfer.exceptions.UnknownBackboneError: There is no backbone 'resnet-18'. Did you mean ...
     """
     provider = _provider_of(name)
-    backbone = provider.load(name, weights, seed)
+    with _default_float32():
+        backbone = provider.load(name, weights, seed)
     # Frozen until somebody asks for gradients, whoever built it.
     backbone.modules().requires_grad_(False)
     if expected_digest is not None and backbone.reference.digest != expected_digest:
@@ -74,6 +79,20 @@ def load_backbone(
             "used at the time, or fit again with the present one."
         )
     return backbone
+
+
+@contextmanager
+def _default_float32() -> Iterator[None]:
+    """Build in float32 whatever torch's default dtype is: the numbers drawn depend on it."""
+    default = torch.get_default_dtype()
+    if default == torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def architecture(name: str, weights: Any = "default") -> Backbone:

@@ -94,7 +94,7 @@ def load_image_folder(
     files = [file for inside in classes.values() for file in inside]
     data = pd.DataFrame({"image": [str(file) for file in files]})
     target = np.repeat(np.arange(len(names)), [len(inside) for inside in classes.values()])
-    frame = _rows(folder, files, metadata)
+    frame = _rows(folder, files, metadata, None if groups == "auto" else groups)
     group_values = None if frame is None else _groups(frame, files, groups)
     if return_X_y:
         return data, target
@@ -119,7 +119,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _rows(
-    folder: Path, files: list[Path], metadata: str | os.PathLike[str] | None
+    folder: Path,
+    files: list[Path],
+    metadata: str | os.PathLike[str] | None,
+    group_column: str | None,
 ) -> pd.DataFrame | None:
     """Rows of the table that belong to ``files``, in their order; empty where there is none."""
     if metadata is None:
@@ -128,14 +131,14 @@ def _rows(
         metadata = folder / "metadata.csv"
         if not metadata.is_file():
             return None
-    table, _ = read_table(metadata)
+    table, _ = read_table(metadata, as_text=[group_column])
     column = find_column(table, FILE_COLUMNS)
     if column is None:
         raise ValueError(
             f"{str(metadata)!r} has no column of file names; it needs one called "
             f"{', '.join(FILE_COLUMNS)}, and has {list(map(str, table.columns))}."
         )
-    named = table[column].str.replace("\\", "/", regex=False)
+    named = table[column].str.replace("\\", "/", regex=False).str.removeprefix("./")
     relative = [file.relative_to(folder).as_posix() for file in files]
     keys = relative if named.isin(relative).any() else [file.name for file in files]
     for what, values in (("table names", named), ("folder has", pd.Series(keys))):
@@ -144,7 +147,9 @@ def _rows(
                 f"The {what} {twice.iloc[0]!r} twice, so that rows and files cannot be matched; "
                 "name files by their path below the folder (class/file)."
             )
-    return table.set_index(named).reindex(keys).reset_index(drop=True)
+    # Rows of other files may repeat as they like.
+    wanted = named.isin(keys)
+    return table[wanted].set_index(named[wanted]).reindex(keys).reset_index(drop=True)
 
 
 def _groups(frame: pd.DataFrame, files: list[Path], groups: str | None) -> np.ndarray | None:

@@ -86,7 +86,7 @@ def load_image_table(
     >>> bunch.target.tolist(), bunch.target_names, bunch.groups.tolist()
     ([1, 0], ['mel', 'nv'], ['01', '02'])
     """
-    frame, folder = read_table(table)
+    frame, folder = read_table(table, as_text=[image, None if groups == "auto" else groups])
     base = folder if root is None else Path(root)
     image = image or find_column(frame, FILE_COLUMNS)
     if image is None:
@@ -102,7 +102,8 @@ def load_image_table(
             f"{list(map(str, frame.columns))}."
         )
     paths = _paths(frame[image], base)
-    data = pd.DataFrame({"image": paths}, index=frame.index).join(frame[list(columns)])
+    data = frame[list(columns)].copy()
+    data.insert(0, "image", paths)
     labels, names = (None, None) if target is None else encode_labels(frame[target])
     if return_X_y:
         return data, labels
@@ -110,24 +111,38 @@ def load_image_table(
         data=data,
         target=labels,
         target_names=names,
-        groups=None if group_column is None else frame[group_column].to_numpy(),
+        groups=None if group_column is None else _group_values(frame[group_column]),
         frame=frame,
         DESCR=f"{len(frame)} pictures from a table.",
     )
 
 
-def read_table(table: str | os.PathLike[str] | pd.DataFrame) -> tuple[pd.DataFrame, Path]:
-    """The table with group columns as text, and the folder its file names are relative to."""
+def _group_values(column: pd.Series) -> np.ndarray:
+    if column.isna().any():
+        row = int(np.flatnonzero(column.isna())[0])
+        raise ValueError(
+            f"{int(column.isna().sum())} rows have no {column.name!r}; the first is row {row}. "
+            "Complete the table, or pass groups=None."
+        )
+    return column.to_numpy()
+
+
+def read_table(
+    table: str | os.PathLike[str] | pd.DataFrame, as_text: Sequence[str | None] = ()
+) -> tuple[pd.DataFrame, Path]:
+    """The table, and the folder its file names are relative to.
+
+    Columns of file names and groups, by their usual names or in ``as_text``, are read as text.
+    """
     if isinstance(table, pd.DataFrame):
         return table, Path()
     path = Path(table)
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {str(path)!r}.")
     heading = pd.read_csv(path, nrows=0).columns
-    as_text = {
-        name: str for name in heading if str(name).lower() in (*FILE_COLUMNS, *GROUP_COLUMNS)
-    }
-    return pd.read_csv(path, dtype=as_text), path.parent
+    usual = (*FILE_COLUMNS, *GROUP_COLUMNS)
+    kinds = {name: str for name in heading if str(name).lower() in usual or name in as_text}
+    return pd.read_csv(path, dtype=kinds), path.parent
 
 
 def find_column(frame: pd.DataFrame, candidates: Sequence[str]) -> str | None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
+from numbers import Integral
 
 from sktransfer.backbones import find_stage
-from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe, Tap
+from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe, Tap, is_out_of_memory
 
 # Part of every fingerprint: raised when the same parameters come to mean other numbers.
 _NUMBERS_VERSION = 1
@@ -57,6 +56,11 @@ def make_plan(info: NetworkInfo, layer: Layers, pooling: str) -> Plan:
         raise ValueError("layer is an empty list; name at least one stage, or leave it None.")
     taps = []
     for each in layers:
+        if isinstance(each, bool) or not (each is None or isinstance(each, str | Integral)):
+            raise ValueError(
+                f"layer names stages by str or int (None is the embedding), one or a list of them; "
+                f"got {each!r} of type {type(each).__name__}."
+            )
         if each is None:
             taps.append(Tap(None, _end_pooling(info, pooling)))
             continue
@@ -102,16 +106,15 @@ def measure_widths(network: FrozenNetwork, plan: Plan, *, side: int) -> tuple[in
         If the network cannot run on pictures of that side.
     """
     try:
-        parts = network.run(torch.zeros(1, 3, side, side), plan.taps)
+        return network.widths(plan.taps, side)
     except (RuntimeError, ValueError, AssertionError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             raise
         name, own = plan.info.reference.name, plan.info.input_spec.crop_size
         raise ValueError(
             f"{name} cannot run on pictures of {side} x {side} pixels ({error}); its weights were "
             f"made for {own} x {own}."
         ) from error
-    return tuple(part.shape[1] for part in parts)
 
 
 def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple[bytes, ...] | None:

@@ -5,8 +5,8 @@ It must not know where pictures come from, what a cache is, or what is done with
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -126,18 +126,27 @@ class FrozenNetwork:
         self.info = NetworkInfo.of(backbone)
         self.recipe = recipe
         self.depth = depth
-        pieces = list(reuse.pieces) if reuse is not None else []
-        for index in range(len(pieces), min(depth, len(self.info.stages))):
-            pieces.append(self._prepare(backbone.stages[index].module))
-        self.pieces: list[nn.Module] = pieces
+        self._widths: dict[tuple[tuple[Tap, ...], int], tuple[int, ...]] = {}
+        reused = [] if reuse is None else reuse.pieces
+        # A black picture runs along, for the folding to watch.
+        side = self.info.input_spec.crop_size
+        example: Tensor | None = torch.zeros(1, 3, side, side, dtype=torch.float32)
+        self.pieces: list[nn.Module] = []
+        for index in range(min(depth, len(self.info.stages))):
+            own = backbone.stages[index].module
+            self.pieces.append(
+                reused[index] if index < len(reused) else self._prepare(own, example)
+            )
+            example = _output(own, example)
         self.neck_norm: nn.Module | None = None
         self.neck_rest: nn.Module | None = None
         if depth > len(self.info.stages) and backbone.neck is not None:
-            self.neck_norm = self._prepare(backbone.neck.norm)
-            self.neck_rest = self._prepare(nn.Sequential(backbone.neck.pool, backbone.neck.post))
+            neck = backbone.neck
+            self.neck_norm = self._prepare(neck.norm, example)
+            self.neck_rest = self._prepare(nn.Sequential(neck.pool, neck.post), None)
 
-    def _prepare(self, module: nn.Module) -> nn.Module:
-        prepared = fold_batch_norm(module, dtype=self.recipe.dtype).requires_grad_(False)
+    def _prepare(self, module: nn.Module, example: Tensor | None) -> nn.Module:
+        prepared = fold_batch_norm(module, example, dtype=self.recipe.dtype)
         prepared = prepared.to(device=self.recipe.device, dtype=self.recipe.dtype)
         # channels_last is a layout of 4-D weights, not a change of numbers: convolutions are
         # 1.1 to 1.7 times faster with it on CPUs and GPUs alike.
@@ -169,7 +178,7 @@ class FrozenNetwork:
         list of Tensor of shape (n, d)
             In the order of ``taps``, float32 (float64 in that precision), on the device.
         """
-        with torch.inference_mode(), _exact_float32(self.recipe):
+        with torch.inference_mode(), _exactly(self.recipe):
             x = batch.to(
                 device=self.recipe.device,
                 dtype=self.recipe.dtype,
@@ -189,6 +198,14 @@ class FrozenNetwork:
                     out[position] = self._end(x, tap)
             return [out[position] for position in range(len(taps))]
 
+    def widths(self, taps: tuple[Tap, ...], side: int) -> tuple[int, ...]:
+        """Columns of each tap for pictures of ``side`` pixels, found by running a black one."""
+        key = (taps, side)
+        if key not in self._widths:
+            parts = self.run(torch.zeros(1, 3, side, side, dtype=torch.float32), taps)
+            self._widths[key] = tuple(part.shape[1] for part in parts)
+        return self._widths[key]
+
     def _tap(self, x: Tensor, tap: Tap) -> Tensor:
         assert tap.stage is not None
         assert tap.pooling is not None
@@ -205,13 +222,37 @@ class FrozenNetwork:
         return pool(x, tap.pooling, layout=last.layout, n_prefix_tokens=last.n_prefix_tokens)
 
 
-def _exact_float32(recipe: Recipe) -> AbstractContextManager[None]:
-    """Keep CUDA's TF32 out of a float32 run: it has 10 bits of mantissa and is on by default."""
-    if not (recipe.device.startswith("cuda") and recipe.precision == "float32"):
-        return nullcontext()
-    return torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=False,
-        deterministic=torch.backends.cudnn.deterministic,
-        allow_tf32=False,
-    )
+def _output(module: nn.Module, example: Tensor | None) -> Tensor | None:
+    """What ``module`` makes of ``example``, or None where it cannot."""
+    if example is None:
+        return None
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            return module(example)
+    except Exception:  # then what comes after is run as it is, unfolded
+        return None
+
+
+@contextmanager
+def _exactly(recipe: Recipe) -> Iterator[None]:
+    """Keep other precisions out of a run: a caller's autocast, and TF32, which CUDA has on."""
+    kind = recipe.device.split(":")[0]
+    with torch.autocast(kind, enabled=False):
+        if kind == "cuda" and recipe.precision == "float32":
+            with torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled,
+                benchmark=False,
+                deterministic=torch.backends.cudnn.deterministic,
+                allow_tf32=False,
+            ):
+                yield
+        else:
+            yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the machine, had no room left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

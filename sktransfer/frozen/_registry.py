@@ -15,9 +15,9 @@ from sktransfer.backbones import Backbone, BackboneReference
 from sktransfer.exceptions import WeightsMismatchError
 from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe
 
-# Networks kept when nobody uses them any more, so that the next fold does not load them again.
-# A search over backbones walks through more, and an ImageNet network is 5 to 600 MB.
-MAX_NETWORKS = 4
+# Networks are kept when nobody uses them any more, so that the next fold does not load them again.
+# An ImageNet network is 5 to 600 MB; a search over backbones walks through many.
+MAX_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class NetworkRegistry:
 
     Parameters
     ----------
-    max_networks : int
-        Least recently used ones beyond this many are let go (estimators in use keep theirs).
+    max_bytes : int
+        Least recently used networks are let go beyond this; one is always kept.
     """
 
-    def __init__(self, max_networks: int = MAX_NETWORKS) -> None:
-        self.max_networks = max_networks
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
         self._lock = threading.RLock()
         self._infos: dict[tuple | BackboneReference, NetworkInfo] = {}
         self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
@@ -84,9 +84,12 @@ class NetworkRegistry:
                 network = FrozenNetwork(backbone, depth, recipe, reuse=network)
                 self._networks[key] = network
             self._networks.move_to_end(key)
-            while len(self._networks) > self.max_networks:
+            while len(self._networks) > 1 and self._held() > self.max_bytes:
                 self._networks.popitem(last=False)
             return network
+
+    def _held(self) -> int:
+        return sum(network.n_bytes for network in self._networks.values())
 
     def _load(self, source: NetworkSource) -> tuple[NetworkInfo, Backbone]:
         backbone = source.load()
@@ -108,6 +111,13 @@ class NetworkRegistry:
 
 def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
     """The error for weights that are not those an estimator was fitted with."""
+    if found.weights is None:
+        return WeightsMismatchError(
+            f"This estimator was fitted with random weights of {found.name} whose digest is "
+            f"{expected}; drawing them again here from the same seed gave {found.digest} (another "
+            "version of torch or torchvision draws others). Fit again, or save the estimator with "
+            "store_weights=True next time."
+        )
     return WeightsMismatchError(
         f"This estimator was fitted with weights of {found.name} whose digest is {expected}, but "
         f"the weights found on this machine have the digest {found.digest}. Its embeddings would "

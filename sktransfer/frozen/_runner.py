@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sktransfer.exceptions import ImageDecodeError
+from sktransfer.frozen._prefix import is_out_of_memory
 from sktransfer.frozen._shelf import Shelf
 from sktransfer.frozen._store import Store
 from sktransfer.images import EncodedPicture, ImageSource, Preprocessing
@@ -200,7 +201,7 @@ class _Run:
                 if not self.shelf.claim(encoded.digest):
                     self.elsewhere[row] = encoded.digest
                     continue
-                future = executor.submit(self._prepare, encoded)
+                future = executor.submit(self._prepare, row, encoded)
                 decoding.append((row, encoded.digest, future))
             if decoding:
                 row, digest, decoded = decoding.popleft()
@@ -215,8 +216,13 @@ class _Run:
             elif not opening and not ahead_of_us:
                 return
 
-    def _prepare(self, encoded: EncodedPicture) -> np.ndarray:
-        return self.job.preprocessing(encoded.decode())
+    def _prepare(self, row: int, encoded: EncodedPicture) -> np.ndarray:
+        picture = encoded.decode(self.job.preprocessing.min_decode_side)
+        try:
+            return self.job.preprocessing(picture)
+        except Exception as error:  # a preprocessing callable's own: say at which picture
+            error.add_note(f"while preparing row {row} ({self.source.describe(row)})")
+            raise
 
     def _known(self, row: int, digest: bytes) -> bool:
         """Whether the row is settled by an equal picture, in this run or an earlier one."""
@@ -256,7 +262,7 @@ class _Run:
                     [self._network(pictures[low:high]) for low, high in pairwise(bounds)]
                 )
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error) or self.batch_size == 1:
+                if not is_out_of_memory(error) or self.batch_size == 1:
                     raise
             # Outside the handler: the traceback would keep the failed batch's tensors alive.
             self.batch_size = max(1, min(self.batch_size, len(pictures)) // 2)
@@ -278,10 +284,3 @@ class _Run:
             # a quarter of the bytes, and the device normalises.
             stacked = stacked.pin_memory().to(self.job.device, non_blocking=True)
         return np.hstack(self.job.compute(self.job.preprocessing.normalize(stacked)))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text

@@ -69,10 +69,12 @@ class Shelf:
         if self._store is None:
             return True
         key = self._claim_key(digest)
-        if not self._store.claim(key, self._owner):
-            return False
+        # Noted before it is made: an interrupt between the two must not leave it behind.
         self._claimed.add(key)
-        return True
+        if self._store.claim(key, self._owner):
+            return True
+        self._claimed.discard(key)
+        return False
 
     def release(self, digests: Sequence[bytes] | None = None) -> None:
         """Give back the claims on ``digests``, or all that are left."""

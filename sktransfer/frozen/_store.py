@@ -14,6 +14,9 @@ import numpy as np
 
 from sktransfer import _config
 
+# What a key, an array's header and the dictionary's own slot take beside the numbers.
+ROW_OVERHEAD = 300
+
 
 class CacheInfo(NamedTuple):
     """Counters of a store: look-ups of this process that hit and missed, rows and bytes held."""
@@ -58,7 +61,7 @@ class MemoryStore:
     Parameters
     ----------
     max_bytes : int
-        Bound on the bytes of the rows held.
+        Bound on the bytes of the rows held, keys and headers included.
     """
 
     def __init__(self, max_bytes: int = _config.MEMORY_CACHE_BYTES) -> None:
@@ -86,15 +89,15 @@ class MemoryStore:
         copies = [(key, np.array(row)) for key, row in rows]
         with self._lock:
             for key, row in copies:
-                if row.nbytes > self.max_bytes:
+                if _size(row) > self.max_bytes:
                     continue
                 row.flags.writeable = False
                 old = self._rows.pop(key, None)
-                self._n_bytes += row.nbytes - (0 if old is None else old.nbytes)
+                self._n_bytes += _size(row) - (0 if old is None else _size(old))
                 self._rows[key] = row
             while self._n_bytes > self.max_bytes:
                 _, forgotten = self._rows.popitem(last=False)
-                self._n_bytes -= forgotten.nbytes
+                self._n_bytes -= _size(forgotten)
 
     def claim(self, key: bytes, owner: str) -> bool:
         """Whether ``owner`` is to compute ``key``; False if another thread is at it."""
@@ -120,6 +123,10 @@ class MemoryStore:
         with self._lock:
             self._rows.clear()
             self._n_bytes = self._hits = self._misses = 0
+
+
+def _size(row: np.ndarray) -> int:
+    return row.nbytes + ROW_OVERHEAD
 
 
 class TieredStore:

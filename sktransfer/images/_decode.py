@@ -8,17 +8,20 @@ import io
 
 from PIL import ImageFile
 from PIL.ImageFile import ImageFile as OpenedFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 from sktransfer.images import _formats
-from sktransfer.images._arrays import Picture, ValueRange
+from sktransfer.images._arrays import EXTENT, Extent, Picture, ValueRange
 from sktransfer.images._pillow import Depth, check_size, image_to_picture
 
 _TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 322, 323
 
 
-def decode_bytes(data: bytes, value_range: ValueRange | None) -> Picture:
+def decode_bytes(
+    data: bytes, value_range: ValueRange | None, min_side: int | None = None
+) -> Picture:
     """Decode the first frame of an encoded picture.
 
     Parameters
@@ -27,6 +30,9 @@ def decode_bytes(data: bytes, value_range: ValueRange | None) -> Picture:
         A file's content.
     value_range : (float, float) or None
         Black and white of files deeper than 8 bits. Files of 8 bits are 0 to 255 whatever it says.
+    min_side : int or None, default=None
+        If given, a JPEG may be decoded at 1/2, 1/4 or 1/8, so long as no side falls below this;
+        what it stands for is then in its ``info`` (:class:`Extent`). None: in full.
 
     Raises
     ------
@@ -38,14 +44,19 @@ def decode_bytes(data: bytes, value_range: ValueRange | None) -> Picture:
     if format_ is None:
         raise ImageDecodeError(_formats.refusal(data) or _formats.unknown(data))
     try:
-        return _decode(data, format_, value_range)
+        return _decode(data, format_, value_range, min_side)
     except (ImageDecodeError, MemoryError):
         raise
     except Exception as exc:  # Pillow's plugins raise whatever the damage leads to
         raise ImageDecodeError(f"damaged or unsupported {format_.name} file: {exc}") from exc
 
 
-def _decode(data: bytes, format_: _formats.Format, value_range: ValueRange | None) -> Picture:
+def _decode(
+    data: bytes,
+    format_: _formats.Format,
+    value_range: ValueRange | None,
+    min_side: int | None,
+) -> Picture:
     for size in _formats.early_sizes(data, format_):
         check_size(size)
     with format_.plugin(io.BytesIO(data)) as image:
@@ -56,11 +67,21 @@ def _decode(data: bytes, format_: _formats.Format, value_range: ValueRange | Non
         depth = _declared_depth(image, data)
         if value_range is not None:
             _refuse_deep_colour(image, data)
+        if min_side is not None and isinstance(image, JpegImageFile):
+            _shrink_on_load(image, min_side)
         image.load()
         if format_.name == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
             # The header says that none of the fourth byte's bits is alpha; it is mostly 0.
             return image_to_picture(image.convert("RGB"), value_range)
         return image_to_picture(image, value_range, depth)
+
+
+def _shrink_on_load(image: JpegImageFile, min_side: int) -> None:
+    """Have libjpeg leave out what is not needed; called between opening and loading."""
+    size = image.size
+    drafted = image.draft(None, (min_side, min_side))
+    if drafted is not None and image.size != size:
+        image.info[EXTENT] = Extent(size, drafted[1])
 
 
 def refuse_half_pictures() -> None:

@@ -14,7 +14,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sktransfer import _config
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images._arrays import Picture, ValueRange, flatten_alpha, scale_values
+from sktransfer.images._arrays import (
+    EXTENT,
+    Extent,
+    Picture,
+    ValueRange,
+    flatten_alpha,
+    scale_values,
+)
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,6 +31,16 @@ _TRANSPOSE = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+# For each orientation: which of the old sides (left, top, right, bottom) the new ones are.
+_SIDES = {
+    2: (2, 1, 0, 3),
+    3: (2, 3, 0, 1),
+    4: (0, 3, 2, 1),
+    5: (1, 0, 3, 2),
+    6: (3, 0, 1, 2),
+    7: (3, 2, 1, 0),
+    8: (1, 2, 3, 0),
 }
 _ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258
@@ -67,11 +84,10 @@ def image_to_picture(
     depth : Depth or None
         For 16-bit grey, if more is known than the image says.
     """
-    method = _TRANSPOSE.get(orientation(image))
+    turn = orientation(image)
+    if turn in _TRANSPOSE:
+        image = _turned(image, turn)
     info = image.info
-    if method is not None:
-        image = image.transpose(method)
-        info = image.info
     if image.mode.startswith("I;16"):
         return _grey16(image, value_range, depth or _tiff_depth(image), info.get("transparency"))
     if image.mode == "I":
@@ -81,6 +97,20 @@ def image_to_picture(
     if image.mode == "F":
         return _deep_grey(image, np.dtype(np.float32), value_range)
     return _shallow(image)
+
+
+def _turned(image: Image.Image, turn: int) -> Image.Image:
+    """The image as its EXIF orientation ``turn`` wants it, and its extent with it."""
+    turned = image.transpose(_TRANSPOSE[turn])
+    extent = image.info.get(EXTENT)
+    if extent is not None:
+        left, top, right, bottom = extent.box
+        rims = (left, top, image.width - right, image.height - bottom)
+        left, top, right, bottom = (rims[side] for side in _SIDES[turn])
+        size = extent.size[::-1] if turn >= 5 else extent.size
+        box = (left, top, turned.width - right, turned.height - bottom)
+        turned.info[EXTENT] = Extent(size, box)
+    return turned
 
 
 def _shallow(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sktransfer.images._arrays import Picture, flatten_alpha
+from sktransfer.images._arrays import EXTENT, Extent, Picture, flatten_alpha
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -28,6 +28,10 @@ _RESAMPLING = {
 # taken, so that pictures anybody has (shorter side 256: up to 1 to 256) stay equal to the bit.
 _HUGE = 2**24
 
+# With scaled decoding, how many times the size asked for each side still has before the resize. The
+# resize then averages pixels of its own, and hides most of what libjpeg's averaging did otherwise.
+_DECODE_MARGIN = 2
+
 # Part of every fingerprint: to be raised when the same parameters come to give other pixels.
 _VERSION = 1
 
@@ -42,6 +46,7 @@ def make_preprocessing(
     resize_mode: str = "shortest",
     preprocessing: str | Callable[[Any], Any] = "weights",
     image_size: int | None = None,
+    scaled_decoding: bool = False,
 ) -> Preprocessing:
     """Preprocessing from what the weights want and what the user asked for.
 
@@ -62,6 +67,9 @@ def make_preprocessing(
         then goes through "weights", or a finished tensor (3, S, S), normalised already.
     image_size : int or None, default=None
         Another side S of the square; ``resize_size`` keeps its proportion to it.
+    scaled_decoding : bool, default=False
+        Whether JPEGs much larger than needed may be decoded at a fraction of their size: see
+        :attr:`Preprocessing.min_decode_side`.
 
     Returns
     -------
@@ -105,6 +113,7 @@ def make_preprocessing(
         mean=tuple(float(value) for value in mean),
         std=tuple(float(value) for value in std),
         function=preprocessing if callable(preprocessing) else None,
+        scaled_decoding=bool(scaled_decoding),
     )
 
 
@@ -128,6 +137,8 @@ class Preprocessing:
     mean, std : tuple of float
     function : callable or None
         The user's own preprocessing.
+    scaled_decoding : bool
+        Whether pictures may come decoded at a fraction of their size.
     """
 
     size: int
@@ -137,6 +148,19 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     function: Callable[[Any], Any] | None = None
+    scaled_decoding: bool = False
+
+    @property
+    def min_decode_side(self) -> int | None:
+        """What the shorter side of a decoded picture must not fall below; None: decode in full.
+
+        Twice the side it is resized to, so that whichever side that is (``resize_mode``), none is
+        ever enlarged. None for a callable, which may need every pixel, and for "nearest", which
+        picks single pixels.
+        """
+        if not self.scaled_decoding or self.function is not None:
+            return None
+        return None if self.interpolation == "nearest" else _DECODE_MARGIN * self.resize_size
 
     @property
     def fingerprint(self) -> str | None:
@@ -144,6 +168,7 @@ class Preprocessing:
         parts = (
             *(_VERSION, self.size, self.resize_size, self.resize_mode, self.interpolation),
             *(self.mean, self.std),
+            *(() if self.min_decode_side is None else ("scaled", self.min_decode_side)),
         )
         if self.function is None:
             return f"preprocessing{parts}"
@@ -217,11 +242,14 @@ class Preprocessing:
 
         Rounding follows torchvision's ``resize`` and ``center_crop`` to the pixel.
         """
-        width, height = self._resized_size(image.size)
+        # Of a picture decoded at a fraction, the whole picture's size counts, or the rounding of
+        # its sides would shift it by up to a pixel.
+        size, box = image.info.get(EXTENT) or Extent(image.size, (0, 0, *image.size))
+        width, height = self._resized_size(size)
         if width * height > max(_HUGE, image.width * image.height):
             image = self._resize_middle(image, width, height)
         else:
-            image = image.resize((width, height), _RESAMPLING[self.interpolation])
+            image = image.resize((width, height), _RESAMPLING[self.interpolation], box)
         return _center_crop(image, self.size)
 
     def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -255,6 +283,12 @@ class Preprocessing:
     def _finished(self, result: Any) -> np.ndarray | None:
         """What a callable returned as float32 (3, S, S), or None if it is still a picture."""
         if isinstance(result, torch.Tensor):
+            if not result.is_floating_point():
+                raise ValueError(
+                    f"the preprocessing callable returned a tensor of {result.dtype}; expected "
+                    "floats, scaled and normalised as the network wants them. Return a picture to "
+                    "have that done."
+                )
             array = result.detach().cpu().float().numpy()
         elif isinstance(result, np.ndarray) and result.dtype.kind == "f" and result.shape[0] == 3:
             array = result.astype(np.float32)
@@ -267,6 +301,8 @@ class Preprocessing:
                 f"expected {expected}. Pass image_size= to change the side, or return a picture "
                 "to have it resized."
             )
+        if not np.isfinite(array).all():
+            raise ValueError("the preprocessing callable returned a tensor with NaN or infinity.")
         return array
 
 

@@ -58,8 +58,15 @@ class EncodedPicture:
     index: int | None = None
     source: str | None = None
 
-    def decode(self) -> Picture:
+    def decode(self, min_side: int | None = None) -> Picture:
         """The picture: a Pillow image of mode L or RGB, or float32 in [0, 1].
+
+        Parameters
+        ----------
+        min_side : int or None, default=None
+            If given, an encoded JPEG may come at 1/2, 1/4 or 1/8 of its size, so long as its
+            shorter side does not fall below this (``Preprocessing.min_decode_side``). None: in
+            full.
 
         Raises
         ------
@@ -68,7 +75,7 @@ class EncodedPicture:
         """
         try:
             if isinstance(self.content, bytes):
-                return decode_bytes(self.content, self.value_range)
+                return decode_bytes(self.content, self.value_range, min_side)
             if isinstance(self.content, np.ndarray):
                 return array_to_picture(self.content, self.value_range)
             return image_to_picture(self.content, self.value_range)

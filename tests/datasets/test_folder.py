@@ -58,6 +58,12 @@ def test_a_table_of_bare_names(folder):
     assert load_image_folder(folder).groups.tolist() == ["2", "4", "3", "1"]
 
 
+def test_rows_of_other_files_may_repeat_and_names_begin_with_a_dot(folder):
+    files = ["./" + FILES[0], *FILES[1:], "wasps/9.png"]
+    table(folder, files, patient=["a", "b", "c", "d", "e", "f"])
+    assert load_image_folder(folder).groups.tolist() == ["b", "d", "c", "a"]
+
+
 def test_errors(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="no folder"):
         load_image_folder(folder / "nowhere")

@@ -54,6 +54,29 @@ def test_a_frame_and_another_root(csv):
     assert bunch.target is None
 
 
+def test_a_repeated_index_repeats_no_rows(csv):
+    frame = pd.DataFrame({"file": ["a.png", "b.png", "c.png"], "age": [1, 2, 3]}, index=[0, 0, 1])
+    bunch = load_image_table(frame, root=csv.parent, columns=["age"])
+    assert bunch.data.shape == (3, 2)
+    assert bunch.data["age"].tolist() == [1, 2, 3]
+
+
+def test_named_columns_are_read_as_text(csv):
+    frame = pd.DataFrame({"scan": ["001", "002"], "case": ["007", "7"]})
+    for name in frame["scan"]:
+        Image.new("L", (4, 4)).save(csv.parent / name, format="PNG")
+    frame.to_csv(csv.parent / "cases.csv", index=False)
+    bunch = load_image_table(csv.parent / "cases.csv", image="scan", groups="case")
+    assert bunch.groups.tolist() == ["007", "7"]
+    assert bunch.data["image"].tolist() == [str(csv.parent / "001"), str(csv.parent / "002")]
+
+
+def test_a_missing_group_is_an_error(csv):
+    frame = pd.DataFrame({"file": ["a.png", "b.png"], "patient": ["x", None]})
+    with pytest.raises(ValueError, match="1 rows have no 'patient'; the first is row 1"):
+        load_image_table(frame, root=csv.parent)
+
+
 def test_errors(csv):
     with pytest.raises(FileNotFoundError, match="no table"):
         load_image_table(csv.parent / "nowhere.csv")

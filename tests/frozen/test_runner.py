@@ -191,7 +191,7 @@ def test_no_more_than_a_few_batches_are_decoded_ahead():
     plain = settings.preprocessing
 
     class Counting:
-        fingerprint = plain.fingerprint
+        fingerprint, min_decode_side = plain.fingerprint, None
         stack, normalize = plain.stack, plain.normalize
 
         def __call__(self, picture):
@@ -221,7 +221,7 @@ def test_decoding_and_the_network_overlap():
     computing = threading.Event()
 
     class Slow:
-        fingerprint = plain.fingerprint
+        fingerprint, min_decode_side = plain.fingerprint, None
         stack, normalize = plain.stack, plain.normalize
 
         def __call__(self, picture):

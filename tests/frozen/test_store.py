@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from sktransfer.frozen import MemoryStore
+from sktransfer.frozen._store import ROW_OVERHEAD
 
 
 def row(value, n=4):
     return np.full(n, value, dtype=np.float32)
+
+
+def size(row):
+    return row.nbytes + ROW_OVERHEAD
 
 
 def test_keeps_a_copy_that_cannot_be_written():
@@ -26,7 +31,7 @@ def test_keeps_a_copy_that_cannot_be_written():
 
 
 def test_forgets_the_least_recently_used():
-    store = MemoryStore(max_bytes=3 * row(0).nbytes)
+    store = MemoryStore(max_bytes=3 * size(row(0)))
     for key in b"abc":
         store.put([(bytes([key]), row(key))])
     store.get(b"a")
@@ -34,7 +39,7 @@ def test_forgets_the_least_recently_used():
     assert store.get(b"b") is None
     assert store.get(b"a") is not None
     assert store.info().n_rows == 3
-    assert store.info().n_bytes == 3 * row(0).nbytes
+    assert store.info().n_bytes == 3 * size(row(0))
 
 
 def test_what_is_larger_than_the_store_is_not_kept():
@@ -48,7 +53,7 @@ def test_replacing_counts_bytes_once():
     store = MemoryStore()
     store.put([(b"a", row(1))])
     store.put([(b"a", row(2, n=8))])
-    assert store.info().n_bytes == row(2, n=8).nbytes
+    assert store.info().n_bytes == size(row(2, n=8))
     assert store.get(b"a").size == 8
 
 
@@ -64,7 +69,7 @@ def test_counters_and_clear():
 
 
 def test_many_threads():
-    store = MemoryStore(max_bytes=50 * row(0).nbytes)
+    store = MemoryStore(max_bytes=50 * size(row(0)))
 
     def work(seed):
         for key in np.random.default_rng(seed).integers(0, 200, 500):
@@ -78,7 +83,7 @@ def test_many_threads():
     for thread in threads:
         thread.join()
     info = store.info()
-    assert info.n_bytes == info.n_rows * row(0).nbytes <= info.max_bytes
+    assert info.n_bytes == info.n_rows * size(row(0)) <= info.max_bytes
 
 
 def test_a_claim_is_one_owners_until_it_is_given_back():

@@ -1,0 +1,92 @@
+"""The registry: one copy of a network, as deep as asked for, bounded, never the wrong weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sktransfer.backbones import load_backbone
+from sktransfer.exceptions import WeightsMismatchError
+from sktransfer.frozen import NetworkRegistry, NetworkSource, Recipe, Tap
+
+EMBEDDING = 100
+
+
+def source(name="resnet18", seed=0, loads=None, reference=None):
+    def load():
+        if loads is not None:
+            loads.append(name)
+        return load_backbone(name, weights=None, seed=seed)
+
+    return NetworkSource((name, seed), load, reference)
+
+
+def depth(n):
+    return lambda info: min(n, len(info.stages) + 1)
+
+
+def test_loads_once_and_shares():
+    registry, loads = NetworkRegistry(), []
+    one = registry.get(source(loads=loads), depth(2), Recipe())
+    assert registry.get(source(loads=loads), depth(1), Recipe()) is one
+    assert loads == ["resnet18"]
+
+
+def test_a_deeper_cut_takes_over_the_pieces_there_are():
+    registry = NetworkRegistry()
+    shallow = registry.get(source(), depth(2), Recipe())
+    deep = registry.get(source(), depth(EMBEDDING), Recipe())
+    assert deep.pieces[:2] == shallow.pieces
+    assert len(registry) == 1
+    x = torch.randn(2, 3, 64, 64)
+    (expected,) = (
+        NetworkRegistry().get(source(), depth(EMBEDDING), Recipe()).run(x, [Tap(None, None)])
+    )
+    assert torch.equal(deep.run(x, [Tap(None, None)])[0], expected)
+
+
+def test_precisions_are_networks_of_their_own():
+    registry = NetworkRegistry()
+    registry.get(source(), depth(1), Recipe())
+    half = registry.get(source(), depth(1), Recipe(precision="bfloat16"))
+    assert len(registry) == 2
+    assert next(half.pieces[0].parameters()).dtype == torch.bfloat16
+
+
+def test_the_least_recently_used_goes_first_and_one_stays():
+    registry, loads = NetworkRegistry(max_bytes=1), []
+    for name in ("squeezenet1_0", "squeezenet1_1", "squeezenet1_0"):
+        registry.get(source(name, loads=loads), depth(3), Recipe())
+    assert len(registry) == 1
+    assert loads == ["squeezenet1_0", "squeezenet1_1", "squeezenet1_0"]
+    roomy, loads = NetworkRegistry(), []
+    for name in ("squeezenet1_0", "squeezenet1_1", "squeezenet1_0"):
+        roomy.get(source(name, loads=loads), depth(3), Recipe())
+    assert loads == ["squeezenet1_0", "squeezenet1_1"]
+
+
+def test_other_weights_than_those_referred_to_are_refused():
+    reference = NetworkRegistry().get(source(seed=0), depth(1), Recipe()).info.reference
+    with pytest.raises(WeightsMismatchError, match="random weights of resnet18"):
+        NetworkRegistry().get(source(seed=1, reference=reference), depth(1), Recipe())
+
+
+def test_a_source_that_gives_something_else_the_second_time():
+    """A weights file exchanged while the process runs: pieces of the two are never mixed."""
+    registry = NetworkRegistry()
+    seeds = iter([0, 1])
+    changing = NetworkSource(
+        ("file",), lambda: load_backbone("resnet18", weights=None, seed=next(seeds))
+    )
+    registry.get(changing, depth(1), Recipe())
+    deep = registry.get(changing, depth(3), Recipe())
+    plain = NetworkRegistry().get(source(seed=1), depth(3), Recipe())
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(deep.run(x, [Tap(2, "avg")])[0], plain.run(x, [Tap(2, "avg")])[0])
+
+
+def test_clear():
+    registry = NetworkRegistry()
+    registry.get(source(), depth(1), Recipe())
+    registry.clear()
+    assert len(registry) == 0
