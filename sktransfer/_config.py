@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -19,6 +20,8 @@ OFFLINE_VARIABLE = "SKTRANSFER_OFFLINE"
 
 # Pillow warns at this many pixels and refuses at twice as many; here the warning is the limit.
 MAX_IMAGE_PIXELS = 89_478_485
+# A file this long is no picture within that limit in any of the formats.
+MAX_FILE_BYTES = 2**30
 
 # What the memory tier of the activation store may hold in one process.
 MEMORY_CACHE_BYTES = 512 * 2**20
@@ -48,7 +51,12 @@ def home_directory() -> Path:
     if value:
         return Path(value).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "sktransfer"
+    if base:
+        return Path(base).expanduser() / "sktransfer"
+    try:
+        return Path.home() / ".cache" / "sktransfer"
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir()) / f"sktransfer-{os.getuid()}"
 
 
 def offline() -> bool:

@@ -79,9 +79,24 @@ def found_source(
         return NetworkSource(("packed", reference), packed.unpack, reference)
     return NetworkSource(
         ("found", reference, _config.weights_directory()),
-        lambda: load_backbone(reference.name, weights=reference.weights, seed=reference.seed or 0),
+        lambda: load_backbone(
+            reference.name, weights=_moved(reference.weights), seed=reference.seed or 0
+        ),
         reference,
     )
+
+
+def _moved(weights: str | None) -> str | None:
+    """A file of the same name in the weights folder, for one that is not where it was.
+
+    Another machine has other folders; the digest tells whether it is the same file.
+    """
+    directory = _config.weights_directory()
+    if weights is not None and directory is not None and Path(weights).name != weights:
+        moved = directory / Path(weights).name
+        if not Path(weights).is_file() and moved.is_file():
+            return str(moved)
+    return weights
 
 
 def _identity(weights: Any) -> Any:

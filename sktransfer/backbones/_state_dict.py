@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import struct
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from sktransfer.exceptions import WeightsMismatchError
 
 # Under which key training scripts put the network's tensors when they save more than those.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+# Torch's generator is one for all threads.
+_SEEDING = threading.RLock()
 # What DataParallel and torch.compile put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -176,7 +179,7 @@ def private_seed(seed: int | None) -> Iterator[None]:
     >>> bool((first.weight == second.weight).all())
     True
     """
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0 if seed is None else int(seed))
         yield
 
@@ -190,7 +193,7 @@ def _load_content(stream: BinaryIO, path: Path) -> object:
 
         try:
             return safetensors.torch.load(stream.read())
-        except safetensors.SafetensorError as exc:
+        except (safetensors.SafetensorError, KeyError, ValueError) as exc:
             raise WeightsMismatchError(f"{path} is a damaged safetensors file ({exc}).") from exc
     _refuse_other_kinds(stream, head, path)
     try:
@@ -204,7 +207,9 @@ def _load_content(stream: BinaryIO, path: Path) -> object:
                 "save the tensors alone: torch.save(model.state_dict(), path)."
             ) from exc
         raise WeightsMismatchError(f"{path} is not a torch weights file, or damaged.") from exc
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, IndexError, OSError) as exc:
+    except MemoryError:
+        raise
+    except Exception as exc:  # a damaged file may lead the reader anywhere
         raise WeightsMismatchError(
             f"{path} cannot be read as weights; it may be cut short or damaged "
             f"({type(exc).__name__}: {_first_sentence(exc)})"

@@ -136,7 +136,15 @@ def _plain(name: str) -> str:
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
     """What timm records of a network's published weights and of what they want to be fed."""
-    cfg = _timm().get_pretrained_cfg(_plain(name), allow_unregistered=True)
+    timm, plain = _timm(), _plain(name)
+    try:
+        cfg = timm.get_pretrained_cfg(plain, allow_unregistered=True)
+    except RuntimeError as error:  # the network is known, the tag behind the dot is not
+        known = timm.list_pretrained(plain.split(".")[0] + ".*")
+        raise UnknownBackboneError(
+            f"timm has no weights {plain!r}. It has: "
+            f"{', '.join(PREFIX + each for each in known) or 'none of that network'}."
+        ) from error
     return {} if cfg is None else cfg.to_dict()
 
 

@@ -116,12 +116,13 @@ def open_weights_path(path: str | os.PathLike[str]) -> WeightsFile:
     given = Path(path).expanduser()
     candidates = [given]
     directory = _config.weights_directory()
-    if directory is not None:
+    # A name alone is looked up; a path that is mistyped is not replaced by some file elsewhere.
+    if directory is not None and given.parent == Path():
         candidates.append(directory / given.name)
     for candidate in candidates:
         if candidate.is_file():
             return WeightsFile(candidate, _digest_of(candidate))
-    also = "" if directory is None else f" nor {given.name!r} in {directory}"
+    also = "" if len(candidates) == 1 else f", nor is it in {directory}"
     hint = "It is a folder: name the file in it. " if given.is_dir() else ""
     raise WeightsNotFoundError(
         f"There is no weights file {os.fspath(path)!r}{also}. {hint}Give weights= the path of a "

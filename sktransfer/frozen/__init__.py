@@ -1,9 +1,10 @@
 """Running the frozen part of a network, at most once per distinct picture; never an estimator."""
 
 from sktransfer.frozen._disk import DirectoryStore, open_directory
+from sktransfer.frozen._engines import ENGINES, TOLERANCES, resolve_engine
 from sktransfer.frozen._plan import Plan, fingerprints, make_plan, measure_widths
 from sktransfer.frozen._pooling import POOLINGS, pool
-from sktransfer.frozen._prefix import DTYPES, FrozenNetwork, NetworkInfo, Recipe, StageInfo, Tap
+from sktransfer.frozen._prefix import FrozenNetwork, settled_engine
 from sktransfer.frozen._registry import (
     REGISTRY,
     NetworkRegistry,
@@ -13,6 +14,7 @@ from sktransfer.frozen._registry import (
 from sktransfer.frozen._runner import Job, Outcome, run
 from sktransfer.frozen._session import begin_session, cache_info, clear_cache, store_for
 from sktransfer.frozen._store import MEMORY_STORE, CacheInfo, MemoryStore, Store, TieredStore
+from sktransfer.frozen._taps import DTYPES, NetworkInfo, Recipe, StageInfo, Tap
 
 # Before any worker process can be started.
 begin_session()
@@ -26,6 +28,7 @@ __all__ = [
     "Store",
     "DirectoryStore",
     "DTYPES",
+    "ENGINES",
     "MEMORY_STORE",
     "POOLINGS",
     "REGISTRY",
@@ -40,11 +43,14 @@ __all__ = [
     "Plan",
     "Recipe",
     "StageInfo",
+    "TOLERANCES",
     "Tap",
     "digest_mismatch",
     "fingerprints",
     "make_plan",
     "measure_widths",
     "pool",
+    "resolve_engine",
     "run",
+    "settled_engine",
 ]

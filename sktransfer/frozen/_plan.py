@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from sktransfer.backbones import find_stage
-from sktransfer.frozen._prefix import FrozenNetwork, NetworkInfo, Recipe, Tap, is_out_of_memory
+from sktransfer.frozen._prefix import FrozenNetwork, is_out_of_memory
+from sktransfer.frozen._taps import NetworkInfo, Recipe, Tap
 
 # Part of every fingerprint: raised when the same parameters come to mean other numbers.
 _NUMBERS_VERSION = 1
@@ -127,7 +128,10 @@ def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple
         Fingerprint of what makes the network's input from a picture; None if there is no telling,
         and then there are no fingerprints.
     recipe : Recipe
+        With the engine that really runs: that of :meth:`FrozenNetwork.engine_for`, not ``"auto"``.
     """
+    if recipe.engine == "auto":
+        raise ValueError("engine='auto' has to be settled before there are fingerprints.")
     if preprocessing is None:
         return None
     reference = plan.info.reference

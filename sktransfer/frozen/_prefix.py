@@ -1,105 +1,49 @@
-"""The frozen part of a network, ready to run: truncated, folded, on its device, with taps.
+"""The frozen part of a network, ready to run: truncated, folded, on its device, by its engine.
 
 It must not know where pictures come from, what a cache is, or what is done with the activations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sktransfer.backbones import Backbone, BackboneReference, InputSpec, Layout
+from sktransfer.backbones import Backbone, BackboneReference
+from sktransfer.exceptions import MissingDependencyError
+from sktransfer.frozen import _engines
 from sktransfer.frozen._folding import fold_batch_norm
-from sktransfer.frozen._pooling import pool
-
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-@dataclass(frozen=True)
-class StageInfo:
-    """What is known of a stage without holding its tensors."""
-
-    name: str
-    layout: Layout
-    n_prefix_tokens: int
+from sktransfer.frozen._openvino import OpenVinoEngine
+from sktransfer.frozen._taps import (
+    DTYPES,
+    NetworkInfo,
+    Recipe,
+    Tap,
+    TappedChain,
+    TorchEngine,
+    exactly,
+)
 
 
-@dataclass(frozen=True)
-class NetworkInfo:
-    """What is known of a network without holding its tensors."""
-
-    reference: BackboneReference
-    stages: tuple[StageInfo, ...]
-    input_spec: InputSpec
-    n_features: int
-    neck_kind: str
-    neck_has_post: bool
-    embedding_trained: bool
+class Engine(Protocol):
+    """What runs batches of one shape through one set of taps; several threads may call it."""
 
     @property
-    def last_map(self) -> str:
-        """Name of the last stage whose output still has positions."""
-        return [stage.name for stage in self.stages if stage.layout != "NC"][-1]
+    def name(self) -> str:
+        """As it stands in fingerprints."""
 
-    @classmethod
-    def of(cls, backbone: Backbone) -> NetworkInfo:
-        """Read it off a whole (not truncated) backbone."""
-        neck = backbone.neck  # None where the weights were published without what makes it
-        return cls(
-            reference=backbone.reference,
-            stages=tuple(
-                StageInfo(stage.name, stage.layout, stage.n_prefix_tokens)
-                for stage in backbone.stages
-            ),
-            input_spec=backbone.input_spec,
-            n_features=backbone.n_features,
-            neck_kind="none" if neck is None else neck.kind,
-            neck_has_post=neck is not None and not isinstance(neck.post, nn.Identity),
-            embedding_trained=backbone.embedding_trained,
-        )
+    def __call__(self, batch: Tensor) -> list[Tensor]:
+        """One tensor (n, d) per tap."""
 
 
-@dataclass(frozen=True)
-class Tap:
-    """One thing to take out of the network.
-
-    Parameters
-    ----------
-    stage : int or None
-        Index of the stage whose output is wanted; None for the end of the chain.
-    pooling : str or None
-        A pooling of :func:`sktransfer.frozen.pool`; None for the network's own way to its
-        embedding (needs ``stage=None``).
-    """
-
-    stage: int | None
-    pooling: str | None
-
-    def depth(self, info: NetworkInfo) -> int:
-        """How many leading pieces of the chain have to run; the neck counts as the last one."""
-        return len(info.stages) + 1 if self.stage is None else self.stage + 1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the frozen part is to be run: everything but the network and the taps."""
-
-    precision: str = "float32"
-    device: str = "cpu"
-    engine: str = "torch"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return DTYPES[self.precision]
+# Converted chains kept per network, each about as large as the network: a grid over layers needs
+# as many as it has layers.
+_MAX_ENGINES = 8
 
 
 class FrozenNetwork:
@@ -126,6 +70,11 @@ class FrozenNetwork:
         self.info = NetworkInfo.of(backbone)
         self.recipe = recipe
         self.depth = depth
+        # Other engines are given the weights in float32 and round them themselves; what they are
+        # compared with is computed in float32 too.
+        self._held_as = recipe.dtype if recipe.engine == "torch" else torch.float32
+        self._lock = threading.RLock()
+        self._engines: OrderedDict[tuple, Engine] = OrderedDict()
         self._widths: dict[tuple[tuple[Tap, ...], int], tuple[int, ...]] = {}
         reused = [] if reuse is None else reuse.pieces
         # A black picture runs along, for the folding to watch.
@@ -138,30 +87,31 @@ class FrozenNetwork:
                 reused[index] if index < len(reused) else self._prepare(own, example)
             )
             example = _output(own, example)
-        self.neck_norm: nn.Module | None = None
-        self.neck_rest: nn.Module | None = None
+        self.neck: tuple[nn.Module, nn.Module] | None = None
         if depth > len(self.info.stages) and backbone.neck is not None:
             neck = backbone.neck
-            self.neck_norm = self._prepare(neck.norm, example)
-            self.neck_rest = self._prepare(nn.Sequential(neck.pool, neck.post), None)
+            self.neck = (
+                self._prepare(neck.norm, example),
+                self._prepare(nn.Sequential(neck.pool, neck.post), None),
+            )
 
     def _prepare(self, module: nn.Module, example: Tensor | None) -> nn.Module:
-        prepared = fold_batch_norm(module, example, dtype=self.recipe.dtype)
-        prepared = prepared.to(device=self.recipe.device, dtype=self.recipe.dtype)
+        prepared = fold_batch_norm(module, example, dtype=self._held_as)
+        prepared = prepared.to(device=self.recipe.device, dtype=self._held_as)
         # channels_last is a layout of 4-D weights, not a change of numbers: convolutions are
         # 1.1 to 1.7 times faster with it on CPUs and GPUs alike.
         return prepared.to(memory_format=torch.channels_last)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of parameters and buffers held."""
-        held: list[nn.Module] = list(self.pieces)
-        held += [part for part in (self.neck_norm, self.neck_rest) if part is not None]
-        return sum(
-            t.numel() * t.element_size()
-            for part in held
-            for t in (*part.parameters(), *part.buffers())
-        )
+        """Bytes of parameters and buffers held, by converted copies too."""
+        own = _n_bytes([*self.pieces, *(self.neck or ())])
+        with self._lock:
+            return own + sum(
+                _n_bytes(self.pieces[: max(tap.depth(self.info) for tap in taps)])
+                for (taps, *_), engine in self._engines.items()
+                if engine.name != "torch" or self._held_as != self.recipe.dtype
+            )
 
     def run(self, batch: Tensor, taps: Sequence[Tap]) -> list[Tensor]:
         """Take ``taps`` out of one pass over a batch.
@@ -177,49 +127,112 @@ class FrozenNetwork:
         -------
         list of Tensor of shape (n, d)
             In the order of ``taps``, float32 (float64 in that precision), on the device.
+
+        Raises
+        ------
+        ValueError
+            If the recipe's engine is not ``"auto"`` or ``"torch"`` and cannot run these taps.
         """
-        with torch.inference_mode(), _exactly(self.recipe):
-            x = batch.to(
-                device=self.recipe.device,
-                dtype=self.recipe.dtype,
-                memory_format=torch.channels_last,
-                non_blocking=True,
-            )
-            wanted = [tap.depth(self.info) for tap in taps]
-            out: dict[int, Tensor] = {}
-            for index in range(min(max(wanted), len(self.pieces))):
-                x = self.pieces[index](x)
-                for position, tap in enumerate(taps):
-                    # Pooled or copied at once: the next stage may begin with an in-place ReLU.
-                    if tap.stage == index:
-                        out[position] = self._tap(x, tap)
-            for position, tap in enumerate(taps):
-                if tap.stage is None:
-                    out[position] = self._end(x, tap)
-            return [out[position] for position in range(len(taps))]
+        return self._engine(tuple(taps), (batch.shape[2], batch.shape[3]))(batch)
+
+    def engine_for(self, taps: Sequence[Tap], side: int) -> str:
+        """The engine that runs ``taps`` on pictures of ``side`` pixels, as in fingerprints.
+
+        It is settled here if it was not before, which takes a second or so. With ``"auto"`` it is
+        remembered, for :func:`sktransfer.frozen.settled_engine`.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`run`.
+        """
+        return self._engine(tuple(taps), (side, side)).name
 
     def widths(self, taps: tuple[Tap, ...], side: int) -> tuple[int, ...]:
         """Columns of each tap for pictures of ``side`` pixels, found by running a black one."""
         key = (taps, side)
         if key not in self._widths:
-            parts = self.run(torch.zeros(1, 3, side, side, dtype=torch.float32), taps)
+            black = torch.zeros(1, 3, side, side, dtype=torch.float32)
+            # In torch whatever the engine: its messages are clear where pictures are too small.
+            parts = self._plain(taps)(black)
             self._widths[key] = tuple(part.shape[1] for part in parts)
         return self._widths[key]
 
-    def _tap(self, x: Tensor, tap: Tap) -> Tensor:
-        assert tap.stage is not None
-        assert tap.pooling is not None
-        stage = self.info.stages[tap.stage]
-        return pool(x, tap.pooling, layout=stage.layout, n_prefix_tokens=stage.n_prefix_tokens)
+    def _chain(self, taps: tuple[Tap, ...]) -> TappedChain:
+        return TappedChain(self.info, self.pieces, self.neck, taps)
 
-    def _end(self, x: Tensor, tap: Tap) -> Tensor:
-        assert self.neck_norm is not None
-        assert self.neck_rest is not None
-        x = self.neck_norm(x)
-        if tap.pooling is None:
-            return pool(self.neck_rest(x), "flatten", layout="NC")
-        last = self.info.stages[-1]
-        return pool(x, tap.pooling, layout=last.layout, n_prefix_tokens=last.n_prefix_tokens)
+    def _plain(self, taps: tuple[Tap, ...]) -> TorchEngine:
+        """Torch on the pieces as they are held."""
+        precision = next(name for name, dtype in DTYPES.items() if dtype == self._held_as)
+        return TorchEngine(self._chain(taps), Recipe(precision, self.recipe.device))
+
+    def _engine(self, taps: tuple[Tap, ...], shape: tuple[int, int]) -> Engine:
+        if self.recipe.engine == "torch":
+            return self._plain(taps)
+        key = (taps, shape, torch.get_num_threads())
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = self._settle(taps, shape)
+                while len(self._engines) > _MAX_ENGINES:
+                    self._engines.popitem(last=False)
+            self._engines.move_to_end(key)
+            return engine
+
+    def _settle(self, taps: tuple[Tap, ...], shape: tuple[int, int]) -> Engine:
+        """OpenVINO if it works and agrees with torch; else an error, or torch with ``"auto"``."""
+        plain = self._plain(taps)
+        batch = _engines.probe(shape)
+        reference = plain(batch)  # where torch cannot, the error is torch's
+        tolerance = _engines.TOLERANCES[self.recipe.precision]
+        found: Engine | None = None
+        cause: Exception | None = None
+        try:
+            with exactly(self.recipe):
+                found = OpenVinoEngine(self._chain(taps), shape, self.recipe.precision)
+            apart = _engines.distance(found(batch), reference)
+            why = f"its numbers are {apart:.1e} away from torch's, more than {tolerance:.0e}"
+            agrees = apart <= tolerance
+        except Exception as error:  # a converter may fail in any way at all
+            why, agrees, cause = str(error).strip() or type(error).__name__, False, error
+        if found is None or not agrees:
+            if self.recipe.engine != "auto":
+                if isinstance(cause, MissingDependencyError):
+                    raise cause
+                raise _engines.refusal(self.info.reference.name, shape, why) from cause
+            found = self._fallen_back(plain)
+        if self.recipe.engine == "auto":
+            question = _question(self.info.reference, self.recipe, taps, shape[0])
+            _engines.remember(question, found.name)
+        return found
+
+    def _fallen_back(self, plain: TorchEngine) -> TorchEngine:
+        if self._held_as == self.recipe.dtype:
+            return plain
+        return TorchEngine(copy.deepcopy(plain.chain).to(self.recipe.dtype), self.recipe)
+
+
+def settled_engine(
+    reference: BackboneReference, recipe: Recipe, taps: Sequence[Tap], side: int
+) -> str | None:
+    """What :meth:`FrozenNetwork.engine_for` says, without the network; None if only it can tell."""
+    if recipe.engine != "auto":
+        return recipe.engine
+    return _engines.recall(_question(reference, recipe, tuple(taps), side))
+
+
+def _question(
+    reference: BackboneReference, recipe: Recipe, taps: tuple[Tap, ...], side: int
+) -> tuple:
+    return (reference, recipe.precision, taps, side)
+
+
+def _n_bytes(modules: Sequence[nn.Module]) -> int:
+    return sum(
+        t.numel() * t.element_size()
+        for module in modules
+        for t in (*module.parameters(), *module.buffers())
+    )
 
 
 def _output(module: nn.Module, example: Tensor | None) -> Tensor | None:
@@ -231,23 +244,6 @@ def _output(module: nn.Module, example: Tensor | None) -> Tensor | None:
             return module(example)
     except Exception:  # then what comes after is run as it is, unfolded
         return None
-
-
-@contextmanager
-def _exactly(recipe: Recipe) -> Iterator[None]:
-    """Keep other precisions out of a run: a caller's autocast, and TF32, which CUDA has on."""
-    kind = recipe.device.split(":")[0]
-    with torch.autocast(kind, enabled=False):
-        if kind == "cuda" and recipe.precision == "float32":
-            with torch.backends.cudnn.flags(
-                enabled=torch.backends.cudnn.enabled,
-                benchmark=False,
-                deterministic=torch.backends.cudnn.deterministic,
-                allow_tf32=False,
-            ):
-                yield
-        else:
-            yield
 
 
 def is_out_of_memory(error: BaseException) -> bool:

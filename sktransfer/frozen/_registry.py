@@ -97,6 +97,8 @@ class NetworkRegistry:
             raise digest_mismatch(source.reference.digest, backbone.reference)
         info = NetworkInfo.of(backbone)
         self._infos[source.key] = self._infos[info.reference] = info
+        if source.reference is not None:  # the same weights may lie elsewhere now
+            self._infos[source.reference] = info
         return info, backbone
 
     def clear(self) -> None:

@@ -74,7 +74,12 @@ def is_eight_bit(dtype: np.dtype, value_range: ValueRange | None) -> bool:
         return True
     if value_range is not None:
         return dtype.kind in "iu" and value_range == (0.0, 255.0)
-    return dtype.kind in "iu" and dtype != np.uint16
+    return dtype.kind in "iu" and not _is_uint16(dtype)
+
+
+def _is_uint16(dtype: np.dtype) -> bool:
+    """In either byte order: files of other machines come big-endian."""
+    return dtype.kind == "u" and dtype.itemsize == 2
 
 
 def expected_range(dtype: np.dtype, value_range: ValueRange | None) -> ValueRange:
@@ -85,7 +90,7 @@ def expected_range(dtype: np.dtype, value_range: ValueRange | None) -> ValueRang
         return value_range
     if dtype.kind == "f":
         return 0.0, 1.0
-    return (0.0, 65535.0) if dtype == np.uint16 else (0.0, 255.0)
+    return (0.0, 65535.0) if _is_uint16(dtype) else (0.0, 255.0)
 
 
 def check_batch_range(array: np.ndarray, value_range: ValueRange | None) -> None:

@@ -5,6 +5,8 @@ must not know rows or where the bytes came from.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 from PIL import ImageFile
 from PIL.ImageFile import ImageFile as OpenedFile
@@ -16,6 +18,7 @@ from sktransfer.images import _formats
 from sktransfer.images._arrays import EXTENT, Extent, Picture, ValueRange
 from sktransfer.images._pillow import Depth, check_size, image_to_picture
 
+_SAMPLE_FORMAT_TAG = 339
 _TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 322, 323
 
 
@@ -63,13 +66,21 @@ def _decode(
         check_size(image.size)
         if isinstance(image, TiffImageFile):  # libtiff allocates a tile, however small the picture
             tags = image.tag_v2
-            check_size((tags.get(_TILE_WIDTH_TAG, 0), tags.get(_TILE_LENGTH_TAG, 0)))
+            tile = (tags.get(_TILE_WIDTH_TAG, 0), tags.get(_TILE_LENGTH_TAG, 0))
+            if all(tile):
+                check_size(tile)
+            if 2 in tags.get(_SAMPLE_FORMAT_TAG, ()) and image.mode in ("L", "RGB"):
+                raise ImageDecodeError("a TIFF of signed 8-bit numbers is not supported.")
         depth = _declared_depth(image, data)
         if value_range is not None:
             _refuse_deep_colour(image, data)
         if min_side is not None and isinstance(image, JpegImageFile):
             _shrink_on_load(image, min_side)
+        if format_.name == "PNG":
+            _check_png(data)
         image.load()
+        if format_.name == "PNG":
+            _mend_png_transparency(image, data)
         if format_.name == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
             # The header says that none of the fourth byte's bits is alpha; it is mostly 0.
             return image_to_picture(image.convert("RGB"), value_range)
@@ -82,6 +93,31 @@ def _shrink_on_load(image: JpegImageFile, min_side: int) -> None:
     drafted = image.draft(None, (min_side, min_side))
     if drafted is not None and image.size != size:
         image.info[EXTENT] = Extent(size, drafted[1])
+
+
+def _check_png(data: bytes) -> None:
+    """Check the pixels' checksums, which Pillow leaves out: half a file may still decompress."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND":
+            return
+        if kind == b"IDAT" and at + 12 + length <= len(data):
+            (stated,) = struct.unpack_from(">I", data, at + 8 + length)
+            if zlib.crc32(data[at + 4 : at + 8 + length]) != stated:
+                raise ValueError("the checksum of its pixels is wrong.")
+        at += 12 + length
+
+
+def _mend_png_transparency(image: OpenedFile, data: bytes) -> None:
+    """Make a colour that stands for "transparent" comparable with the pixels Pillow gives."""
+    bits, colour_type = data[24], data[25]
+    if colour_type == 2 and bits == 16:
+        image.info.pop("transparency", None)  # 16 bits against 8: nothing can be told to match
+    key = image.info.get("transparency")
+    if colour_type == 0 and bits in (2, 4) and isinstance(key, int):
+        image.info["transparency"] = key * 255 // (2**bits - 1)
 
 
 def refuse_half_pictures() -> None:

@@ -24,6 +24,8 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
+from sktransfer.exceptions import ImageDecodeError
+
 ALLOWED = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, TGA, ICO and JPEG 2000"
 
 
@@ -202,6 +204,8 @@ def _ico_sizes(data: bytes) -> list[tuple[int, int]]:
     for entry in range(struct.unpack_from("<H", data, 4)[0]):
         (offset,) = struct.unpack_from("<I", data, 6 + 16 * entry + 12)
         if data[offset : offset + 8] == b"\x89PNG\r\n\x1a\n":
+            if data[offset + 12 : offset + 16] != b"IHDR":
+                raise ImageDecodeError("damaged icon: a PNG in it does not begin with its size.")
             sizes.append(struct.unpack_from(">II", data, offset + 16))
         else:  # a BMP header; its height counts the mask too, and may be negative
             width, height = struct.unpack_from("<ii", data, offset + 4)

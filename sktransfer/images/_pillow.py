@@ -61,6 +61,8 @@ class Depth(NamedTuple):
 def check_size(size: tuple[int, int]) -> None:
     """Refuse a picture of so many pixels that decoding it could exhaust the memory."""
     width, height = size
+    if width == 0 or height == 0:
+        raise ImageDecodeError(f"the picture has no pixels ({width} x {height}).")
     limit = _config.MAX_IMAGE_PIXELS
     if width * height > limit:
         raise ImageDecodeError(
@@ -154,6 +156,13 @@ def _tiff_depth(image: Image.Image) -> Depth:
         if bits and 8 < bits[0] <= 16:
             return Depth(maximum=2 ** bits[0] - 1)
     return Depth()
+
+
+def tiff_scale(image: Image.Image) -> tuple[object, ...]:
+    """What of an opened TIFF changes its levels and is not in its pixels, for digests."""
+    if not isinstance(image, TiffImageFile):
+        return ()
+    return (image.tag_v2.get(_PHOTOMETRIC_TAG), _tiff_depth(image).maximum)
 
 
 def orientation(image: Image.Image) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -101,6 +101,14 @@ def make_preprocessing(
             raise ValueError(f"image_size must be a positive number of pixels; got {image_size}.")
         resize_size = round(resize_size * image_size / crop_size)
         crop_size = int(image_size)
+    if _is_torchvision_preset(preprocessing):
+        # The same numbers from our own steps, which also take what is deeper than 8 bits.
+        preset = cast(Any, preprocessing)
+        if image_size is None:
+            (crop_size,), (resize_size,) = preset.crop_size, preset.resize_size
+        resize_mode, preprocessing = "shortest", "weights"
+        interpolation = preset.interpolation.value
+        mean, std = tuple(preset.mean), tuple(preset.std)
     if preprocessing == "resize":
         resize_mode, resize_size = "squash", crop_size
     elif preprocessing == "pad":
@@ -371,10 +379,11 @@ def _function_fingerprint(function: Callable[[Any], Any]) -> str | None:
     own = getattr(function, "fingerprint", None)
     if isinstance(own, str):
         return own
-    kind = type(function)
-    if (kind.__module__, kind.__name__) == (
-        "torchvision.transforms._presets",
-        "ImageClassification",
-    ):
-        return f"torchvision {function!r}"
     return None
+
+
+def _is_torchvision_preset(function: object) -> bool:
+    # By name: this package does not need torchvision otherwise.
+    kind = type(function)
+    name = ("torchvision.transforms._presets", "ImageClassification")
+    return (kind.__module__, kind.__name__) == name

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer import _config
+from sktransfer.exceptions import ImageDecodeError, SkTransferError
 from sktransfer.images._arrays import (
     Picture,
     ValueRange,
@@ -28,7 +29,7 @@ from sktransfer.images._arrays import (
     tensor_to_row,
 )
 from sktransfer.images._decode import decode_bytes, refuse_half_pictures
-from sktransfer.images._pillow import check_size, image_to_picture, orientation
+from sktransfer.images._pillow import check_size, image_to_picture, orientation, tiff_scale
 from sktransfer.images._tables import is_missing, table_of
 
 # Two rows may be one Pillow object, and loading one is not safe in two threads at once.
@@ -81,6 +82,11 @@ class EncodedPicture:
             return image_to_picture(self.content, self.value_range)
         except ImageDecodeError as exc:
             raise ImageDecodeError(exc.reason, self.index, self.source) from exc
+        except (MemoryError, SkTransferError):
+            raise
+        except Exception as exc:  # a Pillow image may contradict itself in any way
+            reason = f"this picture cannot be converted: {exc}"
+            raise ImageDecodeError(reason, self.index, self.source) from exc
 
 
 class ImageSource:
@@ -238,9 +244,16 @@ def _read(
 
 def _read_file(path: str | os.PathLike) -> bytes:
     try:
-        with open(path, "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device may never end
+        # A pipe would keep `open` waiting for a writer, and a device may never end.
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise ImageDecodeError(f"{os.fsdecode(path)!r} is not a regular file.")
+            if status.st_size > _config.MAX_FILE_BYTES:
+                raise ImageDecodeError(
+                    f"the file has {status.st_size:,} bytes, more than the "
+                    f"{_config.MAX_FILE_BYTES:,} that are read."
+                )
             return file.read()
     except FileNotFoundError as exc:
         name = os.fsdecode(path)
@@ -254,6 +267,10 @@ def _read_file(path: str | os.PathLike) -> bytes:
         ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL character in the name
         raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _image_digest(image: Image.Image, value_range: ValueRange | None) -> bytes:
@@ -271,6 +288,7 @@ def _image_digest(image: Image.Image, value_range: ValueRange | None) -> bytes:
     header = (
         *(image.mode, image.size, image.format if image.mode == "I" else None),
         *(orientation(image), image.info.get("transparency"), palette, value_range),
+        *tiff_scale(image),
     )
     return _digest("image", header, image.tobytes())
 

@@ -140,12 +140,14 @@ def test_home_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     assert open_weights_path(path).sha256 == sha256(path)
 
 
-def test_path_falls_back_on_the_directory(tmp_path, monkeypatch):
+def test_a_name_is_looked_up_in_the_directory_and_a_path_is_not(tmp_path, monkeypatch):
     path = saved(tmp_path / "here")
     with pytest.raises(WeightsNotFoundError, match="There is no weights file"):
         open_weights_path(tmp_path / "elsewhere" / path.name)
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(path.parent))
-    assert open_weights_path(tmp_path / "elsewhere" / path.name).path == path
+    assert open_weights_path(path.name).path == path
+    with pytest.raises(WeightsNotFoundError, match="There is no weights file"):
+        open_weights_path(tmp_path / "elsewhere" / path.name)
     with pytest.raises(WeightsNotFoundError, match="It is a folder"):
         open_weights_path(tmp_path)
 

@@ -24,7 +24,7 @@ EXPECTED: dict[str, tuple[str, int, int] | str] = {
     "broken.png": "damaged or unsupported PNG",
     "broken_data_stream.png": "damaged or unsupported PNG",
     "unknown_compression_method.png": "compression method",
-    "zero_width.gif": "damaged or unsupported GIF",
+    "zero_width.gif": "no pixels",
     "negative_size.ppm": "damaged or unsupported PPM",
     "shortfile.bmp": "truncated",
     "badbitcount.bmp": "pixel depth",

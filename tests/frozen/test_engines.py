@@ -1,0 +1,296 @@
+"""Which engine runs: what is asked for, there, and agrees; with a stand-in for OpenVINO."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sktransfer.backbones import load_backbone
+from sktransfer.exceptions import MissingDependencyError
+from sktransfer.frozen import (
+    FrozenNetwork,
+    Recipe,
+    Tap,
+    _engines,
+    _prefix,
+    fingerprints,
+    make_plan,
+    resolve_engine,
+    settled_engine,
+)
+
+TAPS = (Tap(1, "avg"), Tap(2, "max"))
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("squeezenet1_1", weights=None)
+
+
+@pytest.fixture
+def pictures():
+    return torch.randn(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+
+
+class StandIn:
+    """What OpenVINO would be, in torch, and a little off."""
+
+    name = "openvino"
+    made = 0
+    off = 0.0
+    fails: Exception | None = None
+
+    def __init__(self, module, shape, precision):
+        type(self).made += 1
+        if self.fails is not None:
+            raise self.fails
+        self.module = module
+
+    def __call__(self, batch):
+        with torch.inference_mode():
+            return [part * (1 + self.off) for part in self.module(batch)]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    class Fresh(StandIn):
+        pass
+
+    monkeypatch.setattr(_prefix, "OpenVinoEngine", Fresh)
+    return Fresh
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    def say(yes):
+        monkeypatch.setattr(_engines, "_is_installed", lambda module: yes)
+
+    return say
+
+
+# --- resolve_engine ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "there", "expected"),
+    [
+        ("torch", "float32", "cpu", True, "torch"),
+        ("torch", "float16", "cuda:1", False, "torch"),
+        ("auto", "float32", "cpu", True, "auto"),
+        ("auto", "bfloat16", "cpu", True, "auto"),
+        ("auto", "float64", "cpu", True, "torch"),
+        ("auto", "float16", "cpu", True, "torch"),
+        ("auto", "float32", "cpu", False, "torch"),
+        ("auto", "float32", "cuda", True, "torch"),
+        ("auto", "bfloat16", "mps", True, "torch"),
+        ("openvino", "float32", "cpu", True, "openvino"),
+        ("openvino", "bfloat16", "cpu", True, "openvino"),
+    ],
+)
+def test_resolved_from_what_is_possible(installed, engine, precision, device, there, expected):
+    installed(there)
+    assert resolve_engine(engine, precision, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "message"),
+    [
+        ("float64", "cpu", r"precision 'float32' or 'bfloat16'; got 'float64'.*engine='auto'"),
+        ("float32", "cuda", r"runs on device='cpu'; got 'cuda'.*engine='torch'"),
+    ],
+)
+def test_what_openvino_cannot_do_is_said(installed, precision, device, message):
+    installed(True)
+    with pytest.raises(ValueError, match=message):
+        resolve_engine("openvino", precision, device)
+
+
+def test_a_missing_package_names_its_extra(installed):
+    installed(False)
+    with pytest.raises(MissingDependencyError, match=r"sktransfer\[openvino\]"):
+        resolve_engine("openvino", "float32", "cpu")
+
+
+def test_an_unknown_engine_lists_those_there_are():
+    with pytest.raises(ValueError, match="'auto', 'torch', 'openvino'; got 'onnx'"):
+        resolve_engine("onnx", "float32", "cpu")
+
+
+# --- settling ------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_engine_that_agrees(backbone, pictures, stand_in):
+    stand_in.off = 5e-6
+    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
+    assert network.engine_for(TAPS, SIDE) == "openvino"
+    plain = FrozenNetwork(backbone, 3, Recipe()).run(pictures, TAPS)
+    for part, right in zip(network.run(pictures, TAPS), plain, strict=True):
+        torch.testing.assert_close(part, right * (1 + 5e-6))
+        assert not torch.equal(part, right)
+
+
+@pytest.mark.parametrize(
+    ("precision", "off"),
+    [("float32", 2e-5), ("float32", float("nan")), ("float32", float("inf")), ("bfloat16", 4e-2)],
+)
+def test_auto_falls_back_for_good_when_numbers_differ(backbone, pictures, stand_in, precision, off):
+    stand_in.off = off
+    network = FrozenNetwork(backbone, 3, Recipe(precision, engine="auto"))
+    assert network.engine_for(TAPS, SIDE) == "torch"
+    plain = FrozenNetwork(backbone, 3, Recipe(precision)).run(pictures, TAPS)
+    for part, right in zip(network.run(pictures, TAPS), plain, strict=True):
+        assert torch.equal(part, right)
+    assert stand_in.made == 1
+
+
+def test_a_wrong_shape_is_a_disagreement(backbone, stand_in, monkeypatch):
+    monkeypatch.setattr(
+        stand_in, "__call__", lambda self, x: [part[:, 1:] for part in self.module(x)]
+    )
+    assert FrozenNetwork(backbone, 3, Recipe(engine="auto")).engine_for(TAPS, SIDE) == "torch"
+
+
+def test_auto_falls_back_silently_when_conversion_fails(backbone, pictures, stand_in, capfd):
+    stand_in.fails = RuntimeError("no such operation: aten::frobnicate")
+    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
+    plain = FrozenNetwork(backbone, 3, Recipe()).run(pictures, TAPS)
+    assert torch.equal(network.run(pictures, TAPS)[1], plain[1])
+    assert network.engine_for(TAPS, SIDE) == "torch"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_explicit_engine_that_cannot_says_why(backbone, pictures, stand_in):
+    network = FrozenNetwork(backbone, 3, Recipe(engine="openvino"))
+    stand_in.fails = RuntimeError("no such operation: aten::frobnicate")
+    message = r"cannot run squeezenet1_1 on pictures of 32 x 32 pixels: .*frobnicate.*engine='auto'"
+    with pytest.raises(ValueError, match=message):
+        network.run(pictures, TAPS)
+    stand_in.fails, stand_in.off = None, 1e-3
+    with pytest.raises(ValueError, match=r"1\.0e-03 away from torch's, more than 1e-05"):
+        network.engine_for(TAPS, SIDE)
+
+
+def test_an_explicit_engine_that_cannot_be_imported(backbone, stand_in):
+    stand_in.fails = MissingDependencyError("openvino")
+    with pytest.raises(MissingDependencyError):
+        FrozenNetwork(backbone, 3, Recipe(engine="openvino")).engine_for(TAPS, SIDE)
+
+
+def test_settled_once_per_taps_and_side(backbone, pictures, stand_in):
+    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
+    for _ in range(3):
+        network.run(pictures, TAPS)
+    assert stand_in.made == 1
+    network.run(pictures, TAPS[:1])
+    network.run(torch.zeros(1, 3, 48, 48), TAPS)
+    assert stand_in.made == 3
+
+
+def test_widths_convert_nothing(backbone, stand_in):
+    network = FrozenNetwork(backbone, 3, Recipe("bfloat16", engine="openvino"))
+    assert network.widths(TAPS, SIDE) == FrozenNetwork(backbone, 3, Recipe()).widths(TAPS, SIDE)
+    assert stand_in.made == 0
+
+
+def test_many_sides_do_not_pile_up(backbone, stand_in):
+    network = FrozenNetwork(backbone, 2, Recipe(engine="auto"))
+    alone = network.n_bytes
+    sizes = set()
+    for side in range(20, 40):
+        network.run(torch.zeros(1, 3, side, side), TAPS[:1])
+        sizes.add(network.n_bytes)
+    assert alone < min(sizes)
+    assert max(sizes) == network.n_bytes == alone * (1 + _prefix._MAX_ENGINES)
+
+
+def test_several_threads_settle_once(backbone, pictures, stand_in):
+    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
+    together = threading.Barrier(4)
+
+    def work(_):
+        together.wait()
+        return network.run(pictures, TAPS)
+
+    with ThreadPoolExecutor(4) as executor:
+        results = list(executor.map(work, range(4)))
+    assert stand_in.made == 1
+    assert all(torch.equal(result[0], results[0][0]) for result in results)
+
+
+def test_no_more_pieces_than_the_deepest_tap_needs(backbone, stand_in):
+    network = FrozenNetwork(backbone, backbone.n_stages + 1, Recipe(engine="auto"))
+    assert len(network._chain(TAPS).pieces) == 3
+    assert len(network._chain(TAPS).neck) == 0
+    assert len(network._chain((Tap(None, None),)).pieces) == backbone.n_stages
+
+
+# --- what is known without the network -----------------------------------------------------------
+
+
+def test_what_was_settled_is_known_without_the_network(backbone, stand_in, monkeypatch):
+    recipe = Recipe(engine="auto")
+    asked = (backbone.reference, recipe, TAPS, SIDE)
+    assert settled_engine(*asked) is None
+    FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
+    assert settled_engine(*asked) == "openvino"
+    monkeypatch.setattr(_engines, "_settled", {})  # as in another process
+    assert settled_engine(*asked) == "openvino"
+    for other in (
+        (replace(backbone.reference, digest="blake2b:0"), recipe, TAPS, SIDE),
+        (backbone.reference, replace(recipe, precision="bfloat16"), TAPS, SIDE),
+        (backbone.reference, recipe, TAPS[:1], SIDE),
+        (backbone.reference, recipe, TAPS, SIDE + 1),
+    ):
+        assert settled_engine(*other) is None
+    monkeypatch.setattr(_engines, "_circumstances", lambda: ("another openvino",))
+    assert settled_engine(*asked) is None
+
+
+def test_an_engine_asked_for_by_name_is_settled(backbone):
+    for engine in ("torch", "openvino"):
+        recipe = Recipe(engine=engine)
+        assert settled_engine(backbone.reference, recipe, TAPS, SIDE) == engine
+
+
+def test_a_later_answer_replaces_the_earlier(backbone, stand_in, monkeypatch):
+    recipe = Recipe(engine="auto")
+    FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
+    stand_in.fails = RuntimeError("no memory left")
+    assert FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE) == "torch"
+    monkeypatch.setattr(_engines, "_settled", {})
+    assert settled_engine(backbone.reference, recipe, TAPS, SIDE) == "torch"
+
+
+def test_a_home_that_cannot_be_written_is_no_matter(backbone, stand_in, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SKTRANSFER_HOME", str(tmp_path / "file"))
+    recipe = Recipe(engine="auto")
+    assert FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE) == "openvino"
+    assert settled_engine(backbone.reference, recipe, TAPS, SIDE) == "openvino"
+
+
+def test_a_spoilt_record_is_not_believed(backbone, stand_in, offline_home, monkeypatch):
+    recipe = Recipe(engine="auto")
+    FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
+    (record,) = (offline_home / "engines").iterdir()
+    for spoilt in (b"", b"\xff\xfe", b"tensorrt"):
+        record.write_bytes(spoilt)
+        monkeypatch.setattr(_engines, "_settled", {})
+        assert settled_engine(backbone.reference, recipe, TAPS, SIDE) is None
+
+
+def test_engines_share_no_rows(backbone):
+    plan = make_plan(FrozenNetwork(backbone, 1, Recipe()).info, 1, "avg")
+    of = {
+        engine: fingerprints(plan, "p", Recipe(precision, engine=engine))
+        for precision in ("float32", "bfloat16")
+        for engine in ("torch", "openvino")
+    }
+    assert of["torch"] != of["openvino"]
+    with pytest.raises(ValueError, match="settled"):
+        fingerprints(plan, "p", Recipe(engine="auto"))
