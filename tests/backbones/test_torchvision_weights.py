@@ -180,7 +180,7 @@ def test_a_path_means_the_default_network_with_these_tensors(kind, tmp_path, mon
     given = path
     if kind == "folder variable":
         monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path))
-        given = Path("gone/weights.pth")
+        given = Path("weights.pth")  # a name alone is looked up there
     backbone = _torchvision.load("shufflenet_v2_x0_5", given)
     assert logits_agree(backbone, net)
     assert backbone.reference.weights == str(given)
