@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import DTYPES
+from sktransfer.frozen import DTYPES, ENGINES
 from sktransfer.images import ImageSource, as_image_source
 
 _LARGEST_SEED = np.iinfo(np.int32).max
@@ -37,7 +37,7 @@ class ImageInputMixin:
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "device": [str, torch.device],
         "precision": [StrOptions(set(DTYPES))],
-        "engine": [StrOptions({"auto", "torch"})],
+        "engine": [StrOptions(set(ENGINES))],
         "cache": ["boolean", str, os.PathLike, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "n_jobs": [Integral, None],

@@ -42,7 +42,9 @@ from sktransfer.frozen import (
     fingerprints,
     make_plan,
     measure_widths,
+    resolve_engine,
     run,
+    settle,
     store_for,
 )
 from sktransfer.images import ImageSource, Preprocessing, make_preprocessing
@@ -102,8 +104,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         ``"auto"`` is CUDA, then Apple's MPS, then the CPU.
     precision : {"float32", "float64", "bfloat16", "float16"}, default="float32"
         What the network computes in. Embeddings are float32, or float64 with ``"float64"``.
-    engine : {"auto", "torch"}, default="auto"
-        What runs the network.
+    engine : {"auto", "torch", "openvino"}, default="auto"
+        What runs the network. ``"auto"`` is OpenVINO on CPUs where it is installed (extra
+        ``openvino``), can run the network and agrees with torch, else torch (see :ref:`engines`).
     cache : bool, path-like or None, default=True
         True keeps embeddings in memory for the next call: bounded, shared by the estimators of a
         process; worker processes that it starts share a private temporary directory. A path keeps
@@ -314,18 +317,22 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         preprocessing = self._make_preprocessing(plan.info)
         networks: dict[Recipe, FrozenNetwork] = {}
 
-        def compute(batch: torch.Tensor, with_: Recipe = recipe) -> list[np.ndarray]:
+        def network(with_: Recipe = recipe) -> FrozenNetwork:
             # Fetched when the first picture needs it: where all are in the store, none does.
             if with_ not in networks:
                 networks[with_] = REGISTRY.get(
                     found_source(plan.info.reference, self._packed), lambda _: plan.depth, with_
                 )
-            parts = [part.cpu().numpy() for part in networks[with_].run(batch, plan.taps)]
+            return networks[with_]
+
+        def compute(batch: torch.Tensor, with_: Recipe = recipe) -> list[np.ndarray]:
+            parts = [part.cpu().numpy() for part in network(with_).run(batch, plan.taps)]
             if recipe.precision not in ("float16", "bfloat16") or with_ != recipe:
                 return parts
             overflow = ~np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts])
             if overflow.any():
-                if len(networks) == 1:
+                exactly = replace(recipe, precision="float32", engine="torch")
+                if exactly not in networks:
                     warnings.warn(
                         f"Activations of {plan.info.reference.name} do not fit {self.precision} "
                         "for some pictures; these are computed in float32.",
@@ -333,7 +340,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
                         stacklevel=2,
                     )
                 rows = torch.from_numpy(np.flatnonzero(overflow)).to(batch.device)
-                exact = compute(batch[rows], replace(recipe, precision="float32"))
+                exact = compute(batch[rows], exactly)
                 for part, own in zip(parts, exact, strict=True):
                     part[overflow] = own
             return parts
@@ -343,7 +350,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             preprocessing=preprocessing,
             widths=self._widths,
             dtype=np.dtype(np.float64 if self.precision == "float64" else np.float32),
-            fingerprints=fingerprints(plan, preprocessing.fingerprint, recipe),
+            fingerprints=fingerprints(
+                plan, preprocessing.fingerprint, settle(plan, recipe, preprocessing.size, network)
+            ),
             store=store_for(self.cache),
             batch_size=self.batch_size,
             device=recipe.device,
@@ -354,11 +363,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         return run(source, job)
 
     def _recipe(self) -> Recipe:
-        return Recipe(
-            precision=self.precision,
-            device=resolve_device(self.device, self.precision),
-            engine="torch",
-        )
+        device = resolve_device(self.device, self.precision)
+        engine = resolve_engine(self.engine, self.precision, device)
+        return Recipe(precision=self.precision, device=device, engine=engine)
 
     def _make_preprocessing(self, info: NetworkInfo) -> Preprocessing:
         spec = info.input_spec

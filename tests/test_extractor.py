@@ -117,7 +117,8 @@ def test_what_lies_after_the_cut_is_neither_kept_nor_run():
     shallow = small("vgg11", layer=0, cache=False).fit(X)
     shallow.transform(X)
     (network,) = REGISTRY._networks.values()
-    assert network.n_bytes < 10_000  # the first convolution; the whole of VGG is half a gigabyte
+    # The first convolution, and again converted; the whole of VGG is half a gigabyte.
+    assert network.n_bytes < 20_000
     assert len(network.pieces) == 1
 
 

@@ -2,7 +2,7 @@
 
 from sktransfer.frozen._disk import DirectoryStore, open_directory
 from sktransfer.frozen._engines import ENGINES, TOLERANCES, resolve_engine
-from sktransfer.frozen._plan import Plan, fingerprints, make_plan, measure_widths
+from sktransfer.frozen._plan import Plan, fingerprints, make_plan, measure_widths, settle
 from sktransfer.frozen._pooling import POOLINGS, pool
 from sktransfer.frozen._prefix import FrozenNetwork, settled_engine
 from sktransfer.frozen._registry import (
@@ -52,5 +52,6 @@ __all__ = [
     "pool",
     "resolve_engine",
     "run",
+    "settle",
     "settled_engine",
 ]

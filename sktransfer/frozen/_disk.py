@@ -15,6 +15,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,8 +124,12 @@ class DirectoryStore:
         if self._writable and records:
             self._attempt(write)
 
-    def claim(self, key: bytes, owner: str) -> bool:
-        """Whether ``owner`` is to compute ``key``; False if another living one is at it."""
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
+        """Whether ``owner`` is to compute ``key``.
+
+        False if another living one is at it, or was between a look-up and this call: if all of
+        ``rows`` are there by now.
+        """
 
         def write(connection: sqlite3.Connection) -> bool:
             now = time.time()
@@ -137,6 +142,8 @@ class DirectoryStore:
                     holder, host, pid, expires = held
                     if holder != owner and expires > now and _may_live(host, pid):
                         return False
+                if rows and all(map(partial(_is_there, connection), rows)):
+                    return False
                 connection.execute(
                     "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
                     (key, owner, socket.gethostname(), os.getpid(), now + _LEASE_SECONDS),
@@ -324,6 +331,10 @@ def _checksum(key: bytes, dtype: str, value: bytes) -> int:
 
 def _is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+def _is_there(connection: sqlite3.Connection, key: bytes) -> bool:
+    return connection.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone() is not None
 
 
 def _may_live(host: str, pid: int) -> bool:

@@ -5,12 +5,12 @@ their fingerprints. It must not know estimators, pictures or stores.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 from sktransfer.backbones import find_stage
-from sktransfer.frozen._prefix import FrozenNetwork, is_out_of_memory
+from sktransfer.frozen._prefix import FrozenNetwork, is_out_of_memory, settled_engine
 from sktransfer.frozen._taps import NetworkInfo, Recipe, Tap
 
 # Part of every fingerprint: raised when the same parameters come to mean other numbers.
@@ -118,6 +118,20 @@ def measure_widths(network: FrozenNetwork, plan: Plan, *, side: int) -> tuple[in
         ) from error
 
 
+def settle(plan: Plan, recipe: Recipe, side: int, network: Callable[[], FrozenNetwork]) -> Recipe:
+    """``recipe`` with the engine that really runs; ``network`` is asked only if nothing else knows.
+
+    Raises
+    ------
+    ValueError
+        If the engine was asked for by name and cannot run the network.
+    """
+    engine = settled_engine(plan.info.reference, recipe, plan.taps, side)
+    if engine is None:
+        engine = network().engine_for(plan.taps, side)
+    return replace(recipe, engine=engine)
+
+
 def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple[bytes, ...] | None:
     """Of each tap, everything but the picture that changes its numbers.
 
@@ -128,7 +142,7 @@ def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple
         Fingerprint of what makes the network's input from a picture; None if there is no telling,
         and then there are no fingerprints.
     recipe : Recipe
-        With the engine that really runs: that of :meth:`FrozenNetwork.engine_for`, not ``"auto"``.
+        With the engine that really runs, as :func:`settle` gives it: not ``"auto"``.
     """
     if recipe.engine == "auto":
         raise ValueError("engine='auto' has to be settled before there are fingerprints.")

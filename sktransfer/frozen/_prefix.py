@@ -146,7 +146,12 @@ class FrozenNetwork:
         ValueError
             As :meth:`run`.
         """
-        return self._engine(tuple(taps), (side, side)).name
+        taps = tuple(taps)
+        name = self._engine(taps, (side, side)).name
+        if self.recipe.engine == "auto":
+            # Again, if it was settled before: the home may be another one by now.
+            _engines.remember(_question(self.info.reference, self.recipe, taps, side), name)
+        return name
 
     def widths(self, taps: tuple[Tap, ...], side: int) -> tuple[int, ...]:
         """Columns of each tap for pictures of ``side`` pixels, found by running a black one."""

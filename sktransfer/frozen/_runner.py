@@ -160,8 +160,13 @@ class _Run:
         for row, digest in list(self.elsewhere.items()):
             if self.shelf.fetch(digest, self.rows[row]):
                 advance(1)
-            elif self.shelf.claim(digest):
-                taken_over.append(row)
+            elif self.shelf.claim(digest, even_if_there=True):
+                # Put between the look and the claim, or there but unreadable: look again.
+                if self.shelf.fetch(digest, self.rows[row]):
+                    self.shelf.release([digest])
+                    advance(1)
+                else:
+                    taken_over.append(row)
             else:
                 continue
             del self.elsewhere[row]

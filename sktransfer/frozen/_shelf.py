@@ -64,14 +64,18 @@ class Shelf:
         )
         self.release([digest for digest, _ in rows])
 
-    def claim(self, digest: bytes) -> bool:
-        """Whether this run is to compute a picture; False if another one is at it."""
+    def claim(self, digest: bytes, *, even_if_there: bool = False) -> bool:
+        """Whether this run is to compute a picture.
+
+        False if another one is at it, or finished it since it was looked for.
+        """
         if self._store is None:
             return True
         key = self._claim_key(digest)
         # Noted before it is made: an interrupt between the two must not leave it behind.
         self._claimed.add(key)
-        if self._store.claim(key, self._owner):
+        rows = [] if even_if_there else [_key(own, digest) for own in self._fingerprints]
+        if self._store.claim(key, self._owner, rows):
             return True
         self._claimed.discard(key)
         return False

@@ -42,8 +42,10 @@ class Store(Protocol):
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows``, all of them or (where that is impossible) none."""
 
-    def claim(self, key: bytes, owner: str) -> bool:
-        """Whether ``owner`` is to compute ``key``; False if another one is at it."""
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
+        """Whether ``owner`` is to compute ``key``; False if another is at it or has just put
+        all of ``rows``.
+        """
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
         """Give claims back, done or not."""
@@ -99,9 +101,13 @@ class MemoryStore:
                 _, forgotten = self._rows.popitem(last=False)
                 self._n_bytes -= _size(forgotten)
 
-    def claim(self, key: bytes, owner: str) -> bool:
-        """Whether ``owner`` is to compute ``key``; False if another thread is at it."""
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
+        """Whether ``owner`` is to compute ``key``; False if another thread is at it or has just
+        put all of ``rows``.
+        """
         with self._lock:
+            if key not in self._claims and rows and all(row in self._rows for row in rows):
+                return False
             return self._claims.setdefault(key, owner) == owner
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
@@ -157,9 +163,9 @@ class TieredStore:
         self.near.put(rows)
         self.far.put(rows)
 
-    def claim(self, key: bytes, owner: str) -> bool:
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         """Whether ``owner`` is to compute ``key``."""
-        return self.far.claim(key, owner)
+        return self.far.claim(key, owner, rows)
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
         """Give claims back."""

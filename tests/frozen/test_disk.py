@@ -193,6 +193,13 @@ def test_a_claim_holds_for_others_until_given_back(store):
     other.close()
 
 
+def test_what_was_put_since_it_was_looked_for_is_not_claimed(store):
+    store.put([(b"row", np.zeros(3, np.float32))])
+    assert not store.claim(b"a", "me", [b"row"])
+    assert store.claim(b"a", "me", [b"row", b"another part"])
+    assert store.claim(b"b", "me")
+
+
 def test_a_claim_of_the_dead_is_void(store):
     code = (
         "import sys; from sktransfer.frozen import DirectoryStore\n"

@@ -95,3 +95,10 @@ def test_a_claim_is_one_owners_until_it_is_given_back():
     assert not store.claim(b"a", "you")
     store.release([b"a"], "me")
     assert store.claim(b"a", "you")
+
+
+def test_what_was_put_since_it_was_looked_for_is_not_claimed():
+    store = MemoryStore()
+    store.put([(b"row", row(0))])
+    assert not store.claim(b"a", "me", [b"row"])
+    assert store.claim(b"a", "me", [b"row", b"another part"])

@@ -1,0 +1,157 @@
+"""From ``results/*.json`` to the tables of ``docs/user_guide/performance.rst``.
+
+It must not measure anything. Tables stand between two comments of the page, and replace what is
+there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from _common import HERE, number
+
+PAGE = HERE.parent / "docs" / "user_guide" / "performance.rst"
+# Above this share of the cores taken by others, figures are called preliminary.
+QUIET = 0.05
+
+
+def update_page(results: Path, page: Path = PAGE) -> Path:
+    """Put the tables of every JSON file there is between its two comments."""
+    text = page.read_text()
+    for name, make in MAKERS.items():
+        path = results / f"{name}.json"
+        if not path.is_file():
+            continue
+        begin, end = f".. begin {name}\n", f".. end {name}\n"
+        head, rest = text.split(begin, 1)
+        _, tail = rest.split(end, 1)
+        text = f"{head}{begin}\n{make(json.loads(path.read_text()))}\n{end}{tail}"
+    page.write_text(text)
+    return page
+
+
+def rst_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A list-table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (header, *rows):
+        for i, cell in enumerate(row):
+            lines.append(f"   {'* -' if i == 0 else '  -'} {cell}".rstrip())
+    return "\n".join([*lines, ""])
+
+
+def where(content: dict[str, Any]) -> str:
+    """A sentence about the machine, and a warning if it was not ours alone."""
+    its, packages = content["machine"], content["machine"]["packages"]
+    flags = ", ".join(its["flags"]) or "none of note"
+    software = ", ".join(
+        f"{name} {packages[name]}"
+        for name in ("torch", "torchvision", "openvino")
+        if name in packages
+    )
+    text = (
+        f"Measured {its['date']} on {its['cores']} cores of {its['cpu']} ({flags}), "
+        f"{its['ram_gb']:.0f} GB, Python {its['python']}, {software}."
+    )
+    share = content.get("others_share")
+    if share is not None and share > QUIET:
+        text += (
+            f"\n\n.. warning::\n\n   Preliminary: {100 * share:.0f} % of the machine was used by "
+            "other programs meanwhile."
+        )
+    return text + "\n"
+
+
+def extraction(content: dict[str, Any]) -> str:
+    parts = [
+        where(content),
+        f"{content['n']} {content['pictures']}; median of {content['rounds']} turns.\n",
+    ]
+    header = ("", "images/s", "times the best peer", "of the bound", "peak MB", "difference")
+    for network, summary in content["networks"].items():
+        rows, skipped = [], []
+        for name, row in summary["contestants"].items():
+            if "skipped" in row:
+                skipped.append(name)
+            elif row["kept"]:
+                rows.append(
+                    (
+                        f"**{name}**" if name.startswith("sktransfer") else name,
+                        number(row["images_per_s"]),
+                        number(row.get("times_best_peer"), 2),
+                        number(row.get("of_bound"), 2),
+                        number(row["peak_mb"], 2),
+                        f"{row.get('difference_from_torchvision', float('nan')):.0e}",
+                    )
+                )
+        parts.append(f"**{network}**\n\n{rst_table(header, rows)}")
+        if skipped:
+            parts.append(f"Not run: {', '.join(skipped)}.\n")
+    return "\n".join(parts)
+
+
+def search(content: dict[str, Any]) -> str:
+    parts = [
+        where(content),
+        f"{content['n']} pictures, {content['network']}, {content['folds']} folds, "
+        f"{content['candidates']} values of ``clf__C``.\n",
+    ]
+    header = ("", "embedded", "seconds", "times sktransfer's", "embedded again", "seconds again")
+    for task in dict.fromkeys(row["task"] for row in content["cases"]):
+        rows = [
+            (
+                f"**{row['case']}**" if row["case"].startswith("sktransfer") else row["case"],
+                number(row["cold_embedded"], 9),
+                number(row["cold_seconds"]),
+                number(row.get("cold_times_sktransfer")),
+                number(row.get("warm_embedded"), 9),
+                number(row.get("warm_seconds")),
+            )
+            for row in content["cases"]
+            if row["task"] == task and "skipped" not in row
+        ]
+        parts.append(f"**{task}**\n\n{rst_table(header, rows)}")
+    return "\n".join(parts)
+
+
+def hits(content: dict[str, Any]) -> str:
+    header = ("tier", "pictures", "hit, ms", "of it hashing, ms", "miss, ms")
+    rows = [
+        (
+            row["tier"],
+            row["kind"],
+            number(row["hit_ms"], 2),
+            number(row["hash_ms"], 2),
+            number(row["miss_ms"], 2),
+        )
+        for row in content["rows"]
+        if "skipped" not in row
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
+def scaling(content: dict[str, Any]) -> str:
+    header = ("pictures", "ms each", "peak MB", "output MB", "memory tier MB", "net growth MB")
+    rows = [
+        (
+            number(row["n"], 9),
+            number(1000 * row["seconds_per_image"]),
+            number(row["peak_mb"], 4),
+            number(row["output_mb"]),
+            number(row["memory_tier_mb"]),
+            number(row["net_growth_mb"]),
+        )
+        for row in content["sizes"]
+        if "skipped" not in row
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
+MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "extraction": extraction,
+    "search": search,
+    "hits": hits,
+    "scaling": scaling,
+}

@@ -1,0 +1,61 @@
+"""Run every benchmark, write ``results/*.json`` and the tables of the documentation's page.
+
+    python benchmarks/run_all.py            # about half an hour on two cores
+    python benchmarks/run_all.py --quick    # a few minutes: does everything run?
+    python benchmarks/run_all.py --tables   # nothing is run: only the tables are made again
+
+``--quick`` writes to a temporary folder: what was measured properly stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from _common import HERE, RESULTS
+from _tables import update_page
+
+FULL = {
+    "extraction.py": ["--n", "200", "--rounds", "3"],
+    "search.py": ["--n", "60", "--rounds", "3"],
+    "hits.py": ["--n", "200"],
+    "scaling.py": ["--max", "100000"],
+    "engines.py": [],
+}
+QUICK = {
+    "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
+    "search.py": ["--n", "20"],
+    "hits.py": ["--n", "20", "--repeats", "3"],
+    "scaling.py": ["--max", "1000"],
+    "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="small, to see that all of it runs")
+    parser.add_argument("--tables", action="store_true", help="run nothing, only write the tables")
+    parser.add_argument("--only", nargs="+", help="names of scripts, without .py")
+    args = parser.parse_args()
+    failed = []
+    results = Path(tempfile.mkdtemp(prefix="sktransfer-bench-")) if args.quick else RESULTS
+    if not args.tables:
+        for script, arguments in (QUICK if args.quick else FULL).items():
+            if args.only and Path(script).stem not in args.only:
+                continue
+            print(f"\n### {script} {' '.join(arguments)}", flush=True)
+            command = [sys.executable, str(HERE / script), *arguments, "--results", str(results)]
+            if subprocess.run(command, check=False).returncode:
+                failed.append(script)
+    if not args.quick:
+        print(f"tables written: {update_page(results)}")
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
