@@ -1,6 +1,6 @@
-"""From ``results/*.json`` to the tables of ``docs/user_guide/performance.rst``.
+"""From ``results/*.json`` to the tables of ``performance.rst`` and ``engines.rst``.
 
-It must not measure anything. Tables stand between two comments of the page, and replace what is
+It must not measure anything. Tables stand between two comments of a page, and replace what is
 there.
 """
 
@@ -13,24 +13,24 @@ from typing import Any
 
 from _common import HERE, number
 
-PAGE = HERE.parent / "docs" / "user_guide" / "performance.rst"
+PAGES = HERE.parent / "docs" / "user_guide"
 # Above this share of the cores taken by others, figures are called preliminary.
 QUIET = 0.05
 
 
-def update_page(results: Path, page: Path = PAGE) -> Path:
+def update_pages(results: Path, pages: Path = PAGES) -> list[Path]:
     """Put the tables of every JSON file there is between its two comments."""
-    text = page.read_text()
-    for name, make in MAKERS.items():
-        path = results / f"{name}.json"
+    written = []
+    for name, (file, make) in MAKERS.items():
+        path, page = results / f"{name}.json", pages / file
         if not path.is_file():
             continue
         begin, end = f".. begin {name}\n", f".. end {name}\n"
-        head, rest = text.split(begin, 1)
+        head, rest = page.read_text().split(begin, 1)
         _, tail = rest.split(end, 1)
-        text = f"{head}{begin}\n{make(json.loads(path.read_text()))}\n{end}{tail}"
-    page.write_text(text)
-    return page
+        page.write_text(f"{head}{begin}\n{make(json.loads(path.read_text()))}\n{end}{tail}")
+        written.append(page)
+    return written
 
 
 def rst_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -149,9 +149,50 @@ def scaling(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
-MAKERS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "extraction": extraction,
-    "search": search,
-    "hits": hits,
-    "scaling": scaling,
+def engines(content: dict[str, Any]) -> str:
+    header = ("", "engine", "precision", "images/s", "times eager", "difference", "to settle, s")
+    eager = {
+        record["network"]: record["images_per_second"]
+        for record in content["records"]
+        if record["engine"] == "eager"
+    }
+    rows = [
+        (
+            record["network"],
+            record["engine"],
+            record["precision"],
+            number(record["images_per_second"]),
+            number(record["images_per_second"] / eager[record["network"]], 2),
+            f"{record['difference']:.0e}",
+            number(record["seconds_to_settle"], 2),
+        )
+        for record in content["records"]
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
+def finetune(content: dict[str, Any]) -> str:
+    header = ("task", "backbone", "", "metric", "mean", "lowest to highest", "seconds a fit")
+    rows = [
+        (
+            row["task"],
+            row["backbone"],
+            row["case"],
+            row["metric"],
+            f"{row['mean']:.3f}",
+            f"{min(row['scores']):.3f} to {max(row['scores']):.3f}",
+            number(row["seconds_per_fit"]),
+        )
+        for row in content["rows"]
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
+MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "extraction": ("performance.rst", extraction),
+    "search": ("performance.rst", search),
+    "hits": ("performance.rst", hits),
+    "scaling": ("performance.rst", scaling),
+    "engines": ("engines.rst", engines),
+    "finetune": ("finetune.rst", finetune),
 }

@@ -118,7 +118,7 @@ def main() -> None:
         "machine": machine(),
         "batch": arguments.batch,
         "rounds": arguments.rounds,
-        "used_by_others": neighbours.share(),
+        "others_share": neighbours.share(),
         "records": records,
     }
     write_json("engines", content, arguments.results)

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from _common import HERE, RESULTS
-from _tables import update_page
+from _tables import update_pages
 
 FULL = {
     "extraction.py": ["--n", "200", "--rounds", "3"],
@@ -24,6 +24,7 @@ FULL = {
     "hits.py": ["--n", "200"],
     "scaling.py": ["--max", "100000"],
     "engines.py": [],
+    "finetune.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -31,6 +32,7 @@ QUICK = {
     "hits.py": ["--n", "20", "--repeats", "3"],
     "scaling.py": ["--max", "1000"],
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
+    "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
 }
 
 
@@ -51,7 +53,7 @@ def main() -> int:
             if subprocess.run(command, check=False).returncode:
                 failed.append(script)
     if not args.quick:
-        print(f"tables written: {update_page(results)}")
+        print("tables written:", *sorted({str(page) for page in update_pages(results)}))
     if failed:
         print(f"FAILED: {', '.join(failed)}")
     return 1 if failed else 0

@@ -1,11 +1,15 @@
 """Image transfer learning as scikit-learn estimators."""
 
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._finetune import FineTuneClassifier
 from sktransfer._version import __version__
+from sktransfer._whitening import ImageWhitening
 from sktransfer.backbones import describe_backbone, list_backbones
 from sktransfer.frozen import cache_info, clear_cache
 
 __all__ = [
+    "FineTuneClassifier",
+    "ImageWhitening",
     "PretrainedFeatureExtractor",
     "__version__",
     "cache_info",

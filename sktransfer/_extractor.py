@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torchvision.models import WeightsEnum
 
@@ -62,8 +62,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     Parameters
     ----------
-    backbone : str, default="resnet50"
-        Name of a network: any of :func:`sktransfer.list_backbones`, or ``"timm/NAME"``.
+    backbone : str, path-like or estimator, default="resnet50"
+        Name of a network: any of :func:`sktransfer.list_backbones`, or ``"timm/NAME"``. Or one that
+        was fine-tuned: a file of :meth:`FineTuneClassifier.save`, or ``FrozenEstimator(fitted)``.
     weights : str, path-like, torchvision weights enum member or None, default="default"
         ``"default"`` is the publisher's best. The name of an enum member (``"IMAGENET1K_V1"``)
         chooses among several. A path to a ``.pth`` or ``.safetensors`` file gives these tensors to
@@ -177,7 +178,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageInputMixin._image_parameter_constraints,
-        "backbone": [str],
+        "backbone": [str, os.PathLike, HasMethods("fit")],
         "weights": [str, os.PathLike, WeightsEnum, None],
         "layer": [str, Integral, list, tuple, None],
         "pooling": [StrOptions(set(POOLINGS))],
@@ -185,7 +186,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     def __init__(
         self,
-        backbone: str = "resnet50",
+        backbone: Any = "resnet50",
         *,
         weights: Any = "default",
         layer: str | int | Sequence[str | int] | None = None,
@@ -320,9 +321,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         def network(with_: Recipe = recipe) -> FrozenNetwork:
             # Fetched when the first picture needs it: where all are in the store, none does.
             if with_ not in networks:
-                networks[with_] = REGISTRY.get(
-                    found_source(plan.info.reference, self._packed), lambda _: plan.depth, with_
-                )
+                source = found_source(plan.info.reference, self._packed, self.backbone)
+                networks[with_] = REGISTRY.get(source, lambda _: plan.depth, with_)
             return networks[with_]
 
         def compute(batch: torch.Tensor, with_: Recipe = recipe) -> list[np.ndarray]:

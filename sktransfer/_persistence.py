@@ -5,22 +5,32 @@ It must not know estimators.
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from sktransfer import _config
 from sktransfer.backbones import (
     Backbone,
+    BackboneProvider,
     BackboneReference,
     architecture,
     load_backbone,
     load_strict,
+    with_tensors,
 )
-from sktransfer.frozen import NetworkSource
+from sktransfer.frozen import NetworkSource, digest_mismatch
+
+# Rises when a file of an older version can no longer be read as if it were of this one.
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -62,21 +72,45 @@ def _kept(backbone: Backbone, depth: int) -> Backbone:
     return backbone.truncated(depth)
 
 
-def request_source(name: str, weights: Any, seed: int) -> NetworkSource:
-    """How the registry may load what was asked for (arguments as for ``load_backbone``)."""
+def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
+    """How the registry may load what was asked for.
+
+    Parameters
+    ----------
+    backbone : str, path-like or estimator
+        A name for ``load_backbone``, a file that ``FineTuneClassifier.save`` wrote, or a fitted
+        FineTuneClassifier, in a FrozenEstimator or bare.
+    weights, seed
+        As for ``load_backbone``.
+    """
+    provider = tuned_provider(backbone)
+    if provider is not None:
+        if not isinstance(weights, str) or weights != "default":
+            raise ValueError(
+                f"A fine-tuned backbone comes with its weights; leave weights='default' (got "
+                f"{weights!r})."
+            )
+        tuned = provider.to_backbone()
+        return NetworkSource(("tuned", tuned.reference), lambda: tuned)
     weights = _absolute(weights)
     return NetworkSource(
-        ("request", name, _identity(weights), seed, _config.weights_directory()),
-        lambda: load_backbone(name, weights=weights, seed=seed),
+        ("request", backbone, _identity(weights), seed, _config.weights_directory()),
+        lambda: load_backbone(backbone, weights=weights, seed=seed),
     )
 
 
 def found_source(
-    reference: BackboneReference, packed: PackedWeights | None = None
+    reference: BackboneReference, packed: PackedWeights | None = None, backbone: Any = None
 ) -> NetworkSource:
-    """How the registry may load again what an earlier request found: by digest, or unpacked."""
+    """How the registry may load again what an earlier request found: by digest, or unpacked.
+
+    ``backbone`` is what was asked for then, which a fine-tuned one is found by.
+    """
     if packed is not None:
         return NetworkSource(("packed", reference), packed.unpack, reference)
+    provider = tuned_provider(backbone)
+    if provider is not None:
+        return NetworkSource(("tuned", reference), provider.to_backbone, reference)
     return NetworkSource(
         ("found", reference, _config.weights_directory()),
         lambda: load_backbone(
@@ -84,6 +118,86 @@ def found_source(
         ),
         reference,
     )
+
+
+def tuned_provider(backbone: Any) -> BackboneProvider | None:
+    """Who has a fine-tuned network, if ``backbone`` is one; None if it is a name."""
+    if backbone is None:
+        return None
+    if isinstance(backbone, os.PathLike) or (
+        isinstance(backbone, str) and backbone.endswith(".safetensors")
+    ):
+        return SavedNetwork(Path(backbone))
+    if isinstance(backbone, str):
+        return None
+    frozen = isinstance(backbone, FrozenEstimator)
+    inner = backbone.estimator if frozen else backbone
+    if not isinstance(inner, BackboneProvider):
+        raise ValueError(
+            "backbone is a name (sktransfer.list_backbones()), a file that FineTuneClassifier.save "
+            f"wrote, or FrozenEstimator(fitted FineTuneClassifier); got {backbone!r}."
+        )
+    try:
+        check_is_fitted(inner)
+    except NotFittedError as error:
+        raise ValueError(
+            f"The {type(inner).__name__} given as backbone is not fitted. If it was, clone (and so "
+            "every Pipeline, search and cross-validation) emptied it: give "
+            "backbone=FrozenEstimator(fitted), or save it and give the file's path."
+        ) from error
+    return inner
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """The network in a file that ``FineTuneClassifier.save`` wrote."""
+
+    path: Path
+
+    def to_backbone(self) -> Backbone:
+        """The network that was fine-tuned, without its head."""
+        header, tensors = read_saved(self.path)
+        reference = BackboneReference(**header["reference"])
+        base = found_source(reference, None, header["params"]["backbone"])
+        return tuned_backbone(base.load(), reference, tensors)
+
+
+def tuned_backbone(base: Backbone, reference: BackboneReference, learned: Any) -> Backbone:
+    """``base`` with what was learned in it.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If ``base`` is not what it was learned on.
+    """
+    if base.reference.digest != reference.digest:
+        raise digest_mismatch(reference.digest, base.reference)
+    return with_tensors(base, {name.removeprefix("stages."): t for name, t in learned.items()})
+
+
+def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and tensors of a file that ``FineTuneClassifier.save`` wrote; no code is run.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is none, or it is something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no saved estimator {str(path)!r}.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("sktransfer", "null"))
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a file that save wrote: {error}") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA or "reference" not in header:
+        found = header.get("schema") if isinstance(header, dict) else None
+        raise ValueError(
+            f"{path} holds no saved estimator of schema {SCHEMA} (found: {found}); it is another "
+            "kind of file, or of another version of sktransfer."
+        )
+    return header, tensors
 
 
 def _moved(weights: str | None) -> str | None:

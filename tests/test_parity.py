@@ -42,7 +42,7 @@ def embedding_of(net, x):
         net.fc = torch.nn.Identity()
         return net(x)
     if isinstance(net, torchvision.models.VGG):
-        net.classifier = net.classifier[:-1]
+        net.classifier[-1] = torch.nn.Identity()  # idempotent: this is called per batch
         return net(x)
     net.classifier = torch.nn.Identity()
     return net(x)

@@ -12,9 +12,11 @@ from sktransfer.backbones._chain import (
 )
 from sktransfer.backbones._load import architecture, load_backbone
 from sktransfer.backbones._state_dict import load_strict, state_dict_digest
+from sktransfer.backbones._tuned import BackboneProvider, with_tensors
 
 __all__ = [
     "Backbone",
+    "BackboneProvider",
     "BackboneReference",
     "InputSpec",
     "Layout",
@@ -27,4 +29,5 @@ __all__ = [
     "load_backbone",
     "load_strict",
     "state_dict_digest",
+    "with_tensors",
 ]

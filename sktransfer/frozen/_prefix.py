@@ -163,6 +163,14 @@ class FrozenNetwork:
             self._widths[key] = tuple(part.shape[1] for part in parts)
         return self._widths[key]
 
+    def shape_after(self, stage: int, side: int) -> tuple[int, ...]:
+        """Shape of what a stage makes of one picture, as ``pooling="raw"`` ravels it."""
+        x = torch.zeros(1, 3, side, side, dtype=self._held_as, device=self.recipe.device)
+        with torch.inference_mode(), exactly(self.recipe):
+            for piece in self.pieces[: stage + 1]:
+                x = piece(x)
+        return tuple(x.shape[1:])
+
     def _chain(self, taps: tuple[Tap, ...]) -> TappedChain:
         return TappedChain(self.info, self.pieces, self.neck, taps)
 

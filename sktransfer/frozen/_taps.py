@@ -76,8 +76,8 @@ class Tap:
     stage : int or None
         Index of the stage whose output is wanted; None for the end of the chain.
     pooling : str or None
-        A pooling of :func:`sktransfer.frozen.pool`; None for the network's own way to its
-        embedding (needs ``stage=None``).
+        A pooling of :func:`sktransfer.frozen.pool`, or ``"raw"``: all of it, ravelled as it is;
+        None for the network's own way to its embedding (needs ``stage=None``).
     """
 
     stage: int | None

@@ -1,0 +1,365 @@
+"""skorch's training loop on prepared rows: seeds, rates, best weights, checkpoints.
+
+It must not know pictures, labels or backbones: it is given datasets, a module and a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from sktransfer._finetune._activations import whole
+from sktransfer._finetune._checkpoint import Checkpoints
+from sktransfer._finetune._losses import WeightedLoss, make_loss
+from sktransfer._finetune._network import Suffix
+from sktransfer._finetune._optimizers import make_optimizer, parameter_groups, schedule_factor
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class BatchAccuracy(Callback):
+    """Writes the share of right answers of every batch into the history."""
+
+    def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any):
+        """Compare the largest logit with the label."""
+        predicted = kwargs["y_pred"].argmax(1)
+        accuracy = (predicted == batch[1].to(predicted.device)).double().mean().item()
+        net.history.record_batch("train_acc" if training else "valid_acc", accuracy)
+
+
+@dataclass
+class Schedule:
+    """How long a phase is, and how its rates go.
+
+    Parameters
+    ----------
+    epochs : int
+    rates : str
+        Name of a schedule, of :data:`sktransfer._finetune._optimizers.SCHEDULES`.
+    warmup_epochs : float
+    patience : int or None
+        Epochs without a better validation loss before the phase ends.
+    restore_best : bool
+        Whether the weights of the best epoch are taken at the end, where there are rows to tell.
+    ema_decay : float or None
+        Of the moving average of the weights that is validated and kept.
+    """
+
+    epochs: int
+    rates: str = "cosine"
+    warmup_epochs: float = 0.0
+    patience: int | None = None
+    restore_best: bool = True
+    ema_decay: float | None = None
+
+
+@dataclass
+class Progress:
+    """What a phase has to remember from epoch to epoch; a checkpoint holds it."""
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    best: dict[str, Tensor] | None = None
+    average: dict[str, Tensor] = field(default_factory=dict)
+    plateau: float = 1.0
+    plateau_since: int = 0
+
+
+class TrainingLoop(NeuralNetClassifier):
+    """A skorch net whose constructor stores nothing but parameters.
+
+    What skorch's constructor would set besides stands here, as class attributes, so that
+    scikit-learn finds in an instance what was passed to it and nothing else.
+    """
+
+    prefixes_: ClassVar[list[str]] = [
+        *("iterator_train", "iterator_valid", "callbacks", "optimizer", "loss")
+    ]
+    cuda_dependent_attributes_: ClassVar[list[str]] = []
+    _modules: ClassVar[list[str]] = ["module"]
+    _criteria: ClassVar[list[str]] = ["criterion"]
+    _optimizers: ClassVar[list[str]] = ["optimizer"]
+    _params_to_validate: frozenset[str] = frozenset()
+    history_ = None
+    initialized_ = False
+    virtual_params_: ClassVar[dict[str, Any]] = {}
+
+    module = Suffix
+    criterion = WeightedLoss
+    iterator_train = DataLoader
+    iterator_valid = DataLoader
+    dataset = Dataset
+    predict_nonlinearity = "auto"
+    compile = False
+    use_caching = "auto"
+    torch_load_kwargs = None
+    classes = None
+
+    # --- what skorch asks for --------------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        found: list[tuple[str, Callback]] = [
+            ("epoch_timer", EpochTimer()),
+            ("batch_acc", BatchAccuracy()),
+            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
+            ("train_acc", PassthroughScoring("train_acc", on_train=True, lower_is_better=False)),
+            ("valid_loss", PassthroughScoring(name="valid_loss")),
+            ("valid_acc", PassthroughScoring(name="valid_acc", lower_is_better=False)),
+        ]
+        return [*found, ("print_log", PrintLog())] if self.verbose else found
+
+    def initialize(self) -> TrainingLoop:
+        """Make the module, the loss, the optimiser and the callbacks anew."""
+        self.check_training_readiness()
+        self._initialize_virtual_params()
+        self._initialize_callbacks()
+        for part in ("module", "criterion", "optimizer"):
+            with self._current_init_context(part):
+                getattr(self, f"initialize_{part}")()
+        self.history_ = None
+        self._initialize_history()
+        self.initialized_ = True
+        return self
+
+    def initialize_criterion(self) -> TrainingLoop:
+        """Make the loss."""
+        made = make_loss(self.loss, self.label_smoothing, **self.get_params_for("loss"))
+        self.criterion_ = made.to(self.device_)
+        return self
+
+    def initialize_optimizer(self, triggered_directly: Any = None) -> TrainingLoop:
+        """Make the optimiser, with a group of parameters per stage that is trained."""
+        self.optimizer_ = self._optimizer_of(self._blocks())
+        return self
+
+    def _optimizer_of(self, blocks: Any, other: Any = None) -> torch.optim.Optimizer:
+        groups = parameter_groups(blocks, self.weight_decay)
+        if other is not None:
+            return make_optimizer(other, groups)
+        return make_optimizer(self.optimizer, groups, **self.get_params_for("optimizer"))
+
+    def _blocks(self) -> list[tuple[str, nn.Module, float]]:
+        return self.module_.blocks(self.lr, self._head_rates[1], self.layer_decay)
+
+    @property
+    def _head_rates(self) -> tuple[float, float]:
+        """Of the head while it is trained alone, and after."""
+        if self.head_lr is None:
+            return self.lr * 10, self.lr * 10
+        if isinstance(self.head_lr, (tuple, list)):
+            first, second = self.head_lr
+            return first, second
+        return self.head_lr, self.head_lr
+
+    def _set_training(self, training: bool = True) -> None:
+        self.module_.train(training)
+        loss = getattr(self, "criterion_", None)  # a pickle does not carry it
+        if loss is not None:
+            loss.train(training)
+
+    def get_all_learnable_params(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and parameters that take gradients."""
+        for name, parameter in self.module_.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        """Logits of a batch, float32 or wider whatever the precision."""
+        x = (x["x"] if isinstance(x, Mapping) else torch.as_tensor(x)).to(self.device_)
+        half = _HALF.get(self.precision)
+        context = (
+            nullcontext()
+            if half is None
+            else torch.autocast(torch.device(self.device_).type, dtype=half)
+        )
+        with context:
+            logits = self._forward(x if half is None else x.float())
+        return logits.float() if logits.dtype in _HALF.values() else logits
+
+    @property
+    def _forward(self) -> Callable[[Tensor], Tensor]:
+        return self.module_.head if getattr(self, "phase_", "") == "head" else self.module_
+
+    def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False):
+        """The loss of a batch, weighted by row; mixed rows have their own targets."""
+        weight = X["weight"].to(self.device_) if isinstance(X, Mapping) else None
+        target = X.get("target", y_true) if isinstance(X, Mapping) else y_true
+        return self.criterion_(y_pred, target.to(self.device_), weight)
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Loss and gradients of a batch; clipped, and scaled where float16 needs it."""
+        self._set_training(True)
+        inputs, labels = batch
+        logits = self.infer(inputs)
+        loss = self.get_loss(logits, labels, X=inputs, training=True)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"The training loss became {loss.item()} in epoch {len(self.history)}: the "
+                f"learning rate is too high for this network and data. Lower lr (now {self.lr}) or "
+                "head_lr, set max_grad_norm, or use warmup_epochs."
+            )
+        loss.backward()
+        if self.max_grad_norm is not None:
+            parameters = [p for group in self.optimizer_.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        return {"loss": loss, "y_pred": logits}
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Batches of a dataset, in an order of its own when training."""
+        kind = "iterator_train" if training else "iterator_valid"
+        settings = {"batch_size": self.batch_size, "collate_fn": whole, **self.get_params_for(kind)}
+        # Even without workers, every iteration draws a seed, from the global state if from no other.
+        settings.setdefault("generator", torch.Generator())
+        if training:
+            self._order = torch.Generator()
+            rest = len(dataset) % settings["batch_size"]
+            # A batch of one has no variance for BatchNorm to take.
+            lonely = rest == 1 and len(dataset) > 1 and not self.module_.freeze_batch_norm
+            defaults = {"shuffle": True, "generator": self._order, "drop_last": lonely}
+            settings = {**settings, **defaults, **self.get_params_for(kind)}
+        return getattr(self, kind)(dataset, **settings)
+
+    # --- a phase of training ---------------------------------------------------------------------
+
+    def train_phase(
+        self,
+        dataset_train: Any,
+        dataset_valid: Any,
+        schedule: Schedule,
+        *,
+        seed: int,
+        checkpoints: Checkpoints | None = None,
+    ) -> Progress:
+        """Train for some epochs; every epoch draws from its own seed, so it can be taken up again.
+
+        Parameters
+        ----------
+        dataset_train, dataset_valid : Dataset
+            The second one may be None.
+        schedule : Schedule
+        seed : int
+        checkpoints : Checkpoints or None
+            Where to go on from, and what to write.
+
+        Returns
+        -------
+        Progress
+        """
+        loader = self.get_iterator(dataset_train, training=True)
+        valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
+        per_epoch = max(1, len(loader))
+        factor = schedule_factor(
+            schedule.rates,
+            schedule.epochs * per_epoch,
+            round(schedule.warmup_epochs * per_epoch),
+            final=self.lr_final,
+        )
+        progress = Progress() if checkpoints is None else checkpoints.load(self, Progress)
+        notified = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+        # As in skorch: whoever stops the training (Ctrl-C, a callback) keeps what there is.
+        with suppress(KeyboardInterrupt):
+            while progress.epoch < schedule.epochs:
+                if schedule.patience is not None and (
+                    progress.epoch - progress.best_epoch >= schedule.patience
+                ):
+                    break
+                dataset_train.epoch = progress.epoch
+                with self._drawing(seed, progress.epoch):
+                    self.notify("on_epoch_begin", **notified)
+                    self.run_single_epoch(
+                        loader,
+                        training=True,
+                        prefix="train",
+                        step_fn=lambda batch: self._scheduled(batch, factor, progress, schedule),
+                    )
+                    with self._averaged(progress):
+                        self.run_single_epoch(
+                            valid, training=False, prefix="valid", step_fn=self.validation_step
+                        )
+                        # Noted before the callbacks, one of which may end the training.
+                        progress.epoch += 1
+                        self._judge(progress, schedule, valid is not None)
+                    self.notify("on_epoch_end", **notified)
+                if checkpoints is not None:
+                    checkpoints.save(self, progress, last=progress.epoch == schedule.epochs)
+        self._finish(progress)
+        return progress
+
+    def _scheduled(
+        self, batch: Any, factor: Callable[[int], float], progress: Progress, schedule: Schedule
+    ) -> Any:
+        for group in self.optimizer_.param_groups:
+            group["lr"] = group["initial_lr"] * factor(progress.step) * progress.plateau
+        step = self.train_step(batch)
+        progress.step += 1
+        if schedule.ema_decay is not None:
+            # Early on the average is of few steps; a fixed decay would be of the start for long.
+            decay = min(schedule.ema_decay, progress.step / (progress.step + 9))
+            for name, tensor in self.module_.learned().items():
+                kept = progress.average.get(name)
+                if kept is None or not tensor.is_floating_point():
+                    progress.average[name] = tensor.clone()
+                else:
+                    kept.mul_(decay).add_(tensor, alpha=1 - decay)
+        return step
+
+    def _judge(self, progress: Progress, schedule: Schedule, validated: bool) -> None:
+        """Keep the best epoch; lower the rates where nothing gets better."""
+        losses = self.history[-1]["batches"]
+        key, size = ("valid_loss", "valid_batch_size")
+        if not validated:
+            key, size = ("train_loss", "train_batch_size")
+        rows = [(row[key], row[size]) for row in losses if key in row]
+        loss = float(np.average([r[0] for r in rows], weights=[r[1] for r in rows]))
+        if loss < progress.best_loss - 1e-6:
+            progress.best_loss, progress.best_epoch = loss, progress.epoch
+            progress.plateau_since = progress.epoch
+            if schedule.restore_best and validated:
+                progress.best = {k: t.clone() for k, t in self.module_.learned().items()}
+        elif schedule.rates == "plateau" and progress.epoch - progress.plateau_since >= 3:
+            progress.plateau *= 0.1
+            progress.plateau_since = progress.epoch
+
+    @contextmanager
+    def _averaged(self, progress: Progress) -> Iterator[None]:
+        """Validate, and keep, the moving average where there is one."""
+        if not progress.average:
+            yield
+            return
+        raw = {name: tensor.clone() for name, tensor in self.module_.learned().items()}
+        self.module_.restore(progress.average)
+        try:
+            yield
+        finally:
+            self.module_.restore(raw)
+
+    def _finish(self, progress: Progress) -> None:
+        if progress.best is not None:
+            self.module_.restore(progress.best)
+        elif progress.average:
+            self.module_.restore(progress.average)
+        self._set_training(False)
+
+    @contextmanager
+    def _drawing(self, seed: int, epoch: int) -> Iterator[None]:
+        """Dropout and the order of rows of one epoch, whatever was drawn before; others' draws are
+        left alone.
+        """
+        draw = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        self._order.manual_seed(draw)
+        devices = [self.device_] if self.device_.startswith("cuda") else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(draw)
+            yield

@@ -1,0 +1,85 @@
+"""A range test for the learning rate, on activations that are computed once.
+
+It must not know how pictures get to the cut.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.utils import Bunch
+
+_SMOOTHING = 0.9
+# The loss this many times the lowest one ends the test.
+_DIVERGED = 4.0
+
+
+def find_learning_rate(
+    estimator: Any, X: Any, y: Any, *, lr_min: float, lr_max: float, n_steps: int
+) -> Bunch:
+    """Train a clone for some steps while the rate rises, and watch the loss [1]_.
+
+    References
+    ----------
+    .. [1] Smith, L. N. (2017). "Cyclical learning rates for training neural networks". WACV.
+    """
+    if not 0 < lr_min < lr_max:
+        raise ValueError(f"lr_min must lie between 0 and lr_max; got {lr_min} and {lr_max}.")
+    net = clone(estimator).set_params(
+        max_epochs=0,
+        validation_fraction=None,
+        train_split=None,
+        early_stopping=None,
+        checkpoint_dir=None,
+        warm_start=False,
+        callbacks=None,
+        verbose=0,
+    )
+    net.fit(X, y)
+    if net.n_epochs_ == 0 and net._prefix.cut.head_only and net._nothing_but_solved():
+        raise ValueError(
+            "With this freeze_depth the head is all there is to train, and it is solved exactly: "
+            "there is no learning rate to find."
+        )
+    dataset = net.get_dataset(X)
+    dataset.y = torch.from_numpy(np.searchsorted(net.classes_, np.asarray(y)).astype(np.int64))
+    loader = net.get_iterator(dataset, training=True)
+    rates = np.geomspace(lr_min, lr_max, n_steps)
+    seen: list[float] = []
+    average, lowest = 0.0, float("inf")
+    step = epoch = 0
+    while step < n_steps:
+        with net._drawing(net._seed, epoch):
+            for batch in loader:
+                for group in net.optimizer_.param_groups:
+                    group["lr"] = group["initial_lr"] / net.lr * rates[step]
+                try:
+                    loss = net.train_step(batch)["loss"].item()
+                except FloatingPointError:
+                    loss = float("inf")
+                average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+                seen.append(average / (1 - _SMOOTHING ** (step + 1)))
+                lowest = min(lowest, seen[-1])
+                step += 1
+                if step == n_steps or not seen[-1] < _DIVERGED * lowest:
+                    break
+        epoch += 1
+        if not seen[-1] < _DIVERGED * lowest:
+            break
+    losses = np.array(seen)
+    tried = rates[: len(losses)]
+    return Bunch(lr=tried, loss=losses, suggestion=_suggestion(tried, losses))
+
+
+def _suggestion(rates: np.ndarray, losses: np.ndarray) -> float:
+    """Where the loss falls fastest, and no more than a tenth of where it is lowest."""
+    finite = np.isfinite(losses)
+    rates, losses = rates[finite], losses[finite]
+    low = int(losses.argmin())
+    if low < 2:
+        return float(rates[0])
+    slope = np.gradient(losses[: low + 1], np.log(rates[: low + 1]))
+    return float(min(rates[int(slope.argmin())], rates[low] / 10))

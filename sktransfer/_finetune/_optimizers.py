@@ -1,0 +1,129 @@
+"""Optimisers and learning-rate schedules by name; which parameter gets which rate and decay.
+
+It must not know skorch or estimators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "rmsprop": (torch.optim.RMSprop, {}),
+    "adagrad": (torch.optim.Adagrad, {}),
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {}),
+}
+SCHEDULES: tuple[str, ...] = ("constant", "cosine", "linear", "step", "one_cycle", "plateau")
+
+# Every norm's scale and shift, and every bias, is left out of weight decay: pulling them to zero
+# is no prior that anybody holds.
+_NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+)
+
+
+def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], **settings: Any) -> Any:
+    """An optimiser from its name or class, with torch's defaults unless ``settings`` say other.
+
+    Parameters
+    ----------
+    optimizer : str or subclass of torch.optim.Optimizer
+    groups : list of dict
+        Of :func:`parameter_groups`.
+    """
+    if isinstance(optimizer, str):
+        found, defaults = OPTIMIZERS[optimizer]
+        settings = {**defaults, **settings}
+    else:
+        found = optimizer
+    return found(groups, **settings)
+
+
+def parameter_groups(
+    blocks: Iterable[tuple[str, nn.Module, float]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Groups of trainable parameters with their own rate and decay.
+
+    Parameters
+    ----------
+    blocks : iterable of (name, module, rate)
+        Blocks without overlap.
+    weight_decay : float
+        Of weights; biases and norms get none.
+
+    Returns
+    -------
+    list of dict
+        With ``params``, ``lr``, ``initial_lr``, ``weight_decay`` and ``name``. Parameters that take
+        no gradient are in none.
+    """
+    groups = []
+    for name, module, rate in blocks:
+        bare = {
+            id(parameter)
+            for part in module.modules()
+            for key, parameter in part.named_parameters(recurse=False)
+            if isinstance(part, _NORMS) or key == "bias"
+        }
+        trainable = [p for p in module.parameters() if p.requires_grad]
+        for suffix, decay, chosen in (
+            ("", weight_decay, [p for p in trainable if id(p) not in bare]),
+            (" (bias, norm)", 0.0, [p for p in trainable if id(p) in bare]),
+        ):
+            if chosen:
+                groups.append(
+                    {
+                        "params": chosen,
+                        "lr": rate,
+                        "initial_lr": rate,
+                        "weight_decay": decay,
+                        "name": name + suffix,
+                    }
+                )
+    return groups
+
+
+def schedule_factor(
+    schedule: str, n_steps: int, n_warmup: int, *, final: float = 0.0
+) -> Callable[[int], float]:
+    """What the rates are multiplied with at each step, from 0 to ``n_steps`` - 1.
+
+    Parameters
+    ----------
+    schedule : str
+        One of ``SCHEDULES``. ``"plateau"`` is constant here: it follows the validation loss.
+    n_steps, n_warmup : int
+        All steps, and those at the beginning that rise linearly from nothing.
+    final : float
+        The factor that "cosine", "linear" and "one_cycle" end with.
+    """
+
+    def factor(step: int) -> float:
+        if step < n_warmup:
+            return (step + 1) / (n_warmup + 1)
+        left = n_steps - n_warmup
+        done = min(1.0, (step - n_warmup) / left) if left > 0 else 1.0
+        if schedule == "cosine":
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+        if schedule == "linear":
+            return final + (1 - final) * (1 - done)
+        if schedule == "step":  # tenfold down after a half and three quarters
+            return 0.1 ** (int(done >= 0.5) + int(done >= 0.75))
+        if schedule == "one_cycle":  # up over three tenths, then down (Smith & Topin, 2018)
+            if done < 0.3:
+                return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
+            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+        return 1.0
+
+    return factor

@@ -1,0 +1,193 @@
+"""Predictions of a fine-tuned network; it must not know how it was trained."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import softmax
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+from torch.utils.data import Dataset
+
+from sktransfer._base import n_decoding_threads
+from sktransfer._finetune._activations import ActivationRows, PictureRows
+from sktransfer._finetune._fitting import VIEWS, Fitting, threads
+from sktransfer._finetune._lr_finder import find_learning_rate
+from sktransfer._finetune._rows import Rows
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from sktransfer.images import resolve_augmentation
+
+
+class Predicting(Fitting):
+    """``predict`` and its kin."""
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Class labels, sorted."""
+        if "_classes" not in vars(self):
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet: no classes_.")
+        return self._classes
+
+    @property
+    def failed_rows_(self) -> pd.DataFrame:
+        """Rows of the last call that could not be read."""
+        check_is_fitted(self)
+        return self._failed_rows
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.initialized_
+
+    def check_is_fitted(self, attributes: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Raise NotFittedError before ``fit``."""
+        check_is_fitted(self, attributes, *args, **kwargs)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits of rows.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of pictures, n rows
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_classes)
+            With two classes, the logit of the second one minus that of the first.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities of rows.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of pictures, n rows
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float64
+            In the order of ``classes_``; rows sum to 1. NaN for rows that cannot be read, with
+            ``on_error="nan"``.
+        """
+        return softmax(self._logits(X), axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class of each row.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of pictures, n rows
+
+        Returns
+        -------
+        ndarray of shape (n,)
+
+        Raises
+        ------
+        ImageDecodeError
+            If a row cannot be read, whatever ``on_error`` says: there is no class for "broken".
+        """
+        logits = self._logits(X)
+        lost = np.flatnonzero(np.isnan(logits).any(axis=1))
+        if len(lost):
+            failed = self._failed_rows[self._failed_rows["row"] == lost[0]]
+            first = failed.iloc[0] if len(failed) else None
+            raise ImageDecodeError(
+                f"{len(lost)} row(s) have no prediction"
+                + ("" if first is None else f" ({first['reason']})")
+                + "; predict_proba gives NaN for them. Leave them out, or mend the files.",
+                int(lost[0]),
+                None if first is None else first["source"],
+            )
+        return self._classes[logits.argmax(axis=1)]
+
+    def _logits(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        parts = [part.double().numpy() for part in self.forward_iter(X)]
+        return np.concatenate(parts)
+
+    def forward_iter(self, X: Any, training: bool = False, device: str = "cpu") -> Any:
+        """Logits of rows, batch by batch, as skorch has it."""
+        check_is_fitted(self)
+        if isinstance(X, Dataset):
+            yield from super().forward_iter(X, training=training, device=device)
+            return
+        source = self._image_source(X, reset=False)
+        views = self.test_time_views or 1
+        with threads(n_decoding_threads(self.n_jobs)) as map_:
+            plain = self._dataset_of(source, map_)
+            others = [self._view_of(source, view, map_) for view in range(1, views)]
+            for batches in zip(
+                *(super(Predicting, self).forward_iter(d, training) for d in (plain, *others)),
+                strict=True,
+            ):
+                yield torch.stack([batch.double() for batch in batches]).mean(0).to(device)
+            if isinstance(plain, PictureRows):
+                self._note_failures(plain.failures, len(source), "given NaN")
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Datasets as they are; pictures are brought to the cut."""
+        if isinstance(X, Dataset):
+            return X
+        with threads(n_decoding_threads(self.n_jobs)) as map_:
+            return self._dataset_of(self._image_source(X, reset=False), map_)
+
+    def _dataset_of(self, source: Any, map_: Any) -> Any:
+        n = len(source)
+        nothing = np.zeros(n, dtype=np.int64), np.ones(n)
+        if self._prefix.cut.depth == 0:
+            return self._views(source, None, map_)
+        activations, failures = self._activations(source, self.on_error)
+        self._note_failures(failures, n, "given NaN")
+        return ActivationRows(activations, *nothing)
+
+    def _view_of(self, source: Any, view: int, map_: Any) -> PictureRows:
+        augmentation = resolve_augmentation(self.augmentation)
+        dataset = self._views(source, augmentation, map_)
+        dataset.epoch = view
+        dataset.by_content = True
+        return dataset
+
+    def _views(self, source: Any, augmentation: Any, map_: Any) -> PictureRows:
+        n = len(source)
+        rows = Rows(source, np.zeros(n, dtype=np.int64), np.ones(n), None, np.arange(n))
+        dataset = self._pictures(rows, rows.kept, rows.weight, augmentation, map_)
+        dataset.seed = self._seed_of(VIEWS) ^ 1
+        dataset.on_error = self.on_error
+        return dataset
+
+    def _warn_of(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
+        warnings.warn(
+            f"{len(failures)} of {n} rows could not be read and were {what} (failed_rows_ lists "
+            f"them). The first: {failures[0]}",
+            FailedRowsWarning,
+            stacklevel=4,
+        )
+
+    def find_lr(
+        self, X: Any, y: Any, *, lr_min: float = 1e-6, lr_max: float = 1.0, n_steps: int = 80
+    ) -> Bunch:
+        """Look for a learning rate: train a clone while the rate rises, and watch the loss.
+
+        The frozen part is run once; this estimator is left as it is.
+
+        Parameters
+        ----------
+        X, y
+            As for ``fit``.
+        lr_min, lr_max : float
+            First and last rate.
+        n_steps : int
+            Batches.
+
+        Returns
+        -------
+        Bunch
+            ``lr`` and ``loss``, ndarrays of equal length (shorter where the loss ran away), and
+            ``suggestion``: where the loss falls fastest.
+        """
+        return find_learning_rate(self, X, y, lr_min=lr_min, lr_max=lr_max, n_steps=n_steps)

@@ -1,0 +1,126 @@
+"""Transfer in two steps: a fine-tuned network as the backbone of the next estimator."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline
+
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer._finetune._presets import PRESETS
+from sktransfer.exceptions import WeightsMismatchError
+from sktransfer.frozen import REGISTRY
+
+
+@pytest.fixture
+def first(small, task):
+    """A step one that moved the weights far."""
+    return small(freeze_depth=-2, lr=1e-2, max_epochs=1).fit(*task)
+
+
+def extractor(backbone, **parameters):
+    return PretrainedFeatureExtractor(backbone, image_size=32, engine="torch", **parameters)
+
+
+def test_the_extractor_gives_what_the_head_was_given(first, task):
+    X, _ = task
+    rows = extractor(FrozenEstimator(first), cache=False).fit_transform(X)
+    head = first.module_.linear()
+    W, b = head.weight.detach().numpy(), head.bias.detach().numpy()
+    z = rows @ W.T + b
+    np.testing.assert_allclose(z[:, 1] - z[:, 0], first.decision_function(X), rtol=1e-3, atol=1e-3)
+    plain = extractor("resnet18", weights=None, cache=False).fit_transform(X)
+    assert not np.allclose(rows, plain, rtol=1e-2)
+
+
+def test_a_file_and_a_frozen_estimator_are_the_same(first, task, tmp_path):
+    X, y = task
+    first.save(tmp_path / "first.safetensors")
+    a = extractor(FrozenEstimator(first)).fit(X)
+    b = extractor(str(tmp_path / "first.safetensors")).fit(X)
+    c = extractor(tmp_path / "first.safetensors").fit(X)
+    assert np.array_equal(a.transform(X), b.transform(X))
+    assert np.array_equal(a.transform(X), c.transform(X))
+    assert a.reference_ == b.reference_
+    second = FineTuneClassifier(
+        str(tmp_path / "first.safetensors"), image_size=32, max_epochs=1, random_state=0
+    ).fit(X, y)
+    second.save(tmp_path / "second.safetensors")
+    third = extractor(tmp_path / "second.safetensors").fit(X)
+    assert third.reference_.digest != a.reference_.digest
+
+
+def test_it_survives_clone_pipeline_search_and_pickle(first, task):
+    X, y = task
+    frozen = FrozenEstimator(first)
+    pipe = Pipeline([("feat", extractor(frozen)), ("clf", LogisticRegression(max_iter=1000))])
+    assert np.isfinite(cross_val_score(clone(pipe), X, y, cv=2)).all()
+    search = GridSearchCV(
+        FineTuneClassifier(frozen, image_size=32, max_epochs=1, random_state=0),
+        {"freeze_depth": ["all", -1]},
+        cv=2,
+    ).fit(X, y)
+    again = pickle.loads(pickle.dumps(search.best_estimator_))
+    assert np.array_equal(again.predict_proba(X), search.best_estimator_.predict_proba(X))
+    fitted = pipe.fit(X, y)
+    assert np.array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
+
+
+def test_a_bare_one_works_until_it_is_cloned(first, task):
+    X, _ = task
+    bare = extractor(first)
+    assert bare.fit(X).transform(X).shape == (len(X), 512)
+    with pytest.raises(ValueError, match=r"FrozenEstimator\(fitted\).*file's path"):
+        clone(bare).fit(X)
+    with pytest.raises(ValueError, match="weights='default'"):
+        extractor(first, weights=None).fit(X)
+    with pytest.raises(ValueError, match="FrozenEstimator"):
+        extractor(LogisticRegression()).fit(X)
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        extractor("none.safetensors").fit(X)
+
+
+def test_what_was_learned_on_other_weights_is_refused(first, task, tmp_path):
+    X, _ = task
+    feat = extractor(FrozenEstimator(first)).fit(X)
+    state = pickle.dumps(feat)
+    again = pickle.loads(state)
+    again.backbone.estimator.partial_fit(*task)
+    REGISTRY.clear()
+    with pytest.raises(WeightsMismatchError, match="digest"):
+        again.set_params(cache=False).transform(X)
+
+
+def test_presets_are_parameters(task):
+    for name in PRESETS:
+        clf = FineTuneClassifier.preset(name, random_state=3)
+        assert clf.random_state == 3
+        clone(clf)
+    keras = FineTuneClassifier.preset("keras2016", backbone="resnet18", freeze_depth=-1)
+    keras.set_params(weights=None, image_size=32, max_epochs=1, head_epochs=1).fit(*task)
+    assert len(keras.history_) == 2
+    assert keras.optimizer_.param_groups[0]["momentum"] == 0.9
+    rates = {group["name"]: group["initial_lr"] for group in keras.optimizer_.param_groups}
+    assert rates["head"] == 1e-4
+    with pytest.raises(ValueError, match="keras2016, medical, recommended"):
+        FineTuneClassifier.preset("magic")
+
+
+def test_the_learning_rate_finder_leaves_the_estimator_alone(small, task):
+    clf = small(max_epochs=1, head_init="random").fit(*task)
+    before = clf.predict_proba(task[0])
+    found = clf.find_lr(*task, lr_min=1e-5, lr_max=1.0, n_steps=25)
+    assert np.array_equal(clf.predict_proba(task[0]), before)
+    assert found.lr.shape == found.loss.shape
+    assert found.lr[0] == pytest.approx(1e-5)
+    assert 1e-5 <= found.suggestion < 1.0
+    again = clf.find_lr(*task, lr_min=1e-5, lr_max=1.0, n_steps=25)
+    assert np.array_equal(found.loss, again.loss)
+    with pytest.raises(ValueError, match="solved exactly"):
+        small(freeze_depth="all").find_lr(*task)

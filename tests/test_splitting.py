@@ -1,0 +1,61 @@
+"""Hold-out splits: every class in both parts, no group in both, the share as asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sktransfer._splitting import holdout_split
+from sktransfer.model_selection import grouped_train_test_split
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.7])
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_stay_whole_and_classes_even(fraction, seed):
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(60), rng.integers(1, 6, 60))
+    y = (rng.random(60) < 0.3).astype(int)[groups]
+    train, held = holdout_split(y, fraction, groups=groups, random_state=seed)
+    assert not set(groups[train]) & set(groups[held])
+    assert sorted([*train, *held]) == list(range(len(y)))
+    assert abs(len(held) / len(y) - fraction) < 0.12
+    assert abs(y[held].mean() - y.mean()) < 0.15
+    again = holdout_split(y, fraction, groups=groups, random_state=seed)
+    assert np.array_equal(again[1], held)
+
+
+def test_without_groups_it_is_stratified():
+    y = np.array([0] * 90 + [1] * 10)
+    train, held = holdout_split(y, 0.2, random_state=0)
+    assert y[held].sum() == 2
+    assert len(train) == 80
+
+
+@pytest.mark.parametrize(
+    ("y", "fraction", "groups", "message"),
+    [
+        ([0, 0, 0, 1], 0.5, None, "1: 1"),
+        ([0, 1] * 5, 1.5, None, "between 0 and 1"),
+        ([0, 1] * 5, 0.05, None, "at least one row of every class"),
+        ([0, 1] * 5, 0.5, [1] * 10, "one group"),
+        ([0, 1] * 5, 0.5, [1] * 9, "9 entries for 10"),
+    ],
+)
+def test_what_is_impossible_is_said(y, fraction, groups, message):
+    with pytest.raises(ValueError, match=message):
+        holdout_split(y, fraction, groups=groups, random_state=0)
+
+
+def test_frames_and_lists_are_split_alike():
+    table = pd.DataFrame({"file": [f"{i}.png" for i in range(40)]}, index=np.arange(40) + 100)
+    patients, y = np.repeat(np.arange(20), 2), np.repeat(np.arange(20) % 2, 2)
+    a, b, c, d = grouped_train_test_split(
+        table, list(patients), y=y, groups=patients, test_size=0.3, random_state=1
+    )
+    assert isinstance(a, pd.DataFrame)
+    assert len(a) == len(c)
+    assert len(b) == len(d)
+    assert (a.index - 100).tolist() == [i for i in range(40) if patients[i] in set(c)]
+    with pytest.raises(ValueError, match="At least one"):
+        grouped_train_test_split(y=y)
