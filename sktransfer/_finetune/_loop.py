@@ -220,7 +220,7 @@ class TrainingLoop(NeuralNetClassifier):
         """Batches of a dataset, in an order of its own when training."""
         kind = "iterator_train" if training else "iterator_valid"
         settings = {"batch_size": self.batch_size, "collate_fn": whole, **self.get_params_for(kind)}
-        # Even without workers, every iteration draws a seed, from the global state if from no other.
+        # Even without workers, an iteration draws a seed, from the global state if from no other.
         settings.setdefault("generator", torch.Generator())
         if training:
             self._order = torch.Generator()

@@ -33,6 +33,8 @@ _PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_or
 class Saving(Fitting):
     """Mixin: ``pickle``, :meth:`save` and :meth:`load`."""
 
+    device: Any
+
     def __getstate__(self) -> dict[str, Any]:
         state = dict(BaseEstimator.__getstate__(self))
         if self.initialized_:

@@ -42,9 +42,9 @@ def test_frozen_whole_it_is_a_logistic_regression(small, task, n_classes):
     y = np.arange(len(X)) % n_classes
     clf = small(freeze_depth="all", head_C=0.1).fit(X, y)
     feat = PretrainedFeatureExtractor("resnet18", weights=None, image_size=32, engine="torch")
-    probe = make_pipeline(
-        feat, StandardScaler(), LogisticRegression(C=0.1, max_iter=5000, tol=1e-9)
-    )
+    logistic = LogisticRegression(C=0.1, max_iter=5000, tol=1e-9)
+    wide = FunctionTransformer(lambda rows: rows.astype(np.float64))
+    probe = make_pipeline(feat, wide, StandardScaler(), logistic)
     right = probe.fit(X, y).predict_proba(X)
     np.testing.assert_allclose(clf.predict_proba(X), right, atol=1e-5)
     assert clf.module_.dtype == torch.float64
