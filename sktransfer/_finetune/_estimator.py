@@ -69,7 +69,8 @@ class FineTuneClassifier(ImageInputMixin, Parameters, Saving, Predicting):
     lr : float, default=1e-4
         Learning rate of the last stage.
     head_lr : float, (float, float) or None, default=None
-        Of the head; a pair: in the epochs of the head alone, and after. None: ten times ``lr``.
+        Of the head; a pair: in the epochs of the head alone, and after. None: ten times ``lr``, and
+        ``lr`` for a head that was solved, which larger steps would only lead away.
     layer_decay : float, default=1.0
         The rate of each stage is that of the next one times this.
     weight_decay : float, default=0.01

@@ -263,7 +263,7 @@ class Fitting(TrainingLoop):
     def _start_head(self, plain: Any, held: Any) -> bool:
         """Phase one, the head; whether that was all there is to do."""
         linear = self.module_.linear()
-        exact = self.head_init == "logistic" or (self.head_init == "auto" and linear is not None)
+        exact = self._solves_head
         if exact and linear is None:
             raise ValueError(
                 f"head_init='logistic' solves a linear head; head={self.head!r} is not one. Use "

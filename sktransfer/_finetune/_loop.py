@@ -154,10 +154,16 @@ class TrainingLoop(NeuralNetClassifier):
         return self.module_.blocks(self.lr, self._head_rates[1], self.layer_decay)
 
     @property
+    def _solves_head(self) -> bool:
+        """Whether the head begins as a logistic regression."""
+        linear = self.module_.linear() is not None
+        return self.head_init == "logistic" or (self.head_init == "auto" and linear)
+
+    @property
     def _head_rates(self) -> tuple[float, float]:
         """Of the head while it is trained alone, and after."""
         if self.head_lr is None:
-            return self.lr * 10, self.lr * 10
+            return self.lr * 10, self.lr * (1 if self._solves_head else 10)
         if isinstance(self.head_lr, (tuple, list)):
             first, second = self.head_lr
             return first, second
