@@ -13,9 +13,15 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
+from sktransfer.backbones import InputSpec
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen import DTYPES, ENGINES
-from sktransfer.images import ImageSource, as_image_source
+from sktransfer.images import (
+    ImageSource,
+    Preprocessing,
+    as_image_source,
+    make_preprocessing,
+)
 
 _LARGEST_SEED = np.iinfo(np.int32).max
 
@@ -25,7 +31,7 @@ FAILED_ROWS_COLUMNS = ["row", "source", "reason"]
 class ImageInputMixin:
     """Parameters and steps of an estimator whose X is a collection of pictures.
 
-    A subclass stores ``image_shape``, ``value_range``, ``device``, ``precision`` and ``n_jobs``.
+    A subclass stores the parameters below.
     """
 
     _image_parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -48,6 +54,9 @@ class ImageInputMixin:
 
     image_shape: Any
     value_range: Any
+    preprocessing: Any
+    image_size: int | None
+    scaled_decoding: bool
 
     def _image_source(self, X: Any, *, reset: bool) -> ImageSource:
         """X as pictures, its column names and number checked the way scikit-learn does."""
@@ -65,6 +74,20 @@ class ImageInputMixin:
             for name in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(name, None)
         return source
+
+    def _preprocessing_for(self, spec: InputSpec) -> Preprocessing:
+        """From a picture to what a network wants, as far as this estimator leaves it at that."""
+        return make_preprocessing(
+            crop_size=spec.crop_size,
+            resize_size=spec.resize_size,
+            interpolation=spec.interpolation,
+            mean=spec.mean,
+            std=spec.std,
+            resize_mode=spec.resize_mode,
+            preprocessing=self.preprocessing,
+            image_size=self.image_size,
+            scaled_decoding=self.scaled_decoding,
+        )
 
 
 def resolve_device(device: str | torch.device, precision: str) -> str:

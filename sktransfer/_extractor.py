@@ -47,7 +47,7 @@ from sktransfer.frozen import (
     settle,
     store_for,
 )
-from sktransfer.images import ImageSource, Preprocessing, make_preprocessing
+from sktransfer.images import ImageSource
 
 
 class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
@@ -258,7 +258,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         network = REGISTRY.get(source, lambda info: plan_of(info).depth, self._recipe())
         self._plan = plan_of(network.info)
         self._widths = measure_widths(
-            network, self._plan, side=self._make_preprocessing(network.info).size
+            network, self._plan, side=self._preprocessing_for(network.info.input_spec).size
         )
         self._packed = (
             PackedWeights.pack(source.load(), network.info.reference, self._plan.depth)
@@ -315,7 +315,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     def _run(self, source: ImageSource) -> Outcome:
         plan = self._plan
         recipe = self._recipe()
-        preprocessing = self._make_preprocessing(plan.info)
+        preprocessing = self._preprocessing_for(plan.info.input_spec)
         networks: dict[Recipe, FrozenNetwork] = {}
 
         def network(with_: Recipe = recipe) -> FrozenNetwork:
@@ -366,20 +366,6 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         device = resolve_device(self.device, self.precision)
         engine = resolve_engine(self.engine, self.precision, device)
         return Recipe(precision=self.precision, device=device, engine=engine)
-
-    def _make_preprocessing(self, info: NetworkInfo) -> Preprocessing:
-        spec = info.input_spec
-        return make_preprocessing(
-            crop_size=spec.crop_size,
-            resize_size=spec.resize_size,
-            interpolation=spec.interpolation,
-            mean=spec.mean,
-            std=spec.std,
-            resize_mode=spec.resize_mode,
-            preprocessing=self.preprocessing,
-            image_size=self.image_size,
-            scaled_decoding=self.scaled_decoding,
-        )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the output's columns: network, stage, position (``resnet18_layer2_012``).

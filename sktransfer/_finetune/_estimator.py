@@ -15,7 +15,7 @@ from sktransfer._finetune._rows import Rows, read_labels
 from sktransfer._finetune._saving import Saving
 
 
-class FineTuneClassifier(ImageInputMixin, Parameters, Saving, Predicting):
+class FineTuneClassifier(Parameters, Saving, Predicting):
     """Keep the first stages of a pretrained network frozen, and train the rest on your pictures.
 
     The frozen stages run once per picture, and what they give is kept (see :ref:`extract-once`).

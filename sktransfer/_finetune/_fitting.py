@@ -15,7 +15,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sktransfer._base import failed_rows_frame, n_decoding_threads, resolve_device, seed_from
+from sktransfer._base import (
+    ImageInputMixin,
+    failed_rows_frame,
+    n_decoding_threads,
+    resolve_device,
+    seed_from,
+)
 from sktransfer._finetune._activations import (
     ActivationRows,
     PictureRows,
@@ -31,8 +37,14 @@ from sktransfer._finetune._rows import Rows, split_rows
 from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer.backbones import Backbone
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import NetworkInfo, NetworkSource, Recipe, resolve_engine
-from sktransfer.images import ImageSource, make_preprocessing, resolve_augmentation
+from sktransfer.frozen import (
+    NetworkInfo,
+    NetworkSource,
+    Recipe,
+    digest_mismatch,
+    resolve_engine,
+)
+from sktransfer.images import ImageSource, resolve_augmentation
 
 # The last whole network that was loaded: the next fold or candidate copies its stages.
 _last: dict[tuple, Backbone] = {}
@@ -48,12 +60,14 @@ def whole_backbone(source: NetworkSource) -> Backbone:
         found = _last.get(source.key)
         if found is None:
             found = source.load()
+            if source.reference is not None and source.reference.digest != found.reference.digest:
+                raise digest_mismatch(source.reference.digest, found.reference)
             _last.clear()
             _last[source.key] = found
         return found
 
 
-class Fitting(TrainingLoop):
+class Fitting(ImageInputMixin, TrainingLoop):
     """The steps of ``fit``."""
 
     _failed_rows: Any
@@ -84,18 +98,7 @@ class Fitting(TrainingLoop):
             )
         device = self.device_
         recipe = Recipe(self.precision, device, resolve_engine(self.engine, self.precision, device))
-        spec = info.input_spec
-        preprocessing = make_preprocessing(
-            crop_size=spec.crop_size,
-            resize_size=spec.resize_size,
-            interpolation=spec.interpolation,
-            mean=spec.mean,
-            std=spec.std,
-            resize_mode=spec.resize_mode,
-            preprocessing=self.preprocessing,
-            image_size=self.image_size,
-            scaled_decoding=self.scaled_decoding,
-        )
+        preprocessing = self._preprocessing_for(info.input_spec)
         # What is loaded already is not loaded again for the frozen part.
         shared = NetworkSource(source.key, lambda: whole_backbone(source), source.reference)
         prefix = Prefix(shared, info, cut, recipe, preprocessing, ())
