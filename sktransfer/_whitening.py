@@ -218,8 +218,8 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray
-            Of the shape of ``X``; with ``method="pca"`` of shape (n, *image_shape_), or (n, pixels)
-            if ``fit`` had a 2-D ``X``.
+            Of the shape of ``X``; with ``method="pca"`` of shape (n, ``*image_shape_``), or
+            (n, pixels) if ``fit`` had a 2-D ``X``.
         """
         check_is_fitted(self)
         X = check_array(X, dtype=_DTYPES, allow_nd=True, input_name="X")

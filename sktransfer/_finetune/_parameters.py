@@ -96,7 +96,7 @@ class Parameters:
         )
 
     def get_metadata_routing(self) -> Any:
-        """What ``fit`` asks for; see :ref:`sklearn:metadata_routing`."""
+        """What ``fit`` asks for, in the terms of scikit-learn's metadata routing."""
         return BaseEstimator.get_metadata_routing(self)
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
