@@ -39,7 +39,12 @@ print(f"probe: {roc_auc_score(y_test, probe.decision_function(X_test)):.4f}")
 # The last two stages too. What comes before them runs once and is kept, so an epoch is cheap. A
 # quarter of the rows is held out to choose the epoch by.
 tuned = FineTuneClassifier(
-    "efficientnet_lite0", freeze_depth=-2, max_epochs=8, validation_fraction=0.25, **settings
+    "efficientnet_lite0",
+    freeze_depth=-2,
+    lr=1e-4,
+    max_epochs=8,
+    validation_fraction=0.25,
+    **settings,
 ).fit(X, y)
 print(f"fine-tuned: {roc_auc_score(y_test, tuned.decision_function(X_test)):.4f}")
 

@@ -66,8 +66,9 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         ``"adamw"``. More settings as ``optimizer__betas=...``.
     head_optimizer : str, torch.optim.Optimizer subclass or None, default=None
         Of the epochs of the head alone. None: as ``optimizer``.
-    lr : float, default=1e-4
-        Learning rate of the last stage.
+    lr : float, default=3e-5
+        Learning rate of the last stage. Low, so that a few hundred pictures do not undo what the
+        solved head stands on; thousands bear 1e-4.
     head_lr : float, (float, float) or None, default=None
         Of the head; a pair: in the epochs of the head alone, and after. None: ten times ``lr``, and
         ``lr`` for a head that was solved, which larger steps would only lead away.
@@ -188,7 +189,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         test_time_views: int | None = None,
         optimizer: Any = "adamw",
         head_optimizer: Any = None,
-        lr: float = 1e-4,
+        lr: float = 3e-5,
         head_lr: Any = None,
         layer_decay: float = 1.0,
         weight_decay: float = 0.01,

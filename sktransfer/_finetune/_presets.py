@@ -11,7 +11,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "freeze_depth": -1,
         "head_init": "logistic",
         "optimizer": "adamw",
-        "lr": 1e-4,
+        "lr": 3e-5,
         "lr_schedule": "cosine",
         "warmup_epochs": 1.0,
         "max_epochs": 10,
