@@ -39,7 +39,7 @@ def plain_stage(name, index, X, side=64):
     """A stage's raw output, the plain way: unfolded modules one after the other."""
     backbone = load_backbone(name, weights=None, seed=0)
     own = PretrainedFeatureExtractor(name, weights=None, image_size=side)
-    preprocessing = own._make_preprocessing(_info(backbone))
+    preprocessing = own._preprocessing_for(_info(backbone).input_spec)
     x = preprocessing.to_batch([preprocessing(Image.fromarray(picture)) for picture in X])
     with torch.inference_mode():
         for stage in backbone.stages[: index + 1]:
