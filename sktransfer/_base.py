@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -11,10 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransfer.backbones import InputSpec
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.frozen import DTYPES, ENGINES
 from sktransfer.images import (
     ImageSource,
@@ -57,6 +58,7 @@ class ImageInputMixin:
     preprocessing: Any
     image_size: int | None
     scaled_decoding: bool
+    _failed_rows: pd.DataFrame
 
     def _image_source(self, X: Any, *, reset: bool) -> ImageSource:
         """X as pictures, its column names and number checked the way scikit-learn does."""
@@ -74,6 +76,26 @@ class ImageInputMixin:
             for name in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(name, None)
         return source
+
+    @property
+    def failed_rows_(self) -> pd.DataFrame:
+        """Rows of the last call that could not be read: ``row``, ``source``, ``reason``."""
+        # Not an attribute: scikit-learn's HTML repr shows those, and a file may be named after
+        # a patient.
+        check_is_fitted(self)
+        return self._failed_rows
+
+    def _note_failures(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
+        """Remember the rows of this call that could not be read, and warn of them."""
+        if failures or len(self._failed_rows):
+            self._failed_rows = failed_rows_frame(failures)
+        if failures:
+            warnings.warn(
+                f"{len(failures)} of {n} rows could not be read and were {what} (failed_rows_ "
+                f"lists them). The first: {failures[0]}",
+                FailedRowsWarning,
+                stacklevel=3,
+            )
 
     def _preprocessing_for(self, spec: InputSpec) -> Preprocessing:
         """From a picture to what a network wants, as far as this estimator leaves it at that."""
@@ -144,6 +166,11 @@ def seed_from(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(_LARGEST_SEED))
     return int(random_state)
+
+
+def derived_seed(*parts: int) -> int:
+    """A seed for each combination of numbers, unlike that of any other."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def failed_rows_frame(failures: list[ImageDecodeError]) -> pd.DataFrame:

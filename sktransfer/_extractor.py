@@ -13,7 +13,6 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import HasMethods, StrOptions
@@ -29,7 +28,6 @@ from sktransfer._base import (
 )
 from sktransfer._dask import is_lazy, lazy_transform, stand_in
 from sktransfer._persistence import PackedWeights, found_source, request_source
-from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.frozen import (
     POOLINGS,
     REGISTRY,
@@ -270,14 +268,6 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self._failed_rows = failed_rows_frame([])
         return self
 
-    @property
-    def failed_rows_(self) -> pd.DataFrame:
-        """Rows of the last ``transform`` that could not be read."""
-        # Not an attribute: scikit-learn's HTML repr shows those, and a file may be named after
-        # a patient.
-        check_is_fitted(self)
-        return self._failed_rows
-
     def transform(self, X: Any) -> Any:
         """Embed every row of ``X``.
 
@@ -300,16 +290,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         if is_lazy(X):
             return lazy_transform(self, X)
         outcome = self._run(self._image_source(X, reset=False))
-        if outcome.failures or len(self._failed_rows):
-            self._failed_rows = failed_rows_frame(outcome.failures)
-        if outcome.failures:
-            first = outcome.failures[0]
-            warnings.warn(
-                f"{len(outcome.failures)} of {len(outcome.rows)} rows could not be read and were "
-                f"given NaN (failed_rows_ lists them). The first: {first}",
-                FailedRowsWarning,
-                stacklevel=2,
-            )
+        self._note_failures(outcome.failures, len(outcome.rows), "given NaN")
         return outcome.rows
 
     def _run(self, source: ImageSource) -> Outcome:

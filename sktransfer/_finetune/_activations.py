@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sktransfer._base import derived_seed
 from sktransfer._finetune._depth import Cut
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen import (
@@ -83,7 +84,7 @@ class Prefix:
         on_error: str,
         progress: str | None,
     ) -> tuple[np.ndarray, list[ImageDecodeError]]:
-        """Ravelled activations of every row, each distinct picture run once.
+        """Ravelled activations of every row, each distinct picture run once; not of depth 0.
 
         Returns
         -------
@@ -92,25 +93,20 @@ class Prefix:
         failures : list of ImageDecodeError
         """
         plan = Plan(self.info, self.taps)
-        whole = self.cut.depth == 0
 
         def compute(batch: Tensor) -> list[np.ndarray]:
             return [self.forward(batch).cpu().numpy()]
 
-        prints = None
-        # Pictures themselves are not worth keeping: they are as large as what they come from.
-        if not whole and self.preprocessing.fingerprint is not None:
-            prints = fingerprints(
-                plan,
-                self.preprocessing.fingerprint,
-                settle(plan, self.recipe, self.preprocessing.size, self.network),
-            )
         job = Job(
             compute=compute,
             preprocessing=self.preprocessing,
             widths=(int(np.prod(self.shape)),),
             dtype=np.dtype(np.float64 if self.recipe.precision == "float64" else np.float32),
-            fingerprints=prints,
+            fingerprints=fingerprints(
+                plan,
+                self.preprocessing.fingerprint,
+                settle(plan, self.recipe, self.preprocessing.size, self.network),
+            ),
             store=store_for(cache),
             batch_size=batch_size,
             device=self.recipe.device,
@@ -124,14 +120,40 @@ class Prefix:
 
 def activation_shape(network: FrozenNetwork | None, cut: Cut, side: int) -> tuple[int, ...]:
     """Shape of one picture's activation at the cut, found by running a black one."""
-    if network is None or cut.depth == 0:
+    if network is None:  # nothing is frozen
         return (3, side, side)
     if cut.depth == cut.n_stages:
         return network.widths((Tap(None, None),), side)
     return network.shape_after(cut.depth - 1, side)
 
 
-class PictureRows(torch.utils.data.Dataset):
+class LabelledRows(torch.utils.data.Dataset):
+    """Rows of a training set that are handed out by the batch.
+
+    Parameters
+    ----------
+    y, weight : ndarray of shape (n,)
+    """
+
+    def __init__(self, y: np.ndarray, weight: np.ndarray) -> None:
+        self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
+        self.given_weight = np.asarray(weight, dtype=np.float64)
+        # 1 on average, so that the size of a step does not hang on the weights' unit.
+        self.weight = torch.from_numpy(self.given_weight / self.given_weight.mean())
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """A whole batch: ((activations, weights), labels)."""
+        raise NotImplementedError
+
+
+class PictureRows(LabelledRows):
     """Training rows as pictures, drawn anew in every epoch, and run through the frozen part.
 
     Parameters
@@ -160,30 +182,20 @@ class PictureRows(torch.utils.data.Dataset):
         seed: int,
         map_: Callable[..., Any],
     ) -> None:
+        super().__init__(y, weight)
         self.source = source
         self.rows = rows
-        self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
-        self.total_weight = float(np.sum(weight))
-        self.weight = _even(weight)
         self.prefix = prefix
         self.augmentation = augmentation
         self.seed = seed
         self.n_classes: int | None = None  # of mixed rows' targets
-        self.epoch = 0
         self._map = map_
         # In predictions a draw is of the picture, whichever row it comes in.
         self.by_content = False
         self.on_error = "raise"
         self.failures: list[ImageDecodeError] = []
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])
-
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """A whole batch: ((activations, weights), labels)."""
         preprocessing = self.prefix.preprocessing
         pictures = list(self._map(self._prepared, indices))
         batch = preprocessing.normalize(preprocessing.stack(pictures).to(self.prefix.recipe.device))
@@ -197,8 +209,7 @@ class PictureRows(torch.utils.data.Dataset):
         return {"x": self.prefix.forward(batch), **inputs}, self.y[place]
 
     def _draw(self, *what: int) -> int:
-        sequence = np.random.SeedSequence([self.seed, self.epoch, *what])
-        return int(sequence.generate_state(1)[0])
+        return derived_seed(self.seed, self.epoch, *what)
 
     def _prepared(self, index: int) -> np.ndarray:
         row = int(self.rows[index])
@@ -218,31 +229,16 @@ class PictureRows(torch.utils.data.Dataset):
         return preprocessing(picture)
 
 
-class ActivationRows(torch.utils.data.Dataset):
+class ActivationRows(LabelledRows):
     """Rows as activations that are held already."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> None:
+        super().__init__(y, weight)
         self.x = torch.from_numpy(x)
-        self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
-        self.total_weight = float(np.sum(weight))
-        self.weight = _even(weight)
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """A whole batch: ((activations, weights), labels)."""
         place = torch.as_tensor(list(indices))
         return {"x": self.x[place], "weight": self.weight[place]}, self.y[place]
-
-
-def _even(weight: np.ndarray) -> Tensor:
-    """1 on average, so that the size of a step does not hang on the weights' unit."""
-    return torch.from_numpy(np.asarray(weight, dtype=np.float64) / np.mean(weight))
 
 
 def whole(batch: Any) -> Any:

@@ -35,6 +35,11 @@ class Cut:
         """Whether nothing but the head is trained."""
         return not self.trained
 
+    @property
+    def surgical(self) -> bool:
+        """Whether stages after the cut are frozen too."""
+        return self.trained != frozenset(range(self.depth, self.n_stages))
+
 
 def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
     """What ``freeze_depth`` means for a network.

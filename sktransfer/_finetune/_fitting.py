@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from sktransfer._base import (
     ImageInputMixin,
-    failed_rows_frame,
+    derived_seed,
     n_decoding_threads,
     resolve_device,
     seed_from,
 )
 from sktransfer._finetune._activations import (
     ActivationRows,
+    LabelledRows,
     PictureRows,
     Prefix,
     activation_shape,
@@ -69,8 +69,6 @@ def whole_backbone(source: NetworkSource) -> Backbone:
 
 class Fitting(ImageInputMixin, TrainingLoop):
     """The steps of ``fit``."""
-
-    _failed_rows: Any
 
     # --- the network -----------------------------------------------------------------------------
 
@@ -160,7 +158,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
         return module.to(device=self.device_, dtype=dtype)
 
     def _seed_of(self, part: int) -> int:
-        return int(np.random.SeedSequence([self._seed, part]).generate_state(1)[0])
+        return derived_seed(self._seed, part)
 
     # --- from rows to datasets -------------------------------------------------------------------
 
@@ -220,11 +218,9 @@ class Fitting(ImageInputMixin, TrainingLoop):
         if self.store_weights:
             cut = self._prefix_.cut
             # Frozen stages after the cut are not among what is learned.
-            inside = cut.trained != frozenset(range(cut.depth, cut.n_stages))
-            depth = cut.n_stages + 1 if inside or cut.head_only else cut.depth
+            depth = cut.n_stages + 1 if cut.surgical or cut.head_only else cut.depth
             self._packed = PackedWeights.pack(backbone, backbone.reference, depth)
-        # From here on by digest, so that a file exchanged meanwhile is noticed.
-        self.__dict__.pop("_learned", None)
+        self.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
 
     def _learn(self, rows: Rows, *, go_on: bool) -> None:
         """Train on ``rows``; ``go_on`` leaves the head as it is."""
@@ -236,28 +232,22 @@ class Fitting(ImageInputMixin, TrainingLoop):
             raise ValueError(
                 "The rows to train on are of one class: hold out less, or give more rows."
             )
-        weight = rows.weights(train, self.class_weight, self._classes)
         augmentation = resolve_augmentation(self.augmentation)
-        self._note_rows(train, valid, len(rows.y))
+        self.train_indices_ = train
+        self.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
         with threads(n_decoding_threads(self.n_jobs)) as map_:
-            plain: Dataset
-            fresh: Dataset
-            if activations is None:
-                plain = self._pictures(rows, train, weight, None, map_)
-            else:
-                plain = ActivationRows(activations[train], rows.y[train], weight)
-            fresh = plain
+
+            def as_they_are(chosen: np.ndarray) -> LabelledRows:
+                weight = rows.weights(chosen, self.class_weight, self._classes)
+                if activations is None:
+                    return self._pictures(rows, chosen, weight, None, map_)
+                return ActivationRows(activations[chosen], rows.y[chosen], weight)
+
+            plain = fresh = as_they_are(train)
+            held = None if valid is None else as_they_are(valid)
             if augmentation is not None:
-                fresh = self._pictures(rows, train, weight, augmentation, map_)
+                fresh = self._pictures(rows, train, plain.given_weight, augmentation, map_)
                 fresh.n_classes = len(self._classes)
-            held: Dataset | None = None
-            if valid is not None:
-                even = rows.weights(valid, self.class_weight, self._classes)
-                held = (
-                    self._pictures(rows, valid, even, None, map_)
-                    if activations is None
-                    else ActivationRows(activations[valid], rows.y[valid], even)
-                )
             solved = False if go_on else self._start_head(plain, held)
             if not solved:
                 self._train(fresh, held, rows)
@@ -313,8 +303,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
             for inputs, _ in self.get_iterator(dataset)
         ]
         # As they were given: a row of weight two is, to the penalty too, the same as two rows.
-        weight = dataset.weight.numpy() * (dataset.total_weight / len(dataset))
-        return np.concatenate(parts), dataset.y.numpy(), weight
+        return np.concatenate(parts), dataset.y.numpy(), dataset.given_weight
 
     def _train_head(self, plain: Any, held: Any, epochs: int) -> None:
         """Some epochs of the head alone, on embeddings that are computed once."""
@@ -346,7 +335,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
             checkpoints = Checkpoints(
                 self.checkpoint_dir, self._fingerprint(rows, fresh), self.checkpoint_every
             )
-        self.progress_ = self.train_phase(
+        progress = self.train_phase(
             fresh,
             held,
             Schedule(
@@ -360,9 +349,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
             seed=self._seed_of(_MAIN_PHASE),
             checkpoints=checkpoints,
         )
-        self.n_epochs_ = self.progress_.epoch
-        self.best_epoch_ = self.progress_.best_epoch
-        del self.progress_
+        self.n_epochs_, self.best_epoch_ = progress.epoch, progress.best_epoch
 
     def _record_solved(self, plain: Any, held: Any) -> None:
         """One line of history: the loss and accuracy of the solution."""
@@ -394,17 +381,6 @@ class Fitting(ImageInputMixin, TrainingLoop):
             digest.update(rows.source.open(int(row)).digest)
         digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
         return digest.hexdigest()
-
-    def _note_rows(self, train: np.ndarray, valid: np.ndarray | None, n: int) -> None:
-        """Which rows were trained on, for whoever wants to check."""
-        self.train_indices_ = train
-        self.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
-
-    def _note_failures(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
-        if failures or len(self._failed_rows):
-            self._failed_rows = failed_rows_frame(failures)
-        if failures:
-            self._warn_of(failures, n, what)
 
 
 @contextmanager

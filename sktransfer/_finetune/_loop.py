@@ -17,6 +17,7 @@ from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from sktransfer._base import derived_seed
 from sktransfer._finetune._activations import whole
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._losses import WeightedLoss, make_loss
@@ -105,6 +106,7 @@ class TrainingLoop(NeuralNetClassifier):
     use_caching = "auto"
     torch_load_kwargs = None
     classes = None
+    phase_ = "all"  # or "head"
 
     # --- what skorch asks for --------------------------------------------------------------------
 
@@ -196,7 +198,7 @@ class TrainingLoop(NeuralNetClassifier):
 
     @property
     def _forward(self) -> Callable[[Tensor], Tensor]:
-        return self.module_.head if getattr(self, "phase_", "") == "head" else self.module_
+        return self.module_.head if self.phase_ == "head" else self.module_
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False):
         """The loss of a batch, weighted by row; mixed rows have their own targets."""
@@ -205,7 +207,7 @@ class TrainingLoop(NeuralNetClassifier):
         return self.criterion_(y_pred, target.to(self.device_), weight)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
-        """Loss and gradients of a batch; clipped, and scaled where float16 needs it."""
+        """Loss and gradients of a batch, shortened if ``max_grad_norm`` says so."""
         self._set_training(True)
         inputs, labels = batch
         logits = self.infer(inputs)
@@ -225,16 +227,21 @@ class TrainingLoop(NeuralNetClassifier):
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches of a dataset, in an order of its own when training."""
         kind = "iterator_train" if training else "iterator_valid"
-        settings = {"batch_size": self.batch_size, "collate_fn": whole, **self.get_params_for(kind)}
+        own = self.get_params_for(kind)
         # Even without workers, an iteration draws a seed, from the global state if from no other.
-        settings.setdefault("generator", torch.Generator())
+        settings = {
+            "batch_size": self.batch_size,
+            "collate_fn": whole,
+            "generator": torch.Generator(),
+            **own,
+        }
         if training:
             self._order = torch.Generator()
             rest = len(dataset) % settings["batch_size"]
             # A batch of one has no variance for BatchNorm to take.
             lonely = rest == 1 and len(dataset) > 1 and not self.module_.freeze_batch_norm
-            defaults = {"shuffle": True, "generator": self._order, "drop_last": lonely}
-            settings = {**settings, **defaults, **self.get_params_for(kind)}
+            order = {"shuffle": True, "generator": self._order, "drop_last": lonely}
+            settings = {**settings, **order, **own}
         return getattr(self, kind)(dataset, **settings)
 
     # --- a phase of training ---------------------------------------------------------------------
@@ -363,7 +370,7 @@ class TrainingLoop(NeuralNetClassifier):
         """Dropout and the order of rows of one epoch, whatever was drawn before; others' draws are
         left alone.
         """
-        draw = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+        draw = derived_seed(seed, epoch)
         self._order.manual_seed(draw)
         devices = [self.device_] if self.device_.startswith("cuda") else []
         with torch.random.fork_rng(devices=devices):

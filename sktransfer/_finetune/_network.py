@@ -69,34 +69,28 @@ class Suffix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (n, n_classes), of activations at the cut, ravelled or not."""
+        return self.head(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """The head's input: everything but the head."""
         x = x.reshape(len(x), *self.shape)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         for stage in self.stages.values():
             x = stage(x)
-        return self.head(self.embed(x))
-
-    def embed(self, x: Tensor) -> Tensor:
-        """From the last stage's output to the head's input."""
         if self.neck is not None:
             x = self.neck(x).flatten(1)
         return x.to(self.dtype)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Everything but the head."""
-        x = x.reshape(len(x), *self.shape)
-        for stage in self.stages.values():
-            x = stage(x)
-        return self.embed(x)
-
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode; what is frozen stays in eval mode (C5)."""
         super().train(mode)
-        for module in self._frozen():
-            module.eval()
+        for _, module, trained in self._parts():
+            if not trained:
+                module.eval()
         if self.freeze_batch_norm:
-            for part in (*self.stages.values(), self.neck):
-                for module in part.modules() if part is not None else ():
+            for _, part, _ in self._parts():
+                for module in part.modules():
                     if isinstance(module, _BATCH_NORMS):
                         module.eval()
         return self
@@ -104,27 +98,33 @@ class Suffix(nn.Module):
     def requires_grad_(self, requires_grad: bool = True) -> Suffix:
         """Let what is trained take gradients; what is frozen does not."""
         super().requires_grad_(requires_grad)
-        for module in self._frozen():
-            module.requires_grad_(False)
+        for _, module, trained in self._parts():
+            if not trained:
+                module.requires_grad_(False)
         return self
 
-    def _frozen(self) -> Iterator[nn.Module]:
-        last = self.cut.n_stages - 1
+    def _parts(self) -> Iterator[tuple[int, nn.Module, bool]]:
+        """(stage, module, whether it is trained); the neck's parameters are the last stage's."""
         for i in self.stage_names:
-            if i not in self.cut.trained:
-                yield self.stages[_key(i)]
-        if self.neck is not None and last not in self.cut.trained:
-            yield self.neck  # its parameters belong to the last stage
+            yield i, self.stages[_key(i)], i in self.cut.trained
+        if self.neck is not None:
+            last = self.cut.n_stages - 1
+            yield last, self.neck, last in self.cut.trained
+
+    def _named(self, stage: int, module: nn.Module) -> tuple[str, str]:
+        """Names of a part: as users know it, and in a state dict."""
+        if module is self.neck:
+            return "neck", "neck"
+        return self.stage_names[stage], f"stages.{_key(stage)}"
 
     def blocks(self, lr: float, head_lr: float, decay: float) -> list[tuple[str, nn.Module, float]]:
         """(name, module, rate) of what is trained, the rate falling by ``decay`` per stage."""
-        blocks: list[tuple[str, nn.Module, float]] = []
         last = self.cut.n_stages - 1
-        for i, name in self.stage_names.items():
-            if i in self.cut.trained:
-                blocks.append((name, self.stages[_key(i)], lr * decay ** (last - i)))
-        if self.neck is not None and last in self.cut.trained:
-            blocks.append(("neck", self.neck, lr))
+        blocks = [
+            (self._named(i, module)[0], module, lr * decay ** (last - i))
+            for i, module, trained in self._parts()
+            if trained
+        ]
         return [*blocks, ("head", self.head, head_lr)]
 
     def learned(self) -> dict[str, Tensor]:
@@ -149,11 +149,9 @@ class Suffix(nn.Module):
             module.load_state_dict(own)
 
     def _learned_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        for i in self.stage_names:
-            if i in self.cut.trained:
-                yield f"stages.{_key(i)}", self.stages[_key(i)]
-        if self.neck is not None and self.cut.n_stages - 1 in self.cut.trained:
-            yield "neck", self.neck
+        for i, module, trained in self._parts():
+            if trained:
+                yield self._named(i, module)[1], module
         yield "head", self.head
 
     def linear(self) -> nn.Linear | None:

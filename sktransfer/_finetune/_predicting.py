@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.special import softmax
 from sklearn.utils import Bunch
@@ -18,7 +16,7 @@ from sktransfer._finetune._activations import ActivationRows, PictureRows
 from sktransfer._finetune._fitting import VIEWS, Fitting, threads
 from sktransfer._finetune._lr_finder import find_learning_rate
 from sktransfer._finetune._rows import Rows
-from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from sktransfer.exceptions import ImageDecodeError
 from sktransfer.images import resolve_augmentation
 
 
@@ -31,12 +29,6 @@ class Predicting(Fitting):
         if "_classes" not in vars(self):
             raise AttributeError(f"This {type(self).__name__} is not fitted yet: no classes_.")
         return self._classes
-
-    @property
-    def failed_rows_(self) -> pd.DataFrame:
-        """Rows of the last call that could not be read."""
-        check_is_fitted(self)
-        return self._failed_rows
 
     def __sklearn_is_fitted__(self) -> bool:
         return self.initialized_
@@ -159,14 +151,6 @@ class Predicting(Fitting):
         dataset.seed = self._seed_of(VIEWS) ^ 1
         dataset.on_error = self.on_error
         return dataset
-
-    def _warn_of(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
-        warnings.warn(
-            f"{len(failures)} of {n} rows could not be read and were {what} (failed_rows_ lists "
-            f"them). The first: {failures[0]}",
-            FailedRowsWarning,
-            stacklevel=4,
-        )
 
     def find_lr(
         self, X: Any, y: Any, *, lr_min: float = 1e-6, lr_max: float = 1.0, n_steps: int = 80

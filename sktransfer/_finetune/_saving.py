@@ -55,9 +55,7 @@ class Saving(Fitting):
 
     def _rebuilt(self) -> Suffix:
         """The trained part again: architecture, what was published, what was learned."""
-        cut = self._prefix.cut
-        surgical = cut.trained != frozenset(range(cut.depth, cut.n_stages))
-        if surgical:
+        if self._prefix.cut.surgical:
             backbone = whole_backbone(self._found())
         else:
             backbone = architecture(self.reference_.name, weights=self.reference_.weights)
@@ -82,8 +80,6 @@ class Saving(Fitting):
             return
         self._initialize_virtual_params()
         self._initialize_callbacks()
-        module = self.module_  # built before anything that needs its parameters
-        module.requires_grad_(True)
         self.initialize_criterion()
         self.initialize_optimizer()
 

@@ -229,6 +229,17 @@ def flatten_alpha(image: Image.Image) -> Image.Image:
     return background
 
 
+def grey_or_rgb(image: Image.Image) -> Image.Image | None:
+    """An 8-bit image as one of mode L or RGB; None where its mode says something else."""
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in ("RGBA", "LA"):
+        return flatten_alpha(image)
+    if image.mode in ("1", "P", "CMYK", "YCbCr", "HSV", "LAB"):
+        return image.convert("RGB")
+    return None
+
+
 def check_picture_shape(array: np.ndarray) -> None:
     """Refuse one row whose axes are not (H, W) or (H, W, C)."""
     shape = array.shape

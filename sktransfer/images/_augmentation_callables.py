@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sktransfer.images._arrays import EXTENT, Picture, flatten_alpha
+from sktransfer.images._arrays import EXTENT, Picture, grey_or_rgb
 from sktransfer.images._augmentation import ImageAugmentation
 from sktransfer.images._augmentation_steps import check_picture, generator, to_tensor
 from sktransfer.images._mixing import soft_targets
@@ -172,12 +172,9 @@ def _seeded_globals(rng: np.random.Generator) -> Iterator[None]:
 def _as_picture(result: Any) -> Picture:
     """What a callable returned, as one of the two kinds of picture."""
     if isinstance(result, Image.Image):
-        if result.mode in ("L", "RGB"):
-            return result
-        if result.mode in ("RGBA", "LA"):
-            return flatten_alpha(result)
-        if result.mode in ("1", "P", "CMYK", "YCbCr", "HSV", "LAB"):
-            return result.convert("RGB")
+        plain = grey_or_rgb(result)
+        if plain is not None:
+            return plain
         what = f"a Pillow image of mode {result.mode}"
     elif isinstance(result, torch.Tensor):
         if result.ndim == 3 and result.shape[0] in (1, 3):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sktransfer.images._arrays import EXTENT, Extent, Picture, flatten_alpha
+from sktransfer.images._arrays import EXTENT, Extent, Picture, grey_or_rgb
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -343,12 +343,9 @@ def _as_colour(picture: Picture) -> Picture:
 def _returned_picture(result: Any) -> Picture:
     """A picture as a user's callable may return it, to one of the two kinds used here."""
     if isinstance(result, Image.Image):
-        if result.mode in ("L", "RGB"):
-            return result
-        if result.mode in ("RGBA", "LA"):
-            return flatten_alpha(result)
-        if result.mode in ("1", "P", "CMYK", "YCbCr", "HSV", "LAB"):
-            return result.convert("RGB")
+        plain = grey_or_rgb(result)
+        if plain is not None:
+            return plain
     if isinstance(result, np.ndarray) and (
         result.ndim == 2 or (result.ndim == 3 and result.shape[2] in (1, 3))
     ):
