@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -97,8 +98,14 @@ class ImageInputMixin:
                 stacklevel=3,
             )
 
-    def _preprocessing_for(self, spec: InputSpec) -> Preprocessing:
-        """From a picture to what a network wants, as far as this estimator leaves it at that."""
+    def _preprocessing_for(
+        self, spec: InputSpec, settings: Mapping[str, Any] | None = None
+    ) -> Preprocessing:
+        """From a picture to what a network wants, as far as this estimator leaves it at that.
+
+        ``settings`` are its parameters as they were; None: as they are.
+        """
+        given = vars(self) if settings is None else settings
         return make_preprocessing(
             crop_size=spec.crop_size,
             resize_size=spec.resize_size,
@@ -106,9 +113,9 @@ class ImageInputMixin:
             mean=spec.mean,
             std=spec.std,
             resize_mode=spec.resize_mode,
-            preprocessing=self.preprocessing,
-            image_size=self.image_size,
-            scaled_decoding=self.scaled_decoding,
+            preprocessing=given["preprocessing"],
+            image_size=given["image_size"],
+            scaled_decoding=given["scaled_decoding"],
         )
 
 

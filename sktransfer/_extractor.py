@@ -25,7 +25,7 @@ from sktransfer._base import (
     seed_from,
 )
 from sktransfer._dask import is_lazy, lazy_transform, stand_in
-from sktransfer._persistence import PackedWeights, found_source, request_source
+from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
 from sktransfer.frozen import (
     POOLINGS,
     REGISTRY,
@@ -256,6 +256,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             if self.store_weights
             else None
         )
+        self._found_as = lasting(self.backbone)
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
         self._failed_rows = failed_rows_frame([])
@@ -289,7 +290,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     def _run(self, source: ImageSource) -> Outcome:
         plan = self._plan
         frozen = FrozenPass(
-            lambda: found_source(plan.info.reference, self._packed, self.backbone),
+            lambda: found_source(plan.info.reference, self._packed, self._found_as),
             plan,
             self._recipe(),
             self._preprocessing_for(plan.info.input_spec),

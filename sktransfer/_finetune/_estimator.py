@@ -96,6 +96,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         A few hundred pictures in small batches are a poor replacement for them.
     validation_fraction : float or None, default=None
         Share of the rows held out in ``fit``, stratified by class; with ``groups``, whole groups.
+        Copies of a picture are never on both sides.
     train_split : callable or None, default=None
         skorch's way to hold rows out, such as ``skorch.dataset.ValidSplit``.
     early_stopping : int or None, default=None
@@ -384,7 +385,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         )
         if first:
             self._start()
-        self._run(rows, X, y, go_on=not first)
+        self._run(rows, X, y, go_on=not first, declared=classes is not None)
         return self
 
     def _check_parameters(self) -> None:
