@@ -13,6 +13,7 @@ from sktransfer._finetune._predicting import Predicting
 from sktransfer._finetune._presets import preset
 from sktransfer._finetune._rows import Rows, read_labels
 from sktransfer._finetune._saving import Saving
+from sktransfer.images import DicomOptions
 
 
 class FineTuneClassifier(Parameters, Saving, Predicting):
@@ -109,7 +110,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         Directory for the state of training; a ``fit`` of the same task goes on from there.
     checkpoint_every : int, default=10
         Epochs between states.
-    preprocessing, image_size, image_shape, value_range, scaled_decoding
+    preprocessing, image_size, image_shape, value_range, dicom, scaled_decoding
         As for :class:`PretrainedFeatureExtractor`.
     device, precision, engine, cache, on_error, n_jobs, store_weights
         As there. ``precision="bfloat16"`` and ``"float16"`` train in mixed precision. With
@@ -213,7 +214,8 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         preprocessing: Any = "weights",
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
-        value_range: tuple[float, float] | None = None,
+        value_range: tuple[float, float] | tuple[str, float, float] | str | None = None,
+        dicom: DicomOptions | None = None,
         scaled_decoding: bool = False,
         device: str | torch.device = "auto",
         precision: str = "float32",
@@ -265,6 +267,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
+        self.dicom = dicom
         self.scaled_decoding = scaled_decoding
         self.device = device
         self.precision = precision

@@ -3,12 +3,15 @@
 from sktransfer.images._arrays import Picture
 from sktransfer.images._augmentation import ImageAugmentation
 from sktransfer.images._augmentation_callables import CallableAugmentation, resolve_augmentation
+from sktransfer.images._dicom_options import DicomFrame, DicomOptions
 from sktransfer.images._preprocess import Preprocessing, make_preprocessing
 from sktransfer.images._source import EncodedPicture, ImageSource, as_image_source
 from sktransfer.images._tables import resolve_image_shape
 
 __all__ = [
     "CallableAugmentation",
+    "DicomFrame",
+    "DicomOptions",
     "EncodedPicture",
     "ImageAugmentation",
     "ImageSource",

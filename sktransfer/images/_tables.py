@@ -17,11 +17,12 @@ from sklearn.utils import check_array
 
 from sktransfer.images._arrays import (
     CHANNELS,
-    ValueRange,
+    ValueScale,
     check_batch_range,
     check_numeric,
     tensor_to_array,
 )
+from sktransfer.images._dicom import is_dataset
 
 _ENCODED = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 _COLUMN_TRANSFORMER = (
@@ -40,9 +41,9 @@ class Table(NamedTuple):
     n_columns: int | None = None
 
 
-def table_of(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
+def table_of(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     """Find out which form ``X`` has, and check it as a whole."""
-    if isinstance(X, _ENCODED):
+    if isinstance(X, _ENCODED) or is_dataset(X):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of pictures. Wrap it in a list: [X].")
     if sparse.issparse(X):
@@ -86,7 +87,7 @@ def _is_number_column(column: Any) -> bool:
 def _is_picture(row: Any) -> bool:
     if isinstance(row, np.ndarray | torch.Tensor):
         return row.ndim >= 2
-    return isinstance(row, _ENCODED)
+    return isinstance(row, _ENCODED) or is_dataset(row)
 
 
 def _holds_pictures(items: Sequence[Any] | np.ndarray) -> bool:
@@ -120,7 +121,7 @@ def _check_rows(rows: Sized) -> None:
         )
 
 
-def _dataframe_rows(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _dataframe_rows(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     numeric = [
         _is_number_column(X.iloc[:, j])
         or (X.dtypes.iloc[j].kind == "O" and _is_numbers(X.iloc[:, j]))
@@ -142,7 +143,7 @@ def _is_numbers(items: Any) -> bool:
     return all(isinstance(item, Number) and not is_missing(item) for item in items)
 
 
-def _list_rows(X: Sequence[Any], image_shape: Any, value_range: ValueRange | None) -> Table:
+def _list_rows(X: Sequence[Any], image_shape: Any, value_range: ValueScale | None) -> Table:
     items = list(X)
     _check_rows(items)
     if all(isinstance(item, list | tuple) and len(item) == 1 for item in items):
@@ -163,7 +164,7 @@ def _list_rows(X: Sequence[Any], image_shape: Any, value_range: ValueRange | Non
     return _array_rows(array, image_shape, value_range)
 
 
-def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueScale | None) -> Table:
     if X.ndim == 3:
         raise ValueError(
             f"X is a tensor of shape {tuple(X.shape)}; expected (n, C, H, W). If it is one "
@@ -181,7 +182,7 @@ def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueRange | No
     return _array_rows(array, image_shape, value_range)
 
 
-def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueScale | None) -> Table:
     if X.dtype.kind not in "biufc":
         _check_rows(X)
         if X.ndim == 1:
@@ -235,7 +236,7 @@ def _check_batch_shape(X: np.ndarray) -> None:
         )
 
 
-def _flat_rows(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _flat_rows(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     """Flattened pictures, checked as scikit-learn checks any table of numbers."""
     array = check_array(X, input_name="X")
     shape = resolve_image_shape(image_shape, array.shape[1])
