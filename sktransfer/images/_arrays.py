@@ -40,6 +40,7 @@ class Percentiles:
 ValueScale: TypeAlias = ValueRange | Percentiles | Literal["dtype"]
 
 CHANNELS = (1, 3, 4)  # grey, colour, colour with alpha
+OTHER_CHANNELS = " sktransfer.ImageChannels selects or mixes the channels of an array with others."
 
 # Key in the ``info`` of a Pillow image that was decoded at a fraction of its size.
 EXTENT = "sktransfer_extent"
@@ -322,7 +323,7 @@ def check_picture_shape(array: np.ndarray) -> None:
         )
         raise ImageDecodeError(
             f"an array of shape {shape} has {shape[2]} channels on its last axis; expected 1 "
-            f"(grey), 3 (RGB) or 4 (RGBA).{hint}"
+            f"(grey), 3 (RGB) or 4 (RGBA).{hint or OTHER_CHANNELS}"
         )
 
 

@@ -17,6 +17,7 @@ from sklearn.utils import check_array
 
 from sktransfer.images._arrays import (
     CHANNELS,
+    OTHER_CHANNELS,
     ValueScale,
     check_batch_range,
     check_numeric,
@@ -232,7 +233,7 @@ def _check_batch_shape(X: np.ndarray) -> None:
         )
         raise ValueError(
             f"X has shape {shape} with {shape[3]} channels on its last axis; expected 1 (grey), "
-            f"3 (RGB) or 4 (RGBA).{hint}"
+            f"3 (RGB) or 4 (RGBA).{hint or OTHER_CHANNELS}"
         )
 
 
