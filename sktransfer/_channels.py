@@ -148,7 +148,8 @@ class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return result.reshape(len(X), -1) if X.ndim == 2 else result
 
     def _numbers(self, X: Any, *, reset: bool) -> np.ndarray:
-        if np.ndim(X) > 2:  # their sides are not features
+        n_axes = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
+        if n_axes > 2:  # their sides are not features
             if reset:
                 for name in ("n_features_in_", "feature_names_in_"):
                     self.__dict__.pop(name, None)
