@@ -8,7 +8,8 @@ import io
 import struct
 import zlib
 
-from PIL import ImageFile
+import numpy as np
+from PIL import Image, ImageFile
 from PIL.ImageFile import ImageFile as OpenedFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -63,6 +64,24 @@ def decode_bytes(
         raise
     except Exception as exc:  # Pillow's plugins raise whatever the damage leads to
         raise ImageDecodeError(f"damaged or unsupported {format_.name} file: {exc}") from exc
+
+
+def encoded_kind(content: bytes | np.ndarray | Image.Image) -> tuple[str, str]:
+    """Format and mode of what a row holds, before it is decoded ("JPEG", "RGB").
+
+    Arrays have a dtype and a number of channels instead.
+    """
+    if isinstance(content, Image.Image):
+        return "PIL image", content.mode
+    if isinstance(content, bytes):
+        if _formats.is_dicom(content):
+            return "DICOM", "DICOM"
+        format_ = _formats.identify(content)
+        if format_ is None:
+            return "unknown", "unknown"
+        with format_.plugin(io.BytesIO(content)) as image:
+            return format_.name, image.mode
+    return "array", f"{content.dtype}, {content.shape[2] if content.ndim == 3 else 1} channels"
 
 
 def _decode(

@@ -125,14 +125,6 @@ _HEADLESS_DICOM = re.compile(
 )
 
 
-def format_name(data: bytes) -> str | None:
-    """Name of the format these bytes are in, if it is one that is read."""
-    if is_dicom(data):
-        return "DICOM"
-    format_ = identify(data)
-    return None if format_ is None else format_.name
-
-
 def refusal(data: bytes) -> str | None:
     """What these bytes are, if they are something known that is not let in."""
     if not data:
