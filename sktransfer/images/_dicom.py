@@ -17,7 +17,7 @@ from sktransfer import _config
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 from sktransfer.images._arrays import Picture, ValueScale, scale_values
 from sktransfer.images._dicom_options import DicomOptions
-from sktransfer.images._helper_process import HelperError, HelperPool
+from sktransfer.images._helper_process import HelperError, HelperPool, HelperStartError
 
 _POOL = HelperPool("sktransfer.images._dicom_worker:answer", _config.HELPER_MEMORY_BYTES)
 
@@ -91,6 +91,8 @@ def _ask(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearr
         answer, payload = _POOL.ask(
             {**question, **limits}, data, seconds=seconds, at_most=8 * _config.MAX_IMAGE_PIXELS
         )
+    except HelperStartError as error:
+        raise SkTransferError(f"Reading DICOM files: {error}") from error
     except HelperError as error:
         raise ImageDecodeError(f"this DICOM file cannot be decoded: {error}") from error
     if "missing" in answer:

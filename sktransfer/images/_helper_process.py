@@ -27,6 +27,10 @@ class HelperError(RuntimeError):
     """A helper did not answer: it crashed, or had to be stopped."""
 
 
+class HelperStartError(HelperError):
+    """None can be started; the question is not to blame."""
+
+
 class HelperPool:
     """As many helper processes as threads ask at once; idle ones wait for the next question.
 
@@ -72,20 +76,27 @@ class HelperPool:
         ------
         HelperError
             If it crashed, or took longer. The next question gets a new helper.
+        HelperStartError
+            If no process can be started.
         """
         message = json.dumps({"seconds": seconds, **question}).encode()
         while True:
             with self._lock:
                 helper = self._idle.pop() if self._idle else None
             used_before = helper is not None
-            helper = helper or _Helper(self._setup)
+            try:
+                helper = helper or _Helper(self._setup)
+            except OSError as error:
+                raise HelperStartError(f"no helper process can be started: {error}") from error
             try:
                 answer = helper.ask(message, payload, 10 + 5 * seconds, at_most)
             except _GoneError:
                 helper.stop()
                 if used_before:  # it ended while it was idle
                     continue
-                raise HelperError("no helper process can be started.") from None
+                raise HelperStartError(
+                    f"no helper process can be started with {sys.executable}."
+                ) from None
             except BaseException:
                 helper.stop()
                 raise

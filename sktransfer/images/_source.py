@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -33,7 +34,7 @@ from sktransfer.images._dicom import dataset_bytes, is_dataset
 from sktransfer.images._dicom_options import DicomFrame, DicomOptions
 from sktransfer.images._formats import is_dicom
 from sktransfer.images._pillow import check_size, image_to_picture, orientation, tiff_scale
-from sktransfer.images._tables import is_missing, table_of
+from sktransfer.images._tables import is_missing, is_opener, table_of
 
 # Two rows may be one Pillow object, and loading one is not safe in two threads at once.
 _LOADING = threading.Lock()
@@ -139,6 +140,8 @@ class ImageSource:
             return Path(os.fsdecode(row)).name
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
+        if is_opener(row):
+            return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
         if isinstance(row, Image.Image):
             return "PIL image"
         if isinstance(row, torch.Tensor):
@@ -181,7 +184,8 @@ def as_image_source(
 
         - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
           ``bytes`` of encoded files, Pillow images, pydicom datasets, arrays (H, W[, C]) or
-          tensors ([C,] H, W). A string is always a path; nothing is fetched;
+          tensors ([C,] H, W). A string is always a path; nothing is fetched. Files in archives
+          or elsewhere come as ``zipfile.Path`` or as ``OpenFile`` of your own ``fsspec.open``;
         - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
         - a tensor of shape (n, C, H, W);
         - numbers of shape (n, pixels), flattened rows of ``image_shape``.
@@ -239,6 +243,8 @@ def _read(
         return _encoded(read_file(row), value_range, dicom)
     if isinstance(row, bytes | bytearray | memoryview):
         return _encoded(bytes(row), value_range, dicom)
+    if is_opener(row):
+        return _encoded(_read_opened(row), value_range, dicom)
     if is_dataset(row):
         return _encoded(dataset_bytes(row), value_range, dicom)
     if isinstance(row, Image.Image):
@@ -303,6 +309,21 @@ def read_file(path: str | os.PathLike) -> bytes:
         ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL character in the name
         raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+
+
+def _read_opened(row: Any) -> bytes:
+    """The content of what the user's own library opens, of an archive or a store elsewhere."""
+    limit = _config.MAX_FILE_BYTES
+    try:
+        with row.open("rb") if isinstance(row, zipfile.Path) else row as file:
+            data = file.read(limit + 1)
+    except MemoryError:
+        raise
+    except Exception as exc:  # whatever that library raises
+        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+    if len(data) > limit:
+        raise ImageDecodeError(f"the file has more than the {limit:,} bytes that are read.")
+    return data
 
 
 def _open_at_once(path: str, flags: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Sequence, Sized
 from numbers import Number
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ class Table(NamedTuple):
 
 def table_of(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     """Find out which form ``X`` has, and check it as a whole."""
-    if isinstance(X, _ENCODED) or is_dataset(X):
+    if isinstance(X, _ENCODED) or is_dataset(X) or is_opener(X):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of pictures. Wrap it in a list: [X].")
     if sparse.issparse(X):
@@ -65,6 +66,14 @@ def table_of(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
         f"X must be a list, an array, a tensor, a Series or a DataFrame with one picture a row; "
         f"got {type(X).__name__}. " + ("Use list(X)." if hasattr(X, "__iter__") else "")
     )
+
+
+def is_opener(row: Any) -> bool:
+    """Whether a row is a file in an archive, or one that the user's fsspec opens."""
+    if isinstance(row, zipfile.Path):
+        return True
+    fsspec = sys.modules.get("fsspec")  # not imported: then it cannot be one of its objects
+    return fsspec is not None and isinstance(row, fsspec.core.OpenFile)
 
 
 def is_missing(row: Any) -> bool:
@@ -88,7 +97,7 @@ def _is_number_column(column: Any) -> bool:
 def _is_picture(row: Any) -> bool:
     if isinstance(row, np.ndarray | torch.Tensor):
         return row.ndim >= 2
-    return isinstance(row, _ENCODED) or is_dataset(row)
+    return isinstance(row, _ENCODED) or is_dataset(row) or is_opener(row)
 
 
 def _holds_pictures(items: Sequence[Any] | np.ndarray) -> bool:

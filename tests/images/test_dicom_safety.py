@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from sktransfer import PretrainedFeatureExtractor, _config
-from sktransfer.exceptions import ImageDecodeError, MissingDependencyError
+from sktransfer.exceptions import ImageDecodeError, MissingDependencyError, SkTransferError
 from sktransfer.images import _dicom, _helper_process, as_image_source
-from sktransfer.images._helper_process import HelperError, HelperPool
+from sktransfer.images._helper_process import HelperError, HelperPool, HelperStartError
 
 HANDLER = '''
 """Does what it is asked to do to a process."""
@@ -100,6 +100,22 @@ def test_one_that_died_while_idle_is_replaced(pool):
     os.kill(first, signal.SIGKILL)
     time.sleep(0.1)
     assert ask(pool, "pid", argument=1)[0]["pid"] != first
+
+
+def test_one_that_cannot_be_started_is_not_the_files_fault(tmp_path, monkeypatch):
+    pool = HelperPool("no_such_module:answer", 2**29)
+    with pytest.raises(HelperStartError, match="can be started"):
+        ask(pool, "echo")
+    scan = tmp_path / "scan"
+    scan.write_bytes(bytes(128) + b"DICM" + bytes(40))
+    monkeypatch.setattr(_dicom, "_POOL", pool)
+    with pytest.raises(SkTransferError, match="Reading DICOM files: no helper") as caught:
+        as_image_source([scan]).open(0).decode()
+    assert not isinstance(caught.value, ImageDecodeError)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+        with pytest.raises(HelperStartError, match="nowhere"):
+            ask(pool, "echo")
 
 
 def test_threads_have_helpers_of_their_own(pool):
