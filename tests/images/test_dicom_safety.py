@@ -87,6 +87,7 @@ def test_time_and_memory_are_limited(pool):
     assert ask(pool, "echo")[1] == b"cba"
 
 
+@pytest.mark.slow
 def test_one_that_sleeps_is_stopped_by_the_clock(pool, monkeypatch):
     start = time.monotonic()
     with pytest.raises(HelperError, match="too long"):
