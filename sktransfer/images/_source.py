@@ -30,7 +30,7 @@ from sktransfer.images._arrays import (
     tensor_to_row,
 )
 from sktransfer.images._decode import decode_bytes, refuse_half_pictures
-from sktransfer.images._dicom import dataset_bytes, is_dataset
+from sktransfer.images._dicom_dataset import dataset_bytes, is_dataset
 from sktransfer.images._dicom_options import DicomFrame, DicomOptions
 from sktransfer.images._formats import is_dicom
 from sktransfer.images._pillow import check_size, image_to_picture, orientation, tiff_scale

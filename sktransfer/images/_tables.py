@@ -24,7 +24,7 @@ from sktransfer.images._arrays import (
     check_numeric,
     tensor_to_array,
 )
-from sktransfer.images._dicom import is_dataset
+from sktransfer.images._dicom_dataset import is_dataset
 
 _ENCODED = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 _COLUMN_TRANSFORMER = (
