@@ -4,6 +4,7 @@ from sktransfer.images._arrays import Picture
 from sktransfer.images._augmentation import ImageAugmentation
 from sktransfer.images._augmentation_callables import CallableAugmentation, resolve_augmentation
 from sktransfer.images._decode import encoded_kind
+from sktransfer.images._derived import PictureSelection, PictureViews
 from sktransfer.images._dicom import read_dicom_header
 from sktransfer.images._dicom_options import DicomFrame, DicomOptions
 from sktransfer.images._formats import is_dicom
@@ -24,6 +25,8 @@ __all__ = [
     "ImageAugmentation",
     "ImageSource",
     "Picture",
+    "PictureSelection",
+    "PictureViews",
     "Preprocessing",
     "as_image_source",
     "encoded_kind",
