@@ -13,7 +13,13 @@ import pandas as pd
 import pytest
 
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import DicomFrame, DicomOptions, as_image_source
+from sktransfer.images import (
+    DicomFrame,
+    DicomOptions,
+    ImageAugmentation,
+    PictureViews,
+    as_image_source,
+)
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("gdcm")
@@ -474,3 +480,12 @@ def test_no_file_is_needed_twice(folder):
     digests = {as_image_source([row]).open(0).digest for row in (path, path.read_bytes())}
     assert len(digests) == 1
     assert os.fspath(path).endswith(".dcm")
+
+
+def test_views_of_a_file_are_of_its_frame_and_window():
+    stored = np.stack([ramp(np.uint16), ramp(np.uint16)[::-1]])
+    data = as_bytes(made(stored))
+    source = as_image_source([data], dicom=DicomOptions(frame=1, window=(30000, 5000)))
+    views = PictureViews(source, ImageAugmentation(), 2, seed=0)  # which changes nothing
+    for i in range(2):
+        assert np.allclose(views.open(i).decode(), source.open(0).decode(), atol=1e-6)
