@@ -1,5 +1,6 @@
 """Image transfer learning as scikit-learn estimators."""
 
+from sktransfer._channels import ImageChannels
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._version import __version__
@@ -9,6 +10,7 @@ from sktransfer.frozen import cache_info, clear_cache
 
 __all__ = [
     "FineTuneClassifier",
+    "ImageChannels",
     "ImageWhitening",
     "PretrainedFeatureExtractor",
     "__version__",

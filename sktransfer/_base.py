@@ -19,6 +19,7 @@ from sktransfer.backbones import InputSpec
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.frozen import DTYPES, ENGINES
 from sktransfer.images import (
+    DicomOptions,
     ImageSource,
     Preprocessing,
     as_image_source,
@@ -41,7 +42,8 @@ class ImageInputMixin:
         "scaled_decoding": ["boolean"],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": [tuple, list, None],
-        "value_range": [tuple, list, None],
+        "value_range": [tuple, list, StrOptions({"dtype", "percentile"}), None],
+        "dicom": [DicomOptions, None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "device": [str, torch.device],
         "precision": [StrOptions(set(DTYPES))],
@@ -56,6 +58,7 @@ class ImageInputMixin:
 
     image_shape: Any
     value_range: Any
+    dicom: DicomOptions | None
     preprocessing: Any
     image_size: int | None
     scaled_decoding: bool
@@ -69,7 +72,9 @@ class ImageInputMixin:
                 f"{type(X).__name__}. Put it in a list: [X]. For a folder of class sub-folders "
                 "there is sktransfer.datasets.load_image_folder."
             )
-        source = as_image_source(X, image_shape=self.image_shape, value_range=self.value_range)
+        source = as_image_source(
+            X, image_shape=self.image_shape, value_range=self.value_range, dicom=self.dicom
+        )
         if isinstance(X, pd.DataFrame) or source.n_columns is not None:
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:

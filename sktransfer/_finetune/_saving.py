@@ -27,9 +27,11 @@ from sktransfer._finetune._parts import Parts, whole_backbone
 from sktransfer._persistence import SCHEMA, beside, read_saved, tuned_backbone
 from sktransfer._version import __version__
 from sktransfer.backbones import Backbone, BackboneReference, architecture
-from sktransfer.images import ImageAugmentation
+from sktransfer.images import DicomOptions, ImageAugmentation
 
 _PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler")
+# Objects of parameters, whose parameters are written in their place.
+_OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
 
 
 class Saving(Parts):
@@ -233,9 +235,9 @@ def _encode(value: Any, name: str) -> Any:
         return str(value)
     if isinstance(value, Enum):
         return value.name
-    if type(value) is ImageAugmentation:  # a subclass may do something else
+    if type(value) in _OBJECTS.values():  # a subclass may do something else
         inner = {k: _encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
-        return {"type": "ImageAugmentation", "items": inner}
+        return {"type": type(value).__name__, "items": inner}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__
         return {"type": kind, "items": [_encode(each, name) for each in value]}
@@ -260,8 +262,8 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kind, items = value["type"], value["items"]
-    if kind == "ImageAugmentation":
-        return ImageAugmentation(**{name: _decode(each) for name, each in items.items()})
+    if kind in _OBJECTS:
+        return _OBJECTS[kind](**{name: _decode(each) for name, each in items.items()})
     if kind == "dict":
         return {_decode(k): _decode(v) for k, v in items}
     kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
