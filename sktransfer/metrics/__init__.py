@@ -1,7 +1,12 @@
 """Functions and scorers on labels and scores; it must not know estimators."""
 
 from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
-from sktransfer.metrics._decisions import check_cost_matrix, expected_cost, net_benefit
+from sktransfer.metrics._decisions import (
+    cheapest_threshold,
+    check_cost_matrix,
+    expected_cost,
+    net_benefit,
+)
 from sktransfer.metrics._labels import Interval, binary_scores, check_scores, positive_label
 from sktransfer.metrics._rates import (
     rate_interval,
@@ -18,6 +23,7 @@ from sktransfer.metrics._thresholds import (
     rows_needed,
     sensitivity_at_specificity,
     specificity_at_sensitivity,
+    worst_scores,
 )
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "binary_scores",
     "calibration_intercept",
     "calibration_slope",
+    "cheapest_threshold",
     "check_cost_matrix",
     "check_scores",
     "expected_cost",
@@ -46,4 +53,5 @@ __all__ = [
     "sensitivity_specificity",
     "specificity_at_sensitivity",
     "specificity_score",
+    "worst_scores",
 ]

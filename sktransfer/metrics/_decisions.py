@@ -69,6 +69,33 @@ def check_cost_matrix(cost_matrix: ArrayLike, n_classes: int) -> np.ndarray:
     return costs
 
 
+def cheapest_threshold(positive: np.ndarray, score: np.ndarray, costs: np.ndarray) -> float:
+    """The threshold with the least total cost; of several the lowest, which finds most.
+
+    Parameters
+    ----------
+    positive : ndarray of bool, shape (n,)
+    score : ndarray of shape (n,)
+        Called positive where it is at least the threshold.
+    costs : ndarray of shape (2, 2)
+        Negative class first.
+
+    Returns
+    -------
+    float
+        One of the scores; infinite where it is cheapest to call nobody positive.
+    """
+    order = np.argsort(score, kind="stable")
+    score, positive = score[order], positive[order]
+    # What it saves to call a row negative, for the rows below the threshold in turn.
+    saved = np.where(positive, costs[1, 1] - costs[1, 0], costs[0, 1] - costs[0, 0])
+    total = np.r_[0.0, np.cumsum(saved)]
+    first = np.r_[True, np.diff(score) > 0, True]
+    options = np.flatnonzero(first)
+    best = options[np.argmax(total[options])]
+    return float(score[best]) if best < len(score) else np.inf
+
+
 def net_benefit(
     y_true: ArrayLike,
     y_proba: ArrayLike,

@@ -133,6 +133,25 @@ def rate_threshold(
     return float(np.nextafter(np.partition(scores, last)[last], np.inf))
 
 
+def worst_scores(score: np.ndarray, groups: np.ndarray | None, *, above: bool) -> np.ndarray:
+    """For each group the score that is missed first; all scores without groups.
+
+    Parameters
+    ----------
+    score : ndarray of shape (n,)
+        Of rows of one class.
+    groups : ndarray of shape (n,) or None
+    above : bool
+        Whether the rows belong at or above a threshold.
+    """
+    if groups is None:
+        return score
+    names, codes = np.unique(groups, return_inverse=True)
+    worst = np.full(len(names), np.inf if above else -np.inf)
+    (np.minimum if above else np.maximum).at(worst, codes, score)
+    return worst
+
+
 def specificity_at_sensitivity(
     y_true: ArrayLike,
     y_score: ArrayLike,

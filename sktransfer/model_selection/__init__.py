@@ -1,5 +1,6 @@
 """Choosing and validating with pictures that come in groups; the splitters' public face."""
 
 from sktransfer._splitting import grouped_train_test_split
+from sktransfer.model_selection._operating_point import OperatingPointClassifier
 
-__all__ = ["grouped_train_test_split"]
+__all__ = ["OperatingPointClassifier", "grouped_train_test_split"]
