@@ -11,8 +11,8 @@ from scipy.special import expit, logit, ndtri
 from scipy.stats import norm, rankdata
 from scipy.stats import t as student
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.utils import check_random_state
 
+from sktransfer.metrics._bootstrap import resample_counts, weighted_area
 from sktransfer.metrics._labels import (
     Interval,
     binary_scores,
@@ -20,9 +20,6 @@ from sktransfer.metrics._labels import (
     group_codes,
     one_vs_rest,
 )
-
-# Bootstrap samples weighted at once; a block takes rows * 8 kB.
-_BLOCK = 128
 
 
 class AucDifference(NamedTuple):
@@ -315,42 +312,16 @@ def _bootstrap_error(
     random_state: Any,
 ) -> float:
     """Standard deviation of the area over resamples, on the scale of the interval."""
-    random = check_random_state(random_state)
     strata = _strata(positive)
-    if codes is None:
-        codes = np.arange(len(strata))
-    # Patients are drawn among those with rows of the same classes, so that no class is lost.
-    has = np.zeros((codes.max() + 1, strata.max() + 1), dtype=bool)
-    has[codes, strata] = True
-    _, kind = np.unique(has, axis=0, return_inverse=True)
-    areas = []
-    for start in range(0, n_resamples, _BLOCK):
-        drawn = np.empty((min(_BLOCK, n_resamples - start), len(kind)))
-        for each in range(kind.max() + 1):
-            members = np.flatnonzero(kind == each)
-            share = np.full(len(members), 1 / len(members))
-            drawn[:, members] = random.multinomial(len(members), share, size=len(drawn))
-        weight = drawn[:, codes]
-        areas.append(
-            np.mean(
-                [_weighted_area(p, s, weight) for p, s in zip(positive.T, score.T, strict=True)],
-                axis=0,
-            )
+    areas = [
+        np.mean(
+            [weighted_area(p, s, weight) for p, s in zip(positive.T, score.T, strict=True)], axis=0
         )
+        for weight in resample_counts(strata, codes, n_resamples, random_state)
+    ]
     values = np.concatenate(areas)
     if scale == "logit":
         # A resample may be free of errors; half a pair keeps it finite.
         smallest = 0.5 / (np.bincount(strata).min() ** 2)
         values = logit(values.clip(smallest, 1 - smallest))
     return float(values.std(ddof=1))
-
-
-def _weighted_area(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Area for each row of weights, of shape (n_resamples, n)."""
-    order = np.argsort(score, kind="stable")
-    weight, positive = weight[:, order], positive[order]
-    levels = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
-    above = np.add.reduceat(weight * positive, levels, axis=1)
-    below = np.add.reduceat(weight * ~positive, levels, axis=1)
-    lower = np.cumsum(below, axis=1) - below / 2
-    return (above * lower).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
