@@ -155,19 +155,20 @@ def held_out(shared: Path, store: Path, backbone: str, *, tuned: bool) -> list[d
     develop, test = grouped_train_test_split(
         np.arange(len(y)), y=y, groups=patients, test_size=0.3, random_state=0
     )
-    rows = []
-    for name, model in cheap_models(shared, store).items():
-        inputs = tables.get(name, X)
-        clf = cross_fitted(model, inputs[develop], y[develop], patients[develop])
-        rows.append(judged(name, "five folds", clf, inputs[test], y[test], patients[test]))
-    once = {"extractor": cheap_models(shared, store)["extractor"]}
+    models = cheap_models(shared, store)
     if tuned:
-        once["fine-tuned"] = FineTuneClassifier(
+        models["fine-tuned"] = FineTuneClassifier(
             backbone, weights=weights_of(shared, backbone), cache=store, random_state=0
         )
-    for name, model in once.items():
-        clf = from_one_fit(model, X[develop], y[develop], patients[develop])
-        rows.append(judged(name, "one fit", clf, X[test], y[test], patients[test]))
+    rows = []
+    for name, model in models.items():
+        inputs = tables.get(name, X)
+        ways = {"five folds": cross_fitted, "one fit": from_one_fit}
+        if name == "fine-tuned":
+            del ways["five folds"]  # thirty fits
+        for how, fit in ways.items():
+            clf = fit(model, inputs[develop], y[develop], patients[develop])
+            rows.append(judged(name, how, clf, inputs[test], y[test], patients[test]))
     return rows
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,28 @@ from sktransfer.metrics import check_scores
 _DEFAULT_FOLDS = 5
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of rows that the model behind them has not seen.
+
+    Attributes
+    ----------
+    estimator : estimator instance
+        For later: the model that gave the scores, or one fitted to all rows.
+    rows : ndarray of int, shape (n_scored,)
+        Which rows were scored.
+    score : ndarray of float, shape (n_scored,)
+        Of the positive class.
+    refitted : bool
+        Whether ``estimator`` is another model than those behind the scores.
+    """
+
+    estimator: Any
+    rows: np.ndarray
+    score: np.ndarray
+    refitted: bool
+
+
 def held_out_scores(
     estimator: Any,
     X: Any,
@@ -30,7 +54,7 @@ def held_out_scores(
     methods: list[str],
     pos_label: Any,
     n_jobs: int | None,
-) -> tuple[Any, np.ndarray, np.ndarray]:
+) -> HeldOut:
     """Score rows out of fold, and fit an estimator for later.
 
     Parameters
@@ -46,12 +70,8 @@ def held_out_scores(
 
     Returns
     -------
-    fitted : estimator instance
-        With a single split the model that gave the scores, else one fitted to all rows.
-    scored : ndarray of int
-        Rows with a score.
-    score : ndarray of float
-        Of the positive class, as many.
+    HeldOut
+        With a single split the estimator is the one that gave the scores.
 
     Raises
     ------
@@ -72,9 +92,13 @@ def held_out_scores(
         )
         for train, test in splits
     )
-    fitted = done[0][0] if len(splits) == 1 else clone(estimator).fit(X, y, **fit_params)
-    scored = np.concatenate([test for _, test in splits])
-    return fitted, scored, np.concatenate([score for _, score in done])
+    refitted = len(splits) > 1
+    return HeldOut(
+        clone(estimator).fit(X, y, **fit_params) if refitted else done[0][0],
+        np.concatenate([test for _, test in splits]),
+        np.concatenate([score for _, score in done]),
+        refitted,
+    )
 
 
 def check_prefit(estimator: Any, classes: np.ndarray) -> None:
@@ -145,3 +169,15 @@ def positive_scores(estimator: Any, X: Any, methods: list[str], pos_label: Any) 
     """Scores of the positive class, by the first of the methods that the estimator has."""
     score, _ = _get_response_values_binary(estimator, X, methods, pos_label=pos_label)
     return check_scores(score, name="The score")
+
+
+def warn_of_ties(score: np.ndarray) -> None:
+    """A refitted model has ties elsewhere, and a whole step may fall below the threshold."""
+    distinct = len(np.unique(score))
+    if distinct < len(score) / 2:
+        warnings.warn(
+            f"The {len(score)} scores take {distinct} values only, and those of the model that is "
+            "fitted to all rows will be others: what was promised for the folds may not hold for "
+            "it. With a single split, such as cv=ShuffleSplit(1), or cv='prefit' it does.",
+            stacklevel=4,
+        )

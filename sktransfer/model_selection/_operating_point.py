@@ -39,7 +39,13 @@ from sktransfer.metrics import (
     worst_scores,
 )
 from sktransfer.model_selection._delegated import DelegatedResponses
-from sktransfer.model_selection._held_out import check_prefit, held_out_scores, positive_scores
+from sktransfer.model_selection._held_out import (
+    HeldOut,
+    check_prefit,
+    held_out_scores,
+    positive_scores,
+    warn_of_ties,
+)
 
 # Level of the intervals in operating_point_ where none is asked for.
 _USUAL = 0.95
@@ -118,7 +124,9 @@ class OperatingPointClassifier(
     -----
     The promise is exact for scores of one fixed model on independent rows: "prefit", or a single
     split. Pooled scores of several folds come from models of fewer rows than the final one, and
-    are not quite independent; simulations keep the promise nearly (user guide).
+    are not quite independent; simulations keep the promise (user guide). It takes scores that vary
+    continuously: those of the final model then lie as the folds' do. Where most scores are ties, as
+    those of a tree on one feature, this is not so, and a warning says it.
 
     Patients with several rows: give ``groups``. The unit then is the patient, and counts as found
     where *all* of its positive rows are: its lowest score. The share of rows found may differ.
@@ -239,11 +247,14 @@ class OperatingPointClassifier(
                 f"{self.target!r}."
             )
         fit_params, split_params = self._route(patients, params)
-        scored, score = self._held_out_scores(X, labels, patients, fit_params, split_params)
+        held = self._held_out(X, labels, patients, fit_params, split_params)
+        self.estimator_, scored, score = held.estimator, held.rows, held.score
         if fit_params.get("sample_weight") is not None:
             # A row of no weight is a row that is not there.
             there = np.asarray(fit_params["sample_weight"])[scored] > 0
             scored, score = scored[there], score[there]
+        if held.refitted and self.confidence is not None and self.constraint != "cost":
+            warn_of_ties(score)
         labels = labels[scored]
         patients = None if patients is None else patients[scored]
         self.threshold_ = self._choose(labels == self.pos_label_, score, patients)
@@ -292,20 +303,20 @@ class OperatingPointClassifier(
         routed = process_routing(self, "fit", **given)
         return routed.estimator.fit, routed.splitter.split
 
-    def _held_out_scores(
+    def _held_out(
         self,
         X: Any,
         y: np.ndarray,
         groups: np.ndarray | None,
         fit_params: dict[str, Any],
         split_params: dict[str, Any],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that were scored, and their scores; sets ``estimator_`` on the way."""
+    ) -> HeldOut:
+        methods = self._response_methods()
         if isinstance(self.cv, str):
             check_prefit(self.estimator, self.classes_)
-            self.estimator_ = self.estimator
-            return np.arange(len(y)), self._scores(X)
-        self.estimator_, scored, score = held_out_scores(
+            score = positive_scores(self.estimator, X, methods, self.pos_label_)
+            return HeldOut(self.estimator, np.arange(len(y)), score, refitted=False)
+        return held_out_scores(
             self.estimator,
             X,
             y,
@@ -313,11 +324,10 @@ class OperatingPointClassifier(
             groups=groups,
             fit_params=fit_params,
             split_params=split_params,
-            methods=self._response_methods(),
+            methods=methods,
             pos_label=self.pos_label_,
             n_jobs=self.n_jobs,
         )
-        return scored, score
 
     def _response_methods(self) -> list[str]:
         if self.response_method == "auto":
@@ -376,12 +386,10 @@ class OperatingPointClassifier(
             If a score is NaN: a picture that cannot be read is neither ill nor healthy.
         """
         check_is_fitted(self, "threshold_")
-        called = self._scores(X) >= self.threshold_
+        methods = self._response_methods()
+        called = positive_scores(self.estimator_, X, methods, self.pos_label_) >= self.threshold_
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
-
-    def _scores(self, X: Any) -> np.ndarray:
-        return positive_scores(self.estimator_, X, self._response_methods(), self.pos_label_)
 
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])

@@ -62,7 +62,9 @@ tree = DecisionTreeClassifier(random_state=0)
 @parametrize_with_checks(
     [
         OperatingPointClassifier(tree, confidence=None),
-        OperatingPointClassifier(tree, target=0.5, confidence=0.5),
+        OperatingPointClassifier(
+            tree, target=0.5, confidence=0.5, cv=ShuffleSplit(1, test_size=0.5, random_state=0)
+        ),
         OperatingPointClassifier(tree, constraint="specificity", confidence=None),
         OperatingPointClassifier(tree, constraint="cost", target=[[0, 1], [1, 0]]),
     ]
@@ -386,8 +388,19 @@ def test_rows_may_be_a_list_of_anything():
 
     y = np.tile([0, 1], 100)
     X = ["a" * (3 + i % 7 + 3 * label) for i, label in enumerate(y)]
-    clf = OperatingPointClassifier(Lengths(), target=0.9).fit(X, y)
+    clf = OperatingPointClassifier(Lengths(), target=0.9, confidence=None).fit(X, y)
     assert clf.predict(X)[y == 1].mean() >= 0.9
+
+
+def test_ties_are_told():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 600)
+    X = rng.poisson(2 + y)[:, None].astype(float)
+    clf = OperatingPointClassifier(DecisionTreeClassifier(max_depth=3), target=0.9)
+    with pytest.warns(UserWarning, match=r"600 scores take \d+ values only"):
+        clf.fit(X, y)
+    clf.set_params(cv=ShuffleSplit(1, test_size=0.5, random_state=0)).fit(X, y)
+    assert clf.operating_point_.sensitivity.estimate >= 0.9
 
 
 @pytest.fixture
