@@ -141,9 +141,10 @@ def judged(
         "slope": calibration_slope(y, score, groups=patients),
         "intercept": calibration_intercept(y, score, groups=patients),
         "brier": float(brier_score_loss(y, score)),
-        "y": y.tolist(),
-        "score": score.tolist(),
-        "patients": np.unique(patients, return_inverse=True)[1].tolist(),
+        # As text: a number a line would make the file long.
+        "test_labels": " ".join(map(str, y)),
+        "test_scores": " ".join(f"{each:.5f}" for each in score),
+        "test_patients": " ".join(map(str, np.unique(patients, return_inverse=True)[1])),
     }
     print(f"{name} ({how}): AUC {row['auc']}\n{point}\n", flush=True)
     return row
@@ -198,17 +199,28 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from sktransfer.inspection import CalibrationDisplay, DecisionCurveDisplay, ReaderStudyDisplay
+    from sktransfer.inspection import (
+        CalibrationDisplay,
+        DecisionCurveDisplay,
+        ReaderStudyDisplay,
+        ScoreDistributionDisplay,
+    )
 
     best = rows[-1]
-    y, score = np.array(best["y"]), np.array(best["score"])
-    patients = np.array(best["patients"])
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    y, score, patients = (
+        np.array(best[f"test_{what}"].split(), dtype=kind)
+        for what, kind in (("labels", int), ("scores", float), ("patients", int))
+    )
+    figure, axes = plt.subplots(2, 2, figsize=(10, 9), layout="constrained")
+    axes = axes.ravel()
     ReaderStudyDisplay.from_predictions(
         y, score, threshold=best["threshold"], groups=patients, name=best["model"], ax=axes[0]
     )
     CalibrationDisplay.from_predictions(y, score, groups=patients, name=best["model"], ax=axes[1])
     DecisionCurveDisplay.from_predictions(y, score, name=best["model"], ax=axes[2])
+    ScoreDistributionDisplay.from_predictions(
+        y, score, threshold=best["threshold"], groups=patients, ax=axes[3]
+    )
     figure.savefig(folder / "operating_point_chest.png", dpi=80)
 
 

@@ -13,6 +13,10 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
 
+# More folds are tried only where they come nearer to the share by so much.
+_MOST_FOLDS = 20
+_CLOSE = 0.01
+
 
 def holdout_split(
     y: ArrayLike, fraction: float, *, groups: ArrayLike | None = None, random_state: Any = None
@@ -72,7 +76,7 @@ def _grouped(
     whole = np.bincount(codes, minlength=len(classes))
     # Folds are of equal size; a share above a half is the other side of one below.
     small = min(fraction, 1 - fraction)
-    n_splits = int(np.clip(round(1 / small), 2, n_groups))
+    n_splits, n_held = _folds_for(small, max(2, min(n_groups, int(whole.min()))))
     best: tuple[float, np.ndarray] | None = None
     for _ in range(5):
         splitter = StratifiedGroupKFold(
@@ -85,7 +89,8 @@ def _grouped(
                 f"Holding out {fraction:g} of {n_groups} groups, stratified by class, is not "
                 f"possible: {error} The classes have {_counts(classes, whole)} rows."
             ) from error
-        for test in folds:
+        for first in range(n_splits):
+            test = np.concatenate([folds[(first + i) % n_splits] for i in range(n_held)])
             held = np.bincount(codes[test], minlength=len(classes))
             empty = (held == 0).any() or (held == whole).any()
             distance = float(np.abs(held / whole - small).max()) + 10.0 * bool(empty)
@@ -97,6 +102,20 @@ def _grouped(
     if not len(part) or not len(other):
         raise ValueError(f"Holding out {fraction:g} of {n_groups} groups leaves one part empty.")
     return (other, part) if fraction <= 0.5 else (part, other)
+
+
+def _folds_for(share: float, most: int) -> tuple[int, int]:
+    """How many folds, and how many of them together are nearest to a share; few are better."""
+    best = (1.0, 2, 1)
+    for n in range(2, min(most, _MOST_FOLDS) + 1):
+        k = max(1, round(share * n))
+        distance = abs(k / n - share)
+        if distance < best[0] - _CLOSE:
+            best = (distance, n, k)
+    if round(1 / share) > _MOST_FOLDS:
+        n = min(most, round(1 / share))
+        best = min(best, (abs(1 / n - share), n, 1))
+    return best[1:]
 
 
 def _counts(classes: np.ndarray, counts: np.ndarray) -> str:

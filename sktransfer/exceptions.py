@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "FailedRowsWarning",
     "ImageDecodeError",
+    "LeakageWarning",
     "MissingDependencyError",
     "SkTransferError",
     "UnknownBackboneError",
@@ -80,3 +81,7 @@ class MissingDependencyError(SkTransferError, ImportError):
 
 class FailedRowsWarning(UserWarning):
     """Some rows could not be read and were given NaN (``on_error="nan"``)."""
+
+
+class LeakageWarning(UserWarning):
+    """The same picture or patient is in training and in testing."""
