@@ -79,7 +79,8 @@ CASES = ["prefit", "cross-fitted", "prefit with patients", "cross-fitted with pa
 
 @pytest.mark.parametrize("case", CASES)
 def test_promise_is_kept(case):
-    assert below(case, 60, seed=1) <= limit(60)
+    repeats = 20 if case == "cross-fitted with patients" else 50  # folds by patient are slow
+    assert below(case, repeats, seed=1) <= limit(repeats)
 
 
 @pytest.mark.slow
