@@ -68,7 +68,7 @@ def tables_of(shared: Path) -> dict[str, np.ndarray]:
     )
     return {
         "follow-up number only": table[["follow_up"]].to_numpy(),
-        "and patient number": table[["follow_up", "patient_id"]].to_numpy(),
+        "follow-up and patient number": table[["follow_up", "patient_id"]].to_numpy(),
     }
 
 
