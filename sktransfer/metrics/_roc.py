@@ -62,9 +62,9 @@ def roc_auc_interval(
         rows, or of whole patients, drawn anew within each class. "auto": the bootstrap with
         groups, else DeLong.
     scale : {"logit", "linear"}, default="logit"
-        Where the interval is symmetric. "logit" takes quantiles of Student's t [3]_, by default
-        since it covers what it says near 1 and with few rows. "linear" is the interval of [1]_,
-        which does not, and may end above 1.
+        Where the interval is symmetric. "logit" takes quantiles of Student's t [3]_ and adds the
+        variance of a single pair to that of DeLong (see Notes); it covers what it says near 1 and
+        with few rows. "linear" is the interval of [1]_, which does not, and may end above 1.
     pos_label : int, float, bool, str or None, default=None
         The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
     labels : array-like of shape (n_classes,) or None, default=None
@@ -83,6 +83,19 @@ def roc_auc_interval(
         ``(estimate, low, high)``. Where every positive row is above every negative one (or below)
         the variance is zero; the interval then is the exact one of as many pairs of rows, or of
         patients, as can be formed, each used once.
+
+    Notes
+    -----
+    Coverage in 4000 repeats of normal scores, 0.95 being stated:
+
+    ====================  =======  ========
+    area, rows by class   "logit"  "linear"
+    ====================  =======  ========
+    0.802, 20 and 80      0.960    0.929
+    0.961, 20 and 80      0.954    0.859
+    0.961, 100 and 400    0.946    0.924
+    0.993, 20 and 80      0.980    0.831
+    ====================  =======  ========
 
     References
     ----------
@@ -121,16 +134,19 @@ def roc_auc_interval(
     def interval(columns: slice) -> Interval:
         freedom = np.inf
         own_positive, own_score = positive[:, columns], score[:, columns]
-        area, parts = _area(own_positive, own_score)
+        areas, parts = _areas(own_positive, own_score)
+        area = float(areas.mean())
         if by_bootstrap:
             error = _bootstrap_error(
                 own_positive, own_score, codes, scale, n_resamples, random_state
             )
         else:
             variance, freedom = _variance(parts, _strata(own_positive), codes)
-            error = float(np.sqrt(variance))
             if scale == "logit" and 0 < area < 1:
-                error /= area * (1 - area)
+                variance += _of_one_pair(areas, own_positive, codes)
+                error = float(np.sqrt(variance)) / (area * (1 - area))
+            else:
+                error = float(np.sqrt(variance))
         if area in (0.0, 1.0):
             return _separated(area, own_positive, codes, confidence)
         return _symmetric(area, error, freedom, scale, confidence)
@@ -204,9 +220,9 @@ def roc_auc_difference(
         second = binary_scores(y_true, y_score_b, pos_label=pos_label)
         positive, codes = first.positive[:, None], first.groups
         a, b = first.score[:, None], second.score[:, None]
-    area_a, parts_a = _area(positive, a)
-    area_b, parts_b = _area(positive, b)
-    difference = area_a - area_b
+    areas_a, parts_a = _areas(positive, a)
+    areas_b, parts_b = _areas(positive, b)
+    difference = float(areas_a.mean() - areas_b.mean())
     error = float(np.sqrt(_variance(parts_a - parts_b, _strata(positive), codes)[0]))
     if error == 0:
         if difference != 0:
@@ -222,8 +238,8 @@ def roc_auc_difference(
     return AucDifference(difference, float(low), float(high), float(pvalue))
 
 
-def _area(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean area over the columns, and what each row contributes to it.
+def _areas(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area of each column, and what each row contributes to their mean.
 
     The contributions are DeLong's structural components divided by the rows of their class: those
     of the positive rows of a column sum to its area, and so do those of the negative ones.
@@ -235,8 +251,8 @@ def _area(positive: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
         rank = rankdata(value)
         parts[own, column] = (rank[own] - rankdata(value[own])) / (m * n)
         parts[~own, column] = 1 / n - (rank[~own] - rankdata(value[~own])) / (m * n)
-    area = float(np.where(positive, parts, 0).sum(axis=0).mean())
-    return min(max(area, 0.0), 1.0), parts.mean(axis=1)
+    areas = np.where(positive, parts, 0).sum(axis=0).clip(0, 1)
+    return areas, parts.mean(axis=1)
 
 
 def _strata(positive: np.ndarray) -> np.ndarray:
@@ -267,6 +283,20 @@ def _variance(
         by_class = (each**2).sum(axis=0)
     spread = (by_class**2 / spare).sum()
     return float(variance), float(by_class.sum() ** 2 / spread) if spread > 0 else np.inf
+
+
+def _of_one_pair(areas: np.ndarray, positive: np.ndarray, codes: np.ndarray | None) -> float:
+    """Variance that a single pair of rows brings in.
+
+    Of a few rows in nearly perfect order the variance is estimated from the one or two that are
+    not, and is too small when by chance they are fewer. This much more mends it, and is nothing
+    with many rows.
+    """
+    columns = positive.T.astype(int)
+    units = np.array(
+        [np.bincount(c, minlength=2) if codes is None else _groups_in(c, codes) for c in columns]
+    )
+    return float((areas * (1 - areas) / units.prod(axis=1)).mean() / len(areas))
 
 
 def _groups_in(strata: np.ndarray, codes: np.ndarray) -> np.ndarray:

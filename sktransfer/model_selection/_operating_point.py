@@ -238,6 +238,8 @@ class OperatingPointClassifier(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
         X, y, groups = indexable(X, y, groups)
+        # Should this fit fail, no threshold of an earlier one is left to predict with.
+        self.__dict__.pop("threshold_", None)
         labels = self._labels(y)
         patients: np.ndarray | None = None if groups is None else column_or_1d(groups)
         if np.ndim(self.target) != (2 if self.constraint == "cost" else 0):

@@ -242,6 +242,35 @@ def test_too_few_positives(n_positive, confidence, needed):
     assert np.isfinite(enough.fit(rng.normal(y)[:, None], y).threshold_)
 
 
+def test_no_threshold_is_left_of_an_earlier_fit():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 300)
+    X = rng.normal(y)[:, None]
+    clf = OperatingPointClassifier(FirstColumn()).fit(X, y)
+    with pytest.raises(ValueError, match="cannot be promised"):
+        clf.fit(X[:50], y[:50])
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda ill: ill,
+        lambda ill: np.where(ill, "ill", "healthy").astype(object),
+        lambda ill: pd.Series(np.where(ill, 1, -1), index=np.arange(len(ill)) + 7),
+        lambda ill: pd.Categorical(np.where(ill, "ill", "healthy")),
+        lambda ill: ill.astype(float).tolist(),
+    ],
+)
+def test_labels_of_any_kind(kind):
+    rng = np.random.default_rng(0)
+    ill = rng.random(400) < 0.5
+    X = pd.DataFrame({"a": rng.normal(2 * ill)}, index=np.arange(400) + 7)
+    clf = OperatingPointClassifier(LogisticRegression()).fit(X, kind(ill))
+    assert (clf.predict(X) == clf.pos_label_)[ill].mean() >= 0.95
+
+
 def test_patients_count_once_by_their_lowest_score():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(300), 3)
