@@ -25,6 +25,8 @@ FULL = {
     "scaling.py": ["--max", "100000"],
     "engines.py": [],
     "finetune.py": [],
+    "operating_point.py": [],
+    "imbalance.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -33,6 +35,8 @@ QUICK = {
     "scaling.py": ["--max", "1000"],
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
+    "operating_point.py": ["--no-tuning", "--repeats", "0"],
+    "imbalance.py": ["--repeats", "1"],
 }
 
 
