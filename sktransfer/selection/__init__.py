@@ -1,0 +1,18 @@
+"""Which network, which layer, which strategy: scores, distances, rankings and advice."""
+
+from sktransfer.selection._hscore import h_score
+from sktransfer.selection._leep import leep_score, nce_score
+from sktransfer.selection._logme import logme_score
+from sktransfer.selection._neighbours import knn_decisions, knn_score
+from sktransfer.selection._ridge import loo_ridge_decisions, loo_ridge_score
+
+__all__ = [
+    "h_score",
+    "knn_decisions",
+    "knn_score",
+    "leep_score",
+    "logme_score",
+    "loo_ridge_decisions",
+    "loo_ridge_score",
+    "nce_score",
+]
