@@ -21,6 +21,7 @@ LAYERS = [
     {"model_selection"},
     {"metrics", "datasets"},
     {"_extractor", "_finetune", "_whitening"},
+    {"_batches"},
     {"_base", "_dask"},
     {"_persistence", "_splitting"},
     {"frozen"},

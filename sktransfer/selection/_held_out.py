@@ -5,10 +5,8 @@ It must not know what made the predictions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from sklearn.metrics import accuracy_score, roc_auc_score
+from scipy.stats import rankdata
 
 SCORINGS = ("accuracy", "balanced_accuracy", "roc_auc")
 
@@ -31,7 +29,7 @@ def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> fl
         NaN for an area where not every class is among ``codes``.
     """
     if scoring == "accuracy":
-        return float(accuracy_score(codes, decisions.argmax(axis=1)))
+        return float(np.mean(decisions.argmax(axis=1) == codes))
     if scoring == "balanced_accuracy":
         # The recalls of the classes there are, as scikit-learn has it, without its warning of
         # predictions of another class.
@@ -42,9 +40,16 @@ def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> fl
         if len(present) < decisions.shape[1]:
             return float("nan")
         if decisions.shape[1] == 2:
-            return float(roc_auc_score(codes == 1, decisions[:, 1] - decisions[:, 0]))
-        return float(np.mean([roc_auc_score(codes == c, decisions[:, c]) for c in present]))
+            return _area(codes == 1, decisions[:, 1] - decisions[:, 0])
+        return float(np.mean([_area(codes == c, decisions[:, c]) for c in present]))
     raise ValueError(f"scoring must be one of {', '.join(map(repr, SCORINGS))}; got {scoring!r}.")
+
+
+def _area(positive: np.ndarray, decision: np.ndarray) -> float:
+    """Area under the ROC curve; scikit-learn's, at a tenth of its cost, for hundreds of calls."""
+    n = int(positive.sum())
+    ranks = float(rankdata(decision)[positive].sum())
+    return (ranks - n * (n + 1) / 2) / (n * (len(positive) - n))
 
 
 def members(groups: np.ndarray) -> list[np.ndarray]:
@@ -100,13 +105,10 @@ def half_samples(
     return out
 
 
-def interval(
-    score: Callable[[np.ndarray], float], rows: list[np.ndarray], level: float = 0.95
-) -> tuple[float, float]:
-    """Lower and upper end of the middle ``level`` of the scores of resamples."""
-    values = np.array([score(each) for each in rows])
-    values = values[np.isfinite(values)]
-    if not len(values):
+def middle(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Lower and upper end of the middle ``level`` of values, those that are not finite left out."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
         return float("nan"), float("nan")
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
