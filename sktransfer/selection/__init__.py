@@ -9,11 +9,13 @@ from sktransfer.selection._logme import logme_score
 from sktransfer.selection._neighbours import knn_decisions, knn_score
 from sktransfer.selection._ranking import BackboneRanking, rank_backbones
 from sktransfer.selection._ridge import loo_ridge_decisions, loo_ridge_score
+from sktransfer.selection._strategy import StrategyAdvice, recommend_strategy
 
 __all__ = [
     "BackboneRanking",
     "BackboneRankingDisplay",
     "DomainDistance",
+    "StrategyAdvice",
     "Threshold",
     "domain_distance",
     "h_score",
@@ -25,4 +27,5 @@ __all__ = [
     "loo_ridge_score",
     "nce_score",
     "rank_backbones",
+    "recommend_strategy",
 ]

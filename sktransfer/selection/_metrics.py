@@ -1,4 +1,4 @@
-"""The scores by name, each with its spread over resamples; it must not know networks or pictures."""
+"""The scores by name, each with its spread over resamples; it must not know pictures."""
 
 from __future__ import annotations
 

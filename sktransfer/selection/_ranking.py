@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._base import seed_from
-from sktransfer._batches import backbone_of, count_rows, run_pictures, take_rows
+from sktransfer._batches import count_rows, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._splitting import holdout_split
 from sktransfer.backbones import describe_backbone, list_backbones
@@ -26,6 +25,7 @@ from sktransfer.selection._extractors import (
     as_extractor,
     has_embedding,
     layer_columns,
+    source_probabilities,
     stage_names,
 )
 from sktransfer.selection._features import LabelledFeatures, check_labelled
@@ -200,7 +200,7 @@ def rank_backbones(
         costs = _cost_shares(extractor)
         theta = None
         if any(each == "leep" for each, _ in metrics):
-            theta = _source_probabilities(extractor, chosen)
+            theta = source_probabilities(extractor, chosen)
         g_read = None if g_used is None else g_used[read]
         for layer, columns in _distinct_layers(extractor, F[read]):
             data = check_labelled(F[read][:, columns], y_used[read], g_read)
@@ -307,11 +307,7 @@ def _distinct_layers(
     extractor: PretrainedFeatureExtractor, F: np.ndarray
 ) -> list[tuple[str, slice]]:
     """Layers and their columns; a stage whose average is the embedding is left out."""
-    names = [
-        EMBEDDING if each is None else each if isinstance(each, str) else stage_names(extractor)[each]
-        for each in extractor.layer
-    ]
-    found = list(zip(names, layer_columns(extractor), strict=True))
+    found = [(name or EMBEDDING, columns) for name, columns in layer_columns(extractor)]
     embedding = dict(found).get(EMBEDDING)
     if embedding is None:
         return found
@@ -332,22 +328,6 @@ def _cost_shares(extractor: PretrainedFeatureExtractor) -> dict[str, float]:
     except UnknownBackboneError:  # one that was made by hand
         return {EMBEDDING: 1.0}
     return {**dict(zip(described["name"], described["gmacs_share"], strict=True)), EMBEDDING: 1.0}
-
-
-def _source_probabilities(extractor: PretrainedFeatureExtractor, X: Any) -> np.ndarray | None:
-    """Probabilities of the classes the network was trained on; None without a classifier."""
-    network = backbone_of(extractor)
-    if network.classifier is None or not network.embedding_trained:
-        return None
-    side = extractor._preprocessing_for(network.input_spec).size
-    import torch
-
-    def logits(batch: Any) -> np.ndarray:
-        with torch.inference_mode():
-            return network.forward(batch.cpu()).numpy()
-
-    width = logits(torch.zeros(1, 3, side, side)).shape[1]
-    return softmax(run_pictures(extractor, X, network.input_spec, logits, width).rows, axis=1)
 
 
 def _record(
