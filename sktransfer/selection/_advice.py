@@ -54,8 +54,8 @@ def caveats(
         found.append("The threshold was not measured with these weights.")
     if counts.max() > 3 * counts.min():
         found.append(
-            f"Classes are uneven ({counts.min()} to {counts.max()} pictures), and the size is that of "
-            "the smallest."
+            f"Classes are uneven ({counts.min()} to {counts.max()} pictures), and the size is that "
+            "of the smallest."
         )
     if len(readings) == 2:
         found.append(

@@ -216,8 +216,8 @@ def recommend_strategy(
     """Say which strategy of transfer fits a task by the size and similarity matrix.
 
     The matrix of the course notes has two sides: how many pictures there are of a class (small is
-    fewer than 1,000 of the smallest one), and how similar they are to those the network was trained on. The second one
-    is measured here, by :func:`domain_distance`.
+    fewer than 1,000 of the smallest one), and how similar they are to those the network was
+    trained on. The second one is measured here, by :func:`domain_distance`.
 
     ============================ ===================================================
     small and similar            ``"extract"``: frozen network, new classifier
