@@ -23,7 +23,7 @@ LAYERS = [
     {"_extractor", "_finetune", "_whitening"},
     {"_batches"},
     {"_base", "_dask"},
-    {"_persistence", "_splitting"},
+    {"_persistence", "_splitting", "_held_out"},
     {"frozen"},
     {"backbones", "images"},
     {"_config"},

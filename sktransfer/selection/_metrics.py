@@ -12,8 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sktransfer._held_out import half_samples, middle, resamples, score_held_out
 from sktransfer.selection._features import LabelledFeatures, check_labelled, standardized
-from sktransfer.selection._held_out import half_samples, middle, resamples, score_held_out
 from sktransfer.selection._hscore import h_score
 from sktransfer.selection._leep import leep_per_row
 from sktransfer.selection._logme import logme_score

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sktransfer._held_out import score_held_out
 from sktransfer.selection._features import check_labelled, standardized
-from sktransfer.selection._held_out import score_held_out
 
 # Rows whose similarities to all others are held at a time.
 _BLOCK = 1024
@@ -103,7 +103,7 @@ def knn_score(
     ----------
     F, y, n_neighbors, metric, groups, standardize
         As for :func:`knn_decisions`.
-    scoring : {"accuracy", "balanced_accuracy", "roc_auc"}, default="accuracy"
+    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
 
     Returns
     -------

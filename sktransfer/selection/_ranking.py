@@ -107,7 +107,7 @@ def rank_backbones(
         ``"probe"``: logistic regression, cross-validated. ``"logme"``, ``"hscore"`` (regularised),
         ``"leep"`` (of networks with their ImageNet classifier). A function (F, y) -> float, larger
         is better. The first of a list orders the table; the others have columns of their names.
-    scoring : {"accuracy", "balanced_accuracy", "roc_auc"}, default="accuracy"
+    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
         Of the predictions of the first three metrics.
     budget_s : float or None, default=None
         Seconds that the passes over the pictures may take together. Speeds are measured first;

@@ -7,13 +7,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sktransfer._held_out import members, score_held_out
 from sktransfer.selection._features import (
     LabelledFeatures,
     check_labelled,
     left_singular,
     standardized,
 )
-from sktransfer.selection._held_out import members, score_held_out
 
 # Penalties tried, as multiples of the mean squared singular value: from next to none to much more
 # than any direction carries. Relative, so that the unit of the features does not matter.
@@ -104,7 +104,7 @@ def loo_ridge_score(
     ----------
     F, y, alpha, groups, standardize
         As for :func:`loo_ridge_decisions`.
-    scoring : {"accuracy", "balanced_accuracy", "roc_auc"}, default="accuracy"
+    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
 
     Returns
     -------

@@ -239,7 +239,7 @@ def recommend_strategy(
         Patients, say: not divided in the evidence and in the search.
     distance : DomainDistance or None, default=None
         If it was measured before.
-    scoring : {"accuracy", "balanced_accuracy", "roc_auc"}, default="accuracy"
+    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
         Of the evidence.
     n_images : int, default=1000
         Pictures that the evidence is computed on, if there are more.

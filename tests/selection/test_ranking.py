@@ -184,7 +184,7 @@ def test_display(digits):
         ({"candidates": [3.5]}, "named by a str"),
         ({"groups": [1, 2]}, "groups has 2"),
         ({"n_resamples": -1}, "n_resamples"),
-        ({"scoring": "f1"}, "scoring must be"),
+        ({"scoring": "precision"}, "scoring must be"),
     ],
 )
 def test_bad_values(digits, options, message):

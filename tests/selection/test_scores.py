@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import linalg, optimize, stats
+from sklearn import metrics
 from sklearn.covariance import ledoit_wolf
 from sklearn.cross_decomposition import CCA
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -258,6 +259,23 @@ def test_labels_of_any_kind_and_columns_that_never_vary(score):
         assert score(constant, y) == pytest.approx(score(F, y), abs=1e-9)
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_scorings_are_scikit_learns(n_classes):
+    rng = np.random.default_rng(0)
+    F, y = rng.normal(size=(150, 4)).round(1), rng.integers(n_classes, size=150)
+    decisions = knn_decisions(F, y)
+    average = "binary" if n_classes == 2 else "macro"
+    area = decisions[:, 1] - decisions[:, 0] if n_classes == 2 else decisions
+    expected = {
+        "accuracy": metrics.accuracy_score(y, decisions.argmax(1)),
+        "balanced_accuracy": metrics.balanced_accuracy_score(y, decisions.argmax(1)),
+        "f1": metrics.f1_score(y, decisions.argmax(1), average=average),
+        "roc_auc": metrics.roc_auc_score(y, area, multi_class="ovr"),
+    }
+    for scoring, value in expected.items():
+        assert knn_score(F, y, scoring=scoring) == pytest.approx(value, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -265,7 +283,7 @@ def test_labels_of_any_kind_and_columns_that_never_vary(score):
         (lambda: loo_ridge_score(np.eye(4), [0, 1]), "inconsistent numbers"),
         (lambda: loo_ridge_score(np.full((4, 1), np.nan), [0, 1, 0, 1]), "NaN"),
         (lambda: loo_ridge_score(np.eye(4), [0, 1, 0, 1], alpha=0), "above 0"),
-        (lambda: loo_ridge_score(np.eye(4), [0, 1, 0, 1], scoring="f1"), "scoring must be"),
+        (lambda: loo_ridge_score(np.eye(4), [0, 1, 0, 1], scoring="precision"), "scoring must be"),
         (lambda: loo_ridge_score(np.eye(4), [0, 1, 0, 1], groups=[1] * 4), "one group"),
         (lambda: loo_ridge_score(np.eye(4), [0.1, 0.2, 0.3, 0.4]), "continuous"),
         (lambda: knn_score(np.eye(4), [0, 1, 0, 1]), "n_neighbors=5 must be from 1 to 3"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import rankdata
 
-SCORINGS = ("accuracy", "balanced_accuracy", "roc_auc")
+SCORINGS = ("accuracy", "balanced_accuracy", "f1", "roc_auc")
 
 
 def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> float:
@@ -19,9 +19,9 @@ def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> fl
     codes : ndarray of shape (n,), int
         Right classes, as columns of ``decisions``.
     decisions : ndarray of shape (n, n_classes)
-    scoring : {"accuracy", "balanced_accuracy", "roc_auc"}
-        With more than two classes the area under the curve is each class against the rest,
-        averaged.
+    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}
+        With more than two classes the area under the curve and F1 are of each class against the
+        rest, averaged; with two, F1 is of the second.
 
     Returns
     -------
@@ -35,6 +35,13 @@ def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> fl
         # predictions of another class.
         hit = decisions.argmax(axis=1) == codes
         return float(np.mean([hit[codes == c].mean() for c in np.unique(codes)]))
+    if scoring == "f1":
+        predicted = decisions.argmax(axis=1)
+        n = decisions.shape[1]
+        right = np.bincount(codes[predicted == codes], minlength=n)
+        both = np.bincount(codes, minlength=n) + np.bincount(predicted, minlength=n)
+        each = np.divide(2.0 * right, both, out=np.zeros(n), where=both > 0)
+        return float(each[1] if n == 2 else each.mean())
     if scoring == "roc_auc":
         present = np.unique(codes)
         if len(present) < decisions.shape[1]:
