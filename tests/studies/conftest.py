@@ -42,10 +42,9 @@ def small_network(seed=0, width=(16, 32, 32, 64), hidden=64, side=28):
         torch.manual_seed(seed)
         stages, before = [], 3
         for i, channels in enumerate(width):
-            block = [nn.Conv2d(before, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
-            if i < 3:
-                block.append(nn.MaxPool2d(2))
-            stages.append(Stage(f"conv{i + 1}", nn.Sequential(*block)))
+            conv = nn.Conv2d(before, channels, 3, padding=1, stride=2 if i in (1, 2) else 1)
+            block = nn.Sequential(conv, nn.BatchNorm2d(channels), nn.ReLU())
+            stages.append(Stage(f"conv{i + 1}", block))
             before = channels
         pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         stages.append(

@@ -202,9 +202,12 @@ def test_bad_values(digits, classifier, options, message):
 
 @pytest.mark.slow
 def test_yosinski_in_small(mnist, classifier):
-    """science.md, section 1: what held in all of four seeds. A dip of BnB is not among it."""
+    """science.md, section 1: what held in all of four seeds. A dip of BnB is not among it.
+
+    Frozen random stages do not fall to chance here, as they did there: their BatchNorm is given the
+    statistics of the pictures. They fall far, and the farther the more of them there are.
+    """
     X, y = mnist
-    chance = 0.2
     for seed in range(2):
         (X_a, y_a), (X_b, y_b), (X_test, y_test) = halves(X, y, seed, 300, 10)
         curve = transfer_curve(
@@ -220,7 +223,9 @@ def test_yosinski_in_small(mnist, classifier):
         )
         mean = curve.table.set_index(["treatment", "depth"])["score"]
         print(mean.unstack("treatment").round(3))
-        assert mean["AnB+", 5] - mean["base", 0] > 0.1
+        base = mean["base", 0]
+        assert mean["AnB+", 5] - base > 0.1
         assert mean["AnB+", 5] > mean["AnB", 5]
         assert 2 <= mean["AnB"].idxmax() <= 4
-        assert abs(mean["random", 5] - chance) < 0.25
+        assert mean["random", 5] < base - 0.15
+        assert mean["random", 5] < mean["random", 3] < mean["random", 1]
