@@ -23,13 +23,24 @@ MAX_IMAGE_PIXELS = 89_478_485
 # A file this long is no picture within that limit in any of the formats.
 MAX_FILE_BYTES = 2**30
 
-# What the memory tier of the activation store may hold in one process.
+# What the memory tier of the activation store may hold in one process, unless this variable says
+# otherwise.
+MEMORY_CACHE_VARIABLE = "SKTRANSFER_MEMORY_BYTES"
 MEMORY_CACHE_BYTES = 512 * 2**20
 # What a directory of activations may hold, unless this variable says otherwise.
 DIRECTORY_CACHE_VARIABLE = "SKTRANSFER_CACHE_BYTES"
 DIRECTORY_CACHE_BYTES = 20 * 2**30
 # Set by the process that imports sktransfer first, read by the workers it starts; "" for none.
 SESSION_VARIABLE = "SKTRANSFER_SESSION"
+
+
+# Limits of containers on memory, and what is taken of them: versions 2 and 1 of control groups.
+_CONTROL_GROUPS = [
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+]
+# Where nothing tells.
+_ASSUMED_MEMORY = 4 * 2**30
 
 
 class Session(NamedTuple):
@@ -64,17 +75,48 @@ def offline() -> bool:
     return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
 
 
+def memory_cache_bytes() -> int:
+    """Bound on activations in this process's memory, in bytes (``SKTRANSFER_MEMORY_BYTES``)."""
+    return _bytes_of(MEMORY_CACHE_VARIABLE, MEMORY_CACHE_BYTES)
+
+
 def directory_cache_bytes() -> int:
     """Bound on a directory of activations, in bytes (``SKTRANSFER_CACHE_BYTES``)."""
-    value = os.environ.get(DIRECTORY_CACHE_VARIABLE)
+    return _bytes_of(DIRECTORY_CACHE_VARIABLE, DIRECTORY_CACHE_BYTES)
+
+
+def _bytes_of(variable: str, default: int) -> int:
+    value = os.environ.get(variable)
     if not value:
-        return DIRECTORY_CACHE_BYTES
+        return default
     try:
         return int(value)
     except ValueError:
-        raise ValueError(
-            f"{DIRECTORY_CACHE_VARIABLE} must be a number of bytes; got {value!r}."
-        ) from None
+        raise ValueError(f"{variable} must be a number of bytes; got {value!r}.") from None
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what the machine has, or its container allows."""
+    free = [_available()]
+    for limit, used in _CONTROL_GROUPS:
+        try:
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(0, min(free))
+
+
+def _available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:  # half of all there is, where the system does not say what is free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return _ASSUMED_MEMORY
 
 
 def session() -> Session | None:

@@ -6,9 +6,7 @@ It must not know classifiers, skorch, or how pictures are decoded and weights ar
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -31,19 +29,14 @@ from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer.frozen import (
     POOLINGS,
     REGISTRY,
-    FrozenNetwork,
-    Job,
+    FrozenPass,
     NetworkInfo,
     Outcome,
     Plan,
     Recipe,
-    fingerprints,
     make_plan,
     measure_widths,
     resolve_engine,
-    run,
-    settle,
-    store_for,
 )
 from sktransfer.images import ImageSource
 
@@ -295,53 +288,23 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     def _run(self, source: ImageSource) -> Outcome:
         plan = self._plan
-        recipe = self._recipe()
-        preprocessing = self._preprocessing_for(plan.info.input_spec)
-        networks: dict[Recipe, FrozenNetwork] = {}
-
-        def network(with_: Recipe = recipe) -> FrozenNetwork:
-            # Fetched when the first picture needs it: where all are in the store, none does.
-            if with_ not in networks:
-                source = found_source(plan.info.reference, self._packed, self.backbone)
-                networks[with_] = REGISTRY.get(source, lambda _: plan.depth, with_)
-            return networks[with_]
-
-        def compute(batch: torch.Tensor, with_: Recipe = recipe) -> list[np.ndarray]:
-            parts = [part.cpu().numpy() for part in network(with_).run(batch, plan.taps)]
-            if recipe.precision not in ("float16", "bfloat16") or with_ != recipe:
-                return parts
-            overflow = ~np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts])
-            if overflow.any():
-                exactly = replace(recipe, precision="float32", engine="torch")
-                if exactly not in networks:
-                    warnings.warn(
-                        f"Activations of {plan.info.reference.name} do not fit {self.precision} "
-                        "for some pictures; these are computed in float32.",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-                rows = torch.from_numpy(np.flatnonzero(overflow)).to(batch.device)
-                exact = compute(batch[rows], exactly)
-                for part, own in zip(parts, exact, strict=True):
-                    part[overflow] = own
-            return parts
-
-        job = Job(
-            compute=compute,
-            preprocessing=preprocessing,
-            widths=self._widths,
-            dtype=np.dtype(np.float64 if self.precision == "float64" else np.float32),
-            fingerprints=fingerprints(
-                plan, preprocessing.fingerprint, settle(plan, recipe, preprocessing.size, network)
-            ),
-            store=store_for(self.cache),
+        frozen = FrozenPass(
+            lambda: found_source(plan.info.reference, self._packed, self.backbone),
+            plan,
+            self._recipe(),
+            self._preprocessing_for(plan.info.input_spec),
+        )
+        dtype = np.dtype(np.float64 if self.precision == "float64" else np.float32)
+        return frozen.run(
+            source,
+            self._widths,
+            dtypes=[dtype] * len(self._widths),
+            cache=self.cache,
             batch_size=self.batch_size,
-            device=recipe.device,
             n_threads=n_decoding_threads(self.n_jobs),
             on_error=self.on_error,
-            progress=plan.info.reference.name if self.verbose else None,
+            progress=bool(self.verbose),
         )
-        return run(source, job)
 
     def _recipe(self) -> Recipe:
         device = resolve_device(self.device, self.precision)

@@ -7,6 +7,7 @@ Each error also inherits the builtin a caller would catch, so ``except ValueErro
 from __future__ import annotations
 
 __all__ = [
+    "ActivationBudgetWarning",
     "FailedRowsWarning",
     "ImageDecodeError",
     "MissingDependencyError",
@@ -76,6 +77,10 @@ class WeightsMismatchError(SkTransferError, ValueError):
 
 class MissingDependencyError(SkTransferError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class ActivationBudgetWarning(UserWarning):
+    """Activations do not fit in memory; the message says what is done instead."""
 
 
 class FailedRowsWarning(UserWarning):

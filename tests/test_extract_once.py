@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from joblib import parallel_config
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
@@ -30,34 +29,9 @@ from sklearn.utils import shuffle
 
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer.frozen import open_directory
+from tests.counting import Counted
 
 N = 60
-
-
-class Counted:
-    """Prepares a picture, and writes down that it did; pickles by what it is."""
-
-    def __init__(self, log, seconds=0.0):
-        self.log = str(log)
-        self.seconds = seconds
-        # What is kept in a store may be kept: this always gives the same tensor for a picture.
-        self.fingerprint = "tests.Counted"
-
-    def __call__(self, picture):
-        time.sleep(self.seconds)
-        with open(self.log, "a") as log:
-            log.write(f"{os.getpid()}\n")
-        small = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32)
-        return torch.from_numpy(small).permute(2, 0, 1) / 255
-
-    @property
-    def n(self):
-        path = Path(self.log)
-        return len(path.read_text().splitlines()) if path.exists() else 0
-
-    @property
-    def n_processes(self):
-        return len(set(Path(self.log).read_text().splitlines()))
 
 
 @pytest.fixture
@@ -143,7 +117,7 @@ def test_worker_processes_with_a_directory(task, tmp_path):
 SESSION = """
 import sys, numpy as np
 sys.path.insert(0, sys.argv[3])
-from test_extract_once import Counted, pipeline
+from tests.test_extract_once import Counted, pipeline
 from sklearn.model_selection import GridSearchCV
 counted = Counted(sys.argv[1], seconds=0.02)
 X, y = np.load(sys.argv[2]), np.arange(60) % 2
@@ -173,7 +147,7 @@ def test_worker_processes_without_a_directory_share_a_private_one(task, tmp_path
             SESSION,
             tmp_path / "log",
             tmp_path / "X.npy",
-            Path(__file__).parent,
+            Path(__file__).parents[1],
         ],
         env={**environment, "TMPDIR": str(tmp_path / "tmp")},
         capture_output=True,
@@ -189,7 +163,7 @@ def test_worker_processes_without_a_directory_share_a_private_one(task, tmp_path
 ANOTHER = """
 import sys, numpy as np
 sys.path.insert(0, sys.argv[4])
-from test_extract_once import Counted, pipeline
+from tests.test_extract_once import Counted, pipeline
 counted = Counted(sys.argv[1], seconds=float(sys.argv[5]))
 X, y = np.load(sys.argv[2]), np.arange(60) % 2
 pipe = pipeline(counted, cache=sys.argv[3], batch_size=4).fit(X, y)
@@ -199,7 +173,7 @@ np.save(sys.argv[1] + ".npy", pipe[:-1].transform(X))
 
 def test_a_second_process_finds_what_the_first_computed(task, tmp_path):
     np.save(tmp_path / "X.npy", task[0])
-    arguments = (tmp_path / "X.npy", tmp_path / "store", Path(__file__).parent, 0)
+    arguments = (tmp_path / "X.npy", tmp_path / "store", Path(__file__).parents[1], 0)
     for log in ("one", "two"):
         run(ANOTHER, tmp_path / log, *arguments)
     assert Counted(tmp_path / "one").n == N
@@ -210,7 +184,7 @@ def test_a_second_process_finds_what_the_first_computed(task, tmp_path):
 def test_after_a_kill_only_the_rest_is_computed(task, tmp_path):
     np.save(tmp_path / "X.npy", task[0])
     store = tmp_path / "store"
-    arguments = (tmp_path / "X.npy", store, Path(__file__).parent)
+    arguments = (tmp_path / "X.npy", store, Path(__file__).parents[1])
     process = subprocess.Popen(
         [sys.executable, "-c", ANOTHER, tmp_path / "log", *map(str, arguments), "0.05"]
     )
@@ -232,7 +206,7 @@ def test_two_processes_at_once_share_the_work(task, tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ANOTHER, tmp_path / log, tmp_path / "X.npy", store]
-            + [str(Path(__file__).parent), "0.05"]
+            + [str(Path(__file__).parents[1]), "0.05"]
         )
         for log in ("one", "two")
     ]

@@ -24,6 +24,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "head_epochs": [Interval(Integral, 0, None, closed="left"), None],
     "dropout": [Interval(Real, 0, 1, closed="left")],
     "augmentation": [str, callable, None],
+    "augment_views": [Interval(Integral, 1, None, closed="left"), None],
     "test_time_views": [Interval(Integral, 1, None, closed="left"), None],
     "optimizer": [StrOptions(set(OPTIMIZERS)), type],
     "head_optimizer": [StrOptions(set(OPTIMIZERS)), type, None],
@@ -48,6 +49,9 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "loss": [StrOptions(set(LOSSES)), callable],
     "checkpoint_dir": [str, os.PathLike, None],
     "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
+    "activation_dtype": [StrOptions({"auto", "float16", "float32"})],
+    "memory_budget": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+    "disk_budget": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
     "warm_start": ["boolean"],
     "callbacks": [list, StrOptions({"disable"}), None],
 }
@@ -56,7 +60,18 @@ CONSTRAINTS: dict[str, list[Any]] = {
 def check_together(estimator: Any) -> None:
     """Raise ValueError where parameters that are sound by themselves do not go together."""
     check_head(estimator.head)
-    resolve_augmentation(estimator.augmentation)
+    augmentation = resolve_augmentation(estimator.augmentation)
+    if estimator.augment_views is not None:
+        if augmentation is None:
+            raise ValueError(
+                f"augment_views={estimator.augment_views} keeps draws of augmentation, which is "
+                "None."
+            )
+        if augmentation.mixes:
+            raise ValueError(
+                "mixup and cutmix mix the pictures of each batch anew, so there are no views to "
+                "keep: leave them out, or set augment_views=None."
+            )
     held_out = estimator.validation_fraction is not None or estimator.train_split is not None
     if estimator.early_stopping is not None and not held_out:
         raise ValueError(

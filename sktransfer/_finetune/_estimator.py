@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from sktransfer._base import ImageInputMixin, failed_rows_frame
+from sktransfer._base import ImageInputMixin
 from sktransfer._finetune._constraints import CONSTRAINTS, check_together
 from sktransfer._finetune._parameters import Parameters
 from sktransfer._finetune._predicting import Predicting
 from sktransfer._finetune._presets import preset
-from sktransfer._finetune._rows import Rows, read_labels
 from sktransfer._finetune._saving import Saving
 
 
@@ -58,6 +57,10 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         What is done at random to the pictures in training, anew in each epoch, and only there:
         ``"light"``, ``"standard"``, ``"medical"``, an :class:`ImageAugmentation`, or a callable
         that takes a picture.
+    augment_views : int or None, default=None
+        Draw that many views of each training picture once, run them through the frozen part once,
+        and show one of them per epoch, all in turn. None: new draws in each epoch, which have to be
+        run through the frozen part each time.
     test_time_views : int or None, default=None
         Average the logits of that many views in predictions: the picture as it is, and draws of
         ``augmentation``.
@@ -115,6 +118,14 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         As there. ``precision="bfloat16"`` and ``"float16"`` train in mixed precision. With
         ``on_error="nan"``, ``fit`` leaves rows that cannot be read out, ``predict_proba`` gives NaN
         for them, and ``predict`` raises.
+    activation_dtype : {"auto", "float16", "float32"}, default="auto"
+        What activations at the cut are rounded to and kept in, whether they are cached or not.
+        ``"auto"`` is float16, half the bytes (probabilities move by less than 2e-4), and float64
+        in that ``precision``. Embeddings, with everything frozen, are not rounded.
+    memory_budget, disk_budget : int or "auto", default="auto"
+        Bytes of memory, and of temporary files, that the activations of a ``fit`` may take;
+        ``"auto"`` is half of what is free. Beyond both, the frozen part is run again and again,
+        after a warning. With a directory as ``cache`` they are read from there instead of a file.
     warm_start : bool, default=False
         Whether ``fit`` goes on from the present weights.
     callbacks : list or None, default=None
@@ -186,6 +197,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         head_epochs: int | None = None,
         dropout: float = 0.0,
         augmentation: Any = None,
+        augment_views: int | None = None,
         test_time_views: int | None = None,
         optimizer: Any = "adamw",
         head_optimizer: Any = None,
@@ -219,6 +231,9 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         precision: str = "float32",
         engine: str = "auto",
         cache: Any = True,
+        activation_dtype: str = "auto",
+        memory_budget: int | str = "auto",
+        disk_budget: int | str = "auto",
         on_error: str = "raise",
         n_jobs: int | None = None,
         store_weights: bool = False,
@@ -237,6 +252,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         self.head_epochs = head_epochs
         self.dropout = dropout
         self.augmentation = augmentation
+        self.augment_views = augment_views
         self.test_time_views = test_time_views
         self.optimizer = optimizer
         self.head_optimizer = head_optimizer
@@ -270,6 +286,9 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         self.precision = precision
         self.engine = engine
         self.cache = cache
+        self.activation_dtype = activation_dtype
+        self.memory_budget = memory_budget
+        self.disk_budget = disk_budget
         self.on_error = on_error
         self.n_jobs = n_jobs
         self.store_weights = store_weights
@@ -371,28 +390,6 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     def _check_parameters(self) -> None:
         self._validate_params()
         check_together(self)
-
-    def _read(
-        self, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any, *, reset: bool
-    ) -> Rows:
-        source = self._image_source(X, reset=reset)
-        rows, found = read_labels(y, source, sample_weight, groups, classes, self)
-        if reset:
-            self._classes = found
-            self._failed_rows = failed_rows_frame([])
-        return rows
-
-    def _start(self) -> None:
-        self.initialized_ = False
-        self.__dict__.pop("_prefix_", None)
-        self._prepare()
-        self.initialize()
-
-    def _run(self, rows: Rows, X: Any, y: Any, *, go_on: bool) -> None:
-        self._ready_again()
-        self.notify("on_train_begin", X=X, y=y)
-        self._learn(rows, go_on=go_on)
-        self.notify("on_train_end", X=X, y=y)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

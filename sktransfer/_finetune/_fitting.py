@@ -6,7 +6,6 @@ It must not know scikit-learn's surface (parameters, predictions); see ``_estima
 from __future__ import annotations
 
 import hashlib
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,246 +13,82 @@ from typing import Any
 import numpy as np
 import torch
 
-from sktransfer._base import (
-    ImageInputMixin,
-    derived_seed,
-    n_decoding_threads,
-    resolve_device,
-    seed_from,
-)
-from sktransfer._finetune._activations import (
-    ActivationRows,
-    LabelledRows,
-    PictureRows,
-    Prefix,
-    activation_shape,
-)
+from sktransfer._base import failed_rows_frame, n_decoding_threads
 from sktransfer._finetune._checkpoint import Checkpoints
-from sktransfer._finetune._depth import resolve_freeze_depth
-from sktransfer._finetune._head import make_head, solve_linear
-from sktransfer._finetune._loop import Schedule, TrainingLoop
-from sktransfer._finetune._network import Suffix
-from sktransfer._finetune._rows import Rows, split_rows
-from sktransfer._persistence import PackedWeights, found_source, request_source
-from sktransfer.backbones import Backbone
-from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import (
-    NetworkInfo,
-    NetworkSource,
-    Recipe,
-    digest_mismatch,
-    resolve_engine,
-)
-from sktransfer.images import ImageSource, resolve_augmentation
-
-# The last whole network that was loaded: the next fold or candidate copies its stages.
-_last: dict[tuple, Backbone] = {}
-_last_lock = threading.Lock()
-
-# Seeds of the parts of a fit.
-_SPLIT, _HEAD, _HEAD_PHASE, _MAIN_PHASE, VIEWS = range(5)
+from sktransfer._finetune._datasets import ActivationRows
+from sktransfer._finetune._gathering import Labelled, gather
+from sktransfer._finetune._head import solve_linear
+from sktransfer._finetune._keeping import from_array
+from sktransfer._finetune._loop import Schedule
+from sktransfer._finetune._parts import HEAD_PHASE, MAIN_PHASE, SPLIT, VIEWS, Parts
+from sktransfer._finetune._rows import Rows, read_labels, split_rows
+from sktransfer.images import resolve_augmentation
 
 
-def whole_backbone(source: NetworkSource) -> Backbone:
-    """The network of ``source`` with all its stages; do not change it."""
-    with _last_lock:
-        found = _last.get(source.key)
-        if found is None:
-            found = source.load()
-            if source.reference is not None and source.reference.digest != found.reference.digest:
-                raise digest_mismatch(source.reference.digest, found.reference)
-            _last.clear()
-            _last[source.key] = found
-        return found
-
-
-class Fitting(ImageInputMixin, TrainingLoop):
+class Fitting(Parts):
     """The steps of ``fit``."""
 
-    # --- the network -----------------------------------------------------------------------------
+    def _read(
+        self, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any, *, reset: bool
+    ) -> Rows:
+        source = self._image_source(X, reset=reset)
+        rows, found = read_labels(y, source, sample_weight, groups, classes, self)
+        if reset:
+            self._classes = found
+            self._failed_rows = failed_rows_frame([])
+        return rows
 
-    @property
-    def device_(self) -> str:
-        """The device that is computed on."""
-        return resolve_device(self.device, self.precision)
+    def _start(self) -> None:
+        self.initialized_ = False
+        self.__dict__.pop("_prefix_", None)
+        self._prepare()
+        self.initialize()
 
-    def _requested(self) -> NetworkSource:
-        seed = self._seed if self.weights is None else 0
-        return request_source(self.backbone, self.weights, seed)
-
-    def _found(self) -> NetworkSource:
-        """The network that was fitted, to be found again."""
-        return found_source(self.reference_, self._packed, self.backbone)
-
-    def _make_prefix(self, source: NetworkSource, backbone: Backbone) -> Prefix:
-        info = NetworkInfo.of(backbone)
-        cut = resolve_freeze_depth(self.freeze_depth, info)
-        if not info.embedding_trained:
-            raise ValueError(
-                f"The weights {info.reference.weights} of {info.reference.name} hold trained "
-                "convolutions only: the layers that make its embedding are untrained. Choose other "
-                "weights."
-            )
-        device = self.device_
-        recipe = Recipe(self.precision, device, resolve_engine(self.engine, self.precision, device))
-        preprocessing = self._preprocessing_for(info.input_spec)
-        # What is loaded already is not loaded again for the frozen part.
-        shared = NetworkSource(source.key, lambda: whole_backbone(source), source.reference)
-        prefix = Prefix(shared, info, cut, recipe, preprocessing, ())
-        network = None if cut.depth == 0 else prefix.network()
-        prefix.shape = activation_shape(network, cut, preprocessing.size)
-        return prefix
-
-    @property
-    def _prefix(self) -> Prefix:
-        """The frozen part; looked for again after unpickling."""
-        if "_prefix_" not in vars(self):
-            source = self._found()
-            self._prefix_ = self._make_prefix(source, whole_backbone(source))
-        return self._prefix_
-
-    @property
-    def module_(self) -> Suffix:
-        """The part that was trained: stages after the cut, neck and head."""
-        if "_module_" not in vars(self):
-            if "_learned" not in vars(self):
-                raise AttributeError(f"This {type(self).__name__} is not fitted yet: no module_.")
-            self._module_ = self._rebuilt()
-        return self._module_
-
-    @module_.setter
-    def module_(self, module: Suffix) -> None:
-        self._module_ = module
-
-    def initialize_module(self) -> Fitting:
-        """Make the suffix with a random head."""
-        if "_prefix_" not in vars(self) or "_classes" not in vars(self):
-            raise AttributeError(
-                f"{type(self).__name__} learns from X and y how large its network is; call fit, or "
-                "partial_fit with classes=, instead of initialize."
-            )
-        backbone = whole_backbone(self._prefix_.source)
-        self.module_ = self._suffix(backbone)
-        return self
-
-    def _suffix(self, backbone: Backbone) -> Suffix:
-        prefix = self._prefix
-        head = make_head(
-            self.head,
-            backbone.n_features,
-            len(self._classes),
-            self.dropout,
-            self._seed_of(_HEAD),
-        )
-        module = Suffix(
-            backbone,
-            prefix.cut,
-            head,
-            freeze_batch_norm=self.freeze_batch_norm,
-            shape=prefix.shape,
-        )
-        if any(tensor.is_meta for tensor in module.state_dict().values()):
-            module.to_empty(device="cpu")  # an architecture alone; its values come next
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
-        return module.to(device=self.device_, dtype=dtype)
-
-    def _seed_of(self, part: int) -> int:
-        return derived_seed(self._seed, part)
-
-    # --- from rows to datasets -------------------------------------------------------------------
-
-    def _activations(self, source: ImageSource, on_error: str) -> tuple[np.ndarray, list]:
-        return self._prefix.activations(
-            source,
-            cache=self.cache,
-            batch_size="auto",
-            n_threads=n_decoding_threads(self.n_jobs),
-            on_error=on_error,
-            progress=self._prefix.info.reference.name if self.verbose else None,
-        )
-
-    def _pictures(
-        self, rows: Rows, chosen: np.ndarray, weight: np.ndarray, augmentation: Any, map_: Any
-    ) -> PictureRows:
-        return PictureRows(
-            rows.source,
-            chosen,
-            rows.y[chosen],
-            weight,
-            self._prefix,
-            augmentation,
-            self._seed_of(VIEWS),
-            map_,
-        )
-
-    def _drop_unreadable(self, rows: Rows) -> np.ndarray | None:
-        """Activations of all rows, where there is a frozen part; rows that cannot be read go."""
-        activations: np.ndarray | None = None
-        failures: list[ImageDecodeError] = []
-        if self._prefix.cut.depth > 0:
-            activations, failures = self._activations(rows.source, self.on_error)
-        elif self.on_error == "nan":
-            for row in range(len(rows.source)):
-                try:
-                    rows.source.open(row).decode(self._prefix.preprocessing.min_decode_side)
-                except ImageDecodeError as error:
-                    failures.append(error)
-        bad = [failure.index for failure in failures if failure.index is not None]
-        rows.kept = np.setdiff1d(np.arange(len(rows.y)), bad)
-        self._note_failures(failures, len(rows.y), "left out of training")
-        if not len(rows.kept):
-            raise failures[0]
-        return activations
-
-    # --- the steps -------------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        """Find the network and settle where it is cut; nothing is trained."""
-        self._seed = seed_from(self.random_state)
-        source = self._requested()
-        backbone = whole_backbone(source)
-        self._prefix_ = self._make_prefix(source, backbone)
-        self.reference_ = backbone.reference
-        self._packed = None
-        if self.store_weights:
-            cut = self._prefix_.cut
-            # Frozen stages after the cut are not among what is learned.
-            depth = cut.n_stages + 1 if cut.surgical or cut.head_only else cut.depth
-            self._packed = PackedWeights.pack(backbone, backbone.reference, depth)
-        self.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
+    def _run(self, rows: Rows, X: Any, y: Any, *, go_on: bool) -> None:
+        self._ready_again()
+        self.notify("on_train_begin", X=X, y=y)
+        self._learn(rows, go_on=go_on)
+        self.notify("on_train_end", X=X, y=y)
 
     def _learn(self, rows: Rows, *, go_on: bool) -> None:
         """Train on ``rows``; ``go_on`` leaves the head as it is."""
-        activations = self._drop_unreadable(rows)
+        n_threads = n_decoding_threads(self.n_jobs)
+        found = gather(
+            self._prefix,
+            rows.source,
+            resolve_augmentation(self.augmentation),
+            self.augment_views,
+            self._seed_of(VIEWS),
+            self._budget,
+            n_threads=n_threads,
+            on_error=self.on_error,
+            progress=bool(self.verbose),
+        )
+        rows.leave_out(found.failures)
+        self._note_failures(found.failures, len(rows.y), "left out of training")
         train, valid = split_rows(
-            rows, self.validation_fraction, self.train_split, self._seed_of(_SPLIT), self._classes
+            rows, self.validation_fraction, self.train_split, self._seed_of(SPLIT), self._classes
         )
         if len(np.unique(rows.y[train])) < 2 and not go_on:
             raise ValueError(
                 "The rows to train on are of one class: hold out less, or give more rows."
             )
-        augmentation = resolve_augmentation(self.augmentation)
         self.train_indices_ = train
         self.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
-        with threads(n_decoding_threads(self.n_jobs)) as map_:
 
-            def as_they_are(chosen: np.ndarray) -> LabelledRows:
-                weight = rows.weights(chosen, self.class_weight, self._classes)
-                if activations is None:
-                    return self._pictures(rows, chosen, weight, None, map_)
-                return ActivationRows(activations[chosen], rows.y[chosen], weight)
+        def labelled(chosen: np.ndarray) -> Labelled:
+            return chosen, rows.y[chosen], rows.weights(chosen, self.class_weight, self._classes)
 
-            plain = fresh = as_they_are(train)
-            held = None if valid is None else as_they_are(valid)
-            if augmentation is not None:
-                fresh = self._pictures(rows, train, plain.given_weight, augmentation, map_)
-                fresh.n_classes = len(self._classes)
-            solved = False if go_on else self._start_head(plain, held)
+        with threads(n_threads) as map_:
+            plain = found.as_they_are(labelled(train), map_)
+            fresh = found.as_drawn(labelled(train), map_, len(self._classes))
+            held_out = None if valid is None else found.as_they_are(labelled(valid), map_)
+            solved = False if go_on else self._start_head(plain, held_out)
             if not solved:
-                self._train(fresh, held, rows)
+                self._train(fresh, held_out, rows)
         self._set_training(False)
 
-    def _start_head(self, plain: Any, held: Any) -> bool:
+    def _start_head(self, plain: Any, held_out: Any) -> bool:
         """Phase one, the head; whether that was all there is to do."""
         linear = self.module_.linear()
         exact = self._solves_head
@@ -276,13 +111,13 @@ class Fitting(ImageInputMixin, TrainingLoop):
                 linear.weight.copy_(torch.from_numpy(coefficients))
                 linear.bias.copy_(torch.from_numpy(intercepts))
             if done:
-                self._record_solved(plain, held)
+                self._record_solved(plain, held_out)
                 return True
         epochs = self.head_epochs
         if epochs is None:
             epochs = 0 if exact or self._prefix.cut.head_only else 5
         if epochs:
-            self._train_head(plain, held, epochs)
+            self._train_head(plain, held_out, epochs)
         return False
 
     def _nothing_but_solved(self) -> bool:
@@ -305,10 +140,10 @@ class Fitting(ImageInputMixin, TrainingLoop):
         # As they were given: a row of weight two is, to the penalty too, the same as two rows.
         return np.concatenate(parts), dataset.y.numpy(), dataset.given_weight
 
-    def _train_head(self, plain: Any, held: Any, epochs: int) -> None:
+    def _train_head(self, plain: Any, held_out: Any, epochs: int) -> None:
         """Some epochs of the head alone, on embeddings that are computed once."""
         head_set = self._embedded(plain)
-        held_set = None if held is None else self._embedded(held)
+        held_set = None if held_out is None else self._embedded(held_out)
         whole_optimizer, self.phase_ = self.optimizer_, "head"
         try:
             self.optimizer_ = self._optimizer_of(
@@ -318,7 +153,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
                 head_set,
                 held_set,
                 Schedule(epochs, "constant", restore_best=False),
-                seed=self._seed_of(_HEAD_PHASE),
+                seed=self._seed_of(HEAD_PHASE),
             )
         finally:
             self.optimizer_, self.phase_ = whole_optimizer, "all"
@@ -326,9 +161,9 @@ class Fitting(ImageInputMixin, TrainingLoop):
     def _embedded(self, dataset: Any) -> ActivationRows:
         embeddings, y, weight = self._embeddings(dataset)
         dtype = np.float64 if self.precision == "float64" else np.float32
-        return ActivationRows(embeddings.astype(dtype), y, weight)
+        return ActivationRows(from_array(embeddings.astype(dtype)), np.arange(len(y)), y, weight)
 
-    def _train(self, fresh: Any, held: Any, rows: Rows) -> None:
+    def _train(self, fresh: Any, held_out: Any, rows: Rows) -> None:
         """Phase two, everything that is not frozen."""
         checkpoints = None
         if self.checkpoint_dir is not None:
@@ -337,7 +172,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
             )
         progress = self.train_phase(
             fresh,
-            held,
+            held_out,
             Schedule(
                 self.max_epochs,
                 self.lr_schedule,
@@ -346,17 +181,17 @@ class Fitting(ImageInputMixin, TrainingLoop):
                 self.restore_best,
                 self.ema_decay,
             ),
-            seed=self._seed_of(_MAIN_PHASE),
+            seed=self._seed_of(MAIN_PHASE),
             checkpoints=checkpoints,
         )
         self.n_epochs_, self.best_epoch_ = progress.epoch, progress.best_epoch
 
-    def _record_solved(self, plain: Any, held: Any) -> None:
+    def _record_solved(self, plain: Any, held_out: Any) -> None:
         """One line of history: the loss and accuracy of the solution."""
         self._set_training(False)
         self.history.new_epoch()
         self.history.record("epoch", 1)
-        for name, dataset in (("train", plain), ("valid", held)):
+        for name, dataset in (("train", plain), ("valid", held_out)):
             if dataset is None:
                 continue
             losses, right, sizes = [], [], []
@@ -372,6 +207,7 @@ class Fitting(ImageInputMixin, TrainingLoop):
     def _fingerprint(self, rows: Rows, dataset: Any) -> str:
         """Of everything that decides what training comes to."""
         silent = {"verbose", "checkpoint_dir", "checkpoint_every", "n_jobs", "cache", "callbacks"}
+        silent |= {"memory_budget", "disk_budget"}
         settings = {k: v for k, v in self.get_params(deep=True).items() if k not in silent}
         digest = hashlib.blake2b(digest_size=16)
         for part in (sorted(settings.items(), key=lambda item: item[0]), self.reference_):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sktransfer._base import derived_seed
-from sktransfer._finetune._activations import whole
 from sktransfer._finetune._checkpoint import Checkpoints
+from sktransfer._finetune._datasets import whole
 from sktransfer._finetune._losses import WeightedLoss, make_loss
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._optimizers import make_optimizer, parameter_groups, schedule_factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
 from sktransfer._base import n_decoding_threads
-from sktransfer._finetune._activations import ActivationRows, PictureRows
-from sktransfer._finetune._fitting import VIEWS, Fitting, threads
+from sktransfer._finetune._datasets import ActivationRows, PictureRows
+from sktransfer._finetune._fitting import Fitting, threads
+from sktransfer._finetune._keeping import from_array
 from sktransfer._finetune._lr_finder import find_learning_rate
-from sktransfer._finetune._rows import Rows
+from sktransfer._finetune._parts import VIEWS
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import resolve_augmentation
+from sktransfer.images import ImageSource, PictureSelection, resolve_augmentation
+
+# Fewest rows that are predicted at once, however little memory there is.
+_LEAST_ROWS = 32
 
 
 class Predicting(Fitting):
@@ -109,46 +114,64 @@ class Predicting(Fitting):
             yield from super().forward_iter(X, training=training, device=device)
             return
         source = self._image_source(X, reset=False)
-        views = self.test_time_views or 1
+        failures: list[ImageDecodeError] = []
         with threads(n_decoding_threads(self.n_jobs)) as map_:
-            plain = self._dataset_of(source, map_)
-            others = [self._view_of(source, view, map_) for view in range(1, views)]
-            for batches in zip(
-                *(super(Predicting, self).forward_iter(d, training) for d in (plain, *others)),
-                strict=True,
-            ):
-                yield torch.stack([batch.double() for batch in batches]).mean(0).to(device)
-            if isinstance(plain, PictureRows):
-                self._note_failures(plain.failures, len(source), "given NaN")
+            for some in self._portions(source):
+                datasets = [
+                    self._plain(some, map_, failures),
+                    *(self._drawn(some, v, map_) for v in range(1, self.test_time_views or 1)),
+                ]
+                batches = [super(Predicting, self).forward_iter(d, training) for d in datasets]
+                for views in zip(*batches, strict=True):
+                    yield torch.stack([logits.double() for logits in views]).mean(0).to(device)
+                failures += getattr(datasets[0], "failures", [])
+        self._note_failures(failures, len(source), "given NaN")
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
         """Datasets as they are; pictures are brought to the cut."""
         if isinstance(X, Dataset):
             return X
+        source = self._image_source(X, reset=False)
+        failures: list[ImageDecodeError] = []
         with threads(n_decoding_threads(self.n_jobs)) as map_:
-            return self._dataset_of(self._image_source(X, reset=False), map_)
+            dataset = self._plain(source, map_, failures)
+        self._note_failures(failures, len(source), "given NaN")
+        return dataset
 
-    def _dataset_of(self, source: Any, map_: Any) -> Any:
+    def _portions(self, source: ImageSource) -> Iterator[ImageSource]:
+        """All rows, so many at a time that their activations fit in memory."""
         n = len(source)
-        nothing = np.zeros(n, dtype=np.int64), np.ones(n)
-        if self._prefix.cut.depth == 0:
-            return self._views(source, None, map_)
-        activations, failures = self._activations(source, self.on_error)
-        self._note_failures(failures, n, "given NaN")
-        return ActivationRows(activations, *nothing)
+        if self._prefix.cut.depth > 0:
+            n = max(_LEAST_ROWS, self._budget.memory_bytes // self._prefix.n_bytes)
+        for low in range(0, len(source), n):
+            yield PictureSelection(source, range(low, min(low + n, len(source))))
 
-    def _view_of(self, source: Any, view: int, map_: Any) -> PictureRows:
-        augmentation = resolve_augmentation(self.augmentation)
-        dataset = self._views(source, augmentation, map_)
+    def _plain(self, source: ImageSource, map_: Any, failures: list[ImageDecodeError]) -> Any:
+        """Rows as they are; those that cannot be read are added to ``failures``."""
+        if self._prefix.cut.depth == 0:
+            return self._pictures(source, None, map_)
+        outcome = self._prefix.activations(
+            source,
+            cache=self.cache,
+            n_threads=n_decoding_threads(self.n_jobs),
+            on_error=self.on_error,
+            progress=bool(self.verbose),
+            of_bytes=len(source) * self._prefix.n_bytes,
+        )
+        failures += outcome.failures
+        return ActivationRows(from_array(outcome.rows), *_unlabelled(len(source)))
+
+    def _drawn(self, source: ImageSource, view: int, map_: Any) -> PictureRows:
+        """Rows as a draw of the augmentation has them."""
+        dataset = self._pictures(source, resolve_augmentation(self.augmentation), map_)
         dataset.epoch = view
         dataset.by_content = True
         return dataset
 
-    def _views(self, source: Any, augmentation: Any, map_: Any) -> PictureRows:
-        n = len(source)
-        rows = Rows(source, np.zeros(n, dtype=np.int64), np.ones(n), None, np.arange(n))
-        dataset = self._pictures(rows, rows.kept, rows.weight, augmentation, map_)
-        dataset.seed = self._seed_of(VIEWS) ^ 1
+    def _pictures(self, source: ImageSource, augmentation: Any, map_: Any) -> PictureRows:
+        seed = self._seed_of(VIEWS) ^ 1
+        rows = _unlabelled(len(source))
+        dataset = PictureRows(source, self._prefix, augmentation, seed, map_, *rows)
         dataset.on_error = self.on_error
         return dataset
 
@@ -175,3 +198,8 @@ class Predicting(Fitting):
             ``suggestion``: where the loss falls fastest.
         """
         return find_learning_rate(self, X, y, lr_min=lr_min, lr_max=lr_max, n_steps=n_steps)
+
+
+def _unlabelled(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, labels and weights of a dataset that is only predicted."""
+    return np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n)

@@ -5,7 +5,7 @@ It must not know networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
 
 from sktransfer._splitting import holdout_split
+from sktransfer.exceptions import ImageDecodeError
 from sktransfer.images import ImageSource
 
 
@@ -39,6 +40,13 @@ class Rows:
     weight: np.ndarray
     groups: np.ndarray | None
     kept: np.ndarray
+
+    def leave_out(self, failures: Sequence[ImageDecodeError]) -> None:
+        """Keep rows whose picture could be read; raise where that is none of them."""
+        bad = [failure.index for failure in failures if failure.index is not None]
+        self.kept = np.setdiff1d(np.arange(len(self.y)), bad)
+        if not len(self.kept):
+            raise failures[0]
 
     def weights(self, rows: np.ndarray, class_weight: Any, classes: np.ndarray) -> np.ndarray:
         """Weights of ``rows`` times those of their classes."""

@@ -20,8 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 
 from sktransfer._base import failed_rows_frame
-from sktransfer._finetune._fitting import Fitting, whole_backbone
 from sktransfer._finetune._network import Suffix
+from sktransfer._finetune._parts import Parts, whole_backbone
 from sktransfer._persistence import SCHEMA, read_saved, tuned_backbone
 from sktransfer._version import __version__
 from sktransfer.backbones import Backbone, BackboneReference, architecture
@@ -30,7 +30,7 @@ from sktransfer.images import ImageAugmentation
 _PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order")
 
 
-class Saving(Fitting):
+class Saving(Parts):
     """Mixin: ``pickle``, :meth:`save` and :meth:`load`."""
 
     device: Any

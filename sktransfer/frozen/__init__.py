@@ -2,6 +2,7 @@
 
 from sktransfer.frozen._disk import DirectoryStore, open_directory
 from sktransfer.frozen._engines import ENGINES, TOLERANCES, resolve_engine
+from sktransfer.frozen._pass import FrozenPass
 from sktransfer.frozen._plan import Plan, fingerprints, make_plan, measure_widths, settle
 from sktransfer.frozen._pooling import POOLINGS, pool
 from sktransfer.frozen._prefix import FrozenNetwork, settled_engine
@@ -34,6 +35,7 @@ __all__ = [
     "REGISTRY",
     "CacheInfo",
     "FrozenNetwork",
+    "FrozenPass",
     "Job",
     "MemoryStore",
     "NetworkInfo",

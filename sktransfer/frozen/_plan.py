@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
+import numpy as np
+
 from sktransfer.backbones import find_stage
 from sktransfer.frozen._prefix import FrozenNetwork, is_out_of_memory, settled_engine
 from sktransfer.frozen._taps import NetworkInfo, Recipe, Tap
@@ -132,7 +134,9 @@ def settle(plan: Plan, recipe: Recipe, side: int, network: Callable[[], FrozenNe
     return replace(recipe, engine=engine)
 
 
-def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple[bytes, ...] | None:
+def fingerprints(
+    plan: Plan, preprocessing: str | None, recipe: Recipe, dtypes: Sequence[np.dtype]
+) -> tuple[bytes, ...] | None:
     """Of each tap, everything but the picture that changes its numbers.
 
     Parameters
@@ -143,6 +147,8 @@ def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple
         and then there are no fingerprints.
     recipe : Recipe
         With the engine that really runs, as :func:`settle` gives it: not ``"auto"``.
+    dtypes : sequence of numpy dtype
+        What the numbers of each tap are rounded to.
     """
     if recipe.engine == "auto":
         raise ValueError("engine='auto' has to be settled before there are fingerprints.")
@@ -159,7 +165,8 @@ def fingerprints(plan: Plan, preprocessing: str | None, recipe: Recipe) -> tuple
         recipe.engine,
         recipe.device.split(":")[0],
     )
-    return tuple(
-        hashlib.blake2b(repr((*shared, tap.stage, tap.pooling)).encode(), digest_size=16).digest()
-        for tap in plan.taps
-    )
+    parts = [
+        (*shared, tap.stage, tap.pooling, np.dtype(dtype).str)
+        for tap, dtype in zip(plan.taps, dtypes, strict=True)
+    ]
+    return tuple(hashlib.blake2b(repr(p).encode(), digest_size=16).digest() for p in parts)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen._prefix import is_out_of_memory
+from sktransfer.frozen._rows import RowBlock, as_stored
 from sktransfer.frozen._shelf import Shelf
 from sktransfer.frozen._store import Store
 from sktransfer.images import EncodedPicture, ImageSource, Preprocessing
@@ -43,8 +44,10 @@ class Job:
     preprocessing : Preprocessing
     widths : sequence of int
         The d of each part; the parts stand side by side in the result.
-    dtype : numpy dtype
-        Of the result.
+    dtypes : sequence of numpy dtype
+        Of each part, in the store. Parts are rounded to it whether there is one or not, so that a
+        miss gives what a later hit gives; numbers too large for it stay as they are. The result is
+        of the widest.
     fingerprints : sequence of bytes, or None
         For each part, of everything that changes it but the picture; None where there is no
         telling (a preprocessing callable without a name): then nothing is stored.
@@ -57,12 +60,14 @@ class Job:
     on_error : {"raise", "nan"}
     progress : str or None
         Title of a progress bar, or None for none.
+    allocate : callable
+        Makes the array of the result, as ``numpy.empty`` does.
     """
 
     compute: Callable[[Tensor], list[np.ndarray]]
     preprocessing: Preprocessing
     widths: Sequence[int]
-    dtype: np.dtype
+    dtypes: Sequence[np.dtype]
     fingerprints: Sequence[bytes] | None
     store: Store | None
     batch_size: int | str = "auto"
@@ -70,6 +75,7 @@ class Job:
     n_threads: int = 1
     on_error: str = "raise"
     progress: str | None = None
+    allocate: Callable[..., np.ndarray] = np.empty
 
 
 @dataclass
@@ -100,7 +106,7 @@ def run(source: ImageSource, job: Job) -> Outcome:
         dynamic_ncols=True,
     ) as bar:
         run_.go(bar.update)
-    return Outcome(run_.rows, run_.failures)
+    return Outcome(run_.block.array, run_.failures)
 
 
 class _Run:
@@ -109,8 +115,8 @@ class _Run:
     def __init__(self, source: ImageSource, job: Job) -> None:
         self.source = source
         self.job = job
-        self.rows = np.full((len(source), sum(job.widths)), np.nan, dtype=job.dtype)
-        self.shelf = Shelf(job.store, job.fingerprints, job.widths)
+        self.block = RowBlock(len(source), job.widths, np.result_type(*job.dtypes), job.allocate)
+        self.shelf = Shelf(job.store, job.fingerprints)
         self.failures: list[ImageDecodeError] = []
         self.first_row: dict[bytes, int] = {}  # digest -> the row that computes it
         self.copies: list[tuple[int, int]] = []  # (row, the row it equals)
@@ -158,11 +164,11 @@ class _Run:
         """Rows whose computation by another run came to nothing, and is now up to this one."""
         taken_over = []
         for row, digest in list(self.elsewhere.items()):
-            if self.shelf.fetch(digest, self.rows[row]):
+            if self._fetch(row, digest):
                 advance(1)
             elif self.shelf.claim(digest, even_if_there=True):
                 # Put between the look and the claim, or there but unreadable: look again.
-                if self.shelf.fetch(digest, self.rows[row]):
+                if self._fetch(row, digest):
                     self.shelf.release([digest])
                     advance(1)
                 else:
@@ -226,7 +232,9 @@ class _Run:
         try:
             return self.job.preprocessing(picture)
         except Exception as error:  # a preprocessing callable's own: say at which picture
-            error.add_note(f"while preparing row {row} ({self.source.describe(row)})")
+            error.add_note(
+                f"while preparing row {self.source.number(row)} ({self.source.describe(row)})"
+            )
             raise
 
     def _known(self, row: int, digest: bytes) -> bool:
@@ -234,13 +242,21 @@ class _Run:
         if self.first_row.setdefault(digest, row) != row:
             self.copies.append((row, self.first_row[digest]))
             return True
-        return self.shelf.fetch(digest, self.rows[row])
+        return self._fetch(row, digest)
+
+    def _fetch(self, row: int, digest: bytes) -> bool:
+        parts = self.shelf.fetch(digest)
+        if parts is not None:
+            self.block.put(row, parts)
+        return parts is not None
 
     def _fail(self, row: int, error: ImageDecodeError) -> None:
         # An equal row elsewhere may have been the one that was read: name this one.
-        named = ImageDecodeError(error.reason, row, self.source.describe(row))
+        number = self.source.number(row)
+        named = ImageDecodeError(error.reason, number, self.source.describe(row))
         if self.job.on_error == "raise":
             raise named from error
+        self.block.lose(row)
         self.failed[row] = error
         self.failures.append(named)
 
@@ -249,14 +265,20 @@ class _Run:
             if original in self.failed:
                 self._fail(row, self.failed[original])
             else:
-                self.rows[row] = self.rows[original]
+                self.block.copy(row, original)
 
     def _compute(self, pending: Sequence[tuple[int, bytes, np.ndarray]]) -> None:
         values = self._within_memory([picture for _, _, picture in pending])
-        for (row, _, _), value in zip(pending, values, strict=True):
-            self.rows[row] = value
+        done = []
+        for (row, digest, _), value in zip(pending, values, strict=True):
+            parts = [
+                as_stored(value[columns], dtype)
+                for columns, dtype in zip(self.block.columns, self.job.dtypes, strict=True)
+            ]
+            self.block.put(row, parts)
+            done.append((digest, parts))
         # Flushed per batch: whatever happens next, this much is done.
-        self.shelf.keep((digest, self.rows[row]) for row, digest, _ in pending)
+        self.shelf.keep(done)
 
     def _within_memory(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Compute a batch, in halves of halves if the device has no room for it."""

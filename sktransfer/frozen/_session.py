@@ -61,7 +61,7 @@ def _session_directory() -> Path | None:
     return session.directory
 
 
-def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:
+def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> Store | None:
     """The store that an estimator's ``cache`` parameter means.
 
     Parameters
@@ -69,6 +69,9 @@ def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:
     cache : bool, path-like or None
         True: memory, and in worker processes the directory they share. A path: memory in front of
         that directory. False or None: no store.
+    n_bytes : int, default=0
+        Of the rows that will be gone through. More than memory may hold would only drive each
+        other, and everything else, out of it: then it is left out.
     """
     if isinstance(cache, str | os.PathLike):
         directory: Path | None = Path(cache)
@@ -76,8 +79,11 @@ def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:
         return None
     else:
         directory = _session_directory()
+    too_many = n_bytes > MEMORY_STORE.max_bytes
     if directory is None:
-        return MEMORY_STORE
+        return None if too_many else MEMORY_STORE
+    if too_many:
+        return open_directory(directory)
     return TieredStore(MEMORY_STORE, open_directory(directory))
 
 

@@ -9,7 +9,6 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -25,41 +24,37 @@ class Shelf:
         None: nothing is found, everything may be computed.
     fingerprints : sequence of bytes, or None
         Of each part, of everything that changes it but the picture; None is as no store.
-    widths : sequence of int
-        Columns of each part; they stand side by side in a row.
     """
 
-    def __init__(
-        self, store: Store | None, fingerprints: Sequence[bytes] | None, widths: Sequence[int]
-    ) -> None:
+    def __init__(self, store: Store | None, fingerprints: Sequence[bytes] | None) -> None:
         self._store = None if fingerprints is None else store
         self._fingerprints = fingerprints or ()
-        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *widths]))]
         # Who a claim belongs to: this run, not this process, which may run several at once.
         self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
         self._claimed: set[bytes] = set()
 
-    def fetch(self, digest: bytes, row: np.ndarray) -> bool:
-        """Fill ``row`` from the store; False if any part of it is missing there."""
+    def fetch(self, digest: bytes) -> list[np.ndarray] | None:
+        """The parts of a picture's row; None if any of them is missing in the store."""
         if self._store is None:
-            return False
-        for own, columns in zip(self._fingerprints, self._columns, strict=True):
+            return None
+        parts: list[np.ndarray] = []
+        for own in self._fingerprints:
             part = self._store.get(_key(own, digest))
             if part is None:
-                return False
-            row[columns] = part
-        return True
+                return None
+            parts.append(part)
+        return parts
 
-    def keep(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        """Put computed rows into the store, and give back the claims on them."""
+    def keep(self, rows: Iterable[tuple[bytes, Sequence[np.ndarray]]]) -> None:
+        """Put the parts of computed rows into the store, and give back the claims on them."""
         if self._store is None:
             return
         rows = list(rows)
         self._store.put(
             [
-                (_key(own, digest), row[columns])
-                for digest, row in rows
-                for own, columns in zip(self._fingerprints, self._columns, strict=True)
+                (_key(own, digest), part)
+                for digest, parts in rows
+                for own, part in zip(self._fingerprints, parts, strict=True)
             ]
         )
         self.release([digest for digest, _ in rows])

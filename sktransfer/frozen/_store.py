@@ -62,12 +62,13 @@ class MemoryStore:
 
     Parameters
     ----------
-    max_bytes : int
-        Bound on the bytes of the rows held, keys and headers included.
+    max_bytes : int or None
+        Bound on the bytes of the rows held, keys and headers included. None: what
+        ``SKTRANSFER_MEMORY_BYTES`` says, or 512 MiB.
     """
 
-    def __init__(self, max_bytes: int = _config.MEMORY_CACHE_BYTES) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int | None = None) -> None:
+        self.max_bytes = _config.memory_cache_bytes() if max_bytes is None else max_bytes
         self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._claims: dict[bytes, str] = {}

@@ -3,6 +3,7 @@
 from sktransfer.images._arrays import Picture
 from sktransfer.images._augmentation import ImageAugmentation
 from sktransfer.images._augmentation_callables import CallableAugmentation, resolve_augmentation
+from sktransfer.images._derived import PictureSelection, PictureViews
 from sktransfer.images._preprocess import Preprocessing, make_preprocessing
 from sktransfer.images._source import EncodedPicture, ImageSource, as_image_source
 from sktransfer.images._tables import resolve_image_shape
@@ -13,6 +14,8 @@ __all__ = [
     "ImageAugmentation",
     "ImageSource",
     "Picture",
+    "PictureSelection",
+    "PictureViews",
     "Preprocessing",
     "as_image_source",
     "make_preprocessing",

@@ -106,6 +106,9 @@ class ImageSource:
         How many columns ``X`` has if it is two-dimensional, for scikit-learn's bookkeeping.
     """
 
+    # Whether a digest says what the picture is, in another source too.
+    lasting = True
+
     def __init__(
         self,
         rows: Sequence[Any] | np.ndarray,
@@ -121,6 +124,10 @@ class ImageSource:
 
     def __repr__(self) -> str:  # no path, no pixel: it may end up in a log
         return f"{type(self).__name__}({len(self)} rows, value_range={self.value_range})"
+
+    def number(self, i: int) -> int:
+        """What row ``i`` is called in messages."""
+        return i
 
     def describe(self, i: int) -> str:
         """A few words for messages: the file's name, or the kind of the row."""

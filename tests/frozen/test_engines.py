@@ -287,10 +287,10 @@ def test_a_spoilt_record_is_not_believed(backbone, stand_in, offline_home, monke
 def test_engines_share_no_rows(backbone):
     plan = make_plan(FrozenNetwork(backbone, 1, Recipe()).info, 1, "avg")
     of = {
-        engine: fingerprints(plan, "p", Recipe(precision, engine=engine))
+        engine: fingerprints(plan, "p", Recipe(precision, engine=engine), ["float32"])
         for precision in ("float32", "bfloat16")
         for engine in ("torch", "openvino")
     }
     assert of["torch"] != of["openvino"]
     with pytest.raises(ValueError, match="settled"):
-        fingerprints(plan, "p", Recipe(engine="auto"))
+        fingerprints(plan, "p", Recipe(engine="auto"), ["float32"])

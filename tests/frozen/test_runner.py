@@ -45,7 +45,7 @@ def job(network, **changes):
             std=(1.0, 1.0, 1.0),
         ),
         "widths": (3, 1),
-        "dtype": np.dtype(np.float32),
+        "dtypes": (np.dtype(np.float32),) * 2,
         "fingerprints": (b"mean", b"max"),
         "store": None,
         "batch_size": 4,

@@ -1,0 +1,181 @@
+"""Rows of a training set, handed out to the loop by the batch.
+
+It must not know training, nor where activations are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sktransfer._base import derived_seed
+from sktransfer._finetune._activations import Prefix
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.images import ImageSource
+
+
+@dataclass(frozen=True)
+class ViewOrder:
+    """Which of its views each row shows in an epoch: all of them in turn, in a seeded order.
+
+    Parameters
+    ----------
+    n_views : int
+    seed : int
+    """
+
+    n_views: int
+    seed: int
+
+    def of(self, epoch: int, n: int) -> np.ndarray:
+        """Views of ``n`` rows."""
+        cycle, turn = divmod(epoch, self.n_views)
+        views = np.tile(np.arange(self.n_views), (n, 1))
+        rng = np.random.default_rng(derived_seed(self.seed, cycle))
+        return rng.permuted(views, axis=1)[:, turn]
+
+
+class LabelledRows(torch.utils.data.Dataset):
+    """Rows with labels and weights, each of them a row of something else.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,)
+        Which rows of pictures or activations these are.
+    y, weight : ndarray of shape (n,)
+    order : ViewOrder or None
+        Where there are several views of each, row after row: which one is shown.
+    """
+
+    def __init__(
+        self, rows: np.ndarray, y: np.ndarray, weight: np.ndarray, order: ViewOrder | None = None
+    ) -> None:
+        self.rows = rows
+        self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
+        self.given_weight = np.asarray(weight, dtype=np.float64)
+        # 1 on average, so that the size of a step does not hang on the weights' unit.
+        self.weight = torch.from_numpy(self.given_weight / self.given_weight.mean())
+        self.order = order
+        self.epoch = 0
+        self._shown: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """A whole batch: ((activations, weights), labels)."""
+        raise NotImplementedError
+
+    def _places(self, indices: Sequence[int]) -> np.ndarray:
+        """Rows of the pictures or activations themselves."""
+        chosen = np.asarray(indices, dtype=np.intp)
+        if self.order is None:
+            return self.rows[chosen]
+        if self._shown is None or self._shown[0] != self.epoch:
+            self._shown = (self.epoch, self.order.of(self.epoch, len(self)))
+        return self.rows[chosen] * self.order.n_views + self._shown[1][chosen]
+
+
+class ActivationRows(LabelledRows):
+    """Rows whose activations are known.
+
+    Parameters
+    ----------
+    take : callable
+        From row numbers to a tensor of activations.
+    """
+
+    def __init__(self, take: Callable[[np.ndarray], Tensor], *args: Any) -> None:
+        super().__init__(*args)
+        self._take = take
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        place = torch.as_tensor(list(indices))
+        x = self._take(self._places(indices))
+        return {"x": x, "weight": self.weight[place]}, self.y[place]
+
+
+class PictureRows(LabelledRows):
+    """Rows as pictures, which are decoded, drawn and run through the frozen part in every epoch.
+
+    Parameters
+    ----------
+    source : ImageSource
+    prefix : Prefix
+    augmentation : callable or None
+        Takes a picture and a seed.
+    seed : int
+    map_ : callable
+        As ``map``, maybe in threads.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        prefix: Prefix,
+        augmentation: Any,
+        seed: int,
+        map_: Callable[..., Any],
+        *args: Any,
+    ) -> None:
+        super().__init__(*args)
+        self.source = source
+        self.prefix = prefix
+        self.augmentation = augmentation
+        self.seed = seed
+        self.n_classes: int | None = None  # of mixed rows' targets
+        self._map = map_
+        self._frozen = prefix.frozen()
+        # In predictions a draw is of the picture, whichever row it comes in.
+        self.by_content = False
+        self.on_error = "raise"
+        self.failures: list[ImageDecodeError] = []
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        preprocessing = self.prefix.preprocessing
+        places = self._places(indices)
+        pictures = list(self._map(self._prepared, places))
+        batch = preprocessing.normalize(preprocessing.stack(pictures).to(self.prefix.recipe.device))
+        place = torch.as_tensor(list(indices))
+        inputs = {"weight": self.weight[place]}
+        if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
+            batch, inputs["target"] = self.augmentation.mix(
+                batch,
+                self.y[place].to(batch.device),
+                self._draw(*map(int, places)),
+                n_classes=self.n_classes,
+            )
+        return {"x": self.prefix.forward(batch, self._frozen), **inputs}, self.y[place]
+
+    def _draw(self, *what: int) -> int:
+        return derived_seed(self.seed, self.epoch, *what)
+
+    def _prepared(self, place: int) -> np.ndarray:
+        row = int(place)
+        preprocessing = self.prefix.preprocessing
+        try:
+            encoded = self.source.open(row)
+            picture = encoded.decode(preprocessing.min_decode_side)
+        except ImageDecodeError as error:
+            if self.on_error == "raise":
+                raise
+            self.failures.append(error)
+            return np.full((3, preprocessing.size, preprocessing.size), np.nan, dtype=np.float32)
+        if self.augmentation is not None:
+            # Of the row, not of its place in a batch: order and batch size do not matter.
+            what = int.from_bytes(encoded.digest[:8]) if self.by_content else row
+            picture = self.augmentation(picture, self._draw(what))
+        return preprocessing(picture)
+
+
+def whole(batch: Any) -> Any:
+    """Collate function of datasets that give whole batches."""
+    return batch

@@ -1,0 +1,159 @@
+"""The two parts of a network that is fine-tuned: the frozen one and the one that is trained.
+
+It must not know rows, labels, or how training goes.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from sktransfer._base import ImageInputMixin, derived_seed, resolve_device, seed_from
+from sktransfer._finetune._activations import Prefix, activation_shape, kept_as
+from sktransfer._finetune._depth import resolve_freeze_depth
+from sktransfer._finetune._head import make_head
+from sktransfer._finetune._keeping import Budget
+from sktransfer._finetune._loop import TrainingLoop
+from sktransfer._finetune._network import Suffix
+from sktransfer._persistence import PackedWeights, found_source, request_source
+from sktransfer.backbones import Backbone
+from sktransfer.frozen import (
+    NetworkInfo,
+    NetworkSource,
+    Recipe,
+    digest_mismatch,
+    resolve_engine,
+)
+
+# The last whole network that was loaded: the next fold or candidate copies its stages.
+_last: dict[tuple, Backbone] = {}
+_last_lock = threading.Lock()
+
+# Seeds of the parts of a fit.
+SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS = range(5)
+
+
+def whole_backbone(source: NetworkSource) -> Backbone:
+    """The network of ``source`` with all its stages; do not change it."""
+    with _last_lock:
+        found = _last.get(source.key)
+        if found is None:
+            found = source.load()
+            if source.reference is not None and source.reference.digest != found.reference.digest:
+                raise digest_mismatch(source.reference.digest, found.reference)
+            _last.clear()
+            _last[source.key] = found
+        return found
+
+
+class Parts(ImageInputMixin, TrainingLoop):
+    """Finds a network, cuts it, and finds it again."""
+
+    @property
+    def device_(self) -> str:
+        """The device that is computed on."""
+        return resolve_device(self.device, self.precision)
+
+    def _requested(self) -> NetworkSource:
+        seed = self._seed if self.weights is None else 0
+        return request_source(self.backbone, self.weights, seed)
+
+    def _found(self) -> NetworkSource:
+        """The network that was fitted, to be found again."""
+        return found_source(self.reference_, self._packed, self.backbone)
+
+    def _make_prefix(self, source: NetworkSource, backbone: Backbone) -> Prefix:
+        info = NetworkInfo.of(backbone)
+        cut = resolve_freeze_depth(self.freeze_depth, info)
+        if not info.embedding_trained:
+            raise ValueError(
+                f"The weights {info.reference.weights} of {info.reference.name} hold trained "
+                "convolutions only: the layers that make its embedding are untrained. Choose other "
+                "weights."
+            )
+        device = self.device_
+        recipe = Recipe(self.precision, device, resolve_engine(self.engine, self.precision, device))
+        preprocessing = self._preprocessing_for(info.input_spec)
+        # What is loaded already is not loaded again for the frozen part.
+        shared = NetworkSource(source.key, lambda: whole_backbone(source), source.reference)
+        dtype = kept_as(self.activation_dtype, self.precision, cut)
+        prefix = Prefix(shared, info, cut, recipe, preprocessing, dtype)
+        network = None if cut.depth == 0 else prefix.frozen().network()
+        prefix.shape = activation_shape(network, cut, preprocessing.size)
+        return prefix
+
+    @property
+    def _prefix(self) -> Prefix:
+        """The frozen part; looked for again after unpickling."""
+        if "_prefix_" not in vars(self):
+            source = self._found()
+            self._prefix_ = self._make_prefix(source, whole_backbone(source))
+        return self._prefix_
+
+    @property
+    def module_(self) -> Suffix:
+        """The part that was trained: stages after the cut, neck and head."""
+        if "_module_" not in vars(self):
+            if "_learned" not in vars(self):
+                raise AttributeError(f"This {type(self).__name__} is not fitted yet: no module_.")
+            self._module_ = self._rebuilt()
+        return self._module_
+
+    @module_.setter
+    def module_(self, module: Suffix) -> None:
+        self._module_ = module
+
+    def initialize_module(self) -> Parts:
+        """Make the suffix with a random head."""
+        if "_prefix_" not in vars(self) or "_classes" not in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__} learns from X and y how large its network is; call fit, or "
+                "partial_fit with classes=, instead of initialize."
+            )
+        backbone = whole_backbone(self._prefix_.source)
+        self.module_ = self._suffix(backbone)
+        return self
+
+    def _suffix(self, backbone: Backbone) -> Suffix:
+        prefix = self._prefix
+        head = make_head(
+            self.head,
+            backbone.n_features,
+            len(self._classes),
+            self.dropout,
+            self._seed_of(HEAD),
+        )
+        module = Suffix(
+            backbone,
+            prefix.cut,
+            head,
+            freeze_batch_norm=self.freeze_batch_norm,
+            shape=prefix.shape,
+        )
+        if any(tensor.is_meta for tensor in module.state_dict().values()):
+            module.to_empty(device="cpu")  # an architecture alone; its values come next
+        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        return module.to(device=self.device_, dtype=dtype)
+
+    @property
+    def _budget(self) -> Budget:
+        return Budget(self.memory_budget, self.disk_budget, self.cache)
+
+    def _seed_of(self, part: int) -> int:
+        return derived_seed(self._seed, part)
+
+    def _prepare(self) -> None:
+        """Find the network and settle where it is cut; nothing is trained."""
+        self._seed = seed_from(self.random_state)
+        source = self._requested()
+        backbone = whole_backbone(source)
+        self._prefix_ = self._make_prefix(source, backbone)
+        self.reference_ = backbone.reference
+        self._packed = None
+        if self.store_weights:
+            cut = self._prefix_.cut
+            # Frozen stages after the cut are not among what is learned.
+            depth = cut.n_stages + 1 if cut.surgical or cut.head_only else cut.depth
+            self._packed = PackedWeights.pack(backbone, backbone.reference, depth)
+        self.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle

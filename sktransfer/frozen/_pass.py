@@ -1,0 +1,130 @@
+"""The frozen part of a network over pictures: what both estimators do with it, in one place.
+
+It must not know estimators, nor what the activations are for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sktransfer.frozen._plan import Plan, fingerprints, settle
+from sktransfer.frozen._prefix import FrozenNetwork
+from sktransfer.frozen._registry import REGISTRY, NetworkSource
+from sktransfer.frozen._runner import Job, Outcome, run
+from sktransfer.frozen._session import store_for
+from sktransfer.frozen._taps import Recipe
+from sktransfer.images import ImageSource, Preprocessing
+
+_HALF = ("float16", "bfloat16")
+
+
+@dataclass
+class FrozenPass:
+    """A plan, a recipe and a way to prepare pictures: enough to run them, or to know they were.
+
+    Parameters
+    ----------
+    source : callable
+        Gives the NetworkSource of the network; asked when a network is needed.
+    plan : Plan
+    recipe : Recipe
+    preprocessing : Preprocessing
+    """
+
+    source: Callable[[], NetworkSource]
+    plan: Plan
+    recipe: Recipe
+    preprocessing: Preprocessing
+    _networks: dict[Recipe, FrozenNetwork] = field(default_factory=dict, init=False, repr=False)
+
+    def network(self, recipe: Recipe | None = None) -> FrozenNetwork:
+        """Of the process-wide registry; where every picture is in the store, never needed."""
+        recipe = recipe or self.recipe
+        if recipe not in self._networks:
+            depth = self.plan.depth
+            self._networks[recipe] = REGISTRY.get(self.source(), lambda _: depth, recipe)
+        return self._networks[recipe]
+
+    def compute(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """The taps of a normalised batch, on its device; rows too large for half precision are
+        computed again in float32.
+        """
+        parts = self.network().run(batch, self.plan.taps)
+        if self.recipe.precision not in _HALF:
+            return parts
+        fits = torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
+        if not fits.all():
+            exactly = replace(self.recipe, precision="float32", engine="torch")
+            if exactly not in self._networks:
+                warnings.warn(
+                    f"Activations of {self.plan.info.reference.name} do not fit "
+                    f"{self.recipe.precision} for some pictures; these are computed in float32.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            again = self.network(exactly).run(batch[~fits], self.plan.taps)
+            parts = [part.clone() for part in parts]  # of inference mode, and not to be written
+            for part, own in zip(parts, again, strict=True):
+                part[~fits] = own
+        return parts
+
+    def run(
+        self,
+        pictures: ImageSource,
+        widths: Sequence[int],
+        *,
+        dtypes: Sequence[np.dtype],
+        cache: Any,
+        batch_size: int | str = "auto",
+        n_threads: int = 1,
+        on_error: str = "raise",
+        progress: bool = False,
+        allocate: Callable[..., np.ndarray] = np.empty,
+        of_bytes: int = 0,
+    ) -> Outcome:
+        """Rows of the taps, side by side, each distinct picture run at most once.
+
+        Parameters
+        ----------
+        pictures : ImageSource
+        widths : sequence of int
+            Columns of each tap.
+        dtypes : sequence of numpy dtype
+            Of each tap, as it is stored and given.
+        cache : bool, path-like or None
+            As estimators have it.
+        batch_size, n_threads, on_error, allocate
+            As in :class:`Job`.
+        progress : bool
+            Whether to show a bar.
+        of_bytes : int
+            Of all the rows that this and other runs go through, where they are many: see
+            :func:`store_for`.
+        """
+        side = self.preprocessing.size
+        job = Job(
+            compute=lambda batch: [part.cpu().numpy() for part in self.compute(batch)],
+            preprocessing=self.preprocessing,
+            widths=widths,
+            dtypes=dtypes,
+            fingerprints=fingerprints(
+                self.plan,
+                self.preprocessing.fingerprint,
+                settle(self.plan, self.recipe, side, self.network),
+                dtypes,
+            ),
+            store=store_for(cache, of_bytes),
+            batch_size=batch_size,
+            device=self.recipe.device,
+            n_threads=n_threads,
+            on_error=on_error,
+            progress=self.plan.info.reference.name if progress else None,
+            allocate=allocate,
+        )
+        return run(pictures, job)

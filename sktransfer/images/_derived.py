@@ -1,0 +1,105 @@
+"""Pictures made of other pictures' rows: some of them, or several draws of each.
+
+It must not know networks, nor how rows are read.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from sktransfer.images._arrays import Picture
+from sktransfer.images._source import EncodedPicture, ImageSource
+
+
+class PictureSelection(ImageSource):
+    """Some rows of a source; errors go on naming them by their number there.
+
+    Parameters
+    ----------
+    source : ImageSource
+    rows : sequence of int
+    """
+
+    def __init__(self, source: ImageSource, rows: Sequence[int] | np.ndarray) -> None:
+        super().__init__(rows, source.value_range)
+        self._source = source
+
+    def number(self, i: int) -> int:
+        """Which row of the original it is."""
+        return self._source.number(int(self._rows[i]))
+
+    def describe(self, i: int) -> str:
+        """As the source has it."""
+        return self._source.describe(int(self._rows[i]))
+
+    def open(self, i: int) -> EncodedPicture:
+        """As the source has it."""
+        return self._source.open(int(self._rows[i]))
+
+
+@dataclass(frozen=True, eq=False)
+class _EncodedView(EncodedPicture):
+    """A picture that is decoded as one draw of an augmentation has it."""
+
+    augmentation: Callable[[Picture, int], Picture] | None = None
+    seed: int = 0
+
+    def decode(self, min_side: int | None = None) -> Picture:
+        assert self.augmentation is not None
+        return self.augmentation(super().decode(min_side), self.seed)
+
+
+class PictureViews(ImageSource):
+    """Several draws of each picture: row ``i * n_views + k`` is draw ``k`` of row ``i``.
+
+    A draw hangs on the seed and on the picture's content, not on its row: the same pictures have
+    the same views in every fold.
+
+    Parameters
+    ----------
+    source : ImageSource
+    augmentation : ImageAugmentation or CallableAugmentation
+    n_views : int
+    seed : int
+        Not negative.
+    """
+
+    def __init__(self, source: ImageSource, augmentation: Any, n_views: int, seed: int) -> None:
+        super().__init__(range(len(source) * n_views), source.value_range)
+        self._source = source
+        self._augmentation = augmentation
+        self._n_views = n_views
+        self._seed = seed
+        self.lasting = augmentation.fingerprint is not None
+        self._header = repr(("view", augmentation.fingerprint, seed)).encode() + bytes([0])
+        # There is no telling what a callable does: what it gave once is not what it gives again.
+        self._token = b"" if self.lasting else secrets.token_bytes(16)
+
+    def number(self, i: int) -> int:
+        """Which row of the original it is a draw of."""
+        return self._source.number(i // self._n_views)
+
+    def describe(self, i: int) -> str:
+        """As the source has it."""
+        return self._source.describe(i // self._n_views)
+
+    def open(self, i: int) -> EncodedPicture:
+        """Read a row; its digest is of the picture and the draw."""
+        row, view = divmod(range(len(self))[i], self._n_views)
+        encoded = self._source.open(row)
+        drawn = self._header + encoded.digest + view.to_bytes(8, "little")
+        return _EncodedView(
+            blake2b(drawn + self._token, digest_size=16).digest(),
+            encoded.content,
+            encoded.value_range,
+            encoded.index,
+            encoded.source,
+            self._augmentation,
+            int.from_bytes(blake2b(drawn, digest_size=8).digest(), "little"),
+        )

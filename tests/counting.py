@@ -1,0 +1,36 @@
+"""A preprocessing that counts the pictures it prepares, in whatever process it does."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class Counted:
+    """Prepares a picture, and writes down that it did; pickles by what it is."""
+
+    def __init__(self, log, seconds=0.0):
+        self.log = str(log)
+        self.seconds = seconds
+        # What is kept in a store may be kept: this always gives the same tensor for a picture.
+        self.fingerprint = "tests.Counted"
+
+    def __call__(self, picture):
+        time.sleep(self.seconds)
+        with open(self.log, "a") as log:
+            log.write(f"{os.getpid()}\n")
+        small = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32)
+        return torch.from_numpy(small).permute(2, 0, 1) / 255
+
+    @property
+    def n(self):
+        path = Path(self.log)
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    @property
+    def n_processes(self):
+        return len(set(Path(self.log).read_text().splitlines()))

@@ -1,0 +1,370 @@
+"""The frozen part runs once per picture and cut, wherever its activations are kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
+
+from sktransfer import cache_info, clear_cache
+from sktransfer._finetune._datasets import ViewOrder
+from sktransfer.exceptions import ActivationBudgetWarning, FailedRowsWarning
+from sktransfer.frozen import MEMORY_STORE, REGISTRY, open_directory
+from sktransfer.images import ImageAugmentation, PictureViews, as_image_source
+from tests.counting import Counted
+
+# Pickled by reference, into worker processes.
+DEPTHS = ["all", -1, -2, -3]
+
+
+@pytest.fixture
+def counted(tmp_path):
+    return Counted(tmp_path / "log")
+
+
+@pytest.fixture
+def fresh(task):
+    """Pictures that no earlier test has shown to the store."""
+    X, y = task
+    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
+    return X + rng.integers(0, 10, X.shape, dtype=np.uint8), y
+
+
+def learned(clf):
+    return {name: tensor.clone() for name, tensor in clf.module_.learned().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- once ----------------------------------------------------------------------------------------
+
+
+def test_a_search_runs_each_picture_once_per_cut(small, fresh, counted):
+    clear_cache()
+    clf = small("squeezenet1_1", preprocessing=counted, max_epochs=10)
+    search = GridSearchCV(clf, {"freeze_depth": DEPTHS}, cv=5)
+    search.fit(*fresh)
+    search.predict_proba(fresh[0])
+    assert counted.n == len(fresh[0]) * len(DEPTHS)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda clf: RandomizedSearchCV(
+            clf, {"freeze_depth": [-1, "all"], "lr": [1e-4, 1e-3]}, n_iter=3, cv=2, random_state=0
+        ),
+        lambda clf: HalvingGridSearchCV(
+            clf, {"freeze_depth": [-1, "all"], "lr": [1e-4, 1e-3]}, cv=2, random_state=0
+        ),
+    ],
+)
+def test_other_searches_too(small, fresh, counted, search):
+    search(small(preprocessing=counted, max_epochs=1)).fit(*fresh)
+    done = counted.n
+    assert len(fresh[0]) <= done <= 2 * len(fresh[0])  # halving looks at few rows for most depths
+    search(small(preprocessing=counted, max_epochs=2)).fit(*fresh)
+    assert counted.n == done
+
+
+def test_worker_processes_share_a_directory(small, fresh, tmp_path):
+    counted = Counted(tmp_path / "log", seconds=0.02)
+    search = GridSearchCV(
+        small("squeezenet1_1", preprocessing=counted, cache=tmp_path / "store", max_epochs=1),
+        {"freeze_depth": [-1, "all"]},
+        cv=3,
+        n_jobs=2,
+    )
+    search.fit(*fresh)
+    assert counted.n == 2 * len(fresh[0])
+    open_directory(tmp_path / "store").close()
+
+
+def test_a_search_holds_one_frozen_network(small, fresh):
+    REGISTRY.clear()
+    GridSearchCV(small(max_epochs=1), {"freeze_depth": DEPTHS}, cv=2).fit(*fresh)
+    assert len(REGISTRY) == 1
+
+
+def test_the_extractors_embeddings_serve_the_probe(small, fresh, counted):
+    clf = small(preprocessing=counted, freeze_depth="all").fit(*fresh)
+    GridSearchCV(clf, {"head_C": [0.01, 0.1, 1]}, cv=3).fit(*fresh)
+    assert counted.n == len(fresh[0])
+
+
+def test_trained_stages_in_the_middle_are_cut_before_the_first(small, fresh, counted):
+    clf = small(preprocessing=counted, freeze_depth=["layer2"], max_epochs=3).fit(*fresh)
+    assert clf.module_.cut.depth == 2
+    assert counted.n == len(fresh[0])
+
+
+# --- what they are kept in -----------------------------------------------------------------------
+
+
+def test_float16_is_a_little_off_and_float32_is_not(small, fresh):
+    X, y = fresh
+    plain = {"freeze_depth": -2, "max_epochs": 1, "batch_size": len(y)}
+    exact = small(activation_dtype="float32", **plain).fit(X, y)
+    half = small(**plain).fit(X, y)
+    assert np.abs(exact.predict_proba(X) - half.predict_proba(X)).max() < 1e-2
+    assert not same(learned(exact), learned(half))
+    with pytest.warns(ActivationBudgetWarning):
+        uncached = small(
+            activation_dtype="float32", cache=None, memory_budget=0, disk_budget=0, **plain
+        ).fit(X, y)
+    assert same(learned(exact), learned(uncached))
+    assert np.array_equal(exact.predict_proba(X), uncached.predict_proba(X))
+
+
+def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
+    """The bound of 2e-4 that the documentation states, on the trained network of a test."""
+    X, _ = fresh
+    clf = small(activation_dtype="float32", freeze_depth=-2).fit(*fresh)
+    exact = clf.predict_proba(X)
+    again = pickle.loads(pickle.dumps(clf)).set_params(activation_dtype="float16")
+    assert again._prefix.dtype == np.float16
+    apart = np.abs(again.predict_proba(X) - exact).max()
+    assert 0 < apart < 2e-4
+
+
+def test_half_the_bytes(small, fresh):
+    sizes = {}
+    for dtype in ("float16", "float32"):
+        clear_cache()
+        small(activation_dtype=dtype, max_epochs=1).fit(*fresh)
+        sizes[dtype] = cache_info().n_bytes
+    assert 0.45 < sizes["float16"] / sizes["float32"] < 0.6
+
+
+def test_numbers_too_large_for_float16_are_kept_whole(small, fresh):
+    X, y = fresh
+    numbers = X.astype(np.float32)
+    settings = {"value_range": (0, 256), "freeze_depth": 1}
+    loud = small(**settings)
+    # The stem's first convolution, 1e6 times as large: some of its values overflow.
+    loud.fit(numbers, y)
+    prefix = loud._prefix
+    pieces = prefix.frozen().network().pieces
+    with torch.no_grad():
+        for parameter in pieces[0].parameters():
+            parameter.mul_(1e5)
+    try:
+        for cache in (None, True, True):
+            outcome = prefix.activations(
+                as_image_source(numbers * 0.99, value_range=(0, 256)),
+                cache=cache,
+                n_threads=1,
+                on_error="raise",
+            )
+            assert outcome.rows.dtype == np.float32
+            assert np.isfinite(outcome.rows).all()
+            assert outcome.rows.max() > np.finfo(np.float16).max
+    finally:
+        REGISTRY.clear()
+        clear_cache()
+
+
+# --- where they are kept -------------------------------------------------------------------------
+
+PLACES = {
+    "file": {"memory_budget": 0},
+    "store": {"memory_budget": 0, "cache": "store"},
+    "nowhere": {"memory_budget": 0, "disk_budget": 0},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_budget_changes_time_and_not_results(small, fresh, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    X, y = fresh
+    settings = {"freeze_depth": -2, "validation_fraction": 0.25}
+    plain = small(**settings).fit(X, y)
+    clear_cache()
+    with pytest.warns(ActivationBudgetWarning, match=r"layer2 of resnet18 take .* each") as told:
+        tight = small(**settings, **PLACES[place]).fit(X, y)
+    assert sum(w.category is ActivationBudgetWarning for w in told) == 1
+    if place == "nowhere":  # other batches go through the frozen part: other last bits
+        assert "every epoch" in str(told[0].message)
+        np.testing.assert_allclose(tight.predict_proba(X), plain.predict_proba(X), atol=1e-3)
+    else:
+        assert same(learned(tight), learned(plain))
+        assert np.array_equal(tight.predict_proba(X), plain.predict_proba(X))
+    for store in tmp_path.glob("store"):
+        open_directory(store).close()
+
+
+def test_a_file_is_gone_with_the_fit(small, fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.warns(ActivationBudgetWarning, match="temporary file"):
+        small(memory_budget=0).fit(*fresh)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_broken_rows_are_found_wherever_the_others_are_kept(
+    small, fresh, tmp_path, monkeypatch, place
+):
+    monkeypatch.chdir(tmp_path)
+    X, y = fresh
+    rows = [*X[:7], b"no picture", *X[7:]]
+    labels = np.insert(y, 7, 1)
+    with pytest.warns(FailedRowsWarning), pytest.warns(ActivationBudgetWarning):
+        clf = small(on_error="nan", **PLACES[place]).fit(rows, labels)
+    assert clf.failed_rows_["row"].tolist() == [7]
+    assert 7 not in clf.train_indices_
+    for store in tmp_path.glob("store"):
+        open_directory(store).close()
+
+
+def test_predictions_go_by_portions_where_memory_is_short(small, fresh, counted):
+    X, y = fresh
+    clf = small(preprocessing=counted).fit(X, y)
+    whole = clf.predict_proba(X)
+    many = np.concatenate([X] * 3)
+    tight = clf.set_params(memory_budget=0)
+    np.testing.assert_allclose(tight.predict_proba(many), np.tile(whole, (3, 1)), atol=1e-6)
+    rows = [*many[:50], b"no picture", *many[50:]]
+    with pytest.warns(FailedRowsWarning, match="1 of 121"):
+        lost = tight.set_params(on_error="nan").predict_proba(rows)
+    assert np.flatnonzero(np.isnan(lost).any(axis=1)).tolist() == [50]
+    assert tight.failed_rows_["row"].tolist() == [50]
+
+
+def test_what_memory_cannot_hold_does_not_drive_out_the_rest(small, fresh, monkeypatch):
+    clear_cache()
+    small(freeze_depth="all").fit(*fresh)
+    kept = cache_info().n_rows
+    monkeypatch.setattr(MEMORY_STORE, "max_bytes", cache_info().n_bytes + 1000)
+    small(freeze_depth=1, max_epochs=1).fit(*fresh)
+    assert cache_info().n_rows == kept == len(fresh[0])
+
+
+FIT = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[4])
+from sktransfer import FineTuneClassifier
+from tests.counting import Counted
+X, y = np.load(sys.argv[2]), np.arange(40) % 2
+FineTuneClassifier(
+    "squeezenet1_1", weights=None, image_size=32, random_state=0,
+    preprocessing=Counted(sys.argv[1], float(sys.argv[5])),
+    cache=sys.argv[3], engine="torch", max_epochs=1,
+).fit(X, y)
+"""
+
+
+def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
+    X = np.concatenate([fresh[0], 255 - fresh[0]])
+    np.save(tmp_path / "X.npy", X)
+    code = FIT.replace("np.arange(40)", "np.arange(80)")
+    store = tmp_path / "store"
+    rest = [tmp_path / "X.npy", store, Path(__file__).parents[2]]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "log", *map(str, rest), "0.05"]
+    )
+    while cache_info(store).n_rows < 32:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = cache_info(store).n_rows
+    # Prepared but not kept: a batch, and what the decoding threads were ahead of it.
+    assert 32 <= done < len(X)
+    subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "more", *map(str, rest), "0"], check=True
+    )
+    assert Counted(tmp_path / "more").n == len(X) - done
+    open_directory(store).close()
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+def test_every_view_has_its_turn():
+    order = ViewOrder(4, seed=3)
+    for cycle in range(3):
+        shown = np.stack([order.of(4 * cycle + turn, 50) for turn in range(4)])
+        assert (np.sort(shown, axis=0) == np.arange(4)[:, None]).all()
+    assert not np.array_equal(order.of(0, 50), order.of(4, 50))
+    assert np.array_equal(order.of(5, 50), ViewOrder(4, seed=3).of(5, 50))
+    assert not np.array_equal(order.of(5, 50), ViewOrder(4, seed=4).of(5, 50))
+
+
+def test_views_are_of_the_picture_and_not_of_its_row(task):
+    X = task[0][:5]
+    augmentation = ImageAugmentation(rotation_range=30)
+
+    def views(X, seed=1, augmentation=augmentation):
+        source = PictureViews(as_image_source(X), augmentation, 3, seed)
+        return [source.open(i) for i in range(len(source))]
+
+    there, back = views(X), views(X[::-1])
+    for row in range(5):
+        for view in range(3):
+            one, other = there[row * 3 + view], back[(4 - row) * 3 + view]
+            assert one.digest == other.digest
+            assert np.array_equal(np.asarray(one.decode()), np.asarray(other.decode()))
+    assert len({view.digest for view in there}) == 15
+    others = views(X, seed=2) + views(X, augmentation=ImageAugmentation(rotation_range=31))
+    assert not {view.digest for view in there} & {view.digest for view in others}
+
+
+@pytest.mark.parametrize("freeze_depth", [-1, 0])
+def test_views_run_once_whatever_the_epochs_and_folds(small, fresh, counted, freeze_depth):
+    n, n_views, epochs = len(fresh[0]), 3, 5
+    clf = small(
+        "squeezenet1_1",
+        preprocessing=counted,
+        freeze_depth=freeze_depth,
+        augmentation="light",
+        augment_views=n_views,
+        max_epochs=epochs,
+    )
+    clf.fit(*fresh)
+    if freeze_depth == 0:  # nothing is frozen: pictures are decoded for every step
+        assert counted.n == n * (1 + epochs)
+        return
+    assert counted.n == n * (1 + n_views)
+    GridSearchCV(clf, {"lr": [1e-4, 1e-3]}, cv=3).fit(*fresh)
+    assert counted.n == n * (1 + n_views)
+
+
+def test_views_decide_what_is_learned(small, fresh):
+    settings = {"backbone": "squeezenet1_1", "augmentation": "light", "max_epochs": 3}
+    two = small(augment_views=2, **settings).fit(*fresh)
+    assert same(learned(two), learned(small(augment_views=2, **settings).fit(*fresh)))
+    assert not same(learned(two), learned(small(augment_views=3, **settings).fit(*fresh)))
+    assert not same(learned(two), learned(small(**settings).fit(*fresh)))
+
+
+def test_views_of_a_callable_are_kept_for_the_fit(small, fresh, counted):
+    settings = {"augmentation": turned, "augment_views": 2, "max_epochs": 4}
+    clf = small(preprocessing=counted, **settings).fit(*fresh)
+    assert counted.n == 3 * len(fresh[0])
+    again = small(preprocessing=counted, **settings).fit(*fresh)
+    assert counted.n == 5 * len(fresh[0])  # no telling what it does: its views are drawn again
+    assert same(learned(clf), learned(again))
+
+
+def turned(picture):
+    return picture.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
+
+
+def test_views_need_something_to_draw(small, fresh):
+    with pytest.raises(ValueError, match="augmentation, which is None"):
+        small(augment_views=2).fit(*fresh)
+    mixing = ImageAugmentation(mixup=0.2)
+    with pytest.raises(ValueError, match="mixup and cutmix"):
+        small(augmentation=mixing, augment_views=2).fit(*fresh)
