@@ -25,6 +25,9 @@ FULL = {
     "scaling.py": ["--max", "100000"],
     "engines.py": [],
     "finetune.py": [],
+    "domain_distance.py": [],
+    "choosing.py": ["--n-strategy", "300"],
+    "studies.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -33,6 +36,11 @@ QUICK = {
     "scaling.py": ["--max", "1000"],
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
+    "domain_distance.py": ["--n-images", "8"],
+    "choosing.py": [
+        *("--tasks", "ranking", "cost", "--networks", "squeezenet1_0"),
+        *("--n", "60", "--n-cost", "40", "--rounds", "1"),
+    ],
 }
 
 

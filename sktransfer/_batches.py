@@ -71,7 +71,7 @@ def run_pictures(
         compute=lambda batch: [compute(batch)],
         preprocessing=estimator._preprocessing_for(spec),
         widths=(width,),
-        dtype=np.dtype(np.float32),
+        dtypes=[np.dtype(np.float32)],
         fingerprints=None,
         store=None,
         batch_size=batch_size,

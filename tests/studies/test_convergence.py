@@ -117,7 +117,9 @@ def test_he_in_small(mnist, classifier):
     X, y = mnist
     for seed in range(2):
         (X_a, y_a), (X_b, y_b), (X_test, y_test) = halves(X, y, seed, 300, 250)
-        a = classifier(seed, max_epochs=8).fit(X_a, y_a)
+        a = classifier(
+            seed, max_epochs=8, freeze_depth=0, freeze_batch_norm=False, head_init="random"
+        ).fit(X_a, y_a)
         clf = classifier().set_params(backbone=FrozenEstimator(a))
         curve = convergence_curve(
             clf,
