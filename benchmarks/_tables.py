@@ -261,8 +261,8 @@ def choosing_strategies(content: dict[str, Any]) -> str:
     header = ("pictures", "n", "quadrant", *names)
     splits = max(len(v) for row in content["rows"] for v in row["scores"].values())
     return (
-        f"{content['network']}, {splits} splits of 60 % to 40 %, {content['epochs']} epochs. What the "
-        f"matrix advises is set in bold.\n\n{rst_table(header, rows)}"
+        f"{content['network']}, {splits} splits of 60 % to 40 %, {content['epochs']} epochs. What "
+        f"the matrix advises is set in bold.\n\n{rst_table(header, rows)}"
     )
 
 

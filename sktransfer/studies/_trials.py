@@ -144,24 +144,27 @@ def paired(
     first, second : str
         The difference is first minus second.
     by : sequence of str
-        Columns that a difference is within, besides the seed; a case that does not vary with one
-        of them is the same for all of its values.
+        Columns that a difference is within, besides the seed.
     """
-    parts = []
+    cases = []
     for case in (first, second):
         rows = table[table[column] == case]
         if rows.empty:
             there = ", ".join(map(repr, pd.unique(table[column])))
             raise ValueError(f"There is no {column} {case!r}; there are: {there}.")
-        keys = [key for key in by if rows[key].nunique() > 1 or key not in ("depth", "stage")]
-        parts.append(rows[[*keys, "seed", "score"]])
-    on = [key for key in parts[0].columns if key in parts[1].columns and key != "score"]
-    both = parts[0].merge(parts[1], on=on, suffixes=("", "_other"))
+        cases.append(rows[[*by, "seed", "score"]])
+    left, right = cases
+    for key in by:
+        if not set(left[key]) & set(right[key]):
+            # One of the two has no such thing ("base" takes over no stage): it is the same for all.
+            if right[key].nunique() == 1:
+                right = right.drop(columns=key)
+            else:
+                left = left.drop(columns=key)
+    on = [key for key in (*by, "seed") if key in left and key in right]
+    both = left.merge(right, on=on, suffixes=("", "_other"))
     both["difference"] = both["score"] - both["score_other"]
-    keys = [key for key in by if key in both]
-    if not keys:
-        keys = ["all"]
-        both["all"] = "all"
+    keys = list(by)
     found = both.groupby(keys, sort=False)["difference"]
     return found.agg(
         mean="mean", lowest="min", highest="max", share_above=lambda d: float((d > 0).mean())

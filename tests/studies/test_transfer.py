@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
-from sktransfer.studies import TransferCurveDisplay, transfer_curve
+from sktransfer.studies import TransferCurve, TransferCurveDisplay, transfer_curve
 from sktransfer.studies._networks import (
     first_stages,
     given,
@@ -126,6 +126,11 @@ def test_table_of_all_treatments(digits, classifier):
     assert list(gaps["depth"]) == [2, 5]
     expected = [np.mean([scores.loc[(s, d), "AnB+"] - base[s] for s in (0, 1)]) for d in (2, 5)]
     np.testing.assert_allclose(gaps["mean"], expected)
+    back = curve.differences("base", "AnB+")
+    np.testing.assert_allclose(back["mean"], -gaps["mean"])
+    one = TransferCurve(table[table["depth"].isin([0, 5])]).differences("AnB+", "AnB")
+    assert (list(one["depth"]), list(one["stage"])) == ([5], ["fc"])
+    assert len(TransferCurve(table[table["depth"].isin([0, 5])]).differences("AnB")) == 1
     again = transfer_curve(
         clf, X[80:], y[80:], X_base=X[:80], y_base=y[:80], treatments=["base", "AnB"], **options
     )
