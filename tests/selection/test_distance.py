@@ -159,14 +159,13 @@ def test_embeddings_where_there_is_no_batch_norm():
 def test_order_on_real_pictures_and_the_profile():
     """EfficientNet-Lite0's ImageNet weights; blur and grey show early in the network."""
     photos = [
-        Image.fromarray(photo).crop((x, y, x + 213, y + 213))
+        Image.fromarray(photo).crop((x, 100, x + 213, 313))
         for photo in load_sample_images().images
         for x in (0, 213, 426)
-        for y in (0, 213)
     ]
     blurred = [photo.filter(ImageFilter.GaussianBlur(4)) for photo in photos]
-    digits = (load_digits().images[:40] / 16 * 255).astype(np.uint8)
-    noise = np.random.default_rng(0).integers(0, 256, (12, 224, 224, 3), dtype=np.uint8)
+    digits = (load_digits().images[:12] / 16 * 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), dtype=np.uint8)
     found = [domain_distance("efficientnet_lite0", X) for X in (photos, blurred, digits, noise)]
     distances = [each.distance for each in found]
     assert distances == sorted(distances)

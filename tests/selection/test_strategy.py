@@ -89,12 +89,18 @@ def test_few_digits_can_be_read_in_two_ways(advice):
         assert expected in text
 
 
-def test_the_search_runs_and_holds_patients_together(advice):
+def test_the_search_runs(advice):
     digits = load_digit_screening()
     X, y = digits.data[:90], digits.target[:90]
     search = advice.make_search("truncate", cv=2, scoring="roc_auc").fit(X, y)
     assert isinstance(search.cv, StratifiedKFold)
     assert isinstance(search.best_estimator_, Pipeline)
+
+
+@pytest.mark.slow
+def test_the_search_holds_patients_together(advice):
+    digits = load_digit_screening()
+    X, y = digits.data[:90], digits.target[:90]
     patients = np.repeat(np.arange(30), 3)
     grouped = recommend_strategy(X, y, advice.extractor, groups=patients, distance=advice.distance)
     search = grouped.make_search(cv=2, scoring="roc_auc", max_epochs=1)
