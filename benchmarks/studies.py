@@ -31,12 +31,15 @@ from sktransfer.studies import (
     transfer_curve,
 )
 
+SETS = ("chest X-rays", "ants and bees")
 STATIC = HERE.parent / "docs" / "_static"
 
 
 def measure(shared: Path, args: argparse.Namespace, store: Path) -> dict[str, Any]:
     content: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(args).items()}}
     for task in (xrays(shared), ants_and_bees(shared)):
+        if task.name not in args.sets:
+            continue
         part = thinned(task, 2 * args.n_train)
         X, X_test, y, y_test = grouped_train_test_split(
             part.X, part.y, y=part.y, groups=part.groups, test_size=0.5, random_state=0
@@ -60,13 +63,19 @@ def measure(shared: Path, args: argparse.Namespace, store: Path) -> dict[str, An
             X,
             y,
             depths=args.depths,
-            treatments=["base", "AnB", "AnB+", "BnB", "random"],
+            treatments=args.treatments,
             n_repeats=args.repeats,
             **common,
         )
         print(transfer.table.to_string(), flush=True)
         convergence = convergence_curve(
-            clf, X, y, budgets=args.budgets, n_repeats=args.repeats, **common
+            clf,
+            X,
+            y,
+            budgets=args.budgets,
+            inits=args.inits,
+            n_repeats=args.repeats,
+            **common,
         )
         print(convergence.table.to_string(), flush=True)
         content[task.name] = {
@@ -84,8 +93,14 @@ def plot(content: dict[str, Any]) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    names = ["chest X-rays", "ants and bees"]
-    figure, axes = mpl.pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained", sharey=True)
+    names = [name for name in SETS if name in content]
+    figure, axes = mpl.pyplot.subplots(
+        *(len(names), 2),
+        figsize=(11, 4 * len(names)),
+        layout="constrained",
+        sharey="row",
+        squeeze=False,
+    )
     for row, name in zip(axes, names, strict=True):
         transfer = pd.DataFrame(content[name]["transfer"])
         TransferCurveDisplay(table=transfer).plot(ax=row[0])
@@ -104,6 +119,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--depths", nargs="+", default=["layer1", "layer2", "layer3", "layer4"])
     parser.add_argument("--budgets", nargs="+", type=int, default=[10, 20, 40, 80, 160])
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--treatments", nargs="+", default=["base", "AnB", "AnB+", "BnB", "random"])
+    parser.add_argument("--inits", nargs="+", default=["pretrained", "random", "mean_var"])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--plot", action="store_true", help="nothing is run")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
