@@ -103,7 +103,8 @@ def cost(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]
     rows = []
     for name, extractor in candidates(shared, args, cache=None).items():
         clone(extractor).fit(task.X).transform(task.X[:16])  # weights and engine
-        rank_backbones(task.X[:40], task.y[:40], [extractor], n_resamples=0)
+        few = thinned(task, 40)
+        rank_backbones(few.X, few.y, [extractor], n_resamples=0)
         once, ranked = [], []
         for _ in range(args.rounds):
             start = time.perf_counter()
