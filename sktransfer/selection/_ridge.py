@@ -76,12 +76,13 @@ def loo_ridge_decisions(
     features = standardized(data.F) if standardize else data.F - data.F.mean(axis=0)
     U, s = left_singular(features)
     target = 2 * data.onehot - 1
+    blocks = _blocks(data)
     if alpha is not None:
-        return _left_out(U, s, target, alpha, data)
+        return _left_out(U, s, target, alpha, blocks)
     best: tuple[float, np.ndarray] | None = None
     unit = float(np.mean(s**2)) if len(s) else 1.0
     for relative in _RELATIVE_PENALTIES:
-        decisions = _left_out(U, s, target, relative * unit, data)
+        decisions = _left_out(U, s, target, relative * unit, blocks)
         error = float(np.mean((decisions - target) ** 2))
         if best is None or error < best[0]:
             best = (error, decisions)
@@ -122,19 +123,33 @@ def loo_ridge_score(
 
 
 def _left_out(
-    U: np.ndarray, s: np.ndarray, target: np.ndarray, alpha: float, data: LabelledFeatures
+    U: np.ndarray,
+    s: np.ndarray,
+    target: np.ndarray,
+    alpha: float,
+    blocks: list[np.ndarray] | None,
 ) -> np.ndarray:
     """Predictions of rows that were not there, from the hat matrix of all rows."""
     n = len(target)
     shrink = s**2 / (s**2 + alpha)
     fitted = target.mean(axis=0) + (U * shrink) @ (U.T @ target)
     residual = target - fitted
-    if data.groups is None:
+    if blocks is None:
         leverage = 1 / n + (U**2) @ shrink
         return target - residual / (1 - leverage)[:, None]
     out = np.empty_like(target)
-    for rows in members(data.groups):
+    for rows in blocks:
         part = U[rows]
-        hat = 1 / n + (part * shrink) @ part.T
-        out[rows] = target[rows] - np.linalg.solve(np.eye(len(rows)) - hat, residual[rows])
+        hat = 1 / n + (part * shrink) @ part.transpose(0, 2, 1)
+        out[rows] = target[rows] - np.linalg.solve(np.eye(rows.shape[1]) - hat, residual[rows])
     return out
+
+
+def _blocks(data: LabelledFeatures) -> list[np.ndarray] | None:
+    """Rows of the groups, those of one size together as an array (n_groups, size)."""
+    if data.groups is None:
+        return None
+    sizes: dict[int, list[np.ndarray]] = {}
+    for rows in members(data.groups):
+        sizes.setdefault(len(rows), []).append(rows)
+    return [np.stack(rows) for rows in sizes.values()]
