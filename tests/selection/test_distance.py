@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +18,7 @@ from torch import nn
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.backbones import Backbone, BackboneReference, InputSpec, Neck, Stage
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.selection import domain_distance
+from sktransfer.selection import Threshold, domain_distance
 
 
 class Given(BaseEstimator):
@@ -229,3 +232,34 @@ def test_order_on_the_shared_pictures(shared_data):
     assert [each.similar for each in found] == [True, True, False, False, False]
     few = [domain_distance("efficientnet_lite0", rays, n_images=20, random_state=s) for s in (0, 1)]
     assert [each.distance for each in few] == pytest.approx([distances[2]] * 2, abs=0.03)
+
+
+def test_kept_statistics_stand_for_the_source(shared_weights):
+    """SqueezeNet has no BatchNorm: its embedding's mean and spread on ImageNet are kept."""
+    (weights,) = shared_weights.glob("squeezenet1_0*.pth")
+    extractor = PretrainedFeatureExtractor("squeezenet1_0", weights=weights)
+    photos = [
+        Image.fromarray(photo).crop((x, y, x + 320, y + 320))
+        for photo in load_sample_images().images
+        for x in (0, 320)
+        for y in (0, 107)
+    ]
+    noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    near, far = domain_distance(extractor, photos), domain_distance(extractor, noise)
+    assert (near.statistic, len(near.profile)) == ("embedding", 1)
+    assert near.threshold.calibrated
+    assert near.distance < far.distance
+    assert far.reading == "dissimilar"
+
+
+def test_every_kept_threshold_has_its_ends_in_order():
+    text = resources.files("sktransfer.selection").joinpath("calibration.json").read_text()
+    records = json.loads(text)["thresholds"]
+    assert {"batch_norm", "embedding"} == {r["default_for"] for r in records if "default_for" in r}
+    for record in records:
+        assert record["digest"].startswith("sha256:")
+        assert 0 < record["similar_below"] < record["dissimilar_above"]
+        middle = Threshold(record["similar_below"], record["dissimilar_above"])
+        assert middle.reading(record["similar_below"]) == "similar"
+        assert middle.reading(record["dissimilar_above"]) == "dissimilar"
+        assert middle.reading(middle.value * 0.99) == "similar (grey zone)"
