@@ -246,6 +246,128 @@ def imbalance(content: dict[str, Any]) -> str:
     )
 
 
+def domain_distance(content: dict[str, Any]) -> str:
+    networks = [record["name"] for record in content["thresholds"]]
+    sets = list(dict.fromkeys((row["set"], row["kind"]) for row in content["rows"]))
+    found = {(row["set"], row["backbone"]): row["distance"] for row in content["rows"]}
+    rows = [(what, kind, *(f"{found[what, name]:.3f}" for name in networks)) for what, kind in sets]
+    for field in ("similar_below", "dissimilar_above"):
+        values = (f"**{record[field]:.3f}**" for record in content["thresholds"])
+        rows.append((f"**{field}**", "", *values))
+    middle = ((r["similar_below"] * r["dissimilar_above"]) ** 0.5 for r in content["thresholds"])
+    rows.append(("**threshold**", "", *(f"**{value:.3f}**" for value in middle)))
+    return rst_table(("pictures", "used as", *networks), rows)
+
+
+def choosing_ranking(content: dict[str, Any]) -> str:
+    def two(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    agreement = [
+        (
+            row["by"],
+            two(row["spearman"]),
+            two(row["kendall"]),
+            two(row["within_networks"]),
+            f"{row['regret']:.3f}",
+        )
+        for row in content["agreement"]
+    ]
+    header = ("order by", "Spearman", "Kendall", "Spearman within a network", "regret")
+    first = sorted(content["rows"], key=lambda row: -row["score"])[:8]
+    rows = [
+        (
+            row["backbone"],
+            row["layer"],
+            f"{row['score']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
+            f"{row['best_share']:.2f}",
+            f"{row['accuracy']:.3f}",
+        )
+        for row in first
+    ]
+    best = ("network", "layer", "loo_ridge", "best_share", "accuracy")
+    return (
+        f"{content['n']} pictures, {len(content['rows'])} pairs of network and layer.\n\n"
+        f"{rst_table(header, agreement)}\nThe first eight:\n\n{rst_table(best, rows)}"
+    )
+
+
+def choosing_cost(content: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["backbone"],
+            number(row["extraction_s"]),
+            number(row["ranking_s"]),
+            f"{row['ratio']:.2f}",
+        )
+        for row in content["rows"]
+    ]
+    header = ("network", "extraction, s", "ranking, s", "ratio")
+    return f"{where(content)} {content['n']} pictures.\n\n{rst_table(header, rows)}"
+
+
+def choosing_strategies(content: dict[str, Any]) -> str:
+    names = list(content["rows"][0]["scores"])
+    rows = []
+    for row in content["rows"]:
+        mean = {name: sum(v) / len(v) for name, v in row["scores"].items() if v}
+        cells = []
+        for name in names:
+            text = f"{mean[name]:.3f}" if name in mean else "-"
+            cells.append(f"**{text}**" if name in row["readings"] else text)
+        rows.append((row["set"], str(row["n"]), row["quadrant"], *cells))
+    header = ("pictures", "n", "quadrant", *names)
+    splits = max(len(v) for row in content["rows"] for v in row["scores"].values())
+    return (
+        f"{content['network']}, {splits} splits of 60 % to 40 %, {content['epochs']} epochs. What "
+        f"the matrix advises is set in bold.\n\n{rst_table(header, rows)}"
+    )
+
+
+def choosing_layers(content: dict[str, Any]) -> str:
+    cases = ("embedding", "all stages", "all stages, selected")
+    rows = [
+        (row["set"], str(row["n"]), row["backbone"], *(f"{row[case]:.3f}" for case in cases))
+        for row in content["rows"]
+    ]
+    return rst_table(("pictures", "n", "network", *cases), rows)
+
+
+def studies(content: dict[str, Any]) -> str:
+    parts = []
+    for name in ("chest X-rays", "ants and bees"):
+        if name not in content:
+            continue
+        found = content[name]
+        scores: dict[str, dict[str, list[float]]] = {}
+        for row in found["transfer"]:
+            stage = row["stage"] or "-"
+            scores.setdefault(row["treatment"], {}).setdefault(stage, []).append(row["score"])
+        stages = [
+            s for s in dict.fromkeys(r["stage"] or "-" for r in found["transfer"]) if s != "-"
+        ]
+        rows = []
+        for treatment, by_stage in scores.items():
+            means = {stage: sum(v) / len(v) for stage, v in by_stage.items()}
+            base = means.get("-")
+            rows.append((treatment, *(f"{means.get(s, base):.3f}" for s in stages)))
+        lengths: dict[str, dict[int, list[float]]] = {}
+        for row in found["convergence"]:
+            lengths.setdefault(row["init"], {}).setdefault(row["budget"], []).append(row["score"])
+        budgets = sorted({row["budget"] for row in found["convergence"]})
+        other = [
+            (init, *(f"{sum(by[b]) / len(by[b]):.3f}" for b in budgets))
+            for init, by in lengths.items()
+        ]
+        title = f"{name}, {found['n_train']} pictures to train on, {found['n_test']} to test on"
+        parts.append(
+            f"{title}: ROC AUC by the last stage that was taken over,\n\n"
+            f"{rst_table(('treatment', *stages), rows)}\nand by steps of training:\n\n"
+            f"{rst_table(('start', *map(str, budgets)), other)}"
+        )
+    return "\n".join(parts)
+
+
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
@@ -255,4 +377,10 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "finetune": ("finetune.rst", finetune),
     "operating_point": ("deciding.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
+    "domain_distance": ("choosing.rst", domain_distance),
+    "choosing_ranking": ("choosing.rst", choosing_ranking),
+    "choosing_cost": ("choosing.rst", choosing_cost),
+    "choosing_strategies": ("choosing.rst", choosing_strategies),
+    "choosing_layers": ("choosing.rst", choosing_layers),
+    "studies": ("studies.rst", studies),
 }

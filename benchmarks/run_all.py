@@ -27,6 +27,9 @@ FULL = {
     "finetune.py": [],
     "operating_point.py": [],
     "imbalance.py": [],
+    "domain_distance.py": [],
+    "choosing.py": ["--n-strategy", "300"],
+    "studies.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -37,6 +40,11 @@ QUICK = {
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
     "operating_point.py": ["--no-tuning", "--repeats", "0"],
     "imbalance.py": ["--repeats", "1"],
+    "domain_distance.py": ["--n-images", "8"],
+    "choosing.py": [
+        *("--tasks", "ranking", "cost", "--networks", "squeezenet1_0"),
+        *("--n", "60", "--n-cost", "40", "--rounds", "1"),
+    ],
 }
 
 

@@ -1,0 +1,240 @@
+"""How well the tools for choosing choose, on real pictures.
+
+    python benchmarks/choosing.py [--tasks ranking cost strategies layers]
+
+Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). ``ranking``: scores of every stage
+of four networks on chest X-rays against cross-validated accuracy. ``cost``: seconds of
+``rank_backbones`` against one extraction. ``strategies``: what ``recommend_strategy`` advises
+against the other strategies. ``layers``: features of several stages, and a selection of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import Neighbours, machine, print_table, shared_directory, workspace, write_json
+from _tasks import Task, ants_and_bees, extractors, lesions, pneumonia_mnist, xrays
+from scipy.stats import kendalltau, spearmanr
+from sklearn.base import clone
+from sklearn.feature_selection import SelectFromModel
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_score,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer import describe_backbone
+from sktransfer.model_selection import grouped_train_test_split
+from sktransfer.selection import rank_backbones, recommend_strategy
+
+NETWORKS = ("efficientnet_lite0", "resnet18", "mobilenet_v2", "squeezenet1_0")
+METRICS = ("loo_ridge", "knn", "logme", "hscore")
+STRATEGIES = ("extract", "truncate", "fine-tune part", "train the top", "train everything")
+
+
+def probe(C: float = 0.01) -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+
+
+def folds_of(task: Task, seed: int, n: int = 5) -> Any:
+    kind = StratifiedKFold if task.groups is None else StratifiedGroupKFold
+    return kind(n, shuffle=True, random_state=seed)
+
+
+def candidates(shared: Path, args: argparse.Namespace, **params: Any) -> dict[str, Any]:
+    found = extractors(shared, **params)
+    return {name: found[name] for name in args.networks}
+
+
+def ranking(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    task = thinned(xrays(shared), args.n)
+    named = candidates(shared, args, cache=str(folder))
+    found = rank_backbones(
+        task.X, task.y, named, metric=list(METRICS), groups=task.groups, random_state=0
+    )
+    table = found.table.copy()
+    accuracies = []
+    for place in range(len(table)):
+        F = found.make_extractor(place).fit_transform(task.X)
+        scores = [
+            cross_val_score(probe(), F, task.y, groups=task.groups, cv=folds_of(task, seed))
+            for seed in range(3)
+        ]
+        accuracies.append(float(np.mean(scores)))
+    table["accuracy"] = accuracies
+    agreement = []
+    for name in ("score", *METRICS[1:], "n_features", "imagenet_top1"):
+        row: dict[str, Any] = {"by": METRICS[0] if name == "score" else name}
+        row["spearman"] = float(spearmanr(table[name], table["accuracy"]).statistic)
+        row["kendall"] = float(kendalltau(table[name], table["accuracy"]).statistic)
+        within = [
+            float(spearmanr(rows[name], rows["accuracy"]).statistic)
+            for _, rows in table.groupby("backbone")
+            if rows[name].nunique() > 1
+        ]
+        row["within_networks"] = float(np.mean(within)) if within else None
+        chosen = table.loc[table[name].idxmax(), "accuracy"]
+        row["regret"] = float(table["accuracy"].max() - chosen)
+        agreement.append(row)
+    columns = ["backbone", "layer", "n_features", "score", "low", "high", "images_per_s"]
+    rows = table[[*columns, *METRICS[1:], "accuracy", "best_share"]].to_dict("records")
+    print_table(
+        "Agreement with cross-validated accuracy",
+        ("by", "Spearman", "Kendall", "regret"),
+        [(r["by"], f"{r['spearman']:.2f}", f"{r['kendall']:.2f}", f"{r['regret']:.3f}")
+         for r in agreement],
+    )  # fmt: skip
+    return {"n": len(task.y), "rows": rows, "agreement": agreement}
+
+
+def cost(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    task = thinned(xrays(shared), args.n_cost)
+    rows = []
+    for name, extractor in candidates(shared, args, cache=None).items():
+        clone(extractor).fit(task.X).transform(task.X[:16])  # weights and engine
+        few = thinned(task, 40)
+        rank_backbones(few.X, few.y, [extractor], n_resamples=0)
+        once, ranked = [], []
+        for _ in range(args.rounds):
+            start = time.perf_counter()
+            clone(extractor).fit_transform(task.X)
+            once.append(time.perf_counter() - start)
+            start = time.perf_counter()
+            rank_backbones(task.X, task.y, [extractor], groups=task.groups)
+            ranked.append(time.perf_counter() - start)
+        ratio = float(np.median(np.array(ranked) / np.array(once)))
+        rows.append({"backbone": name, "extraction_s": min(once), "ranking_s": min(ranked),
+                     "ratio": ratio})  # fmt: skip
+        print(rows[-1], flush=True)
+    return {"n": len(task.y), "rows": rows}
+
+
+def thinned(task: Task, n: int | None) -> Task:
+    """Every k-th picture, so that about ``n`` are left."""
+    if n is None or n >= len(task.y):
+        return task
+    rows = np.unique(np.linspace(0, len(task.y) - 1, n).astype(int))
+    groups = None if task.groups is None else task.groups[rows]
+    return Task(task.name, task.X[rows], task.y[rows], groups)
+
+
+def strategies(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    tasks = [ants_and_bees(shared), xrays(shared), pneumonia_mnist(shared), lesions(shared)]
+    extractor = extractors(shared, cache=str(folder))[args.strategy_network]
+    rows = []
+    for task in tasks:
+        # The advice is about the whole set; the comparison, for lack of time, may be of a part.
+        advice = recommend_strategy(task.X, task.y, extractor, groups=task.groups, n_images=400)
+        print(advice, flush=True)
+        part = thinned(task, args.n_strategy)
+        row: dict[str, Any] = {
+            "set": task.name,
+            "n": len(part.y),
+            "quadrant": advice.quadrant,
+            "distance": advice.distance.distance,
+            "threshold": advice.distance.threshold.value,
+            "readings": list(advice.readings),
+            "scores": {name: [] for name in STRATEGIES},
+            "seconds": {name: [] for name in STRATEGIES},
+        }
+        for seed in range(args.splits):
+            X, X_test, y, y_test = grouped_train_test_split(
+                part.X, part.y, y=part.y, groups=part.groups, test_size=0.4, random_state=seed
+            )
+            for name in STRATEGIES:
+                estimator = advice.make_estimator(name)
+                if name not in ("extract", "truncate"):
+                    estimator.set_params(max_epochs=args.epochs, random_state=seed)
+                start = time.perf_counter()
+                estimator.fit(X, y)
+                row["seconds"][name].append(time.perf_counter() - start)
+                area = roc_auc_score(y_test, estimator.predict_proba(X_test)[:, 1])
+                row["scores"][name].append(float(area))
+                print(task.name, seed, name, f"{area:.4f}", row["seconds"][name][-1], flush=True)
+        rows.append(row)
+        write_json("choosing_strategies_part", {"rows": rows}, folder)
+    return {"network": args.strategy_network, "epochs": args.epochs, "rows": rows}
+
+
+def layers(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The embedding, all stages side by side, and the columns that a classifier of all leans on."""
+    rows = []
+    for task in (
+        ants_and_bees(shared),
+        thinned(xrays(shared), args.n),
+        pneumonia_mnist(shared, 400),
+    ):
+        for name, extractor in candidates(shared, args, cache=str(folder)).items():
+            stages = list(describe_backbone(name)["name"])
+            last = clone(extractor).fit_transform(task.X)
+            every = clone(extractor).set_params(layer=[*stages, None]).fit_transform(task.X)
+            share = SelectFromModel(RidgeClassifier(alpha=1e3), threshold=-np.inf)
+            selecting = make_pipeline(
+                StandardScaler(), share, LogisticRegression(C=0.01, max_iter=2000)
+            )
+            sizes = [int(every.shape[1] * part) for part in (0.05, 0.1, 0.25, 0.5)]
+            cases = {
+                "embedding": (probe(), last),
+                "all stages": (probe(), every),
+                "all stages, selected": (
+                    GridSearchCV(
+                        selecting, {"selectfrommodel__max_features": sizes}, cv=3,
+                        scoring="roc_auc",
+                    ),
+                    every,
+                ),
+            }  # fmt: skip
+            row: dict[str, Any] = {"set": task.name, "n": len(task.y), "backbone": name,
+                                   "columns": every.shape[1]}  # fmt: skip
+            for case, (model, F) in cases.items():
+                scores = cross_val_score(
+                    model, F, task.y, groups=task.groups, cv=folds_of(task, 0), scoring="roc_auc"
+                )
+                row[case] = float(np.mean(scores))
+            rows.append(row)
+            print(row, flush=True)
+    return {"rows": rows}
+
+
+TASKS = {"ranking": ranking, "cost": cost, "strategies": strategies, "layers": layers}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--n", type=int, help="chest X-rays of ranking and layers; all of them")
+    parser.add_argument("--n-cost", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--strategy-network", default="efficientnet_lite0")
+    parser.add_argument("--n-strategy", type=int, help="pictures of a set in strategies")
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--store", type=Path, help="folder of activations, to be kept")
+    parser.add_argument("--results", type=Path, help="folder of the JSON files")
+    args = parser.parse_args()
+    shared = shared_directory()
+    if shared is None or not (shared / "weights").is_dir():
+        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    warnings.simplefilter("ignore")
+    with workspace() as folder:
+        for task in args.tasks:
+            description, neighbours = machine(), Neighbours()
+            content = TASKS[task](shared, args, args.store or folder)
+            content = {"machine": description, "others_share": neighbours.share(), **content}
+            write_json(f"choosing_{task}", content, args.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Pictures brought to any module the way an extractor brings them to its network.
+
+It must not know what the module computes, nor what is done with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import _safe_indexing
+from torch import Tensor
+
+from sktransfer._base import ImageInputMixin, n_decoding_threads, resolve_device, seed_from
+from sktransfer._persistence import request_source
+from sktransfer.backbones import Backbone, InputSpec
+from sktransfer.frozen import Job, Outcome, run
+
+
+def take_rows(X: Any, rows: np.ndarray) -> Any:
+    """Some rows of ``X``, in any of the forms estimators accept."""
+    if isinstance(X, torch.Tensor):
+        return X[torch.from_numpy(np.asarray(rows))]
+    return _safe_indexing(X, rows)
+
+
+def count_rows(estimator: ImageInputMixin, X: Any) -> int:
+    """How many pictures ``X`` has, as ``estimator`` reads it."""
+    return len(estimator._image_source(X, reset=True))
+
+
+def backbone_of(estimator: Any) -> Backbone:
+    """The whole network that ``estimator`` (an extractor or a classifier) is to be built on."""
+    seed = seed_from(estimator.random_state) if estimator.weights is None else 0
+    return request_source(estimator.backbone, estimator.weights, seed).load()
+
+
+def run_pictures(
+    estimator: Any,
+    X: Any,
+    spec: InputSpec,
+    compute: Callable[[Tensor], np.ndarray],
+    width: int,
+    *,
+    batch_size: int | str = "auto",
+) -> Outcome:
+    """Give every distinct picture to ``compute``, in batches, prepared as ``estimator`` would.
+
+    Parameters
+    ----------
+    estimator : PretrainedFeatureExtractor or FineTuneClassifier
+        Says how pictures are read and prepared, on which device, and what becomes of rows that
+        cannot be read.
+    X : collection of pictures, n rows
+    spec : InputSpec
+        What the network wants.
+    compute : callable
+        Takes a normalised batch (k, 3, side, side) and returns an array (k, width).
+    width : int
+    batch_size : int or "auto", default="auto"
+
+    Returns
+    -------
+    Outcome
+        ``rows`` of shape (n, width), float32, and ``failures``. Nothing is stored.
+    """
+    source = estimator._image_source(X, reset=True)
+    job = Job(
+        compute=lambda batch: [compute(batch)],
+        preprocessing=estimator._preprocessing_for(spec),
+        widths=(width,),
+        dtypes=[np.dtype(np.float32)],
+        fingerprints=None,
+        store=None,
+        batch_size=batch_size,
+        device=resolve_device(estimator.device, "float32"),
+        n_threads=n_decoding_threads(estimator.n_jobs),
+        on_error=estimator.on_error,
+    )
+    return run(source, job)

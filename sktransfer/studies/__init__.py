@@ -1,0 +1,17 @@
+"""The experiments that taught the field, one call each, on your pictures."""
+
+from sktransfer.studies._comparison import BackboneComparison, compare_backbones
+from sktransfer.studies._convergence import ConvergenceCurve, convergence_curve
+from sktransfer.studies._displays import ConvergenceDisplay, TransferCurveDisplay
+from sktransfer.studies._transfer import TransferCurve, transfer_curve
+
+__all__ = [
+    "BackboneComparison",
+    "compare_backbones",
+    "ConvergenceCurve",
+    "ConvergenceDisplay",
+    "TransferCurve",
+    "TransferCurveDisplay",
+    "convergence_curve",
+    "transfer_curve",
+]

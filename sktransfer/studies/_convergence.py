@@ -1,0 +1,247 @@
+"""convergence_curve: what a pretrained start is worth after how much training; it must not know
+how networks are drawn at random, nor how a curve is plotted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from sktransfer._base import derived_seed, seed_from
+from sktransfer._batches import take_rows
+from sktransfer.backbones import Backbone
+from sktransfer.studies._networks import mean_and_variance, random_like
+from sktransfer.studies._trials import (
+    check_choices,
+    check_estimator_kind,
+    make_split,
+    network_of,
+    paired,
+    score,
+    train,
+)
+
+INITS = ("pretrained", "random", "mean_var")
+_SPLIT, _ORDER, _NET, _FIT, _ROWS = range(5)
+
+
+@dataclass(frozen=True)
+class ConvergenceCurve:
+    """Scores by start, number of pictures and length of training.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per training: ``init``, ``train_size`` (pictures), ``budget`` (steps), ``seed``,
+        ``score``, ``fit_time_s``.
+    """
+
+    table: pd.DataFrame
+
+    def differences(self, first: str = "pretrained", second: str = "random") -> pd.DataFrame:
+        """Difference of two starts within each repeat, for each size and budget.
+
+        Returns
+        -------
+        DataFrame
+            ``train_size``, ``budget``, ``mean``, ``lowest``, ``highest``, ``share_above``.
+        """
+        return paired(self.table, "init", first, second, ["train_size", "budget"])
+
+    def catch_up(self, tolerance: float = 0.01, init: str = "random") -> pd.Series:
+        """Smallest budget from which on ``init`` is no more than ``tolerance`` behind pretrained.
+
+        Parameters
+        ----------
+        tolerance : float, default=0.01
+        init : str, default="random"
+
+        Returns
+        -------
+        Series
+            By ``train_size``; NaN where it did not happen within the budgets.
+        """
+        behind = self.differences("pretrained", init)
+        found = {}
+        for size, rows in behind.groupby("train_size"):
+            rows = rows.sort_values("budget")
+            far = rows.loc[rows["mean"] > tolerance, "budget"]
+            near = rows["budget"] if far.empty else rows.loc[rows["budget"] > far.max(), "budget"]
+            found[size] = float(near.min()) if len(near) else float("nan")
+        return pd.Series(found, name="budget", dtype=float).rename_axis("train_size")
+
+    def time_to_reach(self, level: float) -> pd.DataFrame:
+        """Smallest budget whose mean score reaches ``level``.
+
+        Parameters
+        ----------
+        level : float
+
+        Returns
+        -------
+        DataFrame
+            By ``train_size`` (rows) and ``init`` (columns), in steps; NaN where it is not reached.
+        """
+        mean = self.table.groupby(["train_size", "init", "budget"])["score"].mean().reset_index()
+        reached = mean[mean["score"] >= level]
+        first = reached.groupby(["train_size", "init"])["budget"].min().unstack("init")
+        return first.reindex(
+            index=sorted(self.table["train_size"].unique()),
+            columns=pd.unique(self.table["init"]),
+        )
+
+
+def convergence_curve(
+    estimator: Any,
+    X: Any,
+    y: ArrayLike,
+    *,
+    budgets: Sequence[int] = (20, 40, 80, 160, 320),
+    inits: Sequence[str] = INITS,
+    train_sizes: Sequence[float] = (1.0,),
+    X_test: Any = None,
+    y_test: ArrayLike | None = None,
+    test_size: float = 0.25,
+    groups: ArrayLike | None = None,
+    n_repeats: int = 1,
+    scoring: Any = "accuracy",
+    random_state: int | np.random.RandomState | None = 0,
+) -> ConvergenceCurve:
+    """Compare a pretrained start with others after training of several lengths.
+
+    The question of He et al. [1]_: given time, do random weights end where pretrained ones do?
+    Every budget is a training of its own with its whole schedule of rates; one long training read
+    at intermediate steps would make the shorter ones look worse than they need be.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier
+        Its network, and how it is trained. All stages are; the head is random, without epochs of
+        its own, and BatchNorm learns its statistics, from every start alike. ``max_epochs`` does
+        not count, and ``warmup_epochs`` is a share of the budget.
+    X : array-like, DataFrame, Series or sequence of pictures, n rows
+        In any of the :ref:`accepted forms <accepted-inputs>`.
+    y : array-like of shape (n,)
+        Labels.
+    budgets : sequence of int, default=(20, 40, 80, 160, 320)
+        Steps: batches of the estimator's ``batch_size``, whatever the number of pictures.
+    inits : sequence of {"pretrained", "random", "mean_var"}, default=all
+        ``"mean_var"`` draws each tensor with the mean and the variance of the pretrained one [2]_.
+    train_sizes : sequence of float or int, default=(1.0,)
+        Pictures trained on: shares, or numbers. Stratified; the smaller are parts of the larger.
+    X_test, y_test, test_size, groups, n_repeats, scoring, random_state
+        As for :func:`transfer_curve`.
+
+    Returns
+    -------
+    ConvergenceCurve
+        With ``table``, ``differences()``, ``catch_up()`` and ``time_to_reach()``.
+
+    References
+    ----------
+    .. [1] He, K., Girshick, R., & Dollár, P. (2019). "Rethinking ImageNet pre-training". ICCV.
+    .. [2] Raghu, M., Zhang, C., Kleinberg, J., & Bengio, S. (2019). "Transfusion: understanding
+       transfer learning for medical imaging". NeurIPS.
+
+    Examples
+    --------
+    Random weights stand for pretrained ones, so that nothing has to be downloaded.
+
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTuneClassifier
+    >>> from sktransfer.studies import convergence_curve
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16),
+    ... )
+    >>> curve = convergence_curve(
+    ...     clf, X[:60], y[:60] > 4, budgets=[1, 2], inits=["pretrained", "random"],
+    ... )
+    >>> curve.table[["init", "train_size", "budget", "seed"]]
+             init  train_size  budget  seed
+    0  pretrained          45       1     0
+    1  pretrained          45       2     0
+    2      random          45       1     0
+    3      random          45       2     0
+    """
+    check_estimator_kind(estimator)
+    chosen = check_choices("inits", inits, INITS)
+    steps = [int(each) for each in budgets]
+    if not steps or min(steps) < 1:
+        raise ValueError(f"budgets are numbers of steps, 1 or more; got {budgets!r}.")
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
+    seed = seed_from(random_state)
+    split = make_split(
+        estimator, X, y, X_test, y_test, test_size, groups, derived_seed(seed, _SPLIT)
+    )
+    network = network_of(estimator, seed)
+    sizes = [_size(each, len(split.y)) for each in train_sizes]
+    records = []
+    for repeat in range(n_repeats):
+        own = derived_seed(seed, repeat)
+        order = _stratified_order(split.y, derived_seed(own, _ORDER))
+        for init in chosen:
+            start = _start(init, network, derived_seed(own, _NET))
+            for size in sizes:
+                for budget in steps:
+                    rows = _rows(order[:size], budget * estimator.batch_size, own)
+                    fitted, seconds = train(
+                        estimator,
+                        start,
+                        take_rows(split.X, rows),
+                        split.y[rows],
+                        freeze_depth=0,
+                        seed=derived_seed(own, _FIT),
+                        max_epochs=1,
+                    )
+                    records.append(
+                        {
+                            "init": init,
+                            "train_size": size,
+                            "budget": budget,
+                            "seed": repeat,
+                            "score": score(fitted, split, scoring),
+                            "fit_time_s": seconds,
+                        }
+                    )
+    return ConvergenceCurve(pd.DataFrame(records))
+
+
+def _start(init: str, network: Backbone, seed: int) -> Backbone:
+    if init == "pretrained":
+        return network
+    return (random_like if init == "random" else mean_and_variance)(network, seed)
+
+
+def _size(size: float, n: int) -> int:
+    """A share or a number of pictures, as a number."""
+    number = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
+    if not 1 < number <= n:
+        raise ValueError(
+            f"train_sizes are shares in (0, 1] or numbers up to {n}, the pictures there are to "
+            f"train on; got {size!r}."
+        )
+    return number
+
+
+def _stratified_order(y: np.ndarray, seed: int) -> np.ndarray:
+    """Rows in an order each beginning of which has the classes in their shares."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(y))
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        place[rng.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.argsort(place + rng.uniform(0, 1e-9, len(y)))
+
+
+def _rows(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """``n`` of the rows, all of them once before any comes again."""
+    rng = np.random.default_rng(derived_seed(seed, _ROWS))
+    rounds = [rng.permutation(rows) for _ in range(-(-n // len(rows)))]
+    return np.concatenate(rounds)[:n]

@@ -1,0 +1,181 @@
+"""Networks that a study is made of: random ones, ones that share their first stages with another,
+ones that share nothing but mean and variance. It must not know labels, scores or training.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+from sktransfer._base import resolve_device
+from sktransfer._batches import run_pictures
+from sktransfer.backbones import Backbone, load_backbone, state_dict_digest, with_tensors
+from sktransfer.exceptions import UnknownBackboneError
+
+_BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+class GivenBackbone(BaseEstimator):
+    """A network in the place of an estimator that was fine-tuned.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def fit(self, X: Any, y: Any = None) -> GivenBackbone:
+        """Do nothing."""
+        return self
+
+    def to_backbone(self) -> Backbone:
+        """The network."""
+        return self.backbone
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        return f"GivenBackbone({self.backbone.name})"
+
+
+def given(backbone: Backbone) -> FrozenEstimator:
+    """What the ``backbone`` parameter of an estimator takes for a network."""
+    return FrozenEstimator(GivenBackbone(backbone))
+
+
+def random_like(backbone: Backbone, seed: int) -> Backbone:
+    """The same architecture with random weights, drawn as its publisher draws them.
+
+    A network that is not in the catalogue draws as its layers do.
+    """
+    try:
+        fresh = load_backbone(backbone.name, weights=None, seed=seed)
+    except UnknownBackboneError:
+        fresh = replace(
+            backbone,
+            stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
+            neck=copy.deepcopy(backbone.neck),
+            classifier=None,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for module in fresh.modules().modules():
+                draw: Any = getattr(module, "reset_parameters", None)
+                if draw is not None:
+                    draw()
+    return _labelled(replace(fresh, classifier=None), f"random {seed}")
+
+
+def first_stages(source: Backbone, n_stages: int, rest: Backbone, label: str) -> Backbone:
+    """The first ``n_stages`` stages of ``source``, the others of ``rest``.
+
+    Its digest is that of what is taken from ``source``, so that whoever cuts it there finds the
+    activations in the store, whatever comes after. ``label`` tells such networks apart.
+
+    Parameters
+    ----------
+    source, rest : Backbone
+        Of one architecture.
+    n_stages : int
+        With all of them, the neck is taken too: its parameters are the last stage's.
+    label : str
+    """
+    parts = [f"stage{i}" for i in range(n_stages)]
+    if n_stages == source.n_stages and source.neck is not None:
+        parts.append("neck")
+    modules = source.modules()
+    tensors = {
+        f"{part}.{name}": tensor
+        for part in parts
+        for name, tensor in modules[part].state_dict().items()
+    }
+    mixed = with_tensors(rest, tensors)
+    kept = nn.ModuleDict({part: modules[part] for part in parts})
+    reference = replace(
+        source.reference,
+        weights=f"{source.reference.weights}, first {n_stages} stages; {label}",
+        digest=state_dict_digest(kept),
+    )
+    return replace(mixed, reference=reference)
+
+
+def mean_and_variance(backbone: Backbone, seed: int) -> Backbone:
+    """Weights drawn from a normal distribution with mean and variance of each pretrained tensor.
+
+    What is left of pretraining when nothing but the scale of the weights is kept [1]_. BatchNorm
+    starts with the statistics of a new layer.
+
+    References
+    ----------
+    .. [1] Raghu, M., Zhang, C., Kleinberg, J., & Bengio, S. (2019). "Transfusion: understanding
+       transfer learning for medical imaging". NeurIPS.
+    """
+    fresh = random_like(backbone, seed)
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, Tensor] = {k: t.clone() for k, t in fresh.modules().state_dict().items()}
+    for name, weights in backbone.modules().named_parameters():
+        if name in drawn:
+            noise = torch.randn(weights.shape, generator=generator)
+            spread = weights.std(correction=0)
+            drawn[name] = (weights.mean() + spread * noise).detach().to(weights.dtype)
+    return _labelled(with_tensors(fresh, drawn), f"mean and variance {seed}")
+
+
+def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
+    """The same weights, with BatchNorm statistics of ``X``.
+
+    Without them, a random network's activations shrink from layer to layer until nothing is left.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    estimator : FineTuneClassifier
+        Says how pictures are read.
+    X : collection of pictures
+    """
+    own = replace(
+        backbone,
+        stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
+        neck=copy.deepcopy(backbone.neck),
+    )
+    modules = own.modules()
+    device = resolve_device(estimator.device, "float32")
+    modules.to(device).eval()
+    norms = [m for m in modules.modules() if isinstance(m, _BATCH_NORMS)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over batches, instead of one that forgets
+        norm.train()
+
+    @torch.no_grad()
+    def watch(batch: Tensor) -> np.ndarray:
+        x = batch.to(device)
+        for stage in own.stages:
+            x = stage.module(x)
+        if own.neck is not None:
+            own.neck(x)
+        return np.zeros((len(batch), 1), dtype=np.float32)
+
+    run_pictures(estimator, X, own.input_spec, watch, 1)
+    for norm, momentum in zip(norms, before, strict=True):
+        norm.momentum = momentum
+    modules.eval().to("cpu")
+    return _labelled(own, f"{backbone.reference.weights}, recalibrated")
+
+
+def _labelled(backbone: Backbone, label: str) -> Backbone:
+    """With a reference of its own: a name, and the digest of its tensors."""
+    digest = state_dict_digest(backbone.modules())
+    reference = replace(backbone.reference, weights=label, seed=None, digest=digest)
+    return replace(backbone, reference=reference)

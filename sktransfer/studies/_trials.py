@@ -1,0 +1,171 @@
+"""What the studies share: rows to train and to test on, one training, tables of repeats.
+
+It must not know which networks are compared, nor why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+from sklearn.metrics import get_scorer
+from sklearn.utils.validation import column_or_1d
+
+from sktransfer._batches import backbone_of, count_rows, take_rows
+from sktransfer._finetune import FineTuneClassifier
+from sktransfer._splitting import holdout_split
+from sktransfer.backbones import Backbone
+from sktransfer.studies._networks import given
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures and labels to train on and to test on."""
+
+    X: Any
+    y: np.ndarray
+    X_test: Any
+    y_test: np.ndarray
+
+
+def check_estimator_kind(estimator: Any) -> None:
+    """Raise ValueError for what is no FineTuneClassifier."""
+    if not isinstance(estimator, FineTuneClassifier):
+        raise ValueError(
+            "estimator must be a FineTuneClassifier: its network and how it is trained are what "
+            f"is studied; got {estimator!r}."
+        )
+
+
+def network_of(estimator: FineTuneClassifier, seed: int) -> Backbone:
+    """The estimator's network; a random one (``weights=None``) of ``seed`` if it has none."""
+    if estimator.weights is None and estimator.random_state is None:
+        estimator = clone(estimator).set_params(random_state=seed)
+    return backbone_of(estimator)
+
+
+def make_split(
+    estimator: FineTuneClassifier,
+    X: Any,
+    y: ArrayLike,
+    X_test: Any,
+    y_test: Any,
+    test_size: float,
+    groups: Any,
+    seed: int,
+) -> Split:
+    """The test part as given, or held out: stratified, groups kept whole.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, or one of ``X_test`` and ``y_test`` is missing.
+    """
+    labels = column_or_1d(y)
+    if (X_test is None) != (y_test is None):
+        raise ValueError("Give X_test and y_test together, or neither of them.")
+    n = count_rows(estimator, X)
+    if n != len(labels):
+        raise ValueError(f"X has {n} rows and y has {len(labels)}; they must be as many.")
+    if X_test is not None:
+        return Split(X, labels, X_test, column_or_1d(y_test))
+    train, test = holdout_split(labels, test_size, groups=groups, random_state=seed)
+    return Split(take_rows(X, train), labels[train], take_rows(X, test), labels[test])
+
+
+def train(
+    estimator: FineTuneClassifier,
+    backbone: Backbone,
+    X: Any,
+    y: np.ndarray,
+    *,
+    freeze_depth: int,
+    seed: int,
+    **params: Any,
+) -> tuple[FineTuneClassifier, float]:
+    """Fit the estimator with another network under it; also the seconds that took.
+
+    What a pretrained start would give beyond the network is taken away: the head is random, it has
+    no epochs of its own, and BatchNorm learns its statistics.
+    """
+    own = clone(estimator).set_params(
+        **{
+            "head_init": "random",
+            "head_epochs": 0,
+            "freeze_batch_norm": False,
+            **params,
+            "backbone": given(backbone),
+            "weights": "default",
+            "freeze_depth": freeze_depth,
+            "random_state": seed,
+        }
+    )
+    start = time.perf_counter()
+    own.fit(X, y)
+    return own, time.perf_counter() - start
+
+
+def score(fitted: FineTuneClassifier, split: Split, scoring: Any) -> float:
+    """Score on the test part."""
+    return float(get_scorer(scoring)(fitted, split.X_test, split.y_test))
+
+
+def n_trainable(fitted: FineTuneClassifier) -> int:
+    """Parameters that were trained."""
+    return sum(p.numel() for p in fitted.module_.parameters() if p.requires_grad)
+
+
+def check_choices(what: str, given_: Sequence[str], known: Sequence[str]) -> list[str]:
+    """``given_`` as a list, if all are ``known`` and there is one."""
+    chosen = [given_] if isinstance(given_, str) else list(given_)
+    unknown = [each for each in chosen if each not in known]
+    if unknown or not chosen:
+        raise ValueError(f"{what} must be some of {', '.join(map(repr, known))}; got {given_!r}.")
+    return chosen
+
+
+def paired(
+    table: pd.DataFrame, column: str, first: str, second: str, by: Sequence[str]
+) -> pd.DataFrame:
+    """Difference of two cases in every repeat: mean, lowest, highest, share above zero.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With the columns ``score`` and ``seed``.
+    column : str
+        That the cases are in.
+    first, second : str
+        The difference is first minus second.
+    by : sequence of str
+        Columns that a difference is within, besides the seed.
+    """
+    cases = []
+    for case in (first, second):
+        rows = table[table[column] == case]
+        if rows.empty:
+            there = ", ".join(map(repr, pd.unique(table[column])))
+            raise ValueError(f"There is no {column} {case!r}; there are: {there}.")
+        cases.append(rows[[*by, "seed", "score"]])
+    left, right = cases
+    for key in by:
+        if not set(left[key]) & set(right[key]):
+            # One of the two has no such thing ("base" takes over no stage): it is the same for all.
+            if right[key].nunique() == 1:
+                right = right.drop(columns=key)
+            else:
+                left = left.drop(columns=key)
+    on = [key for key in (*by, "seed") if key in left and key in right]
+    both = left.merge(right, on=on, suffixes=("", "_other"))
+    both["difference"] = both["score"] - both["score_other"]
+    keys = list(by)
+    found = both.groupby(keys, sort=False)["difference"]
+    return found.agg(
+        mean="mean", lowest="min", highest="max", share_above=lambda d: float((d > 0).mean())
+    ).reset_index()
