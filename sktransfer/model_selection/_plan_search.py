@@ -1,0 +1,316 @@
+"""plan_search: what a grid over fine-tuning will cost, before it is run.
+
+It must not know how a fit goes; its pieces are measured in ``_finetune``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sktransfer._finetune import Bill, Costs, fit_bill, measure, predict_bill
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.frozen import store_for
+from sktransfer.images import ImageSource
+from sktransfer.model_selection._candidates import (
+    Candidate,
+    candidates,
+    check_estimator_is_known,
+    check_grid,
+    codes_of,
+    folds_of,
+    readable,
+)
+from sktransfer.model_selection._search_plan import SearchPlan, Shared
+from sktransfer.model_selection._store_model import StoreModel
+
+# Pictures that costs are measured on.
+_HANDFUL = 12
+
+
+def plan_search(
+    estimator: Any,
+    param_grid: Any,
+    X: Any,
+    cv: Any = None,
+    *,
+    y: Any = None,
+    groups: Any = None,
+    refit: bool = True,
+) -> SearchPlan:
+    """Tell what a grid search over fine-tuning will cost, before it is run.
+
+    A dozen pictures are decoded, run through the frozen part at every cut, trained on and
+    predicted, which takes seconds; every picture is read once, not decoded, to know which are
+    distinct and which are in the store already. Estimates are of one process on a machine that
+    does nothing else. Nothing is left behind: not in the estimator, the store, or global random
+    states.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier or Pipeline
+        A Pipeline ends in a FineTuneClassifier; its other steps are fitted on all of ``X``.
+    param_grid : dict or list of dict
+        As for :class:`~sklearn.model_selection.GridSearchCV`.
+    X : collection of pictures
+        In any of the :ref:`accepted forms <accepted-inputs>`.
+    cv : int, splitter, iterable or None, default=None
+        As for :class:`~sklearn.model_selection.GridSearchCV`. None: five folds.
+    y : array-like of shape (n,) or None, default=None
+        Labels; None: two classes are assumed, and folds do not look at them.
+    groups : array-like of shape (n,) or None, default=None
+        For splitters that need them.
+    refit : bool, default=True
+        Whether the search fits once more on all rows.
+
+    Returns
+    -------
+    SearchPlan
+        Its ``table`` has a row per candidate; printing it shows the table and the totals;
+        ``prefetch()`` runs the frozen part for all candidates at once.
+
+    Raises
+    ------
+    TypeError
+        If ``estimator`` is neither of the two, or ``param_grid`` is no grid.
+    ValueError
+        If a candidate's parameters make no sense, or ``cv`` needs ``y`` or ``groups``.
+
+    See Also
+    --------
+    freeze_depth_curve : Scores over freeze depth.
+
+    Notes
+    -----
+    Early stopping is not foreseen: epochs are counted as ``max_epochs``. With worker processes
+    (``n_jobs=2`` in the search) divide by what they bring on your machine.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTuneClassifier
+    >>> from sktransfer.model_selection import plan_search
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), random_state=0,
+    ... )
+    >>> plan = plan_search(clf, {"freeze_depth": ["all", -1]}, X[:90], cv=3, y=y[:90])
+    >>> plan.table[["freeze_depth", "n_images", "n_new", "n_bytes"]]
+      freeze_depth  n_images  n_new  n_bytes
+    0          all        90     90   184320
+    1           -1        90     90   184320
+    >>> plan.prefetch().total_seconds > 0
+    True
+    """
+    check_estimator_is_known(estimator)
+    check_grid(param_grid)
+    n = _n_rows(X)
+    classes, codes = codes_of(y, n)
+    folds = folds_of(cv, n, y, groups)
+    survey = _Survey(codes, folds)
+    for candidate in candidates(estimator, param_grid, X, y, classes):
+        survey.take(candidate, refit=refit)
+    return survey.plan()
+
+
+def _n_rows(X: Any) -> int:
+    if isinstance(X, (str, bytes)) or not (hasattr(X, "__len__") or hasattr(X, "shape")):
+        raise TypeError(
+            f"X has to be a collection of pictures, one per row; got {type(X).__name__}."
+        )
+    return X.shape[0] if hasattr(X, "shape") else len(X)
+
+
+@dataclass
+class _Digests:
+    """Names of pictures, and of the kept views of each, as the store has them; None: unreadable."""
+
+    pictures: list[bytes | None]
+    views: list[list[bytes]] = field(default_factory=list)
+
+    def of(self, rows: np.ndarray) -> list[bytes]:
+        """Of some rows, without views."""
+        return [each for row in rows if (each := self.pictures[row]) is not None]
+
+    def of_training(self, rows: np.ndarray) -> list[bytes]:
+        """Of some rows, with their views."""
+        found = self.of(rows)
+        return found + [each for row in rows for each in self.views[row]] if self.views else found
+
+
+class _Survey:
+    """Walks through a search, candidate by candidate and fold by fold, as the search would."""
+
+    def __init__(self, codes: np.ndarray, folds: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        self.codes = codes
+        self.folds = folds
+        self.everything = np.arange(len(codes))
+        self.rows: list[dict[str, Any]] = []
+        self.refits: list[float] = []
+        self.memory_needed = 0
+        self.memory_budget = 0
+        self._measured: dict[str, Costs] = {}
+        self._stores: dict[str, StoreModel] = {}
+        self._digests: dict[tuple, _Digests] = {}
+        self._shared: dict[tuple, Shared] = {}
+        self._needed: dict[tuple, int] = {}
+
+    def take(self, candidate: Candidate, *, refit: bool) -> None:
+        """Add a candidate."""
+        trial, pictures = candidate.trial, candidate.pictures
+        costs = self._costs(candidate)
+        digests = self._named(candidate)
+        bills: list[Bill] = []
+        n_new = 0
+        for train, test in self.folds:
+            new_train = self._ask(candidate, digests, train, training=True)
+            new_test = self._ask(candidate, digests, test, training=False)
+            n_new += new_train + new_test
+            bills += [
+                fit_bill(trial, costs, len(train), new_train),
+                predict_bill(trial, costs, len(test), new_test),
+            ]
+        if refit:
+            # Which one is best is not known: that a fit on all rows finds its pictures is.
+            last = fit_bill(trial, costs, len(self.codes), 0)
+            self.refits.append(last.frozen + last.train)
+        largest = max([*(len(train) for train, _ in self.folds), refit * len(self.codes)])
+        if trial.frozen:
+            needed = largest * (1 + trial.n_views) * trial.prefix.n_bytes
+            self.memory_needed = max(self.memory_needed, needed)
+            self._note_shared(candidate, digests, pictures)
+        self.memory_budget = trial.memory_bytes
+        place = trial.place(largest * (1 + trial.n_views)).value if trial.frozen else "-"
+        seconds = {
+            f"seconds_{part}": sum(getattr(bill, part) for bill in bills)
+            for part in ("frozen", "train", "predict")
+        }
+        kept = trial.fingerprint is not None
+        self.rows.append(
+            {
+                **{name: _shown(value) for name, value in candidate.params.items()},
+                "n_images": len(set(digests.of_training(self.everything))) if trial.frozen else 0,
+                "n_new": n_new if trial.frozen else 0,
+                "n_runs": sum(bill.n_runs for bill in bills),
+                "n_bytes": n_new * trial.prefix.n_bytes if trial.frozen and kept else 0,
+                "kept_in": place,
+                **seconds,
+                "seconds": sum(seconds.values()),
+            }
+        )
+
+    def plan(self) -> SearchPlan:
+        """What it all comes to."""
+        needed = sum(self._needed.values())
+        holds = [model.max_bytes for model in self._stores.values()]
+        return SearchPlan(
+            table=pd.DataFrame(self.rows),
+            refit_seconds=float(np.mean(self.refits)) if self.refits else 0.0,
+            n_folds=len(self.folds),
+            memory_needed=self.memory_needed,
+            memory_budget=self.memory_budget,
+            store_needed=needed,
+            store_bytes=min(holds, default=0),
+            _shared=[shared for shared in self._shared.values() if shared.cuts],
+        )
+
+    def _costs(self, candidate: Candidate) -> Costs:
+        if candidate.kind not in self._measured:
+            rows = readable(candidate.pictures, _HANDFUL)
+            self._measured[candidate.kind] = measure(
+                candidate.trial, candidate.pictures, self.codes, rows
+            )
+        return self._measured[candidate.kind]
+
+    def _ask(
+        self, candidate: Candidate, digests: _Digests, rows: np.ndarray, *, training: bool
+    ) -> int:
+        trial = candidate.trial
+        if not trial.frozen:
+            return 0
+        wanted = digests.of_training(rows) if training else digests.of(rows)
+        model = self._store(candidate, len(rows) * (1 + trial.n_views * training))
+        n_bytes = trial.prefix.n_bytes
+        if not training or not digests.views or self._views_last(candidate):
+            return model.ask(trial.fingerprint, wanted, n_bytes)
+        # Views that no other fit will ask for: all of them are new.
+        plain = digests.of(rows)
+        return model.ask(trial.fingerprint, plain, n_bytes) + len(set(wanted)) - len(set(plain))
+
+    def _store(self, candidate: Candidate, n_rows: int) -> StoreModel:
+        """The store that a run over so many rows uses."""
+        cache = candidate.trial.clf.cache
+        if store_for(cache, n_rows * candidate.trial.prefix.n_bytes) is None:
+            return StoreModel(None)
+        return self._stores.setdefault(repr(cache), StoreModel(store_for(cache)))
+
+    def _views_last(self, candidate: Candidate) -> bool:
+        views = candidate.trial.views_of(candidate.pictures)
+        return views is None or candidate.trial.views_last(views)
+
+    def _named(self, candidate: Candidate) -> _Digests:
+        trial, pictures = candidate.trial, candidate.pictures
+        if not trial.frozen:
+            return _Digests([])
+        views = trial.views_of(pictures)
+        key = (id(pictures), None if views is None else candidate.kind)
+        if key not in self._digests:
+            with ThreadPoolExecutor(trial.n_threads) as pool:
+                plain = _digests(pictures, pool)
+                found = _Digests(plain)
+                if views is not None:
+                    every = _digests(views, pool)
+                    k = trial.n_views
+                    found.views = [
+                        [each for each in every[i * k : (i + 1) * k] if each is not None]
+                        for i in range(len(pictures))
+                    ]
+            self._digests[key] = found
+        return self._digests[key]
+
+    def _note_shared(self, candidate: Candidate, digests: _Digests, pictures: ImageSource) -> None:
+        """Remember what a pass over all pictures would have to bring."""
+        trial = candidate.trial
+        fingerprint = trial.fingerprint
+        if fingerprint is None:
+            return
+        cut = trial.cut
+        sources = [(pictures, digests.of(self.everything))]
+        views = trial.views_of(pictures)
+        if views is not None and trial.views_last(views):
+            sources.append((views, [each for row in digests.views for each in row]))
+        frozen = cut.frozen
+        for source, wanted in sources:
+            distinct = frozenset(wanted)
+            where = (
+                repr(trial.clf.cache),
+                frozen.plan.info.reference,
+                frozen.recipe,
+                frozen.preprocessing.fingerprint,
+                distinct,
+            )
+            shared = self._shared.setdefault(where, Shared(trial, [], source))
+            if (where, fingerprint) in self._needed:
+                continue
+            self._needed[where, fingerprint] = len(distinct) * (cut.width * cut.dtype.itemsize)
+            shared.cuts.append(cut)
+
+
+def _digests(pictures: ImageSource, pool: ThreadPoolExecutor) -> list[bytes | None]:
+    def digest(row: int) -> bytes | None:
+        try:
+            return pictures.open(row).digest
+        except ImageDecodeError:
+            return None
+
+    return list(pool.map(digest, range(len(pictures))))
+
+
+def _shown(value: Any) -> Any:
+    """A parameter as a table's cell."""
+    return value if np.isscalar(value) or value is None else repr(value)
