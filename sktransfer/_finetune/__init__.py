@@ -1,6 +1,7 @@
 """FineTuneClassifier, the one place that knows skorch; see ``_estimator`` for what users see."""
 
 from sktransfer._finetune._costs import Bill, Costs, fit_bill, measure, predict_bill
+from sktransfer._finetune._depth import resolve_freeze_depth
 from sktransfer._finetune._estimator import FineTuneClassifier
 from sktransfer._finetune._keeping import as_size
 from sktransfer._finetune._trial import Trial
@@ -13,5 +14,6 @@ __all__ = [
     "fit_bill",
     "measure",
     "predict_bill",
+    "resolve_freeze_depth",
     "as_size",
 ]

@@ -109,7 +109,12 @@ class Trial:
         if not self.n_views:
             return None
         augmentation = resolve_augmentation(self.clf.augmentation)
-        return PictureViews(pictures, augmentation, self.n_views, self.clf._seed_of(VIEWS))
+        return PictureViews(pictures, augmentation, self.n_views, self.views_seed)
+
+    @property
+    def views_seed(self) -> int:
+        """What decides the draws that are kept."""
+        return self.clf._seed_of(VIEWS)
 
     def views_last(self, views: PictureViews) -> bool:
         """Whether another fit asks for the same draws."""

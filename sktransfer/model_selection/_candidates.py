@@ -16,6 +16,7 @@ from sklearn.pipeline import Pipeline
 
 from sktransfer._finetune import FineTuneClassifier, Trial
 from sktransfer.exceptions import ImageDecodeError
+from sktransfer.frozen import NetworkInfo
 from sktransfer.images import ImageSource
 
 # Parameters that change neither the seconds of a step nor what runs through the frozen part.
@@ -79,6 +80,20 @@ def check_estimator_is_known(estimator: Any) -> None:
     _parts(estimator)
 
 
+def depth_parameter(estimator: Any) -> str:
+    """What ``freeze_depth`` is called in a grid over ``estimator``."""
+    check_estimator_is_known(estimator)
+    if isinstance(estimator, Pipeline):
+        return f"{estimator.steps[-1][0]}__freeze_depth"
+    return "freeze_depth"
+
+
+def network_of(estimator: Any) -> NetworkInfo:
+    """What is known of the network that is fine-tuned."""
+    _, last = _parts(clone(estimator))
+    return Trial.of(last.set_params(freeze_depth="all"), np.arange(2)).prefix.info
+
+
 def _parts(model: Any) -> tuple[Pipeline | None, FineTuneClassifier]:
     """What comes before the FineTuneClassifier, and it."""
     steps, last = None, model
@@ -120,6 +135,15 @@ def folds_of(cv: Any, n: int, y: Any, groups: Any) -> list[tuple[np.ndarray, np.
 def _rows(part: Any, n: int) -> np.ndarray:
     part = np.asarray(part)
     return np.flatnonzero(part) if part.dtype == bool and len(part) == n else part
+
+
+def n_rows(X: Any) -> int:
+    """Rows of a collection of pictures."""
+    if isinstance(X, (str, bytes)) or not (hasattr(X, "__len__") or hasattr(X, "shape")):
+        raise TypeError(
+            f"X has to be a collection of pictures, one per row; got {type(X).__name__}."
+        )
+    return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
 def codes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:

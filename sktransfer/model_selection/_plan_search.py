@@ -6,17 +6,13 @@ It must not know how a fit goes; its pieces are measured in ``_finetune``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sktransfer._finetune import Bill, Costs, fit_bill, measure, predict_bill
-from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen import store_for
-from sktransfer.images import ImageSource
 from sktransfer.model_selection._candidates import (
     Candidate,
     candidates,
@@ -24,9 +20,11 @@ from sktransfer.model_selection._candidates import (
     check_grid,
     codes_of,
     folds_of,
+    n_rows,
     readable,
 )
-from sktransfer.model_selection._search_plan import SearchPlan, Shared
+from sktransfer.model_selection._search_plan import SearchPlan
+from sktransfer.model_selection._sharing import Digests, Sharing
 from sktransfer.model_selection._store_model import StoreModel
 
 # Pictures that costs are measured on.
@@ -109,38 +107,13 @@ def plan_search(
     """
     check_estimator_is_known(estimator)
     check_grid(param_grid)
-    n = _n_rows(X)
+    n = n_rows(X)
     classes, codes = codes_of(y, n)
     folds = folds_of(cv, n, y, groups)
     survey = _Survey(codes, folds)
     for candidate in candidates(estimator, param_grid, X, y, classes):
         survey.take(candidate, refit=refit)
     return survey.plan()
-
-
-def _n_rows(X: Any) -> int:
-    if isinstance(X, (str, bytes)) or not (hasattr(X, "__len__") or hasattr(X, "shape")):
-        raise TypeError(
-            f"X has to be a collection of pictures, one per row; got {type(X).__name__}."
-        )
-    return X.shape[0] if hasattr(X, "shape") else len(X)
-
-
-@dataclass
-class _Digests:
-    """Names of pictures, and of the kept views of each, as the store has them; None: unreadable."""
-
-    pictures: list[bytes | None]
-    views: list[list[bytes]] = field(default_factory=list)
-
-    def of(self, rows: np.ndarray) -> list[bytes]:
-        """Of some rows, without views."""
-        return [each for row in rows if (each := self.pictures[row]) is not None]
-
-    def of_training(self, rows: np.ndarray) -> list[bytes]:
-        """Of some rows, with their views."""
-        found = self.of(rows)
-        return found + [each for row in rows for each in self.views[row]] if self.views else found
 
 
 class _Survey:
@@ -156,15 +129,13 @@ class _Survey:
         self.memory_budget = 0
         self._measured: dict[str, Costs] = {}
         self._stores: dict[str, StoreModel] = {}
-        self._digests: dict[tuple, _Digests] = {}
-        self._shared: dict[tuple, Shared] = {}
-        self._needed: dict[tuple, int] = {}
+        self._sharing = Sharing()
 
     def take(self, candidate: Candidate, *, refit: bool) -> None:
         """Add a candidate."""
-        trial, pictures = candidate.trial, candidate.pictures
+        trial = candidate.trial
         costs = self._costs(candidate)
-        digests = self._named(candidate)
+        digests = self._sharing.add(trial, candidate.pictures)
         bills: list[Bill] = []
         n_new = 0
         for train, test in self.folds:
@@ -183,7 +154,6 @@ class _Survey:
         if trial.frozen:
             needed = largest * (1 + trial.n_views) * trial.prefix.n_bytes
             self.memory_needed = max(self.memory_needed, needed)
-            self._note_shared(candidate, digests, pictures)
         self.memory_budget = trial.memory_bytes
         place = trial.place(largest * (1 + trial.n_views)).value if trial.frozen else "-"
         seconds = {
@@ -206,7 +176,6 @@ class _Survey:
 
     def plan(self) -> SearchPlan:
         """What it all comes to."""
-        needed = sum(self._needed.values())
         holds = [model.max_bytes for model in self._stores.values()]
         return SearchPlan(
             table=pd.DataFrame(self.rows),
@@ -214,9 +183,9 @@ class _Survey:
             n_folds=len(self.folds),
             memory_needed=self.memory_needed,
             memory_budget=self.memory_budget,
-            store_needed=needed,
+            store_needed=self._sharing.n_bytes,
             store_bytes=min(holds, default=0),
-            _shared=[shared for shared in self._shared.values() if shared.cuts],
+            _sharing=self._sharing,
         )
 
     def _costs(self, candidate: Candidate) -> Costs:
@@ -228,7 +197,7 @@ class _Survey:
         return self._measured[candidate.kind]
 
     def _ask(
-        self, candidate: Candidate, digests: _Digests, rows: np.ndarray, *, training: bool
+        self, candidate: Candidate, digests: Digests, rows: np.ndarray, *, training: bool
     ) -> int:
         trial = candidate.trial
         if not trial.frozen:
@@ -236,7 +205,7 @@ class _Survey:
         wanted = digests.of_training(rows) if training else digests.of(rows)
         model = self._store(candidate, len(rows) * (1 + trial.n_views * training))
         n_bytes = trial.prefix.n_bytes
-        if not training or not digests.views or self._views_last(candidate):
+        if not training or digests.views_last:
             return model.ask(trial.fingerprint, wanted, n_bytes)
         # Views that no other fit will ask for: all of them are new.
         plain = digests.of(rows)
@@ -248,67 +217,6 @@ class _Survey:
         if store_for(cache, n_rows * candidate.trial.prefix.n_bytes) is None:
             return StoreModel(None)
         return self._stores.setdefault(repr(cache), StoreModel(store_for(cache)))
-
-    def _views_last(self, candidate: Candidate) -> bool:
-        views = candidate.trial.views_of(candidate.pictures)
-        return views is None or candidate.trial.views_last(views)
-
-    def _named(self, candidate: Candidate) -> _Digests:
-        trial, pictures = candidate.trial, candidate.pictures
-        if not trial.frozen:
-            return _Digests([])
-        views = trial.views_of(pictures)
-        key = (id(pictures), None if views is None else candidate.kind)
-        if key not in self._digests:
-            with ThreadPoolExecutor(trial.n_threads) as pool:
-                plain = _digests(pictures, pool)
-                found = _Digests(plain)
-                if views is not None:
-                    every = _digests(views, pool)
-                    k = trial.n_views
-                    found.views = [
-                        [each for each in every[i * k : (i + 1) * k] if each is not None]
-                        for i in range(len(pictures))
-                    ]
-            self._digests[key] = found
-        return self._digests[key]
-
-    def _note_shared(self, candidate: Candidate, digests: _Digests, pictures: ImageSource) -> None:
-        """Remember what a pass over all pictures would have to bring."""
-        trial = candidate.trial
-        fingerprint = trial.fingerprint
-        if fingerprint is None:
-            return
-        cut = trial.cut
-        sources = [(pictures, digests.of(self.everything))]
-        views = trial.views_of(pictures)
-        if views is not None and trial.views_last(views):
-            sources.append((views, [each for row in digests.views for each in row]))
-        frozen = cut.frozen
-        for source, wanted in sources:
-            distinct = frozenset(wanted)
-            where = (
-                repr(trial.clf.cache),
-                frozen.plan.info.reference,
-                frozen.recipe,
-                frozen.preprocessing.fingerprint,
-                distinct,
-            )
-            shared = self._shared.setdefault(where, Shared(trial, [], source))
-            if (where, fingerprint) in self._needed:
-                continue
-            self._needed[where, fingerprint] = len(distinct) * (cut.width * cut.dtype.itemsize)
-            shared.cuts.append(cut)
-
-
-def _digests(pictures: ImageSource, pool: ThreadPoolExecutor) -> list[bytes | None]:
-    def digest(row: int) -> bytes | None:
-        try:
-            return pictures.open(row).digest
-        except ImageDecodeError:
-            return None
-
-    return list(pool.map(digest, range(len(pictures))))
 
 
 def _shown(value: Any) -> Any:

@@ -5,32 +5,12 @@ It must not know how anything is measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from sktransfer._finetune import Trial, as_size
-from sktransfer.frozen import OneCut, run_together
-from sktransfer.images import ImageSource
-
-
-@dataclass
-class Shared:
-    """Pictures that several candidates ask for at some cuts of one network.
-
-    Parameters
-    ----------
-    trial : Trial
-        One of the candidates.
-    cuts : list of OneCut
-        Those at which pictures are missing.
-    pictures : ImageSource
-    """
-
-    trial: Trial
-    cuts: list[OneCut]
-    pictures: ImageSource
+from sktransfer._finetune import as_size
+from sktransfer.model_selection._sharing import Sharing
 
 
 @dataclass
@@ -62,7 +42,7 @@ class SearchPlan:
     memory_budget: int
     store_needed: int
     store_bytes: int
-    _shared: Sequence[Shared] = field(default=(), repr=False)
+    _sharing: Sharing = field(default_factory=Sharing, repr=False)
 
     @property
     def total_seconds(self) -> float:
@@ -106,14 +86,7 @@ class SearchPlan:
                 "raise SKTRANSFER_MEMORY_BYTES (memory) or SKTRANSFER_CACHE_BYTES (a directory) "
                 "before sktransfer is imported."
             )
-        for shared in self._shared:
-            run_together(
-                shared.cuts,
-                shared.pictures,
-                cache=shared.trial.clf.cache,
-                n_threads=shared.trial.n_threads,
-                progress=progress,
-            )
+        self._sharing.bring(progress=progress)
         return self
 
     def __str__(self) -> str:

@@ -10,6 +10,11 @@ from collections.abc import Iterable
 
 from sktransfer.frozen import ROW_OVERHEAD, Shelf, Store
 
+# A run looks this many pictures ahead of the batch that it computes and then puts, as the runner
+# does on a CPU: what it finds in the meantime counts as used.
+_BATCH = 32
+_AHEAD = 64
+
 
 class StoreModel:
     """What a store holds, and will hold, going by keys and sizes alone.
@@ -53,21 +58,32 @@ class StoreModel:
         distinct = dict.fromkeys(digests)
         if fingerprint is None or self._store is None:
             return len(distinct)
-        size = n_bytes + ROW_OVERHEAD
+        found_missing: list[tuple[bytes, bytes]] = []
         n_new = 0
         for digest in distinct:
             key = (fingerprint, digest)
             if key in self._rows:
                 self._rows.move_to_end(key)
-                continue
-            n_new += not self._was_there(key)
+            elif self._was_there(key):
+                self._put([key], n_bytes)
+            else:
+                n_new += 1
+                found_missing.append(key)
+            if len(found_missing) >= _AHEAD + _BATCH:
+                self._put(found_missing[:_BATCH], n_bytes)
+                del found_missing[:_BATCH]
+        self._put(found_missing, n_bytes)
+        return n_new
+
+    def _put(self, keys: list[tuple[bytes, bytes]], n_bytes: int) -> None:
+        size = n_bytes + ROW_OVERHEAD
+        for key in keys:
             if size <= self.max_bytes:
                 self._rows[key] = size
                 self._n_bytes += size
-            while self._n_bytes > self.max_bytes:
-                _, freed = self._rows.popitem(last=False)
-                self._n_bytes -= freed
-        return n_new
+        while self._n_bytes > self.max_bytes:
+            _, freed = self._rows.popitem(last=False)
+            self._n_bytes -= freed
 
     def _was_there(self, key: tuple[bytes, bytes]) -> bool:
         if key in self._asked:  # it was, and was driven out

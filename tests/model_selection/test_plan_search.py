@@ -135,10 +135,10 @@ def test_views_are_prefetched_too(fresh, counted):
     plan = plan_search(clf, grid, X, 3, y=y).prefetch()
     assert plan.table["n_images"].tolist() == [3 * N, 3 * N]
     assert ran(counted, clf, grid, X, y, 3) == 0
-    # Without a seed every fit has views of its own.
+    # Without a seed every fit has a network and views of its own.
     unseeded = clf.set_params(random_state=None)
     table = plan_search(unseeded, grid, X, 3, y=y).table
-    assert table["n_new"].sum() == ran(counted, unseeded, grid, X, y, 3) == 2 * 3 * 2 * 20
+    assert table["n_new"].sum() == ran(counted, unseeded, grid, X, y, 3) == 2 * 3 * (3 * 20 + 10)
 
 
 @pytest.mark.parametrize("tier", ["memory", "directory"])
