@@ -188,6 +188,37 @@ def finetune(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def depth_search(content: dict[str, Any]) -> str:
+    parts = [where(content)]
+    header = ("trained", "", "seconds", "times faster", "score", "standard error", "foretold, s")
+    for task, found in content["summary"].items():
+        its = content["settings"][task]
+        many = "" if its["n"] is None else f"{its['n']} pictures, "
+        parts.append(
+            f"**{task}**: {many}{its['folds']} folds, {its['epochs']} epochs, batches of "
+            f"{its['batch_size']}, learning rate {its['lr']:g}.\n"
+        )
+        rows = [
+            (
+                *(row["case"], row["who"], number(row["seconds"]), number(row["times"])),
+                *(f"{row['mean']:.3f}", number(row["standard_error"], 2)),
+                number(row.get("foretold_seconds")),
+            )
+            for row in found["rows"]
+        ]
+        for row in found["total"]:
+            memory = f"{row['who']} ({number(row['peak_mb'])} MB)"
+            seconds, foretold = number(row["seconds"]), number(row.get("foretold_seconds"))
+            rows.append(("**all**", memory, seconds, number(row["times"]), "", "", foretold))
+        for row in found.get("with_full", []):
+            bound = f"{number(row['times'])} (bound {number(row['bound'])})"
+            rows.append(
+                ("**and everything**", row["who"], number(row["seconds"]), bound, "", "", "")
+            )
+        parts.append(rst_table(header, rows))
+    return "\n".join(parts)
+
+
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
@@ -195,4 +226,5 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling": ("performance.rst", scaling),
     "engines": ("engines.rst", engines),
     "finetune": ("finetune.rst", finetune),
+    "depth_search": ("depth_search.rst", depth_search),
 }

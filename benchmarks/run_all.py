@@ -25,6 +25,7 @@ FULL = {
     "scaling.py": ["--max", "100000"],
     "engines.py": [],
     "finetune.py": [],
+    "depth_search.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -33,6 +34,7 @@ QUICK = {
     "scaling.py": ["--max", "1000"],
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
+    "depth_search.py": ["--tasks", "hymenoptera", "--n", "20", "--epochs", "1", "--folds", "2"],
 }
 
 
