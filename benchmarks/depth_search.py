@@ -2,9 +2,9 @@
 
     python benchmarks/depth_search.py [--tasks hymenoptera chest hymenoptera-full chest-full]
 
-The recipe: ResNet-18, everything before the trained stages frozen by ``requires_grad``, files decoded
-and run in every epoch. Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). What is
-measured is written after every step (a fold of the recipe, a whole search of ours); a later call
+The recipe: ResNet-18, everything before the trained stages frozen by ``requires_grad``, files
+decoded and run in every epoch. Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). What
+is measured is written after every step (a fold of the recipe, a whole search of ours); a later call
 with the same settings goes on from there, and ``--again`` measures the named tasks anew.
 """
 

@@ -12,6 +12,8 @@ from sklearn.utils._plotting import _validate_score_name
 from sktransfer._config import import_optional
 from sktransfer.model_selection import curve_of_search, freeze_depth_curve
 
+# More names of stages than these do not fit beside each other.
+_MOST_UPRIGHT = 8
 _ENDS = {"-": "full\ntraining", "all": "probe"}
 
 
@@ -258,24 +260,30 @@ class FreezeDepthDisplay:
             self.fill_between_ = ax.fill_between(places, low, high, **settings)
         labels = [_label(*row) for row in zip(curve["depth"], curve["stage"], strict=True)]
         ax.set_xticks(places, labels)
+        if len(labels) > _MOST_UPRIGHT:
+            ax.tick_params("x", rotation=60)
         ax.set_xlabel("Frozen up to and including")
         name = self.score_name if score_name is None else score_name
         ax.set_ylabel("Score" if name is None else name)
         ax.set_xlim(-0.6, len(curve) - 0.4)
+        if show_seconds:
+            low_end, high_end = ax.get_ylim()
+            ax.set_ylim(low_end - 0.45 * (high_end - low_end), high_end)
         return self
 
     def _plot_seconds(self, places: np.ndarray, seconds: np.ndarray, bar_kw: dict) -> None:
         ax = self.seconds_ax_ = self.ax_.twinx()
         settings = {"color": "0.85", "width": 0.6, "label": "seconds", **bar_kw}
         self.bars_ = ax.bar(places, seconds, **settings)
-        ax.bar_label(
-            self.bars_, [f"{each:.3g} s" for each in seconds], fontsize="small", color="0.4"
-        )
-        # Bars behind the scores, and below them.
+        written = [f"{each:.2g} s" if each < 99.5 else f"{each:,.0f} s" for each in seconds]
+        ax.bar_label(self.bars_, written, fontsize="small", color="0.4")
+        # Bars stand behind the scores, in the lower third that is kept free for them.
         ax.set_zorder(self.ax_.get_zorder() - 1)
         self.ax_.patch.set_visible(False)
-        ax.set_ylabel("Seconds")
-        ax.set_ylim(0, 2.5 * max(seconds.max(), 1e-9))
+        largest = max(seconds.max(), 1e-9)
+        ax.set_ylim(0, 4 * largest)
+        ax.set_yticks([tick for tick in ax.get_yticks() if tick <= 1.2 * largest])
+        ax.set_ylabel("Seconds", loc="bottom")
 
 
 def _label(depth: int, stage: str) -> str:

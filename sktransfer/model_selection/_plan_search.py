@@ -101,7 +101,7 @@ def plan_search(
     >>> plan.table[["freeze_depth", "n_images", "n_new", "n_bytes"]]
       freeze_depth  n_images  n_new  n_bytes
     0          all        90     90   184320
-    1           -1        90     90   184320
+    1           -1        90     90    92160
     >>> plan.prefetch().total_seconds > 0
     True
     """

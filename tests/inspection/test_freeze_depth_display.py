@@ -83,6 +83,19 @@ def test_styles_and_axes():
         display.plot(interval_style="box")
 
 
+def test_no_interval_and_many_stages():
+    alone = CURVE.assign(low=np.nan, high=np.nan)
+    FreezeDepthDisplay(curve=alone).plot().figure_.canvas.draw()
+    many = pd.concat([CURVE.assign(depth=CURVE["depth"] + 3 * i) for i in range(4)])
+    display = FreezeDepthDisplay(curve=many).plot()
+    display.figure_.canvas.draw()
+    assert {label.get_rotation() for label in display.ax_.get_xticklabels()} == {60}
+    # Scores stand above the bars.
+    low, high = display.ax_.get_ylim()
+    _, top = display.seconds_ax_.get_ylim()
+    assert (many["low"].min() - low) / (high - low) > many["seconds"].max() / top
+
+
 def test_negated():
     display = FreezeDepthDisplay(curve=CURVE).plot(negate_score=True)
     np.testing.assert_array_equal(display.line_.get_ydata(), [0.5, 0.4, 0.7])

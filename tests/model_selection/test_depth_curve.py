@@ -39,7 +39,7 @@ def test_a_row_per_depth_from_full_training_to_the_probe(fresh, tmp_path):
     counted = Counted(tmp_path / "log")
     curve = freeze_depth_curve(small(preprocessing=counted), *fresh, cv=2)
     assert curve["depth"].tolist() == [0, 1, 2, 3, 4, 5]
-    assert curve["stage"].tolist() == ["-", "stem", "layer1", "layer2", "layer3", "all"]
+    assert curve["stage"].tolist() == ["-", "maxpool", "layer1", "layer2", "layer3", "all"]
     assert curve["seconds"].gt(0).all()
     # One pass for five cuts; with nothing frozen, a look for the head, an epoch, and the score.
     assert counted.n == N + 2 * (15 + 15 + 15)
@@ -96,6 +96,7 @@ def test_pipelines_and_groups(fresh):
     assert curve["stage"].tolist() == ["layer3", "all"]
 
 
+@pytest.mark.slow
 def test_worker_processes(fresh, tmp_path):
     counted = Counted(tmp_path / "log")
     clf = small(preprocessing=counted, cache=tmp_path / "store")
