@@ -171,7 +171,7 @@ def measure(trial: Trial, pictures: ImageSource, y: np.ndarray, rows: Sequence[i
             activations = plain.__getitems__(range(len(rows)))[0]["x"].cpu().numpy()
         if trial.draws_anew:
             drawn = _pictures(trial, some, resolve_augmentation(clf.augmentation), map_)
-            drawn.__getitems__(range(2))
+            drawn.__getitems__(range(min(2, len(rows))))
             draw = _seconds(lambda: drawn.__getitems__(range(len(rows))), trial) / len(rows)
     bench = _Bench(trial, activations)
     step, row = (0.0, 0.0) if trial.only_solved else bench.step()
@@ -206,7 +206,9 @@ def _brought(trial: Trial, some: ImageSource) -> tuple[np.ndarray, float, float]
             store=store,
         ).rows
 
-    bring(PictureSelection(some, range(2)), None)  # engines, threads and caches warm up
+    bring(
+        PictureSelection(some, range(min(2, len(some)))), None
+    )  # engines, threads and caches warm up
     n_asked = len(some)
     with _store_like(trial) as store:
         run = _seconds(lambda: bring(some, store), trial) / n_asked

@@ -5,6 +5,7 @@ It must not know what anything costs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,9 @@ def candidates(
         if before not in prepared:
             prepared[before] = X if steps is None else steps.fit_transform(X, y)
         telling = {k: v for k, v in last.get_params().items() if k not in _FREE}
-        kind = repr((before, id(last.backbone), sorted(telling.items(), key=lambda kv: kv[0])))
+        network = last.backbone
+        network = network if isinstance(network, (str, os.PathLike)) else id(network)
+        kind = repr((before, network, sorted(telling.items(), key=lambda item: item[0])))
         if kind in known:
             trial = known[kind].like(last)
         else:

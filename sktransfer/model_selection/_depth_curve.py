@@ -122,6 +122,8 @@ def freeze_depth_curve(
     1      5     all
     """
     name = depth_parameter(estimator)
+    if isinstance(scoring, (list, tuple, set, dict)):
+        raise ValueError(f"A curve has one metric; got scoring={scoring!r}.")
     n = n_rows(X)
     classes, _ = codes_of(y, n)
     folds = folds_of(cv, n, y, groups)

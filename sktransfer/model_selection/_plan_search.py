@@ -5,6 +5,7 @@ It must not know how a fit goes; its pieces are measured in ``_finetune``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,7 +127,7 @@ class _Survey:
         self.rows: list[dict[str, Any]] = []
         self.refits: list[float] = []
         self.memory_needed = 0
-        self.memory_budget = 0
+        self.memory_budget = sys.maxsize
         self._measured: dict[str, Costs] = {}
         self._stores: dict[str, StoreModel] = {}
         self._sharing = Sharing()
@@ -137,37 +138,41 @@ class _Survey:
         costs = self._costs(candidate)
         digests = self._sharing.add(trial, candidate.pictures)
         bills: list[Bill] = []
-        n_new = 0
+        n_new = n_stored = 0
         for train, test in self.folds:
             new_train = self._ask(candidate, digests, train, training=True)
             new_test = self._ask(candidate, digests, test, training=False)
             n_new += new_train + new_test
+            for new, rows, views in ((new_train, train, trial.n_views), (new_test, test, 0)):
+                lasts = self._store(candidate, len(rows) * (1 + views)).max_bytes > 0
+                n_stored += new if lasts and trial.fingerprint is not None else 0
             bills += [
                 fit_bill(trial, costs, len(train), new_train),
                 predict_bill(trial, costs, len(test), new_test),
             ]
         if refit:
             # Which one is best is not known: that a fit on all rows finds its pictures is.
-            last = fit_bill(trial, costs, len(self.codes), 0)
+            asked = digests.of_training(self.everything) if trial.frozen else []
+            kept = self._store(candidate, len(asked)).max_bytes > 0 and trial.fingerprint
+            last = fit_bill(trial, costs, len(self.codes), 0 if kept else len(set(asked)))
             self.refits.append(last.frozen + last.train)
         largest = max([*(len(train) for train, _ in self.folds), refit * len(self.codes)])
         if trial.frozen:
             needed = largest * (1 + trial.n_views) * trial.prefix.n_bytes
             self.memory_needed = max(self.memory_needed, needed)
-        self.memory_budget = trial.memory_bytes
+        self.memory_budget = min(self.memory_budget, trial.memory_bytes)
         place = trial.place(largest * (1 + trial.n_views)).value if trial.frozen else "-"
         seconds = {
             f"seconds_{part}": sum(getattr(bill, part) for bill in bills)
             for part in ("frozen", "train", "predict")
         }
-        kept = trial.fingerprint is not None
         self.rows.append(
             {
                 **{name: _shown(value) for name, value in candidate.params.items()},
                 "n_images": len(set(digests.of_training(self.everything))) if trial.frozen else 0,
                 "n_new": n_new if trial.frozen else 0,
                 "n_runs": sum(bill.n_runs for bill in bills),
-                "n_bytes": n_new * trial.prefix.n_bytes if trial.frozen and kept else 0,
+                "n_bytes": n_stored * trial.prefix.n_bytes,
                 "kept_in": place,
                 **seconds,
                 "seconds": sum(seconds.values()),
@@ -214,9 +219,9 @@ class _Survey:
     def _store(self, candidate: Candidate, n_rows: int) -> StoreModel:
         """The store that a run over so many rows uses."""
         cache = candidate.trial.clf.cache
-        if store_for(cache, n_rows * candidate.trial.prefix.n_bytes) is None:
-            return StoreModel(None)
-        return self._stores.setdefault(repr(cache), StoreModel(store_for(cache)))
+        model = self._stores.setdefault(repr(cache), StoreModel(store_for(cache)))
+        much = store_for(cache, n_rows * candidate.trial.prefix.n_bytes) is None
+        return StoreModel(None) if much else model
 
 
 def _shown(value: Any) -> Any:

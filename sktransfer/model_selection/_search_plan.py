@@ -103,14 +103,17 @@ class SearchPlan:
             + f"; {as_size(self.total_bytes)} to store.",
             f"Memory: the largest fit takes {as_size(self.memory_needed)} of the "
             f"{as_size(self.memory_budget)} it may.",
-            f"Store: {as_size(self.store_needed)} of the {as_size(self.store_bytes)} it may hold"
-            + (
-                "."
-                if self.store_needed <= self.store_bytes
-                else ": what does not fit is run again. cache='a/directory' holds more."
-            ),
+            self._about_the_store(),
         ]
         return "\n".join(lines)
+
+    def _about_the_store(self) -> str:
+        if not self.store_bytes:
+            return "Store: none (cache), so that every fit runs its frozen part."
+        text = f"Store: {as_size(self.store_needed)} of the {as_size(self.store_bytes)} it may hold"
+        if self.store_needed > self.store_bytes:
+            return f"{text}: what does not fit is run again. cache='a/directory' holds more."
+        return f"{text}."
 
 
 def _duration(seconds: float) -> str:

@@ -110,6 +110,8 @@ def test_bad_input(fresh):
         freeze_depth_curve(LogisticRegression(), X, y)
     with pytest.raises(ValueError, match="same cut twice"):
         freeze_depth_curve(small(), X, y, depths=[-1, "layer3"])
+    with pytest.raises(ValueError, match="one metric"):
+        freeze_depth_curve(small(), X, y, scoring=["accuracy", "roc_auc"])
     with pytest.raises(ValueError, match="no place on a curve"):
         freeze_depth_curve(small(), X, y, depths=[["layer1"]])
     with pytest.raises(ValueError, match="confidence_level must lie between"):

@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
+from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen import MEMORY_STORE, open_directory
 from sktransfer.model_selection import plan_search
 from tests.counting import Counted
@@ -171,9 +172,24 @@ def test_a_budget_that_is_too_small_is_foretold(fresh, counted):
     clf = small(preprocessing=counted, **tight)
     plan = plan_search(clf, {"freeze_depth": [-1]}, X, 3, y=y)
     assert plan.table["kept_in"].tolist() == ["nowhere"]
+    assert plan.table["n_bytes"].tolist() == [0]
+    assert "Store: none" in str(plan)
     assert plan.memory_needed > plan.memory_budget == 0
     # An embedding pass and two epochs of 20, and 10 that are scored.
     assert plan.table["n_runs"].tolist() == [3 * (3 * 20 + 10)]
+
+
+def test_a_fit_larger_than_memory_holds_is_foretold(fresh, counted, monkeypatch):
+    """A store that could not hold a fit's rows is left out of it."""
+    X, y = fresh
+    clear_cache()
+    clf, grid = small(preprocessing=counted), {"freeze_depth": [-2], "lr": [1e-5, 1e-4]}
+    row = plan_search(clf, grid, X, 3, y=y).total_bytes // N
+    monkeypatch.setattr(MEMORY_STORE, "max_bytes", 15 * row)
+    plan = plan_search(clf, grid, X, 3, y=y)
+    # What is scored does fit, as far as it goes; what is trained on does not.
+    assert plan.table["n_runs"].sum() == ran(counted, clf, grid, X, y, 3) > 2 * N
+    assert not plan.fits
 
 
 def test_nothing_is_left_behind(fresh, tmp_path):
@@ -236,6 +252,10 @@ def test_rows_that_cannot_be_read(fresh):
     plan = plan_search(clf, {"freeze_depth": [-1]}, rows, 3, y=labels).prefetch()
     assert plan_search(clf, {"freeze_depth": [-1]}, rows, 3, y=labels).table["n_new"].item() <= 1
     assert plan.total_seconds > 0
+    with pytest.raises(ImageDecodeError):
+        plan_search(clf, {"freeze_depth": [-1]}, [b"none", b"at all"], 2, y=[0, 1])
+    one = plan_search(clf, {"freeze_depth": [-1]}, [b"none", X[0]], [([0, 1], [1])], y=[0, 1])
+    assert one.table["n_images"].tolist() == [1]
 
 
 def test_what_is_printed(fresh):
