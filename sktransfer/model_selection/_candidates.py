@@ -126,12 +126,15 @@ def folds_of(cv: Any, n: int, y: Any, groups: Any) -> list[tuple[np.ndarray, np.
         parts = splitter.split(np.zeros(n), y, groups)
         return [(_rows(train, n), _rows(test, n)) for train, test in parts]
     except (TypeError, ValueError) as error:
-        lacking = [name for name, given in (("y", y), ("groups", groups)) if given is None]
-        if not lacking:
+        if groups is None and "groups" in str(error):
+            lacking = "groups"
+        elif y is None:
+            lacking = "y"
+        else:
             raise
         raise ValueError(
-            f"cv={cv!r} could not divide {n} rows without {' and '.join(lacking)}: {error} "
-            f"Pass {' and '.join(f'{name}=' for name in lacking)} as to the search's fit."
+            f"cv={cv!r} could not divide {n} rows without {lacking}: {error} Pass {lacking}= as to "
+            "the search's fit."
         ) from error
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -238,8 +238,12 @@ def test_folds_and_labels(fresh):
     ):
         plan = plan_search(clf, grid, X, cv, **given)
         assert plan.table["seconds"].gt(0).all()
-    with pytest.raises(ValueError, match="without y and groups"):
+    with pytest.raises(ValueError, match=r"without groups.*Pass groups="):
         plan_search(clf, grid, X, GroupKFold(3))
+    with pytest.raises(ValueError, match=r"without y.*Pass y="):
+        plan_search(clf, grid, X, StratifiedKFold(3))
+    with pytest.raises(ValueError, match="n_splits=20 cannot be greater"):
+        plan_search(clf, grid, X, 20, y=y)
     with pytest.raises(ValueError, match="X has 30 rows, y has 29"):
         plan_search(clf, grid, X, 3, y=y[:-1])
 
@@ -253,8 +257,8 @@ def test_rows_that_cannot_be_read(fresh):
     assert plan_search(clf, {"freeze_depth": [-1]}, rows, 3, y=labels).table["n_new"].item() <= 1
     assert plan.total_seconds > 0
     with pytest.raises(ImageDecodeError):
-        plan_search(clf, {"freeze_depth": [-1]}, [b"none", b"at all"], 2, y=[0, 1])
-    one = plan_search(clf, {"freeze_depth": [-1]}, [b"none", X[0]], [([0, 1], [1])], y=[0, 1])
+        plan_search(clf, {"freeze_depth": [-1]}, [b"none", b"at all"], KFold(2))
+    one = plan_search(clf, {"freeze_depth": [-1]}, ["/no/file", X[0]], [([0, 1], [1])], y=[0, 1])
     assert one.table["n_images"].tolist() == [1]
 
 
