@@ -115,6 +115,13 @@ def test_prefetch_leaves_no_frozen_part_to_run(fresh, counted):
     assert ran(counted, clf, {"freeze_depth": ["all", -1, -2]}, X, y, 3) == 0
 
 
+def test_prefetch_finds_the_keys_that_engines_settle_on(fresh, counted):
+    X, y = fresh
+    clf, grid = small(preprocessing=counted, engine="auto"), {"freeze_depth": ["all", -2]}
+    plan_search(clf, grid, X, 3, y=y).prefetch()
+    assert ran(counted, clf, grid, X, y, 3) == 0
+
+
 def test_prefetched_is_the_same_as_run_alone(fresh):
     X, y = fresh
     clf, grid = small(), {"freeze_depth": ["all", -1, -2]}
