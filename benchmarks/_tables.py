@@ -365,6 +365,36 @@ def studies(content: dict[str, Any]) -> str:
             f"{rst_table(('treatment', *stages), rows)}\nand by steps of training:\n\n"
             f"{rst_table(('start', *map(str, budgets)), other)}"
         )
+
+
+def depth_search(content: dict[str, Any]) -> str:
+    parts = [where(content)]
+    header = ("trained", "", "seconds", "times faster", "score", "standard error", "foretold, s")
+    for task, found in content["summary"].items():
+        its = content["settings"][task]
+        many = "" if its["n"] is None else f"{its['n']} pictures, "
+        parts.append(
+            f"**{task}**: {many}{its['folds']} folds, {its['epochs']} epochs, batches of "
+            f"{its['batch_size']}, learning rate {its['lr']:g}.\n"
+        )
+        rows = [
+            (
+                *(row["case"], row["who"], number(row["seconds"]), number(row["times"])),
+                *(f"{row['mean']:.3f}", number(row["standard_error"], 2)),
+                number(row.get("foretold_seconds")),
+            )
+            for row in found["rows"]
+        ]
+        for row in found["total"]:
+            memory = f"{row['who']} ({number(row['peak_mb'])} MB)"
+            seconds, foretold = number(row["seconds"]), number(row.get("foretold_seconds"))
+            rows.append(("**all**", memory, seconds, number(row["times"]), "", "", foretold))
+        for row in found.get("with_full", []):
+            bound = f"{number(row['times'])} (bound {number(row['bound'])})"
+            rows.append(
+                ("**and everything**", row["who"], number(row["seconds"]), bound, "", "", "")
+            )
+        parts.append(rst_table(header, rows))
     return "\n".join(parts)
 
 
@@ -383,4 +413,5 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "choosing_strategies": ("choosing.rst", choosing_strategies),
     "choosing_layers": ("choosing.rst", choosing_layers),
     "studies": ("studies.rst", studies),
+    "depth_search": ("depth_search.rst", depth_search),
 }

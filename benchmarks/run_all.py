@@ -30,6 +30,7 @@ FULL = {
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
     "studies.py": [],
+    "depth_search.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -45,6 +46,7 @@ QUICK = {
         *("--tasks", "ranking", "cost", "--networks", "squeezenet1_0"),
         *("--n", "60", "--n-cost", "40", "--rounds", "1"),
     ],
+    "depth_search.py": ["--tasks", "hymenoptera", "--n", "20", "--epochs", "1", "--folds", "2"],
 }
 
 

@@ -25,6 +25,15 @@ def load(name):
     return module
 
 
+def load_beside(name):
+    """One that imports others of benchmarks/."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return load(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
 def run_script(name, *arguments, results):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "SKTRANSFER_BENCHMARK_PEERS": ""}
     done = subprocess.run(
@@ -116,6 +125,42 @@ def test_hits_and_scaling(tmp_path):
 
 
 @pytest.mark.slow
+def test_depth_search_is_resumed(tmp_path, shared_data, shared_weights):
+    settings = ("--n", "16", "--epochs", "1", "--folds", "2", "--tasks", "hymenoptera-full")
+    content, table = run_script("depth_search", *settings, results=tmp_path)
+    (task,) = content["summary"].values()
+    assert {row["who"] for row in task["rows"]} == {
+        *("recipe", "sktransfer", "sktransfer, head solved first")
+    }
+    for row in task["total"]:
+        assert row["seconds"] > 0
+        assert row["peak_mb"] > 100
+    own = next(row for row in task["rows"] if row["who"] == "sktransfer")
+    plain = next(row for row in task["rows"] if row["who"] == "recipe")
+    assert own["times"] == pytest.approx(plain["seconds"] / own["seconds"], rel=1e-2)
+    assert "everything" in table
+    # As if it had been interrupted before the last step.
+    *kept, last = content["steps"]
+    lost = content["steps"].pop(last)
+    (tmp_path / "depth_search.json").write_text(json.dumps(content))
+    again, _ = run_script("depth_search", *settings, results=tmp_path)
+    assert {name: again["steps"][name] for name in kept} == content["steps"]
+    assert again["steps"][last]["seconds"] != lost["seconds"]
+    rst = load_beside("_tables").depth_search(again)
+    assert "**hymenoptera-full**: 16 pictures, 2 folds" in rst
+
+
+def test_a_grid_with_full_training_has_a_bound():
+    module = load_beside("depth_search")
+    frozen = [{"who": "recipe", "seconds": 90.0}, {"who": "sktransfer", "seconds": 9.0}]
+    full = [{"who": "recipe", "seconds": 60.0}, {"who": "sktransfer", "seconds": 66.0}]
+    recipe, own = module._with_full(frozen, full)
+    assert recipe["times"] == 1
+    assert own["times"] == pytest.approx(150 / 75)
+    assert own["bound"] == recipe["bound"] == pytest.approx(2.5)
+
+
+@pytest.mark.slow
 def test_every_table_of_the_page_can_be_made(tmp_path):
     """The page has a place for each script's table."""
     page = BENCHMARKS.parent / "docs" / "user_guide" / "performance.rst"
@@ -123,6 +168,9 @@ def test_every_table_of_the_page_can_be_made(tmp_path):
     for script in ("extraction", "search", "hits", "scaling"):
         assert f".. begin {script}\n" in text
         assert f".. end {script}\n" in text
+    text = (page.parent / "depth_search.rst").read_text()
+    assert ".. begin depth_search\n" in text
+    assert ".. end depth_search\n" in text
 
 
 @pytest.mark.slow

@@ -95,8 +95,8 @@ class Budget:
         last = prefix.info.stages[prefix.cut.depth - 1].name
         warnings.warn(
             f"The activations of {n} pictures after {last} of {prefix.info.reference.name} take "
-            f"{_size(n * prefix.n_bytes)} ({_size(prefix.n_bytes)} each), more than the "
-            f"{_size(self.memory_bytes)} of memory they may (memory_budget={self.memory!r}): "
+            f"{as_size(n * prefix.n_bytes)} ({as_size(prefix.n_bytes)} each), more than the "
+            f"{as_size(self.memory_bytes)} of memory they may (memory_budget={self.memory!r}): "
             f"{what} A later freeze_depth makes them smaller"
             + ("." if prefix.dtype.itemsize == 2 else ", and so does activation_dtype='float16'."),
             ActivationBudgetWarning,
@@ -202,7 +202,8 @@ def _widened(rows: np.ndarray) -> Tensor:
     return tensor.float() if rows.dtype == np.float16 else tensor
 
 
-def _size(n_bytes: int) -> str:
+def as_size(n_bytes: int) -> str:
+    """Bytes as a person reads them."""
     value = float(n_bytes)
     for unit in ("bytes", "KiB", "MiB"):
         if value < 1024:

@@ -14,8 +14,17 @@ from sktransfer.frozen._registry import (
 )
 from sktransfer.frozen._runner import Job, Outcome, run
 from sktransfer.frozen._session import begin_session, cache_info, clear_cache, store_for
-from sktransfer.frozen._store import MEMORY_STORE, CacheInfo, MemoryStore, Store, TieredStore
+from sktransfer.frozen._shelf import Shelf
+from sktransfer.frozen._store import (
+    MEMORY_STORE,
+    ROW_OVERHEAD,
+    CacheInfo,
+    MemoryStore,
+    Store,
+    TieredStore,
+)
 from sktransfer.frozen._taps import DTYPES, NetworkInfo, Recipe, StageInfo, Tap
+from sktransfer.frozen._together import OneCut, run_together
 
 # Before any worker process can be started.
 begin_session()
@@ -32,6 +41,7 @@ __all__ = [
     "ENGINES",
     "MEMORY_STORE",
     "POOLINGS",
+    "ROW_OVERHEAD",
     "REGISTRY",
     "CacheInfo",
     "FrozenNetwork",
@@ -41,9 +51,11 @@ __all__ = [
     "NetworkInfo",
     "NetworkRegistry",
     "NetworkSource",
+    "OneCut",
     "Outcome",
     "Plan",
     "Recipe",
+    "Shelf",
     "StageInfo",
     "TOLERANCES",
     "Tap",
@@ -55,6 +67,7 @@ __all__ = [
     "pool",
     "resolve_engine",
     "run",
+    "run_together",
     "settle",
     "settled_engine",
 ]

@@ -101,6 +101,12 @@ class DirectoryStore:
                 self._hits += 1
         return row
 
+    def holds(self, key: bytes) -> bool:
+        """Whether there is a row under ``key``; asking leaves no trace, nor makes a directory."""
+        if not (self.path / FILE_NAME).is_file():
+            return False
+        return bool(self._attempt(lambda connection: _is_there(connection, key)))
+
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep ``rows`` in one transaction; when the disk refuses, warn once and go on without."""
         now = time.time()

@@ -18,6 +18,7 @@ from sktransfer.frozen._prefix import FrozenNetwork
 from sktransfer.frozen._registry import REGISTRY, NetworkSource
 from sktransfer.frozen._runner import Job, Outcome, run
 from sktransfer.frozen._session import store_for
+from sktransfer.frozen._store import Store
 from sktransfer.frozen._taps import Recipe
 from sktransfer.images import ImageSource, Preprocessing
 
@@ -74,6 +75,11 @@ class FrozenPass:
                 part[~fits] = own
         return parts
 
+    def fingerprints(self, dtypes: Sequence[np.dtype]) -> tuple[bytes, ...] | None:
+        """Of each tap, as its rows are stored in ``dtypes``; None where they cannot be."""
+        recipe = settle(self.plan, self.recipe, self.preprocessing.size, self.network)
+        return fingerprints(self.plan, self.preprocessing.fingerprint, recipe, dtypes)
+
     def run(
         self,
         pictures: ImageSource,
@@ -87,6 +93,7 @@ class FrozenPass:
         progress: bool = False,
         allocate: Callable[..., np.ndarray] = np.empty,
         of_bytes: int = 0,
+        store: Store | None = None,
     ) -> Outcome:
         """Rows of the taps, side by side, each distinct picture run at most once.
 
@@ -106,20 +113,16 @@ class FrozenPass:
         of_bytes : int
             Of all the rows that this and other runs go through, where they are many: see
             :func:`store_for`.
+        store : Store or None
+            Instead of what ``cache`` means.
         """
-        side = self.preprocessing.size
         job = Job(
             compute=lambda batch: [part.cpu().numpy() for part in self.compute(batch)],
             preprocessing=self.preprocessing,
             widths=widths,
             dtypes=dtypes,
-            fingerprints=fingerprints(
-                self.plan,
-                self.preprocessing.fingerprint,
-                settle(self.plan, self.recipe, side, self.network),
-                dtypes,
-            ),
-            store=store_for(cache, of_bytes),
+            fingerprints=self.fingerprints(dtypes),
+            store=store_for(cache, of_bytes) if store is None else store,
             batch_size=batch_size,
             device=self.recipe.device,
             n_threads=n_threads,

@@ -45,6 +45,12 @@ class Shelf:
             parts.append(part)
         return parts
 
+    def holds(self, digest: bytes) -> bool:
+        """Whether every part of a picture's row is there; nothing is read, nothing is counted."""
+        return self._store is not None and all(
+            self._store.holds(_key(own, digest)) for own in self._fingerprints
+        )
+
     def keep(self, rows: Iterable[tuple[bytes, Sequence[np.ndarray]]]) -> None:
         """Put the parts of computed rows into the store, and give back the claims on them."""
         if self._store is None:

@@ -36,8 +36,15 @@ class Store(Protocol):
     of the same numbers, never a wrong or missing row.
     """
 
+    @property
+    def max_bytes(self) -> int:
+        """What it may hold; of two tiers, the one that lasts."""
+
     def get(self, key: bytes) -> np.ndarray | None:
         """The row under ``key`` (do not write to it), or None."""
+
+    def holds(self, key: bytes) -> bool:
+        """Whether there is a row under ``key``; asking leaves no trace."""
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows``, all of them or (where that is impossible) none."""
@@ -86,6 +93,11 @@ class MemoryStore:
             self._hits += 1
             self._rows.move_to_end(key)
             return row
+
+    def holds(self, key: bytes) -> bool:
+        """Whether there is a row under ``key``; asking leaves no trace."""
+        with self._lock:
+            return key in self._rows
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows``; one too large for the whole store is not kept."""
@@ -149,6 +161,11 @@ class TieredStore:
         self.near = near
         self.far = far
 
+    @property
+    def max_bytes(self) -> int:
+        """What the far tier may hold."""
+        return self.far.max_bytes
+
     def get(self, key: bytes) -> np.ndarray | None:
         """The row under ``key``, or None; one that was far is near from now on."""
         row = self.near.get(key)
@@ -157,6 +174,10 @@ class TieredStore:
             if row is not None:
                 self.near.put([(key, row)])
         return row
+
+    def holds(self, key: bytes) -> bool:
+        """Whether either tier has a row under ``key``; asking leaves no trace."""
+        return self.near.holds(key) or self.far.holds(key)
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows`` in both tiers."""

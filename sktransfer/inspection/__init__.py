@@ -4,6 +4,7 @@ from sktransfer.inspection._augmentation import AugmentationDisplay
 from sktransfer.inspection._calibration import CalibrationDisplay
 from sktransfer.inspection._confusion import ConfusionPairDisplay
 from sktransfer.inspection._decision_curve import DecisionCurveDisplay
+from sktransfer.inspection._freeze_depth import FreezeDepthDisplay
 from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
 from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
 
@@ -12,6 +13,7 @@ __all__ = [
     "CalibrationDisplay",
     "ConfusionPairDisplay",
     "DecisionCurveDisplay",
+    "FreezeDepthDisplay",
     "Reader",
     "ReaderStudyDisplay",
     "ScoreDistributionDisplay",

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from sktransfer.frozen import MemoryStore
+from sktransfer.frozen import DirectoryStore, MemoryStore, TieredStore
 from sktransfer.frozen._store import ROW_OVERHEAD
 
 
@@ -102,3 +102,27 @@ def test_what_was_put_since_it_was_looked_for_is_not_claimed():
     store.put([(b"row", row(0))])
     assert not store.claim(b"a", "me", [b"row"])
     assert store.claim(b"a", "me", [b"row", b"another part"])
+
+
+@pytest.mark.parametrize("tier", ["memory", "directory", "both"])
+def test_asking_whether_a_row_is_held_leaves_no_trace(tmp_path, tier):
+    memory, directory = MemoryStore(10**6), DirectoryStore(tmp_path / "store")
+    store = {"memory": memory, "directory": directory, "both": TieredStore(memory, directory)}[tier]
+    assert not store.holds(b"a")
+    assert not (tmp_path / "store").exists()
+    store.put([(b"a", np.arange(3.0))])
+    before = store.info()
+    assert store.holds(b"a")
+    assert not store.holds(b"b")
+    assert store.info() == before
+    assert store.max_bytes == (memory if tier == "memory" else directory).max_bytes
+    directory.close()
+
+
+def test_asking_does_not_make_a_row_younger():
+    store = MemoryStore(3 * size(np.zeros(8)))
+    for key in (b"a", b"b", b"c"):
+        store.put([(key, np.zeros(8))])
+    assert store.holds(b"a")
+    store.put([(b"d", np.zeros(8))])
+    assert [store.holds(key) for key in (b"a", b"b", b"c", b"d")] == [False, True, True, True]

@@ -1,0 +1,259 @@
+"""freeze_depth_curve: scores and seconds over where a network is cut.
+
+It must not know how a fit goes, nor how a curve is drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import effective_n_jobs
+from scipy import stats
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.validation import check_is_fitted
+
+from sktransfer._finetune import resolve_freeze_depth
+from sktransfer.frozen import NetworkInfo, store_for
+from sktransfer.model_selection._candidates import (
+    Candidate,
+    candidates,
+    codes_of,
+    depth_parameter,
+    folds_of,
+    n_rows,
+    network_of,
+)
+from sktransfer.model_selection._sharing import Sharing
+
+
+def freeze_depth_curve(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    depths: Sequence[Any] | None = None,
+    cv: Any = None,
+    scoring: Any = None,
+    groups: Any = None,
+    n_jobs: int | None = None,
+    confidence_level: float = 0.95,
+    verbose: int = 0,
+) -> pd.DataFrame:
+    """Scores over freeze depth, from the probe (everything frozen) to full training.
+
+    Pictures are brought to all cuts in one pass, where the store has room for that and one process
+    does the fits; then each depth is fitted and scored on every fold.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier or Pipeline
+        A Pipeline ends in a FineTuneClassifier.
+    X : collection of pictures
+        In any of the :ref:`accepted forms <accepted-inputs>`.
+    y : array-like of shape (n,)
+        Labels.
+    depths : sequence or None, default=None
+        Values of ``freeze_depth``: numbers of stages, names of stages, ``"all"``. None: all of
+        them, from ``"all"`` to 0.
+    cv : int, splitter, iterable or None, default=None
+        As for :class:`~sklearn.model_selection.GridSearchCV`. None: five folds.
+    scoring : str, callable or None, default=None
+        One metric. None: accuracy.
+    groups : array-like of shape (n,) or None, default=None
+        For splitters that need them.
+    n_jobs : int or None, default=None
+        Processes that fit.
+    confidence_level : float, default=0.95
+        Of the interval of the mean.
+    verbose : int, default=0
+        As for :class:`~sklearn.model_selection.GridSearchCV`.
+
+    Returns
+    -------
+    DataFrame
+        A row per depth, by rising ``depth`` (0 is full training, the number of stages the probe):
+        ``depth``; ``stage``, the last frozen stage, ``"-"`` at 0 and ``"all"`` at the probe;
+        ``split0_score``, ``split1_score``, ...; ``mean_score``; ``low`` and ``high``, the interval;
+        ``seconds`` of all its fits and scores. ``attrs["shared_seconds"]`` holds those of the one
+        pass over the pictures.
+
+    Raises
+    ------
+    TypeError
+        If ``estimator`` is neither of the two.
+    ValueError
+        If a depth makes no sense, or one is named twice.
+
+    See Also
+    --------
+    sktransfer.inspection.FreezeDepthDisplay : The curve as a picture.
+    plan_search : What it will cost.
+
+    Notes
+    -----
+    Training parts of folds overlap, so that scores of folds are not independent: the interval is
+    Student's with the correction of [1]_, which takes the variance of the mean for
+    ``1 / n_folds + n_test / n_train`` times that of the scores. With one fold there is none.
+
+    References
+    ----------
+    .. [1] Nadeau, C., & Bengio, Y. (2003). "Inference for the generalization error". Machine
+       Learning, 52, 239-281.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTuneClassifier
+    >>> from sktransfer.model_selection import freeze_depth_curve
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = FineTuneClassifier(
+    ...     "resnet18", weights=None, image_size=32, value_range=(0, 16), max_epochs=1,
+    ...     random_state=0,
+    ... )
+    >>> curve = freeze_depth_curve(clf, X[:60], y[:60], depths=["layer3", "all"], cv=2)
+    >>> curve[["depth", "stage"]]
+       depth   stage
+    0      4  layer3
+    1      5     all
+    """
+    name = depth_parameter(estimator)
+    if isinstance(scoring, (list, tuple, set, dict)):
+        raise ValueError(f"A curve has one metric; got scoring={scoring!r}.")
+    n = n_rows(X)
+    classes, _ = codes_of(y, n)
+    folds = folds_of(cv, n, y, groups)
+    info = network_of(estimator)
+    values = [*range(len(info.stages), -1, -1)] if depths is None else list(depths)
+    found = {_depth(value, info): value for value in values}
+    if len(found) < len(values):
+        raise ValueError(f"depths={depths!r} names the same cut twice.")
+    # Deepest first: what is quick is known soon.
+    grid = {name: [found[depth] for depth in sorted(found, reverse=True)]}
+    start = time.perf_counter()
+    _bring(candidates(estimator, grid, X, y, classes), n_jobs)
+    shared_seconds = time.perf_counter() - start
+    search = GridSearchCV(
+        estimator,
+        grid,
+        cv=folds,
+        scoring=scoring,
+        n_jobs=n_jobs,
+        refit=False,
+        error_score="raise",
+        verbose=verbose,
+    ).fit(X, y)
+    curve = curve_of_search(
+        search,
+        confidence_level=confidence_level,
+        test_to_train=float(np.mean([len(test) / len(train) for train, test in folds])),
+    )
+    curve.attrs["shared_seconds"] = shared_seconds
+    return curve
+
+
+def curve_of_search(
+    search: Any, *, confidence_level: float = 0.95, test_to_train: float | None = None
+) -> pd.DataFrame:
+    """The curve of a search over ``freeze_depth`` that was run already.
+
+    Parameters
+    ----------
+    search : GridSearchCV or its like, fitted
+        Where it went over other parameters too, the best candidate of each depth is taken.
+    confidence_level : float, default=0.95
+    test_to_train : float or None, default=None
+        Rows of a test part for each row of a training part. None: that of k folds.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`freeze_depth_curve` gives it.
+
+    Raises
+    ------
+    NotFittedError
+        If the search was not fitted.
+    ValueError
+        If it did not go over ``freeze_depth``, or went over several networks or metrics.
+    """
+    check_is_fitted(search, "cv_results_")
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level must lie between 0 and 1; got {confidence_level!r}.")
+    results, name = search.cv_results_, depth_parameter(search.estimator)
+    for needed, what in ((f"param_{name}", name), ("mean_test_score", "a single metric")):
+        if needed not in results:
+            raise ValueError(
+                f"A curve over freeze depth needs a search over {name!r} with a single metric; "
+                f"this one has no {what}. Its parameters: {list(results['params'][0])}."
+            )
+    others = [key for key in results["params"][0] if key.endswith(("backbone", "weights"))]
+    if others:
+        raise ValueError(f"The depths of several networks are no curve: the grid has {others}.")
+    info = network_of(search.estimator)
+    depths = np.array([_depth(params[name], info) for params in results["params"]])
+    rows = []
+    for depth in np.unique(depths):
+        among = np.flatnonzero(depths == depth)
+        best = among[np.argmax(results["mean_test_score"][among])]
+        k = search.n_splits_
+        scores = np.array([results[f"split{i}_test_score"][best] for i in range(k)])
+        seconds = k * (results["mean_fit_time"][best] + results["mean_score_time"][best])
+        ratio = 1 / (k - 1) if test_to_train is None and k > 1 else test_to_train or 0.0
+        half = _half_interval(scores, ratio, confidence_level)
+        mean = float(scores.mean())
+        rows.append(
+            {
+                "depth": int(depth),
+                "stage": stage_at(int(depth), [stage.name for stage in info.stages]),
+                **{f"split{i}_score": score for i, score in enumerate(scores)},
+                "mean_score": mean,
+                "low": mean - half,
+                "high": mean + half,
+                "seconds": float(seconds),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def stage_at(depth: int, names: Sequence[str]) -> str:
+    """The last frozen stage; the ends have names of their own."""
+    if depth == len(names):
+        return "all"
+    return names[depth - 1] if depth else "-"
+
+
+def _half_interval(scores: np.ndarray, test_to_train: float, level: float) -> float:
+    k = len(scores)
+    if k < 2:
+        return float("nan")
+    variance = (1 / k + test_to_train) * scores.var(ddof=1)
+    return float(stats.t.ppf((1 + level) / 2, k - 1) * np.sqrt(variance))
+
+
+def _depth(value: Any, info: NetworkInfo) -> int:
+    cut = resolve_freeze_depth(value, info)
+    if cut.surgical and not cut.head_only:
+        raise ValueError(
+            f"freeze_depth={value!r} trains stages in the middle, which has no place on a curve "
+            "over depth; give numbers or names of stages."
+        )
+    return cut.depth
+
+
+def _bring(found: Iterable[Candidate], n_jobs: int | None) -> None:
+    """One pass for all cuts, where those who fit will see what it leaves in the store."""
+    sharing, caches = Sharing(), []
+    for candidate in found:
+        sharing.add(candidate.trial, candidate.pictures)
+        caches.append(candidate.trial.clf.cache)
+    lasting = all(isinstance(cache, (str, PathLike)) for cache in caches)
+    if not lasting and effective_n_jobs(n_jobs) > 1:
+        return
+    stores = [store_for(cache) for cache in caches]
+    if all(store is not None and sharing.n_bytes <= store.max_bytes for store in stores):
+        sharing.bring()
