@@ -99,10 +99,10 @@ def plan_search(
     ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), random_state=0,
     ... )
     >>> plan = plan_search(clf, {"freeze_depth": ["all", -1]}, X[:90], cv=3, y=y[:90])
-    >>> plan.table[["freeze_depth", "n_images", "n_new", "n_bytes"]]
-      freeze_depth  n_images  n_new  n_bytes
-    0          all        90     90   184320
-    1           -1        90     90    92160
+    >>> plan.table[["freeze_depth", "n_images", "kept_in"]]
+      freeze_depth  n_images kept_in
+    0          all        90  memory
+    1           -1        90  memory
     >>> plan.prefetch().total_seconds > 0
     True
     """
