@@ -310,6 +310,64 @@ def studies(content: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def operating_point(content: dict[str, Any]) -> str:
+    header = (
+        *("model", "threshold from", "ROC AUC", "sensitivity, patients", "sensitivity, pictures"),
+        *("specificity, pictures", "calibration slope", "Brier score"),
+    )
+    rows = [
+        (
+            row["model"],
+            row["how"],
+            _interval(row["auc"]),
+            _interval(row["patient_sensitivity"]),
+            _interval(row["sensitivity"]),
+            _interval(row["specificity"]),
+            _interval(row["slope"]),
+            f"{row['brier']:.3f}",
+        )
+        for row in content["rows"]
+    ]
+    tp, fn, fp, tn = content["rows"][-1]["counts"]
+    text = (
+        f"{tp + fn} pictures with and {fp + tn} without pneumonia of held-out patients "
+        f"({content['machine']['date'][:10]}).\n\n{rst_table(header, rows)}"
+    )
+    several = content["repeated"]
+    if several:
+        patients = several["patients"]["values"]
+        below = sum(value < 0.95 for value in patients)
+        text += (
+            f"\nOver {len(patients)} draws of the held-out patients, the extractor found all "
+            f"pictures of {several['patients']['mean']:.3f} of the patients on average "
+            f"({min(patients):.3f} to {max(patients):.3f}; below 0.95 in {below} of the draws, in "
+            "which the held-out patients themselves are a sample), at a specificity of "
+            f"{several['specificity']['mean']:.3f}.\n"
+        )
+    return text
+
+
+def _interval(value: Sequence[float]) -> str:
+    estimate, low, high = value
+    return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+
+
+def imbalance(content: dict[str, Any]) -> str:
+    header = (
+        *("", "ROC AUC", "specificity at sensitivity 0.9", "mean probability"),
+        *("intercept", "slope", "Brier score", "sensitivity at 0.5", "specificity at 0.5"),
+    )
+    names = ("auc", "specificity at sensitivity 0.9", "mean probability", "intercept", "slope")
+    names += ("brier", "sensitivity at 0.5", "specificity at 0.5")
+    rows = [(row["case"], *(f"{row[name]:.3f}" for name in names)) for row in content["rows"]]
+    first = content["rows"][0]
+    return (
+        f"{first['positive']:.0f} of {first['rows']:.0f} pictures positive, five folds grouped by "
+        f"patient, mean of {len(first['repeats'])} draws of the patients "
+        f"({content['machine']['date'][:10]}).\n\n{rst_table(header, rows)}"
+    )
+
+
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
@@ -323,4 +381,6 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "choosing_strategies": ("choosing.rst", choosing_strategies),
     "choosing_layers": ("choosing.rst", choosing_layers),
     "studies": ("studies.rst", studies),
+    "operating_point": ("deciding.rst", operating_point),
+    "imbalance": ("imbalance.rst", imbalance),
 }

@@ -28,6 +28,8 @@ FULL = {
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
     "studies.py": [],
+    "operating_point.py": [],
+    "imbalance.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -41,6 +43,8 @@ QUICK = {
         *("--tasks", "ranking", "cost", "--networks", "squeezenet1_0"),
         *("--n", "60", "--n-cost", "40", "--rounds", "1"),
     ],
+    "operating_point.py": ["--no-tuning", "--repeats", "0"],
+    "imbalance.py": ["--repeats", "1"],
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from sktransfer.backbones import InputSpec
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.frozen import DTYPES, ENGINES
 from sktransfer.images import (
+    DicomOptions,
     ImageSource,
     Preprocessing,
     as_image_source,
@@ -40,7 +42,8 @@ class ImageInputMixin:
         "scaled_decoding": ["boolean"],
         "image_size": [Interval(Integral, 1, None, closed="left"), None],
         "image_shape": [tuple, list, None],
-        "value_range": [tuple, list, None],
+        "value_range": [tuple, list, StrOptions({"dtype", "percentile"}), None],
+        "dicom": [DicomOptions, None],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "device": [str, torch.device],
         "precision": [StrOptions(set(DTYPES))],
@@ -55,6 +58,7 @@ class ImageInputMixin:
 
     image_shape: Any
     value_range: Any
+    dicom: DicomOptions | None
     preprocessing: Any
     image_size: int | None
     scaled_decoding: bool
@@ -68,7 +72,9 @@ class ImageInputMixin:
                 f"{type(X).__name__}. Put it in a list: [X]. For a folder of class sub-folders "
                 "there is sktransfer.datasets.load_image_folder."
             )
-        source = as_image_source(X, image_shape=self.image_shape, value_range=self.value_range)
+        source = as_image_source(
+            X, image_shape=self.image_shape, value_range=self.value_range, dicom=self.dicom
+        )
         if isinstance(X, pd.DataFrame) or source.n_columns is not None:
             validate_data(self, X, reset=reset, skip_check_array=True)
         elif reset:
@@ -97,8 +103,14 @@ class ImageInputMixin:
                 stacklevel=3,
             )
 
-    def _preprocessing_for(self, spec: InputSpec) -> Preprocessing:
-        """From a picture to what a network wants, as far as this estimator leaves it at that."""
+    def _preprocessing_for(
+        self, spec: InputSpec, settings: Mapping[str, Any] | None = None
+    ) -> Preprocessing:
+        """From a picture to what a network wants, as far as this estimator leaves it at that.
+
+        ``settings`` are its parameters as they were; None: as they are.
+        """
+        given = vars(self) if settings is None else settings
         return make_preprocessing(
             crop_size=spec.crop_size,
             resize_size=spec.resize_size,
@@ -106,9 +118,9 @@ class ImageInputMixin:
             mean=spec.mean,
             std=spec.std,
             resize_mode=spec.resize_mode,
-            preprocessing=self.preprocessing,
-            image_size=self.image_size,
-            scaled_decoding=self.scaled_decoding,
+            preprocessing=given["preprocessing"],
+            image_size=given["image_size"],
+            scaled_decoding=given["scaled_decoding"],
         )
 
 

@@ -22,6 +22,10 @@ OFFLINE_VARIABLE = "SKTRANSFER_OFFLINE"
 MAX_IMAGE_PIXELS = 89_478_485
 # A file this long is no picture within that limit in any of the formats.
 MAX_FILE_BYTES = 2**30
+# What a deflated DICOM file may expand to: sixteen bits for each pixel of that limit.
+MAX_INFLATED_BYTES = 2 * MAX_IMAGE_PIXELS
+# Address space of a process that decodes DICOM files; its libraries take a tenth of it.
+HELPER_MEMORY_BYTES = 2 * 2**30
 
 # What the memory tier of the activation store may hold in one process, unless this variable says
 # otherwise.

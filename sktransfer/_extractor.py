@@ -25,7 +25,7 @@ from sktransfer._base import (
     seed_from,
 )
 from sktransfer._dask import is_lazy, lazy_transform, stand_in
-from sktransfer._persistence import PackedWeights, found_source, request_source
+from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
 from sktransfer.frozen import (
     POOLINGS,
     REGISTRY,
@@ -38,7 +38,7 @@ from sktransfer.frozen import (
     measure_widths,
     resolve_engine,
 )
-from sktransfer.images import ImageSource
+from sktransfer.images import DicomOptions, ImageSource
 
 
 class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
@@ -83,9 +83,14 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     image_shape : tuple of int or None, default=None
         Shape of one picture in a 2-D ``X`` whose rows are ravelled pictures: (height, width) or
         (height, width, channels), one of them may be -1. None: inferred for square pictures.
-    value_range : tuple of two numbers or None, default=None
+    value_range : (low, high), "dtype", "percentile", ("percentile", low, high) or None, \
+            default=None
         Values that mean black and white in numeric pictures and in files deeper than 8 bit. None:
-        0 to 255 for integers (0 to 65535 for uint16), 0 to 1 for floats.
+        0 to 255 for integers (0 to 65535 for uint16), 0 to 1 for floats; ``"dtype"``: all that the
+        integer type can hold; ``"percentile"``: each picture from its own 1st to its 99th
+        percentile.
+    dicom : DicomOptions or None, default=None
+        Frame and window of DICOM files. None: the first frame, as the file says it is to be shown.
     scaled_decoding : bool, default=False
         Whether JPEGs more than twice as large as needed are decoded at a half, a quarter or an
         eighth of their size: several times faster for photographs, and embeddings change a little
@@ -185,7 +190,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         preprocessing: Any = "weights",
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
-        value_range: tuple[float, float] | None = None,
+        value_range: tuple[float, float] | tuple[str, float, float] | str | None = None,
+        dicom: DicomOptions | None = None,
         scaled_decoding: bool = False,
         batch_size: int | str = "auto",
         device: str | torch.device = "auto",
@@ -206,6 +212,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
+        self.dicom = dicom
         self.scaled_decoding = scaled_decoding
         self.batch_size = batch_size
         self.device = device
@@ -256,6 +263,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             if self.store_weights
             else None
         )
+        self._found_as = lasting(self.backbone)
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
         self._failed_rows = failed_rows_frame([])
@@ -289,7 +297,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     def _run(self, source: ImageSource) -> Outcome:
         plan = self._plan
         frozen = FrozenPass(
-            lambda: found_source(plan.info.reference, self._packed, self.backbone),
+            lambda: found_source(plan.info.reference, self._packed, self._found_as),
             plan,
             self._recipe(),
             self._preprocessing_for(plan.info.input_spec),

@@ -104,10 +104,13 @@ def found_source(
 ) -> NetworkSource:
     """How the registry may load again what an earlier request found: by digest, or unpacked.
 
-    ``backbone`` is what was asked for then, which a fine-tuned one is found by.
+    ``backbone`` is what was asked for then, as :func:`lasting` gives it: a fine-tuned one is found
+    by it.
     """
     if packed is not None:
         return NetworkSource(("packed", reference), packed.unpack, reference)
+    if isinstance(backbone, (str, os.PathLike)):
+        backbone = _moved(os.fspath(backbone))
     provider = tuned_provider(backbone)
     if provider is not None:
         return NetworkSource(("tuned", reference), provider.to_backbone, reference)
@@ -124,9 +127,7 @@ def tuned_provider(backbone: Any) -> BackboneProvider | None:
     """Who has a fine-tuned network, if ``backbone`` is one; None if it is a name."""
     if backbone is None:
         return None
-    if isinstance(backbone, os.PathLike) or (
-        isinstance(backbone, str) and backbone.endswith(".safetensors")
-    ):
+    if _is_file_name(backbone):
         return SavedNetwork(Path(backbone))
     if isinstance(backbone, str):
         return None
@@ -158,7 +159,7 @@ class SavedNetwork:
         """The network that was fine-tuned, without its head."""
         header, tensors = read_saved(self.path)
         reference = BackboneReference(**header["reference"])
-        base = found_source(reference, None, header["params"]["backbone"])
+        base = found_source(reference, None, beside(self.path, header["found_as"]))
         return tuned_backbone(base.load(), reference, tensors)
 
 
@@ -198,6 +199,26 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
             "kind of file, or of another version of sktransfer."
         )
     return header, tensors
+
+
+def lasting(backbone: Any) -> Any:
+    """``backbone`` so that it means the same after a change of directory."""
+    return _absolute(backbone) if _is_file_name(backbone) else backbone
+
+
+def beside(saved: str | os.PathLike[str], backbone: Any) -> Any:
+    """The file of a first step in the folder of the second one's, if it is not where it was."""
+    if _is_file_name(backbone) and not Path(backbone).is_file():
+        candidate = Path(saved).absolute().parent / Path(backbone).name
+        if candidate.is_file():
+            return str(candidate)
+    return backbone
+
+
+def _is_file_name(backbone: Any) -> bool:
+    return isinstance(backbone, os.PathLike) or (
+        isinstance(backbone, str) and backbone.endswith(".safetensors")
+    )
 
 
 def _moved(weights: str | None) -> str | None:

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
+
+# Groups looked at in all tries together: many groups need few tries to come near.
+_MAX_STEPS = 30_000
 
 
 def holdout_split(
@@ -62,41 +65,59 @@ def holdout_split(
 def _grouped(
     y: np.ndarray, fraction: float, groups: np.ndarray, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The fold, of several shuffles and sizes, that is nearest to the share, also by class."""
+    """Whole groups held out so that every class has its share, as nearly as they allow."""
     if len(groups) != len(y):
         raise ValueError(f"groups has {len(groups)} entries for {len(y)} rows.")
-    n_groups = len(np.unique(groups))
+    names, group_of = np.unique(groups, return_inverse=True)
+    n_groups = len(names)
     if n_groups < 2:
         raise ValueError("All rows are of one group: there is nothing to hold out.")
     classes, codes = np.unique(y, return_inverse=True)
-    whole = np.bincount(codes, minlength=len(classes))
-    # Folds are of equal size; a share above a half is the other side of one below.
-    small = min(fraction, 1 - fraction)
-    n_splits = int(np.clip(round(1 / small), 2, n_groups))
-    best: tuple[float, np.ndarray] | None = None
-    for _ in range(5):
-        splitter = StratifiedGroupKFold(
-            n_splits, shuffle=True, random_state=random_state.randint(2**31 - 1)
+    counts = np.zeros((n_groups, len(classes)))
+    np.add.at(counts, (group_of, codes), 1)
+    whole = counts.sum(axis=0)
+    lonely = (counts > 0).sum(axis=0) < 2
+    if lonely.any():
+        raise ValueError(
+            f"Holding out {fraction:g} of {n_groups} groups, stratified by class, is not possible: "
+            f"all rows of {classes[lonely].tolist()} are of one group. The classes have "
+            f"{_counts(classes, whole.astype(int))} rows."
         )
-        try:
-            folds = [test for _, test in splitter.split(np.zeros(len(y)), y, groups)]
-        except ValueError as error:
-            raise ValueError(
-                f"Holding out {fraction:g} of {n_groups} groups, stratified by class, is not "
-                f"possible: {error} The classes have {_counts(classes, whole)} rows."
-            ) from error
-        for test in folds:
-            held = np.bincount(codes[test], minlength=len(classes))
-            empty = (held == 0).any() or (held == whole).any()
-            distance = float(np.abs(held / whole - small).max()) + 10.0 * bool(empty)
-            if best is None or distance < best[0]:
-                best = (distance, np.sort(test))
+    best: tuple[float, np.ndarray] | None = None
+    for _ in range(int(np.clip(_MAX_STEPS // n_groups, 3, 30))):
+        held = _greedy(counts, fraction, random_state.permutation(n_groups))
+        share = counts[held].sum(axis=0) / whole
+        empty = (share == 0).any() or (share == 1).any()
+        distance = _distance(share, counts[held].sum() / whole.sum(), fraction) + 10.0 * bool(empty)
+        if best is None or distance < best[0]:
+            best = (distance, held)
     assert best is not None
-    part = best[1]
-    other = np.setdiff1d(np.arange(len(y)), part)
-    if not len(part) or not len(other):
-        raise ValueError(f"Holding out {fraction:g} of {n_groups} groups leaves one part empty.")
-    return (other, part) if fraction <= 0.5 else (part, other)
+    if best[0] >= 10:
+        raise ValueError(
+            f"Holding out {fraction:g} of {n_groups} groups leaves a class in one part only. Hold "
+            f"out another share; the classes have {_counts(classes, whole.astype(int))} rows."
+        )
+    part = best[1][group_of]
+    return np.flatnonzero(~part), np.flatnonzero(part)
+
+
+def _greedy(counts: np.ndarray, fraction: float, order: np.ndarray) -> np.ndarray:
+    """Which groups are held out, where each in turn is if that brings the shares nearer."""
+    whole, total = counts.sum(axis=0), counts.sum()
+    held = np.zeros(len(counts), dtype=bool)
+    so_far = np.zeros(counts.shape[1])
+    distance = _distance(so_far / whole, 0.0, fraction)
+    for group in order:
+        with_it = so_far + counts[group]
+        nearer = _distance(with_it / whole, with_it.sum() / total, fraction)
+        if nearer < distance:
+            held[group], so_far, distance = True, with_it, nearer
+    return held
+
+
+def _distance(shares: np.ndarray, share: float, fraction: float) -> float:
+    """How far the shares of classes, and of all rows, are from what is wanted."""
+    return float(np.abs(shares - fraction).mean() + abs(share - fraction))
 
 
 def _counts(classes: np.ndarray, counts: np.ndarray) -> str:

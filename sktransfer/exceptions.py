@@ -10,6 +10,7 @@ __all__ = [
     "ActivationBudgetWarning",
     "FailedRowsWarning",
     "ImageDecodeError",
+    "LeakageWarning",
     "MissingDependencyError",
     "SkTransferError",
     "UnknownBackboneError",
@@ -85,3 +86,7 @@ class ActivationBudgetWarning(UserWarning):
 
 class FailedRowsWarning(UserWarning):
     """Some rows could not be read and were given NaN (``on_error="nan"``)."""
+
+
+class LeakageWarning(UserWarning):
+    """The same picture or patient is in training and in testing."""

@@ -123,3 +123,14 @@ def test_every_table_of_the_page_can_be_made(tmp_path):
     for script in ("extraction", "search", "hits", "scaling"):
         assert f".. begin {script}\n" in text
         assert f".. end {script}\n" in text
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_data", "shared_weights")
+def test_imbalance_shows_what_samplers_do_to_calibration(tmp_path):
+    content, _ = run_script("imbalance", "--repeats", "1", results=tmp_path)
+    rows = {row["case"]: row for row in content["rows"]}
+    share = rows["nothing"]["positive"] / rows["nothing"]["rows"]
+    assert rows.pop("nothing")["mean probability"] == pytest.approx(share, abs=0.01)
+    assert all(row["mean probability"] > 2 * share for row in rows.values())
+    assert all(row["intercept"] < -1 for row in rows.values())

@@ -248,7 +248,7 @@ IN_KEY = {
     "engine",
     "device",
 }
-IN_DIGEST = {"image_shape", "value_range"}
+IN_DIGEST = {"image_shape", "value_range", "dicom"}
 WITHOUT_EFFECT = {"batch_size", "cache", "on_error", "n_jobs", "store_weights", "verbose"}
 
 
@@ -558,6 +558,7 @@ BAD = {
     "scaled_decoding": "yes",
     "image_shape": 28,
     "value_range": 255,
+    "dicom": {"frame": 0},
     "batch_size": 0,
     "device": 3,
     "precision": "float8",

@@ -20,7 +20,7 @@ LAYERS = [
     {"inspection"},
     {"model_selection"},
     {"metrics", "datasets"},
-    {"_extractor", "_finetune", "_whitening"},
+    {"_channels", "_extractor", "_finetune", "_whitening"},
     {"_batches"},
     {"_base", "_dask"},
     {"_persistence", "_splitting", "_held_out"},

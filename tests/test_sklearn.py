@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
@@ -27,6 +26,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.frozen import MEMORY_STORE
+from tests.forms import FORMS, rows
 
 # Zero expected failures, through the route scikit-learn knows: one ravelled picture a row. The
 # checks feed integers and floats from -50 to 103.
@@ -64,43 +64,10 @@ def folder(tmp_path_factory, task):
     return folder
 
 
-FORMS = {
-    "4-D array": lambda X, names: X,
-    "float array": lambda X, names: X / 255,
-    "torch tensor": lambda X, names: torch.from_numpy(X).permute(0, 3, 1, 2),
-    "2-D array": lambda X, names: X.reshape(len(X), -1),
-    "list of paths": lambda X, names: names,
-    "list of pathlib": lambda X, names: [_path(name) for name in names],
-    "list of bytes": lambda X, names: [_path(name).read_bytes() for name in names],
-    "list of PIL": lambda X, names: [Image.fromarray(picture) for picture in X],
-    "object array": lambda X, names: np.array(names, dtype=object),
-    "(n, 1) object array": lambda X, names: np.array(names, dtype=object)[:, None],
-    "Series": lambda X, names: pd.Series(names, name="scan"),
-    "DataFrame": lambda X, names: pd.DataFrame({"scan": names}),
-    "DataFrame of PIL": lambda X, names: pd.DataFrame(
-        {"scan": pd.Series([Image.fromarray(picture) for picture in X], dtype=object)}
-    ),
-}
-
-
-def _path(name):
-    from pathlib import Path
-
-    return Path(name)
-
-
 @pytest.fixture(params=FORMS)
 def form(request, task, folder):
     names = [str(folder / f"{i:02d}.png") for i in range(N)]
     return FORMS[request.param](task[0], names)
-
-
-def rows(X, index):
-    return (
-        X.iloc[index]
-        if hasattr(X, "iloc")
-        else ([X[i] for i in index] if isinstance(X, list) else X[index])
-    )
 
 
 def relative(a, b):

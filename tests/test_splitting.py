@@ -25,6 +25,15 @@ def test_groups_stay_whole_and_classes_even(fraction, seed):
     assert np.array_equal(again[1], held)
 
 
+@pytest.mark.parametrize("fraction", [0.04, 0.15, 0.2, 0.3, 1 / 3, 0.4, 0.45, 0.6, 0.8])
+def test_any_share_is_met_by_whole_groups(fraction):
+    groups = np.repeat(np.arange(100), 2)
+    y = np.random.default_rng(0).integers(0, 2, 100)[groups]
+    _, held = holdout_split(y, fraction, groups=groups, random_state=0)
+    assert abs(len(held) / len(y) - fraction) <= 0.02
+    assert abs(y[held].mean() - y.mean()) < 0.1
+
+
 def test_without_groups_it_is_stratified():
     y = np.array([0] * 90 + [1] * 10)
     train, held = holdout_split(y, 0.2, random_state=0)

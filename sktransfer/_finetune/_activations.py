@@ -74,7 +74,8 @@ class Prefix:
     def forward(self, batch: Tensor, frozen: FrozenPass) -> Tensor:
         """Ravelled activations of a normalised batch; frozen, without gradient."""
         if self.cut.depth == 0:
-            return batch.flatten(1)
+            flat = batch.flatten(1)
+            return flat.double() if self.recipe.precision == "float64" else flat
         (part,) = frozen.compute(batch)
         return part.clone()  # of inference mode no more
 

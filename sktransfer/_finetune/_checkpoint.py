@@ -6,15 +6,77 @@ It must not know what is trained.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 _FILE = "training.pt"
+
+# Parameters that do not decide what a training comes to; backbone and weights are known by digest.
+SILENT = {
+    *("verbose", "checkpoint_dir", "checkpoint_every", "n_jobs", "cache", "callbacks"),
+    *("memory_budget", "disk_budget", "backbone", "weights"),
+}
+
+
+def plain_number(value: Any) -> Any:
+    """For JSON: what callbacks wrote into a history, as Python has it."""
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
+        return value.tolist()
+    raise TypeError(
+        f"The history holds {value!r} of type {type(value).__name__}, which JSON has no form for: "
+        "callbacks may record numbers, strings, lists and dicts."
+    )
+
+
+def identity(value: Any, name: str) -> str:
+    """A text that is equal in every process for equal settings, and only for these.
+
+    Raises
+    ------
+    ValueError
+        If there is no telling what ``value`` does (a lambda, an object that is code).
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return repr(value)
+    if isinstance(value, np.ndarray):
+        return f"array{value.dtype.str, value.tolist()}"
+    if isinstance(value, (os.PathLike, torch.device, torch.dtype, enum.Enum)):
+        return f"{type(value).__name__}({value})"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}{[identity(each, name) for each in value]}"
+    if isinstance(value, (set, frozenset)):
+        return f"set{sorted(identity(each, name) for each in value)}"
+    if isinstance(value, dict):
+        pairs = sorted((identity(k, name), identity(v, name)) for k, v in value.items())
+        return f"dict{pairs}"
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        return f"{_name(type(value))}{identity(value.get_params(deep=False), name)}"
+    if isinstance(getattr(value, "fingerprint", None), str):
+        return f"{_name(type(value))}({value.fingerprint})"
+    if isinstance(value, nn.Module) and type(value).__module__ == "torchvision.transforms._presets":
+        return repr(value)
+    own = _name(value)
+    if callable(value) and own is not None and "<" not in own:
+        return own
+    raise ValueError(
+        f"checkpoint_dir takes a training up again where every setting is the same, and there is "
+        f"no telling whether {name}={value!r} is: use a function or class of a module, by its name."
+    )
+
+
+def _name(value: Any) -> str | None:
+    qualified = getattr(value, "__qualname__", None)
+    return None if qualified is None else f"{value.__module__}.{qualified}"
 
 
 class Checkpoints:
@@ -42,7 +104,10 @@ class Checkpoints:
         state = torch.load(file, map_location="cpu", weights_only=True)
         net.module_.restore(state["learned"])
         net.optimizer_.load_state_dict(state["optimizer"])
-        net.history.extend(json.loads(state["history"]))
+        if state["scaler"] is not None and net._scaler is not None:
+            net._scaler.load_state_dict(state["scaler"])
+        # Whole: phases before this one were run again, and are in it too.
+        net.history[:] = json.loads(state["history"])
         return make(**state["progress"])
 
     def save(self, net: Any, progress: Any, *, last: bool) -> None:
@@ -50,9 +115,10 @@ class Checkpoints:
         if not last and progress.epoch % self.every:
             return
         state = {
-            "learned": net.module_.learned(),
+            "learned": net.module_.saved(),
             "optimizer": net.optimizer_.state_dict(),
-            "history": json.dumps(list(net.history)),
+            "scaler": None if net._scaler is None else net._scaler.state_dict(),
+            "history": json.dumps(list(net.history), default=plain_number),
             "progress": {
                 each.name: getattr(progress, each.name) for each in dataclasses.fields(progress)
             },

@@ -9,8 +9,9 @@ from typing import Any
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torchvision.models import WeightsEnum
 
+from sktransfer._finetune._checkpoint import SILENT, identity
 from sktransfer._finetune._head import check_head
-from sktransfer._finetune._losses import LOSSES
+from sktransfer._finetune._losses import LOSSES, check_loss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
 from sktransfer.images import resolve_augmentation
 
@@ -57,6 +58,14 @@ CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 
+# Settings of skorch's components that parameters of our own decide.
+_ELSEWHERE = {
+    "optimizer__lr": "lr, head_lr and layer_decay",
+    "optimizer__weight_decay": "weight_decay",
+    "optimizer__params": "freeze_depth",
+}
+
+
 def check_together(estimator: Any) -> None:
     """Raise ValueError where parameters that are sound by themselves do not go together."""
     check_head(estimator.head)
@@ -72,6 +81,10 @@ def check_together(estimator: Any) -> None:
                 "mixup and cutmix mix the pictures of each batch anew, so there are no views to "
                 "keep: leave them out, or set augment_views=None."
             )
+    check_loss(estimator.loss, estimator.label_smoothing)
+    for name, instead in _ELSEWHERE.items():
+        if hasattr(estimator, name):
+            raise ValueError(f"{name} would not count: set {instead}.")
     held_out = estimator.validation_fraction is not None or estimator.train_split is not None
     if estimator.early_stopping is not None and not held_out:
         raise ValueError(
@@ -80,6 +93,10 @@ def check_together(estimator: Any) -> None:
         )
     if estimator.validation_fraction is not None and estimator.train_split is not None:
         raise ValueError("Give validation_fraction or train_split, not both.")
+    if estimator.checkpoint_dir is not None:
+        for name, value in estimator.get_params(deep=False).items():
+            if name not in SILENT and name != "random_state":
+                identity(value, name)
     if estimator.checkpoint_dir is not None and not isinstance(estimator.random_state, Integral):
         raise ValueError(
             "checkpoint_dir needs an integer random_state: a training that draws anew each "

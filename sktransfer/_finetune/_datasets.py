@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from skorch.dataset import Dataset
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
 from sktransfer._finetune._activations import Prefix
@@ -40,7 +42,7 @@ class ViewOrder:
         return rng.permuted(views, axis=1)[:, turn]
 
 
-class LabelledRows(torch.utils.data.Dataset):
+class LabelledRows(Dataset):
     """Rows with labels and weights, each of them a row of something else.
 
     Parameters
@@ -64,11 +66,16 @@ class LabelledRows(torch.utils.data.Dataset):
         self.epoch = 0
         self._shown: tuple[int, np.ndarray] | None = None
 
+    @property
+    def X(self) -> LabelledRows:  # noqa: N802 - skorch's name
+        """Itself: skorch's callbacks predict the X of a dataset and compare with its y."""
+        return self
+
     def __len__(self) -> int:
         return len(self.y)
 
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])
+    def __getitem__(self, index: int | Sequence[int]) -> Any:
+        return self.__getitems__([index] if isinstance(index, int) else index)
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """A whole batch: ((activations, weights), labels)."""
@@ -142,7 +149,9 @@ class PictureRows(LabelledRows):
     def __getitems__(self, indices: Sequence[int]) -> Any:
         preprocessing = self.prefix.preprocessing
         places = self._places(indices)
-        pictures = list(self._map(self._prepared, places))
+        # A worker process has none of the threads of the one it was forked from.
+        map_ = self._map if get_worker_info() is None else map
+        pictures = list(map_(self._prepared, places))
         batch = preprocessing.normalize(preprocessing.stack(pictures).to(self.prefix.recipe.device))
         place = torch.as_tensor(list(indices))
         inputs = {"weight": self.weight[place]}

@@ -12,6 +12,7 @@ from sktransfer._finetune._parameters import Parameters
 from sktransfer._finetune._predicting import Predicting
 from sktransfer._finetune._presets import preset
 from sktransfer._finetune._saving import Saving
+from sktransfer.images import DicomOptions
 
 
 class FineTuneClassifier(Parameters, Saving, Predicting):
@@ -96,6 +97,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         A few hundred pictures in small batches are a poor replacement for them.
     validation_fraction : float or None, default=None
         Share of the rows held out in ``fit``, stratified by class; with ``groups``, whole groups.
+        Copies of a picture are never on both sides.
     train_split : callable or None, default=None
         skorch's way to hold rows out, such as ``skorch.dataset.ValidSplit``.
     early_stopping : int or None, default=None
@@ -112,7 +114,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         Directory for the state of training; a ``fit`` of the same task goes on from there.
     checkpoint_every : int, default=10
         Epochs between states.
-    preprocessing, image_size, image_shape, value_range, scaled_decoding
+    preprocessing, image_size, image_shape, value_range, dicom, scaled_decoding
         As for :class:`PretrainedFeatureExtractor`.
     device, precision, engine, cache, on_error, n_jobs, store_weights
         As there. ``precision="bfloat16"`` and ``"float16"`` train in mixed precision. With
@@ -124,8 +126,8 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         in that ``precision``. Embeddings, with everything frozen, are not rounded.
     memory_budget, disk_budget : int or "auto", default="auto"
         Bytes of memory, and of temporary files, that the activations of a ``fit`` may take;
-        ``"auto"`` is half of what is free. Beyond both, the frozen part is run again and again,
-        after a warning. With a directory as ``cache`` they are read from there instead of a file.
+        ``"auto"`` is half of what is free. Beyond both, a warning, and the frozen part is run in
+        every epoch. With a directory as ``cache`` they are read from there instead of a file.
     warm_start : bool, default=False
         Whether ``fit`` goes on from the present weights.
     callbacks : list or None, default=None
@@ -225,7 +227,8 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         preprocessing: Any = "weights",
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
-        value_range: tuple[float, float] | None = None,
+        value_range: tuple[float, float] | tuple[str, float, float] | str | None = None,
+        dicom: DicomOptions | None = None,
         scaled_decoding: bool = False,
         device: str | torch.device = "auto",
         precision: str = "float32",
@@ -281,6 +284,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         self.image_size = image_size
         self.image_shape = image_shape
         self.value_range = value_range
+        self.dicom = dicom
         self.scaled_decoding = scaled_decoding
         self.device = device
         self.precision = precision
@@ -384,7 +388,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         )
         if first:
             self._start()
-        self._run(rows, X, y, go_on=not first)
+        self._run(rows, X, y, go_on=not first, declared=classes is not None)
         return self
 
     def _check_parameters(self) -> None:

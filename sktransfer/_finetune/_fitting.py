@@ -6,6 +6,7 @@ It must not know scikit-learn's surface (parameters, predictions); see ``_estima
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from sktransfer._base import failed_rows_frame, n_decoding_threads
-from sktransfer._finetune._checkpoint import Checkpoints
+from sktransfer._finetune._checkpoint import SILENT, Checkpoints, identity
 from sktransfer._finetune._datasets import ActivationRows
 from sktransfer._finetune._gathering import Labelled, gather
 from sktransfer._finetune._head import solve_linear
@@ -44,14 +45,42 @@ class Fitting(Parts):
         self._prepare()
         self.initialize()
 
-    def _run(self, rows: Rows, X: Any, y: Any, *, go_on: bool) -> None:
-        self._ready_again()
-        self.notify("on_train_begin", X=X, y=y)
-        self._learn(rows, go_on=go_on)
-        self.notify("on_train_end", X=X, y=y)
+    def _run(self, rows: Rows, X: Any, y: Any, *, go_on: bool, declared: bool = False) -> None:
+        """Train; ``go_on`` from the present weights, ``declared`` if classes were given."""
+        if go_on:
+            self._check_still_that_network()
+            self.module_.to(self.device_)
+            self._ready_again()
+        try:
+            with self._as_torch_says():
+                self.notify("on_train_begin", X=X, y=y)
+                self._learn(rows, go_on=go_on, one_class=go_on or declared)
+                self.notify("on_train_end", X=X, y=y)
+        except BaseException:
+            if not go_on:  # a head of random numbers is not to be predicted with
+                self.initialized_ = False
+            raise
 
-    def _learn(self, rows: Rows, *, go_on: bool) -> None:
+    def _learn(self, rows: Rows, *, go_on: bool, one_class: bool) -> None:
         """Train on ``rows``; ``go_on`` leaves the head as it is."""
+        with self._datasets_of(rows, one_class=one_class) as (plain, fresh, held_out):
+            solved = False if go_on else self._start_head(plain, held_out)
+            if not solved:
+                self._train(fresh, held_out, rows, go_on=go_on)
+        self._set_training(False)
+
+    @contextmanager
+    def _until_training(self, X: Any, y: Any, sample_weight: Any) -> Iterator[tuple[Any, bool]]:
+        """Everything that comes before the trained stages are: their rows, and whether none is."""
+        self._check_parameters()
+        rows = self._read(X, y, sample_weight, None, None, reset=True)
+        self._start()
+        with self._datasets_of(rows, one_class=False) as (plain, fresh, _):
+            yield fresh, self._start_head(plain, None)
+
+    @contextmanager
+    def _datasets_of(self, rows: Rows, *, one_class: bool) -> Iterator[tuple[Any, Any, Any]]:
+        """Rows as they are, as they are drawn, and those held out (or None)."""
         n_threads = n_decoding_threads(self.n_jobs)
         found = gather(
             self._prefix,
@@ -69,7 +98,7 @@ class Fitting(Parts):
         train, valid = split_rows(
             rows, self.validation_fraction, self.train_split, self._seed_of(SPLIT), self._classes
         )
-        if len(np.unique(rows.y[train])) < 2 and not go_on:
+        if len(np.unique(rows.y[train])) < 2 and not one_class:
             raise ValueError(
                 "The rows to train on are of one class: hold out less, or give more rows."
             )
@@ -83,10 +112,7 @@ class Fitting(Parts):
             plain = found.as_they_are(labelled(train), map_)
             fresh = found.as_drawn(labelled(train), map_, len(self._classes))
             held_out = None if valid is None else found.as_they_are(labelled(valid), map_)
-            solved = False if go_on else self._start_head(plain, held_out)
-            if not solved:
-                self._train(fresh, held_out, rows)
-        self._set_training(False)
+            yield plain, fresh, held_out
 
     def _start_head(self, plain: Any, held_out: Any) -> bool:
         """Phase one, the head; whether that was all there is to do."""
@@ -163,12 +189,15 @@ class Fitting(Parts):
         dtype = np.float64 if self.precision == "float64" else np.float32
         return ActivationRows(from_array(embeddings.astype(dtype)), np.arange(len(y)), y, weight)
 
-    def _train(self, fresh: Any, held_out: Any, rows: Rows) -> None:
+    def _train(self, fresh: Any, held_out: Any, rows: Rows, *, go_on: bool) -> None:
         """Phase two, everything that is not frozen."""
+        before = len(self.history) if go_on else 0
         checkpoints = None
         if self.checkpoint_dir is not None:
             checkpoints = Checkpoints(
-                self.checkpoint_dir, self._fingerprint(rows, fresh), self.checkpoint_every
+                self.checkpoint_dir,
+                self._fingerprint(rows, fresh, go_on=go_on),
+                self.checkpoint_every,
             )
         progress = self.train_phase(
             fresh,
@@ -183,6 +212,7 @@ class Fitting(Parts):
             ),
             seed=self._seed_of(MAIN_PHASE),
             checkpoints=checkpoints,
+            epochs_before=before,
         )
         self.n_epochs_, self.best_epoch_ = progress.epoch, progress.best_epoch
 
@@ -204,18 +234,21 @@ class Fitting(Parts):
             self.history.record(f"{name}_acc", float(np.average(right, weights=sizes)))
         self.n_epochs_, self.best_epoch_ = 0, 0
 
-    def _fingerprint(self, rows: Rows, dataset: Any) -> str:
+    def _fingerprint(self, rows: Rows, dataset: Any, *, go_on: bool) -> str:
         """Of everything that decides what training comes to."""
-        silent = {"verbose", "checkpoint_dir", "checkpoint_every", "n_jobs", "cache", "callbacks"}
-        silent |= {"memory_budget", "disk_budget"}
-        settings = {k: v for k, v in self.get_params(deep=True).items() if k not in silent}
+        settings = {
+            name: value for name, value in self.get_params(deep=False).items() if name not in SILENT
+        }
         digest = hashlib.blake2b(digest_size=16)
-        for part in (sorted(settings.items(), key=lambda item: item[0]), self.reference_):
-            digest.update(repr(part).encode())
+        for part in (identity(settings, "a parameter"), repr(self.reference_)):
+            digest.update(part.encode())
         digest.update(repr(self._classes.tolist()).encode())
         for row in rows.kept:
             digest.update(rows.source.open(int(row)).digest)
         digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
+        if go_on:  # another place to start from is another training
+            for tensor in self.module_.saved().values():
+                digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
 

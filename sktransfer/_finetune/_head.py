@@ -5,6 +5,7 @@ It must not know backbones, pictures or skorch.
 
 from __future__ import annotations
 
+import copy
 from numbers import Integral
 from typing import Any
 
@@ -45,7 +46,8 @@ def make_head(
             made = head(n_features, n_classes)
             if not isinstance(made, nn.Module):
                 raise ValueError(f"head(n_features, n_classes) must return a module; got {made!r}.")
-            return nn.Sequential(made)
+            # A copy: what a factory gives twice must not be trained twice.
+            return nn.Sequential(copy.deepcopy(made))
         else:
             hidden = tuple(head)
         layers: list[nn.Module] = []
@@ -65,6 +67,11 @@ def check_head(head: Any) -> None:
     sizes = isinstance(head, (list, tuple)) and all(
         isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in head
     )
+    if isinstance(head, nn.Module):
+        raise ValueError(
+            f"head is a module, {type(head).__name__}, that every fit would go on training: give "
+            "what makes one, a callable (n_features, n_classes) -> module."
+        )
     if not (head == "linear" or sizes or (callable(head) and not isinstance(head, str))):
         raise ValueError(
             "head must be 'linear', a tuple of hidden layer sizes such as (1024,), or a callable "

@@ -7,74 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
+from skorch.utils import to_numpy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sktransfer._base import derived_seed
+from sktransfer._finetune._callbacks import BatchAccuracy, Labels
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._datasets import whole
 from sktransfer._finetune._losses import WeightedLoss, make_loss
+from sktransfer._finetune._memory import Portion, within_memory
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._optimizers import make_optimizer, parameter_groups, schedule_factor
+from sktransfer._finetune._phase import Progress, Schedule
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class BatchAccuracy(Callback):
-    """Writes the share of right answers of every batch into the history."""
-
-    def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any):
-        """Compare the largest logit with the label."""
-        predicted = kwargs["y_pred"].argmax(1)
-        accuracy = (predicted == batch[1].to(predicted.device)).double().mean().item()
-        net.history.record_batch("train_acc" if training else "valid_acc", accuracy)
-
-
-@dataclass
-class Schedule:
-    """How long a phase is, and how its rates go.
-
-    Parameters
-    ----------
-    epochs : int
-    rates : str
-        Name of a schedule, of :data:`sktransfer._finetune._optimizers.SCHEDULES`.
-    warmup_epochs : float
-    patience : int or None
-        Epochs without a better validation loss before the phase ends.
-    restore_best : bool
-        Whether the weights of the best epoch are taken at the end, where there are rows to tell.
-    ema_decay : float or None
-        Of the moving average of the weights that is validated and kept.
-    """
-
-    epochs: int
-    rates: str = "cosine"
-    warmup_epochs: float = 0.0
-    patience: int | None = None
-    restore_best: bool = True
-    ema_decay: float | None = None
-
-
-@dataclass
-class Progress:
-    """What a phase has to remember from epoch to epoch; a checkpoint holds it."""
-
-    epoch: int = 0
-    step: int = 0
-    best_loss: float = float("inf")
-    best_epoch: int = 0
-    best: dict[str, Tensor] | None = None
-    average: dict[str, Tensor] = field(default_factory=dict)
-    plateau: float = 1.0
-    plateau_since: int = 0
 
 
 class TrainingLoop(NeuralNetClassifier):
@@ -107,6 +60,9 @@ class TrainingLoop(NeuralNetClassifier):
     torch_load_kwargs = None
     classes = None
     phase_ = "all"  # or "head"
+    callbacks: Any
+    callbacks_: list[tuple[str, Callback]]
+    _scaler: torch.amp.GradScaler | None = None
 
     # --- what skorch asks for --------------------------------------------------------------------
 
@@ -144,6 +100,10 @@ class TrainingLoop(NeuralNetClassifier):
     def initialize_optimizer(self, triggered_directly: Any = None) -> TrainingLoop:
         """Make the optimiser, with a group of parameters per stage that is trained."""
         self.optimizer_ = self._optimizer_of(self._blocks())
+        # Small gradients vanish in float16, whose range is short; not in bfloat16.
+        half = self.precision == "float16"
+        self._scaler = torch.amp.GradScaler(torch.device(self.device_).type) if half else None
+        self._portion = Portion()
         return self
 
     def _optimizer_of(self, blocks: Any, other: Any = None) -> torch.optim.Optimizer:
@@ -154,6 +114,30 @@ class TrainingLoop(NeuralNetClassifier):
 
     def _blocks(self) -> list[tuple[str, nn.Module, float]]:
         return self.module_.blocks(self.lr, self._head_rates[1], self.layer_decay)
+
+    def _initialize_callbacks(self) -> TrainingLoop:
+        """As skorch's; scores are of class labels, which datasets hold as codes."""
+        given = self.callbacks
+        # skorch's "disable" would leave no losses in the history; it is the printing that goes.
+        self.callbacks = None if given == "disable" else given
+        try:
+            super()._initialize_callbacks()
+        finally:
+            self.callbacks = given
+        if given == "disable":
+            self.callbacks_ = [each for each in self.callbacks_ if each[0] != "print_log"]
+        known = {name for name, _ in self.callbacks_}
+        for setting in self.get_params_for("callbacks"):
+            if setting.partition("__")[0] not in known:
+                raise ValueError(
+                    f"callbacks__{setting}: there is no callback of that name; there are "
+                    f"{', '.join(sorted(known))}."
+                )
+        for _, callback in self.callbacks_:
+            extractor = getattr(callback, "target_extractor", None)
+            if extractor is to_numpy or isinstance(extractor, Labels):
+                callback.target_extractor = Labels(self.classes_)
+        return self
 
     @property
     def _solves_head(self) -> bool:
@@ -209,6 +193,16 @@ class TrainingLoop(NeuralNetClassifier):
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Loss and gradients of a batch, shortened if ``max_grad_norm`` says so."""
         self._set_training(True)
+        step = within_memory(batch, self._gradients, self._zero_grad_optimizer, self._portion)
+        if self.max_grad_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(self.optimizer_)
+            parameters = [p for group in self.optimizer_.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        return step
+
+    def _gradients(self, batch: Any, share: float) -> dict[str, Any]:
+        """Loss and logits of a batch, and its share of the gradients."""
         inputs, labels = batch
         logits = self.infer(inputs)
         loss = self.get_loss(logits, labels, X=inputs, training=True)
@@ -218,11 +212,18 @@ class TrainingLoop(NeuralNetClassifier):
                 f"learning rate is too high for this network and data. Lower lr (now {self.lr}) or "
                 "head_lr, set max_grad_norm, or use warmup_epochs."
             )
-        loss.backward()
-        if self.max_grad_norm is not None:
-            parameters = [p for group in self.optimizer_.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        return {"loss": loss, "y_pred": logits}
+        scaled = loss * share
+        (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
+        return {"loss": loss.detach(), "y_pred": logits.detach()}
+
+    def _step_optimizer(self, step_fn: Any) -> None:
+        """As skorch's; half precision needs gradients that were scaled."""
+        if self._scaler is None:
+            super()._step_optimizer(step_fn)
+            return
+        step_fn()
+        self._scaler.step(self.optimizer_)
+        self._scaler.update()
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches of a dataset, in an order of its own when training."""
@@ -238,8 +239,9 @@ class TrainingLoop(NeuralNetClassifier):
         if training:
             self._order = torch.Generator()
             rest = len(dataset) % settings["batch_size"]
+            self._set_training(True)
             # A batch of one has no variance for BatchNorm to take.
-            lonely = rest == 1 and len(dataset) > 1 and not self.module_.freeze_batch_norm
+            lonely = rest == 1 and len(dataset) > 1 and self.module_.normalises_batches
             order = {"shuffle": True, "generator": self._order, "drop_last": lonely}
             settings = {**settings, **order, **own}
         return getattr(self, kind)(dataset, **settings)
@@ -254,6 +256,7 @@ class TrainingLoop(NeuralNetClassifier):
         *,
         seed: int,
         checkpoints: Checkpoints | None = None,
+        epochs_before: int = 0,
     ) -> Progress:
         """Train for some epochs; every epoch draws from its own seed, so it can be taken up again.
 
@@ -265,6 +268,8 @@ class TrainingLoop(NeuralNetClassifier):
         seed : int
         checkpoints : Checkpoints or None
             Where to go on from, and what to write.
+        epochs_before : int
+            Epochs of earlier calls, whose draws are not to be repeated.
 
         Returns
         -------
@@ -288,8 +293,9 @@ class TrainingLoop(NeuralNetClassifier):
                     progress.epoch - progress.best_epoch >= schedule.patience
                 ):
                     break
-                dataset_train.epoch = progress.epoch
-                with self._drawing(seed, progress.epoch):
+                epoch = epochs_before + progress.epoch
+                dataset_train.epoch = epoch
+                with self._drawing(seed, epoch):
                     self.notify("on_epoch_begin", **notified)
                     self.run_single_epoch(
                         loader,
@@ -325,6 +331,7 @@ class TrainingLoop(NeuralNetClassifier):
                 if kept is None or not tensor.is_floating_point():
                     progress.average[name] = tensor.clone()
                 else:
+                    kept = progress.average[name] = kept.to(tensor.device)
                     kept.mul_(decay).add_(tensor, alpha=1 - decay)
         return step
 
@@ -340,7 +347,7 @@ class TrainingLoop(NeuralNetClassifier):
             progress.best_loss, progress.best_epoch = loss, progress.epoch
             progress.plateau_since = progress.epoch
             if schedule.restore_best and validated:
-                progress.best = {k: t.clone() for k, t in self.module_.learned().items()}
+                progress.best = {k: t.clone() for k, t in self.module_.saved().items()}
         elif schedule.rates == "plateau" and progress.epoch - progress.plateau_since >= 3:
             progress.plateau *= 0.1
             progress.plateau_since = progress.epoch

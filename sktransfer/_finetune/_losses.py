@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -58,6 +59,20 @@ class WeightedLoss(nn.Module):
         return each.mean()
 
 
+def check_loss(loss: Any, label_smoothing: float) -> None:
+    """Raise ValueError for what makes no loss."""
+    if isinstance(loss, nn.Module):
+        raise ValueError(
+            f"loss is a module, {type(loss).__name__}; give what makes one, such as the class, and "
+            "its settings as loss__..."
+        )
+    if label_smoothing and not isinstance(loss, str):
+        raise ValueError(
+            f"label_smoothing={label_smoothing} is of the losses that have a name; a loss of your "
+            "own has its own: set loss__label_smoothing, say."
+        )
+
+
 def make_loss(loss: Any, label_smoothing: float, **settings: Any) -> nn.Module:
     """A loss from its name, or from a factory of modules of (logits, target, weight)."""
     if isinstance(loss, str):
@@ -66,7 +81,7 @@ def make_loss(loss: Any, label_smoothing: float, **settings: Any) -> nn.Module:
                 f"loss must be one of {', '.join(LOSSES)}, or a factory; got {loss!r}."
             )
         return WeightedLoss(loss, label_smoothing, **settings)
-    made = loss(**settings)
+    made = copy.deepcopy(loss(**settings))  # what a factory gives twice is not shared
     return made if isinstance(made, WeightedLoss) else _PerRow(made)
 
 

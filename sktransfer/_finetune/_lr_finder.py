@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import clone
 from sklearn.utils import Bunch
 
@@ -18,7 +17,14 @@ _DIVERGED = 4.0
 
 
 def find_learning_rate(
-    estimator: Any, X: Any, y: Any, *, lr_min: float, lr_max: float, n_steps: int
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    lr_min: float,
+    lr_max: float,
+    n_steps: int,
 ) -> Bunch:
     """Train a clone for some steps while the rate rises, and watch the loss [1]_.
 
@@ -29,7 +35,6 @@ def find_learning_rate(
     if not 0 < lr_min < lr_max:
         raise ValueError(f"lr_min must lie between 0 and lr_max; got {lr_min} and {lr_max}.")
     net = clone(estimator).set_params(
-        max_epochs=0,
         validation_fraction=None,
         train_split=None,
         early_stopping=None,
@@ -38,40 +43,42 @@ def find_learning_rate(
         callbacks=None,
         verbose=0,
     )
-    net.fit(X, y)
-    if net.n_epochs_ == 0 and net._prefix.cut.head_only and net._nothing_but_solved():
-        raise ValueError(
-            "With this freeze_depth the head is all there is to train, and it is solved exactly: "
-            "there is no learning rate to find."
-        )
-    dataset = net.get_dataset(X)
-    dataset.y = torch.from_numpy(np.searchsorted(net.classes_, np.asarray(y)).astype(np.int64))
-    loader = net.get_iterator(dataset, training=True)
     rates = np.geomspace(lr_min, lr_max, n_steps)
+    with net._until_training(X, y, sample_weight) as (dataset, solved):
+        if solved:
+            raise ValueError(
+                "With this freeze_depth the head is all there is to train, and it is solved "
+                "exactly: there is no learning rate to find."
+            )
+        losses = np.array(_losses(net, dataset, rates))
+    tried = rates[: len(losses)]
+    return Bunch(lr=tried, loss=losses, suggestion=_suggestion(tried, losses))
+
+
+def _losses(net: Any, dataset: Any, rates: np.ndarray) -> list[float]:
+    """Smoothed losses of steps at these rates, until they run away."""
+    loader = net.get_iterator(dataset, training=True)
     seen: list[float] = []
-    average, lowest = 0.0, float("inf")
-    step = epoch = 0
-    while step < n_steps:
+    average, lowest, epoch = 0.0, float("inf"), 0
+    while len(seen) < len(rates):
+        dataset.epoch = epoch
         with net._drawing(net._seed, epoch):
             for batch in loader:
                 for group in net.optimizer_.param_groups:
-                    group["lr"] = group["initial_lr"] / net.lr * rates[step]
+                    group["lr"] = group["initial_lr"] / net.lr * rates[len(seen)]
                 try:
                     loss = net.train_step(batch)["loss"].item()
                 except FloatingPointError:
                     loss = float("inf")
                 average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-                seen.append(average / (1 - _SMOOTHING ** (step + 1)))
+                seen.append(average / (1 - _SMOOTHING ** (len(seen) + 1)))
                 lowest = min(lowest, seen[-1])
-                step += 1
-                if step == n_steps or not seen[-1] < _DIVERGED * lowest:
+                if not seen[-1] < _DIVERGED * lowest:
+                    return seen
+                if len(seen) == len(rates):
                     break
         epoch += 1
-        if not seen[-1] < _DIVERGED * lowest:
-            break
-    losses = np.array(seen)
-    tried = rates[: len(losses)]
-    return Bunch(lr=tried, loss=losses, suggestion=_suggestion(tried, losses))
+    return seen
 
 
 def _suggestion(rates: np.ndarray, losses: np.ndarray) -> float:

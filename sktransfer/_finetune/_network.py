@@ -128,12 +128,16 @@ class Suffix(nn.Module):
         return [*blocks, ("head", self.head, head_lr)]
 
     def learned(self) -> dict[str, Tensor]:
-        """Tensors that training may have changed, by name; the rest is as it was published."""
-        kept: dict[str, Tensor] = {}
-        for prefix, module in self._learned_modules():
-            for name, tensor in module.state_dict().items():
-                kept[f"{prefix}.{name}"] = tensor.detach().cpu().contiguous()
-        return kept
+        """Tensors that training may have changed, by name, as they are and where they are."""
+        return {
+            f"{prefix}.{name}": tensor.detach()
+            for prefix, module in self._learned_modules()
+            for name, tensor in module.state_dict().items()
+        }
+
+    def saved(self) -> dict[str, Tensor]:
+        """The same, as a file holds it."""
+        return {name: tensor.cpu().contiguous() for name, tensor in self.learned().items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put back what :meth:`learned` gave."""
@@ -153,6 +157,11 @@ class Suffix(nn.Module):
             if trained:
                 yield self._named(i, module)[1], module
         yield "head", self.head
+
+    @property
+    def normalises_batches(self) -> bool:
+        """Whether a part in training mode normalises with the statistics of a batch."""
+        return any(isinstance(m, _BATCH_NORMS) and m.training for m in self.modules())
 
     def linear(self) -> nn.Linear | None:
         """The head, where it is one linear layer with a bias, and nothing but dropout before it."""

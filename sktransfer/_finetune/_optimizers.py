@@ -21,6 +21,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {}),
 }
+# Those that torch has a fused step for, on CPUs and GPUs.
+_FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 SCHEDULES: tuple[str, ...] = ("constant", "cosine", "linear", "step", "one_cycle", "plateau")
 
 # Every norm's scale and shift, and every bias, is left out of weight decay: pulling them to zero
@@ -45,6 +47,10 @@ def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], **settings: Any
     if isinstance(optimizer, str):
         found, defaults = OPTIMIZERS[optimizer]
         settings = {**defaults, **settings}
+        devices = {p.device.type for group in groups for p in group["params"]}
+        own = {"foreach", "fused"} & {*settings}
+        if found in _FUSED and devices <= {"cpu", "cuda"} and not own:
+            settings["fused"] = True  # one pass over the parameters, not one for each term
     else:
         found = optimizer
     return found(groups, **settings)

@@ -6,6 +6,9 @@ It must not know rows, labels, or how training goes.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -16,7 +19,7 @@ from sktransfer._finetune._head import make_head
 from sktransfer._finetune._keeping import Budget
 from sktransfer._finetune._loop import TrainingLoop
 from sktransfer._finetune._network import Suffix
-from sktransfer._persistence import PackedWeights, found_source, request_source
+from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
 from sktransfer.backbones import Backbone
 from sktransfer.frozen import (
     NetworkInfo,
@@ -30,30 +33,42 @@ from sktransfer.frozen import (
 _last: dict[tuple, Backbone] = {}
 _last_lock = threading.Lock()
 
+# Parameters that a fitted network stands on: what is set later counts from the next fit on.
+MADE_WITH = (
+    *("backbone", "weights", "freeze_depth", "head", "dropout", "freeze_batch_norm", "precision"),
+    *("activation_dtype", "preprocessing", "image_size", "scaled_decoding"),
+)
+
 # Seeds of the parts of a fit.
-SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS = range(5)
+SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS = range(6)
 
 
 def whole_backbone(source: NetworkSource) -> Backbone:
     """The network of ``source`` with all its stages; do not change it."""
     with _last_lock:
         found = _last.get(source.key)
-        if found is None:
-            found = source.load()
-            if source.reference is not None and source.reference.digest != found.reference.digest:
-                raise digest_mismatch(source.reference.digest, found.reference)
+    if found is None:
+        # Not under the lock: a network that was fine-tuned itself is loaded by coming here again.
+        found = source.load()
+        if source.reference is not None and source.reference.digest != found.reference.digest:
+            raise digest_mismatch(source.reference.digest, found.reference)
+        with _last_lock:
             _last.clear()
             _last[source.key] = found
-        return found
+    return found
 
 
 class Parts(ImageInputMixin, TrainingLoop):
     """Finds a network, cuts it, and finds it again."""
 
+    _made_with: dict[str, Any]
+    _prefix_: Prefix
+    device: Any
+
     @property
     def device_(self) -> str:
         """The device that is computed on."""
-        return resolve_device(self.device, self.precision)
+        return resolve_device(self.device, self._made_with["precision"])
 
     def _requested(self) -> NetworkSource:
         seed = self._seed if self.weights is None else 0
@@ -61,11 +76,12 @@ class Parts(ImageInputMixin, TrainingLoop):
 
     def _found(self) -> NetworkSource:
         """The network that was fitted, to be found again."""
-        return found_source(self.reference_, self._packed, self.backbone)
+        return found_source(self.reference_, self._packed, self._found_as)
 
     def _make_prefix(self, source: NetworkSource, backbone: Backbone) -> Prefix:
         info = NetworkInfo.of(backbone)
-        cut = resolve_freeze_depth(self.freeze_depth, info)
+        made = self._made_with
+        cut = resolve_freeze_depth(made["freeze_depth"], info)
         if not info.embedding_trained:
             raise ValueError(
                 f"The weights {info.reference.weights} of {info.reference.name} hold trained "
@@ -73,11 +89,12 @@ class Parts(ImageInputMixin, TrainingLoop):
                 "weights."
             )
         device = self.device_
-        recipe = Recipe(self.precision, device, resolve_engine(self.engine, self.precision, device))
-        preprocessing = self._preprocessing_for(info.input_spec)
+        precision = made["precision"]
+        recipe = Recipe(precision, device, resolve_engine(self.engine, precision, device))
+        preprocessing = self._preprocessing_for(info.input_spec, made)
         # What is loaded already is not loaded again for the frozen part.
         shared = NetworkSource(source.key, lambda: whole_backbone(source), source.reference)
-        dtype = kept_as(self.activation_dtype, self.precision, cut)
+        dtype = kept_as(made["activation_dtype"], precision, cut)
         prefix = Prefix(shared, info, cut, recipe, preprocessing, dtype)
         network = None if cut.depth == 0 else prefix.frozen().network()
         prefix.shape = activation_shape(network, cut, preprocessing.size)
@@ -86,7 +103,7 @@ class Parts(ImageInputMixin, TrainingLoop):
     @property
     def _prefix(self) -> Prefix:
         """The frozen part; looked for again after unpickling."""
-        if "_prefix_" not in vars(self):
+        if "_prefix_" not in vars(self) or self._prefix_.recipe.device != self.device_:
             source = self._found()
             self._prefix_ = self._make_prefix(source, whole_backbone(source))
         return self._prefix_
@@ -116,25 +133,45 @@ class Parts(ImageInputMixin, TrainingLoop):
         return self
 
     def _suffix(self, backbone: Backbone) -> Suffix:
-        prefix = self._prefix
+        prefix, made = self._prefix, self._made_with
         head = make_head(
-            self.head,
+            made["head"],
             backbone.n_features,
             len(self._classes),
-            self.dropout,
+            made["dropout"],
             self._seed_of(HEAD),
         )
         module = Suffix(
             backbone,
             prefix.cut,
             head,
-            freeze_batch_norm=self.freeze_batch_norm,
+            freeze_batch_norm=made["freeze_batch_norm"],
             shape=prefix.shape,
         )
         if any(tensor.is_meta for tensor in module.state_dict().values()):
             module.to_empty(device="cpu")  # an architecture alone; its values come next
-        dtype = torch.float64 if self.precision == "float64" else torch.float32
+        dtype = torch.float64 if made["precision"] == "float64" else torch.float32
         return module.to(device=self.device_, dtype=dtype)
+
+    def _check_still_that_network(self) -> None:
+        """Raise ValueError where training cannot go on because parameters ask for another one."""
+        for name, before in self._made_with.items():
+            now = getattr(self, name)
+            if now is not before and not _equal(now, before):
+                raise ValueError(
+                    f"{name} is {now!r} now, and the network that training is to go on with was "
+                    f"made with {before!r}. Set it back, or fit anew (warm_start=False)."
+                )
+
+    @contextmanager
+    def _as_torch_says(self) -> Iterator[None]:
+        """While skorch asks for the device: torch knows no "auto"."""
+        given = self.device
+        self.device = self.device_
+        try:
+            yield
+        finally:
+            self.device = given
 
     @property
     def _budget(self) -> Budget:
@@ -146,6 +183,8 @@ class Parts(ImageInputMixin, TrainingLoop):
     def _prepare(self) -> None:
         """Find the network and settle where it is cut; nothing is trained."""
         self._seed = seed_from(self.random_state)
+        self._found_as = lasting(self.backbone)
+        self._made_with = {name: getattr(self, name) for name in MADE_WITH}
         source = self._requested()
         backbone = whole_backbone(source)
         self._prefix_ = self._make_prefix(source, backbone)
@@ -157,3 +196,10 @@ class Parts(ImageInputMixin, TrainingLoop):
             depth = cut.n_stages + 1 if cut.surgical or cut.head_only else cut.depth
             self._packed = PackedWeights.pack(backbone, backbone.reference, depth)
         self.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return type(a) is type(b) and bool(a == b)
+    except ValueError:  # arrays
+        return False

@@ -17,7 +17,7 @@ from sktransfer._finetune._datasets import ActivationRows, PictureRows
 from sktransfer._finetune._fitting import Fitting, threads
 from sktransfer._finetune._keeping import from_array
 from sktransfer._finetune._lr_finder import find_learning_rate
-from sktransfer._finetune._parts import VIEWS
+from sktransfer._finetune._parts import TEST_VIEWS
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.images import ImageSource, PictureSelection, resolve_augmentation
 
@@ -104,7 +104,7 @@ class Predicting(Fitting):
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        parts = [part.double().numpy() for part in self.forward_iter(X)]
+        parts = [part.detach().cpu().double().numpy() for part in self.forward_iter(X)]
         return np.concatenate(parts)
 
     def forward_iter(self, X: Any, training: bool = False, device: str = "cpu") -> Any:
@@ -133,8 +133,7 @@ class Predicting(Fitting):
             return X
         source = self._image_source(X, reset=False)
         failures: list[ImageDecodeError] = []
-        with threads(n_decoding_threads(self.n_jobs)) as map_:
-            dataset = self._plain(source, map_, failures)
+        dataset = self._plain(source, map, failures)  # read when no pool of ours lives any more
         self._note_failures(failures, len(source), "given NaN")
         return dataset
 
@@ -169,14 +168,21 @@ class Predicting(Fitting):
         return dataset
 
     def _pictures(self, source: ImageSource, augmentation: Any, map_: Any) -> PictureRows:
-        seed = self._seed_of(VIEWS) ^ 1
+        seed = self._seed_of(TEST_VIEWS)
         rows = _unlabelled(len(source))
         dataset = PictureRows(source, self._prefix, augmentation, seed, map_, *rows)
         dataset.on_error = self.on_error
         return dataset
 
     def find_lr(
-        self, X: Any, y: Any, *, lr_min: float = 1e-6, lr_max: float = 1.0, n_steps: int = 80
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        lr_min: float = 1e-6,
+        lr_max: float = 1.0,
+        n_steps: int = 80,
     ) -> Bunch:
         """Look for a learning rate: train a clone while the rate rises, and watch the loss.
 
@@ -184,7 +190,7 @@ class Predicting(Fitting):
 
         Parameters
         ----------
-        X, y
+        X, y, sample_weight
             As for ``fit``.
         lr_min, lr_max : float
             First and last rate.
@@ -197,7 +203,9 @@ class Predicting(Fitting):
             ``lr`` and ``loss``, ndarrays of equal length (shorter where the loss ran away), and
             ``suggestion``: where the loss falls fastest.
         """
-        return find_learning_rate(self, X, y, lr_min=lr_min, lr_max=lr_max, n_steps=n_steps)
+        return find_learning_rate(
+            self, X, y, sample_weight, lr_min=lr_min, lr_max=lr_max, n_steps=n_steps
+        )
 
 
 def _unlabelled(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -62,8 +62,10 @@ class Rows:
             else:
                 factor = compute_class_weight(class_weight, classes=classes, y=classes[codes])
             weight = weight * factor[codes]
-        if not weight.sum() > 0:
-            raise ValueError("All sample weights are zero: there is nothing to learn from.")
+        if not weight.sum() > np.finfo(np.float64).tiny * len(weight):
+            raise ValueError(
+                f"The sample weights of {len(rows)} rows, trained on or held out, are all zero."
+            )
         return weight
 
 
@@ -133,7 +135,8 @@ def split_rows(
     Parameters
     ----------
     fraction : float or None
-        Stratified by class; groups stay whole where they are known.
+        Stratified by class; groups stay whole where they are known, and copies of a picture are
+        one group.
     train_split : callable or None
         skorch's: takes (dataset, y[, groups]) and gives two torch Subsets, or the index arrays.
     """
@@ -144,8 +147,21 @@ def split_rows(
         return kept[train], None if valid is None else kept[valid]
     if fraction is None:
         return kept, None
+    if groups is None:
+        groups = _copies(rows.source, kept)
     train, valid = holdout_split(rows.y[kept], fraction, groups=groups, random_state=seed)
     return kept[train], kept[valid]
+
+
+def _copies(source: ImageSource, kept: np.ndarray) -> np.ndarray | None:
+    """Rows of one picture as one group, where there are any: over-sampling makes such rows, and a
+    copy of a training row says nothing about rows that were not seen.
+    """
+    digests = [source.open(int(row)).digest for row in kept]
+    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+    if len(numbers) == len(digests):
+        return None
+    return np.array([numbers[digest] for digest in digests])
 
 
 def _by_skorch(
@@ -160,7 +176,14 @@ def _by_skorch(
             return None
         return np.asarray(getattr(part, "indices", part), dtype=np.intp)
 
-    train, valid = indices(train), indices(valid)
+    try:
+        train, valid = indices(train), indices(valid)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"train_split gave {type(valid).__name__} as the rows to hold out, and not a part of "
+            "the rows that are given (skorch's predefined_split is of that kind). Give a callable "
+            "that returns two torch Subsets, or two arrays of row numbers."
+        ) from error
     if valid is not None and len(valid) and valid.max() >= len(kept):
         raise ValueError("train_split gave a row that is not among those to split.")
     return train, valid

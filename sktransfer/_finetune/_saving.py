@@ -16,18 +16,22 @@ import numpy as np
 import safetensors.torch
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 
 from sktransfer._base import failed_rows_frame
+from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._parts import Parts, whole_backbone
-from sktransfer._persistence import SCHEMA, read_saved, tuned_backbone
+from sktransfer._persistence import SCHEMA, beside, read_saved, tuned_backbone
 from sktransfer._version import __version__
 from sktransfer.backbones import Backbone, BackboneReference, architecture
-from sktransfer.images import ImageAugmentation
+from sktransfer.images import DicomOptions, ImageAugmentation
 
-_PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order")
+_PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler")
+# Objects of parameters, whose parameters are written in their place.
+_OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
 
 
 class Saving(Parts):
@@ -51,7 +55,7 @@ class Saving(Parts):
     def _learned_bytes(self) -> bytes:
         if "_module_" not in vars(self):
             return self._learned
-        return safetensors.torch.save(self._module_.learned())
+        return safetensors.torch.save(self._module_.saved())
 
     def _rebuilt(self) -> Suffix:
         """The trained part again: architecture, what was published, what was learned."""
@@ -72,25 +76,22 @@ class Saving(Parts):
         """
         check_is_fitted(self)
         base = whole_backbone(self._found())
-        return tuned_backbone(base, self.reference_, self.module_.learned())
+        return tuned_backbone(base, self.reference_, self.module_.saved())
 
     def _ready_again(self) -> None:
-        """What training needs and a pickle does not carry."""
-        if hasattr(self, "optimizer_"):
-            return
+        """What training needs, as parameters are now; moments of the same optimiser stay."""
+        before = vars(self).get("optimizer_")
         self._initialize_virtual_params()
         self._initialize_callbacks()
         self.initialize_criterion()
         self.initialize_optimizer()
+        if type(before) is type(self.optimizer_):
+            self.optimizer_.state.update(before.state)
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
         """As skorch's: what ``save_params`` wrote, into a net that is initialised."""
-        given = self.device
-        self.device = self.device_  # skorch asks torch, which knows no "auto"
-        try:
+        with self._as_torch_says():
             super().load_params(*args, **kwargs)
-        finally:
-            self.device = given
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -114,11 +115,19 @@ class Saving(Parts):
             for name, value in self.get_params(deep=False).items()
             if name != "callbacks" or value is not None
         }
+        if self._classes.dtype.kind not in "biufUSO":
+            raise ValueError(
+                f"Class labels of dtype {self._classes.dtype} have no form in JSON; train on "
+                "y.astype(str), say, or pickle the estimator."
+            )
+        made_with = {name: _encode(value, name) for name, value in self._made_with.items()}
         header = {
             "schema": SCHEMA,
             "sktransfer": __version__,
             "estimator": type(self).__name__,
             "params": params,
+            "made_with": made_with,
+            "found_as": _encode(self._found_as, "backbone"),
             "classes": {"dtype": self._classes.dtype.str, "values": self._classes.tolist()},
             "reference": vars(self.reference_),
             "seed": self._seed,
@@ -132,7 +141,9 @@ class Saving(Parts):
         path = Path(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            safetensors.torch.save_file(tensors, temporary, {"sktransfer": json.dumps(header)})
+            safetensors.torch.save_file(
+                tensors, temporary, {"sktransfer": json.dumps(header, default=plain_number)}
+            )
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -161,6 +172,7 @@ class Saving(Parts):
         known = {
             *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed"),
             *("history", "n_epochs", "best_epoch", "n_features_in", "feature_names_in"),
+            *("made_with", "found_as"),
         }
         if header.get("estimator") != cls.__name__:
             raise ValueError(f"{path} holds no saved {cls.__name__}.")
@@ -170,19 +182,14 @@ class Saving(Parts):
                 f"version {__version__} does not know, or without some that it needs: "
                 f"{', '.join(sorted(set(header) ^ known))}."
             )
-        decoded = {name: _decode(value) for name, value in header["params"].items()}
         try:
-            made = cls(**{**decoded, **params})
-        except TypeError as error:
+            made = _restored(cls, header, params)
+            made._found_as = beside(path, header["found_as"])
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"{path} has a parameter this version does not know: {error}"
-            ) from None
-        labels = header["classes"]
-        made._classes = np.asarray(labels["values"], dtype=np.dtype(labels["dtype"]))
-        made.reference_ = BackboneReference(**header["reference"])
-        made._seed = int(header["seed"])
-        made.history_ = History(header["history"])
-        made.n_epochs_, made.best_epoch_ = header["n_epochs"], header["best_epoch"]
+                f"{path} holds something that sktransfer {__version__} cannot make an estimator "
+                f"of: {error}"
+            ) from error
         if header["n_features_in"] is not None:
             made.n_features_in_ = header["n_features_in"]
         if header["feature_names_in"] is not None:
@@ -192,6 +199,24 @@ class Saving(Parts):
         made._failed_rows = failed_rows_frame([])
         made.initialized_ = True
         return made
+
+
+def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
+    """An estimator of the parameters and the learned facts in a file's header."""
+    decoded = {name: _decode(value) for name, value in header["params"].items()}
+    missing = set(cls().get_params(deep=False)) - set(decoded) - {"callbacks"}
+    if missing:
+        raise ValueError(f"the parameters {', '.join(sorted(missing))} are missing.")
+    made = cls(**{**decoded, **params})
+    made._check_parameters()
+    labels = header["classes"]
+    made._classes = np.asarray(labels["values"], dtype=np.dtype(labels["dtype"]))
+    made.reference_ = BackboneReference(**header["reference"])
+    made._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
+    made._seed = int(header["seed"])
+    made.history_ = History(header["history"])
+    made.n_epochs_, made.best_epoch_ = header["n_epochs"], header["best_epoch"]
+    return made
 
 
 def _names(estimator: Any) -> list[str] | None:
@@ -210,15 +235,22 @@ def _encode(value: Any, name: str) -> Any:
         return str(value)
     if isinstance(value, Enum):
         return value.name
-    if isinstance(value, ImageAugmentation):
+    if type(value) in _OBJECTS.values():  # a subclass may do something else
         inner = {k: _encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
-        return {"type": "ImageAugmentation", "items": inner}
+        return {"type": type(value).__name__, "items": inner}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__
         return {"type": kind, "items": [_encode(each, name) for each in value]}
     if isinstance(value, dict):
         pairs = [[_encode(k, name), _encode(v, name)] for k, v in value.items()]
         return {"type": "dict", "items": pairs}
+    if isinstance(value, np.ndarray):
+        return _encode(value.tolist(), name)
+    if isinstance(value, FrozenEstimator):
+        raise ValueError(
+            f"{name} is a fitted estimator, which this file cannot hold: save that one to a file "
+            "of its own, give the file's path as backbone, and fit again."
+        )
     raise ValueError(
         f"{name}={value!r} is code, which a file of save cannot hold. Pickle the estimator "
         "(loading a pickle runs code, so only load what you trust), or set the parameter to "
@@ -230,8 +262,8 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kind, items = value["type"], value["items"]
-    if kind == "ImageAugmentation":
-        return ImageAugmentation(**{name: _decode(each) for name, each in items.items()})
+    if kind in _OBJECTS:
+        return _OBJECTS[kind](**{name: _decode(each) for name, each in items.items()})
     if kind == "dict":
         return {_decode(k): _decode(v) for k, v in items}
     kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}

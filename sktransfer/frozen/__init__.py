@@ -5,7 +5,7 @@ from sktransfer.frozen._engines import ENGINES, TOLERANCES, resolve_engine
 from sktransfer.frozen._pass import FrozenPass
 from sktransfer.frozen._plan import Plan, fingerprints, make_plan, measure_widths, settle
 from sktransfer.frozen._pooling import POOLINGS, pool
-from sktransfer.frozen._prefix import FrozenNetwork, settled_engine
+from sktransfer.frozen._prefix import FrozenNetwork, is_out_of_memory, settled_engine
 from sktransfer.frozen._registry import (
     REGISTRY,
     NetworkRegistry,
@@ -49,6 +49,7 @@ __all__ = [
     "Tap",
     "digest_mismatch",
     "fingerprints",
+    "is_out_of_memory",
     "make_plan",
     "measure_widths",
     "pool",

@@ -7,7 +7,9 @@ A *picture*, in all of ``images``, is one of two things: a Pillow image of mode 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +20,27 @@ from sktransfer.exceptions import ImageDecodeError
 Picture: TypeAlias = Image.Image | np.ndarray
 ValueRange: TypeAlias = tuple[float, float]
 
+
+@dataclass(frozen=True)
+class Percentiles:
+    """The levels of each picture below and above which all is black and all is white."""
+
+    low: float = 1.0
+    high: float = 99.0
+
+    def range_of(self, values: np.ndarray) -> ValueRange | None:
+        """Black and white of these values; None if all levels in between are one."""
+        low, high = np.percentile(values, (self.low, self.high))
+        if low == high:
+            low, high = values.min(), values.max()
+        return (float(low), float(high)) if low < high else None
+
+
+# What `value_range` may be, once it is checked.
+ValueScale: TypeAlias = ValueRange | Percentiles | Literal["dtype"]
+
 CHANNELS = (1, 3, 4)  # grey, colour, colour with alpha
+OTHER_CHANNELS = " sktransfer.ImageChannels selects or mixes the channels of an array with others."
 
 # Key in the ``info`` of a Pillow image that was decoded at a fraction of its size.
 EXTENT = "sktransfer_extent"
@@ -42,20 +64,45 @@ TOLERANCE = 1e-6
 _CHUNK_BYTES = 64 * 2**20
 
 
-def check_value_range(value_range: Any) -> ValueRange | None:
-    """Two finite numbers in ascending order, or None."""
-    if value_range is None:
-        return None
+def check_value_range(value_range: Any) -> ValueScale | None:
+    """Two finite numbers in ascending order, percentiles, "dtype", or None."""
+    if value_range is None or isinstance(value_range, Percentiles):
+        return value_range
+    if isinstance(value_range, str):
+        value_range = (value_range,)
+    if isinstance(value_range, tuple | list) and value_range and isinstance(value_range[0], str):
+        return _named_scale(*value_range)
     try:
         low, high = (float(value) for value in value_range)
     except (TypeError, ValueError):
         low, high = 0.0, 0.0
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(
-            f"value_range must be None or two finite numbers (lowest, highest) with lowest < "
-            f"highest, for example (0, 4095); got {value_range!r}."
-        )
+        raise _bad_value_range(value_range)
     return low, high
+
+
+def _bad_value_range(got: Any) -> ValueError:
+    return ValueError(
+        "value_range must be None or two finite numbers (lowest, highest) with lowest < highest, "
+        'for example (0, 4095), or one of "dtype" (all that an integer type can hold), '
+        '"percentile" (each picture from its 1st to its 99th percentile) and, with other '
+        f'percentiles, ("percentile", 0.5, 99.5); got {got!r}.'
+    )
+
+
+def _named_scale(name: str, *numbers: Any) -> ValueScale:
+    if name == "dtype" and not numbers:
+        return "dtype"
+    if name == "percentile":
+        if not numbers:
+            return Percentiles()
+        if (
+            len(numbers) == 2
+            and all(isinstance(number, Real) for number in numbers)
+            and 0 <= numbers[0] < numbers[1] <= 100
+        ):
+            return Percentiles(float(numbers[0]), float(numbers[1]))
+    raise _bad_value_range((name, *numbers) if numbers else name)
 
 
 def check_numeric(array: np.ndarray) -> None:
@@ -68,10 +115,12 @@ def check_numeric(array: np.ndarray) -> None:
         )
 
 
-def is_eight_bit(dtype: np.dtype, value_range: ValueRange | None) -> bool:
+def is_eight_bit(dtype: np.dtype, value_range: ValueScale | None) -> bool:
     """Whether eight bits hold every value such an array may have."""
     if dtype.kind == "b":
         return True
+    if value_range == "dtype":
+        return dtype == np.uint8
     if value_range is not None:
         return dtype.kind in "iu" and value_range == (0.0, 255.0)
     return dtype.kind in "iu" and not _is_uint16(dtype)
@@ -82,18 +131,21 @@ def _is_uint16(dtype: np.dtype) -> bool:
     return dtype.kind == "u" and dtype.itemsize == 2
 
 
-def expected_range(dtype: np.dtype, value_range: ValueRange | None) -> ValueRange:
-    """What is black and what is white in an array of this dtype."""
+def expected_range(dtype: np.dtype, value_range: ValueScale | None) -> ValueRange:
+    """What is black and what is white in an array of this dtype, unless percentiles say so."""
     if dtype.kind == "b":
         return 0.0, 1.0
-    if value_range is not None:
+    if value_range == "dtype" and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return float(limits.min), float(limits.max)
+    if isinstance(value_range, tuple):
         return value_range
     if dtype.kind == "f":
         return 0.0, 1.0
     return (0.0, 65535.0) if _is_uint16(dtype) else (0.0, 255.0)
 
 
-def check_batch_range(array: np.ndarray, value_range: ValueRange | None) -> None:
+def check_batch_range(array: np.ndarray, value_range: ValueScale | None) -> None:
     """Refuse a whole batch whose finite values lie outside what its dtype or range promises.
 
     A wrong scale is a mistake about the whole of ``X``, not a broken row, so it is found here and
@@ -101,6 +153,8 @@ def check_batch_range(array: np.ndarray, value_range: ValueRange | None) -> None
     NaN and infinity are left to the rows that have them.
     """
     if array.dtype.kind == "b" or (array.dtype == np.uint8 and value_range is None):
+        return
+    if isinstance(value_range, Percentiles):
         return
     seen_low, seen_high = np.inf, -np.inf
     step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
@@ -119,7 +173,7 @@ def check_batch_range(array: np.ndarray, value_range: ValueRange | None) -> None
 
 
 def _range_problem(
-    low: float, high: float, dtype: np.dtype, value_range: ValueRange | None
+    low: float, high: float, dtype: np.dtype, value_range: ValueScale | None
 ) -> str | None:
     """What is wrong with values from ``low`` to ``high``, or None."""
     black, white = expected_range(dtype, value_range)
@@ -127,7 +181,7 @@ def _range_problem(
     if low > high or (low >= black - slack and high <= white + slack):  # low > high: no values
         return None
     seen = f"{dtype} values from {low:.6g} to {high:.6g}"
-    if value_range is not None:
+    if isinstance(value_range, tuple):
         return (
             f"{seen} were found, but value_range=({_plain(black)}, {_plain(white)}) was given. "
             "Widen value_range, or clip the values first."
@@ -168,8 +222,10 @@ def check_finite(array: np.ndarray) -> None:
     raise ImageDecodeError(f"Input X contains infinity or a value too large for {array.dtype!r}.")
 
 
-def scale_values(values: np.ndarray, dtype: np.dtype, value_range: ValueRange | None) -> np.ndarray:
+def scale_values(values: np.ndarray, dtype: np.dtype, value_range: ValueScale | None) -> np.ndarray:
     """Numbers on the scale of ``dtype`` or ``value_range`` to float32 in [0, 1].
+
+    A picture of one level is black on a scale of its own percentiles.
 
     Raises
     ------
@@ -177,10 +233,19 @@ def scale_values(values: np.ndarray, dtype: np.dtype, value_range: ValueRange | 
         If a value is not finite or lies outside the scale.
     """
     check_finite(values)
+    if isinstance(value_range, Percentiles) and dtype.kind != "b":
+        own = value_range.range_of(values)
+        if own is None:
+            return np.zeros(values.shape, dtype=np.float32)
+        return _scaled(values, own)
     reason = _range_problem(float(values.min()), float(values.max()), dtype, value_range)
     if reason:
         raise ImageDecodeError(reason)
-    black, white = expected_range(dtype, value_range)
+    return _scaled(values, expected_range(dtype, value_range))
+
+
+def _scaled(values: np.ndarray, ends: ValueRange) -> np.ndarray:
+    black, white = ends
     if (black, white) != (0.0, 1.0):
         values = (values.astype(np.float64) - black) / (white - black)
     return np.clip(values, 0.0, 1.0).astype(np.float32)
@@ -191,7 +256,7 @@ def over_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return (colour * alpha + (1.0 - alpha)).astype(np.float32)
 
 
-def array_to_picture(array: np.ndarray, value_range: ValueRange | None) -> Picture:
+def array_to_picture(array: np.ndarray, value_range: ValueScale | None) -> Picture:
     """One row, shape (H, W) or (H, W, C), to a picture.
 
     Raises
@@ -203,10 +268,12 @@ def array_to_picture(array: np.ndarray, value_range: ValueRange | None) -> Pictu
         array = array[:, :, 0]
     if is_eight_bit(array.dtype, value_range):
         return _eight_bit_picture(array)
-    scaled = scale_values(array, array.dtype, value_range)
-    if scaled.ndim == 3 and scaled.shape[2] == 4:
-        return over_white(scaled[:, :, :3], scaled[:, :, 3:])
-    return scaled
+    if array.ndim == 3 and array.shape[2] == 4:
+        # Opacity has a scale of its own: percentiles are of colours.
+        own = None if isinstance(value_range, Percentiles) else value_range
+        alpha = scale_values(array[:, :, 3:], array.dtype, own)
+        return over_white(scale_values(array[:, :, :3], array.dtype, value_range), alpha)
+    return scale_values(array, array.dtype, value_range)
 
 
 def _eight_bit_picture(array: np.ndarray) -> Image.Image:
@@ -256,7 +323,7 @@ def check_picture_shape(array: np.ndarray) -> None:
         )
         raise ImageDecodeError(
             f"an array of shape {shape} has {shape[2]} channels on its last axis; expected 1 "
-            f"(grey), 3 (RGB) or 4 (RGBA).{hint}"
+            f"(grey), 3 (RGB) or 4 (RGBA).{hint or OTHER_CHANNELS}"
         )
 
 

@@ -8,14 +8,17 @@ import io
 import struct
 import zlib
 
-from PIL import ImageFile
+import numpy as np
+from PIL import Image, ImageFile
 from PIL.ImageFile import ImageFile as OpenedFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 from sktransfer.images import _formats
-from sktransfer.images._arrays import EXTENT, Extent, Picture, ValueRange
+from sktransfer.images._arrays import EXTENT, Extent, Picture, ValueScale
+from sktransfer.images._dicom import decode_dicom
+from sktransfer.images._dicom_options import DicomOptions
 from sktransfer.images._pillow import Depth, check_size, image_to_picture
 
 _SAMPLE_FORMAT_TAG = 339
@@ -23,7 +26,10 @@ _TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 322, 323
 
 
 def decode_bytes(
-    data: bytes, value_range: ValueRange | None, min_side: int | None = None
+    data: bytes,
+    value_range: ValueScale | None,
+    min_side: int | None = None,
+    dicom: DicomOptions | None = None,
 ) -> Picture:
     """Decode the first frame of an encoded picture.
 
@@ -36,12 +42,18 @@ def decode_bytes(
     min_side : int or None, default=None
         If given, a JPEG may be decoded at 1/2, 1/4 or 1/8, so long as no side falls below this;
         what it stands for is then in its ``info`` (:class:`Extent`). None: in full.
+    dicom : DicomOptions or None, default=None
+        How a DICOM file is shown.
 
     Raises
     ------
     ImageDecodeError
         If the bytes are no allowed picture, are damaged or cut short, or claim too many pixels.
+    MissingDependencyError
+        If it is a DICOM file, and what reads it is not installed.
     """
+    if _formats.is_dicom(data):
+        return decode_dicom(data, value_range, dicom)
     refuse_half_pictures()
     format_ = _formats.identify(data)
     if format_ is None:
@@ -54,10 +66,28 @@ def decode_bytes(
         raise ImageDecodeError(f"damaged or unsupported {format_.name} file: {exc}") from exc
 
 
+def encoded_kind(content: bytes | np.ndarray | Image.Image) -> tuple[str, str]:
+    """Format and mode of what a row holds, before it is decoded ("JPEG", "RGB").
+
+    Arrays have a dtype and a number of channels instead.
+    """
+    if isinstance(content, Image.Image):
+        return "PIL image", content.mode
+    if isinstance(content, bytes):
+        if _formats.is_dicom(content):
+            return "DICOM", "DICOM"
+        format_ = _formats.identify(content)
+        if format_ is None:
+            return "unknown", "unknown"
+        with format_.plugin(io.BytesIO(content)) as image:
+            return format_.name, image.mode
+    return "array", f"{content.dtype}, {content.shape[2] if content.ndim == 3 else 1} channels"
+
+
 def _decode(
     data: bytes,
     format_: _formats.Format,
-    value_range: ValueRange | None,
+    value_range: ValueScale | None,
     min_side: int | None,
 ) -> Picture:
     for size in _formats.early_sizes(data, format_):
@@ -72,7 +102,7 @@ def _decode(
             if 2 in tags.get(_SAMPLE_FORMAT_TAG, ()) and image.mode in ("L", "RGB"):
                 raise ImageDecodeError("a TIFF of signed 8-bit numbers is not supported.")
         depth = _declared_depth(image, data)
-        if value_range is not None:
+        if value_range not in (None, "dtype"):
             _refuse_deep_colour(image, data)
         if min_side is not None and isinstance(image, JpegImageFile):
             _shrink_on_load(image, min_side)

@@ -100,6 +100,7 @@ class PictureViews(ImageSource):
             encoded.value_range,
             encoded.index,
             encoded.source,
+            encoded.dicom,
             self._augmentation,
             int.from_bytes(blake2b(drawn, digest_size=8).digest(), "little"),
         )

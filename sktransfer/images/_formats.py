@@ -7,6 +7,7 @@ obeys a global size limit that other code may have switched off.
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from PIL.ImageFile import ImageFile
 
 from sktransfer.exceptions import ImageDecodeError
 
-ALLOWED = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, TGA, ICO and JPEG 2000"
+ALLOWED = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, TGA, ICO, JPEG 2000 and DICOM"
 
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
@@ -118,14 +119,21 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
+# The beginning of a data set: an element of group 2 or 8, its kind and its length.
+_HEADLESS_DICOM = re.compile(
+    rb".?[\x02\x08]\0(?:.\0(?:UL|CS|UI|OB|DA|TM|SH|LO)|\0\0\x04\0\0\0|\x05\0.\0\0\0)", re.DOTALL
+)
+
+
 def refusal(data: bytes) -> str | None:
     """What these bytes are, if they are something known that is not let in."""
     if not data:
         return "the file is empty (0 bytes)"
-    if is_dicom(data):
+    if _HEADLESS_DICOM.match(data):
         return (
-            "this is a DICOM file, which this version of sktransfer does not read yet. Read it "
-            "with pydicom and pass arrays (with value_range), or convert it to PNG"
+            "this looks like a DICOM file without its header (128 bytes and 'DICM'), which does "
+            "not say how it is encoded. Read it with pydicom.dcmread(path, force=True), and save "
+            "it with enforce_file_format=True"
         )
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         return _not_allowed(f"an {_HEIF_BRANDS[data[8:12]]} picture")

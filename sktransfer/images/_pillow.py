@@ -18,7 +18,7 @@ from sktransfer.images._arrays import (
     EXTENT,
     Extent,
     Picture,
-    ValueRange,
+    ValueScale,
     flatten_alpha,
     scale_values,
 )
@@ -73,7 +73,7 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def image_to_picture(
-    image: Image.Image, value_range: ValueRange | None, depth: Depth | None = None
+    image: Image.Image, value_range: ValueScale | None, depth: Depth | None = None
 ) -> Picture:
     """A loaded image of any mode to a picture; the caller's image is left as it was.
 
@@ -131,21 +131,21 @@ def _shallow(image: Image.Image) -> Image.Image:
 
 
 def _grey16(
-    image: Image.Image, value_range: ValueRange | None, depth: Depth, transparent: object
+    image: Image.Image, value_range: ValueScale | None, depth: Depth, transparent: object
 ) -> np.ndarray:
     """Sixteen bits or fewer of grey, on the scale the file declares."""
     seen = np.asarray(image).astype(np.int32)
     levels = seen if depth.spread == 1 else np.rint(seen / depth.spread).astype(np.int32)
     if isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC_TAG) == 0:
         levels = depth.maximum - levels  # white is zero; Pillow inverts this in 8 bits only
-    scale = value_range or (0.0, float(depth.maximum))
+    scale = (0.0, float(depth.maximum)) if value_range in (None, "dtype") else value_range
     scaled = scale_values(levels, np.dtype(np.uint16), scale)
     if isinstance(transparent, int):
         scaled[seen == transparent] = 1.0
     return scaled
 
 
-def _deep_grey(image: Image.Image, dtype: np.dtype, value_range: ValueRange | None) -> Picture:
+def _deep_grey(image: Image.Image, dtype: np.dtype, value_range: ValueScale | None) -> Picture:
     """32-bit integers or floats: they declare no scale, so the rules for arrays hold."""
     return scale_values(np.asarray(image, dtype=dtype), dtype, value_range)
 

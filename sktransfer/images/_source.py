@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,7 +22,7 @@ from sktransfer import _config
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 from sktransfer.images._arrays import (
     Picture,
-    ValueRange,
+    ValueScale,
     array_to_picture,
     check_numeric,
     check_picture_shape,
@@ -29,8 +30,11 @@ from sktransfer.images._arrays import (
     tensor_to_row,
 )
 from sktransfer.images._decode import decode_bytes, refuse_half_pictures
+from sktransfer.images._dicom_dataset import dataset_bytes, is_dataset
+from sktransfer.images._dicom_options import DicomFrame, DicomOptions
+from sktransfer.images._formats import is_dicom
 from sktransfer.images._pillow import check_size, image_to_picture, orientation, tiff_scale
-from sktransfer.images._tables import is_missing, table_of
+from sktransfer.images._tables import is_missing, is_opener, table_of
 
 # Two rows may be one Pillow object, and loading one is not safe in two threads at once.
 _LOADING = threading.Lock()
@@ -46,18 +50,21 @@ class EncodedPicture:
         16 bytes of blake2b over everything in this row that changes the decoded picture.
     content : bytes, ndarray or PIL.Image.Image
         The encoded file, the numbers with their channels last, or the loaded image.
-    value_range : (float, float) or None
+    value_range : (float, float), percentiles, "dtype" or None
     index : int or None
         Position of the row, for messages.
     source : str or None
         File name or kind of the row, for messages.
+    dicom : DicomOptions or None
+        How it is shown, if it is a DICOM file.
     """
 
     digest: bytes
     content: bytes | np.ndarray | Image.Image
-    value_range: ValueRange | None = None
+    value_range: ValueScale | None = None
     index: int | None = None
     source: str | None = None
+    dicom: DicomOptions | None = None
 
     def decode(self, min_side: int | None = None) -> Picture:
         """The picture: a Pillow image of mode L or RGB, or float32 in [0, 1].
@@ -76,7 +83,7 @@ class EncodedPicture:
         """
         try:
             if isinstance(self.content, bytes):
-                return decode_bytes(self.content, self.value_range, min_side)
+                return decode_bytes(self.content, self.value_range, min_side, self.dicom)
             if isinstance(self.content, np.ndarray):
                 return array_to_picture(self.content, self.value_range)
             return image_to_picture(self.content, self.value_range)
@@ -98,12 +105,14 @@ class ImageSource:
     Parameters
     ----------
     rows : sequence
-        Paths, bytes, Pillow images, arrays (H, W[, C]) or tensors ([C,] H, W); or one array of
-        shape (n, H, W[, C]).
-    value_range : (float, float) or None
+        Paths, bytes, Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors ([C,] H, W);
+        or one array of shape (n, H, W[, C]).
+    value_range : (float, float), percentiles, "dtype" or None
         Black and white of arrays and of files deeper than 8 bits.
     n_columns : int or None
         How many columns ``X`` has if it is two-dimensional, for scikit-learn's bookkeeping.
+    dicom : DicomOptions or None
+        How DICOM files are shown.
     """
 
     # Whether a digest says what the picture is, in another source too.
@@ -112,10 +121,12 @@ class ImageSource:
     def __init__(
         self,
         rows: Sequence[Any] | np.ndarray,
-        value_range: ValueRange | None = None,
+        value_range: ValueScale | None = None,
         n_columns: int | None = None,
+        dicom: DicomOptions | None = None,
     ) -> None:
         self._rows = rows
+        self.dicom = dicom
         self.value_range = value_range
         self.n_columns = n_columns
 
@@ -136,6 +147,8 @@ class ImageSource:
             return Path(os.fsdecode(row)).name
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
+        if is_opener(row):
+            return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
         if isinstance(row, Image.Image):
             return "PIL image"
         if isinstance(row, torch.Tensor):
@@ -152,18 +165,22 @@ class ImageSource:
         """
         i = range(len(self))[i]
         source = self.describe(i)
+        row, dicom = self._rows[i], self.dicom or DicomOptions()
+        if isinstance(row, DicomFrame):
+            dicom = DicomOptions(**{**dicom.get_params(), "frame": row.frame})
         try:
-            content, digest = _read(self._rows[i], self.value_range)
+            content, digest = _read(row, self.value_range, dicom)
         except ImageDecodeError as exc:
             raise ImageDecodeError(exc.reason, i, source) from exc
-        return EncodedPicture(digest, content, self.value_range, i, source)
+        return EncodedPicture(digest, content, self.value_range, i, source, dicom)
 
 
 def as_image_source(
     X: Any,
     *,
     image_shape: tuple[int, ...] | None = None,
-    value_range: tuple[float, float] | None = None,
+    value_range: tuple[float, float] | tuple[str, float, float] | str | None = None,
+    dicom: DicomOptions | None = None,
 ) -> ImageSource:
     """Rows of pictures from any accepted form of ``X``.
 
@@ -173,18 +190,24 @@ def as_image_source(
         One picture a row:
 
         - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
-          ``bytes`` of encoded files, Pillow images, arrays (H, W[, C]) or tensors ([C,] H, W).
-          A string is always a path; nothing is fetched;
+          ``bytes`` of encoded files, Pillow images, pydicom datasets, arrays (H, W[, C]) or
+          tensors ([C,] H, W). A string is always a path; nothing is fetched. Files in archives
+          or elsewhere come as ``zipfile.Path`` or as ``OpenFile`` of your own ``fsspec.open``;
         - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
         - a tensor of shape (n, C, H, W);
         - numbers of shape (n, pixels), flattened rows of ``image_shape``.
     image_shape : tuple of int or None, default=None
         (H, W) or (H, W, C) of flattened rows; one of them may be -1. Inferred for square grey or
         RGB pictures. Other forms of ``X`` have their own shapes and ignore it.
-    value_range : (float, float) or None, default=None
+    value_range : (float, float), "dtype", "percentile", ("percentile", low, high) or None, \
+            default=None
         The values that are black and white in arrays (not of booleans), and in grey files deeper
         than 8 bits. None means 0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and
-        for files what they declare. Values outside are an error.
+        for files what they declare; "dtype" all that an integer type can hold. Values outside are
+        an error. "percentile" scales each picture from its own 1st to its 99th percentile, and
+        what lies outside is black or white.
+    dicom : DicomOptions or None, default=None
+        How DICOM files are shown. None: the defaults.
 
     Returns
     -------
@@ -212,21 +235,25 @@ def as_image_source(
     >>> source.open(0).decode().size
     (6, 8)
     """
-    value_range = check_value_range(value_range)
-    table = table_of(X, image_shape, value_range)
-    return ImageSource(table.rows, value_range, table.n_columns)
+    scale = check_value_range(value_range)
+    if dicom is not None:
+        dicom.check()
+    table = table_of(X, image_shape, scale)
+    return ImageSource(table.rows, scale, table.n_columns, dicom)
 
 
 def _read(
-    row: Any, value_range: ValueRange | None
+    row: Any, value_range: ValueScale | None, dicom: DicomOptions
 ) -> tuple[bytes | np.ndarray | Image.Image, bytes]:
     """Content and digest of one row."""
     if isinstance(row, str | os.PathLike):
-        data = _read_file(row)
-        return data, _digest("file", value_range, data)
+        return _encoded(read_file(row), value_range, dicom)
     if isinstance(row, bytes | bytearray | memoryview):
-        data = bytes(row)
-        return data, _digest("file", value_range, data)
+        return _encoded(bytes(row), value_range, dicom)
+    if is_opener(row):
+        return _encoded(_read_opened(row), value_range, dicom)
+    if is_dataset(row):
+        return _encoded(dataset_bytes(row), value_range, dicom)
     if isinstance(row, Image.Image):
         return row, _image_digest(row, value_range)
     if isinstance(row, torch.Tensor):
@@ -244,12 +271,27 @@ def _read(
     if is_missing(row):
         raise ImageDecodeError(f"there is no picture in this row (it holds {row!r}).")
     raise ImageDecodeError(
-        f"a row must be a path, bytes, a Pillow image, an array or a tensor; got "
-        f"{type(row).__name__}."
+        f"a row must be a path, bytes, a Pillow image, a pydicom dataset, an array or a "
+        f"tensor; got {type(row).__name__}."
     )
 
 
-def _read_file(path: str | os.PathLike) -> bytes:
+def _encoded(
+    data: bytes, value_range: ValueScale | None, dicom: DicomOptions
+) -> tuple[bytes, bytes]:
+    """A file's content and digest; how DICOM files are shown concerns these alone."""
+    header = (value_range, dicom.fingerprint) if is_dicom(data) else value_range
+    return data, _digest("file", header, data)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a file.
+
+    Raises
+    ------
+    ImageDecodeError
+        If there is none, it is too long for a picture, or it is a pipe or a device.
+    """
     try:
         # A pipe would keep `open` waiting for a writer, and a device may never end.
         with open(path, "rb", opener=_open_at_once) as file:
@@ -276,11 +318,26 @@ def _read_file(path: str | os.PathLike) -> bytes:
         raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
 
 
+def _read_opened(row: Any) -> bytes:
+    """The content of what the user's own library opens, of an archive or a store elsewhere."""
+    limit = _config.MAX_FILE_BYTES
+    try:
+        with row.open("rb") if isinstance(row, zipfile.Path) else row as file:
+            data = file.read(limit + 1)
+    except MemoryError:
+        raise
+    except Exception as exc:  # whatever that library raises
+        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+    if len(data) > limit:
+        raise ImageDecodeError(f"the file has more than the {limit:,} bytes that are read.")
+    return data
+
+
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _image_digest(image: Image.Image, value_range: ValueRange | None) -> bytes:
+def _image_digest(image: Image.Image, value_range: ValueScale | None) -> bytes:
     check_size(image.size)
     if getattr(image, "tile", None):  # opened, but its pixels not read yet
         refuse_half_pictures()

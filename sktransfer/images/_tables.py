@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Sequence, Sized
 from numbers import Number
 from typing import Any, NamedTuple
@@ -17,11 +18,13 @@ from sklearn.utils import check_array
 
 from sktransfer.images._arrays import (
     CHANNELS,
-    ValueRange,
+    OTHER_CHANNELS,
+    ValueScale,
     check_batch_range,
     check_numeric,
     tensor_to_array,
 )
+from sktransfer.images._dicom_dataset import is_dataset
 
 _ENCODED = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 _COLUMN_TRANSFORMER = (
@@ -40,9 +43,9 @@ class Table(NamedTuple):
     n_columns: int | None = None
 
 
-def table_of(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
+def table_of(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     """Find out which form ``X`` has, and check it as a whole."""
-    if isinstance(X, _ENCODED):
+    if isinstance(X, _ENCODED) or is_dataset(X) or is_opener(X):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of pictures. Wrap it in a list: [X].")
     if sparse.issparse(X):
@@ -63,6 +66,14 @@ def table_of(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
         f"X must be a list, an array, a tensor, a Series or a DataFrame with one picture a row; "
         f"got {type(X).__name__}. " + ("Use list(X)." if hasattr(X, "__iter__") else "")
     )
+
+
+def is_opener(row: Any) -> bool:
+    """Whether a row is a file in an archive, or one that the user's fsspec opens."""
+    if isinstance(row, zipfile.Path):
+        return True
+    fsspec = sys.modules.get("fsspec")  # not imported: then it cannot be one of its objects
+    return fsspec is not None and isinstance(row, fsspec.core.OpenFile)
 
 
 def is_missing(row: Any) -> bool:
@@ -86,7 +97,7 @@ def _is_number_column(column: Any) -> bool:
 def _is_picture(row: Any) -> bool:
     if isinstance(row, np.ndarray | torch.Tensor):
         return row.ndim >= 2
-    return isinstance(row, _ENCODED)
+    return isinstance(row, _ENCODED) or is_dataset(row) or is_opener(row)
 
 
 def _holds_pictures(items: Sequence[Any] | np.ndarray) -> bool:
@@ -120,7 +131,7 @@ def _check_rows(rows: Sized) -> None:
         )
 
 
-def _dataframe_rows(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _dataframe_rows(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     numeric = [
         _is_number_column(X.iloc[:, j])
         or (X.dtypes.iloc[j].kind == "O" and _is_numbers(X.iloc[:, j]))
@@ -142,7 +153,7 @@ def _is_numbers(items: Any) -> bool:
     return all(isinstance(item, Number) and not is_missing(item) for item in items)
 
 
-def _list_rows(X: Sequence[Any], image_shape: Any, value_range: ValueRange | None) -> Table:
+def _list_rows(X: Sequence[Any], image_shape: Any, value_range: ValueScale | None) -> Table:
     items = list(X)
     _check_rows(items)
     if all(isinstance(item, list | tuple) and len(item) == 1 for item in items):
@@ -163,7 +174,7 @@ def _list_rows(X: Sequence[Any], image_shape: Any, value_range: ValueRange | Non
     return _array_rows(array, image_shape, value_range)
 
 
-def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueScale | None) -> Table:
     if X.ndim == 3:
         raise ValueError(
             f"X is a tensor of shape {tuple(X.shape)}; expected (n, C, H, W). If it is one "
@@ -181,7 +192,7 @@ def _tensor_rows(X: torch.Tensor, image_shape: Any, value_range: ValueRange | No
     return _array_rows(array, image_shape, value_range)
 
 
-def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _array_rows(X: np.ndarray, image_shape: Any, value_range: ValueScale | None) -> Table:
     if X.dtype.kind not in "biufc":
         _check_rows(X)
         if X.ndim == 1:
@@ -231,11 +242,11 @@ def _check_batch_shape(X: np.ndarray) -> None:
         )
         raise ValueError(
             f"X has shape {shape} with {shape[3]} channels on its last axis; expected 1 (grey), "
-            f"3 (RGB) or 4 (RGBA).{hint}"
+            f"3 (RGB) or 4 (RGBA).{hint or OTHER_CHANNELS}"
         )
 
 
-def _flat_rows(X: Any, image_shape: Any, value_range: ValueRange | None) -> Table:
+def _flat_rows(X: Any, image_shape: Any, value_range: ValueScale | None) -> Table:
     """Flattened pictures, checked as scikit-learn checks any table of numbers."""
     array = check_array(X, input_name="X")
     shape = resolve_image_shape(image_shape, array.shape[1])

@@ -1,5 +1,18 @@
 """Pictures of what was done and learned, in the style of scikit-learn's displays."""
 
 from sktransfer.inspection._augmentation import AugmentationDisplay
+from sktransfer.inspection._calibration import CalibrationDisplay
+from sktransfer.inspection._confusion import ConfusionPairDisplay
+from sktransfer.inspection._decision_curve import DecisionCurveDisplay
+from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
+from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
 
-__all__ = ["AugmentationDisplay"]
+__all__ = [
+    "AugmentationDisplay",
+    "CalibrationDisplay",
+    "ConfusionPairDisplay",
+    "DecisionCurveDisplay",
+    "Reader",
+    "ReaderStudyDisplay",
+    "ScoreDistributionDisplay",
+]

@@ -76,7 +76,7 @@ def test_an_unknown_stage_lists_those_there_are(small, task):
 
 def test_the_prefix_is_the_extractors(small, task):
     X, y = task
-    clf = small(freeze_depth=-1).fit(X, y)
+    clf = small(freeze_depth=-1, activation_dtype="float32").fit(X, y)
     stage = clf._prefix.info.stages[-2].name
     rows = PretrainedFeatureExtractor(
         "resnet18",
@@ -87,8 +87,8 @@ def test_the_prefix_is_the_extractors(small, task):
         engine="torch",
         cache=False,
     ).fit_transform(X)
-    dataset = clf.get_dataset(X)
-    assert np.array_equal(dataset.x.numpy(), rows)
+    (inputs, _) = clf.get_dataset(X)[list(range(len(X)))]
+    assert np.array_equal(inputs["x"].numpy(), rows)
 
 
 def test_frozen_stages_inside_the_suffix_do_not_change(small, task):

@@ -93,6 +93,17 @@ def test_every_optimizer_learns(small, task, optimizer):
     assert np.isfinite(clf.history_[-1]["train_loss"])
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw"])
+def test_fused_steps_are_the_plain_ones(small, task, optimizer):
+    """Stated tolerance: 1e-5 of what a weight is, after ten steps."""
+    fused, plain = (
+        small(optimizer=optimizer, lr=1e-3, **settings).fit(*task).module_.learned()
+        for settings in ({}, {"optimizer__fused": False})
+    )
+    for name, tensor in fused.items():
+        torch.testing.assert_close(tensor, plain[name], rtol=1e-5, atol=1e-5)
+
+
 def test_settings_of_an_optimizer_reach_it(small, task):
     clf = small(optimizer="sgd", optimizer__momentum=0.7, max_epochs=1).fit(*task)
     assert clf.optimizer_.param_groups[0]["momentum"] == 0.7

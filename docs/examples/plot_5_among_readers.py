@@ -1,0 +1,105 @@
+"""
+The network among its readers
+=============================
+
+Noisy digits: which are eights? A frozen network gives scores, a threshold is chosen that keeps a
+sensitivity, and the result is shown beside readers, as in a reader study.
+
+**The readers are simulated**: each sees the truth through noise of its own. No person has read
+these pictures.
+"""
+
+# %%
+# The pictures, with noise over them so that the task is not too easy. A part of them is held out.
+import matplotlib.pyplot as plt
+import numpy as np
+
+from sktransfer.datasets import load_digit_screening
+from sktransfer.model_selection import grouped_train_test_split
+
+task = load_digit_screening(digit=8)
+rng = np.random.default_rng(0)
+X = np.clip(task.data + rng.normal(scale=3, size=task.data.shape), *task.value_range)
+y = task.target
+X_train, X_test, y_train, y_test = grouped_train_test_split(
+    X, y, y=y, test_size=0.4, random_state=0
+)
+figure, axes = plt.subplots(1, 8, figsize=(8, 1.4), layout="constrained")
+for ax, picture, positive in zip(axes, X_test, y_test, strict=False):
+    ax.imshow(picture.reshape(8, 8), cmap="gray_r")
+    ax.set_title(task.target_names[positive], color="tab:red" if positive else "black")
+    ax.set_axis_off()
+
+# %%
+# A threshold that keeps a sensitivity of 0.9 with confidence 0.95, from scores out of fold. The
+# probabilities are calibrated first.
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer import OperatingPointClassifier, PretrainedFeatureExtractor
+
+features = PretrainedFeatureExtractor(
+    "efficientnet_lite0",
+    layer="blocks.4",
+    preprocessing="resize",
+    image_size=48,
+    value_range=task.value_range,
+)
+pipe = make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+calibrated = CalibratedClassifierCV(pipe, method="sigmoid", cv=5)
+clf = OperatingPointClassifier(calibrated, target=0.9, confidence=0.95)
+clf.fit(X_train, y_train)
+print(clf.operating_point_)
+
+# %%
+# Twelve simulated readers, some bolder than others, and each with days off.
+readers = {}
+for number in range(12):
+    skill, boldness = rng.uniform(1.4, 2.4), rng.normal(scale=0.4)
+    impression = rng.normal(skill * y_test)
+    readers[f"simulated reader {number + 1}"] = (impression + boldness > skill / 2 + 0.3).astype(
+        int
+    )
+
+# %%
+# The ROC curve on the pictures held out, with its band; the readers, each with exact intervals; the
+# average reader; the operating point, which was chosen without these pictures.
+from sktransfer.inspection import ReaderStudyDisplay
+
+figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
+display = ReaderStudyDisplay.from_estimator(
+    clf, X_test, y_test, readers=readers, name="network", ax=ax, plot_chance_level=True
+)
+ax.set_title("Simulated readers and a network")
+
+# %%
+# What the network confuses, and what the readers do, all of them together.
+from sktransfer.inspection import ConfusionPairDisplay
+
+names = np.array(["other", "eight"])
+pair = ConfusionPairDisplay.from_predictions(
+    names[y_test],
+    names[clf.predict(X_test)],
+    readers={who: names[readings] for who, readings in readers.items()},
+    labels=names,
+    pool=True,
+    name="network",
+)
+pair.axes_[1].set_title("12 simulated readers")
+
+# %%
+# What a study must show besides: calibration with the uncertainty of every bin, whether acting on
+# the probabilities is of use, and the scores of either class.
+from sktransfer.inspection import (
+    CalibrationDisplay,
+    DecisionCurveDisplay,
+    ScoreDistributionDisplay,
+)
+
+figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+CalibrationDisplay.from_estimator(clf, X_test, y_test, n_bins=6, name="network", ax=axes[0])
+DecisionCurveDisplay.from_estimator(clf, X_test, y_test, name="network", ax=axes[1])
+ScoreDistributionDisplay.from_estimator(clf, X_test, y_test, name="network", ax=axes[2])
+plt.show()

@@ -1,0 +1,240 @@
+"""check_images: what is wrong with a set of pictures, before anything is trained on it.
+
+It must not know networks or estimators.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from joblib import effective_n_jobs
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.images import DicomOptions, EncodedPicture, as_image_source, encoded_kind
+
+_COLUMNS = ["row", "source", "finding", "detail"]
+
+# Between the 1st and the 99th percentile of a picture worth looking at lies more of black to white.
+_FLAT = 0.05
+# A format or mode of at most this part of the pictures is odd.
+_RARE = 0.05
+# A shorter side this many times the median's, or one of that, is odd; so is a picture this many
+# times as elongated as the median.
+_SIDE, _ELONGATION = 4.0, 2.0
+
+_TRUNCATED = re.compile(r"truncated|cut short|[Nn]ot enough|unexpected end|ended|end of file")
+
+
+class _Look(NamedTuple):
+    """What is kept of a picture once it has been looked at."""
+
+    error: str | None = None
+    digest: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    spread: float = 1.0
+    constant: bool = False
+    format: str = ""
+    mode: str = ""
+
+
+def check_images(
+    X: Any,
+    y: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    value_range: Any = None,
+    dicom: DicomOptions | None = None,
+    n_jobs: int | None = None,
+    verbose: int = 1,
+) -> pd.DataFrame:
+    """Look for what spoils a study before it begins.
+
+    Every picture is decoded once. Found are:
+
+    - ``unreadable`` and ``truncated`` rows, with the reason;
+    - ``constant`` and ``near-constant`` pictures (the middle 98 % of levels within 5 % of the
+      range);
+    - an ``odd size`` (shorter side more than 4 times the median's, or less than a quarter of it),
+      an ``odd shape`` (longer over shorter side more than twice the median's), an ``odd format``
+      or ``odd mode`` (that of at most 5 % of the pictures, when most have another);
+    - a ``duplicate``: the very same pixels in an earlier row, however they are encoded. With
+      ``y``, a ``conflicting duplicate`` has another label there, and with ``groups`` a ``duplicate
+      across groups`` belongs to another patient: split by patient, it may be in both parts;
+    - a ``group in several classes``: a patient whose pictures have different labels. That may be
+      right, for a disease that comes and goes, or a mistake; the split has to know it.
+
+    Parameters
+    ----------
+    X : array-like, DataFrame, Series or sequence of pictures, n rows
+        In any of the :ref:`accepted forms <accepted-inputs>`.
+    y : array-like of shape (n,) or None, default=None
+        Class labels.
+    groups : array-like of shape (n,) or None, default=None
+        Patients, say.
+    image_shape, value_range, dicom
+        As for :class:`~sktransfer.PretrainedFeatureExtractor`.
+    n_jobs : int or None, default=None
+        Threads that decode. None: 1.
+    verbose : int, default=1
+        0 prints no summary.
+
+    Returns
+    -------
+    DataFrame
+        A row per finding: "row" (position in ``X``; the first one of a group), "source" (file name
+        or kind), "finding", "detail". Empty if nothing was found.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.datasets import check_images
+    >>> X = np.random.default_rng(0).integers(0, 256, (6, 16, 16), dtype=np.uint8)
+    >>> X[2] = 7
+    >>> X[5] = X[0]
+    >>> found = check_images(X, y=[0, 1, 0, 1, 0, 1], groups=list("aabbcc"))
+    6 pictures checked.
+      1 constant
+      1 conflicting duplicate
+      3 group in several classes
+    >>> found["detail"].tolist()[1]
+    'same pixels as row 0, labels 1 and 0; other group'
+    """
+    source = as_image_source(X, image_shape=image_shape, value_range=value_range, dicom=dicom)
+    labels = None if y is None else column_or_1d(y)
+    who = None if groups is None else column_or_1d(groups)
+    check_consistent_length(source, *(each for each in (labels, who) if each is not None))
+
+    def look(row: int) -> _Look:
+        try:
+            return _look(source.open(row))
+        except ImageDecodeError as error:
+            return _Look(error=error.reason)
+
+    with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:
+        looks = list(pool.map(look, range(len(source))))
+    found = [
+        *_broken(looks),
+        *_flat(looks),
+        *_odd(looks),
+        *_duplicates(looks, labels, who),
+        *_mixed_groups(labels, who),
+    ]
+    frame = pd.DataFrame(
+        [(row, source.describe(row), finding, detail) for row, finding, detail in found],
+        columns=_COLUMNS,
+    )
+    if verbose:
+        print(_summary(frame, len(source)))
+    return frame
+
+
+Finding = tuple[int, str, str]
+
+
+def _look(encoded: EncodedPicture) -> _Look:
+    picture = encoded.decode()
+    values = np.asarray(picture)
+    digest = blake2b(f"{values.dtype}{values.shape}".encode(), digest_size=16)
+    digest.update(values.tobytes())
+    grey = values if values.ndim == 2 else values.mean(axis=2)
+    low, high = np.percentile(grey, (1, 99)) / (255 if values.dtype == np.uint8 else 1)
+    format_, mode = encoded_kind(encoded.content)
+    return _Look(
+        digest=digest.digest(),
+        size=(values.shape[1], values.shape[0]),
+        spread=float(high - low),
+        constant=bool((values == values[0, 0]).all()),
+        format=format_,
+        mode=mode,
+    )
+
+
+def _broken(looks: Sequence[_Look]) -> Iterator[Finding]:
+    for row, look in enumerate(looks):
+        if look.error is not None:
+            kind = "truncated" if _TRUNCATED.search(look.error) else "unreadable"
+            yield row, kind, look.error
+
+
+def _flat(looks: Sequence[_Look]) -> Iterator[Finding]:
+    for row, look in _readable(looks):
+        if look.constant:
+            yield row, "constant", "every pixel is the same"
+        elif look.spread < _FLAT:
+            yield row, "near-constant", f"98 % of levels within {look.spread:.1%} of the range"
+
+
+def _odd(looks: Sequence[_Look]) -> Iterator[Finding]:
+    readable = _readable(looks)
+    if not readable:
+        return
+    sizes = np.array([look.size for _, look in readable], dtype=float)
+    shorter, elongation = sizes.min(axis=1), sizes.max(axis=1) / sizes.min(axis=1)
+    usual_side, usual_elongation = np.median(shorter), np.median(elongation)
+    for (row, look), side, elongated in zip(readable, shorter, elongation, strict=True):
+        width, height = look.size
+        if max(side / usual_side, usual_side / side) > _SIDE:
+            detail = f"{width} x {height}; the median shorter side is {usual_side:g}"
+            yield row, "odd size", detail
+        if elongated > _ELONGATION * usual_elongation:
+            detail = f"{width} x {height}; the median is {usual_elongation:.2f} to 1"
+            yield row, "odd shape", detail
+    for what in ("format", "mode"):
+        counts = Counter(getattr(look, what) for _, look in readable)
+        usual, _ = counts.most_common(1)[0]
+        for row, look in readable:
+            own = getattr(look, what)
+            if own != usual and counts[own] <= max(1, _RARE * len(readable)):
+                yield row, f"odd {what}", f"{own}; most are {usual}"
+
+
+def _duplicates(
+    looks: Sequence[_Look], y: np.ndarray | None, groups: np.ndarray | None
+) -> Iterator[Finding]:
+    first: dict[bytes, int] = {}
+    for row, look in _readable(looks):
+        earlier = first.setdefault(look.digest, row)
+        if earlier == row:
+            continue
+        detail = f"same pixels as row {earlier}"
+        kind = "duplicate"
+        if groups is not None and groups[row] != groups[earlier]:
+            kind = "duplicate across groups"
+        if y is not None and y[row] != y[earlier]:
+            detail += f", labels {y[row]} and {y[earlier]}"
+            detail += "; other group" if kind != "duplicate" else ""
+            kind = "conflicting duplicate"
+        yield row, kind, detail
+
+
+def _mixed_groups(y: np.ndarray | None, groups: np.ndarray | None) -> Iterator[Finding]:
+    if y is None or groups is None:
+        return
+    table = pd.DataFrame({"y": y, "group": groups})
+    for name, rows in table.groupby("group", sort=False):
+        counts = rows["y"].value_counts(sort=False)
+        if len(counts) > 1:
+            each = ", ".join(f"{n} of class {label}" for label, n in counts.items())
+            yield int(rows.index[0]), "group in several classes", f"group {name}: {each}"
+
+
+def _readable(looks: Sequence[_Look]) -> list[tuple[int, _Look]]:
+    return [(row, look) for row, look in enumerate(looks) if look.error is None]
+
+
+def _summary(frame: pd.DataFrame, n: int) -> str:
+    """Numbers only: a summary ends up in notebooks and logs, and a file may bear a name."""
+    lines = [f"{n} pictures checked."]
+    counts = frame["finding"].value_counts(sort=False)
+    lines += [f"  {count} {finding}" for finding, count in counts.items()]
+    return "\n".join(lines if len(counts) else ["".join([lines[0], " Nothing was found."])])

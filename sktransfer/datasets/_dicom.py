@@ -1,0 +1,173 @@
+"""A folder of DICOM files as a table, one row per picture; it knows no labels."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import effective_n_jobs
+
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from sktransfer.images import DicomFrame, is_dicom, read_dicom_header, read_file
+
+# What each of our columns is called in the standard.
+KEYWORDS = {
+    "patient": "PatientID",
+    "study": "StudyInstanceUID",
+    "series": "SeriesInstanceUID",
+    "view": "ViewPosition",
+    "age": "PatientAge",
+    "sex": "PatientSex",
+    "height": "Rows",
+    "width": "Columns",
+}
+_FRAMES = "NumberOfFrames"
+_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+
+def dicom_table(
+    folder: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] = tuple(KEYWORDS),
+    frames: str = "first",
+    n_jobs: int | None = None,
+) -> pd.DataFrame:
+    """One row per DICOM picture in a folder, with what was asked for of its header.
+
+    Files are recognised by content, whatever their names, in sub-folders too. Those without a
+    picture (reports, plans) are left out; so are those that cannot be read, with one warning.
+
+    Nothing is de-identified, here or anywhere in sktransfer: there are tools made for that, and the
+    pixels themselves may show a name. The table holds the columns asked for and no others.
+
+    Parameters
+    ----------
+    folder : path
+    columns : sequence of str
+        Any of "patient", "study", "series", "view", "age", "sex", "height" and "width", which are
+        the default, and keywords of the standard ("BodyPartExamined", "Manufacturer").
+    frames : {"first", "all"}, default="first"
+        "all": a row for each frame of files that have several, with :class:`DicomFrame` objects in
+        the column "path" and a column "frame".
+    n_jobs : int or None, default=None
+        Threads, each with a process of its own that reads headers. None: 1.
+
+    Returns
+    -------
+    DataFrame
+        "path" (str), then ``columns``, sorted by path. Ages are in years; what a file does not say
+        is None or NaN.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no DICOM picture in it.
+    MissingDependencyError
+        Without the extra ``medical``.
+
+    See Also
+    --------
+    load_image_table : Such a table with labels as X and y.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from pydicom.data import get_testdata_file
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm"):
+    ...     _ = (folder / name).write_bytes(pathlib.Path(get_testdata_file(name)).read_bytes())
+    >>> table = dicom_table(folder, columns=["sex", "height", "Modality"])
+    >>> table.drop(columns="path")
+      sex  height Modality
+    0   O     128       CT
+    1   F      64       MR
+    """
+    if frames not in ("first", "all"):
+        raise ValueError(f'frames must be "first" or "all"; got {frames!r}.')
+    if isinstance(columns, str):
+        raise TypeError(f"columns is a list of names; got {columns!r}. Pass [{columns!r}].")
+    base = Path(folder)
+    if not base.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(base)!r}.")
+    files = [path for path in sorted(base.rglob("*")) if _is_dicom_file(path)]
+    headers, failures = read_headers(files, columns, n_jobs)
+    if failures:
+        path, reason = failures[0]
+        warnings.warn(
+            f"{len(failures)} of {len(files)} DICOM files cannot be read and are not in the table. "
+            f"The first: {path.name}: {reason}",
+            FailedRowsWarning,
+            stacklevel=2,
+        )
+    rows = []
+    for path, header in zip(files, headers, strict=True):
+        if header is None:
+            continue
+        n = int(header.pop(_FRAMES) or 1) if frames == "all" else 1
+        header.pop(_FRAMES, None)
+        for frame in range(n):
+            place: dict[str, Any] = {"path": str(path)}
+            if frames == "all":
+                place = {"path": DicomFrame(str(path), frame), "frame": frame}
+            rows.append({**place, **header})
+    if not rows:
+        raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with a picture in it.")
+    return pd.DataFrame(rows)
+
+
+def read_headers(
+    files: Sequence[Path], columns: Sequence[str], n_jobs: int | None = None
+) -> tuple[list[dict[str, Any] | None], list[tuple[Path, str]]]:
+    """Of each file the columns asked for and its number of frames; None if it has no picture.
+
+    And the files that cannot be read, with the reasons.
+    """
+    keywords = {name: KEYWORDS.get(name, name) for name in columns}
+    failures: list[tuple[Path, str]] = []
+
+    def read(path: Path) -> dict[str, Any] | None:
+        try:
+            found = read_dicom_header(read_file(path), {*keywords.values(), _FRAMES})
+        except ImageDecodeError as error:
+            failures.append((path, error.reason))
+            return None
+        if found is None:
+            return None
+        values = {name: _value(found[keyword]) for name, keyword in keywords.items()}
+        if "age" in values:
+            values["age"] = years(values["age"])
+        return {**values, _FRAMES: found[_FRAMES]}
+
+    with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:
+        headers = list(pool.map(read, files))
+    return headers, sorted(failures)
+
+
+def years(age: str | None) -> float:
+    """A DICOM age ("045Y", "018M", "003W", "010D") in years; NaN for anything else."""
+    found = re.fullmatch(r"(\d{1,3})([YMWD])?", (age or "").strip())
+    return float(found[1]) * _YEARS[found[2] or "Y"] if found else np.nan
+
+
+def _value(value: Any) -> Any:
+    """Empty text is nothing; several values are one text, as the standard writes them."""
+    if isinstance(value, list):
+        return "\\".join(map(str, value))
+    return None if value == "" else value
+
+
+def _is_dicom_file(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return is_dicom(file.read(132))
+    except OSError:
+        return False

@@ -1,0 +1,111 @@
+"""Rows, or whole patients, drawn anew: weights, and what becomes of ROC curves.
+
+It must not know estimators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import check_random_state
+
+from sktransfer.metrics._labels import binary_scores, check_confidence
+
+# Samples weighted at once; a block takes rows * 1 kB.
+_BLOCK = 128
+
+
+def resample_counts(
+    strata: np.ndarray, codes: np.ndarray | None, n_resamples: int, random_state: Any
+) -> Iterator[np.ndarray]:
+    """How often each row is drawn, in blocks of shape (n_resamples, n)."""
+    random = check_random_state(random_state)
+    if codes is None:
+        codes = np.arange(len(strata))
+    # Patients are drawn among those with rows of the same classes, so that no class is lost.
+    has = np.zeros((codes.max() + 1, strata.max() + 1), dtype=bool)
+    has[codes, strata] = True
+    _, kind = np.unique(has, axis=0, return_inverse=True)
+    for start in range(0, n_resamples, _BLOCK):
+        drawn = np.empty((min(_BLOCK, n_resamples - start), len(kind)))
+        for each in range(kind.max() + 1):
+            members = np.flatnonzero(kind == each)
+            share = np.full(len(members), 1 / len(members))
+            drawn[:, members] = random.multinomial(len(members), share, size=len(drawn))
+        yield drawn[:, codes]
+
+
+def weighted_area(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Area for each row of weights, of shape (n_resamples, n)."""
+    order = np.argsort(score, kind="stable")
+    weight, positive = weight[:, order], positive[order]
+    levels = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
+    above = np.add.reduceat(weight * positive, levels, axis=1)
+    below = np.add.reduceat(weight * ~positive, levels, axis=1)
+    lower = np.cumsum(below, axis=1) - below / 2
+    return (above * lower).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
+
+
+def roc_curve_band(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    groups: ArrayLike | None = None,
+    pos_label: Any = None,
+    n_points: int = 101,
+    n_resamples: int = 500,
+    random_state: Any = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far the sensitivity at each false-positive rate may be off, by the bootstrap.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        True labels of two classes.
+    y_score : array-like of shape (n,)
+        Scores of the positive class.
+    confidence : float, default=0.95
+        For each point on its own, not for the whole curve.
+    groups : array-like of shape (n,) or None, default=None
+        Patients, drawn whole.
+    pos_label : int, float, bool, str or None, default=None
+        The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
+    n_points : int, default=101
+        False-positive rates, evenly from 0 to 1.
+    n_resamples : int, default=500
+    random_state : int, RandomState instance or None, default=0
+
+    Returns
+    -------
+    fpr, low, high : ndarray of shape (n_points,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import roc_curve_band
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat([0, 1], 100)
+    >>> fpr, low, high = roc_curve_band(y, rng.normal(y), n_points=5)
+    >>> fpr.tolist(), bool((low <= high).all())
+    ([0.0, 0.25, 0.5, 0.75, 1.0], True)
+    """
+    tail = (1 - check_confidence(confidence)) / 2
+    rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
+    order = np.argsort(-rows.score, kind="stable")
+    positive, score = rows.positive[order], rows.score[order]
+    ends = np.flatnonzero(np.r_[np.diff(score) < 0, True])
+    fpr = np.linspace(0, 1, n_points)
+    curves = []
+    strata = positive.astype(int)
+    codes = None if rows.groups is None else rows.groups[order]
+    for weight in resample_counts(strata, codes, n_resamples, random_state):
+        true = np.cumsum(weight * positive, axis=1)[:, ends]
+        false = np.cumsum(weight * ~positive, axis=1)[:, ends]
+        for t, f in zip(true / true[:, -1:], false / false[:, -1:], strict=True):
+            curves.append(np.interp(fpr, np.r_[0.0, f], np.r_[0.0, t]))
+    low, high = np.quantile(curves, [tail, 1 - tail], axis=0)
+    return fpr, low, high

@@ -1,0 +1,357 @@
+"""Areas under ROC curves with intervals, and their differences; it must not know estimators."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit, ndtri
+from scipy.stats import norm, rankdata
+from scipy.stats import t as student
+from sklearn.exceptions import UndefinedMetricWarning
+
+from sktransfer.metrics._bootstrap import resample_counts, weighted_area
+from sktransfer.metrics._labels import (
+    Interval,
+    binary_scores,
+    check_confidence,
+    group_codes,
+    one_vs_rest,
+)
+
+
+class AucDifference(NamedTuple):
+    """The difference of two areas, the ends of its interval, and the p-value of "none"."""
+
+    estimate: float
+    low: float
+    high: float
+    pvalue: float
+
+
+def roc_auc_interval(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    groups: ArrayLike | None = None,
+    method: str = "auto",
+    scale: str = "logit",
+    pos_label: Any = None,
+    labels: ArrayLike | None = None,
+    average: str | None = "macro",
+    n_resamples: int = 1000,
+    random_state: Any = 0,
+) -> Any:
+    """Area under the ROC curve with a confidence interval.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        True labels.
+    y_score : array-like of shape (n,) or (n, n_classes)
+        Scores of the positive class; or a column for each class, each taken against the rest.
+    confidence : float, default=0.95
+    groups : array-like of shape (n,) or None, default=None
+        Patients. Rows of one patient resemble each other, and an interval that does not know it is
+        too short.
+    method : {"auto", "delong", "bootstrap"}, default="auto"
+        "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": of
+        rows, or of whole patients, drawn anew within each class. "auto": the bootstrap with
+        groups, else DeLong.
+    scale : {"logit", "linear"}, default="logit"
+        Where the interval is symmetric. "logit" takes quantiles of Student's t [3]_ and adds the
+        variance of a single pair to that of DeLong (see Notes); it covers what it says near 1 and
+        with few rows. "linear" is the interval of [1]_, which does not, and may end above 1.
+    pos_label : int, float, bool, str or None, default=None
+        The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
+    labels : array-like of shape (n_classes,) or None, default=None
+        Classes in the order of the columns. None: those of ``y_true``, sorted.
+    average : {"macro"} or None, default="macro"
+        What to make of several classes: the mean of their areas, or a list with one interval for
+        each.
+    n_resamples : int, default=1000
+        Of the bootstrap.
+    random_state : int, RandomState instance or None, default=0
+        Of the bootstrap.
+
+    Returns
+    -------
+    Interval or list of Interval
+        ``(estimate, low, high)``. Where every positive row is above every negative one (or below)
+        the variance is zero; the interval then is the exact one of as many pairs of rows, or of
+        patients, as can be formed, each used once.
+
+    Notes
+    -----
+    Coverage in 4000 repeats of normal scores, 0.95 being stated:
+
+    ====================  =======  ========
+    area, rows by class   "logit"  "linear"
+    ====================  =======  ========
+    0.802, 20 and 80      0.960    0.929
+    0.961, 20 and 80      0.954    0.859
+    0.961, 100 and 400    0.946    0.924
+    0.993, 20 and 80      0.980    0.831
+    ====================  =======  ========
+
+    References
+    ----------
+    .. [1] DeLong, DeLong, Clarke-Pearson: Comparing the areas under two or more correlated
+       receiver operating characteristic curves. Biometrics 44 (1988).
+    .. [2] Obuchowski: Nonparametric analysis of clustered ROC curve data. Biometrics 53 (1997).
+    .. [3] Perme, Manevski: Confidence intervals for the Mann-Whitney test. Statistical Methods in
+       Medical Research 28 (2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import roc_auc_interval
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat([0, 1], [80, 20])
+    >>> auc, low, high = roc_auc_interval(y, rng.normal(1.5 * y))
+    >>> f"{auc:.2f} ({low:.2f} to {high:.2f})"
+    '0.83 (0.71 to 0.90)'
+    """
+    check_confidence(confidence)
+    for name, value, options in (
+        ("method", method, ("auto", "delong", "bootstrap")),
+        ("scale", scale, ("logit", "linear")),
+        ("average", average, ("macro", None)),
+    ):
+        if value not in options:
+            raise ValueError(f"{name} must be one of {options}; got {value!r}.")
+    if np.ndim(y_score) == 2:
+        positive, score, _ = one_vs_rest(y_true, y_score, labels)
+        codes = group_codes(groups, len(positive))
+    else:
+        rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
+        positive, score, codes = rows.positive[:, None], rows.score[:, None], rows.groups
+    by_bootstrap = method == "bootstrap" or (method == "auto" and codes is not None)
+
+    def interval(columns: slice) -> Interval:
+        freedom = np.inf
+        own_positive, own_score = positive[:, columns], score[:, columns]
+        areas, parts = _areas(own_positive, own_score)
+        area = float(areas.mean())
+        if by_bootstrap:
+            error = _bootstrap_error(
+                own_positive, own_score, codes, scale, n_resamples, random_state
+            )
+        else:
+            variance, freedom = _variance(parts, _strata(own_positive), codes)
+            if scale == "logit" and 0 < area < 1:
+                variance += _of_one_pair(areas, own_positive, codes)
+                error = float(np.sqrt(variance)) / (area * (1 - area))
+            else:
+                error = float(np.sqrt(variance))
+        if area in (0.0, 1.0):
+            return _separated(area, own_positive, codes, confidence)
+        return _symmetric(area, error, freedom, scale, confidence)
+
+    k = positive.shape[1]
+    if k == 1 or average == "macro":
+        return interval(slice(None))
+    return [interval(slice(i, i + 1)) for i in range(k)]
+
+
+def roc_auc_difference(
+    y_true: ArrayLike,
+    y_score_a: ArrayLike,
+    y_score_b: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    groups: ArrayLike | None = None,
+    pos_label: Any = None,
+    labels: ArrayLike | None = None,
+) -> AucDifference:
+    """Difference of the areas under two ROC curves on the same rows: ``a`` minus ``b``.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        True labels.
+    y_score_a, y_score_b : array-like of shape (n,) or (n, n_classes)
+        Scores by two models; with several classes it is the mean of the areas of each against the
+        rest.
+    confidence : float, default=0.95
+    groups : array-like of shape (n,) or None, default=None
+        Patients: the variance then is Obuchowski's for clusters.
+    pos_label : int, float, bool, str or None, default=None
+        The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
+    labels : array-like of shape (n_classes,) or None, default=None
+        Classes in the order of the columns. None: those of ``y_true``, sorted.
+
+    Returns
+    -------
+    AucDifference
+        ``(estimate, low, high, pvalue)`` of the paired test by DeLong et al. (1988), two-sided.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        If the areas differ and the variance is zero: there is no test.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import roc_auc_difference
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat([0, 1], [200, 100])
+    >>> good, poor = rng.normal(2 * y), rng.normal(y)
+    >>> difference = roc_auc_difference(y, good, poor)
+    >>> bool(difference.low > 0), difference.pvalue < 0.05
+    (True, True)
+    """
+    check_confidence(confidence)
+    if np.shape(y_score_a) != np.shape(y_score_b):
+        raise ValueError(
+            "Both scores must be of the same rows and classes; got shapes "
+            f"{np.shape(y_score_a)} and {np.shape(y_score_b)}."
+        )
+    if np.ndim(y_score_a) == 2:
+        positive, a, _ = one_vs_rest(y_true, y_score_a, labels)
+        _, b, _ = one_vs_rest(y_true, y_score_b, labels)
+        codes = group_codes(groups, len(positive))
+    else:
+        first = binary_scores(y_true, y_score_a, pos_label=pos_label, groups=groups)
+        second = binary_scores(y_true, y_score_b, pos_label=pos_label)
+        positive, codes = first.positive[:, None], first.groups
+        a, b = first.score[:, None], second.score[:, None]
+    areas_a, parts_a = _areas(positive, a)
+    areas_b, parts_b = _areas(positive, b)
+    difference = float(areas_a.mean() - areas_b.mean())
+    error = float(np.sqrt(_variance(parts_a - parts_b, _strata(positive), codes)[0]))
+    if error == 0:
+        if difference != 0:
+            warnings.warn(
+                "The two areas differ and their variance is zero; there is no test.",
+                UndefinedMetricWarning,
+                stacklevel=2,
+            )
+            return AucDifference(difference, np.nan, np.nan, np.nan)
+        return AucDifference(0.0, 0.0, 0.0, 1.0)
+    low, high = norm.interval(confidence, difference, error)
+    pvalue = 2 * norm.sf(abs(difference) / error)
+    return AucDifference(difference, float(low), float(high), float(pvalue))
+
+
+def _areas(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area of each column, and what each row contributes to their mean.
+
+    The contributions are DeLong's structural components divided by the rows of their class: those
+    of the positive rows of a column sum to its area, and so do those of the negative ones.
+    """
+    parts = np.empty(score.shape)
+    for column in range(score.shape[1]):
+        own, value = positive[:, column], score[:, column]
+        m, n = int(own.sum()), int((~own).sum())
+        rank = rankdata(value)
+        parts[own, column] = (rank[own] - rankdata(value[own])) / (m * n)
+        parts[~own, column] = 1 / n - (rank[~own] - rankdata(value[~own])) / (m * n)
+    areas = np.where(positive, parts, 0).sum(axis=0).clip(0, 1)
+    return areas, parts.mean(axis=1)
+
+
+def _strata(positive: np.ndarray) -> np.ndarray:
+    """Code of each row's class."""
+    return positive[:, 0].astype(int) if positive.shape[1] == 1 else positive.argmax(axis=1)
+
+
+def _variance(
+    parts: np.ndarray, strata: np.ndarray, codes: np.ndarray | None
+) -> tuple[float, float]:
+    """Of a sum of contributions, the number of rows in each class given; its degrees of freedom.
+
+    The latter as Satterthwaite has them: few when most of the variance is of a small class.
+    """
+    counts = np.bincount(strata)
+    residuals = parts - (np.bincount(strata, weights=parts) / counts)[strata]
+    units = counts if codes is None else _groups_in(strata, codes)
+    spare = np.maximum(units - 1, 1)
+    residuals = residuals * np.sqrt(units / spare)[strata]
+    if codes is None:
+        by_class = np.bincount(strata, weights=residuals**2)
+        variance = by_class.sum()
+    else:
+        # Rows of a patient count together, those of all classes: they are correlated.
+        variance = (np.bincount(codes, weights=residuals) ** 2).sum()
+        each = np.zeros((codes.max() + 1, len(counts)))
+        np.add.at(each, (codes, strata), residuals)
+        by_class = (each**2).sum(axis=0)
+    spread = (by_class**2 / spare).sum()
+    return float(variance), float(by_class.sum() ** 2 / spread) if spread > 0 else np.inf
+
+
+def _of_one_pair(areas: np.ndarray, positive: np.ndarray, codes: np.ndarray | None) -> float:
+    """Variance that a single pair of rows brings in.
+
+    Of a few rows in nearly perfect order the variance is estimated from the one or two that are
+    not, and is too small when by chance they are fewer. This much more mends it, and is nothing
+    with many rows.
+    """
+    columns = positive.T.astype(int)
+    units = np.array(
+        [np.bincount(c, minlength=2) if codes is None else _groups_in(c, codes) for c in columns]
+    )
+    return float((areas * (1 - areas) / units.prod(axis=1)).mean() / len(areas))
+
+
+def _groups_in(strata: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Number of groups with rows of each class."""
+    return np.array([len(np.unique(codes[strata == each])) for each in range(strata.max() + 1)])
+
+
+def _symmetric(
+    area: float, error: float, freedom: float, scale: str, confidence: float
+) -> Interval:
+    if scale == "linear":
+        half = ndtri(0.5 + confidence / 2) * error
+        return Interval(area, float(area - half), float(area + half))
+    half = student.ppf(0.5 + confidence / 2, freedom) * error
+    low, high = expit(logit(area) + np.array([-half, half]))
+    return Interval(area, float(low), float(high))
+
+
+def _separated(
+    area: float, positive: np.ndarray, codes: np.ndarray | None, confidence: float
+) -> Interval:
+    """The interval where no pair is out of order, or none in order.
+
+    Pairs that share no row are independent and each is in order with a probability that is the
+    area; so if all of them are, the area cannot well be small.
+    """
+    strata = _strata(positive)
+    if codes is None:
+        sides = [set(np.flatnonzero(strata == each)) for each in np.unique(strata)]
+    else:
+        sides = [set(codes[strata == each]) for each in np.unique(strata)]
+    pairs = max(1, min(*map(len, sides), len(set.union(*sides)) // 2))
+    bound = float(((1 - confidence) / 2) ** (1 / pairs))
+    return Interval(1.0, bound, 1.0) if area == 1 else Interval(0.0, 0.0, 1 - bound)
+
+
+def _bootstrap_error(
+    positive: np.ndarray,
+    score: np.ndarray,
+    codes: np.ndarray | None,
+    scale: str,
+    n_resamples: int,
+    random_state: Any,
+) -> float:
+    """Standard deviation of the area over resamples, on the scale of the interval."""
+    strata = _strata(positive)
+    areas = [
+        np.mean(
+            [weighted_area(p, s, weight) for p, s in zip(positive.T, score.T, strict=True)], axis=0
+        )
+        for weight in resample_counts(strata, codes, n_resamples, random_state)
+    ]
+    values = np.concatenate(areas)
+    if scale == "logit":
+        # A resample may be free of errors; half a pair keeps it finite.
+        smallest = 0.5 / (np.bincount(strata).min() ** 2)
+        values = logit(values.clip(smallest, 1 - smallest))
+    return float(values.std(ddof=1))

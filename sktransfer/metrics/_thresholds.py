@@ -1,0 +1,272 @@
+"""Thresholds that keep a rate, and what is lost by them; it must not know estimators.
+
+A row is called positive where its score is at least the threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binom
+
+from sktransfer.metrics._labels import binary_scores, check_confidence, one_vs_rest
+
+# n * (1 - target) in floating point may fall just short of a whole number.
+_ROUNDING = 1e-9
+
+
+def _check_target(target: float, name: str = "target") -> float:
+    if not 0 < target < 1:
+        raise ValueError(f"{name} is a share such as 0.95, between 0 and 1; got {target!r}.")
+    return float(target)
+
+
+def allowed_misses(n: int, target: float = 0.95, *, confidence: float | None = 0.95) -> int:
+    """How many of ``n`` may be missed so that the true rate is at least ``target``.
+
+    If the ``k`` lowest of ``n`` scores are below a threshold that is the next one, the share of
+    *all* such scores at or above it is at least ``target`` with probability ``confidence``, by the
+    order statistics [1]_.
+
+    Parameters
+    ----------
+    n : int
+        Rows of the class whose rate it is; independent, so one for each patient.
+    target : float, default=0.95
+    confidence : float or None, default=0.95
+        None: the rate among the ``n`` themselves is at least ``target``; that of new rows falls
+        short in about every second case.
+
+    Returns
+    -------
+    int
+        -1 where no threshold will do: ``n`` is less than :func:`rows_needed`.
+
+    References
+    ----------
+    .. [1] Wilks: Determination of sample sizes for setting tolerance limits. Annals of
+       Mathematical Statistics 12 (1941).
+
+    Examples
+    --------
+    >>> from sktransfer.metrics import allowed_misses
+    >>> allowed_misses(58), allowed_misses(59), allowed_misses(200)
+    (-1, 0, 4)
+    >>> allowed_misses(200, confidence=None)
+    10
+    """
+    target = _check_target(target)
+    if confidence is None:
+        return math.floor(n * (1 - target) + _ROUNDING) if n else -1
+    tail = 1 - check_confidence(confidence)
+    # With k missed the rate of all is Beta(n - k, k + 1): below the target as often as k or fewer
+    # of n are missed at a rate that is the target.
+    k = np.arange(n - math.floor(n * target) + 1 if n else 0)
+    below = binom.cdf(k[k < n], n, 1 - target)
+    return int(np.count_nonzero(below <= tail + _ROUNDING)) - 1
+
+
+def rows_needed(target: float = 0.95, *, confidence: float = 0.95, misses: int = 0) -> int:
+    """Least number of rows of a class with which a rate can be promised.
+
+    Parameters
+    ----------
+    target : float, default=0.95
+    confidence : float, default=0.95
+    misses : int, default=0
+        How many of them may be missed.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from sktransfer.metrics import rows_needed
+    >>> [rows_needed(0.95, misses=misses) for misses in (0, 1, 2, 5)]
+    [59, 93, 124, 208]
+    """
+    _check_target(target)
+    check_confidence(confidence)
+    if misses < 0:
+        raise ValueError(f"misses must be at least 0; got {misses!r}.")
+    low, high = misses, misses + 1
+    while allowed_misses(high, target, confidence=confidence) < misses:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if allowed_misses(middle, target, confidence=confidence) < misses:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def rate_threshold(
+    scores: np.ndarray, target: float, *, confidence: float | None, above: bool
+) -> float | None:
+    """The threshold that keeps the rate of a class and gives the other class most.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        Of the rows of the class, one for each patient.
+    above : bool
+        Whether the rows of the class belong at or above the threshold (sensitivity) or below it
+        (specificity).
+
+    Returns
+    -------
+    float or None
+        None where no threshold can promise it.
+    """
+    k = allowed_misses(len(scores), target, confidence=confidence)
+    if k < 0:
+        return None
+    if above:
+        return float(np.partition(scores, k)[k])
+    # Just above the score that has to stay below.
+    last = len(scores) - 1 - k
+    return float(np.nextafter(np.partition(scores, last)[last], np.inf))
+
+
+def worst_scores(score: np.ndarray, groups: np.ndarray | None, *, above: bool) -> np.ndarray:
+    """For each group the score that is missed first; all scores without groups.
+
+    Parameters
+    ----------
+    score : ndarray of shape (n,)
+        Of rows of one class.
+    groups : ndarray of shape (n,) or None
+    above : bool
+        Whether the rows belong at or above a threshold.
+    """
+    if groups is None:
+        return score
+    names, codes = np.unique(groups, return_inverse=True)
+    worst = np.full(len(names), np.inf if above else -np.inf)
+    (np.minimum if above else np.maximum).at(worst, codes, score)
+    return worst
+
+
+def specificity_at_sensitivity(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    sensitivity: float = 0.95,
+    pos_label: Any = None,
+    labels: ArrayLike | None = None,
+    average: str | None = "macro",
+) -> Any:
+    """Greatest specificity among the thresholds with at least this sensitivity on these rows.
+
+    A measure of ranking, like the area under the ROC curve. The threshold is chosen on the very
+    rows: for one that holds on new rows see :class:`~sktransfer.OperatingPointClassifier`.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        True labels.
+    y_score : array-like of shape (n,) or (n, n_classes)
+        Scores of the positive class; or a column for each class, each taken against the rest.
+    sensitivity : float, default=0.95
+    pos_label : int, float, bool, str or None, default=None
+        The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
+    labels : array-like of shape (n_classes,) or None, default=None
+        Classes in the order of the columns. None: those of ``y_true``, sorted.
+    average : {"macro"} or None, default="macro"
+        What to make of several classes: their mean, or one value for each.
+
+    Returns
+    -------
+    float or ndarray of shape (n_classes,)
+
+    Examples
+    --------
+    >>> from sktransfer.metrics import specificity_at_sensitivity
+    >>> y, score = [0, 0, 0, 1, 1, 1], [0.1, 0.3, 0.6, 0.4, 0.7, 0.9]
+    >>> round(specificity_at_sensitivity(y, score, sensitivity=1), 3)
+    0.667
+    >>> specificity_at_sensitivity(y, score, sensitivity=0.6)
+    1.0
+    """
+    return _at_rate(y_true, y_score, sensitivity, "sensitivity", pos_label, labels, average)
+
+
+def sensitivity_at_specificity(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    specificity: float = 0.95,
+    pos_label: Any = None,
+    labels: ArrayLike | None = None,
+    average: str | None = "macro",
+) -> Any:
+    """Greatest sensitivity among the thresholds with at least this specificity on these rows.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        True labels.
+    y_score : array-like of shape (n,) or (n, n_classes)
+        Scores of the positive class; or a column for each class, each taken against the rest.
+    specificity : float, default=0.95
+    pos_label : int, float, bool, str or None, default=None
+        The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
+    labels : array-like of shape (n_classes,) or None, default=None
+        Classes in the order of the columns. None: those of ``y_true``, sorted.
+    average : {"macro"} or None, default="macro"
+        What to make of several classes: their mean, or one value for each.
+
+    Returns
+    -------
+    float or ndarray of shape (n_classes,)
+
+    Examples
+    --------
+    >>> from sktransfer.metrics import sensitivity_at_specificity
+    >>> y, score = [0, 0, 0, 1, 1, 1], [0.1, 0.3, 0.6, 0.4, 0.7, 0.9]
+    >>> round(sensitivity_at_specificity(y, score, specificity=0.95), 3)
+    0.667
+    """
+    return _at_rate(y_true, y_score, specificity, "specificity", pos_label, labels, average)
+
+
+def _at_rate(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    target: float,
+    name: str,
+    pos_label: Any,
+    labels: ArrayLike | None,
+    average: str | None,
+) -> Any:
+    if not 0 < target <= 1:
+        raise ValueError(f"{name} is a share such as 0.95, above 0 and at most 1; got {target!r}.")
+    if average not in ("macro", None):
+        raise ValueError(f"average must be 'macro' or None; got {average!r}.")
+    if np.ndim(y_score) == 2:
+        positive, score, _ = one_vs_rest(y_true, y_score, labels)
+        values = np.array(
+            [_other_rate(s, p, target, name) for s, p in zip(score.T, positive.T, strict=True)]
+        )
+        return values if average is None else float(values.mean())
+    rows = binary_scores(y_true, y_score, pos_label=pos_label)
+    return _other_rate(rows.score, rows.positive, target, name)
+
+
+def _other_rate(score: np.ndarray, positive: np.ndarray, target: float, name: str) -> float:
+    above = name == "sensitivity"
+    own, other = (positive, ~positive) if above else (~positive, positive)
+    if target == 1:
+        kept = score[own]
+        threshold = kept.min() if above else np.nextafter(kept.max(), np.inf)
+    else:
+        found = rate_threshold(score[own], target, confidence=None, above=above)
+        assert found is not None  # of at least one row
+        threshold = found
+    called = score[other] >= threshold
+    return float((~called).mean() if above else called.mean())

@@ -1,0 +1,183 @@
+"""Scores of rows by models that have not seen them; it must not know what they are for."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import StratifiedGroupKFold, check_cv
+from sklearn.utils import _safe_indexing
+from sklearn.utils._response import _get_response_values_binary
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_method_params, check_is_fitted
+
+from sktransfer.metrics import check_scores
+
+_DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of rows that the model behind them has not seen.
+
+    Attributes
+    ----------
+    estimator : estimator instance
+        For later: the model that gave the scores, or one fitted to all rows.
+    rows : ndarray of int, shape (n_scored,)
+        Which rows were scored.
+    score : ndarray of float, shape (n_scored,)
+        Of the positive class.
+    refitted : bool
+        Whether ``estimator`` is another model than those behind the scores.
+    """
+
+    estimator: Any
+    rows: np.ndarray
+    score: np.ndarray
+    refitted: bool
+
+
+def held_out_scores(
+    estimator: Any,
+    X: Any,
+    y: np.ndarray,
+    *,
+    cv: Any,
+    groups: np.ndarray | None,
+    fit_params: dict[str, Any],
+    split_params: dict[str, Any],
+    methods: list[str],
+    pos_label: Any,
+    n_jobs: int | None,
+) -> HeldOut:
+    """Score rows out of fold, and fit an estimator for later.
+
+    Parameters
+    ----------
+    estimator : estimator instance
+        Cloned, not fitted.
+    cv : int, splitter, iterable or None
+        None or an int: folds that are stratified, and grouped where there are groups.
+    fit_params, split_params : dict
+        For ``fit`` of the estimator and ``split`` of the splitter.
+    methods : list of str
+        Response methods, in the order of preference.
+
+    Returns
+    -------
+    HeldOut
+        With a single split the estimator is the one that gave the scores.
+
+    Raises
+    ------
+    ValueError
+        If a row is tested twice, a group is on both sides of a split, or a score is NaN.
+    """
+    cv = _DEFAULT_FOLDS if cv is None else cv
+    if isinstance(cv, (int, np.integer)) and groups is not None:
+        cv, split_params = StratifiedGroupKFold(int(cv)), {"groups": groups}
+    splits = [
+        (_as_indices(train), _as_indices(test))
+        for train, test in check_cv(cv, y, classifier=True).split(X, y, **split_params)
+    ]
+    _check_splits(splits, groups, len(y))
+    done = Parallel(n_jobs=n_jobs)(
+        delayed(_fit_and_score)(
+            clone(estimator), X, y, train, test, fit_params, methods, pos_label, len(splits) == 1
+        )
+        for train, test in splits
+    )
+    refitted = len(splits) > 1
+    return HeldOut(
+        clone(estimator).fit(X, y, **fit_params) if refitted else done[0][0],
+        np.concatenate([test for _, test in splits]),
+        np.concatenate([score for _, score in done]),
+        refitted,
+    )
+
+
+def check_prefit(estimator: Any, classes: np.ndarray) -> None:
+    """Refuse an estimator that is not fitted, or was fitted to other classes."""
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError as error:
+        raise NotFittedError(
+            "With cv='prefit' the estimator must be fitted, and this one is not. Cloning empties "
+            "it: where it may be cloned (cross_val_score, a grid), wrap it in "
+            "sklearn.frozen.FrozenEstimator."
+        ) from error
+    known = np.asarray(estimator.classes_)
+    if len(known) != 2 or not np.isin(classes, known).all():
+        raise ValueError(
+            f"The fitted estimator knows the classes {known.tolist()}; y has {classes.tolist()}."
+        )
+
+
+def _as_indices(part: Any) -> np.ndarray:
+    part = np.asarray(part)
+    return np.flatnonzero(part) if part.dtype == bool else part
+
+
+def _check_splits(
+    splits: list[tuple[np.ndarray, np.ndarray]], groups: np.ndarray | None, n: int
+) -> None:
+    """Every row is scored once at most, and by a model that has not seen its group."""
+    tested = np.bincount(np.concatenate([test for _, test in splits]), minlength=n)
+    if tested.max() > 1:
+        raise ValueError(
+            f"cv tests {int((tested > 1).sum())} rows more than once; the threshold needs one "
+            "score a row. Use a splitter without repetition, such as StratifiedGroupKFold, or one "
+            "with a single split."
+        )
+    for train, test in splits:
+        if len(np.intersect1d(train, test)):
+            raise ValueError("cv has rows that are in the training and the test part of a split.")
+        if groups is not None:
+            both = np.intersect1d(groups[train], groups[test])
+            if len(both):
+                raise ValueError(
+                    f"cv puts rows of {len(both)} groups on both sides of a split, so that their "
+                    "scores are not those of unseen groups. Use StratifiedGroupKFold or GroupKFold "
+                    "(with metadata routing, one that requests groups), or leave cv out."
+                )
+
+
+def _fit_and_score(
+    estimator: Any,
+    X: Any,
+    y: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    fit_params: dict[str, Any],
+    methods: list[str],
+    pos_label: Any,
+    keep: bool,
+) -> tuple[Any, np.ndarray]:
+    """The estimator fitted to a training part, if it is to be kept, and scores of the test part."""
+    params = _check_method_params(X, fit_params, indices=train)
+    estimator.fit(_safe_indexing(X, train), y[train], **params)
+    score = positive_scores(estimator, _safe_indexing(X, test), methods, pos_label)
+    return estimator if keep else None, score
+
+
+def positive_scores(estimator: Any, X: Any, methods: list[str], pos_label: Any) -> np.ndarray:
+    """Scores of the positive class, by the first of the methods that the estimator has."""
+    score, _ = _get_response_values_binary(estimator, X, methods, pos_label=pos_label)
+    return check_scores(score, name="The score")
+
+
+def warn_of_ties(score: np.ndarray) -> None:
+    """A refitted model has ties elsewhere, and a whole step may fall below the threshold."""
+    distinct = len(np.unique(score))
+    if distinct < len(score) / 2:
+        warnings.warn(
+            f"The {len(score)} scores take {distinct} values only, and those of the model that is "
+            "fitted to all rows will be others: what was promised for the folds may not hold for "
+            "it. With a single split, such as cv=ShuffleSplit(1), or cv='prefit' it does.",
+            stacklevel=4,
+        )

@@ -1,0 +1,135 @@
+"""check_leakage: the same picture or patient on both sides of a split; it must not know models."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import column_or_1d
+
+from sktransfer.exceptions import ImageDecodeError, LeakageWarning
+from sktransfer.images import ImageSource, as_image_source
+
+_COLUMNS = ["test_row", "train_row", "what"]
+
+
+def check_leakage(
+    X_train: Any,
+    X_test: Any,
+    *,
+    groups_train: ArrayLike | None = None,
+    groups_test: ArrayLike | None = None,
+    image_shape: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] | None = None,
+    on_leak: str = "warn",
+) -> pd.DataFrame:
+    """Look for pictures and patients that are on both sides of a split.
+
+    Pictures are compared by the digest of their encoded bytes, or of their numbers: what the store
+    of activations knows them by. None is decoded. A copy that was saved again, cropped or scaled is
+    another file and is not found.
+
+    Parameters
+    ----------
+    X_train, X_test : collection of pictures
+        In any form that the estimators accept.
+    groups_train, groups_test : array-like of shape (n_train,) and (n_test,), default=None
+        Patients. Both or none.
+    image_shape, value_range : default=None
+        As in :class:`~sktransfer.PretrainedFeatureExtractor`.
+    on_leak : {"warn", "raise", "ignore"}, default="warn"
+        What to do if something is found.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A line for each test row that is not new, and why: ``test_row``, the first such
+        ``train_row``, and ``what``, "picture" or "group". Empty if there is none.
+
+    Raises
+    ------
+    ValueError
+        With ``on_leak="raise"``, if something is found; if groups do not fit.
+
+    Warns
+    -----
+    LeakageWarning
+        If something is found, or rows cannot be read and so were not compared.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.model_selection import check_leakage
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    >>> check_leakage(pictures[:4], pictures[3:], on_leak="ignore")
+       test_row  train_row     what
+    0         0          3  picture
+    """
+    if on_leak not in ("warn", "raise", "ignore"):
+        raise ValueError(f"on_leak must be 'warn', 'raise' or 'ignore'; got {on_leak!r}.")
+    if (groups_train is None) != (groups_test is None):
+        raise ValueError("Give groups of both parts, or of none.")
+    sources = [
+        as_image_source(X, image_shape=image_shape, value_range=value_range)
+        for X in (X_train, X_test)
+    ]
+    train, test = (_digests(source) for source in sources)
+    unread = sum(digest is None for digest in [*train, *test])
+    lines = _shared(train, test, "picture")
+    if groups_train is not None:
+        names: list[list[Any]] = []
+        for source, groups in zip(sources, (groups_train, groups_test), strict=True):
+            column = column_or_1d(groups).tolist()
+            if len(column) != len(source):
+                raise ValueError(f"groups has {len(column)} entries for {len(source)} pictures.")
+            names.append(column)
+        lines += _shared(names[0], names[1], "group")
+    found = pd.DataFrame(lines, columns=_COLUMNS).sort_values(
+        ["test_row", "what"], ignore_index=True
+    )
+    if unread:
+        warnings.warn(
+            f"{unread} rows cannot be read and were not compared.", LeakageWarning, stacklevel=2
+        )
+    if len(found) and on_leak != "ignore":
+        counts = found["what"].value_counts()
+        parts = [
+            f"{counts[what]} of {len(sources[1])} test rows are of a {what} that is in training"
+            for what in ("picture", "group")
+            if what in counts
+        ]
+        message = f"{'; '.join(parts)}. Scores on them are not those of new patients."
+        if on_leak == "raise":
+            raise ValueError(message)
+        warnings.warn(message, LeakageWarning, stacklevel=2)
+    return found
+
+
+def _digests(source: ImageSource) -> list[bytes | None]:
+    """Of every row; None for one that cannot be read."""
+
+    def digest(row: int) -> bytes | None:
+        try:
+            return source.open(row).digest
+        except ImageDecodeError:
+            return None
+
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+        return list(pool.map(digest, range(len(source))))
+
+
+def _shared(
+    train: Sequence[Hashable | None], test: Sequence[Hashable | None], what: str
+) -> list[tuple[int, int, str]]:
+    first: dict[Hashable, int] = {}
+    for row, key in enumerate(train):
+        if key is not None:
+            first.setdefault(key, row)
+    return [
+        (row, first[key], what) for row, key in enumerate(test) if key is not None and key in first
+    ]

@@ -1,0 +1,419 @@
+"""OperatingPointClassifier: a decision threshold with a promise; it must not know pictures."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn import get_config
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    _fit_context,
+)
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils import get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import (
+    _check_y,
+    check_is_fitted,
+    column_or_1d,
+)
+
+from sktransfer.metrics import (
+    cheapest_threshold,
+    check_cost_matrix,
+    operating_point,
+    rate_threshold,
+    rows_needed,
+    worst_scores,
+)
+from sktransfer.model_selection._delegated import DelegatedResponses
+from sktransfer.model_selection._held_out import (
+    HeldOut,
+    check_prefit,
+    held_out_scores,
+    positive_scores,
+    warn_of_ties,
+)
+
+# Level of the intervals in operating_point_ where none is asked for.
+_USUAL = 0.95
+
+
+class OperatingPointClassifier(
+    ClassifierMixin, MetaEstimatorMixin, DelegatedResponses, BaseEstimator
+):
+    """A binary classifier whose threshold keeps a sensitivity, a specificity, or costs low.
+
+    "No more than one case in twenty is missed": the threshold is an order statistic of the scores
+    of the positive rows, on rows that the model which scores them has not seen. With probability
+    ``confidence`` (over what rows are drawn) the true sensitivity is then at least ``target``
+    [1]_ [2]_; a threshold that just meets the target on the rows at hand misses it on new ones
+    about every second time.
+
+    Read more in the :ref:`User Guide <deciding>`.
+
+    Parameters
+    ----------
+    estimator : estimator instance
+        A binary classifier with ``predict_proba`` or ``decision_function``: a pipeline, a
+        :class:`~sktransfer.FineTuneClassifier`, a calibrated one.
+    constraint : {"sensitivity", "specificity", "cost"}, default="sensitivity"
+        What the threshold keeps. Under "sensitivity" it is the highest that does, so that
+        specificity is best; under "specificity" the lowest. "cost": the one with the least mean
+        cost on the scored rows, without a promise.
+    target : float or array-like of shape (2, 2), default=0.95
+        The rate to keep, in (0, 1). With ``constraint="cost"`` the cost matrix: a row for each true
+        class and a column for each predicted one, in the order of ``classes_``.
+    confidence : float or None, default=0.95
+        Probability with which the true rate is at least ``target``. None: the rate on the scored
+        rows is. Also the level of the intervals in ``operating_point_`` (0.95 for None).
+    cv : int, splitter, iterable of splits, "prefit" or None, default=None
+        Where scores of unseen rows come from.
+
+        - None or an int: that many folds (5), stratified, and grouped if ``groups`` are given. The
+          folds' scores are pooled, and the estimator is fitted anew to all rows.
+        - A splitter or an iterable: as it says, each row tested once at most. With a single split
+          the estimator is fitted to its training part, once, and kept.
+        - "prefit": ``estimator`` is fitted and is used as it is, on rows that it has not seen. Wrap
+          it in :class:`~sklearn.frozen.FrozenEstimator` where it may be cloned.
+    unattainable : {"raise", "trivial"}, default="raise"
+        What to do with too few rows to keep the promise. "raise": an error that says how many it
+        takes. "trivial": call all rows positive (with "specificity": negative), and warn.
+    pos_label : int, float, bool, str or None, default=None
+        The positive class. None: the last of the sorted classes.
+    response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
+        Where scores come from. "auto": the first of the two that the estimator has.
+    n_jobs : int or None, default=None
+        Folds fitted at once.
+
+    Attributes
+    ----------
+    threshold_ : float
+        A row is called positive where its score is at least this.
+    operating_point_ : OperatingPoint
+        Sensitivity, specificity, predictive values and likelihood ratios of ``threshold_`` on the
+        scored rows, each with its interval, and counts (see
+        :class:`~sktransfer.metrics.OperatingPoint`).
+    estimator_ : estimator instance
+        The classifier that predicts.
+    pos_label_ : int, float, bool or str
+        The positive class.
+    classes_ : ndarray of shape (2,)
+        The class labels, sorted.
+    n_features_in_, feature_names_in_
+        Where the estimator has them.
+
+    See Also
+    --------
+    sklearn.model_selection.TunedThresholdClassifierCV : The threshold that maximises a score.
+    sklearn.model_selection.FixedThresholdClassifier : A threshold of your own.
+
+    Notes
+    -----
+    The promise is exact for scores of one fixed model on independent rows: "prefit", or a single
+    split. Pooled scores of several folds come from models of fewer rows than the final one, and
+    are not quite independent; simulations keep the promise (user guide). It takes scores that vary
+    continuously: those of the final model then lie as the folds' do. Where most scores are ties, as
+    those of a tree on one feature, this is not so, and a warning says it.
+
+    Patients with several rows: give ``groups``. The unit then is the patient, and counts as found
+    where *all* of its positive rows are: its lowest score. The share of rows found may differ.
+
+    The interval of the sensitivity in ``operating_point_`` is two-sided, so that its lower end lies
+    below the one-sided bound which is promised.
+
+    The promise is void where positive rows score otherwise than those here: another scanner,
+    another hospital, milder cases. That they are rarer does not matter for it, but does for the
+    predictive values.
+
+    A row whose ``sample_weight`` is 0 does not count; other weights are for the estimator alone.
+
+    References
+    ----------
+    .. [1] Wilks: Determination of sample sizes for setting tolerance limits. Annals of
+       Mathematical Statistics 12 (1941).
+    .. [2] Tong, Feng, Li: Neyman-Pearson classification algorithms and NP receiver operating
+       characteristics. Science Advances 4 (2018).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sktransfer import OperatingPointClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> pipe = make_pipeline(StandardScaler(), LogisticRegression())
+    >>> clf = OperatingPointClassifier(pipe, target=0.95, pos_label=0).fit(X, y)
+    >>> sensitivity, low, high = clf.operating_point_.sensitivity
+    >>> f"{sensitivity:.3f} ({low:.3f} to {high:.3f})"
+    '0.976 (0.946 to 0.992)'
+    """
+
+    # Groups are for the threshold itself, so nobody has to ask for them to be routed here.
+    __metadata_request__fit: ClassVar = {"groups": True}
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "estimator": [
+            HasMethods(["fit", "predict_proba"]),
+            HasMethods(["fit", "decision_function"]),
+        ],
+        "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],
+        "target": [Interval(Real, 0, 1, closed="neither"), "array-like"],
+        "confidence": [Interval(Real, 0, 1, closed="neither"), None],
+        "cv": ["cv_object", StrOptions({"prefit"})],
+        "unattainable": [StrOptions({"raise", "trivial"})],
+        "pos_label": [Real, str, "boolean", None],
+        "response_method": [StrOptions({"auto", "predict_proba", "decision_function"})],
+        "n_jobs": [Integral, None],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        constraint: str = "sensitivity",
+        target: Any = 0.95,
+        confidence: float | None = 0.95,
+        cv: Any = None,
+        unattainable: str = "raise",
+        pos_label: Any = None,
+        response_method: str = "auto",
+        n_jobs: int | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.constraint = constraint
+        self.target = target
+        self.confidence = confidence
+        self.cv = cv
+        self.unattainable = unattainable
+        self.pos_label = pos_label
+        self.response_method = response_method
+        self.n_jobs = n_jobs
+
+    # The estimator's own parameters are for its own fit to check.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, **params: Any
+    ) -> OperatingPointClassifier:
+        """Score rows out of fold, choose the threshold, and fit the estimator.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...), list or DataFrame
+            Whatever the estimator takes.
+        y : array-like of shape (n,)
+            Labels of two classes.
+        groups : array-like of shape (n,) or None, default=None
+            Patients: no one is on both sides of a fold, and each counts once.
+        **params : dict
+            For the ``fit`` of the estimator, such as ``sample_weight``; with metadata routing
+            enabled, for whoever asked for them.
+
+        Returns
+        -------
+        OperatingPointClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there are too few rows to keep the promise, a score is missing, a group is on both
+            sides of a fold, or ``y`` does not have two classes.
+        """
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        X, y, groups = indexable(X, y, groups)
+        # Should this fit fail, no threshold of an earlier one is left to predict with.
+        self.__dict__.pop("threshold_", None)
+        labels = self._labels(y)
+        patients: np.ndarray | None = None if groups is None else column_or_1d(groups)
+        if np.ndim(self.target) != (2 if self.constraint == "cost" else 0):
+            expected = "a cost matrix" if self.constraint == "cost" else "a share such as 0.95"
+            raise ValueError(
+                f"With constraint={self.constraint!r}, target must be {expected}; got "
+                f"{self.target!r}."
+            )
+        fit_params, split_params = self._route(patients, params)
+        held = self._held_out(X, labels, patients, fit_params, split_params)
+        self.estimator_, scored, score = held.estimator, held.rows, held.score
+        if fit_params.get("sample_weight") is not None:
+            # A row of no weight is a row that is not there.
+            there = np.asarray(fit_params["sample_weight"])[scored] > 0
+            scored, score = scored[there], score[there]
+        if held.refitted and self.confidence is not None and self.constraint != "cost":
+            warn_of_ties(score)
+        labels = labels[scored]
+        patients = None if patients is None else patients[scored]
+        self.threshold_ = self._choose(labels == self.pos_label_, score, patients)
+        self.operating_point_ = operating_point(
+            labels,
+            score,
+            self.threshold_,
+            pos_label=self.pos_label_,
+            groups=patients,
+            confidence=self.confidence or _USUAL,
+        )
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+            if hasattr(self.estimator_, name):
+                setattr(self, name, getattr(self.estimator_, name))
+        return self
+
+    def _labels(self, y: Any) -> np.ndarray:
+        labels: np.ndarray = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
+        kind = type_of_target(labels, input_name="y")
+        if kind != "binary":
+            raise ValueError(
+                "Only binary classification is supported. Unknown label type for a threshold: "
+                f"{kind}."
+            )
+        classes = np.unique(labels)
+        if len(classes) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs rows of two classes; got 1 class: {classes.tolist()}."
+            )
+        self.pos_label_ = classes.tolist()[1] if self.pos_label is None else self.pos_label
+        if self.pos_label_ not in classes:
+            raise ValueError(
+                f"pos_label={self.pos_label!r} is not a label of y, which has {classes.tolist()}."
+            )
+        self.classes_ = classes
+        return labels
+
+    def _route(
+        self, groups: np.ndarray | None, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters for the estimator's ``fit``, and for the splitter's ``split``."""
+        if not get_config()["enable_metadata_routing"]:
+            return params, {} if groups is None else {"groups": groups}
+        given = params if groups is None else {**params, "groups": groups}
+        routed = process_routing(self, "fit", **given)
+        return routed.estimator.fit, routed.splitter.split
+
+    def _held_out(
+        self,
+        X: Any,
+        y: np.ndarray,
+        groups: np.ndarray | None,
+        fit_params: dict[str, Any],
+        split_params: dict[str, Any],
+    ) -> HeldOut:
+        methods = self._response_methods()
+        if isinstance(self.cv, str):
+            check_prefit(self.estimator, self.classes_)
+            score = positive_scores(self.estimator, X, methods, self.pos_label_)
+            return HeldOut(self.estimator, np.arange(len(y)), score, refitted=False)
+        return held_out_scores(
+            self.estimator,
+            X,
+            y,
+            cv=self.cv,
+            groups=groups,
+            fit_params=fit_params,
+            split_params=split_params,
+            methods=methods,
+            pos_label=self.pos_label_,
+            n_jobs=self.n_jobs,
+        )
+
+    def _response_methods(self) -> list[str]:
+        if self.response_method == "auto":
+            return ["predict_proba", "decision_function"]
+        return [self.response_method]
+
+    def _choose(self, positive: np.ndarray, score: np.ndarray, groups: np.ndarray | None) -> float:
+        if not positive.any() or positive.all():
+            raise ValueError(
+                "The rows that were scored are all of one class, those whose sample_weight is 0 "
+                "left out; use another cv."
+            )
+        if self.constraint == "cost":
+            costs = check_cost_matrix(self.target, 2)
+            if not self._positive_column():
+                costs = costs[::-1, ::-1]
+            return cheapest_threshold(positive, score, costs)
+        above = self.constraint == "sensitivity"
+        own = positive if above else ~positive
+        worst = worst_scores(score[own], None if groups is None else groups[own], above=above)
+        threshold = rate_threshold(worst, self.target, confidence=self.confidence, above=above)
+        if threshold is not None:
+            return threshold
+        assert self.confidence is not None  # a point estimate takes one row
+        unit = "rows" if groups is None else "groups"
+        needed = rows_needed(self.target, confidence=self.confidence)
+        message = (
+            f"A {self.constraint} of at least {self.target:g} cannot be promised with confidence "
+            f"{self.confidence:g}: that takes {needed} {'positive' if above else 'negative'} "
+            f"{unit}, and {len(worst)} were scored. "
+        )
+        if self.unattainable == "raise":
+            raise ValueError(
+                message + "Give more of them, lower target or confidence, ask for a point estimate "
+                "with confidence=None, or call every row the same with unattainable='trivial'."
+            )
+        warnings.warn(
+            message + f"Every row is called {'positive' if above else 'negative'}.", stacklevel=4
+        )
+        return -np.inf if above else np.inf
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Labels: the positive class where the score is at least ``threshold_``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...), list or DataFrame
+
+        Returns
+        -------
+        ndarray of shape (n,)
+
+        Raises
+        ------
+        ValueError
+            If a score is NaN: a picture that cannot be read is neither ill nor healthy.
+        """
+        check_is_fitted(self, "threshold_")
+        methods = self._response_methods()
+        called = positive_scores(self.estimator_, X, methods, self.pos_label_) >= self.threshold_
+        column = self._positive_column()
+        return self.classes_[np.where(called, column, 1 - column)]
+
+    def _positive_column(self) -> int:
+        return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Who is given what is passed to :meth:`fit`: this, the estimator, the splitter.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        splitter = self.cv if hasattr(self.cv, "get_n_splits") else StratifiedKFold()
+        to_fit = MethodMapping().add(caller="fit", callee="fit")
+        to_split = MethodMapping().add(caller="fit", callee="split")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(estimator=self.estimator, method_mapping=to_fit)
+        return router.add(splitter=splitter, method_mapping=to_split)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator).input_tags
+        tags.classifier_tags.multi_class = False
+        tags.input_tags.sparse = inner.sparse
+        tags.input_tags.allow_nan = inner.allow_nan
+        return tags

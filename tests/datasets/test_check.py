@@ -1,0 +1,171 @@
+"""check_images finds what was planted, what is known of the shared sets, and nothing else."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sktransfer.datasets import check_images, load_image_folder, load_image_table
+
+
+def file_of(array, format_="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format=format_)
+    return file.getvalue()
+
+
+@pytest.fixture
+def sound():
+    """Thirty files of noise, each unlike any other."""
+    rng = np.random.default_rng(0)
+    return [file_of(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)) for _ in range(30)]
+
+
+def findings(frame):
+    return sorted(zip(frame["row"], frame["finding"], strict=True))
+
+
+def test_nothing_is_found_where_nothing_is_wrong(sound, capsys):
+    frame = check_images(sound, [0, 1] * 15, np.repeat(range(15), 2) + [0, 100] * 15)
+    assert frame.empty
+    assert list(frame.columns) == ["row", "source", "finding", "detail"]
+    assert capsys.readouterr().out == "30 pictures checked. Nothing was found.\n"
+
+
+def test_everything_planted_is_found(sound, capsys):
+    rng = np.random.default_rng(1)
+    X = list(sound)
+    X[3] = X[3][:-2000]
+    X[4] = b"<html>not found</html>"
+    X[5] = None
+    X[6] = file_of(np.full((40, 50, 3), 9, np.uint8))
+    X[7] = file_of(rng.integers(100, 110, (40, 50, 3), dtype=np.uint8))
+    X[8] = file_of(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    X[9] = file_of(rng.integers(0, 256, (400, 300, 3), dtype=np.uint8))
+    X[10] = file_of(rng.integers(0, 256, (40, 110, 3), dtype=np.uint8))
+    X[11] = file_of(rng.integers(0, 256, (40, 50), dtype=np.uint8))
+    X[12] = file_of(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8), "BMP")
+    X[20] = X[13]
+    X[21] = file_of(np.asarray(Image.open(io.BytesIO(X[14]))), "TIFF")  # other bytes, same pixels
+    X[22] = X[15]
+    y = [i % 2 for i in range(30)]
+    groups = [f"patient {i // 2}" for i in range(30)]
+    y[20], y[21], y[22] = y[13], y[14], 1 - y[15]
+    groups[22] = groups[15]
+    frame = check_images(X, y, groups, verbose=1)
+    own = [found for found in findings(frame) if found[1] != "group in several classes"]
+    assert own == [
+        (3, "truncated"),
+        (4, "unreadable"),
+        (5, "unreadable"),
+        (6, "constant"),
+        (7, "near-constant"),
+        (8, "odd size"),
+        (9, "odd size"),
+        (10, "odd shape"),
+        (11, "odd mode"),
+        (12, "odd format"),
+        (20, "duplicate across groups"),
+        (21, "duplicate across groups"),
+        (21, "odd format"),
+        (22, "conflicting duplicate"),
+    ]
+    assert "same pixels as row 15, labels" in frame.set_index("row").loc[22, "detail"]
+    out = capsys.readouterr().out
+    assert out.startswith("30 pictures checked.\n")
+    for expected in ("  2 unreadable\n", "  1 truncated\n", "  2 odd size\n", "  2 odd format\n"):
+        assert expected in out
+    assert "patient" not in out  # numbers only
+
+
+def test_groups_in_several_classes(sound):
+    groups = ["a", "b", "a", "c", "b", "c"]
+    frame = check_images(sound[:6], [0, 1, 1, 0, 1, 0], groups, verbose=0)
+    assert findings(frame) == [(0, "group in several classes")]
+    assert frame["detail"].item() == "group a: 1 of class 0, 1 of class 1"
+    frame = check_images(sound[:6], ["x", "y", "x", "y", "y", "x"], groups, verbose=0)
+    assert frame["row"].tolist() == [3]
+
+
+def test_sources_and_order(sound, tmp_path):
+    paths = []
+    for i, data in enumerate(sound[:4]):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(data if i else b"")
+    frame = check_images(paths, verbose=0, n_jobs=2)
+    assert frame[["row", "source", "finding"]].values.tolist() == [[0, "0.png", "unreadable"]]
+
+
+def test_arrays_and_their_scale():
+    X = np.random.default_rng(2).integers(0, 4096, (5, 20, 20), dtype=np.uint16)
+    X[1] = 700
+    assert findings(check_images(X, value_range=(0, 4095), verbose=0)) == [(1, "constant")]
+    dim = check_images(X // 64, verbose=0)  # 0 to 63 of 65535
+    assert sorted(dim["finding"]) == ["constant"] + ["near-constant"] * 4
+
+
+def test_lengths_have_to_agree(sound):
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        check_images(sound, [0, 1])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        check_images(sound, groups=[0, 1])
+
+
+# --- the shared sets ------------------------------------------------------------------------------
+
+
+def test_ants_and_bees(shared_data):
+    """The placeholder GIF that the set was published with."""
+    bunch = load_image_folder(shared_data / "hymenoptera" / "train")
+    frame = check_images(bunch.data, bunch.target, verbose=0)
+    gif = frame[frame["source"] == "imageNotFound.gif"]
+    assert set(gif["finding"]) == {"odd format", "odd mode"}
+    assert set(frame["finding"]) <= {"odd format", "odd mode", "odd shape"}
+    assert len(frame) <= 5
+
+
+def test_chest_radiographs(shared_data):
+    bunch = load_image_table(shared_data / "chest_xray_pneumonia" / "metadata.csv", target="label")
+    frame = check_images(bunch.data, bunch.target, bunch.groups, verbose=0)
+    counts = frame["finding"].value_counts().to_dict()
+    assert counts == {"group in several classes": 21, "duplicate": 1}
+
+
+def test_lesions(shared_data):
+    bunch = load_image_table(shared_data / "ham10000_mini" / "metadata.csv", target="malignant")
+    assert check_images(bunch.data, bunch.target, bunch.groups, verbose=0).empty
+
+
+def test_photographs(shared_data):
+    bunch = load_image_table(shared_data / "imagenet_samples" / "labels.csv")
+    frame = check_images(bunch.data, verbose=0)
+    assert (frame["finding"] == "odd mode").sum() == 5  # the grey ones
+    assert set(frame["finding"]) <= {"odd mode", "odd shape"}
+
+
+def test_odd_files(shared_data):
+    files = sorted((shared_data / "odd_images").glob("*"))
+    files = [file for file in files if file.name != "index.csv"]
+    frame = check_images(files, verbose=0)
+    kinds = frame.groupby("finding")["source"].apply(set)
+    assert len(kinds["unreadable"] | kinds["truncated"]) == 18
+    assert {"truncated_image.png", "truncated_jpeg.jpg", "shortfile.bmp"} <= kinds["truncated"]
+    assert {"empty.jpg", "text_named.jpg", "html_named.png"} <= kinds["unreadable"]
+    assert {"tRNS_null_1x1.png", "7x13.png"} <= kinds["odd size"]
+    assert "bw_gradient.png" in kinds["odd shape"]
+    assert "hopper.Lab.tif" in kinds["odd mode"]
+    assert {"hopper.jpg", "no_extension"} <= kinds["duplicate"]  # of UPPER_CASE.JPG
+
+
+def test_dicom(shared_data):
+    pytest.importorskip("pydicom")
+    files = sorted((shared_data / "dicom").glob("*.dcm"))
+    frame = check_images(files, verbose=0)
+    kinds = frame.groupby("finding")["source"].apply(set)
+    assert kinds["truncated"] == {"MR_truncated.dcm"}
+    assert kinds["unreadable"] == {"no_meta.dcm", "rtplan.dcm"}
+    assert kinds["duplicate"] == {"MR_small_RLE.dcm", "MR_small_bigendian.dcm"}
+    assert kinds["near-constant"] == {"CT_small.dcm"}  # no window: see DicomOptions

@@ -1,0 +1,277 @@
+"""What happens after a fit: failures, further training, changed parameters, other processes."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from skorch.callbacks import Callback
+
+from sktransfer import FineTuneClassifier
+from sktransfer._finetune._checkpoint import identity
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.images import ImageAugmentation
+
+NET = "squeezenet1_1"
+
+
+def learned(clf):
+    return {name: tensor.clone() for name, tensor in clf.module_.learned().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- after a failure -----------------------------------------------------------------------------
+
+
+def test_a_fit_that_failed_leaves_nothing_to_predict_with(small, task):
+    X, y = task
+    clf = small(NET, validation_fraction=0.01)
+    with pytest.raises(ValueError, match="Holding out"):
+        clf.fit(X, y)
+    with pytest.raises(NotFittedError):
+        clf.predict_proba(X)
+    clf.set_params(validation_fraction=None).partial_fit(X, y)
+    assert same(learned(clf), learned(small(NET).fit(X, y)))
+
+
+def test_nor_does_one_that_failed_in_training(small, task):
+    X, y = task
+    clf = small(NET, lr=1e30, optimizer="sgd", lr_schedule="constant", max_epochs=5).fit
+    fitted = small(NET).fit(X, y)
+    with pytest.raises(FloatingPointError, match="learning rate is too high"):
+        clf(X, y)
+    with pytest.raises(FloatingPointError):
+        fitted.set_params(lr=1e30, optimizer="sgd", max_epochs=5).fit(X, y)
+    with pytest.raises(NotFittedError):
+        fitted.predict(X)
+
+
+def test_rows_that_cannot_be_read_leave_a_fitted_one_as_it_is(small, task):
+    X, y = task
+    clf = small(NET).fit(X, y)
+    before = clf.predict_proba(X)
+    with pytest.raises(ImageDecodeError):
+        clf.partial_fit([b"no picture", X[0]], [0, 1])
+    assert np.array_equal(clf.predict_proba(X), before)
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+def test_parameters_that_were_changed_count_when_training_goes_on(small, task):
+    X, y = task
+    clf = small(NET, lr=1e-3).fit(X, y)
+    before = learned(clf)
+    clf.set_params(lr=1e-12, weight_decay=0.0).partial_fit(X, y)
+    for name, tensor in learned(clf).items():
+        torch.testing.assert_close(tensor, before[name], atol=1e-8, rtol=0)
+    clf.set_params(lr=1e-3, optimizer="sgd", loss="focal").partial_fit(X, y)
+    assert isinstance(clf.optimizer_, torch.optim.SGD)
+    assert clf.criterion_.loss == "focal"
+    assert not same(learned(clf), before)
+
+
+def test_moments_of_the_optimiser_go_on(small, task):
+    clf = small(NET, lr=1e-3).fit(*task)
+    moments = {id(p): s["exp_avg"].clone() for p, s in clf.optimizer_.state.items()}
+    clf.set_params(max_epochs=0).partial_fit(*task)
+    assert moments
+    for parameter, state in clf.optimizer_.state.items():
+        assert torch.equal(state["exp_avg"], moments[id(parameter)])
+
+
+@pytest.mark.parametrize(
+    "change", [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}, {"dropout": 0.3}]
+)
+@pytest.mark.parametrize("way", ["partial_fit", "warm start"])
+def test_another_network_cannot_be_gone_on_with(small, task, change, way):
+    clf = small(NET, warm_start=way == "warm start").fit(*task).set_params(**change)
+    with pytest.raises(ValueError, match=f"{next(iter(change))} is .* now"):
+        (clf.fit if way == "warm start" else clf.partial_fit)(*task)
+
+
+@pytest.mark.parametrize("change", [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}])
+def test_parameters_set_after_a_fit_change_no_prediction(small, task, tmp_path, change):
+    X, _ = task
+    clf = small(NET).fit(*task)
+    before = clf.predict_proba(X)
+    clf.set_params(**change)
+    clf.save(tmp_path / "clf.safetensors")
+    assert np.array_equal(clf.predict_proba(X), before)
+    assert np.array_equal(pickle.loads(pickle.dumps(clf)).predict_proba(X), before)
+    again = FineTuneClassifier.load(tmp_path / "clf.safetensors")
+    assert np.array_equal(again.predict_proba(X), before)
+    for name, value in change.items():
+        assert getattr(again, name) == value
+
+
+def test_the_first_batch_may_be_of_one_class(small, task):
+    X, y = task
+    clf = small(NET).partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
+    clf.partial_fit(X, y)
+    assert clf.predict_proba(X).shape == (len(y), 2)
+    with pytest.raises(ValueError, match="two classes"):
+        small(NET).partial_fit(X[y == 0], y[y == 0])
+
+
+def test_each_call_has_draws_of_its_own(small, task):
+    seen = []
+
+    class Order(Callback):
+        def on_batch_begin(self, net, batch=None, training=False, **kwargs):
+            if training:
+                seen[-1].append(batch[0]["x"][:, :3].tolist())
+
+    clf = small(NET, max_epochs=1, callbacks=[("order", Order())])
+    for _ in range(3):
+        seen.append([])
+        clf.partial_fit(*task)
+    assert seen[0] != seen[1] != seen[2] != seen[0]
+
+
+# --- states of training --------------------------------------------------------------------------
+
+
+def test_a_finished_state_is_not_taken_for_the_next_training(small, task, tmp_path):
+    X, y = task
+    plain, kept = (small(NET, lr=1e-3, checkpoint_dir=d) for d in (None, tmp_path))
+    for clf in (plain, kept):
+        clf.fit(X, y).partial_fit(X[:20], y[:20]).partial_fit(X, y)
+    assert same(learned(plain), learned(kept))
+    assert len(plain.history_) == len(kept.history_) == 6
+
+
+def test_the_history_of_a_training_taken_up_is_whole_and_once(small, task, tmp_path):
+    settings = {"head_init": "random", "head_epochs": 2, "checkpoint_every": 1}
+    first = small(NET, checkpoint_dir=tmp_path, **settings).fit(*task)
+    again = small(NET, checkpoint_dir=tmp_path, **settings).fit(*task)
+    assert len(first.history_) == len(again.history_) == 4
+    assert again.history_[:, "train_loss"] == first.history_[:, "train_loss"]
+
+
+def test_numbers_of_numpy_in_the_history_are_kept(small, task, tmp_path):
+    class Writes(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("found", np.int64(7))
+            net.history.record("many", np.arange(2))
+
+    clf = small(NET, callbacks=[Writes()], checkpoint_dir=tmp_path).fit(*task)
+    clf.callbacks = None
+    clf.save(tmp_path / "clf.safetensors")
+    assert FineTuneClassifier.load(tmp_path / "clf.safetensors").history_[-1, "found"] == 7
+
+
+def a_head(n_features, n_classes):
+    return torch.nn.Linear(n_features, n_classes)
+
+
+def another_head(n_features, n_classes):
+    return torch.nn.Linear(n_features, n_classes)
+
+
+def test_settings_are_recognised_in_another_process_or_refused():
+    assert identity({"b", "a"}, "x") == identity({"a", "b"}, "x")
+    assert identity(a_head, "x") != identity(another_head, "x")
+    assert "0x" not in identity(a_head, "x")
+    mild, wild = ImageAugmentation(mixup=0.1), ImageAugmentation(mixup=0.2)
+    assert identity(mild, "x") != identity(wild, "x")
+    assert identity(np.float64(0.1), "x") == identity(0.1, "x")
+    for opaque in (lambda n, k: None, object(), Labelless()):
+        with pytest.raises(ValueError, match="no telling whether head"):
+            identity(opaque, "head")
+
+
+class Labelless:
+    def __call__(self, picture):
+        return picture
+
+
+def test_a_lambda_and_a_checkpoint_do_not_go_together(small, task, tmp_path):
+    clf = small(NET, head=lambda n, k: torch.nn.Linear(n, k), checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"no telling whether head=<function"):
+        clf.fit(*task)
+
+
+# --- other threads and processes -----------------------------------------------------------------
+
+
+def test_threads_with_other_networks(small, task):
+    def fit(seed):
+        return learned(small(NET, random_state=seed, max_epochs=1).fit(*task))
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(fit, [1, 2, 3]))
+    assert all(same(fit(seed), found) for seed, found in zip([1, 2, 3], together, strict=True))
+
+
+LOAD = """
+import pickle, sys, numpy as np
+clf = pickle.load(open(sys.argv[1], "rb"))
+np.save(sys.argv[3], clf.predict_proba(np.load(sys.argv[2])))
+"""
+
+
+def test_two_steps_predict_in_another_process(small, task, tmp_path):
+    X, y = task
+    first = small(NET, freeze_depth=-2).fit(X, y)
+    second = small(FrozenEstimator(first), weights="default").fit(X, 1 - y)
+    (tmp_path / "clf.pkl").write_bytes(pickle.dumps(second))
+    np.save(tmp_path / "X.npy", X)
+    files = [str(tmp_path / name) for name in ("clf.pkl", "X.npy", "P.npy")]
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", LOAD, *files], check=True, timeout=120, cwd=root)
+    np.testing.assert_allclose(np.load(tmp_path / "P.npy"), second.predict_proba(X), atol=1e-6)
+
+
+def test_three_steps_with_another_fit_in_between(small, task):
+    X, y = task
+    first = small(NET).fit(X, y)
+    second = small(FrozenEstimator(first), weights="default").fit(X, y)
+    small("resnet18", max_epochs=0).fit(X, y)
+    third = small(FrozenEstimator(second), weights="default", max_epochs=1).fit(X, y)
+    assert third.predict_proba(X).shape == (len(y), 2)
+
+
+def test_files_of_two_steps_travel_together(small, task, tmp_path, monkeypatch):
+    X, y = task
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    monkeypatch.chdir(here)
+    small(NET).fit(X, y).save("first.safetensors")
+    second = small("first.safetensors", weights="default").fit(X, y)
+    before = second.predict_proba(X)
+    second.save("second.safetensors")
+    monkeypatch.chdir(there)
+    assert np.array_equal(pickle.loads(pickle.dumps(second)).predict_proba(X), before)
+    for name in ("first.safetensors", "second.safetensors"):
+        (here / name).rename(there / name)
+    again = FineTuneClassifier.load(there / "second.safetensors")
+    assert np.array_equal(again.predict_proba(X), before)
+
+
+def test_a_fitted_first_step_is_to_be_saved_by_itself(small, task, tmp_path):
+    first = small(NET).fit(*task)
+    second = small(FrozenEstimator(first), weights="default", max_epochs=1).fit(*task)
+    with pytest.raises(ValueError, match="save that one to a file of its own"):
+        second.save(tmp_path / "second.safetensors")
+
+
+@pytest.mark.parametrize("settings", [{"freeze_depth": 0}, {"augmentation": "light"}])
+def test_worker_processes_may_read_rows(small, task, settings):
+    clf = small(NET, max_epochs=1, **settings)
+    plain = learned(clf.fit(*task))
+    workers = small(NET, max_epochs=1, iterator_train__num_workers=2, **settings).fit(*task)
+    for name, tensor in learned(workers).items():
+        torch.testing.assert_close(tensor, plain[name], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,225 @@
+"""Where skorch users were bitten: each of these was a real report, or a finding of a review."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from imblearn.over_sampling import RandomOverSampler
+from imblearn.pipeline import Pipeline
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import EpochScoring
+from skorch.helper import predefined_split
+
+from sktransfer import FineTuneClassifier
+from sktransfer._finetune import _loop
+from sktransfer.images import ImageAugmentation
+
+NET = "squeezenet1_1"
+
+
+def learned(clf):
+    return {name: tensor.clone() for name, tensor in clf.module_.learned().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("labels", [["ant", "bee"], [1, 2], [False, True], [-1, 1]])
+@pytest.mark.parametrize("caching", [True, False])
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_skorchs_scores_are_of_labels(small, task, labels, caching, device):
+    X, y = task
+    callbacks = [
+        EpochScoring("accuracy", lower_is_better=False, name="a", use_caching=caching),
+        EpochScoring("roc_auc", lower_is_better=False, name="r", use_caching=caching),
+        EpochScoring(
+            "accuracy", lower_is_better=False, name="t", on_train=True, use_caching=caching
+        ),
+    ]
+    clf = small(
+        NET, callbacks=callbacks, validation_fraction=0.25, device=device, restore_best=False
+    )
+    clf.fit(X, np.array(labels)[y])
+    held = clf.valid_indices_
+    last = clf.history_[-1]
+    assert last["a"] == last["valid_acc"] == clf.score(X[held], np.array(labels)[y][held])
+    assert 0.5 < last["r"] <= 1
+    assert 0.5 < last["t"] <= 1
+    assert clf.device == device
+
+
+def test_what_counts_elsewhere_is_refused(small, task):
+    for name in ("optimizer__lr", "optimizer__weight_decay"):
+        with pytest.raises(ValueError, match=f"{name} would not count"):
+            small(NET, **{name: 0.5}).fit(*task)
+    with pytest.raises(ValueError, match="label_smoothing"):
+        small(NET, loss=torch.nn.CrossEntropyLoss, label_smoothing=0.1).fit(*task)
+    with pytest.raises(ValueError, match="no callback of that name"):
+        small(NET, callbacks__nope__x=1).fit(*task)
+
+
+def test_modules_are_made_and_not_given(small, task):
+    with pytest.raises(ValueError, match="head is a module, Linear"):
+        small(NET, head=torch.nn.Linear(512, 2)).fit(*task)
+    with pytest.raises(ValueError, match="loss is a module, CrossEntropyLoss"):
+        small(NET, loss=torch.nn.CrossEntropyLoss()).fit(*task)
+    shared = torch.nn.Linear(512, 2)
+    clf = small(NET, head=lambda n_features, n_classes: shared)
+    first = learned(clf.fit(*task))
+    assert same(first, learned(clone(clf).fit(*task)))
+    assert not torch.equal(first["head.0.weight"], shared.weight)
+
+
+def test_disabled_callbacks_leave_the_losses(small, task, capsys):
+    clf = small(NET, callbacks="disable", validation_fraction=0.25, verbose=1).fit(*task)
+    assert all(np.isfinite(clf.history_[:, ("train_loss", "valid_loss")]).ravel())
+    assert "train_loss" not in capsys.readouterr().out
+
+
+def test_labels_may_be_a_tensor(small, task):
+    X, y = task
+    search = GridSearchCV(small(NET, max_epochs=1), {"lr": [1e-4, 1e-3]}, cv=2)
+    assert search.fit(X, torch.from_numpy(y)).score(X, y) > 0.5
+
+
+def test_copies_of_a_picture_are_held_out_together(small, task):
+    X, y = task
+    rare = np.r_[np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:5]]
+    X, y = X[rare].reshape(len(rare), -1), y[rare]
+    clf = small(NET, image_shape=(24, 24, 3), validation_fraction=0.3, max_epochs=1)
+    pipe = Pipeline([("over", RandomOverSampler(random_state=0)), ("clf", clf)]).fit(X, y)
+    over = RandomOverSampler(random_state=0)
+    over.fit_resample(X, y)
+    rows = over.sample_indices_
+    train, held = pipe["clf"].train_indices_, pipe["clf"].valid_indices_
+    assert len(set(rows)) < len(rows)
+    assert not set(rows[train]) & set(rows[held])
+    assert 0.2 < len(held) / len(rows) < 0.4
+
+
+def test_a_split_that_is_no_split_says_so(small, task):
+    X, y = task
+    split = predefined_split(torch.utils.data.TensorDataset(torch.zeros(3, 1), torch.zeros(3)))
+    with pytest.raises(ValueError, match="predefined_split is of that kind"):
+        small(NET, train_split=split).fit(X, y)
+
+
+def test_weights_of_zero_in_one_part(small, task):
+    X, y = task
+    weight = np.repeat([1.0, 0.0], 20)
+
+    def halves(dataset, y):
+        return np.arange(20), np.arange(20, 40)
+
+    with pytest.raises(ValueError, match=r"20 rows, .* all zero"):
+        small(NET, train_split=halves).fit(X, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize("precision", ["float64", "bfloat16"])
+@pytest.mark.parametrize("freeze_depth", ["all", -1, 0, ["features.3"]])
+def test_every_precision_at_every_depth(small, task, precision, freeze_depth):
+    clf = small(NET, precision=precision, freeze_depth=freeze_depth, max_epochs=1).fit(*task)
+    assert np.isfinite(clf.predict_proba(task[0])).all()
+
+
+def test_float16_trains_with_scaled_gradients(small, task):
+    clf = small(NET, precision="float16", max_epochs=1).fit(*task)
+    assert clf._scaler.get_scale() > 1
+    plain = small(NET, max_epochs=1).fit(*task)
+    apart = np.abs(clf.predict_proba(task[0]) - plain.predict_proba(task[0])).max()
+    assert apart < 0.05
+
+
+def test_a_batch_that_does_not_fit_is_trained_on_in_parts(small, task, monkeypatch):
+    settings = {"freeze_depth": -2, "batch_size": 8, "max_grad_norm": 1.0, "lr": 1e-3}
+    plain = small(NET, **settings).fit(*task)
+    seen = []
+    infer = _loop.TrainingLoop.infer
+
+    def with_little_room(self, x, **kwargs):
+        if torch.is_grad_enabled():
+            seen.append(len(x["x"]))
+            if seen[-1] > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return infer(self, x, **kwargs)
+
+    monkeypatch.setattr(_loop.TrainingLoop, "infer", with_little_room)
+    clf = small(NET, **settings)
+    with pytest.warns(RuntimeWarning, match="2 rows at once|4 rows at once") as told:
+        clf.fit(*task)
+    assert len(told) == 1
+    assert sorted(set(seen)) == [2, 4, 8]
+    for name, tensor in learned(clf).items():
+        torch.testing.assert_close(tensor, learned(plain)[name], atol=2e-5, rtol=1e-3)
+
+
+def batch_norm_head(n_features, n_classes):
+    return torch.nn.Sequential(
+        torch.nn.Linear(n_features, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, n_classes)
+    )
+
+
+def test_a_batch_of_one_is_left_out_for_batch_norm_in_the_head(small, task):
+    X, y = task
+    clf = small(NET, head=batch_norm_head, freeze_depth="all").fit(X[:33], y[:33])
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
+@pytest.mark.parametrize("freeze_depth", [0, -1])
+def test_the_rate_finder_at_any_depth_and_with_broken_rows(small, task, freeze_depth):
+    X, y = task
+    rows = [*X[:9], b"no picture", *X[9:]]
+    labels = np.insert(y, 9, 0)
+    clf = small(NET, freeze_depth=freeze_depth, on_error="nan", class_weight="balanced")
+    with pytest.warns(UserWarning, match="left out of training"):
+        found = clf.find_lr(rows, labels, lr_min=1e-6, lr_max=1e-2, n_steps=12)
+    assert np.isfinite(found.loss).sum() > 5
+    assert 1e-6 <= found.suggestion <= 1e-2
+    assert not clf.initialized_
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda header: header["params"].update(lr=-1),
+        lambda header: header["params"].pop("lr"),
+        lambda header: header["params"].update(augmentation={"type": "evil", "items": []}),
+        lambda header: header.update(params=[]),
+        lambda header: header["reference"].update(nope=1),
+    ],
+)
+def test_a_file_that_was_tampered_with_is_refused_by_name(small, task, tmp_path, spoil):
+    import json
+
+    import safetensors
+    import safetensors.torch
+
+    path = tmp_path / "clf.safetensors"
+    small(NET, max_epochs=1).fit(*task).save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["sktransfer"])
+    spoil(header)
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, {"sktransfer": json.dumps(header)})
+    with pytest.raises(ValueError, match=r"clf.safetensors"):
+        FineTuneClassifier.load(path)
+
+
+class Own(ImageAugmentation):
+    def __call__(self, picture, seed):
+        return picture
+
+
+def test_code_is_not_saved_as_something_else(small, task, tmp_path):
+    clf = small(NET, augmentation=Own(), max_epochs=1).fit(*task)
+    with pytest.raises(ValueError, match=r"augmentation=.*is code"):
+        clf.save(tmp_path / "clf.safetensors")
+    dates = np.array(["2024-01-01", "2025-01-01"], dtype="datetime64[D]")[task[1]]
+    dated = copy.copy(small(NET, max_epochs=1)).fit(task[0], dates)
+    with pytest.raises(ValueError, match="datetime64"):
+        dated.save(tmp_path / "clf.safetensors")

@@ -1,0 +1,184 @@
+"""Damaged files by the thousand: each ends in a picture or in ImageDecodeError, soon, in bounds.
+
+``python -m pytest tests/images/test_fuzz.py -m slow`` runs 10,000 of them.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.images import as_image_source
+
+pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("gdcm")
+resource = pytest.importorskip("resource")
+
+SECONDS = 2.0
+MEGABYTES = 1024  # of this process; the helper of DICOM files has its own limit
+LARGEST_SEED = 1_100_000
+SUFFIXES = {".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".pgm", ".bmp", ".webp"}
+# JPEG 2000 of 3.6 million pixels: sound, it takes a second by itself.
+SLOW_SEEDS = {"RG1_J2KI.dcm"}
+
+
+def made_seeds() -> list[bytes]:
+    """A file of each format and depth, so that there are some without the shared ones."""
+    rng = np.random.default_rng(0)
+    smooth = np.add.outer(np.arange(48), np.arange(64)) + rng.integers(0, 9, (48, 64))
+    grey = Image.fromarray(smooth.astype(np.uint8))
+    deep = Image.fromarray((smooth * 300).astype(np.uint16))
+    colour = Image.merge("RGB", [grey, grey.rotate(90, expand=False), grey])
+    seeds = []
+    for image, format_, options in [
+        (colour, "PNG", {}),
+        (deep, "PNG", {}),
+        (colour.convert("P"), "PNG", {"transparency": 3}),
+        (colour.convert("RGBA"), "PNG", {}),
+        (colour, "JPEG", {}),
+        (grey, "JPEG", {"progressive": True}),
+        (colour.convert("CMYK"), "JPEG", {}),
+        (colour, "TIFF", {}),
+        (deep, "TIFF", {"compression": "tiff_lzw"}),
+        (colour, "TIFF", {"compression": "jpeg"}),
+        (grey.convert("1"), "TIFF", {"compression": "group4"}),
+        (colour, "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (colour.convert("P"), "GIF", {}),
+        (grey, "GIF", {"save_all": True, "append_images": [grey.rotate(9)]}),
+    ]:
+        file = io.BytesIO()
+        image.save(file, format=format_, **options)
+        seeds.append(file.getvalue())
+    return seeds
+
+
+def seeds_of(folders: list[Path]) -> list[bytes]:
+    seeds = []
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            sized = path.suffix.lower() in SUFFIXES and path.stat().st_size < LARGEST_SEED
+            if sized and path.name not in SLOW_SEEDS:
+                seeds.append(path.read_bytes())
+    return seeds
+
+
+INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+
+
+def mutated(seed: bytes, rng: np.random.Generator) -> bytes:
+    """A few changes, many of them where headers are."""
+    data = bytearray(seed)
+    for _ in range(min(6, rng.geometric(0.5))):
+        if not data:
+            break
+        reach = len(data) if rng.random() < 0.5 else min(len(data), 1024)
+        at = int(rng.integers(reach))
+        kind = rng.choice(7, p=[0.25, 0.2, 0.2, 0.1, 0.1, 0.1, 0.05])
+        if kind == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[at] = int(rng.integers(256))
+        elif kind == 2:  # a size, a count, an offset
+            value = INTERESTING[rng.integers(len(INTERESTING))]
+            width = (1, 2, 4)[rng.integers(3)]
+            order = ("little", "big")[rng.integers(2)]
+            data[at : at + width] = (value % 256**width).to_bytes(width, order)
+        elif kind == 3:
+            del data[at : at + int(rng.integers(1, 64))]
+        elif kind == 4:
+            piece = data[at : at + int(rng.integers(1, 64))]
+            data[at:at] = bytes(piece) * int(rng.integers(1, 4))
+        elif kind == 5:
+            data[at : at + 16] = rng.integers(0, 256, 16, dtype=np.uint8).tobytes()
+        else:
+            del data[at if rng.random() < 0.5 else max(at, len(data) // 2) :]
+    return with_checksums(bytes(data)) if rng.random() < 0.7 else bytes(data)
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG whose checksums are right again, so that what was changed is looked at."""
+    if not data.startswith(b"\x89PNG"):
+        return data
+    mended, at = bytearray(data), 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        end = at + 8 + length
+        if end + 4 > len(data):
+            break
+        mended[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(mended)
+
+
+def outcome(data: bytes) -> tuple[str, float]:
+    start = time.monotonic()
+    try:
+        picture = as_image_source([data]).open(0).decode()
+    except ImageDecodeError:
+        result = "error"
+    else:
+        values = np.asarray(picture)
+        assert values.dtype in (np.uint8, np.float32)
+        assert values.ndim == 2 or values.shape[2] == 3
+        result = "picture"
+    return result, time.monotonic() - start
+
+
+def memory(*, peak: bool) -> float:
+    """Megabytes of this process now, or at most since it was last asked for those of now."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS: the peak of all its life
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if not peak:
+        Path("/proc/self/clear_refs").write_text("5")
+    name = "VmHWM" if peak else "VmRSS"
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def fuzz(seeds: list[bytes], numbers: range) -> dict[str, int]:
+    """File number i is the same in every run."""
+    before = memory(peak=False)
+    counts = {"picture": 0, "error": 0}
+    slowest = 0.0
+    for i in numbers:
+        rng = np.random.default_rng([7, i])
+        data = mutated(seeds[rng.integers(len(seeds))], rng)
+        try:
+            result, seconds = outcome(data)
+            for _ in range(2):  # a busy machine is not the file's fault
+                if seconds > SECONDS:
+                    seconds = min(seconds, outcome(data)[1])
+        except BaseException as error:
+            raise AssertionError(f"file {i} ends in {type(error).__name__}: {error}") from error
+        assert seconds <= SECONDS, f"file {i} takes {seconds:.1f} s"
+        counts[result] += 1
+        slowest = max(slowest, seconds)
+    grown = memory(peak=True) - before
+    assert grown < MEGABYTES, f"{grown:.0f} MB"
+    print(f"{counts}, the slowest {slowest:.2f} s, memory grown by {grown:.0f} MB")
+    return counts
+
+
+def test_some_without_shared_files():
+    shipped = Path(pydicom.__file__).parent / "data" / "test_files"
+    seeds = made_seeds()
+    dicom = [seed for seed in seeds_of([shipped]) if len(seed) < 50_000]
+    counts = fuzz(seeds * 3 + dicom, range(1500))
+    assert min(counts.values()) > 300  # neither refuses everything nor reads everything
+
+
+@pytest.mark.slow
+def test_ten_thousand(shared_data):
+    shared = seeds_of([shared_data / "dicom", shared_data / "odd_images"])
+    dicom = [seed for seed in shared if seed[128:132] == b"DICM"]
+    assert len(dicom) >= 13
+    counts = fuzz(made_seeds() * 2 + shared + dicom * 2, range(10_000))
+    assert min(counts.values()) > 1000

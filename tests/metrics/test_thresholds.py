@@ -1,0 +1,163 @@
+"""Thresholds with a rate: the tables of the literature, torchmetrics, and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import beta, binom
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix_at_thresholds, make_scorer
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+from sktransfer.metrics import (
+    allowed_misses,
+    expected_cost,
+    get_scorer,
+    get_scorer_names,
+    rows_needed,
+    sensitivity_at_specificity,
+    sensitivity_score,
+    specificity_at_sensitivity,
+    specificity_score,
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "needed"),
+    [
+        (0.90, (29, 46, 61, 103)),
+        (0.95, (59, 93, 124, 208)),
+        (0.98, (149, 236, 313, 523)),
+        (0.99, (299, 473, 628, 1049)),
+    ],
+)
+def test_rows_needed_are_wilks(target, needed):
+    assert tuple(rows_needed(target, misses=k) for k in (0, 1, 2, 5)) == needed
+    for misses, n in zip((0, 1, 2, 5), needed, strict=True):
+        assert allowed_misses(n, target) == misses
+        assert allowed_misses(n - 1, target) == misses - 1
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
+def test_misses_are_the_most_that_the_binomial_allows(target, confidence):
+    for n in (1, 2, 5, 17, 60, 100, 333):
+        k = allowed_misses(n, target, confidence=confidence)
+        # At most k misses of n happen, at the target itself, in 1 - confidence of all cases.
+        assert binom.cdf(k, n, 1 - target) <= 1 - confidence + 1e-9
+        assert binom.cdf(k + 1, n, 1 - target) > 1 - confidence + 1e-9
+        if k >= 0:
+            assert beta.ppf(1 - confidence, n - k, k + 1) >= target - 1e-9
+
+
+def test_point_estimate_is_the_share_itself():
+    for n in range(1, 300):
+        for target in (0.5, 0.9, 0.95, 0.99):
+            k = allowed_misses(n, target, confidence=None)
+            assert (n - k) / n >= target - 1e-9
+            assert (n - k - 1) / n < target
+
+
+@pytest.mark.parametrize("target", [0.05, 0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("ties", [False, True])
+def test_best_on_the_curve(target, ties):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 150)
+    score = rng.normal(y)
+    if ties:
+        score = score.round()
+    tns, fps, fns, tps, _ = confusion_matrix_at_thresholds(y, score)
+    sensitivity, specificity = tps / (tps + fns), tns / (tns + fps)
+    # Above all scores nobody is called positive; scikit-learn's curve may leave that out.
+    sensitivity, specificity = np.r_[0.0, sensitivity, 1.0], np.r_[1.0, specificity, 0.0]
+    ours = specificity_at_sensitivity(y, score, sensitivity=target)
+    assert ours == pytest.approx(specificity[sensitivity >= target - 1e-9].max())
+    ours = sensitivity_at_specificity(y, score, specificity=target)
+    assert ours == pytest.approx(sensitivity[specificity >= target - 1e-9].max())
+
+
+def test_torchmetrics_agrees():
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    import torch
+
+    rng = np.random.default_rng(0)
+    y, raw = rng.integers(0, 2, 500), rng.normal(size=500)
+    score = 1 / (1 + np.exp(-(raw + y)))
+    for target in (0.5, 0.9, 0.95):
+        arguments = (torch.tensor(score), torch.tensor(y), target)
+        theirs, _ = functional.binary_specificity_at_sensitivity(*arguments)
+        assert specificity_at_sensitivity(y, score, sensitivity=target) == pytest.approx(
+            float(theirs), abs=1e-6
+        )
+        theirs, _ = functional.binary_sensitivity_at_specificity(*arguments)
+        assert sensitivity_at_specificity(y, score, specificity=target) == pytest.approx(
+            float(theirs), abs=1e-6
+        )
+
+
+def test_several_classes_each_against_the_rest():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    score = rng.normal(size=(200, 3)) + 2 * np.eye(3)[y]
+    each = [specificity_at_sensitivity((y == c).astype(int), score[:, c]) for c in range(3)]
+    np.testing.assert_allclose(specificity_at_sensitivity(y, score, average=None), each)
+    assert specificity_at_sensitivity(y, score) == pytest.approx(np.mean(each))
+    names = np.array(["a", "b", "c"])
+    np.testing.assert_allclose(
+        specificity_at_sensitivity(names[y], score[:, ::-1], labels=["c", "b", "a"], average=None),
+        each[::-1],
+    )
+    with pytest.raises(ValueError, match="3 columns for 2 classes"):
+        specificity_at_sensitivity(y % 2, score)
+    with pytest.raises(ValueError, match="without rows are"):
+        specificity_at_sensitivity(y % 2, score, labels=[0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: allowed_misses(10, 1.0), "target is a share"),
+        (lambda: allowed_misses(10, confidence=2), "confidence is a share"),
+        (lambda: rows_needed(misses=-1), "at least 0"),
+        (lambda: specificity_at_sensitivity([0, 1], [0, 1], sensitivity=95), "sensitivity is a"),
+        (lambda: sensitivity_at_specificity([0, 1], [0, 1], average="micro"), "'macro' or None"),
+        (lambda: sensitivity_at_specificity([0, 1], [0, np.nan]), "NaN"),
+        (lambda: get_scorer("specifity"), "no scorer"),
+        (lambda: get_scorer("accuracy", adjusted=True), "takes no parameters"),
+        (lambda: get_scorer("neg_expected_cost"), "needs cost_matrix"),
+    ],
+)
+def test_bad_values(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_scorers_by_name():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    X = rng.normal(size=(200, 3)) + y[:, None]
+    words = np.array(["healthy", "ill"])[y]
+    clf = LogisticRegression().fit(X, y)
+    expected = {
+        "sensitivity": sensitivity_score(y, clf.predict(X)),
+        "specificity": specificity_score(y, clf.predict(X)),
+        "specificity_at_sensitivity": specificity_at_sensitivity(y, clf.decision_function(X)),
+        "sensitivity_at_specificity": sensitivity_at_specificity(y, clf.decision_function(X)),
+        "neg_expected_cost": -expected_cost(y, clf.predict(X), [[0, 1], [5, 0]]),
+    }
+    assert sorted(expected) == get_scorer_names()
+    by_words = LogisticRegression().fit(X, words)
+    for name, value in expected.items():
+        extra = {"cost_matrix": [[0, 1], [5, 0]]} if "cost" in name else {}
+        assert get_scorer(name, **extra)(clf, X, y) == pytest.approx(value)
+        label = {} if "cost" in name else {"pos_label": "ill"}
+        assert get_scorer(name, **extra, **label)(by_words, X, words) == pytest.approx(value)
+    scorer = get_scorer("specificity_at_sensitivity", sensitivity=0.9)
+    assert cross_val_score(clf, X, y, scoring=scorer).shape == (5,)
+    search = GridSearchCV(clf, {"C": [0.1, 1]}, scoring=scorer, cv=3).fit(X, y)
+    assert 0 < search.best_score_ <= 1
+    assert make_scorer(specificity_score)(clf, X, y) == expected["specificity"]
+    assert get_scorer("roc_auc")(clf, X, y) > 0.5
+    several = LogisticRegression().fit(X, y + (X[:, 0] > 2))
+    scorer = get_scorer("specificity_at_sensitivity")
+    assert 0 <= scorer(several, X, y + (X[:, 0] > 2)) <= 1
