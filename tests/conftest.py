@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: workers with a thread per core each wait more than they compute.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _shared_directory() -> Path | None:
     """`SKTRANSFER_TEST_SHARED`, or a `shared/` folder beside or above the checkout."""
