@@ -113,12 +113,13 @@ def test_trained_stages_in_the_middle_are_cut_before_the_first(small, fresh, cou
 # --- what they are kept in -----------------------------------------------------------------------
 
 
-def test_float16_is_a_little_off_and_float32_is_not(small, fresh):
-    X, y = fresh
-    plain = {"freeze_depth": -2, "max_epochs": 1, "batch_size": len(y)}
+def test_float16_is_a_little_off_and_float32_is_not(small, task):
+    X, y = task
+    # Not AdamW, whose first steps hang on the signs of gradients, however small these are.
+    plain = {"freeze_depth": -2, "max_epochs": 1, "batch_size": len(y), "optimizer": "sgd"}
     exact = small(activation_dtype="float32", **plain).fit(X, y)
     half = small(**plain).fit(X, y)
-    assert np.abs(exact.predict_proba(X) - half.predict_proba(X)).max() < 1e-2
+    assert np.abs(exact.predict_proba(X) - half.predict_proba(X)).max() < 2e-2
     assert not same(learned(exact), learned(half))
     with pytest.warns(ActivationBudgetWarning):
         uncached = small(
