@@ -11,7 +11,11 @@ from skorch.utils import to_numpy
 
 
 class BatchAccuracy(Callback):
-    """Writes the share of right answers of every batch into the history."""
+    """Writes the phase, and the share of right answers of every batch, into the history."""
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any):
+        """Say what is trained: the head alone, or all that is not frozen."""
+        net.history.record("phase", net.phase_)
 
     def on_batch_end(self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any):
         """Compare the largest logit with the label."""

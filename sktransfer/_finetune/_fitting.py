@@ -221,6 +221,7 @@ class Fitting(Parts):
         self._set_training(False)
         self.history.new_epoch()
         self.history.record("epoch", 1)
+        self.history.record("phase", "solved")
         for name, dataset in (("train", plain), ("valid", held_out)):
             if dataset is None:
                 continue

@@ -4,7 +4,9 @@ from sktransfer.inspection._augmentation import AugmentationDisplay
 from sktransfer.inspection._calibration import CalibrationDisplay
 from sktransfer.inspection._confusion import ConfusionPairDisplay
 from sktransfer.inspection._decision_curve import DecisionCurveDisplay
+from sktransfer.inspection._embedding import EmbeddingDisplay, similar_images
 from sktransfer.inspection._freeze_depth import FreezeDepthDisplay
+from sktransfer.inspection._history import HistoryDisplay
 from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
 from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
 
@@ -13,8 +15,11 @@ __all__ = [
     "CalibrationDisplay",
     "ConfusionPairDisplay",
     "DecisionCurveDisplay",
+    "EmbeddingDisplay",
     "FreezeDepthDisplay",
+    "HistoryDisplay",
     "Reader",
     "ReaderStudyDisplay",
     "ScoreDistributionDisplay",
+    "similar_images",
 ]

@@ -1,0 +1,282 @@
+"""HistoryDisplay: how trainings went, epoch by epoch; it must not know pictures or networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from sktransfer._config import import_optional
+from sktransfer._finetune import FineTuneClassifier
+
+_NAMES = {"loss": "Loss", "acc": "Accuracy"}
+_STYLES = {"train": "--", "valid": "-"}
+_PARTS = {"train": "training", "valid": "validation"}
+
+
+class HistoryDisplay:
+    """Loss and score of training and validation rows against epochs.
+
+    Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. A full line is
+    of rows that were held out, a dashed one of rows that were trained on, a point the epoch with
+    the lowest loss, and a dotted line where training went from the head to the stages.
+
+    Read more in the :ref:`User Guide <seeing-history>`.
+
+    Parameters
+    ----------
+    history : DataFrame
+        A row per classifier and epoch: ``name``, ``epoch`` (from 1), ``phase`` (``"solved"``,
+        ``"head"`` or ``"all"``), ``best`` (whether it is the best epoch), and ``train_...`` and
+        ``valid_...`` of each metric, NaN where no rows were held out.
+    metrics : sequence of str, default=("loss", "acc")
+        What is drawn, a panel each.
+
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib Axes, shape (n_metrics,)
+    figure_ : matplotlib Figure
+    lines_ : dict of (name, column) to matplotlib Line2D
+        For example ``display.lines_["resnet50", "valid_loss"]``.
+    best_ : dict of (name, column) to matplotlib Line2D
+        The points of the best epochs.
+    phases_ : dict of (name, metric) to list of matplotlib Line2D
+        Where phases change.
+
+    See Also
+    --------
+    FineTuneClassifier : Its ``history_`` is what is shown.
+
+    Notes
+    -----
+    The loss of training rows is the mean over the batches of an epoch while weights change, with
+    augmentation, dropout and class weights; that of held-out rows is taken at the end of the epoch.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTuneClassifier
+    >>> from sktransfer.inspection import HistoryDisplay
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=2,
+    ...     validation_fraction=0.3, random_state=0,
+    ... ).fit(X[:60], y[:60])
+    >>> display = HistoryDisplay.from_estimator(clf)
+    >>> display.gap[["name", "epochs"]]
+                     name  epochs
+    0  FineTuneClassifier       2
+    """
+
+    def __init__(self, *, history: pd.DataFrame, metrics: Sequence[str] = ("loss", "acc")) -> None:
+        self.history = history
+        self.metrics = metrics
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        metrics: Sequence[str] = ("loss", "acc"),
+        ax: Any = None,
+        line_kw: dict[str, Any] | None = None,
+    ) -> HistoryDisplay:
+        """Read the history of fitted classifiers, and plot.
+
+        Parameters
+        ----------
+        estimator : FineTuneClassifier, list of these, or dict of name to these
+            Fitted. Each may be the last step of a Pipeline, the best of a search or in a
+            FrozenEstimator; ``cross_validate(..., return_estimator=True)["estimator"]`` is a list.
+        metrics : sequence of str, default=("loss", "acc")
+            What of ``history_`` is shown, without ``train_`` and ``valid_``; a skorch callback can
+            add to it.
+        ax, line_kw
+            As for :meth:`plot`.
+
+        Returns
+        -------
+        HistoryDisplay
+
+        Raises
+        ------
+        TypeError
+            If something is no FineTuneClassifier.
+        ValueError
+            If no classifier is given, or a metric is in no history.
+        NotFittedError
+            If a classifier is not fitted.
+        """
+        frames = [_history(name, each) for name, each in _named(estimator).items()]
+        history = pd.concat(frames, ignore_index=True)
+        for metric in metrics:
+            if not {f"train_{metric}", f"valid_{metric}"} & set(history.columns):
+                there = sorted({each.split("_", 1)[1] for each in history.columns if "_" in each})
+                raise ValueError(
+                    f"metrics: there is no {metric!r} in the history; there is: {', '.join(there)}."
+                )
+        return cls(history=history, metrics=tuple(metrics)).plot(ax, line_kw=line_kw)
+
+    @property
+    def gap(self) -> pd.DataFrame:
+        """Training and validation at the best epoch, and how far they lie apart.
+
+        Returns
+        -------
+        DataFrame
+            A row per classifier: ``name``, ``epochs``, ``best_epoch``, and for each metric
+            ``train_...``, ``valid_...`` and ``..._gap``, which is validation minus training. A
+            gap of the loss well above 0 (of accuracy: below) is overfitting.
+        """
+        rows = []
+        for name, own in self.history.groupby("name", sort=False):
+            best = own[own["best"]].iloc[-1]
+            row = {"name": name, "epochs": len(own), "best_epoch": int(best["epoch"])}
+            for metric in self.metrics:
+                train, valid = (float(best.get(f"{part}_{metric}", np.nan)) for part in _PARTS)
+                row |= {
+                    f"train_{metric}": train,
+                    f"valid_{metric}": valid,
+                    f"{metric}_gap": valid - train,
+                }
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        show_phases: bool = True,
+        line_kw: dict[str, Any] | None = None,
+    ) -> HistoryDisplay:
+        """Plot a panel for each metric.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, array-like of Axes, or None, default=None
+            As many as there are metrics; a single one is divided among them. None makes a new
+            figure.
+        show_phases : bool, default=True
+            Whether lines show where a phase of training ends and the next begins.
+        line_kw : dict or None, default=None
+            For matplotlib's ``plot`` of the curves.
+
+        Returns
+        -------
+        HistoryDisplay
+        """
+        self.axes_ = self._panels(ax)
+        self.figure_ = self.axes_[0].figure
+        self.lines_: dict[tuple[str, str], Any] = {}
+        self.best_: dict[tuple[str, str], Any] = {}
+        self.phases_: dict[tuple[str, str], list[Any]] = {}
+        several = self.history["name"].nunique() > 1
+        for panel, metric in zip(self.axes_, self.metrics, strict=True):
+            for number, (name, own) in enumerate(self.history.groupby("name", sort=False)):
+                colour = f"C{number}"
+                for part, style in _STYLES.items():
+                    column = f"{part}_{metric}"
+                    if column not in own or own[column].isna().all():
+                        continue
+                    label = f"{name}, {_PARTS[part]}" if several else _PARTS[part]
+                    settings = {"color": colour, "linestyle": style, "label": label}
+                    if len(own) == 1:
+                        settings["marker"] = "_" if part == "train" else "o"
+                    settings |= line_kw or {}
+                    (line,) = panel.plot(own["epoch"], own[column], **settings)
+                    self.lines_[str(name), column] = line
+                    best = own[own["best"]]
+                    (self.best_[str(name), column],) = panel.plot(
+                        best["epoch"], best[column], "o", color=line.get_color()
+                    )
+                changes = own["epoch"][own["phase"].ne(own["phase"].shift()) & (own["epoch"] > 1)]
+                self.phases_[str(name), metric] = [
+                    panel.axvline(epoch - 0.5, color=colour, linestyle=":", linewidth=1)
+                    for epoch in (changes if show_phases else ())
+                ]
+            panel.set(xlabel="Epoch", ylabel=_NAMES.get(metric, metric))
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.legend(fontsize="small")
+        return self
+
+    def _panels(self, ax: Any) -> np.ndarray:
+        pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose="HistoryDisplay.plot")
+        n = len(self.metrics)
+        if ax is None:
+            _, panels = pyplot.subplots(
+                1, n, figsize=(4.5 * n, 3.6), squeeze=False, layout="constrained"
+            )
+            return panels.ravel()
+        if np.ndim(ax) == 0 and n > 1:
+            # As scikit-learn's PartialDependenceDisplay does it.
+            ax.set_axis_off()
+            grid = ax.get_subplotspec().subgridspec(1, n, wspace=0.35)
+            return np.array([ax.figure.add_subplot(grid[i]) for i in range(n)], dtype=object)
+        panels = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(panels) != n:
+            raise ValueError(f"ax: {n} axes are needed, one for each metric; got {len(panels)}.")
+        return panels
+
+
+def _named(estimator: Any) -> dict[str, FineTuneClassifier]:
+    if isinstance(estimator, Mapping):
+        named = {str(name): each for name, each in estimator.items()}
+    elif isinstance(estimator, (list, tuple)):
+        named = {f"fit {number}": each for number, each in enumerate(estimator, 1)}
+    else:
+        named = {type(_unwrapped(estimator)).__name__: estimator}
+    if not named:
+        raise ValueError("estimator: at least one fitted FineTuneClassifier is needed; got none.")
+    return {name: _classifier(each) for name, each in named.items()}
+
+
+def _unwrapped(estimator: Any) -> Any:
+    """What is inside pipelines, searches and frozen estimators."""
+    while True:
+        if isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif isinstance(estimator, Pipeline):
+            estimator = estimator.steps[-1][1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            return estimator
+
+
+def _classifier(estimator: Any) -> FineTuneClassifier:
+    found = _unwrapped(estimator)
+    if not isinstance(found, FineTuneClassifier):
+        raise TypeError(
+            f"HistoryDisplay shows the training of a FineTuneClassifier; got a "
+            f"{type(found).__name__}, which keeps no history of epochs."
+        )
+    check_is_fitted(found)
+    return found
+
+
+def _history(name: str, classifier: FineTuneClassifier) -> pd.DataFrame:
+    rows: list[Any] = list(classifier.history_)
+    # The last phase is the one that chose an epoch; n_epochs_ is 0 where the head was solved.
+    best = len(rows) - classifier.n_epochs_ + max(classifier.best_epoch_, 1)
+    if classifier.n_epochs_ == 0:
+        best = len(rows)
+    metrics = {
+        key: [float(row.get(key, np.nan)) for row in rows]
+        for key in dict.fromkeys(key for row in rows for key in row)
+        if key.startswith(("train_", "valid_")) and not key.endswith(("_best", "_count"))
+    }
+    epochs = np.arange(1, len(rows) + 1)
+    return pd.DataFrame(
+        {
+            "name": name,
+            "epoch": epochs,
+            "phase": [row.get("phase", "all") for row in rows],
+            "best": epochs == best,
+            **metrics,
+        }
+    )

@@ -1,0 +1,55 @@
+"""Pictures as an estimator reads them, whatever they are in; it must not know networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.pipeline import Pipeline
+
+from sktransfer._base import ImageInputMixin
+from sktransfer.images import ImageSource, Picture, as_image_source
+
+# Attributes that hold the estimator which another one stands for.
+_INNER = ("best_estimator_", "estimator_", "estimator")
+
+
+def image_reader(estimator: Any) -> ImageInputMixin | None:
+    """What reads pictures inside pipelines and wrappers; None where nothing of ours does."""
+    return next(_readers(estimator), None)
+
+
+def _readers(estimator: Any) -> Iterator[ImageInputMixin]:
+    if isinstance(estimator, ImageInputMixin):
+        yield estimator
+    elif isinstance(estimator, Pipeline):
+        for _, step in estimator.steps:
+            yield from _readers(step)
+    else:
+        for name in _INNER:
+            inner = getattr(estimator, name, None)
+            if inner is not None and not isinstance(inner, str):
+                yield from _readers(inner)
+                return
+
+
+def pictures_of(estimator: Any, X: Any) -> ImageSource:
+    """``X`` as the estimator reads it: its ``image_shape``, ``value_range`` and ``dicom``."""
+    reader = image_reader(estimator)
+    if reader is None:
+        return as_image_source(X)
+    return as_image_source(
+        X, image_shape=reader.image_shape, value_range=reader.value_range, dicom=reader.dicom
+    )
+
+
+def as_shown(picture: Picture) -> np.ndarray:
+    """A picture as matplotlib shows it: (h, w, 3), floats from 0 to 1."""
+    values = np.asarray(picture)
+    if isinstance(picture, Image.Image):
+        values = values / 255.0
+    if values.ndim == 2:
+        values = np.repeat(values[:, :, None], 3, axis=2)
+    return values.clip(0, 1)
