@@ -45,7 +45,7 @@ class TrainingLoop(NeuralNetClassifier):
     _criteria: ClassVar[list[str]] = ["criterion"]
     _optimizers: ClassVar[list[str]] = ["optimizer"]
     _params_to_validate: frozenset[str] = frozenset()
-    history_ = None
+    history_: Any = None
     initialized_ = False
     virtual_params_: ClassVar[dict[str, Any]] = {}
 
