@@ -303,7 +303,7 @@ def choosing_cost(content: dict[str, Any]) -> str:
         for row in content["rows"]
     ]
     header = ("network", "extraction, s", "ranking, s", "ratio")
-    return f"{where(content)} {content['n']} pictures.\n\n{rst_table(header, rows)}"
+    return f"{content['n']} pictures. {where(content)}\n{rst_table(header, rows)}"
 
 
 def choosing_strategies(content: dict[str, Any]) -> str:
