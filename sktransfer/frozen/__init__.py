@@ -23,7 +23,7 @@ from sktransfer.frozen._store import (
     Store,
     TieredStore,
 )
-from sktransfer.frozen._taps import DTYPES, NetworkInfo, Recipe, StageInfo, Tap
+from sktransfer.frozen._taps import DTYPES, NetworkInfo, Recipe, StageInfo, Tap, TappedChain
 from sktransfer.frozen._together import OneCut, run_together
 
 # Before any worker process can be started.
@@ -59,6 +59,7 @@ __all__ = [
     "StageInfo",
     "TOLERANCES",
     "Tap",
+    "TappedChain",
     "digest_mismatch",
     "fingerprints",
     "is_out_of_memory",

@@ -183,6 +183,22 @@ class Preprocessing:
         own = _function_fingerprint(self.function)
         return None if own is None else f"preprocessing{(*parts, own)}"
 
+    def box_in(self, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+        """Where the network's square lies in a picture of ``size`` (width, height).
+
+        Left, top, right and bottom in pixels of the picture, beyond its edges where it is padded.
+        None where a callable decides.
+        """
+        if self.function is not None:
+            return None
+        scales, starts = [], []
+        for length, resized in zip(size, self._resized_size(size), strict=True):
+            first, kept = _middle(resized, self.size)
+            scales.append(length / resized)
+            starts.append(first - (self.size - kept) // 2)
+        (x, y), (left, top) = scales, starts
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
     def __call__(self, picture: Picture) -> np.ndarray:
         """One picture, ready to be stacked.
 

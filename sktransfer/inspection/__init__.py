@@ -6,8 +6,11 @@ from sktransfer.inspection._confusion import ConfusionPairDisplay
 from sktransfer.inspection._decision_curve import DecisionCurveDisplay
 from sktransfer.inspection._embedding import EmbeddingDisplay, similar_images
 from sktransfer.inspection._freeze_depth import FreezeDepthDisplay
+from sktransfer.inspection._gradient import input_gradient
 from sktransfer.inspection._history import HistoryDisplay
+from sktransfer.inspection._occlusion import occlusion
 from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
+from sktransfer.inspection._saliency import SaliencyDisplay
 from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
 
 __all__ = [
@@ -20,6 +23,9 @@ __all__ = [
     "HistoryDisplay",
     "Reader",
     "ReaderStudyDisplay",
+    "SaliencyDisplay",
     "ScoreDistributionDisplay",
+    "input_gradient",
+    "occlusion",
     "similar_images",
 ]

@@ -51,7 +51,7 @@ class EmbeddingDisplay:
     thumbnails_ : list of matplotlib AnnotationBbox
         Empty where points are shown.
     misclassified_ : matplotlib PathCollection or None
-        Rings around the points that were predicted wrongly.
+        Rings around the points that were predicted wrongly; thumbnails have a thick black frame.
 
     See Also
     --------
@@ -232,12 +232,11 @@ class EmbeddingDisplay:
             wrong = self.y != self.y_pred
             self.misclassified_ = self.ax_.scatter(
                 *self.points[wrong].T,
-                s=90 if self.pictures is None else (1.35 * thumbnail_size) ** 2,
-                marker="o" if self.pictures is None else "s",
+                s=90,
                 facecolors="none",
                 edgecolors="black",
                 linewidths=1.4,
-                zorder=4,
+                zorder=2.5,
                 label=f"misclassified ({wrong.sum()})",
             )
         # The numbers on the axes of such a map mean nothing.
@@ -266,12 +265,18 @@ class EmbeddingDisplay:
             if classes is not None and self.y is not None:
                 number = int(np.searchsorted(classes, self.y[place]))
                 colour = _COLOURS[number % len(_COLOURS)]
+            wrong = False
+            if self.y is not None and self.y_pred is not None:
+                wrong = bool(self.y[place] != self.y_pred[place])
             drawn.append(
                 boxes.AnnotationBbox(
                     image,
                     self.points[place],
                     pad=0.12,
-                    bboxprops={"edgecolor": colour, "linewidth": 1.5},
+                    bboxprops={
+                        "edgecolor": "black" if wrong else colour,
+                        "linewidth": 3.0 if wrong else 1.5,
+                    },
                 )
             )
             self.ax_.add_artist(drawn[-1])

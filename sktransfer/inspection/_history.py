@@ -260,7 +260,8 @@ def _classifier(estimator: Any) -> FineTuneClassifier:
 
 
 def _history(name: str, classifier: FineTuneClassifier) -> pd.DataFrame:
-    rows: list[Any] = list(classifier.history_)
+    history: Any = classifier.history_
+    rows = list(history)
     # The last phase is the one that chose an epoch; n_epochs_ is 0 where the head was solved.
     best = len(rows) - classifier.n_epochs_ + max(classifier.best_epoch_, 1)
     if classifier.n_epochs_ == 0:

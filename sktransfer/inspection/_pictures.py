@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from sklearn.pipeline import Pipeline
 
@@ -35,13 +36,24 @@ def _readers(estimator: Any) -> Iterator[ImageInputMixin]:
                 return
 
 
-def pictures_of(estimator: Any, X: Any) -> ImageSource:
-    """``X`` as the estimator reads it: its ``image_shape``, ``value_range`` and ``dicom``."""
+def pictures_of(estimator: Any, X: Any, image_shape: Any = None) -> ImageSource:
+    """``X`` as the estimator reads it: its ``image_shape``, ``value_range`` and ``dicom``.
+
+    What none of our estimators reads has no scale of its own: arrays are shown from their least
+    value to their largest.
+    """
     reader = image_reader(estimator)
     if reader is None:
-        return as_image_source(X)
+        numbers = isinstance(X, (np.ndarray, pd.DataFrame)) and np.asarray(X).dtype.kind in "buif"
+        low, high = (float(np.min(X)), float(np.max(X))) if numbers else (0.0, 0.0)
+        return as_image_source(
+            X, image_shape=image_shape, value_range=(low, high) if low < high else None
+        )
     return as_image_source(
-        X, image_shape=reader.image_shape, value_range=reader.value_range, dicom=reader.dicom
+        X,
+        image_shape=reader.image_shape if image_shape is None else image_shape,
+        value_range=reader.value_range,
+        dicom=reader.dicom,
     )
 
 

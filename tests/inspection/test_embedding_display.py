@@ -75,6 +75,11 @@ def test_misclassified_are_marked(feat):
     np.testing.assert_allclose(display.misclassified_.get_offsets(), display.points[[3, 8]])
     texts = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert texts[-1] == "misclassified (2)"
+    display = EmbeddingDisplay.from_estimator(
+        feat, X, y, embedding=PCA(2), y_pred=predicted, thumbnails=True
+    )
+    frames = [box.patch.get_linewidth() for box in display.thumbnails_]
+    assert np.flatnonzero(np.array(frames) == 3).tolist() == [3, 8]
 
 
 def test_thumbnails_are_the_pictures(feat):

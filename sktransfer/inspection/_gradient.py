@@ -1,0 +1,203 @@
+"""input_gradient: how a score moves with a network's input; it must not know pictures' sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from sktransfer.inspection._routes import Route, route_of
+
+
+def input_gradient(
+    estimator: Any,
+    X: Any,
+    y: Any = None,
+    *,
+    target: str = "decision",
+    smooth: int = 0,
+    noise: float = 0.15,
+    batch_size: int = 16,
+    random_state: int | np.random.RandomState | None = 0,
+) -> np.ndarray:
+    """Gradient of a classifier's score with respect to the network's input.
+
+    Read more in the :ref:`User Guide <seeing-saliency>`.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier or Pipeline
+        Fitted. A Pipeline begins with a PretrainedFeatureExtractor and goes on with scalers
+        (standard, robust, maximum, range), Normalizer, PCA, TruncatedSVD, feature selection, and a
+        linear classifier, which may be in a CalibratedClassifierCV (sigmoid or temperature), a
+        search, or a classifier with a threshold; these may be around the Pipeline as well.
+    X : collection of pictures, n rows
+        In any of the :ref:`accepted forms <accepted-inputs>`.
+    y : array-like of shape (n,) or None, default=None
+        The class of each row whose score is looked at. None: the one that is predicted.
+    target : {"decision", "loss"}, default="decision"
+        ``"decision"``: the ``decision_function`` of that class (of two classes, its negative for
+        the first); for a calibrated classifier, which has none, the log-odds. ``"loss"``: the cross
+        entropy of the class, as in [1]_; where the classifier is sure, that is flat and its
+        gradient all but zero.
+    smooth : int, default=0
+        Mean over that many copies with noise (SmoothGrad [2]_). 0: the plain gradient [3]_.
+    noise : float, default=0.15
+        Standard deviation of that noise, as a share of each picture's range.
+    batch_size : int, default=16
+        Pictures per pass.
+    random_state : int, RandomState instance or None, default=0
+        Of the noise.
+
+    Returns
+    -------
+    ndarray of shape (n, 3, side, side), float32 or float64
+        In the frame of the network: after resizing, cropping and normalising. float64 with
+        ``precision="float64"``. :class:`SaliencyDisplay` brings it back onto the picture.
+
+    Raises
+    ------
+    TypeError
+        If a step is not differentiable; :func:`occlusion` is possible for any.
+    ValueError
+        If labels are unknown, or ``target="loss"`` of a classifier without probabilities.
+    ImageDecodeError
+        For the first row that cannot be read.
+
+    See Also
+    --------
+    occlusion : For any estimator.
+    SaliencyDisplay : Maps drawn on the pictures.
+
+    Notes
+    -----
+    The network is run in torch, in float32 at least, without rounding activations at the cut, and
+    without ``test_time_views``.
+
+    References
+    ----------
+    .. [1] Esteva, A., et al. (2017). "Dermatologist-level classification of skin cancer with deep
+       neural networks". Nature, 542, 115-118.
+    .. [2] Smilkov, D., et al. (2017). "SmoothGrad: removing noise by adding noise".
+       arXiv:1706.03825.
+    .. [3] Simonyan, K., Vedaldi, A., & Zisserman, A. (2014). "Deep inside convolutional networks:
+       visualising image classification models and saliency maps". ICLR workshop.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.inspection import input_gradient
+    >>> X, y = load_digits(return_X_y=True)
+    >>> feat = PretrainedFeatureExtractor(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
+    ... )
+    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
+    >>> input_gradient(pipe, X[:2]).shape
+    (2, 3, 32, 32)
+    """
+    return gradients(
+        route_of(estimator),
+        X,
+        y,
+        target=target,
+        smooth=smooth,
+        noise=noise,
+        batch_size=batch_size,
+        random_state=random_state,
+    )
+
+
+def gradients(
+    route: Route,
+    X: Any,
+    y: Any = None,
+    *,
+    target: str = "decision",
+    smooth: int = 0,
+    noise: float = 0.15,
+    batch_size: int = 16,
+    random_state: int | np.random.RandomState | None = 0,
+) -> np.ndarray:
+    """:func:`input_gradient` along a route that is known."""
+    if target not in ("decision", "loss"):
+        raise ValueError(f'target must be "decision" or "loss"; got {target!r}.')
+    if smooth < 0 or batch_size < 1:
+        raise ValueError(
+            f"smooth must be 0 or more and batch_size 1 or more; got {smooth!r}, {batch_size!r}."
+        )
+    source = route.pictures(X)
+    codes = None if y is None else class_codes(route.classes, y, len(source))
+    rng = check_random_state(random_state)
+    parts = []
+    for low in range(0, len(source), batch_size):
+        rows = range(low, min(low + batch_size, len(source)))
+        batch = route.batch(source, rows)
+        own = (
+            predicted_codes(route, batch)
+            if codes is None
+            else torch.from_numpy(codes[low : rows.stop])
+        )
+        own = own.to(batch.device)
+        value = partial(_value, route, own, target)
+        if not smooth:
+            parts.append(gradient_of(value, batch))
+            continue
+        span = batch.amax((1, 2, 3), keepdim=True) - batch.amin((1, 2, 3), keepdim=True)
+        total = torch.zeros_like(batch)
+        for _ in range(smooth):
+            drawn = torch.from_numpy(rng.standard_normal(tuple(batch.shape))).to(batch)
+            total += gradient_of(value, batch + noise * span * drawn)
+        parts.append(total / smooth)
+    return torch.cat(parts).cpu().numpy()
+
+
+def class_codes(classes: np.ndarray, y: Any, n: int) -> np.ndarray:
+    """Positions of labels among the classes.
+
+    Raises
+    ------
+    ValueError
+        If there are not ``n``, or one is no class.
+    """
+    labels = np.asarray(y)
+    if labels.shape != (n,):
+        raise ValueError(f"y has to be of shape ({n},), a label for each row; got {labels.shape}.")
+    unknown = np.setdiff1d(labels, classes)
+    if len(unknown):
+        raise ValueError(f"y has {unknown[0]!r}, which is none of the classes {classes.tolist()}.")
+    return np.searchsorted(classes, labels)
+
+
+def predicted_codes(route: Route, batch: Tensor) -> Tensor:
+    """Positions of the predicted classes."""
+    with torch.no_grad():
+        decision = route.scores(batch).decision
+    return (decision > 0).long() if decision.ndim == 1 else decision.argmax(1)
+
+
+def gradient_of(value: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """Of one number for each row, with respect to the rows."""
+    batch = batch.detach().requires_grad_()
+    with torch.enable_grad():
+        # Rows do not see each other in evaluation mode: the gradient of the sum is that of each.
+        (gradient,) = torch.autograd.grad(value(batch).sum(), batch)
+    return gradient.detach()
+
+
+def _value(route: Route, codes: Tensor, target: str, batch: Tensor) -> Tensor:
+    if target == "decision":
+        return route.decision(batch, codes)
+    log_proba = route.scores(batch).log_proba
+    if log_proba is None:
+        raise ValueError(
+            'target="loss" needs probabilities, and the classifier has none; use target="decision".'
+        )
+    return -log_proba.gather(1, codes[:, None])[:, 0]
