@@ -43,8 +43,8 @@ def _close_figures():
 
 
 def test_points_are_those_of_the_reducer(feat):
-    display = EmbeddingDisplay.from_estimator(feat, X, y, embedding=PCA(2))
-    expected = PCA(2).fit_transform(feat.transform(X))
+    display = EmbeddingDisplay.from_estimator(feat, X, y, embedding=PCA(2, svd_solver="full"))
+    expected = PCA(2, svd_solver="full").fit_transform(feat.transform(X))
     np.testing.assert_allclose(display.points, expected, rtol=1e-5, atol=1e-6)
     for label in (0, 1, 2):
         offsets = display.scatters_[label].get_offsets()
