@@ -5,6 +5,7 @@ It must not know training, nor where activations are kept.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class ViewOrder:
         return rng.permuted(views, axis=1)[:, turn]
 
 
-class LabelledRows(Dataset):
+class LabelledRows(Dataset, ABC):
     """Rows with labels and weights, each of them a row of something else.
 
     Parameters
@@ -77,9 +78,9 @@ class LabelledRows(Dataset):
     def __getitem__(self, index: int | Sequence[int]) -> Any:
         return self.__getitems__([index] if isinstance(index, int) else index)
 
+    @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Any:
         """A whole batch: ((activations, weights), labels)."""
-        raise NotImplementedError
 
     def _places(self, indices: Sequence[int]) -> np.ndarray:
         """Rows of the pictures or activations themselves."""

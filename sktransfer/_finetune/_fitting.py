@@ -244,8 +244,7 @@ class Fitting(Parts):
         for part in (identity(settings, "a parameter"), repr(self.reference_)):
             digest.update(part.encode())
         digest.update(repr(self._classes.tolist()).encode())
-        for row in rows.kept:
-            digest.update(rows.source.open(int(row)).digest)
+        digest.update(b"".join(rows.digests))
         digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
         if go_on:  # another place to start from is another training
             for tensor in self.module_.saved().values():

@@ -22,7 +22,7 @@ from sktransfer import _config
 from sktransfer._finetune._activations import Prefix
 from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
 from sktransfer.frozen import open_directory
-from sktransfer.images import ImageSource, PictureSelection
+from sktransfer.images import ImageSource, PictureSelection, portions
 
 # Rows that are brought to the store at once, where they are not to be held.
 _CHUNK = 256
@@ -158,8 +158,7 @@ def keep(
     cache = budget.cache if place is Place.STORE else None
     failures: list[ImageDecodeError] = []
     if place is Place.STORE:
-        for low in range(0, len(pictures), _CHUNK):
-            some = PictureSelection(pictures, range(low, min(low + _CHUNK, len(pictures))))
+        for some in portions(pictures, _CHUNK):
             outcome = prefix.activations(
                 some, cache=cache, on_error=on_error, progress=progress, **settings
             )

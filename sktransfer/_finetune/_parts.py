@@ -25,7 +25,6 @@ from sktransfer.frozen import (
     NetworkInfo,
     NetworkSource,
     Recipe,
-    digest_mismatch,
     resolve_engine,
 )
 
@@ -49,9 +48,7 @@ def whole_backbone(source: NetworkSource) -> Backbone:
         found = _last.get(source.key)
     if found is None:
         # Not under the lock: a network that was fine-tuned itself is loaded by coming here again.
-        found = source.load()
-        if source.reference is not None and source.reference.digest != found.reference.digest:
-            raise digest_mismatch(source.reference.digest, found.reference)
+        found = source.checked()
         with _last_lock:
             _last.clear()
             _last[source.key] = found

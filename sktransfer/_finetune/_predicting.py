@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from sktransfer._finetune._keeping import from_array
 from sktransfer._finetune._lr_finder import find_learning_rate
 from sktransfer._finetune._parts import TEST_VIEWS
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource, PictureSelection, resolve_augmentation
+from sktransfer.images import ImageSource, portions, resolve_augmentation
 
 # Fewest rows that are predicted at once, however little memory there is.
 _LEAST_ROWS = 32
@@ -116,7 +115,7 @@ class Predicting(Fitting):
         source = self._image_source(X, reset=False)
         failures: list[ImageDecodeError] = []
         with threads(n_decoding_threads(self.n_jobs)) as map_:
-            for some in self._portions(source):
+            for some in portions(source, self._rows_at_once(source)):
                 datasets = [
                     self._plain(some, map_, failures),
                     *(self._drawn(some, v, map_) for v in range(1, self.test_time_views or 1)),
@@ -137,13 +136,11 @@ class Predicting(Fitting):
         self._note_failures(failures, len(source), "given NaN")
         return dataset
 
-    def _portions(self, source: ImageSource) -> Iterator[ImageSource]:
-        """All rows, so many at a time that their activations fit in memory."""
-        n = len(source)
-        if self._prefix.cut.depth > 0:
-            n = max(_LEAST_ROWS, self._budget.memory_bytes // self._prefix.n_bytes)
-        for low in range(0, len(source), n):
-            yield PictureSelection(source, range(low, min(low + n, len(source))))
+    def _rows_at_once(self, source: ImageSource) -> int:
+        """How many rows' activations fit in memory."""
+        if self._prefix.cut.depth == 0:
+            return len(source)
+        return max(_LEAST_ROWS, self._budget.memory_bytes // self._prefix.n_bytes)
 
     def _plain(self, source: ImageSource, map_: Any, failures: list[ImageDecodeError]) -> Any:
         """Rows as they are; those that cannot be read are added to ``failures``."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ class Rows:
     weight: np.ndarray
     groups: np.ndarray | None
     kept: np.ndarray
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """Of the pictures of ``kept``, once no more is left out."""
+        return [self.source.open(int(row)).digest for row in self.kept]
 
     def leave_out(self, failures: Sequence[ImageDecodeError]) -> None:
         """Keep rows whose picture could be read; raise where that is none of them."""
@@ -148,16 +154,15 @@ def split_rows(
     if fraction is None:
         return kept, None
     if groups is None:
-        groups = _copies(rows.source, kept)
+        groups = _copies(rows.digests)
     train, valid = holdout_split(rows.y[kept], fraction, groups=groups, random_state=seed)
     return kept[train], kept[valid]
 
 
-def _copies(source: ImageSource, kept: np.ndarray) -> np.ndarray | None:
+def _copies(digests: list[bytes]) -> np.ndarray | None:
     """Rows of one picture as one group, where there are any: over-sampling makes such rows, and a
     copy of a training row says nothing about rows that were not seen.
     """
-    digests = [source.open(int(row)).digest for row in kept]
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     if len(numbers) == len(digests):
         return None

@@ -38,6 +38,19 @@ class NetworkSource:
     load: Callable[[], Backbone]
     reference: BackboneReference | None = None
 
+    def checked(self) -> Backbone:
+        """The whole network, loaded.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If it is not that of ``reference``.
+        """
+        found = self.load()
+        if self.reference is not None and self.reference.digest != found.reference.digest:
+            raise digest_mismatch(self.reference.digest, found.reference)
+        return found
+
 
 class NetworkRegistry:
     """Frozen networks by what they are: reference, digest, precision, device and engine.
@@ -92,9 +105,7 @@ class NetworkRegistry:
         return sum(network.n_bytes for network in self._networks.values())
 
     def _load(self, source: NetworkSource) -> tuple[NetworkInfo, Backbone]:
-        backbone = source.load()
-        if source.reference is not None and source.reference.digest != backbone.reference.digest:
-            raise digest_mismatch(source.reference.digest, backbone.reference)
+        backbone = source.checked()
         info = NetworkInfo.of(backbone)
         self._infos[source.key] = self._infos[info.reference] = info
         if source.reference is not None:  # the same weights may lie elsewhere now

@@ -14,7 +14,7 @@ import numpy as np
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen._pass import FrozenPass
 from sktransfer.frozen._plan import Plan
-from sktransfer.images import ImageSource, PictureSelection
+from sktransfer.images import ImageSource, portions
 
 # Bytes of activations that are on their way to the store at once.
 _CHUNK_BYTES = 128 * 2**20
@@ -72,8 +72,7 @@ def run_together(
         frozen = _one_pass(group)
         widest = sum(cut.width for cut in group) * max(cut.dtype.itemsize for cut in group)
         step = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // widest))
-        for low in range(0, len(pictures), step):
-            some = PictureSelection(pictures, range(low, min(low + step, len(pictures))))
+        for some in portions(pictures, step):
             outcome = frozen.run(
                 some,
                 [cut.width for cut in group],

@@ -4,7 +4,7 @@ from sktransfer.images._arrays import Picture
 from sktransfer.images._augmentation import ImageAugmentation
 from sktransfer.images._augmentation_callables import CallableAugmentation, resolve_augmentation
 from sktransfer.images._decode import encoded_kind
-from sktransfer.images._derived import PictureSelection, PictureViews
+from sktransfer.images._derived import PictureSelection, PictureViews, portions
 from sktransfer.images._dicom import read_dicom_header
 from sktransfer.images._dicom_options import DicomFrame, DicomOptions
 from sktransfer.images._formats import is_dicom
@@ -32,6 +32,7 @@ __all__ = [
     "encoded_kind",
     "is_dicom",
     "make_preprocessing",
+    "portions",
     "read_dicom_header",
     "read_file",
     "resolve_augmentation",

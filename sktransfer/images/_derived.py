@@ -6,7 +6,7 @@ It must not know networks, nor how rows are read.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -41,6 +41,12 @@ class PictureSelection(ImageSource):
     def open(self, i: int) -> EncodedPicture:
         """As the source has it."""
         return self._source.open(int(self._rows[i]))
+
+
+def portions(source: ImageSource, n: int) -> Iterator[PictureSelection]:
+    """All rows of a source, ``n`` at a time."""
+    for low in range(0, len(source), n):
+        yield PictureSelection(source, range(low, min(low + n, len(source))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer.inspection._scores import ScoreDisplay, label_of, new_axes, remove_spines
+from sktransfer.inspection._scores import (
+    ScoreDisplay,
+    label_of,
+    new_axes,
+    remove_spines,
+    shares_of_groups,
+)
 from sktransfer.metrics import binary_labels, net_benefit, positive_label
 
 
@@ -121,8 +127,7 @@ class DecisionCurveDisplay(ScoreDisplay):
         label = positive_label(y_true, pos_label)
         weight = np.ones(len(y_true)) if sample_weight is None else np.asarray(sample_weight)
         if groups is not None:
-            _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-            weight = weight / sizes[codes]
+            weight = weight * shares_of_groups(groups)
         cuts = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds)
         settings = {"pos_label": label, "sample_weight": weight}
         display = cls(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._plotting import _validate_score_name
 
-from sktransfer._config import import_optional
+from sktransfer.inspection._scores import new_axes
 from sktransfer.model_selection import curve_of_search, freeze_depth_curve
 
 # More names of stages than these do not fit beside each other.
@@ -233,11 +233,7 @@ class FreezeDepthDisplay:
                 f"Unknown interval_style: {interval_style!r}. Should be one of 'errorbar', "
                 "'fill_between', or None."
             )
-        pyplot = import_optional(
-            "matplotlib.pyplot", extra="plot", purpose="FreezeDepthDisplay.plot"
-        )
-        if ax is None:
-            _, ax = pyplot.subplots(layout="constrained")
+        ax, figure = new_axes(ax, self, layout="constrained")
         curve = self.curve.sort_values("depth")
         # Places, not depths: what lies between two stages does not exist.
         places = np.arange(len(curve))
@@ -245,7 +241,7 @@ class FreezeDepthDisplay:
         means, low, high = (sign * curve[name].to_numpy() for name in ("mean_score", "low", "high"))
         low, high = np.minimum(low, high), np.maximum(low, high)
 
-        self.ax_, self.figure_ = ax, ax.figure
+        self.ax_, self.figure_ = ax, figure
         self.seconds_ax_ = self.bars_ = self.errorbar_ = self.fill_between_ = None
         if show_seconds:
             self._plot_seconds(places, curve["seconds"].to_numpy(), bar_kw or {})

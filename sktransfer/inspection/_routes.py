@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._persistence import found_source
-from sktransfer.frozen import NetworkSource, Plan, TappedChain, digest_mismatch
+from sktransfer.frozen import NetworkSource, Plan, TappedChain
 from sktransfer.images import ImageSource, Preprocessing
 from sktransfer.inspection._pictures import pictures_of
 from sktransfer.inspection._torch_steps import (
@@ -222,9 +222,7 @@ def _tuned_network(classifier: FineTuneClassifier) -> nn.Module:
 
 def _chain(source: NetworkSource, plan: Plan) -> TappedChain:
     """A copy of the leading part of a network, as it was published."""
-    backbone = source.load()
-    if source.reference is not None and source.reference.digest != backbone.reference.digest:
-        raise digest_mismatch(source.reference.digest, backbone.reference)
+    backbone = source.checked()
     neck = backbone.neck
     ends = None if neck is None else (neck.norm, nn.Sequential(neck.pool, neck.post))
     pieces = [stage.module for stage in backbone.stages]

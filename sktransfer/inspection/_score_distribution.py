@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer.inspection._scores import ScoreDisplay, label_of, new_axes, remove_spines
+from sktransfer.inspection._scores import (
+    ScoreDisplay,
+    label_of,
+    new_axes,
+    remove_spines,
+    shares_of_groups,
+)
 from sktransfer.metrics import binary_scores, positive_label
 
 
@@ -120,10 +126,7 @@ class ScoreDistributionDisplay(ScoreDisplay):
         for each, own in ((other, ~rows.positive), (label, rows.positive)):
             weight = np.ones(int(own.sum()))
             if rows.groups is not None:
-                _, codes, sizes = np.unique(
-                    rows.groups[own], return_inverse=True, return_counts=True
-                )
-                weight = 1 / sizes[codes]
+                weight = shares_of_groups(rows.groups[own])
             found, _ = np.histogram(rows.score[own], bins=edges, weights=weight)
             shares[each], counts[each] = found / found.sum(), int(own.sum())
         display = cls(

@@ -14,13 +14,13 @@ from sklearn.utils._response import _get_response_values_binary
 from sktransfer._config import import_optional
 
 
-def new_axes(ax: Any, owner: object) -> tuple[Any, Any]:
-    """The axes and their figure; None makes new ones."""
+def new_axes(ax: Any, owner: object, **settings: Any) -> tuple[Any, Any]:
+    """The axes and their figure; None makes new ones, by matplotlib's ``subplots``."""
     pyplot = import_optional(
         "matplotlib.pyplot", extra="plot", purpose=f"{type(owner).__name__}.plot"
     )
     if ax is None:
-        _, ax = pyplot.subplots()
+        _, ax = pyplot.subplots(**settings)
     return ax, ax.figure
 
 
@@ -33,6 +33,12 @@ def remove_spines(ax: Any) -> None:
 def label_of(axis: str, pos_label: Any) -> str:
     """Name of an axis, with the positive label as scikit-learn's displays have it."""
     return axis if pos_label is None else f"{axis} (Positive label: {pos_label})"
+
+
+def shares_of_groups(groups: np.ndarray) -> np.ndarray:
+    """A weight for each row, so that every group weighs the same, however many rows it has."""
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / sizes[codes]
 
 
 class ScoreDisplay:

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from sklearn.base import BaseEstimator
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.frozen import FrozenEstimator
 from torch import nn
@@ -19,22 +18,7 @@ from sktransfer import PretrainedFeatureExtractor
 from sktransfer.backbones import Backbone, BackboneReference, InputSpec, Neck, Stage
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.selection import Threshold, domain_distance
-
-
-class Given(BaseEstimator):
-    """A network of our own, as a fitted FineTuneClassifier would give it."""
-
-    def __init__(self, backbone=None):
-        self.backbone = backbone
-
-    def fit(self, X, y=None):
-        return self
-
-    def to_backbone(self):
-        return self.backbone
-
-    def __sklearn_is_fitted__(self):
-        return True
+from tests.given import Given
 
 
 class Tiny:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
@@ -18,22 +17,7 @@ from sktransfer.backbones import (
     Stage,
     state_dict_digest,
 )
-
-
-class Given(BaseEstimator):
-    """A network as a fitted FineTuneClassifier would give it."""
-
-    def __init__(self, backbone=None):
-        self.backbone = backbone
-
-    def fit(self, X, y=None):
-        return self
-
-    def to_backbone(self):
-        return self.backbone
-
-    def __sklearn_is_fitted__(self):
-        return True
+from tests.given import Given
 
 
 def small_network(seed=0, width=(16, 32, 32, 64), hidden=64, side=28):
