@@ -62,6 +62,7 @@ class TrainingLoop(NeuralNetClassifier):
     phase_ = "all"  # or "head"
     callbacks: Any
     callbacks_: list[tuple[str, Callback]]
+    _made_with: dict[str, Any]
     _scaler: torch.amp.GradScaler | None = None
 
     # --- what skorch asks for --------------------------------------------------------------------
@@ -170,7 +171,7 @@ class TrainingLoop(NeuralNetClassifier):
     def infer(self, x: Any, **fit_params: Any) -> Tensor:
         """Logits of a batch, float32 or wider whatever the precision."""
         x = (x["x"] if isinstance(x, Mapping) else torch.as_tensor(x)).to(self.device_)
-        half = _HALF.get(self.precision)
+        half = _HALF.get(self._made_with["precision"])
         context = (
             nullcontext()
             if half is None

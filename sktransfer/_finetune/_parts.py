@@ -58,7 +58,6 @@ def whole_backbone(source: NetworkSource) -> Backbone:
 class Parts(ImageInputMixin, TrainingLoop):
     """Finds a network, cuts it, and finds it again."""
 
-    _made_with: dict[str, Any]
     _prefix_: Prefix
     device: Any
 

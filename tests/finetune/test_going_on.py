@@ -101,7 +101,10 @@ def test_another_network_cannot_be_gone_on_with(small, task, change, way):
         (clf.fit if way == "warm start" else clf.partial_fit)(*task)
 
 
-@pytest.mark.parametrize("change", [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}])
+@pytest.mark.parametrize(
+    "change",
+    [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}, {"precision": "bfloat16"}],
+)
 def test_parameters_set_after_a_fit_change_no_prediction(small, task, tmp_path, change):
     X, _ = task
     clf = small(NET).fit(*task)
