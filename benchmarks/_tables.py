@@ -386,6 +386,10 @@ def depth_search(content: dict[str, Any]) -> str:
             for row in found["rows"]
         ]
         for row in found["total"]:
+            if row.get("one_pass_seconds"):
+                once = ("one pass for all cuts", row["who"], number(row["one_pass_seconds"]))
+                rows.append((*once, "", "", "", ""))
+        for row in found["total"]:
             memory = f"{row['who']} ({number(row['peak_mb'])} MB)"
             seconds, foretold = number(row["seconds"]), number(row.get("foretold_seconds"))
             rows.append(("**all**", memory, seconds, number(row["times"]), "", "", foretold))
