@@ -119,7 +119,8 @@ class StrategyAdvice:
                 ("classify", LogisticRegression(C=PROBE_C, max_iter=1000)),
             ]
             return Pipeline(steps).set_params(**params)
-        shared = {name: getattr(self.extractor, name) for name in _SHARED}
+        extractor = clone(self.extractor)  # its nested parameters are the new estimator's own
+        shared = {name: getattr(extractor, name) for name in _SHARED}
         if self.n_per_class >= LARGE:
             shared["lr"] = _LR_LARGE
         return FineTuneClassifier(
