@@ -370,7 +370,9 @@ def studies(content: dict[str, Any]) -> str:
         f"{its['network']} at {its['image_size']} px, {its['epochs']} epochs in the first study, "
         f"{its['repeats']} repeats ({content['machine']['date'][:10]}).\n"
     )
-    picture = ".. image:: ../_static/studies.png\n   :alt: scores by stages taken over and by steps\n"
+    picture = (
+        ".. image:: ../_static/studies.png\n   :alt: scores by stages taken over and by steps\n"
+    )
     return "\n".join([first, picture, *parts])
 
 

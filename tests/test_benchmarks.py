@@ -214,6 +214,11 @@ def test_the_table_of_the_studies():
         },
     }  # fmt: skip
     text = load_beside("_tables").studies(content)
-    for expected in ("resnet18 at 112 px", "studies.png", "AnB\n     - 0.800", "base\n     - 0.700"):
+    for expected in (
+        "resnet18 at 112 px",
+        "studies.png",
+        "AnB\n     - 0.800",
+        "base\n     - 0.700",
+    ):
         assert expected in text
     assert "8 pictures to train on, 9 to test on" in text

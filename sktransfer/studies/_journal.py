@@ -57,7 +57,7 @@ class Journal:
         """
         try:
             key = self._key(estimator, train, test)
-        except _Untold as untold:
+        except _UntoldError as untold:
             self._warn(untold.value)
             return run()
         path = self._directory / f"{key}.json"
@@ -101,7 +101,7 @@ class Journal:
         os.replace(name, path)
 
 
-class _Untold(Exception):
+class _UntoldError(Exception):
     """Whether ``value`` is what it was in another process cannot be told."""
 
     def __init__(self, value: Any) -> None:
@@ -113,7 +113,7 @@ def _identity(value: Any) -> str:
     """A value's text, equal for what is equal in any process."""
     if isinstance(value, FrozenEstimator):
         if not hasattr(value.estimator, "to_backbone"):
-            raise _Untold(value)  # what it learned is not among its parameters
+            raise _UntoldError(value)  # what it learned is not among its parameters
         return value.estimator.to_backbone().reference.digest
     if hasattr(value, "get_params") and not isinstance(value, type):
         params = value.get_params(deep=False).items()
@@ -133,5 +133,5 @@ def _identity(value: Any) -> str:
         return own
     text = repr(value)
     if _ADDRESS.search(text):
-        raise _Untold(value)
+        raise _UntoldError(value)
     return text

@@ -18,9 +18,9 @@ from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer.backbones import load_backbone
 from sktransfer.datasets import load_digit_screening
 from sktransfer.exceptions import FailedRowsWarning
-from sktransfer.selection import _ranking
 from sktransfer.selection import (
     BackboneRankingDisplay,
+    _ranking,
     h_score,
     knn_score,
     leep_score,
