@@ -365,6 +365,15 @@ def studies(content: dict[str, Any]) -> str:
             f"{rst_table(('treatment', *stages), rows)}\nand by steps of training:\n\n"
             f"{rst_table(('start', *map(str, budgets)), other)}"
         )
+    its = content["settings"]
+    first = (
+        f"{its['network']} at {its['image_size']} px, {its['epochs']} epochs in the first study, "
+        f"{its['repeats']} repeats ({content['machine']['date'][:10]}).\n"
+    )
+    picture = (
+        ".. image:: ../_static/studies.png\n   :alt: scores by stages taken over and by steps\n"
+    )
+    return "\n".join([first, picture, *parts])
 
 
 def depth_search(content: dict[str, Any]) -> str:

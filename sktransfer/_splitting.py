@@ -62,19 +62,87 @@ def holdout_split(
     return np.sort(train), np.sort(held_out)
 
 
+def stratified_order(y: np.ndarray, random_state: Any = None) -> np.ndarray:
+    """Rows in an order each beginning of which has the classes in their shares.
+
+    One row of every class comes first, so that no beginning of that length or more is without one.
+    """
+    rng = np.random.default_rng(random_state)
+    place = np.empty(len(y))
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+        place[rows[0]] -= 1
+    return np.argsort(place + rng.uniform(0, 1e-9, len(y)))
+
+
+def stratified_part(
+    y: np.ndarray, n: int, *, groups: np.ndarray | None = None, random_state: int = 0
+) -> np.ndarray:
+    """About ``n`` of the rows, classes in their shares; what is left may be anything.
+
+    Unlike :func:`holdout_split`, it asks nothing of the other part.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_rows,)
+    n : int
+        At least 1. With groups it is met as nearly as whole groups allow.
+    groups : ndarray of shape (n_rows,) or None
+    random_state : int
+
+    Returns
+    -------
+    ndarray of int
+        Sorted.
+    """
+    if n >= len(y):
+        return np.arange(len(y))
+    if groups is None:
+        return np.sort(stratified_order(y, random_state)[:n])
+    group_of, counts = _by_group(y, groups)
+    state = np.random.RandomState(random_state)
+    tried = [
+        _greedy(counts, n / len(y), state.permutation(len(counts))) for _ in range(_tries(counts))
+    ]
+    best = min(
+        tried,
+        key=lambda taken: (
+            (counts[taken].sum(axis=0) == 0).sum(),
+            _distance(
+                counts[taken].sum(axis=0) / counts.sum(axis=0),
+                counts[taken].sum() / len(y),
+                n / len(y),
+            ),
+        ),
+    )
+    return np.flatnonzero(best[group_of])
+
+
+def _by_group(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's group as a number, and the rows of each class in each group."""
+    names, group_of = np.unique(groups, return_inverse=True)
+    classes, codes = np.unique(y, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)))
+    np.add.at(counts, (group_of, codes), 1)
+    return group_of, counts
+
+
+def _tries(counts: np.ndarray) -> int:
+    return int(np.clip(_MAX_STEPS // len(counts), 3, 30))
+
+
 def _grouped(
     y: np.ndarray, fraction: float, groups: np.ndarray, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whole groups held out so that every class has its share, as nearly as they allow."""
     if len(groups) != len(y):
         raise ValueError(f"groups has {len(groups)} entries for {len(y)} rows.")
-    names, group_of = np.unique(groups, return_inverse=True)
-    n_groups = len(names)
+    group_of, counts = _by_group(y, groups)
+    n_groups = len(counts)
     if n_groups < 2:
         raise ValueError("All rows are of one group: there is nothing to hold out.")
-    classes, codes = np.unique(y, return_inverse=True)
-    counts = np.zeros((n_groups, len(classes)))
-    np.add.at(counts, (group_of, codes), 1)
+    classes = np.unique(y)
     whole = counts.sum(axis=0)
     lonely = (counts > 0).sum(axis=0) < 2
     if lonely.any():
@@ -84,7 +152,7 @@ def _grouped(
             f"{_counts(classes, whole.astype(int))} rows."
         )
     best: tuple[float, np.ndarray] | None = None
-    for _ in range(int(np.clip(_MAX_STEPS // n_groups, 3, 30))):
+    for _ in range(_tries(counts)):
         held = _greedy(counts, fraction, random_state.permutation(n_groups))
         share = counts[held].sum(axis=0) / whole
         empty = (share == 0).any() or (share == 1).any()

@@ -182,3 +182,43 @@ def test_imbalance_shows_what_samplers_do_to_calibration(tmp_path):
     assert rows.pop("nothing")["mean probability"] == pytest.approx(share, abs=0.01)
     assert all(row["mean probability"] > 2 * share for row in rows.values())
     assert all(row["intercept"] < -1 for row in rows.values())
+
+
+def test_pages_hold_what_was_measured():
+    """Every table of the documentation is made of the results that are kept, and of no others."""
+    tables = load_beside("_tables")
+    for name, (page, make) in tables.MAKERS.items():
+        text = (tables.PAGES / page).read_text()
+        between = text.split(f".. begin {name}\n")[1].split(f".. end {name}\n")[0]
+        path = BENCHMARKS / "results" / f"{name}.json"
+        made = make(json.loads(path.read_text())) if path.is_file() else ""
+        assert between.strip() == made.strip(), name
+
+
+def test_the_table_of_the_studies():
+    rows = [
+        ("base", "", 0, 0.6), ("base", "", 1, 0.8),
+        ("AnB", "layer1", 0, 0.7), ("AnB", "layer1", 1, 0.9),
+    ]  # fmt: skip
+    transfer = [dict(zip(("treatment", "stage", "seed", "score"), r, strict=True)) for r in rows]
+    convergence = [
+        {"init": init, "budget": budget, "score": 0.5}
+        for init in ("pretrained", "random")
+        for budget in (10, 20)
+    ]
+    content = {
+        "machine": {"date": "2026-01-02 03:04 UTC"},
+        "settings": {"network": "resnet18", "image_size": "112", "epochs": "10", "repeats": "2"},
+        "chest X-rays": {
+            "n_train": 8, "n_test": 9, "transfer": transfer, "convergence": convergence,
+        },
+    }  # fmt: skip
+    text = load_beside("_tables").studies(content)
+    for expected in (
+        "resnet18 at 112 px",
+        "studies.png",
+        "AnB\n     - 0.800",
+        "base\n     - 0.700",
+    ):
+        assert expected in text
+    assert "8 pictures to train on, 9 to test on" in text

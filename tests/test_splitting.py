@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sktransfer._splitting import holdout_split
+from sktransfer._splitting import holdout_split, stratified_order, stratified_part
 from sktransfer.model_selection import grouped_train_test_split
 
 
@@ -68,3 +68,36 @@ def test_frames_and_lists_are_split_alike():
     assert (a.index - 100).tolist() == [i for i in range(40) if patients[i] in set(c)]
     with pytest.raises(ValueError, match="At least one"):
         grouped_train_test_split(y=y)
+
+
+@pytest.mark.parametrize("n", [2, 20, 99, 100, 101])
+def test_a_part_asks_nothing_of_the_rest(n):
+    """A class of one row, next to all rows, or all: what holding out cannot do."""
+    y = np.array([0] * 99 + [1])
+    rows = stratified_part(y, n, random_state=1)
+    assert len(rows) == len(set(rows)) == min(n, 100)
+    assert sorted(set(y[rows])) == [0, 1]
+    assert np.array_equal(rows, stratified_part(y, n, random_state=1))
+    if n == 20:
+        assert not np.array_equal(rows, stratified_part(y, n, random_state=2))
+
+
+@pytest.mark.parametrize("n", [30, 118, 119])
+def test_a_part_of_whole_groups(n):
+    groups = np.repeat(np.arange(40), 3)
+    y = (np.arange(40) < 8).astype(int)[groups]
+    rows = stratified_part(y, n, groups=groups, random_state=0)
+    assert abs(len(rows) - n) <= 2
+    assert abs(y[rows].mean() - 0.2) < 0.05
+    assert len(rows) == 3 * len(np.unique(groups[rows]))
+    lonely = np.where(groups == 39, 2, y)  # a class that is one patient's
+    assert len(stratified_part(lonely, n, groups=groups)) >= 28
+
+
+def test_every_beginning_of_an_order_is_stratified():
+    y = np.repeat([0, 1, 2], [90, 29, 1])
+    order = stratified_order(y, 0)
+    assert sorted(order) == list(range(120))
+    assert sorted(y[order[:3]]) == [0, 1, 2]
+    for n in (20, 40, 80):
+        assert abs((y[order[:n]] == 1).mean() - 0.25) <= 1.5 / n

@@ -234,8 +234,9 @@ def _of_embeddings(
         if stored is None:
             raise ValueError(
                 f"{reference.name} has no BatchNorm layers that remember their source, and the "
-                "statistics of its embedding are not kept here. Give source=: some hundred "
-                "pictures like those it was trained on (photographs, for ImageNet weights)."
+                "statistics of its embedding are not kept here. Give source= to domain_distance: "
+                "some hundred pictures like those it was trained on (photographs, for ImageNet "
+                "weights). recommend_strategy takes what comes out as distance=."
             )
         mean, variance, n = stored
     rows = embed(X)

@@ -48,15 +48,9 @@ def check_labelled(
         If lengths differ, numbers are not finite, or there is one class only.
     """
     features = check_array(F, dtype=np.float64, ensure_min_samples=2, input_name=name)
-    labels = column_or_1d(y)
+    labels = check_labels(y)
     check_consistent_length(features, labels)
-    check_classification_targets(labels)
     classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f"A score compares classes, and y holds one only: {classes.tolist()!r}. Give rows of "
-            "at least two classes."
-        )
     numbers = None
     if groups is not None:
         given = column_or_1d(groups)
@@ -65,6 +59,25 @@ def check_labelled(
         if numbers.max() == 0:
             raise ValueError("All rows are of one group: nothing can be left out and predicted.")
     return LabelledFeatures(features, codes, classes, numbers)
+
+
+def check_labels(y: ArrayLike) -> np.ndarray:
+    """Labels of classes, at least two of them.
+
+    Raises
+    ------
+    ValueError
+        If they are numbers to be regressed on, or there is one class only.
+    """
+    labels = column_or_1d(y)
+    check_classification_targets(labels)
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise ValueError(
+            f"A score compares classes, and y holds one only: {classes.tolist()!r}. Give rows of "
+            "at least two classes."
+        )
+    return labels
 
 
 def standardized(F: np.ndarray) -> np.ndarray:

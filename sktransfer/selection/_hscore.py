@@ -68,6 +68,8 @@ def h_score(F: ArrayLike, y: ArrayLike, *, regularized: bool = True) -> float:
 def _ledoit_wolf(centred: np.ndarray, s: np.ndarray) -> float:
     """scikit-learn's ``ledoit_wolf_shrinkage`` of centred rows, from their singular values."""
     n, d = centred.shape
+    if d == 1:
+        return 0.0  # one variance is what it would be shrunk to; the rest would be rounding
     trace = float((s**2).sum()) / n
     square = float((s**4).sum()) / n**2
     fourth = float(((centred**2).sum(axis=1) ** 2).sum())

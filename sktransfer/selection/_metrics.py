@@ -105,6 +105,8 @@ def _by_features(score: Callable[..., float]) -> Callable[..., Scored]:
                 if len(np.unique(data.codes[rows])) > 1
             ]
         )
+        if not len(values):
+            return Scored(whole)
         # A half is scored lower or higher for being a half: only the spread is taken from it.
         low, high = middle(values - values.mean())
         return Scored(whole, whole + low, whole + high)

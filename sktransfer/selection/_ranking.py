@@ -18,7 +18,7 @@ from sklearn.utils.validation import column_or_1d
 from sktransfer._base import seed_from
 from sktransfer._batches import count_rows, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._splitting import holdout_split
+from sktransfer._splitting import stratified_part
 from sktransfer.backbones import describe_backbone, list_backbones
 from sktransfer.exceptions import UnknownBackboneError
 from sktransfer.selection._extractors import (
@@ -28,12 +28,17 @@ from sktransfer.selection._extractors import (
     source_probabilities,
     stage_names,
 )
-from sktransfer.selection._features import LabelledFeatures, check_labelled
+from sktransfer.selection._features import LabelledFeatures, check_labelled, check_labels
 from sktransfer.selection._metrics import METRICS, Scored, Setting, metric_named
 
 EMBEDDING = "embedding"
 # Of the pictures, the share that the speed is measured on, in numbers between these.
 _TIMED_SHARE, _TIMED_LEAST, _TIMED_MOST = 1 / 25, 4, 32
+# Columns of the table, besides those of further metrics.
+_COLUMNS = (
+    *("backbone", "layer", "n_features", "score", "low", "high"),
+    *("best_share", "imagenet_top1", "images_per_s", "pareto"),
+)
 # Fewer rows of a class than this say nothing about a network.
 _LEAST_PER_CLASS = 10
 
@@ -169,13 +174,11 @@ def rank_backbones(
     'efficientnet_lite0'
     """
     named = _candidates(candidates)
-    metrics = [metric_named(each) for each in (metric if isinstance(metric, list) else [metric])]
-    if not metrics:
-        raise ValueError(f"metric is an empty list; name one of {', '.join(METRICS)}.")
+    metrics = _metrics(metric)
     if n_resamples < 0:
         raise ValueError(f"n_resamples must be 0 or more; got {n_resamples!r}.")
     setting = Setting(scoring, n_resamples, seed_from(random_state))
-    labels = column_or_1d(y)
+    labels = check_labels(y)
     group_ids = None if groups is None else column_or_1d(groups)
     rows = np.arange(len(labels))
     _check_lengths(next(iter(named.values())), X, labels, group_ids)
@@ -195,7 +198,8 @@ def rank_backbones(
     used = 0
     for name, extractor in named.items():
         F = np.asarray(extractor.fit_transform(chosen))
-        read = np.isfinite(F).all(axis=1)  # what could not be read is NaN
+        read = np.ones(len(F), dtype=bool)
+        read[extractor.failed_rows_["row"].to_numpy(dtype=int)] = False
         used = int(read.sum())
         costs = _cost_shares(extractor)
         theta = None
@@ -203,6 +207,7 @@ def rank_backbones(
             theta = source_probabilities(extractor, chosen)
         g_read = None if g_used is None else g_used[read]
         for layer, columns in _distinct_layers(extractor, F[read]):
+            _check_finite(F[read][:, columns], name, layer)
             data = check_labelled(F[read][:, columns], y_used[read], g_read)
             own = theta[read] if theta is not None and layer == EMBEDDING else None
             scored = [score(data, setting, own) for _, score in metrics]
@@ -217,6 +222,21 @@ def rank_backbones(
     table["pareto"] = _pareto(table["score"].to_numpy(), table["images_per_s"].to_numpy())
     table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
     return BackboneRanking(table, metrics[0][0], used, named)
+
+
+def _metrics(metric: Any) -> list[tuple[str, Any]]:
+    """Names and functions; each has a column of its name, so no two may share one."""
+    metrics = [metric_named(each) for each in (metric if isinstance(metric, list) else [metric])]
+    if not metrics:
+        raise ValueError(f"metric is an empty list; name one of {', '.join(METRICS)}.")
+    names = [name for name, _ in metrics]
+    taken = [name for name in names[1:] if name in _COLUMNS or names.count(name) > 1]
+    if taken:
+        raise ValueError(
+            f"Every metric but the first has a column of its name, and {taken[0]!r} is the name of "
+            "another one. Give functions names of their own (def, or their __name__)."
+        )
+    return metrics
 
 
 def _candidates(candidates: Any) -> dict[str, PretrainedFeatureExtractor]:
@@ -288,7 +308,9 @@ def _within_budget(
     budget: float, seconds: float, y: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> np.ndarray:
     """Rows whose passes through all candidates fit the budget, stratified, whole groups."""
-    fit = int(budget / seconds)
+    if not budget > 0:
+        raise ValueError(f"budget_s is a number of seconds above 0; got {budget!r}.")
+    fit = int(min(budget / seconds, len(y)))
     if fit >= len(y):
         return np.arange(len(y))
     classes, counts = np.unique(y, return_counts=True)
@@ -299,8 +321,7 @@ def _within_budget(
             f"budget_s={budget:g} is enough for {fit} pictures, which is {least:.1f} of the rarest "
             f"of {len(classes)} classes. Give about {np.ceil(need):.0f} s, or fewer candidates."
         )
-    _, held = holdout_split(y, fit / len(y), groups=groups, random_state=seed)
-    return held
+    return stratified_part(y, fit, groups=groups, random_state=seed)
 
 
 def _distinct_layers(
@@ -319,6 +340,15 @@ def _distinct_layers(
         or last.shape[1] != columns.stop - columns.start
         or not np.allclose(F[:, columns], last, rtol=1e-4, atol=1e-5)
     ]
+
+
+def _check_finite(F: np.ndarray, name: str, layer: str) -> None:
+    bad = int((~np.isfinite(F)).any(axis=1).sum())
+    if bad:
+        raise ValueError(
+            f"{name} gives numbers that are not finite at {layer}, for {bad} of {len(F)} pictures "
+            "that can be read. Leave it out, or use precision='float32'."
+        )
 
 
 def _cost_shares(extractor: PretrainedFeatureExtractor) -> dict[str, float]:
@@ -371,9 +401,12 @@ def _top1(extractor: PretrainedFeatureExtractor, published: pd.Series) -> float:
 
 
 def _pareto(score: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Rows that no other row beats in one of the two without losing in the other."""
+    """Rows that no other row beats in one of the two without losing in the other.
+
+    What has no score, or no speed, is not among them.
+    """
     beaten = [
         bool(np.any((score >= s) & (speed >= v) & ((score > s) | (speed > v))))
         for s, v in zip(score, speed, strict=True)
     ]
-    return ~np.array(beaten)
+    return ~np.array(beaten) & np.isfinite(score) & np.isfinite(speed)

@@ -111,6 +111,12 @@ def loo_ridge_score(
     -------
     float
 
+    Notes
+    -----
+    Of features that say nothing, the score is below chance, down to 0 with even classes: without a
+    row its class is a little rarer, and then that is all a regression has to go by. So it is with
+    every leave-one-out that refits; a cross-validation with fewer folds is milder.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ from sktransfer._base import seed_from
 from sktransfer._batches import count_rows, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._splitting import holdout_split
+from sktransfer._splitting import stratified_part
 from sktransfer.selection._advice import LARGE, READINGS, caveats, reasons
 from sktransfer.selection._distance import DomainDistance, domain_distance
 from sktransfer.selection._extractors import as_extractor, stage_names
+from sktransfer.selection._features import check_labels
 from sktransfer.selection._metrics import PROBE_C
 from sktransfer.selection._ranking import EMBEDDING, rank_backbones
 
@@ -37,8 +39,8 @@ _LR_LARGE = 1e-4
 # What an extractor and a FineTuneClassifier call by the same name.
 _SHARED = (
     *("backbone", "weights", "preprocessing", "image_size", "image_shape", "value_range"),
-    *("scaled_decoding", "device", "precision", "engine", "cache", "on_error", "n_jobs"),
-    "store_weights",
+    *("dicom", "scaled_decoding", "device", "precision", "engine", "cache", "on_error"),
+    *("n_jobs", "store_weights"),
 )
 
 
@@ -117,7 +119,8 @@ class StrategyAdvice:
                 ("classify", LogisticRegression(C=PROBE_C, max_iter=1000)),
             ]
             return Pipeline(steps).set_params(**params)
-        shared = {name: getattr(self.extractor, name) for name in _SHARED}
+        extractor = clone(self.extractor)  # its nested parameters are the new estimator's own
+        shared = {name: getattr(extractor, name) for name in _SHARED}
         if self.n_per_class >= LARGE:
             shared["lr"] = _LR_LARGE
         return FineTuneClassifier(
@@ -153,9 +156,10 @@ class StrategyAdvice:
             its values; for ``"truncate"``, over ``features__layer`` of the Pipeline.
         """
         reading = self._known(reading)
-        if isinstance(cv, int):
+        cv = 5 if cv is None else cv
+        if isinstance(cv, Integral):
             kind = StratifiedGroupKFold if self.grouped else StratifiedKFold
-            cv = kind(cv, shuffle=True, random_state=self.random_state)
+            cv = kind(int(cv), shuffle=True, random_state=self.random_state)
         stages = self._stages
         if reading == "truncate":
             place = stages.index(self._shallow())
@@ -271,7 +275,7 @@ def recommend_strategy(
     FineTuneClassifier(backbone='efficientnet_lite0', freeze_depth=5, ...)
     """
     extractor = as_extractor(backbone, pooling="avg")
-    labels = column_or_1d(y)
+    labels = check_labels(y)
     ids = None if groups is None else column_or_1d(groups)
     n = count_rows(extractor, X)
     if n != len(labels) or (ids is not None and len(ids) != n):
@@ -279,6 +283,8 @@ def recommend_strategy(
             f"X has {n} rows, y {len(labels)}"
             f"{'' if ids is None else f' and groups {len(ids)}'}; they must be as many."
         )
+    if n_images < 2:
+        raise ValueError(f"n_images must be at least 2; got {n_images!r}.")
     seed = seed_from(random_state)
     _, counts = np.unique(labels, return_counts=True)
     per_class = int(counts.min())
@@ -286,7 +292,7 @@ def recommend_strategy(
         distance = domain_distance(extractor, X, random_state=seed)
     rows = np.arange(n)
     if n > n_images:
-        _, rows = holdout_split(labels, n_images / n, groups=ids, random_state=seed)
+        rows = stratified_part(labels, n_images, groups=ids, random_state=seed)
     ranking = rank_backbones(
         X if len(rows) == n else take_rows(X, rows),
         labels[rows],

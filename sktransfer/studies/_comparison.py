@@ -5,6 +5,7 @@ network is cut, nor how a score's interval is drawn.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,20 +20,23 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import column_or_1d
+from torch import Tensor
 
 from sktransfer._base import seed_from
-from sktransfer._batches import count_rows, take_rows
+from sktransfer._batches import backbone_of, count_rows, run_pictures, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._held_out import middle, resamples, score_held_out
 from sktransfer.backbones import describe_backbone
-from sktransfer.exceptions import UnknownBackboneError
+from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.studies._journal import Journal
 from sktransfer.studies._trials import check_choices
 
 BACKBONES = ("vgg19", "resnet50", "densenet121", "inception_v3")
 STRATEGIES = ("extract", "finetune")
 METRICS = ("accuracy", "roc_auc", "f1")
+# Pictures that the speed of predictions is measured on.
+_TIMED = 32
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,14 @@ class BackboneComparison:
     table : DataFrame
         One row per network and strategy, best accuracy first: ``backbone``, ``strategy``; each of
         ``accuracy``, ``roc_auc``, ``f1`` with the ends of its interval (``accuracy_low``, ...);
-        ``fit_time_s`` and ``predict_time_s`` of a fold, ``n_parameters``.
+        ``images_per_s``, predicted with nothing stored; ``fit_time_s`` and ``predict_time_s``, the
+        median over folds, in which activations that are stored are not computed again;
+        ``n_parameters``.
     probabilities : dict of (str, str) to ndarray of shape (n, n_classes)
         What each network and strategy says of every row when it was not trained on it.
     classes : ndarray
     y : ndarray of shape (n,)
+        Of the pictures that could be read.
     groups : ndarray of shape (n,) or None
     """
 
@@ -129,7 +136,8 @@ def compare_backbones(
     Parameters
     ----------
     X : array-like, DataFrame, Series or sequence of pictures, n rows
-        In any of the :ref:`accepted forms <accepted-inputs>`.
+        In any of the :ref:`accepted forms <accepted-inputs>`. Where an estimator says
+        ``on_error="nan"``, those that cannot be read are left out of everything, with a warning.
     y : array-like of shape (n,)
         Labels.
     backbones : sequence or mapping, default=("vgg19", "resnet50", "densenet121", "inception_v3")
@@ -149,7 +157,9 @@ def compare_backbones(
         Of "finetune", the network apart. None: its defaults.
     directory : path-like or None, default=None
         Where every fold's predictions are kept as soon as they are there. A call that was ended
-        goes on from there, and one with more networks computes only those.
+        goes on from there, and one with more networks computes only those. Other pictures, labels,
+        folds or parameters are another comparison; with a parameter that cannot be told from
+        another one (a function without a ``fingerprint``) nothing is kept, and a warning says so.
     n_resamples : int, default=500
         Of rows (groups), for the intervals.
     random_state : int, RandomState instance or None, default=0
@@ -188,20 +198,23 @@ def compare_backbones(
     labels = column_or_1d(y)
     ids = None if groups is None else column_or_1d(groups)
     seed = seed_from(random_state)
-    classes, codes = np.unique(labels, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"y holds one class only, {classes.tolist()!r}: nothing to tell apart.")
+    _classes(labels)
     named = _named(backbones)
     cases = {
         (name, strategy): _estimator(strategy, params, extractor, classifier, finetune, seed)
         for name, params in named.items()
         for strategy in chosen
     }
-    source = next(iter(cases.values()))
-    reader = source[0] if isinstance(source, Pipeline) else source
+    reader = _reader(next(iter(cases.values())))
     n = count_rows(reader, X)
     if n != len(labels) or (ids is not None and n != len(ids)):
         raise ValueError(f"X has {n} rows; y, and groups if given, must have as many.")
+    if any(_reader(each).on_error == "nan" for each in cases.values()):
+        kept = _readable(reader, X, n)
+        X, labels = take_rows(X, kept), labels[kept]
+        ids = None if ids is None else ids[kept]
+        n = len(kept)
+    classes, codes = _classes(labels)
     folds = list(_folds(cv, codes, ids, seed))
     journal = None
     if directory is not None:
@@ -211,11 +224,13 @@ def compare_backbones(
     for (name, strategy), estimator in cases.items():
         out = np.zeros((n, len(classes)))
         times: list[tuple[float, float]] = []
+        speed = float("nan")
         for number, (train, test) in enumerate(folds):
-            run = _fold_of(estimator, X, labels, train, test)
+            run = _fold_of(estimator, X, labels, train, test, timed=number == 0)
             record = run() if journal is None else journal.recall(estimator, train, test, run)
             out[test] = record["probabilities"]
             times.append((record["fit_time_s"], record["predict_time_s"]))
+            speed = record.get("images_per_s", speed)
             if verbose:
                 print(f"{name}, {strategy}, fold {number + 1} of {cv}: {times[-1][0]:.1f} s")
         probabilities[name, strategy] = out
@@ -223,6 +238,7 @@ def compare_backbones(
             {
                 "backbone": name,
                 "strategy": strategy,
+                "images_per_s": speed,
                 "fit_time_s": float(np.median([each[0] for each in times])),
                 "predict_time_s": float(np.median([each[1] for each in times])),
                 "n_parameters": _n_parameters(named[name]["backbone"]),
@@ -272,29 +288,72 @@ def _estimator(
     return Pipeline([("features", features.set_params(**params)), ("classify", head)])
 
 
+def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"y holds one class only, {classes.tolist()!r}: nothing to tell apart.")
+    return classes, codes
+
+
+def _reader(estimator: Any) -> Any:
+    """The one of a pipeline that reads pictures."""
+    return estimator[0] if isinstance(estimator, Pipeline) else estimator
+
+
+def _readable(reader: Any, X: Any, n: int) -> np.ndarray:
+    """Rows that can be read, for an estimator that would go on without the others."""
+
+    def nothing(batch: Tensor) -> np.ndarray:
+        return np.zeros((len(batch), 1), dtype=np.float32)
+
+    lenient = clone(reader).set_params(on_error="nan")
+    failures = run_pictures(lenient, X, backbone_of(reader).input_spec, nothing, 1).failures
+    if failures:
+        warnings.warn(
+            f"{len(failures)} of {n} rows could not be read and were left out. The first: "
+            f"{failures[0]}",
+            FailedRowsWarning,
+            stacklevel=3,
+        )
+    return np.setdiff1d(np.arange(n), [failure.index for failure in failures])
+
+
 def _folds(cv: int, codes: np.ndarray, groups: np.ndarray | None, seed: int) -> Any:
     kind = StratifiedKFold if groups is None else StratifiedGroupKFold
     return kind(cv, shuffle=True, random_state=seed).split(np.zeros(len(codes)), codes, groups)
 
 
 def _fold_of(
-    estimator: Any, X: Any, y: np.ndarray, train: np.ndarray, test: np.ndarray
+    estimator: Any, X: Any, y: np.ndarray, train: np.ndarray, test: np.ndarray, *, timed: bool
 ) -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
         start = time.perf_counter()
         fitted = clone(estimator).fit(take_rows(X, train), y[train])
         trained = time.perf_counter()
         probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
+        predicted = time.perf_counter()
         missing = sorted(set(np.unique(y)) - set(fitted.classes_))
         if missing:
             raise ValueError(f"A fold trains on no row of {missing!r}; use fewer folds (cv).")
-        return {
+        record = {
             "probabilities": probabilities,
             "fit_time_s": trained - start,
-            "predict_time_s": time.perf_counter() - trained,
+            "predict_time_s": predicted - trained,
         }
+        if timed:
+            record["images_per_s"] = _images_per_s(fitted, take_rows(X, test[:_TIMED]))
+        return record
 
     return run
+
+
+def _images_per_s(fitted: Any, X: Any) -> float:
+    """Speed of predictions for pictures that nothing is stored of."""
+    _reader(fitted).set_params(cache=None)
+    fitted.predict_proba(take_rows(X, np.arange(1)))  # settles the engine
+    start = time.perf_counter()
+    n = len(fitted.predict_proba(X))
+    return n / (time.perf_counter() - start)
 
 
 def _with_scores(found: BackboneComparison) -> pd.DataFrame:

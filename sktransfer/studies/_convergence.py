@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._batches import take_rows
+from sktransfer._splitting import stratified_order
 from sktransfer.backbones import Backbone
 from sktransfer.studies._networks import mean_and_variance, random_like
 from sktransfer.studies._trials import (
@@ -27,6 +28,13 @@ from sktransfer.studies._trials import (
 )
 
 INITS = ("pretrained", "random", "mean_var")
+# All rows are trained on, once: they are as many as the budget says, some of them repeated.
+_ONE_SCHEDULE: dict[str, Any] = {
+    "max_epochs": 1,
+    "validation_fraction": None,
+    "train_split": None,
+    "early_stopping": None,
+}
 _SPLIT, _ORDER, _NET, _FIT, _ROWS = range(5)
 
 
@@ -123,7 +131,8 @@ def convergence_curve(
     estimator : FineTuneClassifier
         Its network, and how it is trained. All stages are; the head is random, without epochs of
         its own, and BatchNorm learns its statistics, from every start alike. ``max_epochs`` does
-        not count, and ``warmup_epochs`` is a share of the budget.
+        not count, no more do early stopping and a validation part, and ``warmup_epochs`` is a
+        share of the budget.
     X : array-like, DataFrame, Series or sequence of pictures, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
@@ -185,7 +194,7 @@ def convergence_curve(
     records = []
     for repeat in range(n_repeats):
         own = derived_seed(seed, repeat)
-        order = _stratified_order(split.y, derived_seed(own, _ORDER))
+        order = stratified_order(split.y, derived_seed(own, _ORDER))
         for init in chosen:
             start = _start(init, network, derived_seed(own, _NET))
             for size in sizes:
@@ -198,7 +207,7 @@ def convergence_curve(
                         split.y[rows],
                         freeze_depth=0,
                         seed=derived_seed(own, _FIT),
-                        max_epochs=1,
+                        **_ONE_SCHEDULE,
                     )
                     records.append(
                         {
@@ -230,18 +239,10 @@ def _size(size: float, n: int) -> int:
     return number
 
 
-def _stratified_order(y: np.ndarray, seed: int) -> np.ndarray:
-    """Rows in an order each beginning of which has the classes in their shares."""
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(y))
-    for label in np.unique(y):
-        rows = np.flatnonzero(y == label)
-        place[rng.permutation(rows)] = (np.arange(len(rows)) + 0.5) / len(rows)
-    return np.argsort(place + rng.uniform(0, 1e-9, len(y)))
-
-
 def _rows(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """``n`` of the rows, all of them once before any comes again."""
+    """``n`` of the rows, all of them once before any comes again; few are the first ones."""
     rng = np.random.default_rng(derived_seed(seed, _ROWS))
+    if n < len(rows):
+        return rng.permutation(rows[:n])
     rounds = [rng.permutation(rows) for _ in range(-(-n // len(rows)))]
     return np.concatenate(rounds)[:n]

@@ -7,7 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from sktransfer.images import ImageSource
 
 # Parameters that change nothing about a result.
 _SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint_every")
+# What the repr of an object shows that has none of its own.
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 
 class Journal:
@@ -41,30 +45,53 @@ class Journal:
             digest.update(source.open(row).digest)
         digest.update(repr(y.tolist()).encode())
         self._data = digest.digest()
+        self._told = False
 
     def recall(
         self, estimator: Any, train: np.ndarray, test: np.ndarray, run: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What ``run`` returned for this fold before, or what it returns now."""
-        path = self._directory / f"{self._key(estimator, train, test)}.json"
+        """What ``run`` returned for this fold before, or what it returns now.
+
+        Where nobody can tell whether a parameter is what it was (a function), it is run and
+        nothing is kept.
+        """
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            record = None  # not there yet, or cut short by whoever wrote it
+            key = self._key(estimator, train, test)
+        except _UntoldError as untold:
+            self._warn(untold.value)
+            return run()
+        path = self._directory / f"{key}.json"
+        record = self._read(path)
         if record is None:
             record = run()
             text = {**record, "probabilities": np.asarray(record["probabilities"]).tolist()}
             self._write(path, json.dumps(text))
         return {**record, "probabilities": np.asarray(record["probabilities"])}
 
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """A record; None if it is not there yet, or was damaged."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if isinstance(record, dict) and "probabilities" in record else None
+
     def _key(self, estimator: Any, train: np.ndarray, test: np.ndarray) -> str:
         digest = hashlib.blake2b(self._data, digest_size=16)
-        for name, value in sorted(estimator.get_params(deep=True).items()):
-            if name.rpartition("__")[2] in _SILENT:
-                continue
-            digest.update(f"{name}={_identity(value)};".encode())
+        digest.update(_identity(estimator).encode())
         digest.update(train.tobytes() + b"|" + test.tobytes())
         return digest.hexdigest()
+
+    def _warn(self, value: Any) -> None:
+        if not self._told:
+            warnings.warn(
+                f"Nothing is kept in {self._directory} of estimators with {value!r}: whether it "
+                "is the same in a later call cannot be told. Give it an attribute fingerprint, a "
+                "str that changes with what it does; as a seed, give a number.",
+                UserWarning,
+                stacklevel=4,
+            )
+        self._told = True
 
     def _write(self, path: Path, text: str) -> None:
         # Whole or not at all: a kill in the middle leaves no half file under the name.
@@ -74,10 +101,37 @@ class Journal:
         os.replace(name, path)
 
 
+class _UntoldError(Exception):
+    """Whether ``value`` is what it was in another process cannot be told."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
+
+
 def _identity(value: Any) -> str:
-    """A value's text, with the digest of a network that was fine-tuned in place of its address."""
-    if isinstance(value, FrozenEstimator) and hasattr(value.estimator, "to_backbone"):
+    """A value's text, equal for what is equal in any process."""
+    if isinstance(value, FrozenEstimator):
+        if not hasattr(value.estimator, "to_backbone"):
+            raise _UntoldError(value)  # what it learned is not among its parameters
         return value.estimator.to_backbone().reference.digest
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        params = value.get_params(deep=False).items()
+        inside = ";".join(f"{k}={_identity(v)}" for k, v in sorted(params) if k not in _SILENT)
+        return f"{type(value).__module__}.{type(value).__qualname__}({inside})"
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(map(_identity, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{k!r}:{_identity(v)}' for k, v in value.items())}}}"
     if isinstance(value, (str, os.PathLike)) and Path(value).is_file():
         return hashlib.blake2b(Path(value).read_bytes(), digest_size=16).hexdigest()
-    return repr(value)
+    if isinstance(value, np.ndarray) and value.dtype != object:  # repr leaves out its middle
+        digest = hashlib.blake2b(np.ascontiguousarray(value).tobytes(), digest_size=16)
+        return f"{value.dtype}{value.shape}{digest.hexdigest()}"
+    own = getattr(value, "fingerprint", None)
+    if isinstance(own, str):
+        return own
+    text = repr(value)
+    if _ADDRESS.search(text):
+        raise _UntoldError(value)
+    return text

@@ -57,6 +57,11 @@ def random_like(backbone: Backbone, seed: int) -> Backbone:
     """The same architecture with random weights, drawn as its publisher draws them.
 
     A network that is not in the catalogue draws as its layers do.
+
+    Raises
+    ------
+    ValueError
+        If it has parameters that no layer can draw: they would stay as they were learned.
     """
     try:
         fresh = load_backbone(backbone.name, weights=None, seed=seed)
@@ -69,11 +74,26 @@ def random_like(backbone: Backbone, seed: int) -> Backbone:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for module in fresh.modules().modules():
-                draw: Any = getattr(module, "reset_parameters", None)
-                if draw is not None:
-                    draw()
+            _draw_again(fresh)
     return _labelled(replace(fresh, classifier=None), f"random {seed}")
+
+
+def _draw_again(backbone: Backbone) -> None:
+    """Have every layer draw its parameters."""
+    left = dict(backbone.modules().named_parameters())
+    for name, module in backbone.modules().named_modules():
+        draw: Any = getattr(module, "reset_parameters", None)
+        # torch's attention has it under a private name.
+        draw = getattr(module, "_reset_parameters", None) if draw is None else draw
+        if draw is not None:
+            draw()
+            left = {k: p for k, p in left.items() if k.rpartition(".")[0] != name}
+    if left:
+        raise ValueError(
+            f"{backbone.name} is not in the catalogue, and no layer knows how to draw "
+            f"{', '.join(sorted(left))} at random: they would stay as they were learned. Give the "
+            "module that holds them a method reset_parameters()."
+        )
 
 
 def first_stages(source: Backbone, n_stages: int, rest: Backbone, label: str) -> Backbone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
@@ -19,12 +20,14 @@ from sktransfer.datasets import load_digit_screening
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.selection import (
     BackboneRankingDisplay,
+    _ranking,
     h_score,
     knn_score,
     leep_score,
     logme_score,
     loo_ridge_score,
     rank_backbones,
+    recommend_strategy,
 )
 
 mpl.use("Agg")
@@ -81,6 +84,7 @@ def test_leep_is_of_the_networks_own_classifier(digits):
     table = rank_backbones(X[:40], y[:40], [extractor], metric="leep", layers=[None, "stem"]).table
     assert table.set_index("layer")["score"].isna().to_dict() == {"stem": True, "embedding": False}
     assert table["imagenet_top1"][0] == 75.1
+    assert table.set_index("layer")["pareto"].to_dict() == {"stem": False, "embedding": True}
     import torch
 
     network = load_backbone("efficientnet_lite0")
@@ -137,6 +141,50 @@ def test_rows_that_cannot_be_read_are_left_out(digits):
     assert ranking.n_images == 120
 
 
+def test_a_budget_for_nearly_all_pictures(digits, monkeypatch):
+    X, y = digits[0], np.arange(120) % 2
+    monkeypatch.setattr(_ranking, "_seconds_per_image", lambda *a: 1.0)
+    options = {"candidates": [small("squeezenet1_1")], "layers": None, "n_resamples": 0}
+    for groups in (None, np.arange(120) // 2):
+        ranking = rank_backbones(X, y, budget_s=119.5, groups=groups, **options)
+        assert ranking.n_images in (118, 119, 120)
+    assert rank_backbones(X, y, budget_s=1e9, **options).n_images == 120
+    for budget in (0, -3, float("nan")):
+        with pytest.raises(ValueError, match="seconds above 0"):
+            rank_backbones(X, y, budget_s=budget, **options)
+
+
+def test_numbers_that_are_not_finite_are_no_unreadable_pictures(digits, monkeypatch):
+    X, y = digits
+    compute = PretrainedFeatureExtractor.fit_transform
+
+    def broken(self, X, y=None):
+        out = compute(self, X, y)
+        out[3] = np.inf
+        return out
+
+    monkeypatch.setattr(PretrainedFeatureExtractor, "fit_transform", broken)
+    with pytest.raises(ValueError, match="squeezenet1_1 gives numbers that are not finite at emb"):
+        rank_backbones(X[:30], y[:30], [small("squeezenet1_1")], layers=None)
+
+
+def test_labels_are_looked_at_before_anything_is_computed():
+    for labels, message in (([1] * 9, "holds one only"), (np.linspace(0, 1, 9), "continuous")):
+        with pytest.raises(ValueError, match=message):
+            rank_backbones([b"nothing"] * 9, labels, ["resnet18"])
+        with pytest.raises(ValueError, match=message):
+            recommend_strategy([b"nothing"] * 9, labels, "resnet18")
+
+
+def test_groups_of_one_class_have_no_interval_and_no_warning(digits):
+    X, y = digits
+    row = rank_backbones(
+        X[:40], y[:40], [small("squeezenet1_1")], layers=None, metric="hscore", groups=y[:40]
+    ).table.iloc[0]
+    assert np.isfinite(row["score"])
+    assert np.isnan(row["low"])
+
+
 @pytest.mark.slow
 def test_default_candidates_are_those_at_hand(digits):
     X, y = digits
@@ -177,6 +225,8 @@ def test_display(digits):
     [
         ({"metric": "accuracy"}, "metric must be one of"),
         ({"metric": []}, "empty list"),
+        ({"metric": ["knn", lambda F, y: 0.0, lambda F, y: 1.0]}, "'<lambda>' is the name"),
+        ({"metric": ["knn", partial(knn_score, n_neighbors=3)]}, "'score' is the name of"),
         ({"candidates": []}, "candidates is empty"),
         ({"candidates": [3.5]}, "named by a str"),
         ({"groups": [1, 2]}, "groups has 2"),

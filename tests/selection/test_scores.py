@@ -89,6 +89,18 @@ def test_regularized_h_score_is_its_definition(shape):
     assert h_score(F, y) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_one_column_is_not_shrunk(seed):
+    """Ledoit and Wolf have nothing to shrink there; rounding decided between 0 and 1."""
+    rng = np.random.default_rng(seed)
+    F = rng.normal(size=(40, 1))
+    y = (F[:, 0] > 0).astype(int)
+    plain = h_score(F, y, regularized=False)
+    correlation = np.corrcoef(F[:, 0], y)[0, 1]
+    assert plain == pytest.approx(correlation**2, abs=1e-12)
+    assert h_score(F, y) == pytest.approx(plain * 40 / 39, abs=1e-12)  # ddof of 1 between classes
+
+
 def test_plain_h_score_says_nothing_when_there_are_more_columns_than_rows():
     rng = np.random.default_rng(0)
     F, y = rng.normal(size=(60, 80)), rng.integers(3, size=60)
@@ -186,6 +198,14 @@ def test_patients_that_repeat_are_not_skill():
     assert knn_score(F, labels, n_neighbors=3) > 0.95
     assert loo_ridge_score(F, labels, groups=patients) < 0.7
     assert knn_score(F, labels, n_neighbors=3, groups=patients) < 0.7
+
+
+def test_leave_one_out_of_features_that_say_nothing_is_below_chance():
+    """As documented: without a row, its class is rarer, and that is all there is to go by."""
+    F, y = np.ones((20, 3)), np.arange(20) % 2
+    assert loo_ridge_score(F, y) == 0
+    refits = cross_val_predict(RidgeClassifier(), F, y, cv=LeaveOneOut())
+    assert np.mean(refits == y) == 0
 
 
 # --- neighbours ----------------------------------------------------------------------------------

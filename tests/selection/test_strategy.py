@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.datasets import load_sample_images
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer.datasets import load_digit_screening
+from sktransfer.images import DicomOptions
 from sktransfer.selection import DomainDistance, Threshold, recommend_strategy
 
 STAGES = ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
@@ -110,6 +114,48 @@ def test_the_search_holds_patients_together(advice):
     assert search.best_params_["freeze_depth"] in (7, "all")
 
 
+@pytest.mark.parametrize("cv", [2, np.int64(2), None])
+def test_folds_of_a_number_hold_patients_together(advice, cv):
+    grouped = replace(advice, grouped=True)
+    assert isinstance(grouped.make_search(cv=cv).cv, StratifiedGroupKFold)
+    assert isinstance(advice.make_search(cv=cv).cv, StratifiedKFold)
+
+
+def test_pictures_are_read_as_the_extractor_reads_them(advice):
+    """Every parameter that both kinds of estimator have, but those of one training."""
+    own = set(advice.extractor.get_params())
+    both = own & set(FineTuneClassifier().get_params()) - {"batch_size", "verbose", "random_state"}
+    assert "dicom" in both
+    extractor = clone(advice.extractor).set_params(
+        dicom=DicomOptions(window=(40, 400)), n_jobs=2, device="cpu"
+    )
+    clf = replace(advice, extractor=extractor).make_estimator()
+    assert clf.dicom is not extractor.dicom
+    assert clf.dicom.window == (40, 400)
+    for name in both - {"dicom"}:
+        assert getattr(clf, name) == getattr(extractor, name), name
+
+
+def test_evidence_of_all_but_one_picture(advice):
+    digits = load_digit_screening()
+    X, y = digits.data[:90], digits.target[:90]
+    patients = np.arange(90) // 2
+    for groups in (None, patients):
+        few = recommend_strategy(
+            X, y, advice.extractor, distance=advice.distance, n_images=89, groups=groups
+        )
+        assert few.quadrant == "small and dissimilar"
+
+
+def test_no_batch_norm_and_nothing_to_compare_with(advice):
+    digits = load_digit_screening()
+    extractor = PretrainedFeatureExtractor(
+        "squeezenet1_1", weights=None, image_size=32, value_range=digits.value_range
+    )
+    with pytest.raises(ValueError, match=r"Give source= to domain_distance.*distance="):
+        recommend_strategy(digits.data[:40], digits.target[:40], extractor)
+
+
 def test_grey_zone_and_borrowed_thresholds_are_told(advice):
     digits = load_digit_screening()
     threshold = Threshold(0.1, 0.4, calibrated=False)
@@ -132,6 +178,8 @@ def test_bad_values(advice):
         recommend_strategy(X, [0, 1] * 4, advice.extractor)
     with pytest.raises(ValueError, match="groups 3"):
         recommend_strategy(X, [0, 1, 0] * 3, advice.extractor, groups=[1, 2, 3])
+    with pytest.raises(ValueError, match="n_images must be"):
+        recommend_strategy(X, [0, 1, 0] * 3, advice.extractor, n_images=1)
     with pytest.raises(ValueError, match="reading must be one of 'extract'"):
         advice.make_estimator("everything")
     with pytest.raises(ValueError, match="reading must be one of"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
@@ -15,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.studies import BackboneComparison, compare_backbones
 
 EXTRACTOR = PretrainedFeatureExtractor(image_size=32, value_range=(0, 16), engine="torch")
@@ -84,6 +88,113 @@ def test_both_strategies_and_taking_it_up_again(digits, tmp_path, monkeypatch):
     before = len(list((tmp_path / "kept").iterdir()))
     compare_backbones(X, y[::-1], backbones=squeeze, strategies="extract", **options)
     assert len(list((tmp_path / "kept").iterdir())) == before + 2
+
+
+def test_damaged_records_are_computed_again(digits, tmp_path):
+    X, y = digits
+    options = {
+        "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 3,
+        "extractor": EXTRACTOR, "directory": tmp_path,
+    }  # fmt: skip
+    first = compare_backbones(X, y, **options)
+    for file, damage in zip(sorted(tmp_path.iterdir()), (b"\xff\xfe", b"{}", b""), strict=True):
+        file.write_bytes(damage)
+    again = compare_backbones(X, y, **options)
+    np.testing.assert_array_equal(
+        again.probabilities["squeeze", "extract"], first.probabilities["squeeze", "extract"]
+    )
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_changes_a_result_is_another_comparison(digits, tmp_path):
+    X, y = digits
+    C = np.linspace(0, 1, 2000)
+
+    def n_files(X=X, y=y, **params):
+        options = {
+            "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 2,
+            "extractor": EXTRACTOR, "directory": tmp_path,
+            "classifier": TellsWhatItIsGiven(C), **params,
+        }  # fmt: skip
+        compare_backbones(X, y, **options)
+        return len(list(tmp_path.iterdir()))
+
+    assert n_files() == 2
+    assert n_files() == 2
+    other = C.copy()
+    other[1000] = 5  # in the middle, which numpy's repr leaves out
+    assert n_files(classifier=TellsWhatItIsGiven(other)) == 4
+    darker = X.copy()
+    darker[7] *= 0.5
+    assert n_files(darker) == 6
+    assert n_files(random_state=3) == 8
+    assert n_files(extractor=clone(EXTRACTOR).set_params(pooling="max")) == 10
+    assert n_files(extractor=clone(EXTRACTOR).set_params(n_jobs=2, cache=None)) == 10
+
+
+class TellsWhatItIsGiven(DummyClassifier):
+    def __init__(self, C=None):
+        super().__init__()
+        self.C = C
+
+
+def test_functions_are_not_told_apart_and_nothing_is_kept(digits, tmp_path):
+    X, y = digits
+    options = {
+        "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 2,
+        "directory": tmp_path,
+    }  # fmt: skip
+
+    def darker(picture):
+        return picture * 0.5
+
+    extractor = clone(EXTRACTOR).set_params(preprocessing=darker)
+    with pytest.warns(UserWarning, match=r"Nothing is kept .*darker.* fingerprint"):
+        compare_backbones(X, y, extractor=extractor, **options)
+    assert not list(tmp_path.iterdir())
+    darker.fingerprint = "darker 1"
+    compare_backbones(X, y, extractor=extractor, **options)
+    assert len(list(tmp_path.iterdir())) == 2
+    darker.fingerprint = "darker 2"
+    compare_backbones(X, y, extractor=extractor, **options)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("strategy", ["extract", "finetune"])
+def test_pictures_that_cannot_be_read_are_no_predictions(digits, strategy):
+    X, y = digits
+    rows = [*X[:40], b"no picture", *X[40:]]
+    labels, patients = np.insert(y, 40, "high"), np.arange(91) // 2
+    options = {
+        "backbones": {"squeeze": NETS["squeeze"]}, "strategies": strategy, "cv": 2,
+        "extractor": clone(EXTRACTOR).set_params(on_error="nan"),
+        "finetune": clone(FINETUNE).set_params(on_error="nan"),
+    }  # fmt: skip
+    with pytest.warns(FailedRowsWarning, match="1 of 91 rows .* left out"):
+        found = compare_backbones(rows, labels, groups=patients, **options)
+    assert np.array_equal(found.y, y)
+    assert np.array_equal(found.groups, np.delete(patients, 40))
+    probabilities = found.probabilities["squeeze", strategy]
+    assert probabilities.shape == (90, 2)
+    assert np.isfinite(probabilities).all()
+    predicted = found.classes[probabilities.argmax(1)]
+    assert found.table["accuracy"][0] == np.mean(predicted == y)
+    with pytest.raises(ImageDecodeError, match="row"):
+        compare_backbones(rows, labels, **{**options, "extractor": EXTRACTOR, "finetune": FINETUNE})
+
+
+def test_speed_is_of_pictures_that_nothing_is_stored_of(digits):
+    X, y = digits
+    options = {"backbones": {"a": NETS["resnet"]}, "strategies": "extract", "cv": 2}
+    big = clone(EXTRACTOR).set_params(image_size=96)
+    compare_backbones(X, y, extractor=big, **options)
+    table = compare_backbones(X, y, extractor=big, **options).table
+    once = time.perf_counter()
+    clone(big).set_params(backbone="resnet18", weights=None, cache=None).fit_transform(X)
+    speed = 90 / (time.perf_counter() - once)
+    row = table.iloc[0]
+    assert row["images_per_s"] < 4 * speed
+    assert row["images_per_s"] < 0.5 * 45 / row["predict_time_s"]
 
 
 def test_groups_are_not_divided_and_are_resampled_whole(digits):

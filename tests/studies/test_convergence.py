@@ -9,8 +9,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 
+from sktransfer import FineTuneClassifier
 from sktransfer.studies import ConvergenceCurve, ConvergenceDisplay, convergence_curve
-from sktransfer.studies._convergence import _rows, _stratified_order
+from sktransfer.studies._convergence import _rows
 from tests.studies.conftest import halves
 
 mpl.use("Agg")
@@ -49,12 +50,24 @@ def test_every_picture_once_before_any_again():
     assert len(set(_rows(np.arange(100), 30, seed=0))) == 30
 
 
-def test_smaller_sets_are_stratified_parts_of_larger_ones():
-    y = np.repeat([0, 1], [90, 30])
-    order = _stratified_order(y, 0)
-    assert sorted(order) == list(range(120))
-    for n in (20, 40, 80):
-        assert abs(y[order[:n]].mean() - 0.25) <= 1 / n
+def test_few_steps_see_every_class(classifier, monkeypatch):
+    """Two batches of four, and one picture in thirty of the rare class."""
+    seen = []
+    fit = FineTuneClassifier.fit
+
+    def spy(self, X, y, **rest):
+        seen.append(np.asarray(y))
+        fitted = fit(self, X, y, **rest)
+        assert len(fitted.history[0]["batches"]) == 2
+        return fitted
+
+    monkeypatch.setattr(FineTuneClassifier, "fit", spy)
+    X = np.random.default_rng(0).integers(0, 256, (120, 8, 8), dtype=np.uint8)
+    y = np.where(np.arange(120) % 30, "many", "few")
+    clf = classifier(side=16, batch_size=4, validation_fraction=0.25, early_stopping=1)
+    convergence_curve(clf, X, y, budgets=[2], inits=["random"], n_repeats=3, scoring="roc_auc")
+    assert [len(each) for each in seen] == [8] * 3
+    assert all(set(each) == {"few", "many"} for each in seen)
 
 
 def curve_of(gaps):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
+from sktransfer.backbones import Stage
 from sktransfer.studies import TransferCurve, TransferCurveDisplay, transfer_curve
 from sktransfer.studies._networks import (
     first_stages,
@@ -64,6 +68,40 @@ def test_random_networks_are_drawn_from_their_seed_and_leave_others_alone():
     named = random_like(random_like(_resnet(), 1), 2)
     assert named.name == "resnet18"
     assert named.reference.digest != random_like(named, 1).reference.digest
+
+
+class Tokens(nn.Module):
+    """Attention with a learned token before the others, as in transformers."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.full((1, 1, 8), 5.0))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        with torch.no_grad():
+            self.attention.in_proj_weight.fill_(7.0)
+
+    def forward(self, x):
+        x = torch.cat([self.token.expand(len(x), -1, -1), x.flatten(2).mT], dim=1)
+        return self.attention(x, x, x)[0][:, 0]
+
+
+class TokensThatAreDrawn(Tokens):
+    def reset_parameters(self):
+        nn.init.normal_(self.token, std=0.02)
+
+
+def test_nothing_learned_is_left_in_a_random_network():
+    def network(kind):
+        small = small_network(1)
+        stage = Stage("tokens", kind(), "NC")
+        front = replace(small.stages[0], module=nn.Conv2d(3, 8, 4, stride=4))
+        return replace(small, stages=(front, stage), n_features=8)
+
+    with pytest.raises(ValueError, match=r"no layer knows how to draw stage1.token at random"):
+        random_like(network(Tokens), 0)
+    drawn = tensors(random_like(network(TokensThatAreDrawn), 0))
+    assert drawn["stage1.token"].abs().max() < 1
+    assert drawn["stage1.attention.in_proj_weight"].abs().max() < 1
 
 
 def _resnet():
