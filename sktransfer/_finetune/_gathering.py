@@ -13,7 +13,7 @@ import numpy as np
 
 from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._datasets import ActivationRows, LabelledRows, PictureRows, ViewOrder
-from sktransfer._finetune._keeping import Activations, Budget, keep, unreadable
+from sktransfer._finetune._keeping import Activations, Budget, Place, keep, unreadable
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.images import ImageSource, PictureViews
 
@@ -107,7 +107,11 @@ def gather(
             found.failures = unreadable(pictures, prefix)
         return found
     n = len(pictures) + (0 if views is None else len(views))
-    place = budget.place(n * prefix.n_bytes)
+    storable = prefix.storable and (views is None or views.lasting)
+    place = budget.place(n * prefix.n_bytes, storable=storable)
+    if place is Place.STORE:
+        budget = budget.where_it_works()
+        place = budget.place(n * prefix.n_bytes, storable=storable)
     budget.tell(place, prefix, n)
 
     def kept(source: ImageSource) -> Activations:

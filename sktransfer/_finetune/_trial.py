@@ -122,7 +122,10 @@ class Trial:
 
     def place(self, n: int) -> Place:
         """Where a fit on ``n`` pictures keeps activations."""
-        return self.clf._budget.place(n * self.prefix.n_bytes)
+        storable = self.prefix.storable
+        if self.n_views:
+            storable &= resolve_augmentation(self.clf.augmentation).fingerprint is not None
+        return self.clf._budget.place(n * self.prefix.n_bytes, storable=storable)
 
     @property
     def memory_bytes(self) -> int:

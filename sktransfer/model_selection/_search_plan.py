@@ -62,8 +62,10 @@ class SearchPlan:
     def prefetch(self, *, progress: bool = False) -> SearchPlan:
         """Bring all pictures to all cuts that the search needs, in one pass over the pictures.
 
-        The search then runs no frozen part. What is in the store already is not run again, and an
-        interrupted call goes on where it was. Pictures that cannot be read are left to the search.
+        The search then runs no frozen part; with worker processes (``n_jobs=2``), which do not see
+        this one's memory, only if ``cache`` is a directory. What is in the store already is not run
+        again, and an interrupted call goes on where it was. Pictures that cannot be read are left
+        to the search.
 
         Parameters
         ----------
