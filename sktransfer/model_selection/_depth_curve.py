@@ -164,7 +164,8 @@ def curve_of_search(
     Parameters
     ----------
     search : GridSearchCV or its like, fitted
-        Where it went over other parameters too, the best candidate of each depth is taken.
+        Where it went over other parameters too, the best candidate of each depth is taken; after
+        halving, of those that were given most rows.
     confidence_level : float, default=0.95
     test_to_train : float or None, default=None
         Rows of a test part for each row of a training part. None: that of k folds.

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,17 @@ def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
     assert again._prefix.dtype == np.float16
     apart = np.abs(again.predict_proba(X) - exact).max()
     assert 0 < apart < 2e-4
+
+
+@pytest.mark.parametrize("activation_dtype", ["float16", "float32"])
+def test_double_precision_from_fewer_bits(small, fresh, activation_dtype):
+    X, y = fresh
+    settings = {"precision": "float64", "freeze_depth": -2, "optimizer": "sgd"}
+    exact = small(**settings).fit(X, y)
+    clf = small(**settings, activation_dtype=activation_dtype).fit(X, y)
+    assert clf._prefix.dtype == activation_dtype
+    apart = np.abs(clf.predict_proba(X) - exact.predict_proba(X)).max()
+    assert 0 < apart < {"float16": 2e-2, "float32": 1e-5}[activation_dtype]
 
 
 def test_half_the_bytes(small, fresh):
@@ -455,6 +467,35 @@ def test_views_run_once_whatever_the_epochs_and_folds(small, fresh, counted, fre
     assert counted.n == n * (1 + n_views)
     GridSearchCV(clf, {"lr": [1e-4, 1e-3]}, cv=3).fit(*fresh)
     assert counted.n == n * (1 + n_views)
+
+
+@pytest.mark.parametrize("place", [{}, PLACES["file"]])
+def test_rows_held_out_have_no_views(small, fresh, counted, place):
+    X, y = fresh
+    settings = {"augmentation": "light", "augment_views": 3, "validation_fraction": 0.25}
+    with pytest.warns(ActivationBudgetWarning) if place else nullcontext():
+        clf = small(preprocessing=counted, cache=False, **settings, **place).fit(X, y)
+    assert len(clf.valid_indices_) == 10
+    assert counted.n == len(X) + 3 * 30
+
+
+def test_views_show_the_pictures_of_their_rows(small, task):
+    """A draw that changes nothing: as if nothing were drawn, in the same batches."""
+    X, y = task
+    rows = [b"no picture", *X]
+    labels = np.insert(y, 0, 1)
+    settings = {"validation_fraction": 0.25, "on_error": "nan", "optimizer": "sgd", "lr": 0.05}
+    with pytest.warns(FailedRowsWarning):
+        plain = small(**settings).fit(rows, labels)
+    with pytest.warns(FailedRowsWarning):
+        clf = small(augmentation=as_it_is, augment_views=2, **settings).fit(rows, labels)
+    assert np.array_equal(clf.train_indices_, plain.train_indices_)
+    for name, tensor in learned(clf).items():
+        torch.testing.assert_close(tensor, learned(plain)[name], atol=1e-4, rtol=1e-4)
+
+
+def as_it_is(picture):
+    return picture
 
 
 def test_views_decide_what_is_learned(small, fresh):

@@ -48,6 +48,10 @@ def small(**parameters):
     return FineTuneClassifier("squeezenet1_1", **settings)
 
 
+def unnamed(picture):
+    return picture.resize((32, 32))
+
+
 def ran(counted, clf, grid, X, y, cv, **settings):
     """Pictures that a search prepares."""
     before = counted.n
@@ -101,7 +105,7 @@ def test_bytes_are_those_the_store_takes(fresh):
     GridSearchCV(clf, grid, cv=3).fit(X, y)
     info = cache_info()
     assert plan.total_bytes == info.n_bytes - 300 * info.n_rows
-    assert plan.store_needed == plan.total_bytes
+    assert plan.store_needed == info.n_bytes
     assert plan.fits
 
 
@@ -207,6 +211,30 @@ def test_a_fit_larger_than_memory_holds_is_foretold(fresh, counted, monkeypatch)
         done = ran(counted, clf, grid, X, y, 3)
     assert plan.table["n_runs"].sum() == done > 2 * N
     assert not plan.fits
+
+
+def test_keys_count_where_there_is_just_no_room(fresh, monkeypatch):
+    X, y = fresh
+    clear_cache()
+    plan = plan_search(small(), {"freeze_depth": ["all", -1]}, X, 3, y=y)
+    monkeypatch.setattr(MEMORY_STORE, "max_bytes", plan.total_bytes + 100)
+    plan = plan_search(small(), {"freeze_depth": ["all", -1]}, X, 3, y=y)
+    assert not plan.fits
+    with pytest.raises(ValueError, match="store may hold"):
+        plan.prefetch()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"cache": False}, {"preprocessing": unnamed}, {"random_state": None}],
+    ids=["no store", "no name", "no seed"],
+)
+def test_what_nobody_keeps_is_not_prefetched(fresh, settings):
+    X, y = fresh
+    plan = plan_search(small(**settings), {"freeze_depth": ["all"]}, X, 3, y=y)
+    with pytest.raises(ValueError, match="Nothing that the search runs can be kept"):
+        plan.prefetch()
+    plan_search(small(**settings), {"freeze_depth": [0]}, X, 3, y=y).prefetch()
 
 
 def test_nothing_is_left_behind(fresh, tmp_path):
