@@ -11,14 +11,12 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from sktransfer._colours import colour, marker
 from sktransfer._config import import_optional
 from sktransfer.images import ImageSource, Picture
 from sktransfer.inspection._pictures import as_shown, pictures_of, small
 from sktransfer.inspection._scores import new_axes
 
-# Told apart with every kind of colour vision (Okabe & Ito, 2008), and by their markers.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 _PERPLEXITY = 30.0
 
 
@@ -218,8 +216,8 @@ class EmbeddingDisplay:
         for number, label in enumerate(classes):
             own = np.ones(len(self.points), bool) if label is None else self.y == label
             settings = {
-                "color": _COLOURS[number % len(_COLOURS)],
-                "marker": _MARKERS[number % len(_MARKERS)],
+                "color": colour(number),
+                "marker": marker(number),
                 "s": 22,
                 "linewidths": 0,
                 "label": None if label is None else str(label),
@@ -261,10 +259,10 @@ class EmbeddingDisplay:
                 continue
             values = as_shown(picture)
             image = boxes.OffsetImage(values, zoom=size / max(values.shape[:2]))
-            colour = "0.6"
+            edge = "0.6"
             if classes is not None and self.y is not None:
                 number = int(np.searchsorted(classes, self.y[place]))
-                colour = _COLOURS[number % len(_COLOURS)]
+                edge = colour(number)
             wrong = False
             if self.y is not None and self.y_pred is not None:
                 wrong = bool(self.y[place] != self.y_pred[place])
@@ -274,7 +272,7 @@ class EmbeddingDisplay:
                     self.points[place],
                     pad=0.12,
                     bboxprops={
-                        "edgecolor": "black" if wrong else colour,
+                        "edgecolor": "black" if wrong else edge,
                         "linewidth": 3.0 if wrong else 1.5,
                     },
                 )
