@@ -165,7 +165,8 @@ def embedding() -> Any:
         names[y],
         y_pred=names[probe().predict(X)],
         thumbnails=True,
-        thumbnail_size=22,
+        thumbnail_size=26,
+        overlap=False,
         ax=ax,
     ).figure_
 
