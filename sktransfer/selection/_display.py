@@ -110,11 +110,14 @@ class BackboneRankingDisplay:
             ax.annotate(
                 row["layer"],
                 (row["images_per_s"], row["score"]),
-                xytext=(6, 6),
+                xytext=(3, 6),
                 textcoords="offset points",
+                rotation=40,  # so that neighbours do not write over each other
+                rotation_mode="anchor",
                 fontsize="x-small",
             )
         ax.set_xscale("log")
+        ax.margins(0.08)
         ax.set_xlabel("pictures per second")
         ax.set_ylabel(self.metric)
         ax.legend(fontsize="small")
