@@ -22,7 +22,7 @@ from sktransfer.metrics import (
 )
 
 # Esteva et al. (2017) have experts red and their mean green, which many cannot tell apart.
-_READER, _MEAN = "#E69F00", "#D55E00"
+_READER, _MEAN = "#D55E00", "#5D3A9B"
 
 
 class Reader(NamedTuple):
