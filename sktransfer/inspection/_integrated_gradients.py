@@ -12,6 +12,9 @@ from sktransfer._config import import_optional
 from sktransfer.inspection._routes import Route, route_of
 from sktransfer.inspection._targets import Explain, explained
 
+# Points of a small batch that go through the network together.
+_AT_ONCE = 16
+
 
 def integrated_gradients(
     estimator: Any,
@@ -110,8 +113,8 @@ def integrated_explainer(*, baseline: float | str = 0.0, n_steps: int = 50) -> E
             _empty(route, batch, baseline),
             additional_forward_args=(codes,),
             n_steps=n_steps,
-            # The points of one row are as many rows: no more of them at once than there are rows.
-            internal_batch_size=len(batch),
+            # Each point of a row is a row of its own.
+            internal_batch_size=max(len(batch), _AT_ONCE),
         )
         return found.detach().to(batch.dtype)
 

@@ -105,7 +105,6 @@ class Difference(torch.nn.Module):
 def close(found, expected):
     expected = np.asarray(expected)
     assert found.shape == expected.shape
-    assert np.abs(expected).max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -146,14 +145,17 @@ def test_integrated_gradients_are_those_of_the_whole_network(resnet):
     close(found, total * (batch - black))
 
 
-@pytest.mark.parametrize("model", ["pipe", "tuned"])
-@pytest.mark.parametrize(("baseline", "grey"), [(0.0, 0), (1.0, 255), (0.4, 102)])
-def test_shares_add_up_to_the_score(model, baseline, grey, request):
-    estimator = request.getfixturevalue(model)
-    shares = integrated_gradients(estimator, X[:2], [1, 1], baseline=baseline, n_steps=300)
+@pytest.mark.parametrize(("baseline", "grey"), [(0.0, 0), (0.4, 102)])
+def test_shares_add_up_to_the_score(baseline, grey):
+    """Of a network without kinks, the sum over points on the way is the integral."""
+    feat = PretrainedFeatureExtractor(
+        "efficientnet_b0", weights=None, **{**SETTINGS, "image_size": 32}
+    )
+    pipe = make_pipeline(feat, LogisticRegression()).fit(X, y)
+    shares = integrated_gradients(pipe, X[:1], [1], baseline=baseline, n_steps=32)
     empty = np.full_like(X[:1], grey)
-    expected = estimator.decision_function(X[:2]) - estimator.decision_function(empty)
-    np.testing.assert_allclose(shares.sum((1, 2, 3)), expected, rtol=0.03)
+    expected = pipe.decision_function(X[:1]) - pipe.decision_function(empty)
+    np.testing.assert_allclose(shares.sum((1, 2, 3)), expected, rtol=1e-4)
 
 
 def test_the_mean_as_a_baseline(pipe):
@@ -162,25 +164,30 @@ def test_the_mean_as_a_baseline(pipe):
     assert np.abs(integrated_gradients(pipe, flat, n_steps=2)).max() > 1e-6
 
 
-@pytest.mark.parametrize("layer", [None, "layer2", -4, "stem"])
+@pytest.mark.parametrize("layer", [None, "layer2", -4, "maxpool"])
 def test_grad_cam_is_that_of_the_whole_network(resnet, layer):
     pipe, network = resnet
     module = {None: network.layer4, "layer2": network.layer2, -4: network.layer1}
     own = module.get(layer, network.maxpool)
-    expected = cam_written_out(network, own, normalised(X[:3]))
-    close(grad_cam(pipe, X[:3], [1, 1, 1], layer=layer, batch_size=2), expected)
-    expected = cam_written_out(network, own, normalised(X[:3]), sign=-1)
-    close(grad_cam(pipe, X[:3], [0, 0, 0], layer=layer), expected)
+    batch = normalised(X[:3])
+    for_one, for_zero = (cam_written_out(network, own, batch, sign) for sign in (1, -1))
+    assert max(for_one.max(), for_zero.max()) > 0
+    close(grad_cam(pipe, X[:3], [1, 1, 1], layer=layer, batch_size=2), for_one)
+    close(grad_cam(pipe, X[:3], [0, 0, 0], layer=layer), for_zero)
 
 
 def test_grad_cam_where_something_else_follows_the_map(tmp_path):
     """A ReLU in place after DenseNet's last block; a dense layer after MobileNetV3's."""
     pipe, network = pipeline_and_network(tmp_path, "densenet121", "classifier")
-    expected = cam_written_out(network, network.features.denseblock4, normalised(X[:2]))
-    close(grad_cam(pipe, X[:2], [1, 1], layer="denseblock4"), expected)
+    block = network.features.denseblock4
+    labels = [1, 0, 1]
+    both = [cam_written_out(network, block, normalised(X[:3]), sign) for sign in (-1, 1)]
+    expected = [both[label][row] for row, label in enumerate(labels)]
+    assert np.max(expected) > 0
+    close(grad_cam(pipe, X[:3], labels, layer="denseblock4"), expected)
     feat = PretrainedFeatureExtractor("mobilenet_v3_small", weights=None, **SETTINGS)
     other = make_pipeline(feat, StandardScaler(), LogisticRegression()).fit(X, y)
-    assert grad_cam(other, X[:2], [1, 1]).max() > 0
+    assert max(grad_cam(other, X[:3], [label] * 3).max() for label in (0, 1)) > 0
     with pytest.raises(ValueError, match=r"'classifier\.1' of mobilenet_v3_small gives one vector"):
         grad_cam(other, X[:2], layer="classifier.1")
 

@@ -19,7 +19,7 @@ from sktransfer.inspection import saliency_randomization_test
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 255, (16, 32, 32), np.uint8)
 y = np.arange(16) % 3
-STAGES = ["classifier", "layer4", "layer3", "layer2", "layer1", "stem"]
+STAGES = ["classifier", "layer4", "layer3", "layer2", "layer1", "maxpool"]
 
 
 @pytest.fixture(scope="module")
