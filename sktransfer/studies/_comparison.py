@@ -23,7 +23,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from sktransfer._base import seed_from
-from sktransfer._batches import backbone_of, count_rows, run_pictures, take_rows
+from sktransfer._batches import backbone_of, count_rows, rows_of, run_pictures, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._held_out import middle, resamples, score_held_out
@@ -328,9 +328,11 @@ def _fold_of(
 ) -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
         start = time.perf_counter()
-        fitted = clone(estimator).fit(take_rows(X, train), y[train])
+        with rows_of(train):
+            fitted = clone(estimator).fit(take_rows(X, train), y[train])
         trained = time.perf_counter()
-        probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
+        with rows_of(test):
+            probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
         predicted = time.perf_counter()
         missing = sorted(set(np.unique(y)) - set(fitted.classes_))
         if missing:

@@ -114,6 +114,7 @@ def test_display():
     [
         ({"inits": ["zeros"]}, "inits must be some of"),
         ({"budgets": [0]}, "numbers of steps"),
+        ({"budgets": [1.9]}, "numbers of steps"),
         ({"train_sizes": [500]}, "up to 30"),
         ({"n_repeats": 0}, "n_repeats"),
     ],
