@@ -148,7 +148,8 @@ def test_recalibration_weighs_pictures_alike_whatever_the_last_batch(classifier,
     """Maps of one pixel: a picture that is left over has no variance of its own."""
     X = np.random.default_rng(0).integers(0, 256, (n, 4, 4), dtype=np.uint8)
     X[32:] //= 4
-    own = recalibrated(random_like(small_network(2, side=4), 5), classifier(side=4), X)
+    pictures, clf = X[..., None], classifier(side=4)
+    own = recalibrated(random_like(small_network(2, side=4), 5), clf, pictures)
     x = (torch.from_numpy(X.astype(np.float32) / 255)[:, None].expand(-1, 3, -1, -1) - 0.13) / 0.31
     with torch.no_grad():
         inner = own.stages[0].module[0](x)
