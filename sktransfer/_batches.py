@@ -5,7 +5,8 @@ It must not know what the module computes, nor what is done with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from sktransfer._base import ImageInputMixin, n_decoding_threads, resolve_device, seed_from
 from sktransfer._persistence import request_source
 from sktransfer.backbones import Backbone, InputSpec
+from sktransfer.exceptions import ImageDecodeError
 from sktransfer.frozen import Job, Outcome, run
 
 
@@ -24,6 +26,21 @@ def take_rows(X: Any, rows: np.ndarray) -> Any:
     if isinstance(X, torch.Tensor):
         return X[torch.from_numpy(np.asarray(rows))]
     return _safe_indexing(X, rows)
+
+
+@contextmanager
+def rows_of(rows: np.ndarray | None) -> Iterator[None]:
+    """Within, a row that cannot be read is named by its place in the whole, of which ``rows`` are.
+
+    None: what is read is the whole.
+    """
+    try:
+        yield
+    except ImageDecodeError as error:
+        if rows is None or error.index is None:
+            raise
+        place = int(rows[error.index])
+        raise ImageDecodeError(error.reason, place, error.source) from error
 
 
 def count_rows(estimator: ImageInputMixin, X: Any) -> int:

@@ -28,8 +28,8 @@ class Threshold:
     value : float
         Between the two, in the middle on a logarithmic scale.
     calibrated : bool
-        Whether it was measured with these very weights. If not, it is that of EfficientNet-Lite0,
-        for want of a better one.
+        Whether it was measured with these very weights. If not, it is that of EfficientNet-Lite0
+        (of SqueezeNet, where embeddings are compared), for want of a better one.
     """
 
     similar_below: float
@@ -54,7 +54,7 @@ def _records() -> dict[str, Any]:
 
 
 def threshold_for(digest: str, statistic: str) -> Threshold:
-    """The threshold of a network by its digest, or that of EfficientNet-Lite0.
+    """The threshold of a network by its digest, or that of the network that stands for all others.
 
     Parameters
     ----------

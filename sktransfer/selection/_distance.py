@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.utils import check_random_state
 
 from sktransfer._base import resolve_device
-from sktransfer._batches import backbone_of, count_rows, run_pictures, take_rows
+from sktransfer._batches import backbone_of, count_rows, rows_of, run_pictures, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.selection._batch_norm import (
@@ -160,25 +160,22 @@ def domain_distance(
     extractor = as_extractor(backbone)
     if n_images is not None and n_images < 2:
         raise ValueError(f"n_images must be at least 2 (a spread is measured); got {n_images!r}.")
-    X = _sample(extractor, X, n_images, random_state)
+    X, taken = _sample(extractor, X, n_images, random_state)
     network = backbone_of(extractor)
     layers = norm_layers(network)
     if source is None and layers:
         device = resolve_device(extractor.device, "float32")
         network.modules().to(device).eval()
         recorder = MomentRecorder(network, layers, device)
-        outcome = run_pictures(extractor, X, network.input_spec, recorder, recorder.width)
+        with rows_of(taken):
+            outcome = run_pictures(extractor, X, network.input_spec, recorder, recorder.width)
         rows = _readable(outcome.rows, outcome.failures)
         profile = batch_norm_profile(rows, layers, correction=correction)
         statistic = "batch_norm"
     else:
-        rows, profile = _of_embeddings(
-            extractor,
-            X,
-            None if source is None else _sample(extractor, source, n_images, random_state),
-            network.reference,
-            correction,
-        )
+        if source is not None:
+            source = _sample(extractor, source, n_images, random_state)
+        rows, profile = _of_embeddings(extractor, X, taken, source, network.reference, correction)
         statistic = "embedding"
     return DomainDistance(
         distance=float(profile["distance"].mean()),
@@ -190,13 +187,17 @@ def domain_distance(
     )
 
 
-def _sample(extractor: PretrainedFeatureExtractor, X: Any, n_images: int | None, state: Any) -> Any:
+def _sample(
+    extractor: PretrainedFeatureExtractor, X: Any, n_images: int | None, state: Any
+) -> tuple[Any, np.ndarray | None]:
+    """Some of the pictures and which rows they are; all of them and None if they are few."""
     n = count_rows(extractor, X)
     if n < 2:
         raise ValueError(f"A distance needs at least 2 pictures (a spread is measured); got {n}.")
     if n_images is None or n <= n_images:
-        return X
-    return take_rows(X, np.sort(check_random_state(state).permutation(n)[:n_images]))
+        return X, None
+    rows = np.sort(check_random_state(state).permutation(n)[:n_images])
+    return take_rows(X, rows), rows
 
 
 def _readable(rows: np.ndarray, failures: list[ImageDecodeError]) -> np.ndarray:
@@ -214,20 +215,22 @@ def _readable(rows: np.ndarray, failures: list[ImageDecodeError]) -> np.ndarray:
 def _of_embeddings(
     extractor: PretrainedFeatureExtractor,
     X: Any,
-    source: Any,
+    taken: np.ndarray | None,
+    source: tuple[Any, np.ndarray | None] | None,
     reference: Any,
     correction: bool,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """The same formula on the embedding alone."""
     extractor.set_params(layer=None, pooling="avg")
 
-    def embed(pictures: Any) -> np.ndarray:
-        rows = np.asarray(extractor.fit_transform(pictures))
+    def embed(pictures: Any, taken: np.ndarray | None) -> np.ndarray:
+        with rows_of(taken):
+            rows = np.asarray(extractor.fit_transform(pictures))
         failed = extractor.failed_rows_
         return _readable(rows, [ImageDecodeError(*r) for r in failed[["reason", "row"]].to_numpy()])
 
     if source is not None:
-        reference_rows = embed(source)
+        reference_rows = embed(*source)
         mean, variance, n = reference_rows.mean(0), reference_rows.var(0), len(reference_rows)
     else:
         stored = stored_statistics(reference.digest)
@@ -239,7 +242,7 @@ def _of_embeddings(
                 "weights). recommend_strategy takes what comes out as distance=."
             )
         mean, variance, n = stored
-    rows = embed(X)
+    rows = embed(X, taken)
     # A unit that was never active on the source has no scale to measure by.
     used = variance > 1e-6 * variance.mean()
     rows, mean, variance = rows[:, used], mean[used], variance[used]

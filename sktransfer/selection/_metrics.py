@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,14 +131,29 @@ METRICS: dict[str, Callable[..., Scored]] = {
 }
 
 
-def metric_named(metric: Any) -> tuple[str, Callable[..., Scored]]:
-    """Name and function of a metric.
+def metrics_named(metric: Any, columns: Collection[str]) -> list[tuple[str, Callable[..., Scored]]]:
+    """Names and functions of one metric or of a list of them.
 
     Raises
     ------
     ValueError
-        If there is no such metric.
+        If one does not exist, or would share the name of its column with another or with one of
+        the ``columns`` there are.
     """
+    metrics = [_metric_named(each) for each in (metric if isinstance(metric, list) else [metric])]
+    if not metrics:
+        raise ValueError(f"metric is an empty list; name one of {', '.join(METRICS)}.")
+    names = [name for name, _ in metrics]
+    taken = [name for name in names[1:] if name in columns or names.count(name) > 1]
+    if taken:
+        raise ValueError(
+            f"Every metric but the first has a column of its name, and {taken[0]!r} is the name of "
+            "another one. Give functions names of their own (def, or their __name__)."
+        )
+    return metrics
+
+
+def _metric_named(metric: Any) -> tuple[str, Callable[..., Scored]]:
     if isinstance(metric, str) and metric in METRICS:
         return metric, METRICS[metric]
     if callable(metric):

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._base import seed_from
-from sktransfer._batches import count_rows, take_rows
+from sktransfer._batches import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._splitting import stratified_part
 from sktransfer.backbones import describe_backbone, list_backbones
@@ -29,7 +29,7 @@ from sktransfer.selection._extractors import (
     stage_names,
 )
 from sktransfer.selection._features import LabelledFeatures, check_labelled, check_labels
-from sktransfer.selection._metrics import METRICS, Scored, Setting, metric_named
+from sktransfer.selection._metrics import Scored, Setting, metrics_named
 
 EMBEDDING = "embedding"
 # Of the pictures, the share that the speed is measured on, in numbers between these.
@@ -174,7 +174,7 @@ def rank_backbones(
     'efficientnet_lite0'
     """
     named = _candidates(candidates)
-    metrics = _metrics(metric)
+    metrics = metrics_named(metric, _COLUMNS)
     if n_resamples < 0:
         raise ValueError(f"n_resamples must be 0 or more; got {n_resamples!r}.")
     setting = Setting(scoring, n_resamples, seed_from(random_state))
@@ -197,7 +197,8 @@ def rank_backbones(
     values: list[np.ndarray | None] = []
     used = 0
     for name, extractor in named.items():
-        F = np.asarray(extractor.fit_transform(chosen))
+        with rows_of(rows):
+            F = np.asarray(extractor.fit_transform(chosen))
         read = np.ones(len(F), dtype=bool)
         read[extractor.failed_rows_["row"].to_numpy(dtype=int)] = False
         used = int(read.sum())
@@ -222,21 +223,6 @@ def rank_backbones(
     table["pareto"] = _pareto(table["score"].to_numpy(), table["images_per_s"].to_numpy())
     table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
     return BackboneRanking(table, metrics[0][0], used, named)
-
-
-def _metrics(metric: Any) -> list[tuple[str, Any]]:
-    """Names and functions; each has a column of its name, so no two may share one."""
-    metrics = [metric_named(each) for each in (metric if isinstance(metric, list) else [metric])]
-    if not metrics:
-        raise ValueError(f"metric is an empty list; name one of {', '.join(METRICS)}.")
-    names = [name for name, _ in metrics]
-    taken = [name for name in names[1:] if name in _COLUMNS or names.count(name) > 1]
-    if taken:
-        raise ValueError(
-            f"Every metric but the first has a column of its name, and {taken[0]!r} is the name of "
-            "another one. Give functions names of their own (def, or their __name__)."
-        )
-    return metrics
 
 
 def _candidates(candidates: Any) -> dict[str, PretrainedFeatureExtractor]:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._base import seed_from
-from sktransfer._batches import count_rows, take_rows
+from sktransfer._batches import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._splitting import stratified_part
@@ -293,14 +293,15 @@ def recommend_strategy(
     rows = np.arange(n)
     if n > n_images:
         rows = stratified_part(labels, n_images, groups=ids, random_state=seed)
-    ranking = rank_backbones(
-        X if len(rows) == n else take_rows(X, rows),
-        labels[rows],
-        [extractor],
-        scoring=scoring,
-        groups=None if ids is None else ids[rows],
-        random_state=seed,
-    )
+    with rows_of(rows):
+        ranking = rank_backbones(
+            X if len(rows) == n else take_rows(X, rows),
+            labels[rows],
+            [extractor],
+            scoring=scoring,
+            groups=None if ids is None else ids[rows],
+            random_state=seed,
+        )
     evidence = _in_order(ranking.table, extractor, X)
     size = "large" if per_class >= LARGE else "small"
     side = "similar" if distance.similar else "dissimilar"

@@ -19,11 +19,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from sktransfer._base import seed_from
-from sktransfer._batches import backbone_of, count_rows, run_pictures, take_rows
+from sktransfer._batches import backbone_of, count_rows, rows_of, run_pictures, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._held_out import middle, resamples, score_held_out
@@ -216,6 +217,13 @@ def compare_backbones(
         n = len(kept)
     classes, codes = _classes(labels)
     folds = list(_folds(cv, codes, ids, seed))
+    for train, _ in folds:
+        missing = np.setdiff1d(classes, labels[train]).tolist()
+        if missing:
+            raise ValueError(
+                f"A fold would train on no row of {missing!r}: too few of them, or all of one "
+                "group. Use other folds (cv), or leave the class out."
+            )
     journal = None
     if directory is not None:
         journal = Journal(Path(directory), reader._image_source(X, reset=True), labels)
@@ -289,6 +297,7 @@ def _estimator(
 
 
 def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y holds one class only, {classes.tolist()!r}: nothing to tell apart.")
@@ -328,13 +337,12 @@ def _fold_of(
 ) -> Callable[[], dict[str, Any]]:
     def run() -> dict[str, Any]:
         start = time.perf_counter()
-        fitted = clone(estimator).fit(take_rows(X, train), y[train])
+        with rows_of(train):
+            fitted = clone(estimator).fit(take_rows(X, train), y[train])
         trained = time.perf_counter()
-        probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
+        with rows_of(test):
+            probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
         predicted = time.perf_counter()
-        missing = sorted(set(np.unique(y)) - set(fitted.classes_))
-        if missing:
-            raise ValueError(f"A fold trains on no row of {missing!r}; use fewer folds (cv).")
         record = {
             "probabilities": probabilities,
             "fit_time_s": trained - start,

@@ -19,7 +19,7 @@ from sktransfer.backbones import Backbone
 from sktransfer.studies._networks import mean_and_variance, random_like
 from sktransfer.studies._trials import (
     check_choices,
-    check_estimator_kind,
+    check_trials,
     make_split,
     network_of,
     paired,
@@ -178,19 +178,17 @@ def convergence_curve(
     2      random          45       1     0
     3      random          45       2     0
     """
-    check_estimator_kind(estimator)
+    check_trials(estimator, scoring, n_repeats)
     chosen = check_choices("inits", inits, INITS)
-    steps = [int(each) for each in budgets]
-    if not steps or min(steps) < 1:
+    steps = list(dict.fromkeys(budgets))
+    if not steps or not all(isinstance(each, (int, np.integer)) and each >= 1 for each in steps):
         raise ValueError(f"budgets are numbers of steps, 1 or more; got {budgets!r}.")
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
     seed = seed_from(random_state)
     split = make_split(
         estimator, X, y, X_test, y_test, test_size, groups, derived_seed(seed, _SPLIT)
     )
     network = network_of(estimator, seed)
-    sizes = [_size(each, len(split.y)) for each in train_sizes]
+    sizes = list(dict.fromkeys(_size(each, len(split.y)) for each in train_sizes))
     records = []
     for repeat in range(n_repeats):
         own = derived_seed(seed, repeat)
@@ -199,7 +197,7 @@ def convergence_curve(
             start = _start(init, network, derived_seed(own, _NET))
             for size in sizes:
                 for budget in steps:
-                    rows = _rows(order[:size], budget * estimator.batch_size, own)
+                    rows = _rows(order[:size], int(budget) * estimator.batch_size, own)
                     fitted, seconds = train(
                         estimator,
                         start,
@@ -207,13 +205,14 @@ def convergence_curve(
                         split.y[rows],
                         freeze_depth=0,
                         seed=derived_seed(own, _FIT),
+                        rows=rows if split.rows is None else split.rows[rows],
                         **_ONE_SCHEDULE,
                     )
                     records.append(
                         {
                             "init": init,
                             "train_size": size,
-                            "budget": budget,
+                            "budget": int(budget),
                             "seed": repeat,
                             "score": score(fitted, split, scoring),
                             "fit_time_s": seconds,

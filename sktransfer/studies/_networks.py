@@ -175,19 +175,31 @@ def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
     before = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches, instead of one that forgets
         norm.train()
+    waiting: list[Tensor] = []
+    seen = 0
 
     @torch.no_grad()
-    def watch(batch: Tensor) -> np.ndarray:
+    def learn(batch: Tensor) -> None:
+        nonlocal seen
+        seen += len(batch)
+        for norm in norms:
+            norm.momentum = len(batch) / seen  # the mean over pictures
         x = batch.to(device)
         for stage in own.stages:
             x = stage.module(x)
         if own.neck is not None:
             own.neck(x)
+
+    def watch(batch: Tensor) -> np.ndarray:
+        waiting.append(batch.clone())
+        if len(waiting) > 2:
+            learn(waiting.pop(0))
         return np.zeros((len(batch), 1), dtype=np.float32)
 
     run_pictures(estimator, X, own.input_spec, watch, 1)
+    # The last two batches as one: a single picture has no variance.
+    learn(torch.cat(waiting))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     modules.eval().to("cpu")

@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._base import derived_seed, seed_from
+from sktransfer._batches import rows_of
 from sktransfer.backbones import Backbone
 from sktransfer.studies._networks import first_stages, random_like, recalibrated
 from sktransfer.studies._trials import (
     Split,
     check_choices,
-    check_estimator_kind,
+    check_trials,
     make_split,
     n_trainable,
     network_of,
@@ -164,10 +165,8 @@ def transfer_curve(
     0      base      0                 0
     1       AnB      2  features.3     0
     """
-    check_estimator_kind(estimator)
+    check_trials(estimator, scoring, n_repeats)
     chosen = check_choices("treatments", treatments, TREATMENTS)
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
     if (X_base is None) != (y_base is None):
         raise ValueError("Give X_base and y_base together, or neither of them.")
     seed = seed_from(random_state)
@@ -227,7 +226,8 @@ class _Trial:
         sources: dict[str, Backbone | None] = {"A": self.a, "B": base, "r": None}
         if "random" in treatments:
             drawn = random_like(self.a, self._seed(_RANDOM))
-            sources["r"] = recalibrated(drawn, self.estimator, self.split.X)
+            with rows_of(self.split.rows):
+                sources["r"] = recalibrated(drawn, self.estimator, self.split.X)
         for treatment in treatments:
             if treatment == "base":
                 continue
@@ -248,7 +248,13 @@ class _Trial:
         self, treatment: str, depth: int, network: Backbone, frozen: int, seed: int
     ) -> tuple[dict[str, Any], Backbone]:
         fitted, seconds = train(
-            self.estimator, network, self.split.X, self.split.y, freeze_depth=frozen, seed=seed
+            self.estimator,
+            network,
+            self.split.X,
+            self.split.y,
+            freeze_depth=frozen,
+            seed=seed,
+            rows=self.split.rows,
         )
         record = {
             "treatment": treatment,
@@ -266,16 +272,15 @@ def _depths(network: Backbone, depths: Any) -> list[int]:
     """Numbers of leading stages."""
     if isinstance(depths, str) and depths == "stages":
         return list(range(1, network.n_stages + 1))
-    found = [
-        network.stage_index(each) + 1 if isinstance(each, str) else int(each)
-        for each in ([depths] if isinstance(depths, (str, int)) else depths)
-    ]
-    if not found or not all(1 <= each <= network.n_stages for each in found):
+    given = [depths] if isinstance(depths, (str, int, np.integer)) else list(depths)
+    found = [network.stage_index(each) + 1 if isinstance(each, str) else each for each in given]
+    whole = all(isinstance(each, (int, np.integer)) for each in found)
+    if not (found and whole and all(1 <= each <= network.n_stages for each in found)):
         raise ValueError(
             f"depths are numbers of leading stages, from 1 to {network.n_stages} for "
             f"{network.name}, or their names ({', '.join(network.stage_names)}); got {depths!r}."
         )
-    return found
+    return list(dict.fromkeys(map(int, found)))
 
 
 def _with_losses(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
-from sklearn.metrics import get_scorer
+from sklearn.metrics import check_scoring
 from sklearn.utils.validation import column_or_1d
 
-from sktransfer._batches import backbone_of, count_rows, take_rows
+from sktransfer._batches import backbone_of, count_rows, rows_of, take_rows
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._splitting import holdout_split
 from sktransfer.backbones import Backbone
@@ -26,21 +26,26 @@ from sktransfer.studies._networks import given
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures and labels to train on and to test on."""
+    """Pictures and labels to train and to test on; with the rows they were, if of one set."""
 
     X: Any
     y: np.ndarray
     X_test: Any
     y_test: np.ndarray
+    rows: np.ndarray | None = None
+    rows_test: np.ndarray | None = None
 
 
-def check_estimator_kind(estimator: Any) -> None:
-    """Raise ValueError for what is no FineTuneClassifier."""
+def check_trials(estimator: Any, scoring: Any, n_repeats: int) -> None:
+    """Raise ValueError for what would fail after the first training."""
     if not isinstance(estimator, FineTuneClassifier):
         raise ValueError(
             "estimator must be a FineTuneClassifier: its network and how it is trained are what "
             f"is studied; got {estimator!r}."
         )
+    check_scoring(estimator, scoring=scoring)
+    if n_repeats < 1:
+        raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
 
 
 def network_of(estimator: FineTuneClassifier, seed: int) -> Backbone:
@@ -76,7 +81,8 @@ def make_split(
     if X_test is not None:
         return Split(X, labels, X_test, column_or_1d(y_test))
     train, test = holdout_split(labels, test_size, groups=groups, random_state=seed)
-    return Split(take_rows(X, train), labels[train], take_rows(X, test), labels[test])
+    parts = take_rows(X, train), labels[train], take_rows(X, test), labels[test]
+    return Split(*parts, train, test)
 
 
 def train(
@@ -87,9 +93,12 @@ def train(
     *,
     freeze_depth: int,
     seed: int,
+    rows: np.ndarray | None = None,
     **params: Any,
 ) -> tuple[FineTuneClassifier, float]:
     """Fit the estimator with another network under it; also the seconds that took.
+
+    ``rows`` are those that ``X`` was taken from, to name one that cannot be read.
 
     What a pretrained start would give beyond the network is taken away: the head is random, it has
     no epochs of its own, and BatchNorm learns its statistics.
@@ -107,13 +116,15 @@ def train(
         }
     )
     start = time.perf_counter()
-    own.fit(X, y)
+    with rows_of(rows):
+        own.fit(X, y)
     return own, time.perf_counter() - start
 
 
 def score(fitted: FineTuneClassifier, split: Split, scoring: Any) -> float:
     """Score on the test part."""
-    return float(get_scorer(scoring)(fitted, split.X_test, split.y_test))
+    with rows_of(split.rows_test):
+        return float(check_scoring(fitted, scoring=scoring)(fitted, split.X_test, split.y_test))
 
 
 def n_trainable(fitted: FineTuneClassifier) -> int:
@@ -122,12 +133,12 @@ def n_trainable(fitted: FineTuneClassifier) -> int:
 
 
 def check_choices(what: str, given_: Sequence[str], known: Sequence[str]) -> list[str]:
-    """``given_`` as a list, if all are ``known`` and there is one."""
+    """``given_`` as a list, each once, if all are ``known`` and there is one."""
     chosen = [given_] if isinstance(given_, str) else list(given_)
     unknown = [each for each in chosen if each not in known]
     if unknown or not chosen:
         raise ValueError(f"{what} must be some of {', '.join(map(repr, known))}; got {given_!r}.")
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def paired(

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer.backbones import load_backbone
 from sktransfer.datasets import load_digit_screening
-from sktransfer.exceptions import FailedRowsWarning
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.selection import (
     BackboneRankingDisplay,
     _ranking,
@@ -149,6 +149,10 @@ def test_a_budget_for_nearly_all_pictures(digits, monkeypatch):
         ranking = rank_backbones(X, y, budget_s=119.5, groups=groups, **options)
         assert ranking.n_images in (118, 119, 120)
     assert rank_backbones(X, y, budget_s=1e9, **options).n_images == 120
+    broken = [*X]
+    broken[77] = b"nothing"
+    with pytest.raises(ImageDecodeError, match=r"^row 77 "):
+        rank_backbones(broken, y, budget_s=119.5, **options)
     for budget in (0, -3, float("nan")):
         with pytest.raises(ValueError, match="seconds above 0"):
             rank_backbones(X, y, budget_s=budget, **options)

@@ -179,7 +179,7 @@ def test_pictures_that_cannot_be_read_are_no_predictions(digits, strategy):
     assert np.isfinite(probabilities).all()
     predicted = found.classes[probabilities.argmax(1)]
     assert found.table["accuracy"][0] == np.mean(predicted == y)
-    with pytest.raises(ImageDecodeError, match="row"):
+    with pytest.raises(ImageDecodeError, match=r"^row 40 "):  # of what was given, not of a fold
         compare_backbones(rows, labels, **{**options, "extractor": EXTRACTOR, "finetune": FINETUNE})
 
 
@@ -263,3 +263,12 @@ def test_bad_values(digits, options, message):
         compare_backbones(X, y, extractor=EXTRACTOR, **{"backbones": NETS, **options})
     with pytest.raises(ValueError, match="one class only"):
         compare_backbones(X, np.zeros(90), backbones=NETS)
+
+
+def test_a_fold_without_a_class_is_said_before_anything_is_trained(digits):
+    X, y = digits
+    options = {"backbones": NETS, "extractor": EXTRACTOR, "cv": 2}
+    with pytest.raises(ValueError, match=r"train on no row of \['(high|low)'\]"):
+        compare_backbones([b"nothing"] * 90, y, groups=y, **options)
+    with pytest.raises(ValueError, match="continuous"):
+        compare_backbones(X, np.linspace(0, 1, 90), **options)

@@ -114,6 +114,7 @@ def test_display():
     [
         ({"inits": ["zeros"]}, "inits must be some of"),
         ({"budgets": [0]}, "numbers of steps"),
+        ({"budgets": [1.9]}, "numbers of steps"),
         ({"train_sizes": [500]}, "up to 30"),
         ({"n_repeats": 0}, "n_repeats"),
     ],
@@ -151,7 +152,7 @@ def test_he_in_small(mnist, classifier):
         )
         gap = curve.differences().set_index(["train_size", "budget"])["mean"]
         print(gap.unstack("budget").round(3))
-        assert (gap[:, 20] > 0.15).all()
+        assert (gap[:, 20] > 0.25).all()  # 0.15 in science.md
         assert gap[50, 320] > 0.03
         assert gap[250, 320] < 0.05
         assert gap[250, 320] < gap[50, 320]

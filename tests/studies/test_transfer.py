@@ -13,7 +13,13 @@ from torch import nn
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
 from sktransfer.backbones import Stage
-from sktransfer.studies import TransferCurve, TransferCurveDisplay, transfer_curve
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.studies import (
+    TransferCurve,
+    TransferCurveDisplay,
+    convergence_curve,
+    transfer_curve,
+)
 from sktransfer.studies._networks import (
     first_stages,
     given,
@@ -137,6 +143,21 @@ def test_recalibrated_batch_norm_has_the_statistics_of_the_pictures(digits, clas
     assert not any(m.training for stage in own.stages for m in stage.module.modules())
 
 
+@pytest.mark.parametrize("n", [33, 40, 97])
+def test_recalibration_weighs_pictures_alike_whatever_the_last_batch(classifier, n):
+    """Maps of one pixel: a picture that is left over has no variance of its own."""
+    X = np.random.default_rng(0).integers(0, 256, (n, 4, 4), dtype=np.uint8)
+    X[32:] //= 4
+    pictures, clf = X[..., None], classifier(side=4)
+    own = recalibrated(random_like(small_network(2, side=4), 5), clf, pictures)
+    x = (torch.from_numpy(X.astype(np.float32) / 255)[:, None].expand(-1, 3, -1, -1) - 0.13) / 0.31
+    with torch.no_grad():
+        inner = own.stages[0].module[0](x)
+    mean = own.stages[0].module[1].running_mean
+    torch.testing.assert_close(mean, inner.mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors(own).values())
+
+
 # --- the curve -----------------------------------------------------------------------------------
 
 
@@ -227,6 +248,7 @@ def test_display(digits):
         ({"treatments": ["CnB"]}, "treatments must be some of"),
         ({"treatments": []}, "treatments must be some of"),
         ({"depths": [6]}, "from 1 to 5 for small"),
+        ({"depths": [2.5]}, "from 1 to 5 for small"),
         ({"depths": ["conv9"]}, "no stage 'conv9'"),
         ({"n_repeats": 0}, "n_repeats"),
         ({"X_base": [1]}, "X_base and y_base together"),
@@ -241,6 +263,36 @@ def test_bad_values(digits, classifier, options, message):
         transfer_curve("resnet18", X, y)
     with pytest.raises(ValueError, match="X has 160 rows and y has 3"):
         transfer_curve(classifier(side=16), X, y[:3])
+
+
+@pytest.mark.parametrize("place", [3, 11, 57])
+def test_an_unreadable_row_is_named_by_its_place_in_the_whole(digits, classifier, place):
+    """In the part to train on, or in that to test on."""
+    X, y = [*digits[0][:60]], digits[1][:60]
+    X[place] = b"nothing"
+    clf = classifier(side=16, max_epochs=1)
+    with pytest.raises(ImageDecodeError, match=rf"^row {place} "):
+        transfer_curve(clf, X, y, depths=[5], treatments=["AnB"])
+    with pytest.raises(ImageDecodeError, match=rf"^row {place} "):
+        transfer_curve(clf, X, y, depths=[5], treatments=["random"])
+    with pytest.raises(ImageDecodeError, match=rf"^row {place} "):
+        convergence_curve(clf, X, y, budgets=[8], inits=["random"])
+
+
+def test_nothing_is_trained_twice_and_nothing_before_what_is_wrong_is_said(classifier, digits):
+    X, y = digits
+    clf = classifier(side=16, max_epochs=1)
+    treatments = ["AnB", "AnB"]
+    table = transfer_curve(clf, X, y, depths=[5, "fc"], treatments=treatments, scoring=None).table
+    assert len(table) == 1
+    assert (
+        table["score"][0]
+        == transfer_curve(
+            clf, X, y, depths=np.int64(5), treatments="AnB", scoring="accuracy"
+        ).table["score"][0]
+    )
+    with pytest.raises(ValueError, match="scoring"):
+        transfer_curve(clf, [b"nothing"] * len(y), y, scoring="nothing")
 
 
 @pytest.mark.slow
