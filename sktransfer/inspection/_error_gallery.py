@@ -182,9 +182,8 @@ class ErrorGalleryDisplay:
             How many pictures at most.
         by_class : bool, default=False
             Whether each true class that has errors gets an equal part of them, one at the least, in
-            rows of its own.
-            Where a threshold other than one half decides, the missed ones would otherwise stand
-            before the false alarms, or the other way round.
+            rows of its own. Where a threshold other than one half decides, the missed ones would
+            otherwise stand before the false alarms, or the other way round.
         groups : array-like of shape (n,) or None, default=None
             Patients, of whom each is shown once, with the surest error. They are not named.
         display_labels : array-like of shape (n_classes,) or None, default=None
