@@ -181,9 +181,9 @@ class ErrorGalleryDisplay:
         n_pictures : int, default=12
             How many pictures at most.
         by_class : bool, default=False
-            Whether each true class that has errors gets an equal part of them, in rows of its own.
-            Where a threshold other than one half decides, the missed ones would otherwise stand
-            before the false alarms, or the other way round.
+            Whether each true class that has errors gets an equal part of them, one at the least, in
+            rows of its own. Where a threshold other than one half decides, the missed ones would
+            otherwise stand before the false alarms, or the other way round.
         groups : array-like of shape (n,) or None, default=None
             Patients, of whom each is shown once, with the surest error. They are not named.
         display_labels : array-like of shape (n_classes,) or None, default=None
@@ -242,7 +242,8 @@ class ErrorGalleryDisplay:
             n_classes = max(1, table["y_true"].nunique())
             table = table.sort_values("y_true", kind="stable")
             table = table.groupby("y_true", sort=False).head(max(1, n_pictures // n_classes))
-        table = table.head(max(n_pictures, table["y_true"].nunique()) if by_class else n_pictures)
+        else:
+            table = table.head(n_pictures)
         display = cls(
             table=table.reset_index(drop=True),
             pictures=[shown_small(source, int(row)) for row in table["row"]],
