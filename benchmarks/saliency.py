@@ -16,6 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib
 import numpy as np
@@ -53,7 +54,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gradient": {"smooth": 16},
     "integrated_gradients": {"n_steps": 16},
     "grad_cam": {},
-    "occlusion": {"patch": 32, "stride": 16},
+    "occlusion": {"patch": 40, "stride": 20},
 }
 
 
@@ -107,23 +108,55 @@ def times_input(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torc
     return (gradient * batch).sum(1).detach()
 
 
-def forgetting(clf: Any, X: Any, name: str) -> list[dict[str, Any]]:
-    """The last step of the randomization test of every method, for two draws."""
-    coarse = {**METHODS, "occlusion": {"patch": 56, "stride": 56}}
+class GuidedReLU(torch.autograd.Function):
+    """Lets through what is positive, on the way there and on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, most: float) -> torch.Tensor:
+        ctx.open = (x > 0) & (x < most)
+        return x.clamp(0, most)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.clamp(min=0) * ctx.open, None
+
+
+def guided(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """Guided backpropagation, of which Adebayo et al. (2018) found that it shows the picture."""
+    batch = batch.clone().requires_grad_()
+    with (
+        mock.patch.object(torch.nn.ReLU, "forward", lambda _, x: GuidedReLU.apply(x, torch.inf)),
+        mock.patch.object(torch.nn.ReLU6, "forward", lambda _, x: GuidedReLU.apply(x, 6.0)),
+    ):
+        (gradient,) = torch.autograd.grad(decision(batch).sum(), batch)
+    return gradient.abs().amax(1)
+
+
+def forgetting(clf: Any, X: Any, name: str, seeds: int) -> list[dict[str, Any]]:
+    """What is left of the maps of every method while the network forgets, for some draws."""
+    coarse = {
+        "gradient": {"smooth": 4},
+        "integrated_gradients": {"n_steps": 8},
+        "grad_cam": {},
+        "occlusion": {"patch": 56, "stride": 56},
+    }
     ways: list[tuple[str, Any, dict[str, Any]]] = [
         *((each, each, settings) for each, settings in coarse.items()),
         ("plain gradient", "gradient", {}),
         ("gradient x input", times_input, {}),
+        ("guided backpropagation", guided, {}),
         ("edges of the picture", edges, {}),
     ]
     rows = []
     for label, method, settings in ways:
-        for seed in range(2):
+        for seed in range(seeds):
             table = saliency_randomization_test(
                 clf, X, method=method, random_state=seed, **settings
             ).table
             rows.append({"network": name, "map": label, "seed": seed, **table.iloc[-1].to_dict()})
-            rows[-1]["after the classifier"] = table["correlation"].iloc[0]
+            rows[-1] |= {"classifier": table["correlation"].iloc[0]}
+            rows[-1] |= {"mean": table["correlation"].mean()}
+            print(name, label, seed, table["correlation"].round(2).tolist(), flush=True)
     return rows
 
 
@@ -150,6 +183,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(BACKBONES))
     parser.add_argument("--n", type=int, default=100, help="pictures of each class")
     parser.add_argument("--n-forgetting", type=int, default=4, help="pictures; 0 leaves it out")
+    parser.add_argument("--seeds", type=int, default=2, help="draws of the forgetting")
+    parser.add_argument("--n-look", type=int, default=30, help="held-out positives to look at")
     parser.add_argument("--n-curves", type=int, default=12, help="pictures of the curves")
     parser.add_argument("--figures", type=Path, help="folder to draw into")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
@@ -167,7 +202,7 @@ def main() -> None:
         for place, backbone in enumerate(args.networks):
             store = folder / backbone
             clf = fitted(shared, backbone, store, [X[row] for row in learn], y[learn])
-            positives = [X[row] for row in look if y[row]]
+            positives = [X[row] for row in look if y[row]][: args.n_look]
             labels = [1] * len(positives)
             accuracy = clf.score([X[row] for row in look], y[look])
             maps = {
@@ -186,7 +221,7 @@ def main() -> None:
                     }
                 )
             if args.n_forgetting:
-                forgotten += forgetting(clf, positives[: args.n_forgetting], backbone)
+                forgotten += forgetting(clf, positives[: args.n_forgetting], backbone, args.seeds)
             if place == 0:
                 few = {name: own[: args.n_curves] for name, own in maps.items()}
                 display = DeletionInsertionDisplay.from_estimator(
@@ -214,14 +249,16 @@ def main() -> None:
     )
     print_table(
         "Rank correlation with the map of the model as it was",
-        ("network", "map", "seed", "classifier", "everything", "SSIM", "flat"),
+        ("network", "map", "seed", "classifier", "all", "mean", "SSIM", "flat"),
         [
             (
                 r["network"],
                 r["map"],
                 str(r["seed"]),
-                *(number(r[k]) for k in ("after the classifier", "correlation", "similarity")),
-                number(r["flat"]),
+                *(
+                    number(r[k])
+                    for k in ("classifier", "correlation", "mean", "similarity", "flat")
+                ),
             )
             for r in forgotten
         ],

@@ -212,7 +212,7 @@ def test_the_other_methods_of_a_fine_tuned_network(tuned_and_network):
     close(integrated_gradients(clf, X[:2], [1, 1], n_steps=8), theirs)
 
 
-TRANSFORMERS = {"vit_b_16": "tokens", "swin_t": "channels last"}
+TRANSFORMERS = {"vit_b_32": "tokens", "swin_t": "channels last"}
 
 
 @pytest.mark.parametrize(("backbone", "what"), TRANSFORMERS.items())

@@ -110,22 +110,22 @@ def test_figures_are_spearmans_and_wangs(pipe):
     [
         ("integrated_gradients", {"n_steps": 4}),
         ("grad_cam", {"layer": "layer3"}),
-        ("occlusion", {"patch": 16, "stride": 16}),
+        ("occlusion", {"patch": 32, "stride": 32}),
     ],
 )
 def test_methods_by_name(pipe, method, kwargs):
-    result = saliency_randomization_test(pipe, X[:2], method=method, **kwargs)
+    result = saliency_randomization_test(pipe, X[:1], method=method, **kwargs)
     assert result.table["randomized"].tolist() == STAGES
     assert result.table["correlation"].abs().max() < 1
 
 
 def test_random_state_and_limit(pipe):
-    first = saliency_randomization_test(pipe, X[:2], method=times_input, random_state=1)
-    again = saliency_randomization_test(pipe, X[:2], method=times_input, random_state=1)
+    first = saliency_randomization_test(pipe, X[:1], method=times_input, random_state=1)
+    again = saliency_randomization_test(pipe, X[:1], method=times_input, random_state=1)
     pd.testing.assert_frame_equal(first.table, again.table)
-    other = saliency_randomization_test(pipe, X[:2], method=times_input, random_state=2)
+    other = saliency_randomization_test(pipe, X[:1], method=times_input, random_state=2)
     assert not first.table.equals(other.table)
-    strict = saliency_randomization_test(pipe, X[:2], method=times_input, max_correlation=-1)
+    strict = saliency_randomization_test(pipe, X[:1], method=times_input, max_correlation=-1)
     assert not strict.passed
 
 
