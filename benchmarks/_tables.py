@@ -16,6 +16,8 @@ from _common import HERE, number
 PAGES = HERE.parent / "docs" / "user_guide"
 # Above this share of the cores taken by others, figures are called preliminary.
 QUIET = 0.05
+# Of deletion and insertion curves.
+_AREAS = ("deletion", "insertion")
 
 
 def update_pages(results: Path, pages: Path = PAGES) -> list[Path]:
@@ -395,6 +397,10 @@ def depth_search(content: dict[str, Any]) -> str:
             for row in found["rows"]
         ]
         for row in found["total"]:
+            if row.get("one_pass_seconds"):
+                once = ("one pass for all cuts", row["who"], number(row["one_pass_seconds"]))
+                rows.append((*once, "", "", "", ""))
+        for row in found["total"]:
             memory = f"{row['who']} ({number(row['peak_mb'])} MB)"
             seconds, foretold = number(row["seconds"]), number(row.get("foretold_seconds"))
             rows.append(("**all**", memory, seconds, number(row["times"]), "", "", foretold))
@@ -405,6 +411,35 @@ def depth_search(content: dict[str, Any]) -> str:
             )
         parts.append(rst_table(header, rows))
     return "\n".join(parts)
+
+
+def saliency(content: dict[str, Any]) -> str:
+    networks = list(dict.fromkeys(row["network"] for row in content["pointing"]))
+    hits = {(row["map"], row["network"]): row["hits"] for row in content["pointing"]}
+    left: dict[tuple[str, str], list[float]] = {}
+    for row in content["forgetting"]:
+        left.setdefault((row["map"], row["network"]), []).append(row["correlation"])
+    areas = {row["map"]: row for row in content["areas"]}
+    names = list(dict.fromkeys([*areas, *(name for name, _ in left)]))
+    rows = []
+    for name in names:
+        of_hits = [hits.get((name, network)) for network in networks]
+        of_left = [left.get((name, network)) for network in networks]
+        rows.append(
+            (
+                name,
+                " / ".join("-" if each is None else f"{each:.2f}" for each in of_hits),
+                *(f"{areas[name][part]:.2f}" if name in areas else "-" for part in _AREAS),
+                " / ".join("-" if each is None else f"{max(each):.2f}" for each in of_left),
+            )
+        )
+    header = ("map", "hits", "deletion", "insertion", "correlation after forgetting")
+    return (
+        f"{content['pointing'][0]['n']} held-out positives; {' / '.join(networks)}; areas of "
+        f"{content['areas'][0]['network']} on {content['areas'][0]['n']} of them; the larger "
+        f"correlation of two draws ({content['machine']['date'][:10]}).\n\n"
+        f"{rst_table(header, rows)}"
+    )
 
 
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
@@ -423,4 +458,5 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "choosing_layers": ("choosing.rst", choosing_layers),
     "studies": ("studies.rst", studies),
     "depth_search": ("depth_search.rst", depth_search),
+    "saliency": ("seeing.rst", saliency),
 }

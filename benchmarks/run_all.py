@@ -31,6 +31,7 @@ FULL = {
     "choosing.py": ["--n-strategy", "300"],
     "studies.py": [],
     "depth_search.py": [],
+    "saliency.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -47,6 +48,7 @@ QUICK = {
         *("--n", "60", "--n-cost", "40", "--rounds", "1"),
     ],
     "depth_search.py": ["--tasks", "hymenoptera", "--n", "20", "--epochs", "1", "--folds", "2"],
+    "saliency.py": ["--networks", "squeezenet1_0", "--n", "20", "--n-forgetting", "0"],
 }
 
 

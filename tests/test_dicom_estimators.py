@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer.images import DicomOptions
+from sktransfer.model_selection import plan_search
 
 pytest.importorskip("pydicom")
 
@@ -47,6 +48,16 @@ def test_a_search_over_windows(scans):
     search.fit(scans * 4, [0, 1] * 4)
     assert search.best_score_ == 1
     assert len(search.cv_results_["params"]) == 3
+
+
+def test_a_plan_tells_windows_apart(scans):
+    clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=48, random_state=0)
+    clf.set_params(dicom=DicomOptions(), freeze_depth="all", engine="torch")
+    grid = {"dicom__window": [None, (40, 400)]}
+    plan = plan_search(clf, grid, scans * 3, 2, y=[0, 1] * 3).prefetch()
+    assert plan.table["n_new"].tolist() == [2, 2]
+    again = plan_search(clf, grid, scans * 3, 2, y=[0, 1] * 3)
+    assert again.table["n_new"].tolist() == [0, 0]
 
 
 def test_a_broken_scan_is_a_row_of_nan(scans, shared_data):

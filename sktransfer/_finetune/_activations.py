@@ -62,6 +62,16 @@ class Prefix:
         return self.width * self.dtype.itemsize
 
     @property
+    def storable(self) -> bool:
+        """Whether there is a name for what is done to pictures, to find its results by."""
+        return self.preprocessing.fingerprint is not None
+
+    @property
+    def last_stage(self) -> str:
+        """Name of the last frozen stage, of a depth above 0."""
+        return self.info.stages[self.cut.depth - 1].name
+
+    @property
     def tap(self) -> Tap:
         """What is taken out: the embedding if everything is frozen, else the last frozen map."""
         return tap_at(self.cut)

@@ -122,12 +122,14 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         for them, and ``predict`` raises.
     activation_dtype : {"auto", "float16", "float32"}, default="auto"
         What activations at the cut are rounded to and kept in, whether they are cached or not.
-        ``"auto"`` is float16, half the bytes (probabilities move by less than 2e-4), and float64
-        in that ``precision``. Embeddings, with everything frozen, are not rounded.
+        ``"auto"`` is float16, half the bytes (probabilities of a given network move by less than
+        2e-4), and float64 in that ``precision``. Embeddings, with everything frozen, are not
+        rounded, nor are draws of ``augmentation`` that nothing keeps.
     memory_budget, disk_budget : int or "auto", default="auto"
         Bytes of memory, and of temporary files, that the activations of a ``fit`` may take;
-        ``"auto"`` is half of what is free. Beyond both, a warning, and the frozen part is run in
-        every epoch. With a directory as ``cache`` they are read from there instead of a file.
+        ``"auto"`` is half of what is free, to each process. Beyond both, a warning, and the frozen
+        part is run in every epoch. With a directory as ``cache`` that has room for them they are
+        read from there instead of a file.
     warm_start : bool, default=False
         Whether ``fit`` goes on from the present weights.
     callbacks : list or None, default=None

@@ -6,16 +6,16 @@ It must not know the loop, nor how a network is found.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._datasets import ActivationRows, LabelledRows, PictureRows, ViewOrder
-from sktransfer._finetune._keeping import Activations, Budget, keep, unreadable
+from sktransfer._finetune._keeping import Activations, Budget, Place, keep, unreadable
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource, PictureViews
+from sktransfer.images import ImageSource, PictureSelection, PictureViews
 
 # (rows, labels, weights) of a dataset.
 Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -32,11 +32,12 @@ class Gathered:
     augmentation : ImageAugmentation, CallableAugmentation or None
     seed : int
         Of draws.
-    views : PictureViews or None
-        The draws that are cycled through; None: they are drawn anew in each epoch.
-    n_views : int
-    plain, drawn : Activations or None
-        Of the pictures as they are, and of ``views``; None where nothing is frozen.
+    n_views : int or None
+        Draws of each picture that are cycled through; None: they are drawn anew in each epoch.
+    plain : Activations or None
+        Of the pictures as they are; None where nothing is frozen.
+    bring : callable or None
+        From pictures to Activations that are kept; None where nothing is frozen.
     failures : list of ImageDecodeError
     """
 
@@ -44,11 +45,10 @@ class Gathered:
     pictures: ImageSource
     augmentation: Any
     seed: int
-    views: PictureViews | None
-    n_views: int
-    plain: Activations | None
-    drawn: Activations | None
-    failures: list[ImageDecodeError]
+    n_views: int | None
+    plain: Activations | None = None
+    bring: Callable[[ImageSource], Activations] | None = None
+    failures: list[ImageDecodeError] = field(default_factory=list)
 
     def as_they_are(self, rows: Labelled, map_: Callable[..., Any]) -> LabelledRows:
         """Rows without augmentation."""
@@ -60,16 +60,21 @@ class Gathered:
         """Rows with augmentation; as they are, where there is none."""
         if self.augmentation is None:
             return self.as_they_are(rows, map_)
-        if self.views is None:
+        if self.n_views is None:
             drawn = PictureRows(
                 self.pictures, self.prefix, self.augmentation, self.seed, map_, *rows
             )
             drawn.n_classes = n_classes
             return drawn
+        chosen, y, weight = rows
+        # Of these rows and no others: those held out are not shown as they are drawn.
+        own = PictureSelection(self.pictures, chosen)
+        views = PictureViews(own, self.augmentation, self.n_views, self.seed)
         order = ViewOrder(self.n_views, self.seed)
-        if self.drawn is not None:
-            return ActivationRows(self.drawn.take, *rows, order)
-        return PictureRows(self.views, self.prefix, None, self.seed, map_, *rows, order)
+        places = np.arange(len(chosen))
+        if self.bring is not None:
+            return ActivationRows(self.bring(views).take, places, y, weight, order)
+        return PictureRows(views, self.prefix, None, self.seed, map_, places, y, weight, order)
 
 
 def gather(
@@ -84,7 +89,7 @@ def gather(
     on_error: str,
     progress: bool,
 ) -> Gathered:
-    """Run the frozen part over pictures, and over ``n_views`` draws of each.
+    """Run the frozen part over pictures; over ``n_views`` draws of each when these are asked for.
 
     Parameters
     ----------
@@ -98,32 +103,25 @@ def gather(
     n_threads, on_error, progress
         As in :meth:`Prefix.activations`.
     """
-    views = None if n_views is None else PictureViews(pictures, augmentation, n_views, seed)
-    found = Gathered(
-        prefix, pictures, augmentation, seed, views, n_views or 1, None, None, failures=[]
-    )
+    found = Gathered(prefix, pictures, augmentation, seed, n_views)
     if prefix.cut.depth == 0:
         if on_error == "nan":
             found.failures = unreadable(pictures, prefix)
         return found
-    n = len(pictures) + (0 if views is None else len(views))
-    place = budget.place(n * prefix.n_bytes)
+    n = len(pictures) * (1 + (n_views or 0))
+    storable = prefix.storable and (n_views is None or augmentation.fingerprint is not None)
+    place = budget.place(n * prefix.n_bytes, storable=storable)
+    if place is Place.STORE:
+        budget = budget.where_it_works()
+        place = budget.place(n * prefix.n_bytes, storable=storable)
     budget.tell(place, prefix, n)
-
-    def kept(source: ImageSource) -> Activations:
-        return keep(
-            prefix,
-            source,
-            budget,
-            place,
-            of_bytes=n * prefix.n_bytes,
-            n_threads=n_threads,
-            on_error=on_error,
-            progress=progress,
-        )
-
-    found.plain = kept(pictures)
+    settings: dict[str, Any] = {
+        "of_bytes": n * prefix.n_bytes,
+        "n_threads": n_threads,
+        "progress": progress,
+    }
+    found.plain = keep(prefix, pictures, budget, place, on_error=on_error, **settings)
     found.failures = found.plain.failures
-    if views is not None:
-        found.drawn = kept(views)
+    # Draws are of pictures that could be read.
+    found.bring = lambda views: keep(prefix, views, budget, place, on_error="raise", **settings)
     return found

@@ -9,8 +9,9 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -21,11 +22,14 @@ from torch import Tensor
 from sktransfer import _config
 from sktransfer._finetune._activations import Prefix
 from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
-from sktransfer.frozen import open_directory
+from sktransfer.frozen import open_directory, store_for
 from sktransfer.images import ImageSource, PictureSelection, portions
 
 # Rows that are brought to the store at once, where they are not to be held.
 _CHUNK = 256
+
+# Fits whose activations the store had no room for, by what they are.
+_LEFT_OUT: Counter[bytes] = Counter()
 
 
 class Place(Enum):
@@ -61,30 +65,34 @@ class Budget:
     @property
     def disk_bytes(self) -> int:
         """Bytes of temporary files."""
-        if self.disk == "auto":
-            return shutil.disk_usage(tempfile.gettempdir()).free // 2
-        return int(self.disk)
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        return free // 2 if self.disk == "auto" else min(int(self.disk), free)
 
-    def place(self, n_bytes: int) -> Place:
-        """The fastest place that has room."""
+    def place(self, n_bytes: int, *, storable: bool = True) -> Place:
+        """The fastest place that has room; ``storable`` where rows have keys to be found by."""
         if n_bytes <= self.memory_bytes:
             return Place.MEMORY
-        if isinstance(self.cache, (str, os.PathLike)):
-            if n_bytes <= open_directory(self.cache).max_bytes:
-                return Place.STORE
-        elif n_bytes <= self.disk_bytes:
-            return Place.FILE
-        return Place.NOWHERE
+        in_directory = storable and isinstance(self.cache, (str, os.PathLike))
+        if in_directory and n_bytes <= open_directory(self.cache).max_bytes:
+            return Place.STORE
+        return Place.FILE if n_bytes <= self.disk_bytes else Place.NOWHERE
+
+    def where_it_works(self) -> Budget:
+        """Without a directory that cannot be written to: rows would be run again in every epoch."""
+        if isinstance(self.cache, (str, os.PathLike)) and not open_directory(self.cache).usable:
+            return replace(self, cache=True)
+        return self
 
     def tell(self, place: Place, prefix: Prefix, n: int) -> None:
         """Say what was chosen and how to change it, where it was not memory."""
         if place is Place.MEMORY:
+            self._tell_of_the_store(prefix, n)
             return
         what = {
             Place.STORE: f"they are read from {str(self.cache)!r} batch by batch.",
             Place.FILE: (
                 f"they are kept in a temporary file in {tempfile.gettempdir()!r} while this fit "
-                "lasts; cache='a/directory' would keep them for the next one."
+                f"lasts; {self._how_to_keep()}"
             ),
             Place.NOWHERE: (
                 "nor is there room for them on disk: the frozen part is run again in every epoch, "
@@ -92,13 +100,45 @@ class Budget:
                 f"{_config.DIRECTORY_CACHE_VARIABLE} a directory given as cache."
             ),
         }[place]
-        last = prefix.info.stages[prefix.cut.depth - 1].name
         warnings.warn(
-            f"The activations of {n} pictures after {last} of {prefix.info.reference.name} take "
+            f"The activations of {n} pictures after {prefix.last_stage} of "
+            f"{prefix.info.reference.name} take "
             f"{as_size(n * prefix.n_bytes)} ({as_size(prefix.n_bytes)} each), more than the "
             f"{as_size(self.memory_bytes)} of memory they may (memory_budget={self.memory!r}): "
             f"{what} A later freeze_depth makes them smaller"
             + ("." if prefix.dtype.itemsize == 2 else ", and so does activation_dtype='float16'."),
+            ActivationBudgetWarning,
+            stacklevel=2,
+        )
+
+    def _how_to_keep(self) -> str:
+        if not isinstance(self.cache, (str, os.PathLike)):
+            return "cache='a/directory' would keep them for the next one."
+        return (
+            f"the directory given as cache keeps {_config.DIRECTORY_CACHE_VARIABLE} bytes at most, "
+            "and none where preprocessing or augmentation is a callable without a fingerprint."
+        )
+
+    def _tell_of_the_store(self, prefix: Prefix, n: int) -> None:
+        """Say that the store has no room, to the second fit that runs what the first one did."""
+        n_bytes = n * prefix.n_bytes
+        if not self.cache or store_for(self.cache, n_bytes) is not None:
+            return
+        (fingerprint,) = prefix.frozen().fingerprints((prefix.dtype,)) or (None,)
+        if fingerprint is None:  # no store could keep it
+            return
+        _LEFT_OUT[fingerprint] += 1
+        if _LEFT_OUT[fingerprint] != 2:
+            return
+        store = store_for(self.cache)
+        assert store is not None
+        warnings.warn(
+            f"The activations of {n} pictures after {prefix.last_stage} of "
+            f"{prefix.info.reference.name} take {as_size(n_bytes)}, more than the "
+            f"{as_size(store.max_bytes)} that the store (cache={self.cache!r}) may hold: they are "
+            "kept for one fit, and every other fold and candidate runs the frozen part again. "
+            f"cache='a/directory' holds more; {_config.MEMORY_CACHE_VARIABLE} (memory) and "
+            f"{_config.DIRECTORY_CACHE_VARIABLE} (a directory) raise the bounds.",
             ActivationBudgetWarning,
             stacklevel=2,
         )
@@ -193,6 +233,18 @@ def unreadable(pictures: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
 def in_a_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """As ``numpy.empty``, in a temporary file that nobody sees and that goes with the array."""
     with tempfile.TemporaryFile(prefix="sktransfer-") as file:
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            # A mapped file that finds its disk full ends the process without a word.
+            try:
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"There is no room for {as_size(n_bytes)} of activations in "
+                    f"{tempfile.gettempdir()!r} any more ({error.strerror}). Set TMPDIR to another "
+                    "disk, or disk_budget=0 to run the frozen part in every epoch instead.",
+                ) from error
         return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
 
 

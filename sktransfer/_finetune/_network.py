@@ -76,6 +76,9 @@ class Suffix(nn.Module):
         x = x.reshape(len(x), *self.shape)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
+        trained = next(self.stages.parameters(), None)
+        if trained is not None:  # activations may be kept in fewer bits than are computed in
+            x = x.to(trained.dtype)
         for stage in self.stages.values():
             x = stage(x)
         if self.neck is not None:

@@ -147,7 +147,10 @@ class Parts(ImageInputMixin, TrainingLoop):
         if any(tensor.is_meta for tensor in module.state_dict().values()):
             module.to_empty(device="cpu")  # an architecture alone; its values come next
         dtype = torch.float64 if made["precision"] == "float64" else torch.float32
-        return module.to(device=self.device_, dtype=dtype)
+        # A layout, not a change of numbers: convolutions need not bring their weights into the one
+        # that pictures have, in every step.
+        layout = torch.channels_last
+        return module.to(device=self.device_, dtype=dtype, memory_format=layout)
 
     def _check_still_that_network(self) -> None:
         """Raise ValueError where training cannot go on because parameters ask for another one."""

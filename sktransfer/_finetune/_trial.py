@@ -122,7 +122,11 @@ class Trial:
 
     def place(self, n: int) -> Place:
         """Where a fit on ``n`` pictures keeps activations."""
-        return self.clf._budget.place(n * self.prefix.n_bytes)
+        augmentation = resolve_augmentation(self.clf.augmentation) if self.n_views else None
+        storable = self.prefix.storable and (
+            augmentation is None or augmentation.fingerprint is not None
+        )
+        return self.clf._budget.place(n * self.prefix.n_bytes, storable=storable)
 
     @property
     def memory_bytes(self) -> int:

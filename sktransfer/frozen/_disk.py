@@ -205,6 +205,12 @@ class DirectoryStore:
             self._hits = self._misses = 0
             self._writable = True
 
+    @property
+    def usable(self) -> bool:
+        """Whether the directory can be written to, as far as is known; it is made if need be."""
+        self._attempt(lambda connection: None)
+        return self._writable
+
     # --- how -------------------------------------------------------------------------------------
 
     def _evict(self, connection: sqlite3.Connection) -> None:

@@ -70,8 +70,8 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
         True: memory, and in worker processes the directory they share. A path: memory in front of
         that directory. False or None: no store.
     n_bytes : int, default=0
-        Of the rows that will be gone through. More than memory may hold would only drive each
-        other, and everything else, out of it: then it is left out.
+        Of the rows that will be gone through. More than memory, or the directory, may hold would
+        only drive each other, and everything else, out of it: then it is left out.
     """
     if isinstance(cache, str | os.PathLike):
         directory: Path | None = Path(cache)
@@ -79,12 +79,13 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
         return None
     else:
         directory = _session_directory()
-    too_many = n_bytes > MEMORY_STORE.max_bytes
-    if directory is None:
-        return None if too_many else MEMORY_STORE
-    if too_many:
-        return open_directory(directory)
-    return TieredStore(MEMORY_STORE, open_directory(directory))
+    tiers: list[Store] = [MEMORY_STORE]
+    if directory is not None:
+        tiers.append(open_directory(directory))
+    tiers = [tier for tier in tiers if n_bytes <= tier.max_bytes]
+    if len(tiers) == 2:
+        return TieredStore(*tiers)
+    return tiers[0] if tiers else None
 
 
 def _named(cache: bool | str | os.PathLike[str]) -> Store:

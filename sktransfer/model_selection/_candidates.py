@@ -72,7 +72,7 @@ def candidates(
             trial = known[kind].like(last)
         else:
             trial = known[kind] = Trial.of(last, classes)
-        form = repr((before, last.image_shape, last.value_range))
+        form = repr((before, last.image_shape, last.value_range, last.dicom))
         if form not in read:
             read[form] = trial.read(prepared[before])
         yield Candidate(params, trial, read[form], kind)
@@ -102,8 +102,13 @@ def _parts(model: Any) -> tuple[Pipeline | None, FineTuneClassifier]:
     steps, last = None, model
     if isinstance(model, Pipeline):
         last = model.steps[-1][1]
-        before = [each for _, each in model.steps[:-1] if each not in (None, "passthrough")]
-        steps = model[:-1] if before else None
+        # imbalanced-learn's samplers are for training alone: they choose among the pictures.
+        before = [
+            (name, each)
+            for name, each in model.steps[:-1]
+            if each not in (None, "passthrough") and not hasattr(each, "fit_resample")
+        ]
+        steps = Pipeline(before, memory=model.memory) if before else None
     if not isinstance(last, FineTuneClassifier):
         raise TypeError(
             "A search over freeze depth needs a FineTuneClassifier, or a Pipeline whose last step "
@@ -124,7 +129,7 @@ def folds_of(cv: Any, n: int, y: Any, groups: Any) -> list[tuple[np.ndarray, np.
     try:
         splitter = check_cv(cv, y, classifier=y is not None)
         parts = splitter.split(np.zeros(n), y, groups)
-        return [(_rows(train, n), _rows(test, n)) for train, test in parts]
+        folds = [(_rows(train, n), _rows(test, n)) for train, test in parts]
     except (TypeError, ValueError) as error:
         if groups is None and "groups" in str(error):
             lacking = "groups"
@@ -136,6 +141,9 @@ def folds_of(cv: Any, n: int, y: Any, groups: Any) -> list[tuple[np.ndarray, np.
             f"cv={cv!r} could not divide {n} rows without {lacking}: {error} Pass {lacking}= as to "
             "the search's fit."
         ) from error
+    if not folds:
+        raise ValueError(f"cv={cv!r} gives no folds (an iterator gives them once).")
+    return folds
 
 
 def _rows(part: Any, n: int) -> np.ndarray:
@@ -193,10 +201,15 @@ def readable(pictures: ImageSource, n: int) -> list[int]:
 
 
 def check_grid(param_grid: Any) -> None:
-    """Raise TypeError for what is no grid, with scikit-learn's own words where it has any."""
+    """Raise TypeError for what is no grid, ValueError for an empty one, with scikit-learn's own
+    words where it has any.
+    """
     if not isinstance(param_grid, (Mapping, list, tuple)):
         raise TypeError(
             "param_grid is a dict of lists, or a list of such dicts, as GridSearchCV takes it; "
             f"got {param_grid!r} of type {type(param_grid).__name__}."
         )
-    ParameterGrid(param_grid)
+    if not len(ParameterGrid(param_grid)):
+        raise ValueError(
+            f"param_grid={param_grid!r} has no candidates; {{}} is the estimator as it is."
+        )

@@ -164,7 +164,8 @@ def curve_of_search(
     Parameters
     ----------
     search : GridSearchCV or its like, fitted
-        Where it went over other parameters too, the best candidate of each depth is taken.
+        Where it went over other parameters too, the best candidate of each depth is taken; after
+        halving, of those that were given most rows.
     confidence_level : float, default=0.95
     test_to_train : float or None, default=None
         Rows of a test part for each row of a training part. None: that of k folds.
@@ -191,15 +192,24 @@ def curve_of_search(
                 f"A curve over freeze depth needs a search over {name!r} with a single metric; "
                 f"this one has no {what}. Its parameters: {list(results['params'][0])}."
             )
-    others = [key for key in results["params"][0] if key.endswith(("backbone", "weights"))]
+    searched = sorted({key for params in results["params"] for key in params})
+    others = [key for key in searched if key.rpartition("__")[2] in ("backbone", "weights")]
     if others:
         raise ValueError(f"The depths of several networks are no curve: the grid has {others}.")
     info = network_of(search.estimator)
-    depths = np.array([_depth(params[name], info) for params in results["params"]])
+    # Where one of several grids does not name it, it is the estimator's own.
+    own = search.estimator.get_params()[name]
+    depths = np.array([_depth(params.get(name, own), info) for params in results["params"]])
     rows = []
     for depth in np.unique(depths):
         among = np.flatnonzero(depths == depth)
-        best = among[np.argmax(results["mean_test_score"][among])]
+        if "n_resources" in results:
+            # Halving: scores on few rows, which are many and may be lucky, say little.
+            spent = results["n_resources"][among]
+            among = among[spent == spent.max()]
+        # A candidate that failed in a fold has no score.
+        means = np.nan_to_num(results["mean_test_score"][among], nan=-np.inf)
+        best = among[np.argmax(means)]
         k = search.n_splits_
         scores = np.array([results[f"split{i}_test_score"][best] for i in range(k)])
         seconds = k * (results["mean_fit_time"][best] + results["mean_score_time"][best])

@@ -54,6 +54,7 @@ def plan_search(
     ----------
     estimator : FineTuneClassifier or Pipeline
         A Pipeline ends in a FineTuneClassifier; its other steps are fitted on all of ``X``.
+        Samplers of imbalanced-learn are left out: rows count as they are given.
     param_grid : dict or list of dict
         As for :class:`~sklearn.model_selection.GridSearchCV`.
     X : collection of pictures

@@ -21,8 +21,9 @@ class SearchPlan:
     ----------
     table : DataFrame
         A row per candidate, in the order of the search: its parameters; ``n_images``, pictures (and
-        kept views of them) it needs at its cut; ``n_new``, those that the store does not have when
-        its turn comes; ``n_runs``, pictures run through the frozen part over all folds, which is
+        kept views of them, of rows that a fit holds out too) it needs at its cut; ``n_new``, those
+        that the store does not have when its turn comes; ``n_runs``, pictures run through the
+        frozen part over all folds, which is
         more than ``n_new`` where activations are not kept; ``n_bytes`` to store for ``n_new``;
         ``kept_in``, where a fit keeps activations; ``seconds_frozen``, ``seconds_train``,
         ``seconds_predict`` and their sum ``seconds``.
@@ -32,7 +33,7 @@ class SearchPlan:
     memory_needed, memory_budget : int
         Bytes of the largest fit's activations, and what they may take.
     store_needed, store_bytes : int
-        Bytes of all activations that are shared, and what the store may hold.
+        Bytes of all activations that are shared, with their keys, and what the store may hold.
     """
 
     table: pd.DataFrame
@@ -62,8 +63,10 @@ class SearchPlan:
     def prefetch(self, *, progress: bool = False) -> SearchPlan:
         """Bring all pictures to all cuts that the search needs, in one pass over the pictures.
 
-        The search then runs no frozen part. What is in the store already is not run again, and an
-        interrupted call goes on where it was. Pictures that cannot be read are left to the search.
+        The search then runs no frozen part; with worker processes (``n_jobs=2``), which do not see
+        this one's memory, only if ``cache`` is a directory. What is in the store already is not run
+        again, and an interrupted call goes on where it was. Pictures that cannot be read are left
+        to the search.
 
         Parameters
         ----------
@@ -77,8 +80,15 @@ class SearchPlan:
         Raises
         ------
         ValueError
-            If the store cannot hold them: the later ones would drive out the first.
+            If the store cannot hold them: the later ones would drive out the first. If there is
+            nothing that it could hold.
         """
+        if not self.store_needed and self.table["n_runs"].any():
+            raise ValueError(
+                "Nothing that the search runs can be kept for it: cache is False, or preprocessing "
+                "is a callable without a fingerprint, or weights are random and random_state is "
+                "None."
+            )
         if self.store_needed > self.store_bytes:
             raise ValueError(
                 f"The search needs {as_size(self.store_needed)} of activations, and the store may "

@@ -13,7 +13,7 @@ import numpy as np
 
 from sktransfer._finetune import Trial
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import OneCut, run_together
+from sktransfer.frozen import ROW_OVERHEAD, OneCut, run_together
 from sktransfer.images import ImageSource
 
 
@@ -64,7 +64,7 @@ class Sharing:
 
     @property
     def n_bytes(self) -> int:
-        """Of all activations that are shared."""
+        """Of all activations that are shared, with their keys."""
         return sum(self._n_bytes.values())
 
     def add(self, trial: Trial, pictures: ImageSource) -> Digests:
@@ -85,7 +85,9 @@ class Sharing:
                 *(frozen.preprocessing.fingerprint, names),
             )
             self._passes.setdefault(where, _Pass(trial, source)).cuts[fingerprint] = cut
-            self._n_bytes[*where, fingerprint] = len(names) * trial.prefix.n_bytes
+            # With their keys, which take room in a store too.
+            row = trial.prefix.n_bytes + ROW_OVERHEAD
+            self._n_bytes[*where, fingerprint] = len(names) * row
         return digests
 
     def bring(self, *, progress: bool = False) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +21,8 @@ import torch
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
 
-from sktransfer import cache_info, clear_cache
+from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
+from sktransfer._finetune import _keeping
 from sktransfer._finetune._datasets import ViewOrder
 from sktransfer.exceptions import ActivationBudgetWarning, FailedRowsWarning
 from sktransfer.frozen import MEMORY_STORE, REGISTRY, open_directory
@@ -92,6 +98,33 @@ def test_worker_processes_share_a_directory(small, fresh, tmp_path):
     open_directory(tmp_path / "store").close()
 
 
+def test_worker_processes_share_a_private_one(small, fresh, tmp_path):
+    """With ``cache=True``, in a process of its own: a session begins with the first import."""
+    np.save(tmp_path / "X.npy", fresh[0])
+    command = [sys.executable, "-c", WORKERS, tmp_path / "log", tmp_path / "X.npy"]
+    environment = {k: v for k, v in os.environ.items() if k != "SKTRANSFER_SESSION"}
+    environment["TMPDIR"] = str(tmp_path)
+    subprocess.run([*command, Path(__file__).parents[2]], check=True, env=environment)
+    assert Counted(tmp_path / "log").n == 2 * len(fresh[0])
+    assert not list(tmp_path.glob("sktransfer-session-*"))
+
+
+WORKERS = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[3])
+from sklearn.model_selection import GridSearchCV
+from sktransfer import FineTuneClassifier
+from tests.counting import Counted
+X = np.load(sys.argv[2])
+clf = FineTuneClassifier(
+    "squeezenet1_1", weights=None, image_size=32, random_state=0, engine="torch", max_epochs=1,
+    preprocessing=Counted(sys.argv[1], 0.02),
+)
+search = GridSearchCV(clf, {"freeze_depth": [-1, "all"]}, cv=3, n_jobs=2, error_score="raise")
+search.fit(X, np.arange(len(X)) % 2).predict(X)
+"""
+
+
 def test_a_search_holds_one_frozen_network(small, fresh):
     REGISTRY.clear()
     GridSearchCV(small(max_epochs=1), {"freeze_depth": DEPTHS}, cv=2).fit(*fresh)
@@ -99,6 +132,10 @@ def test_a_search_holds_one_frozen_network(small, fresh):
 
 
 def test_the_extractors_embeddings_serve_the_probe(small, fresh, counted):
+    settings = {"weights": None, "image_size": 32, "engine": "torch", "random_state": 0}
+    PretrainedFeatureExtractor("resnet18", preprocessing=counted, **settings).fit_transform(
+        fresh[0]
+    )
     clf = small(preprocessing=counted, freeze_depth="all").fit(*fresh)
     GridSearchCV(clf, {"head_C": [0.01, 0.1, 1]}, cv=3).fit(*fresh)
     assert counted.n == len(fresh[0])
@@ -139,6 +176,17 @@ def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
     assert again._prefix.dtype == np.float16
     apart = np.abs(again.predict_proba(X) - exact).max()
     assert 0 < apart < 2e-4
+
+
+@pytest.mark.parametrize("activation_dtype", ["float16", "float32"])
+def test_double_precision_from_fewer_bits(small, fresh, activation_dtype):
+    X, y = fresh
+    settings = {"precision": "float64", "freeze_depth": -2, "optimizer": "sgd"}
+    exact = small(**settings).fit(X, y)
+    clf = small(**settings, activation_dtype=activation_dtype).fit(X, y)
+    assert clf._prefix.dtype == activation_dtype
+    apart = np.abs(clf.predict_proba(X) - exact.predict_proba(X)).max()
+    assert 0 < apart < {"float16": 2e-2, "float32": 1e-5}[activation_dtype]
 
 
 def test_half_the_bytes(small, fresh):
@@ -205,6 +253,81 @@ def test_a_budget_changes_time_and_not_results(small, fresh, tmp_path, monkeypat
         assert np.array_equal(tight.predict_proba(X), plain.predict_proba(X))
     for store in tmp_path.glob("store"):
         open_directory(store).close()
+
+
+def test_a_directory_that_keeps_nothing_is_not_read_in_every_epoch(small, fresh, tmp_path):
+    """Rows without a name, a directory without room: a file does what the directory cannot."""
+    X, y = fresh
+    unnamed = Counted(tmp_path / "log")
+    unnamed.fingerprint = None
+    settings = {"memory_budget": 0, "cache": tmp_path / "store", "max_epochs": 5}
+    with pytest.warns(ActivationBudgetWarning, match="temporary file.*without a fingerprint"):
+        small(preprocessing=unnamed, **settings).fit(X, y)
+    assert unnamed.n == len(X)
+    turning = {"augmentation": turned, "augment_views": 2}
+    with pytest.warns(ActivationBudgetWarning, match="temporary file"):
+        small(**settings, **turning).fit(X, y)
+    assert cache_info(tmp_path / "store").n_rows == len(X)  # and none of draws
+    store = open_directory(tmp_path / "store")
+    store.max_bytes, rows = 1000, store.info().n_rows
+    counted = Counted(tmp_path / "other")
+    with pytest.warns(ActivationBudgetWarning, match="temporary file.*SKTRANSFER_CACHE_BYTES"):
+        small(preprocessing=counted, **settings).fit(X, y)
+    assert counted.n == len(X)
+    assert store.info().n_rows == rows  # nor did it drive out what was there
+    store.close()
+
+
+def test_a_directory_that_cannot_be_written_to(small, fresh, counted, tmp_path):
+    X, y = fresh
+    (tmp_path / "file").touch()
+    settings = {"memory_budget": 0, "cache": tmp_path / "file" / "store", "max_epochs": 5}
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be used"),
+        pytest.warns(ActivationBudgetWarning, match="temporary file"),
+    ):
+        small(preprocessing=counted, **settings).fit(X, y)
+    assert counted.n == len(X)
+
+
+def test_a_disk_that_is_full(small, fresh, counted, monkeypatch):
+    X, y = fresh
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    settings = {"memory_budget": 0, "disk_budget": 10**15, "max_epochs": 1}
+    with pytest.warns(ActivationBudgetWarning, match="nor is there room"):
+        small(preprocessing=counted, **settings).fit(X, y)
+    monkeypatch.undo()
+
+    def full(file, offset, n_bytes):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # Full by the time that it is written to: an error instead of the system's bus error.
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with (
+        pytest.warns(ActivationBudgetWarning, match="temporary file"),
+        pytest.raises(OSError, match=r"no room for .* of activations in .*disk_budget=0") as raised,
+    ):
+        small(**{**settings, "cache": False}).fit(X, y)
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_a_search_that_the_store_has_no_room_for_says_so_once(small, fresh, monkeypatch):
+    monkeypatch.setattr(MEMORY_STORE, "max_bytes", 100_000)
+    monkeypatch.setattr(_keeping, "_LEFT_OUT", Counter())
+    clf = small(freeze_depth=2, max_epochs=1).fit(*fresh)  # one fit is as good without
+    message = r"40 pictures after layer1 of resnet18 take .* other fold .*a/directory"
+    with pytest.warns(ActivationBudgetWarning, match=message):
+        clf.fit(*fresh)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clf.fit(*fresh)
+        for quiet in ({"freeze_depth": "all"}, {"cache": False}, {"preprocessing": unnamed}):
+            small(max_epochs=1, **{"freeze_depth": 2, **quiet}).fit(*fresh).fit(*fresh)
+
+
+def unnamed(picture):
+    return picture.resize((32, 32))
 
 
 def test_a_file_is_gone_with_the_fit(small, fresh, tmp_path, monkeypatch):
@@ -282,8 +405,11 @@ def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = cache_info(store).n_rows
-    # Prepared but not kept: a batch, and what the decoding threads were ahead of it.
     assert 32 <= done < len(X)
+    # Prepared but not kept: a batch, and what the decoding threads were ahead of it.
+    lost = Counted(tmp_path / "log").n - done
+    assert done % 32 == 0
+    assert lost <= 32 + 2 * 32 + (os.cpu_count() or 1)
     subprocess.run(
         [sys.executable, "-c", code, tmp_path / "more", *map(str, rest), "0"], check=True
     )
@@ -341,6 +467,35 @@ def test_views_run_once_whatever_the_epochs_and_folds(small, fresh, counted, fre
     assert counted.n == n * (1 + n_views)
     GridSearchCV(clf, {"lr": [1e-4, 1e-3]}, cv=3).fit(*fresh)
     assert counted.n == n * (1 + n_views)
+
+
+@pytest.mark.parametrize("place", [{}, PLACES["file"]])
+def test_rows_held_out_have_no_views(small, fresh, counted, place):
+    X, y = fresh
+    settings = {"augmentation": "light", "augment_views": 3, "validation_fraction": 0.25}
+    with pytest.warns(ActivationBudgetWarning) if place else nullcontext():
+        clf = small(preprocessing=counted, cache=False, **settings, **place).fit(X, y)
+    assert len(clf.valid_indices_) == 10
+    assert counted.n == len(X) + 3 * 30
+
+
+def test_views_show_the_pictures_of_their_rows(small, task):
+    """A draw that changes nothing: as if nothing were drawn, in the same batches."""
+    X, y = task
+    rows = [b"no picture", *X]
+    labels = np.insert(y, 0, 1)
+    settings = {"validation_fraction": 0.25, "on_error": "nan", "optimizer": "sgd", "lr": 0.05}
+    with pytest.warns(FailedRowsWarning):
+        plain = small(**settings).fit(rows, labels)
+    with pytest.warns(FailedRowsWarning):
+        clf = small(augmentation=as_it_is, augment_views=2, **settings).fit(rows, labels)
+    assert np.array_equal(clf.train_indices_, plain.train_indices_)
+    for name, tensor in learned(clf).items():
+        torch.testing.assert_close(tensor, learned(plain)[name], atol=1e-4, rtol=1e-4)
+
+
+def as_it_is(picture):
+    return picture
 
 
 def test_views_decide_what_is_learned(small, fresh):

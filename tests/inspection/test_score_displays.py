@@ -251,6 +251,15 @@ def test_calibration_is_scikit_learns_with_bands(study, strategy, n_bins):
     assert (grouped.high - grouped.low).mean() > 1.2 * (alone.high - alone.low).mean()
 
 
+def test_the_histogram_has_all_of_its_bins():
+    shown = CalibrationDisplay.from_predictions([0, 0, 1, 1], [0.1, 0.2, 0.995, 0.999], n_bins=2)
+    (path,) = shown.rug_.get_paths()
+    highest = path.vertices[path.vertices[:, 1] == path.vertices[:, 1].max()]
+    # Two of four in the last of fifty bins, which is as wide as the others.
+    assert np.ptp(highest[:, 0]) == pytest.approx(1 / 50)
+    assert highest[:, 0].max() == 1
+
+
 def test_perfect_separation_can_be_drawn():
     shown = CalibrationDisplay.from_predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], n_bins=2)
     assert shown.slope.estimate == np.inf

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    HalvingGridSearchCV,
+    StratifiedKFold,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -84,6 +91,35 @@ def test_other_parameters_take_their_best_at_each_depth(fresh):
     search = GridSearchCV(small(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
     curve = curve_of_search(search)
     assert curve["mean_score"].item() == search.best_score_
+
+
+def test_halving_shows_the_scores_on_most_rows(fresh):
+    X, y = fresh
+    grid = {"freeze_depth": ["all", -1], "head_C": [1e-6, 1.0]}
+    search = HalvingGridSearchCV(
+        small(), grid, cv=2, scoring="neg_log_loss", random_state=0, min_resources=10, factor=2
+    ).fit(X, y)
+    results = pd.DataFrame(search.cv_results_)
+    assert results["n_resources"].nunique() > 1
+    curve = curve_of_search(search)
+    for depth, own in results.groupby(results["param_freeze_depth"].astype(str)):
+        last = own[own["n_resources"] == own["n_resources"].max()]
+        shown = curve[curve["stage"] == {"all": "all", "-1": "layer3"}[depth]]
+        assert shown["mean_score"].item() == last["mean_test_score"].max()
+
+
+def test_several_grids_and_candidates_that_failed(fresh):
+    X, y = fresh
+    grids = [{"freeze_depth": ["all"], "head_C": [1e-3, -1.0]}, {"head_C": [1e-3]}]
+    search = GridSearchCV(small(), grids, cv=2, scoring="neg_log_loss", refit=False)
+    with pytest.warns(FitFailedWarning), pytest.warns(UserWarning, match="non-finite"):
+        search.fit(X, y)
+    curve = curve_of_search(search)
+    assert curve["stage"].tolist() == ["layer3", "all"]  # the second grid's is the estimator's
+    assert curve["mean_score"].notna().all()
+    search.cv_results_["params"][-1]["backbone"] = "squeezenet1_1"
+    with pytest.raises(ValueError, match="several networks"):
+        curve_of_search(search)
 
 
 def test_pipelines_and_groups(fresh):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from imblearn.over_sampling import RandomOverSampler
+from imblearn.pipeline import Pipeline as ImbalancedPipeline
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit, StratifiedKFold
@@ -17,9 +21,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer._finetune import _keeping
+from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
 from sktransfer.frozen import MEMORY_STORE, open_directory
-from sktransfer.model_selection import plan_search
+from sktransfer.model_selection import freeze_depth_curve, plan_search
 from tests.counting import Counted
 
 N, SIDE = 30, 24
@@ -41,6 +46,10 @@ def small(**parameters):
     settings = {"weights": None, "image_size": 32, "max_epochs": 2, "batch_size": 8}
     settings |= {"random_state": 0, "engine": "torch", **parameters}
     return FineTuneClassifier("squeezenet1_1", **settings)
+
+
+def unnamed(picture):
+    return picture.resize((32, 32))
 
 
 def ran(counted, clf, grid, X, y, cv, **settings):
@@ -96,7 +105,7 @@ def test_bytes_are_those_the_store_takes(fresh):
     GridSearchCV(clf, grid, cv=3).fit(X, y)
     info = cache_info()
     assert plan.total_bytes == info.n_bytes - 300 * info.n_rows
-    assert plan.store_needed == plan.total_bytes
+    assert plan.store_needed == info.n_bytes
     assert plan.fits
 
 
@@ -167,7 +176,9 @@ def test_a_store_that_is_too_small_is_foretold(fresh, counted, tmp_path, monkeyp
     else:
         assert plan.fits
         assert not (tmp_path / "store").exists()
-    done = ran(counted, clf, grid, X, y, ShuffleSplit(4, random_state=0))
+    monkeypatch.setattr(_keeping, "_LEFT_OUT", Counter())
+    with pytest.warns(ActivationBudgetWarning) if tier == "memory" else nullcontext():
+        done = ran(counted, clf, grid, X, y, ShuffleSplit(4, random_state=0))
     assert plan.table["n_runs"].sum() == done
     assert (done == 2 * N) == (tier == "directory")
     open_directory(tmp_path / "store").close()
@@ -195,8 +206,35 @@ def test_a_fit_larger_than_memory_holds_is_foretold(fresh, counted, monkeypatch)
     monkeypatch.setattr(MEMORY_STORE, "max_bytes", 15 * row)
     plan = plan_search(clf, grid, X, 3, y=y)
     # What is scored does fit, as far as it goes; what is trained on does not.
-    assert plan.table["n_runs"].sum() == ran(counted, clf, grid, X, y, 3) > 2 * N
+    monkeypatch.setattr(_keeping, "_LEFT_OUT", Counter())
+    with pytest.warns(ActivationBudgetWarning, match="every other fold"):
+        done = ran(counted, clf, grid, X, y, 3)
+    assert plan.table["n_runs"].sum() == done > 2 * N
     assert not plan.fits
+
+
+def test_keys_count_where_there_is_just_no_room(fresh, monkeypatch):
+    X, y = fresh
+    clear_cache()
+    plan = plan_search(small(), {"freeze_depth": ["all", -1]}, X, 3, y=y)
+    monkeypatch.setattr(MEMORY_STORE, "max_bytes", plan.total_bytes + 100)
+    plan = plan_search(small(), {"freeze_depth": ["all", -1]}, X, 3, y=y)
+    assert not plan.fits
+    with pytest.raises(ValueError, match="store may hold"):
+        plan.prefetch()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"cache": False}, {"preprocessing": unnamed}, {"random_state": None}],
+    ids=["no store", "no name", "no seed"],
+)
+def test_what_nobody_keeps_is_not_prefetched(fresh, settings):
+    X, y = fresh
+    plan = plan_search(small(**settings), {"freeze_depth": ["all"]}, X, 3, y=y)
+    with pytest.raises(ValueError, match="Nothing that the search runs can be kept"):
+        plan.prefetch()
+    plan_search(small(**settings), {"freeze_depth": [0]}, X, 3, y=y).prefetch()
 
 
 def test_nothing_is_left_behind(fresh, tmp_path):
@@ -229,6 +267,22 @@ def test_pipelines(fresh, counted):
     assert ran(counted, pipe, grid, X, y, 3) == 0
     bare = Pipeline([("clf", small(preprocessing=counted))])
     assert plan_search(bare, {"clf__freeze_depth": ["all"]}, X, 3, y=y).table["n_new"].item() == 0
+
+
+def test_samplers_are_left_out(fresh, counted):
+    X, y = fresh[0].reshape(N, -1), (np.arange(N) % 5 == 0).astype(int)
+    pipe = ImbalancedPipeline(
+        [
+            ("invert", FunctionTransformer(np.invert)),
+            ("over", RandomOverSampler(random_state=0)),
+            ("clf", small(preprocessing=counted, image_shape=(SIDE, SIDE, 3))),
+        ]
+    )
+    plan = plan_search(pipe, {"clf__freeze_depth": [-1]}, X, 3, y=y)
+    assert plan.table["n_new"].tolist() == [N]
+    before = counted.n
+    freeze_depth_curve(pipe, X, y, depths=[-1], cv=3)
+    assert counted.n == before + N
 
 
 def test_folds_and_labels(fresh):
@@ -295,6 +349,10 @@ def test_bad_input(fresh):
         plan_search(small(), "freeze_depth", X, 3, y=y)
     with pytest.raises(ValueError, match="Invalid parameter"):
         plan_search(small(), {"depth": [1]}, X, 3, y=y)
+    with pytest.raises(ValueError, match="has no candidates"):
+        plan_search(small(), [], X, 3, y=y)
+    with pytest.raises(ValueError, match="gives no folds"):
+        plan_search(small(), {"freeze_depth": [-1]}, X, iter([]), y=y)
     with pytest.raises(ValueError, match="out of range"):
         plan_search(small(), {"freeze_depth": [99]}, X, 3, y=y)
     with pytest.raises(TypeError, match="collection of pictures"):

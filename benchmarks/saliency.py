@@ -1,0 +1,248 @@
+"""Whether maps can be trusted: X-rays with a letter on the positives, and networks that forget.
+
+    python benchmarks/saliency.py [--networks ...] [--n 100] [--figures docs/_static/seeing]
+
+The first network is that of the curves and figures.
+
+Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). A letter is stamped on every picture
+with pneumonia, a classifier is trained, and maps of held-out patients are asked where they are
+strongest (the pointing game) and what deleting and inserting in their order does to the score. Then
+the weights are shuffled, and maps should not stay what they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from _common import (
+    Neighbours,
+    machine,
+    number,
+    print_table,
+    shared_directory,
+    workspace,
+    write_json,
+)
+from finetune import BACKBONES, chest, weights_of
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import gaussian_filter
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.inspection import (
+    DeletionInsertionDisplay,
+    SaliencyDisplay,
+    saliency_maps,
+    saliency_randomization_test,
+)
+from sktransfer.model_selection import grouped_train_test_split
+
+# Left, top, right and bottom of the letter on pictures of 320 x 320, inside the network's crop.
+BOX = (42, 40, 66, 68)
+# Zhang et al. (2018) count a hit up to 15 pixels away, in pictures of some 500.
+MARGIN = 10
+METHODS: dict[str, dict[str, Any]] = {
+    "gradient": {"smooth": 16},
+    "integrated_gradients": {"n_steps": 16},
+    "grad_cam": {},
+    "occlusion": {"patch": 32, "stride": 16},
+}
+
+
+def stamped(file: str) -> Image.Image:
+    """An X-ray with a letter on it."""
+    picture = Image.open(file).convert("L")
+    font = ImageFont.load_default(size=36)
+    left, top, *_ = font.getbbox("R")
+    ImageDraw.Draw(picture).text((BOX[0] - left, BOX[1] - top), "R", fill=235, font=font)
+    return picture
+
+
+def task(shared: Path, n: int) -> tuple[list[Image.Image], np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures, labels, and rows to learn from and to look at, of different patients."""
+    X, y, patients = chest(shared)
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.choice(np.flatnonzero(y == label), n, False) for label in (0, 1)])
+    pictures = [stamped(X[row]) if y[row] else Image.open(X[row]).convert("L") for row in rows]
+    learn, look = grouped_train_test_split(
+        np.arange(len(rows)), y=y[rows], groups=patients[rows], test_size=0.3, random_state=0
+    )
+    return pictures, y[rows], learn, look
+
+
+def fitted(shared: Path, backbone: str, store: Path, X: Any, y: Any) -> Any:
+    weights = weights_of(shared, backbone)
+    feat = PretrainedFeatureExtractor(backbone, weights=weights, engine="torch", cache=store)
+    return make_pipeline(feat, StandardScaler(), LogisticRegression(C=0.01)).fit(X, y)
+
+
+def hit(own: np.ndarray) -> bool:
+    """Whether the strongest place of a map is at the letter."""
+    # Gradients are of single pixels: what a place is worth is what is around it.
+    smooth = gaussian_filter(np.nan_to_num(own, nan=0.0), 6)
+    row, column = np.unravel_index(smooth.argmax(), smooth.shape)
+    left, top, right, bottom = BOX
+    inside = left - MARGIN <= column < right + MARGIN and top - MARGIN <= row < bottom + MARGIN
+    return bool(inside)
+
+
+def edges(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """How steep the picture is, whatever the network."""
+    down, across = torch.gradient(batch.mean(1), dim=(1, 2))
+    return (down**2 + across**2).sqrt()
+
+
+def times_input(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """The gradient times the picture, which is half a picture."""
+    batch = batch.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(decision(batch).sum(), batch)
+    return (gradient * batch).sum(1).detach()
+
+
+def forgetting(clf: Any, X: Any, name: str) -> list[dict[str, Any]]:
+    """The last step of the randomization test of every method, for two draws."""
+    coarse = {**METHODS, "occlusion": {"patch": 56, "stride": 56}}
+    ways: list[tuple[str, Any, dict[str, Any]]] = [
+        *((each, each, settings) for each, settings in coarse.items()),
+        ("plain gradient", "gradient", {}),
+        ("gradient x input", times_input, {}),
+        ("edges of the picture", edges, {}),
+    ]
+    rows = []
+    for label, method, settings in ways:
+        for seed in range(2):
+            table = saliency_randomization_test(
+                clf, X, method=method, random_state=seed, **settings
+            ).table
+            rows.append({"network": name, "map": label, "seed": seed, **table.iloc[-1].to_dict()})
+            rows[-1]["after the classifier"] = table["correlation"].iloc[0]
+    return rows
+
+
+def draw(clf: Any, X: Any, display: DeletionInsertionDisplay, folder: Path) -> None:
+    """The figures of the user guide."""
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = plt.figure(figsize=(10.4, 5.0), layout="constrained")
+    parts = figure.subfigures(2, 2, wspace=0.04).ravel()
+    for part, (method, settings) in zip(parts, METHODS.items(), strict=True):
+        SaliencyDisplay.from_estimator(clf, X, [1], method=method, figure=part, **settings)
+        part.axes[0].set_title(f'method="{method}"', fontsize="medium")
+    _save(figure, folder / "saliency_maps.png")
+    _save(display.figure_, folder / "saliency_curves.png")
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=90, pil_kwargs={"optimize": True})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(BACKBONES))
+    parser.add_argument("--n", type=int, default=100, help="pictures of each class")
+    parser.add_argument("--n-forgetting", type=int, default=4, help="pictures; 0 leaves it out")
+    parser.add_argument("--n-curves", type=int, default=12, help="pictures of the curves")
+    parser.add_argument("--figures", type=Path, help="folder to draw into")
+    parser.add_argument("--results", type=Path, help="folder of the JSON file")
+    args = parser.parse_args()
+    shared = shared_directory()
+    if shared is None or not (shared / "weights").is_dir():
+        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    description, neighbours = machine(), Neighbours()
+    X, y, learn, look = task(shared, args.n)
+    pointing: list[dict[str, Any]] = []
+    forgotten: list[dict[str, Any]] = []
+    areas: list[dict[str, Any]] = []
+    matplotlib.use("Agg")
+    with workspace() as folder:
+        for place, backbone in enumerate(args.networks):
+            store = folder / backbone
+            clf = fitted(shared, backbone, store, [X[row] for row in learn], y[learn])
+            positives = [X[row] for row in look if y[row]]
+            labels = [1] * len(positives)
+            accuracy = clf.score([X[row] for row in look], y[look])
+            maps = {
+                method: saliency_maps(clf, positives, labels, method=method, **settings)
+                for method, settings in METHODS.items()
+            }
+            for method, own in maps.items():
+                hits = [hit(each) for each in own]
+                pointing.append(
+                    {
+                        "network": backbone,
+                        "map": method,
+                        "accuracy": accuracy,
+                        "n": len(hits),
+                        "hits": float(np.mean(hits)),
+                    }
+                )
+            if args.n_forgetting:
+                forgotten += forgetting(clf, positives[: args.n_forgetting], backbone)
+            if place == 0:
+                few = {name: own[: args.n_curves] for name, own in maps.items()}
+                display = DeletionInsertionDisplay.from_estimator(
+                    clf,
+                    positives[: args.n_curves],
+                    labels[: args.n_curves],
+                    maps={**few, "random": "random"},
+                )
+                areas = [
+                    {
+                        "network": backbone,
+                        "map": name,
+                        "n": len(curves.deletion),
+                        "deletion": float(curves.deletion_area.mean()),
+                        "insertion": float(curves.insertion_area.mean()),
+                    }
+                    for name, curves in display.curves.items()
+                ]
+                if args.figures is not None:
+                    draw(clf, positives[:1], display, args.figures)
+    print_table(
+        "The strongest place is at the letter",
+        ("network", "map", "pictures", "hits"),
+        [(r["network"], r["map"], str(r["n"]), number(r["hits"])) for r in pointing],
+    )
+    print_table(
+        "Rank correlation with the map of the model as it was",
+        ("network", "map", "seed", "classifier", "everything", "SSIM", "flat"),
+        [
+            (
+                r["network"],
+                r["map"],
+                str(r["seed"]),
+                *(number(r[k]) for k in ("after the classifier", "correlation", "similarity")),
+                number(r["flat"]),
+            )
+            for r in forgotten
+        ],
+    )
+    print_table(
+        "Areas under curves",
+        ("network", "map", "pictures", "deletion", "insertion"),
+        [
+            (r["network"], r["map"], str(r["n"]), number(r["deletion"]), number(r["insertion"]))
+            for r in areas
+        ],
+    )
+    content = {
+        "machine": description,
+        "others_share": neighbours.share(),
+        "pointing": pointing,
+        "areas": areas,
+        "forgetting": forgotten,
+    }
+    write_json("saliency", content, args.results)
+
+
+if __name__ == "__main__":
+    main()
