@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,16 +47,23 @@ class Setting:
     n_resamples : int
     seed : int
         Equal for all, so that all are scored on the same resamples.
+    drawn : dict
+        What was drawn already.
     """
 
     scoring: str
     n_resamples: int
     seed: int
+    drawn: dict[Any, list[np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     def draws(self, data: LabelledFeatures) -> list[np.ndarray]:
         """Rows drawn with replacement, by group where there are groups."""
-        state = np.random.RandomState(self.seed)
-        return resamples(len(data.codes), data.groups, self.n_resamples, state)
+        n = len(data.codes)
+        key = (n, None if data.groups is None else data.groups.tobytes())
+        if key not in self.drawn:  # for the first layer, and again for none
+            state = np.random.RandomState(self.seed)
+            self.drawn[key] = resamples(n, data.groups, self.n_resamples, state)
+        return self.drawn[key]
 
 
 def probe_decisions(F: Any, y: Any, *, groups: Any = None, random_state: int = 0) -> np.ndarray:
