@@ -5,6 +5,7 @@ nor know any network.
 from __future__ import annotations
 
 import fnmatch
+from functools import lru_cache
 from itertools import accumulate
 
 import pandas as pd
@@ -141,8 +142,17 @@ def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFra
     3       layer3  (256, 14, 14)       2099712
     4       layer4    (512, 7, 7)       8393728
     """
+    side = None if image_size is None else int(image_size)
+    if not isinstance(name, str):  # refused in words, where a cache would say "unhashable"
+        return _described.__wrapped__(name, side)
+    return _described(name, side).copy()
+
+
+@lru_cache(maxsize=64)
+def _described(name: str, image_size: int | None) -> pd.DataFrame:
+    """Kept: networks are ranked by these numbers, and to count them takes up to a second."""
     backbone = _load.architecture(name)
-    side = backbone.input_spec.crop_size if image_size is None else int(image_size)
+    side = backbone.input_spec.crop_size if image_size is None else image_size
     outputs, macs = _measure(backbone, side)
     parameters = [_n_parameters(stage.module) for stage in backbone.stages]
     if backbone.neck is not None:

@@ -152,3 +152,15 @@ def test_every_network_can_be_described(name):
     table = describe_backbone(name)
     assert (table["gmacs"] > 0).all()
     assert (table["n_parameters"] > 0).all()
+
+
+def test_a_table_is_the_callers_own():
+    table = describe_backbone("squeezenet1_1")
+    table.loc[:, "gmacs"] = 0.0
+    assert describe_backbone("squeezenet1_1")["gmacs"].sum() > 0
+
+
+@pytest.mark.parametrize("name", [["resnet18"], 18, None])
+def test_a_name_is_a_string(name):
+    with pytest.raises(UnknownBackboneError, match="named by a string"):
+        describe_backbone(name)
