@@ -143,7 +143,7 @@ class DeletionInsertionDisplay:
             "matplotlib.pyplot", extra="plot", purpose="DeletionInsertionDisplay.plot"
         )
         if figure is None:
-            figure = pyplot.figure(figsize=(8.4, 3.8), layout="constrained")
+            figure = pyplot.figure(figsize=(8.8, 4.4), layout="constrained")
         self.figure_ = figure
         self.axes_ = figure.subplots(1, 2, sharey=True)
         self.lines_: dict[tuple[str, str], Any] = {}
@@ -173,6 +173,7 @@ class DeletionInsertionDisplay:
                     )
             ax.set_title(title, fontsize="medium")
             ax.set(xlabel=share, xlim=(0, 1))
-            ax.legend(fontsize="small")
+            # Below: curves go through every corner of the panel.
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
         self.axes_[0].set_ylabel("Score of the class")
         return self
