@@ -9,6 +9,7 @@ from sktransfer.inspection._freeze_depth import FreezeDepthDisplay
 from sktransfer.inspection._gradient import input_gradient
 from sktransfer.inspection._history import HistoryDisplay
 from sktransfer.inspection._occlusion import occlusion
+from sktransfer.inspection._pictures import as_shown, image_reader, pictures_of
 from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
 from sktransfer.inspection._saliency import SaliencyDisplay
 from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
@@ -25,7 +26,10 @@ __all__ = [
     "ReaderStudyDisplay",
     "SaliencyDisplay",
     "ScoreDistributionDisplay",
+    "as_shown",
+    "image_reader",
     "input_gradient",
     "occlusion",
+    "pictures_of",
     "similar_images",
 ]
