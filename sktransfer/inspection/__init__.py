@@ -3,8 +3,10 @@
 from sktransfer.inspection._augmentation import AugmentationDisplay
 from sktransfer.inspection._calibration import CalibrationDisplay
 from sktransfer.inspection._confusion import ConfusionPairDisplay
+from sktransfer.inspection._confusion_examples import ConfusionExamplesDisplay
 from sktransfer.inspection._decision_curve import DecisionCurveDisplay
 from sktransfer.inspection._embedding import EmbeddingDisplay, similar_images
+from sktransfer.inspection._error_gallery import ErrorGalleryDisplay
 from sktransfer.inspection._freeze_depth import FreezeDepthDisplay
 from sktransfer.inspection._gradient import input_gradient
 from sktransfer.inspection._history import HistoryDisplay
@@ -17,9 +19,11 @@ from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
 __all__ = [
     "AugmentationDisplay",
     "CalibrationDisplay",
+    "ConfusionExamplesDisplay",
     "ConfusionPairDisplay",
     "DecisionCurveDisplay",
     "EmbeddingDisplay",
+    "ErrorGalleryDisplay",
     "FreezeDepthDisplay",
     "HistoryDisplay",
     "Reader",

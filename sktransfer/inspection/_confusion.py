@@ -156,7 +156,7 @@ class ConfusionPairDisplay:
         if pool and len(each) > 1:
             each = {f"{len(each)} readers": np.sum(list(each.values()), axis=0)}
         matrices = {
-            who: _normalized(matrix, normalize) for who, matrix in {**counts, **each}.items()
+            who: normalized(matrix, normalize) for who, matrix in {**counts, **each}.items()
         }
         shown = labels if display_labels is None else display_labels
         display = cls(matrices=matrices, display_labels=np.asarray(shown), normalize=normalize)
@@ -208,7 +208,8 @@ class ConfusionPairDisplay:
         return self
 
 
-def _normalized(matrix: np.ndarray, normalize: str | None) -> np.ndarray:
+def normalized(matrix: np.ndarray, normalize: str | None) -> np.ndarray:
+    """Counts as shares, as scikit-learn's ``confusion_matrix`` has them."""
     if normalize is None:
         return matrix
     if normalize not in ("true", "pred", "all"):

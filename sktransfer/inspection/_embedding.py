@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._config import import_optional
 from sktransfer.images import ImageSource, Picture
-from sktransfer.inspection._pictures import as_shown, pictures_of
+from sktransfer.inspection._pictures import as_shown, pictures_of, small
 from sktransfer.inspection._scores import new_axes
 
 # Told apart with every kind of colour vision (Okabe & Ito, 2008), and by their markers.
@@ -395,19 +395,9 @@ def _thumbnails(source: ImageSource, rows: np.ndarray, how_many: bool | int) -> 
     n = len(rows) if how_many is True else min(int(how_many), len(rows))
     chosen = set(np.linspace(0, len(rows) - 1, n).round().astype(int).tolist())
     return [
-        _small(source.open(int(row)).decode()) if place in chosen else None
+        small(source.open(int(row)).decode(), 128) if place in chosen else None
         for place, row in enumerate(rows)
     ]
-
-
-def _small(picture: Picture) -> Picture:
-    """Not larger than what is drawn, four times over."""
-    if isinstance(picture, np.ndarray):
-        step = max(1, max(picture.shape[:2]) // 128)
-        return picture[::step, ::step]
-    picture = picture.copy()
-    picture.thumbnail((128, 128))
-    return picture
 
 
 def _plain(label: Any) -> Any:

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.pipeline import Pipeline
 
 from sktransfer._base import ImageInputMixin
+from sktransfer.exceptions import ImageDecodeError
 from sktransfer.images import ImageSource, Picture, as_image_source
 
 # Attributes that hold the estimator which another one stands for.
@@ -36,23 +37,30 @@ def _readers(estimator: Any) -> Iterator[ImageInputMixin]:
                 return
 
 
-def pictures_of(estimator: Any, X: Any, image_shape: Any = None) -> ImageSource:
+def pictures_of(
+    estimator: Any, X: Any, image_shape: Any = None, value_range: Any = None
+) -> ImageSource:
     """``X`` as the estimator reads it: its ``image_shape``, ``value_range`` and ``dicom``.
 
     What none of our estimators reads has no scale of its own: arrays are shown from their least
-    value to their largest.
+    value to their largest. An ``ImageSource`` is taken as it is, and ``image_shape`` and
+    ``value_range`` that are given go before the estimator's.
     """
+    if isinstance(X, ImageSource):
+        return X
     reader = image_reader(estimator)
-    if reader is None:
+    if reader is None and value_range is None:
         numbers = isinstance(X, (np.ndarray, pd.DataFrame)) and np.asarray(X).dtype.kind in "buif"
         low, high = (float(np.min(X)), float(np.max(X))) if numbers else (0.0, 0.0)
         return as_image_source(
             X, image_shape=image_shape, value_range=(low, high) if low < high else None
         )
+    if reader is None:
+        return as_image_source(X, image_shape=image_shape, value_range=value_range)
     return as_image_source(
         X,
         image_shape=reader.image_shape if image_shape is None else image_shape,
-        value_range=reader.value_range,
+        value_range=reader.value_range if value_range is None else value_range,
         dicom=reader.dicom,
     )
 
@@ -65,3 +73,25 @@ def as_shown(picture: Picture) -> np.ndarray:
     if values.ndim == 2:
         values = np.repeat(values[:, :, None], 3, axis=2)
     return values.clip(0, 1)
+
+
+def shown_small(source: ImageSource, row: int, most: int = 256) -> np.ndarray | None:
+    """A row as matplotlib shows it, its longer side about ``most`` pixels at the most.
+
+    None if it cannot be read: a figure of many pictures does without one of them.
+    """
+    try:
+        picture = source.open(row).decode()
+    except ImageDecodeError:
+        return None
+    return as_shown(small(picture, most))
+
+
+def small(picture: Picture, most: int) -> Picture:
+    """A copy with a longer side of not much more than ``most`` pixels."""
+    if isinstance(picture, np.ndarray):
+        step = max(1, max(picture.shape[:2]) // most)
+        return picture[::step, ::step]
+    picture = picture.copy()
+    picture.thumbnail((most, most))
+    return picture
