@@ -9,9 +9,10 @@ from sklearn.utils import _safe_indexing
 
 from sktransfer._config import import_optional
 from sktransfer.inspection import (
+    ErrorGalleryDisplay,
     SaliencyDisplay,
-    image_reader,
     input_gradient,
+    pictures_of,
 )
 from sktransfer.report._document import Section, Table, number
 from sktransfer.report._figures import themed
@@ -38,17 +39,12 @@ def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> S
     )
     if not pictures or n_pictures < 1 or not wrong.any():
         return section
-    from sktransfer.inspection import ErrorGalleryDisplay
-
-    reader = image_reader(rows.estimator)
     display = ErrorGalleryDisplay.from_predictions(
         rows.y,
         _about_threshold(rows),
-        rows.X,
+        pictures_of(rows.estimator, rows.X),
         y_pred=np.where(rows.called, rows.positive, rows.negative),
         labels=[rows.negative, rows.positive],
-        image_shape=None if reader is None else reader.image_shape,
-        value_range=None if reader is None else reader.value_range,
         n_pictures=n_pictures,
         by_class=True,
         groups=rows.groups,
