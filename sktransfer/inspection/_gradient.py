@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from sktransfer.inspection._routes import Route, route_of
+from sktransfer.inspection._targets import Explain, explained
 
 
 def input_gradient(
@@ -103,84 +104,38 @@ def input_gradient(
     >>> input_gradient(pipe, X[:2]).shape
     (2, 3, 32, 32)
     """
-    return gradients(
-        route_of(estimator),
-        X,
-        y,
-        target=target,
-        smooth=smooth,
-        noise=noise,
-        batch_size=batch_size,
-        random_state=random_state,
+    explain = gradient_explainer(
+        target=target, smooth=smooth, noise=noise, random_state=random_state
     )
+    return explained(route_of(estimator), X, y, explain, batch_size=batch_size)
 
 
-def gradients(
-    route: Route,
-    X: Any,
-    y: Any = None,
+def gradient_explainer(
     *,
     target: str = "decision",
     smooth: int = 0,
     noise: float = 0.15,
-    batch_size: int = 16,
     random_state: int | np.random.RandomState | None = 0,
-) -> np.ndarray:
-    """:func:`input_gradient` along a route that is known."""
+) -> Explain:
+    """:func:`input_gradient` of batches, shape (n, 3, S, S)."""
     if target not in ("decision", "loss"):
         raise ValueError(f'target must be "decision" or "loss"; got {target!r}.')
-    if smooth < 0 or batch_size < 1:
-        raise ValueError(
-            f"smooth must be 0 or more and batch_size 1 or more; got {smooth!r}, {batch_size!r}."
-        )
-    source = route.pictures(X)
-    codes = None if y is None else class_codes(route.classes, y, len(source))
+    if smooth < 0:
+        raise ValueError(f"smooth must be 0 or more; got {smooth!r}.")
     rng = check_random_state(random_state)
-    parts = []
-    for low in range(0, len(source), batch_size):
-        rows = range(low, min(low + batch_size, len(source)))
-        batch = route.batch(source, rows)
-        own = (
-            predicted_codes(route, batch)
-            if codes is None
-            else torch.from_numpy(codes[low : rows.stop])
-        )
-        own = own.to(batch.device)
-        value = partial(_value, route, own, target)
+
+    def explain(route: Route, batch: Tensor, codes: Tensor) -> Tensor:
+        value = partial(_value, route, codes, target)
         if not smooth:
-            parts.append(gradient_of(value, batch))
-            continue
+            return gradient_of(value, batch)
         span = batch.amax((1, 2, 3), keepdim=True) - batch.amin((1, 2, 3), keepdim=True)
         total = torch.zeros_like(batch)
         for _ in range(smooth):
             drawn = torch.from_numpy(rng.standard_normal(tuple(batch.shape))).to(batch)
             total += gradient_of(value, batch + noise * span * drawn)
-        parts.append(total / smooth)
-    return torch.cat(parts).cpu().numpy()
+        return total / smooth
 
-
-def class_codes(classes: np.ndarray, y: Any, n: int) -> np.ndarray:
-    """Positions of labels among the classes.
-
-    Raises
-    ------
-    ValueError
-        If there are not ``n``, or one is no class.
-    """
-    labels = np.asarray(y)
-    if labels.shape != (n,):
-        raise ValueError(f"y has to be of shape ({n},), a label for each row; got {labels.shape}.")
-    unknown = np.setdiff1d(labels, classes)
-    if len(unknown):
-        raise ValueError(f"y has {unknown[0]!r}, which is none of the classes {classes.tolist()}.")
-    return np.searchsorted(classes, labels)
-
-
-def predicted_codes(route: Route, batch: Tensor) -> Tensor:
-    """Positions of the predicted classes."""
-    with torch.no_grad():
-        decision = route.scores(batch).decision
-    return (decision > 0).long() if decision.ndim == 1 else decision.argmax(1)
+    return explain
 
 
 def gradient_of(value: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:

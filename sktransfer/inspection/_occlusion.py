@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
-from PIL import Image
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer.images import resolve_image_shape
-from sktransfer.inspection._gradient import class_codes
-from sktransfer.inspection._pictures import image_reader, pictures_of
+from sktransfer.inspection._editable import rows_of, scorer
+from sktransfer.inspection._targets import class_codes
 
 # Windows along the shorter side, where nothing is said.
 _WINDOWS = 8
@@ -102,8 +97,8 @@ def occlusion(
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
     check_is_fitted(estimator)
-    score = _scorer(estimator, response_method)
-    rows = _rows_of(estimator, X, image_shape)
+    score = scorer(estimator, response_method)
+    rows = rows_of(estimator, X, image_shape)
     codes = None
     if y is not None:
         if not hasattr(estimator, "classes_"):
@@ -111,25 +106,29 @@ def occlusion(
         codes = class_codes(estimator.classes_, y, len(rows.pixels))
     maps = []
     for row, pixels in enumerate(rows.pixels):
-        whole = score(rows.rebuilt([pixels]))
-        code = int(whole[0].argmax()) if codes is None else int(codes[row])
+        whole = score(rows.rebuilt([pixels]))[0]
+        code = int(whole.argmax()) if codes is None else int(codes[row])
+
+        def score_of(copies: list[np.ndarray], code: int = code) -> np.ndarray:
+            return score(rows.rebuilt(copies))[:, code]
+
         maps.append(
-            _map(pixels, whole[0, code], code, score, rows, patch, stride, fill, batch_size)
+            fall(pixels, whole[code], score_of, patch, stride, fill=fill, batch_size=batch_size)
         )
     return maps
 
 
-def _map(
+def fall(
     pixels: np.ndarray,
     whole: float,
-    code: int,
-    score: Callable[[Any], np.ndarray],
-    rows: _Rows,
-    patch: Any,
-    stride: Any,
-    fill: Any,
-    batch_size: int,
+    score: Callable[[list[np.ndarray]], np.ndarray],
+    patch: Any = None,
+    stride: Any = None,
+    *,
+    fill: str | float = "mean",
+    batch_size: int = 64,
 ) -> np.ndarray:
+    """:func:`occlusion` of one array (h, w[, c]) with the score ``whole``."""
     height, width = pixels.shape[:2]
     window = _pair("patch", patch, (max(1, min(height, width) // _WINDOWS),) * 2)
     steps = _pair("stride", stride, (max(1, window[0] // 2), max(1, window[1] // 2)))
@@ -149,7 +148,7 @@ def _map(
             copy = pixels.copy()
             copy[place] = cover
             copies.append(copy)
-        for place, value in zip(some, score(rows.rebuilt(copies))[:, code], strict=True):
+        for place, value in zip(some, score(copies), strict=True):
             total[place] += whole - value
             covered[place] += 1
     # A stride longer than the window leaves gaps, of which nothing is known.
@@ -170,111 +169,3 @@ def _pair(name: str, value: Any, default: tuple[int, int]) -> tuple[int, int]:
     if len(both) != 2 or any(int(each) != each or each < 1 for each in both):
         raise ValueError(f"{name} must be one or two positive numbers of pixels; got {value!r}.")
     return int(both[0]), int(both[1])
-
-
-def _scorer(estimator: Any, response_method: str) -> Callable[[Any], np.ndarray]:
-    """Scores of rows, (n, n_classes), or (n, 1) of a regressor."""
-    methods = ("decision_function", "predict_proba", "predict")
-    if response_method not in ("auto", *methods):
-        raise ValueError(
-            f"response_method must be 'auto' or one of {', '.join(methods)}; "
-            f"got {response_method!r}."
-        )
-    known = methods if response_method == "auto" else (response_method,)
-    name = next((each for each in known if hasattr(estimator, each)), None)
-    if name is None or (name == "predict" and hasattr(estimator, "classes_")):
-        raise ValueError(
-            f"{type(estimator).__name__} has no {' or '.join(known[:2])}, so it has no score that "
-            "could fall."
-        )
-    method = getattr(estimator, name)
-
-    def score(X: Any) -> np.ndarray:
-        values = np.asarray(method(X), dtype=np.float64)
-        if values.ndim == 2:
-            return values
-        if name == "decision_function":
-            return np.stack([-values, values], axis=1)
-        return values[:, None]
-
-    return score
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Pictures that can be written on, and the way back to what the estimator reads.
-
-    Attributes
-    ----------
-    pixels : sequence of ndarray of shape (h, w) or (h, w, c)
-    rebuilt : callable
-        From a list of such arrays to an ``X``.
-    """
-
-    pixels: Any
-    rebuilt: Callable[[list[np.ndarray]], Any]
-
-
-def _rows_of(estimator: Any, X: Any, image_shape: Any) -> _Rows:
-    reader = image_reader(estimator)
-    if isinstance(X, torch.Tensor) and X.ndim == 4:
-        dtype = X.dtype
-        return _Rows(
-            X.detach().cpu().numpy().transpose(0, 2, 3, 1),
-            lambda arrays: torch.from_numpy(np.stack(arrays).transpose(0, 3, 1, 2)).to(dtype),
-        )
-    if isinstance(X, pd.DataFrame) and all(kind.kind in "buif" for kind in X.dtypes):
-        columns, table = X.columns, X.to_numpy()
-        inner = _ravelled(table, image_shape, reader)
-        return _Rows(
-            inner.pixels, lambda arrays: pd.DataFrame(inner.rebuilt(arrays), None, columns)
-        )
-    if isinstance(X, np.ndarray) and X.dtype.kind in "buif":
-        if X.ndim == 2:
-            return _ravelled(X, image_shape, reader)
-        if X.ndim in (3, 4):
-            return _Rows(X, np.stack)
-    return _decoded(estimator, X, reader)
-
-
-def _ravelled(table: np.ndarray, image_shape: Any, reader: Any) -> _Rows:
-    shape = image_shape if image_shape is not None else getattr(reader, "image_shape", None)
-    full = resolve_image_shape(shape, table.shape[1])
-    return _Rows(
-        table.reshape(len(table), *full),
-        lambda arrays: np.stack(arrays).reshape(len(arrays), -1),
-    )
-
-
-def _decoded(estimator: Any, X: Any, reader: Any) -> _Rows:
-    """Files, Pillow images and lists of arrays."""
-    if isinstance(X, pd.DataFrame) and X.shape[1] != 1:
-        raise ValueError(
-            f"X is a table of {X.shape[1]} columns; occlusion knows tables of pixels, or of one "
-            "column of pictures."
-        )
-    values = X.iloc[:, 0] if isinstance(X, pd.DataFrame) else X
-    arrays = all(isinstance(row, np.ndarray) and row.ndim in (2, 3) for row in values)
-    if arrays:
-        pixels = list(values)
-    else:
-        source = pictures_of(estimator, X)
-        pictures = [source.open(row).decode() for row in range(len(source))]
-        if any(isinstance(each, np.ndarray) for each in pictures) and (
-            getattr(reader, "value_range", None) is not None
-        ):
-            raise ValueError(
-                "X has files deeper than 8 bits and the estimator a value_range, so they cannot be "
-                "given to it covered in the same form; pass them as arrays of numbers."
-            )
-        pixels = [np.asarray(each) for each in pictures]
-
-    def rebuilt(edited: list[np.ndarray]) -> Any:
-        eight = not arrays and edited[0].dtype == np.uint8
-        rows: list[Any] = [Image.fromarray(each) for each in edited] if eight else edited
-        if isinstance(X, (pd.DataFrame, pd.Series)):
-            column = pd.Series([*rows, None], dtype=object)[:-1]
-            return column.to_frame(X.columns[0]) if isinstance(X, pd.DataFrame) else column
-        return rows
-
-    return _Rows(pixels, rebuilt)

@@ -37,6 +37,24 @@ from sktransfer.inspection._torch_steps import (
 
 
 @dataclass(frozen=True)
+class Part:
+    """A stage of a network, its neck or its head.
+
+    Attributes
+    ----------
+    name : str
+        Of the stage; ``"neck"`` or ``"classifier"``.
+    module : nn.Module
+    layout : str or None
+        Of what a stage gives, such as ``"NCHW"``; None for the others.
+    """
+
+    name: str
+    module: nn.Module
+    layout: str | None
+
+
+@dataclass(frozen=True)
 class Route:
     """What takes a network's input to scores.
 
@@ -46,6 +64,8 @@ class Route:
         What reads pictures.
     network : nn.Module
         From normalised pictures to features or logits, in evaluation mode.
+    parts : tuple of Part
+        Of the network, in its order.
     classify : callable
         From these to scores.
     classes : ndarray of shape (n_classes,)
@@ -54,9 +74,16 @@ class Route:
 
     front: Any
     network: nn.Module
+    parts: tuple[Part, ...]
     classify: Classify
     classes: np.ndarray
     preprocessing: Preprocessing
+
+    @property
+    def name(self) -> str:
+        """Of the network."""
+        tuned = isinstance(self.front, FineTuneClassifier)
+        return (self.front._prefix if tuned else self.front._plan).info.reference.name
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,14 +127,15 @@ def route_of(estimator: Any) -> Route:
     """
     front, classify = _split(estimator)
     tuned = isinstance(front, FineTuneClassifier)
-    network = _tuned_network(front) if tuned else _frozen_network(front)
+    network, parts = _tuned_network(front) if tuned else _frozen_network(front)
     dtype = torch.float64 if front.precision == "float64" else torch.float32
     network = network.to(device=_device(front), dtype=dtype).eval().requires_grad_(False)
     for module in network.modules():
         if hasattr(module, "inplace"):
             # Would write over what the gradient needs.
             setattr(module, "inplace", False)  # noqa: B010 - torch types attributes as tensors
-    return Route(front, network, classify, np.asarray(estimator.classes_), _preprocessing(front))
+    classes = np.asarray(estimator.classes_)
+    return Route(front, network, parts, classify, classes, _preprocessing(front))
 
 
 def _split(estimator: Any) -> tuple[Any, Classify]:
@@ -204,20 +232,33 @@ def _device(front: Any) -> str:
     return front.device_ if isinstance(front, FineTuneClassifier) else front._recipe().device
 
 
-def _frozen_network(extractor: PretrainedFeatureExtractor) -> nn.Module:
+def _frozen_network(extractor: PretrainedFeatureExtractor) -> tuple[nn.Module, tuple[Part, ...]]:
     plan = extractor._plan
     source = found_source(plan.info.reference, extractor._packed, extractor._found_as)
-    return _SideBySide(_chain(source, plan))
+    chain = _chain(source, plan)
+    return _SideBySide(chain), _parts_of_chain(chain)
 
 
-def _tuned_network(classifier: FineTuneClassifier) -> nn.Module:
+def _tuned_network(classifier: FineTuneClassifier) -> tuple[nn.Module, tuple[Part, ...]]:
     prefix = classifier._prefix
     suffix = copy.deepcopy(classifier.module_)
+    stages = zip(suffix.stage_names.items(), suffix.stages.values(), strict=True)
+    parts = [Part(name, own, prefix.info.stages[i].layout) for (i, name), own in stages]
+    if suffix.neck is not None:
+        parts.append(Part("neck", suffix.neck, None))
+    parts.append(Part("classifier", suffix.head, None))
     if prefix.cut.depth == 0:
-        return suffix
-    return nn.Sequential(
-        _SideBySide(_chain(prefix.source, Plan(prefix.info, (prefix.tap,)))), suffix
-    )
+        return suffix, tuple(parts)
+    chain = _chain(prefix.source, Plan(prefix.info, (prefix.tap,)))
+    return nn.Sequential(_SideBySide(chain), suffix), (*_parts_of_chain(chain), *parts)
+
+
+def _parts_of_chain(chain: TappedChain) -> tuple[Part, ...]:
+    parts = [
+        Part(stage.name, piece, stage.layout)
+        for stage, piece in zip(chain.info.stages, chain.pieces, strict=False)
+    ]
+    return (*parts, Part("neck", chain.neck, None)) if len(chain.neck) else tuple(parts)
 
 
 def _chain(source: NetworkSource, plan: Plan) -> TappedChain:

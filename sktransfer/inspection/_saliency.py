@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from sktransfer._config import import_optional
-from sktransfer.inspection._gradient import gradients
-from sktransfer.inspection._occlusion import occlusion
-from sktransfer.inspection._pictures import as_shown, pictures_of
-from sktransfer.inspection._routes import Route, route_of
+from sktransfer.inspection._maps import placed_maps
+from sktransfer.inspection._methods import method_named
 
 # One strong pixel of a gradient would leave nothing else to be seen.
 _WHITE_AT = 99.5
@@ -37,6 +34,8 @@ class SaliencyDisplay:
         Whether negative values mean something of their own.
     titles : list of str or None, default=None
         Of the pictures.
+    label : str or None, default=None
+        What the maps show. None: nothing is written.
 
     Attributes
     ----------
@@ -49,7 +48,7 @@ class SaliencyDisplay:
 
     See Also
     --------
-    input_gradient, occlusion : The maps alone.
+    saliency_maps : The maps alone.
 
     Notes
     -----
@@ -84,11 +83,13 @@ class SaliencyDisplay:
         maps: list[np.ndarray],
         signed: bool = False,
         titles: list[str] | None = None,
+        label: str | None = None,
     ) -> None:
         self.pictures = pictures
         self.maps = maps
         self.signed = signed
         self.titles = titles
+        self.label = label
 
     @classmethod
     def from_estimator(
@@ -111,9 +112,8 @@ class SaliencyDisplay:
             A handful.
         y : array-like of shape (n,) or None, default=None
             The class of each row whose score is looked at. None: the one that is predicted.
-        method : {"gradient", "occlusion"}, default="gradient"
-            :func:`input_gradient`, of which the largest absolute value over the channels is shown;
-            or :func:`occlusion`.
+        method : {"gradient", "integrated_gradients", "grad_cam", "occlusion"}, default="gradient"
+            As for :func:`saliency_maps`.
         figure : matplotlib Figure or SubFigure or None, default=None
             Where to plot. None makes a new one.
         **kwargs
@@ -128,20 +128,15 @@ class SaliencyDisplay:
         TypeError, ValueError
             As the function does.
         """
-        if method not in ("gradient", "occlusion"):
-            raise ValueError(f'method must be "gradient" or "occlusion"; got {method!r}.')
-        titles = None if y is None else [str(label) for label in y]
-        if method == "gradient":
-            route = route_of(estimator)
-            found = np.abs(gradients(route, X, y, **kwargs)).max(axis=1)
-            placed = [_placed(route, X, row, own) for row, own in enumerate(found)]
-            pictures, maps = [each for each, _ in placed], [each for _, each in placed]
-        else:
-            maps = occlusion(estimator, X, y, **kwargs)
-            shape = {k: v for k, v in kwargs.items() if k == "image_shape"}
-            source = pictures_of(estimator, X, **shape)
-            pictures = [as_shown(source.open(row).decode()) for row in range(len(source))]
-        display = cls(pictures=pictures, maps=maps, signed=method == "occlusion", titles=titles)
+        shown = method_named(method)
+        pictures, maps = placed_maps(estimator, X, y, method=method, **kwargs)
+        display = cls(
+            pictures=pictures,
+            maps=maps,
+            signed=shown.signed,
+            titles=None if y is None else [str(label) for label in y],
+            label=shown.label,
+        )
         return display.plot(figure=figure)
 
     def plot(self, *, figure: Any = None, cmap: str | None = None) -> SaliencyDisplay:
@@ -187,48 +182,6 @@ class SaliencyDisplay:
                 axes.set(xticks=[], yticks=[])
             if self.titles is not None:
                 left.set_title(self.titles[row], fontsize="medium")
-            if row == 0:
-                what = "fall of the score" if self.signed else "|gradient|"
-                right.set_title(what, fontsize="medium")
+            if row == 0 and self.label is not None:
+                right.set_title(self.label, fontsize="medium")
         return self
-
-
-def _placed(route: Route, X: Any, row: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, and a map of the network's square on it."""
-    source = route.pictures(X)
-    picture = as_shown(source.open(row).decode())
-    height, width = picture.shape[:2]
-    box = route.preprocessing.box_in((width, height))
-    if box is None:  # a callable made the input, and there is no telling where from
-        values = route.batch(source, [row])[0].cpu().numpy().transpose(1, 2, 0)
-        low, high = values.min(), values.max()
-        return (values - low) / max(high - low, 1e-12), own
-    return picture, on_picture(own, box, (width, height))
-
-
-def on_picture(
-    own: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> np.ndarray:
-    """A map of the network's square in pixels of the picture.
-
-    Parameters
-    ----------
-    own : ndarray of shape (side, side)
-    box : tuple of float
-        As :meth:`sktransfer.images.Preprocessing.box_in` gives it.
-    size : (width, height)
-
-    Returns
-    -------
-    ndarray of shape (height, width)
-        Linear between the square's pixels; NaN outside.
-    """
-    side = len(own)
-    places = []
-    for length, low, high in zip(size, box[:2], box[2:], strict=True):
-        # Middles of the picture's pixels, in pixels of the square from its edge.
-        places.append((np.arange(length) + 0.5 - low) * side / (high - low))
-    x, y = np.meshgrid(*places)
-    drawn = map_coordinates(own.astype(np.float64), [y - 0.5, x - 0.5], order=1, mode="nearest")
-    drawn[(x < 0) | (x > side) | (y < 0) | (y > side)] = np.nan
-    return drawn
