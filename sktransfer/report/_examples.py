@@ -11,8 +11,9 @@ from sktransfer._config import import_optional
 from sktransfer.inspection import (
     ErrorGalleryDisplay,
     SaliencyDisplay,
-    input_gradient,
     pictures_of,
+    saliency_maps,
+    saliency_randomization_test,
 )
 from sktransfer.report._document import Section, Table, number
 from sktransfer.report._figures import themed
@@ -21,6 +22,12 @@ from sktransfer.report._rows import Rows
 # Pictures that the sanity test of maps is made with.
 _TESTED = 12
 _COLUMNS = 4
+_MEANING = {
+    "gradient": "size of the gradient",
+    "integrated_gradients": "integrated gradients",
+    "grad_cam": "Grad-CAM",
+    "occlusion": "fall of the score when covered",
+}
 
 
 def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> Section:
@@ -107,43 +114,42 @@ def saliency(
                 alt=f"{len(chosen)} pictures, and beside each the {method} map of the score of "
                 f"{rows.positive}: " + "; ".join(chosen) + ".",
                 caption=f"Left the picture, right what the score of {rows.positive} hangs on "
-                + ("(size of the gradient)." if method == "gradient" else "(fall when covered)."),
+                f"({_MEANING[method]}). Pale is what the network does not see.",
                 size=(6.4, 2.7 * len(chosen)),
                 photographs=True,
             )
         )
-    if method == "gradient":
-        _sanity(section, rows, random_state)
-    else:
+    if method == "occlusion":
         section.remark(
-            "Maps by occlusion ask the model itself about every covered picture, so there is "
-            "nothing to randomise: what they show is what it does."
+            "Maps by occlusion are measured on the model itself, with parts of the picture "
+            "covered; the sanity test is for maps that are made of gradients."
         )
+    else:
+        _sanity(section, rows, method, random_state)
     return section
 
 
 def _possible(section: Section, rows: Rows, method: str, X: Any, target: np.ndarray) -> str:
     """The method, or occlusion where a gradient does not exist."""
-    if method != "gradient":
+    if method == "occlusion":
         return method
     try:
-        input_gradient(rows.estimator, _safe_indexing(X, [0]), target[:1])
+        saliency_maps(rows.estimator, _safe_indexing(X, [0]), target[:1], method=method)
     except TypeError as error:
-        section.remark(f"Maps are by occlusion, since there is no gradient: {error}")
+        section.remark(f"Maps are by occlusion, since {method} is not possible: {error}")
         return "occlusion"
     return method
 
 
-def _sanity(section: Section, rows: Rows, random_state: int) -> None:
+def _sanity(section: Section, rows: Rows, method: str, random_state: int) -> None:
     """Whether the maps change when the model forgets what it learned (Adebayo et al., 2018)."""
-    from sktransfer.inspection import saliency_randomization_test
-
     rng = np.random.default_rng(random_state)
     some = np.sort(rng.choice(len(rows.y), min(_TESTED, len(rows.y)), replace=False))
     result = saliency_randomization_test(
         rows.estimator,
         _safe_indexing(rows.X, some.tolist()),
         np.full(len(some), rows.label),
+        method=method,
         random_state=random_state,
     )
     section.data["sanity"] = {
@@ -165,12 +171,16 @@ def _sanity(section: Section, rows: Rows, random_state: int) -> None:
         Table(
             f"Maps of {len(some)} pictures while the model is randomised, from its end to its "
             "beginning",
-            ["Randomised down to", "Rank correlation with the maps above"],
             [
-                [str(line["randomized"]), number(float(line["correlation"]), 2)]
+                "Randomised down to",
+                "Rank correlation with the maps as they are",
+                "Similarity (SSIM)",
+            ],
+            [
+                [line["randomized"], number(line["correlation"], 2), number(line["similarity"], 2)]
                 for line in result.table.to_dict("records")
             ],
-            f"At the end it must be at most {result.max_correlation:g}.",
+            f"At the end the correlation must be at most {result.max_correlation:g}.",
         )
     )
 

@@ -27,7 +27,7 @@ from sktransfer.report._render import render
 from sktransfer.report._rows import score_rows
 from sktransfer.report._subgroups import subgroups as _subgroups
 
-_SALIENCY = ("gradient", "occlusion", None)
+_SALIENCY = ("gradient", "integrated_gradients", "grad_cam", "occlusion", None)
 
 
 class DiagnosticReport:
@@ -207,8 +207,9 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         Level of all intervals.
     n_failures : int, default=8
         Pictures in the gallery of errors.
-    saliency : {"gradient", "occlusion"} or None, default="gradient"
-        How maps are made. Where there is no gradient, occlusion takes its place.
+    saliency : {"gradient", "integrated_gradients", "grad_cam", "occlusion"} or None, \
+            default="gradient"
+        How maps are made. Where that is not possible, occlusion takes its place.
     n_saliency : int, default=4
         Pictures with maps.
     pictures : bool, default=True

@@ -66,7 +66,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--threshold", type=float, help="instead of the model's")
     parser.add_argument("--title")
     parser.add_argument(
-        "--saliency", choices=["gradient", "occlusion", "none"], default="gradient", help="maps"
+        "--saliency",
+        choices=["gradient", "integrated_gradients", "grad_cam", "occlusion", "none"],
+        default="gradient",
+        help="how maps are made (%(default)s)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="show none")
     parser.add_argument(

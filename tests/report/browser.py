@@ -52,7 +52,7 @@ def asked(page: Path, script: str, *flags: str, dark: bool = False):
     copy = page.with_name(f"asked-{page.name}")
     text, n = POLICY.subn("", page.read_text())
     assert n == 1
-    answer = "(async () => {%s})().then(found => {document.body.innerHTML = ''; " % script
+    answer = "(async () => {" + script + "})().then(found => {document.body.innerHTML = ''; "
     answer += "const e = document.createElement('pre'); e.id = 'answer'; "
     answer += "e.textContent = JSON.stringify(found); document.body.append(e);})"
     copy.write_text(text.replace("</body>", f"<script>{answer}</script></body>"))
