@@ -28,7 +28,7 @@ LAYERS = [
     {"frozen"},
     {"backbones", "images"},
     {"_config"},
-    {"exceptions", "_version"},
+    {"_colours", "exceptions", "_version"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -10,7 +10,7 @@ from sktransfer.inspection._deletion_insertion import (
     deletion_insertion_curves,
 )
 from sktransfer.inspection._deletion_insertion_display import DeletionInsertionDisplay
-from sktransfer.inspection._embedding import EmbeddingDisplay, similar_images
+from sktransfer.inspection._embedding import EmbeddingDisplay
 from sktransfer.inspection._error_gallery import ErrorGalleryDisplay
 from sktransfer.inspection._freeze_depth import FreezeDepthDisplay
 from sktransfer.inspection._grad_cam import grad_cam
@@ -24,6 +24,7 @@ from sktransfer.inspection._randomization import RandomizationTest, saliency_ran
 from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
 from sktransfer.inspection._saliency import SaliencyDisplay
 from sktransfer.inspection._score_distribution import ScoreDistributionDisplay
+from sktransfer.inspection._similar import similar_images
 
 __all__ = [
     "AugmentationDisplay",

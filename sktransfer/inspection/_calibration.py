@@ -226,9 +226,9 @@ class CalibrationDisplay(ScoreDisplay):
         self.line_ = self.errorbar_.lines[0]
         # A tenth of the height for the histogram, below zero so that it hides no point.
         counts, edges = np.histogram(self.y_prob, bins=50, range=(0, 1))
-        tops = -0.1 + 0.09 * counts / counts.max()
+        tops = -0.1 + 0.09 * np.append(counts, counts[-1]) / counts.max()
         self.rug_ = self.ax_.fill_between(
-            edges[:-1], -0.1, tops, step="post", color=self.line_.get_color(), alpha=0.4
+            edges, -0.1, tops, step="post", color=self.line_.get_color(), alpha=0.4
         )
         self.ax_.set(
             xlabel=label_of("Mean predicted probability", self.pos_label),

@@ -245,8 +245,10 @@ class ConfusionExamplesDisplay:
         -------
         ConfusionExamplesDisplay
         """
-        side = 1.7 + 1.25 * len(self.display_labels)
-        self.ax_, self.figure_ = new_axes(ax, self, figsize=(side, side), layout="constrained")
+        side = 1.1 + 1.25 * len(self.display_labels)
+        self.ax_, self.figure_ = new_axes(
+            ax, self, figsize=(side + 0.5, side), layout="constrained"
+        )
         if values_format is None:
             values_format = "d" if self.normalize is None else ".2f"
         self.display_ = ConfusionMatrixDisplay(

@@ -1,24 +1,21 @@
-"""Where pictures lie in the space of a transformer: a map, and neighbours; never a network."""
+"""EmbeddingDisplay: a map of the space of a transformer; it must not know networks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from sklearn.base import clone
 from sklearn.manifold import TSNE
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from sktransfer._colours import colour, marker
 from sktransfer._config import import_optional
 from sktransfer.images import ImageSource, Picture
 from sktransfer.inspection._pictures import as_shown, pictures_of, small
 from sktransfer.inspection._scores import new_axes
+from sktransfer.inspection._similar import embeddings_of
 
-# Told apart with every kind of colour vision (Okabe & Ito, 2008), and by their markers.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 _PERPLEXITY = 30.0
 
 
@@ -160,7 +157,7 @@ class EmbeddingDisplay:
         if y_pred is not None and y is None:
             raise ValueError("y_pred: predictions can be wrong only beside labels; pass y too.")
         source = pictures_of(transformer, X) if thumbnails else None
-        features, rows = _features(transformer, X)
+        features, rows = embeddings_of(transformer, X)
         labels, predicted = (
             None if each is None else column_or_1d(each, warn=True) for each in (y, y_pred)
         )
@@ -195,6 +192,7 @@ class EmbeddingDisplay:
         ax: Any = None,
         *,
         thumbnail_size: int = 28,
+        overlap: bool = True,
         scatter_kw: dict[str, Any] | None = None,
     ) -> EmbeddingDisplay:
         """Plot the map.
@@ -205,6 +203,9 @@ class EmbeddingDisplay:
             Where to plot. None makes new ones.
         thumbnail_size : int, default=28
             Longer side of a thumbnail in points.
+        overlap : bool, default=True
+            Whether thumbnails may lie on each other, misclassified ones above. False: those that
+            would are left out, correct ones first, and their points stay.
         scatter_kw : dict or None, default=None
             For matplotlib's ``scatter``.
 
@@ -218,15 +219,14 @@ class EmbeddingDisplay:
         for number, label in enumerate(classes):
             own = np.ones(len(self.points), bool) if label is None else self.y == label
             settings = {
-                "color": _COLOURS[number % len(_COLOURS)],
-                "marker": _MARKERS[number % len(_MARKERS)],
+                "color": colour(number),
+                "marker": marker(number),
                 "s": 22,
                 "linewidths": 0,
                 "label": None if label is None else str(label),
                 **(scatter_kw or {}),
             }
             self.scatters_[_plain(label)] = self.ax_.scatter(*self.points[own].T, **settings)
-        self.thumbnails_ = self._draw_thumbnails(thumbnail_size)
         self.misclassified_ = None
         if self.y is not None and self.y_pred is not None:
             wrong = self.y != self.y_pred
@@ -246,148 +246,58 @@ class EmbeddingDisplay:
             self.ax_.legend(
                 fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0
             )
+        self.thumbnails_ = self._draw_thumbnails(thumbnail_size, overlap)
         return self
 
-    def _draw_thumbnails(self, size: int) -> list[Any]:
+    def _draw_thumbnails(self, size: int, overlap: bool) -> list[Any]:
         if self.pictures is None:
             return []
         boxes = import_optional(
             "matplotlib.offsetbox", extra="plot", purpose="EmbeddingDisplay.plot"
         )
         classes = None if self.y is None else np.unique(self.y)
+        wrongly = np.zeros(len(self.points), bool)
+        if self.y is not None and self.y_pred is not None:
+            wrongly = self.y != self.y_pred
+        places = np.array([i for i, each in enumerate(self.pictures) if each is not None], int)
+        if not overlap:
+            places = places[np.argsort(~wrongly[places], kind="stable")]
+            places = np.sort(places[self._apart(self.points[places], size)])
         drawn = []
-        for place, picture in enumerate(self.pictures):
-            if picture is None:
-                continue
+        for place in places:
+            picture = self.pictures[place]
             values = as_shown(picture)
             image = boxes.OffsetImage(values, zoom=size / max(values.shape[:2]))
-            colour = "0.6"
+            edge = "0.6"
             if classes is not None and self.y is not None:
                 number = int(np.searchsorted(classes, self.y[place]))
-                colour = _COLOURS[number % len(_COLOURS)]
-            wrong = False
-            if self.y is not None and self.y_pred is not None:
-                wrong = bool(self.y[place] != self.y_pred[place])
+                edge = colour(number)
+            wrong = bool(wrongly[place])
             drawn.append(
                 boxes.AnnotationBbox(
                     image,
                     self.points[place],
                     pad=0.12,
                     bboxprops={
-                        "edgecolor": "black" if wrong else colour,
+                        "edgecolor": "black" if wrong else edge,
                         "linewidth": 3.0 if wrong else 1.5,
                     },
+                    zorder=4 if wrong else 3,
                 )
             )
             self.ax_.add_artist(drawn[-1])
         return drawn
 
-
-def similar_images(
-    transformer: Any,
-    X: Any,
-    query: Any,
-    *,
-    n_neighbors: int = 5,
-    metric: str = "cosine",
-) -> pd.DataFrame:
-    """The pictures that are nearest to others in the space of a transformer.
-
-    Parameters
-    ----------
-    transformer : transformer instance
-        Fitted, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``.
-    X : collection of pictures, n rows
-        Those that are searched.
-    query : int, array of int, or collection of pictures
-        Rows of ``X``, which are then not among their own neighbours; or other pictures, in any
-        form that the transformer accepts.
-    n_neighbors : int, default=5
-    metric : str, default="cosine"
-        Any of :class:`~sklearn.neighbors.NearestNeighbors`.
-
-    Returns
-    -------
-    DataFrame
-        ``query`` (the row of ``X``, or the position among the pictures asked for), ``rank`` (from
-        1), ``row`` (of ``X``) and ``distance``, nearest first. Rows of ``X`` whose embedding is
-        NaN are nobody's neighbours.
-
-    Raises
-    ------
-    ValueError
-        If there are not so many neighbours, a row is not in ``X``, or a picture that is asked for
-        cannot be read.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from sktransfer import PretrainedFeatureExtractor
-    >>> from sktransfer.inspection import similar_images
-    >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... ).fit(X[:40])
-    >>> similar_images(feat, X[:40], 0, n_neighbors=3)[["query", "rank"]]
-       query  rank
-    0      0     1
-    1      0     2
-    2      0     3
-    """
-    features, rows = _features(transformer, X)
-    numbers = _row_numbers(query)
-    available = len(rows) - (numbers is not None)
-    if not 1 <= n_neighbors <= available:
-        raise ValueError(
-            f"n_neighbors={n_neighbors!r} has to be from 1 to {available}: X has {len(rows)} "
-            "pictures that can be read."
-        )
-    if numbers is None:
-        asked, found = _features(transformer, query)
-        lost = np.setdiff1d(np.arange(len(query)), found)
-        if len(lost):
-            raise ValueError(f"query: picture {lost[0]} cannot be read, so it has no neighbours.")
-        names = found
-    else:
-        unknown = np.setdiff1d(numbers, rows)
-        if len(unknown):
-            raise ValueError(f"query: {unknown[0]} is no row of X that can be read.")
-        asked, names = features[np.searchsorted(rows, numbers)], numbers
-    search = NearestNeighbors(metric=metric).fit(features)
-    more = n_neighbors + (numbers is not None)
-    distances, places = search.kneighbors(asked, n_neighbors=more)
-    table = []
-    for name, own_distances, own_places in zip(names, distances, places, strict=True):
-        near = rows[own_places]
-        # A copy of the picture may come before the picture itself, so it is not "all but first".
-        kept = np.flatnonzero(near != name) if numbers is not None else np.arange(more)
-        for rank, place in enumerate(kept[:n_neighbors], 1):
-            table.append((int(name), rank, int(near[place]), float(own_distances[place])))
-    return pd.DataFrame(table, columns=["query", "rank", "row", "distance"])
-
-
-def _row_numbers(query: Any) -> np.ndarray | None:
-    """``query`` as row numbers; None if it is pictures."""
-    if isinstance(query, (str, bytes)) or hasattr(query, "iloc"):
-        return None
-    if isinstance(query, (list, tuple)) and not all(np.isscalar(each) for each in query):
-        return None
-    numbers = np.asarray(query)
-    if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
-        return None
-    return np.atleast_1d(numbers)
-
-
-def _features(transformer: Any, X: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of rows that have one, and which these are."""
-    if not hasattr(transformer, "transform"):
-        raise TypeError(
-            f"transformer: something fitted with transform is needed, such as "
-            f"PretrainedFeatureExtractor or pipe[:-1]; got {type(transformer).__name__}."
-        )
-    features = np.asarray(transformer.transform(X))
-    kept = np.flatnonzero(np.isfinite(features).all(axis=1))
-    return features[kept], kept
+    def _apart(self, points: np.ndarray, size: int) -> list[int]:
+        """Which of these, taken in order, have no earlier one where their thumbnail would be."""
+        self.figure_.draw_without_rendering()  # a layout moves the axes, and with them the points
+        side = (size + 8) * self.figure_.dpi / 72  # with the frame and a gap
+        pixels = self.ax_.transData.transform(points)
+        kept: list[int] = []
+        for place, own in enumerate(pixels):
+            if not len(kept) or (np.abs(pixels[kept] - own).max(axis=1) >= side).all():
+                kept.append(place)
+        return kept
 
 
 def _thumbnails(source: ImageSource, rows: np.ndarray, how_many: bool | int) -> list[Any]:

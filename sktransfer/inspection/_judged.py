@@ -115,7 +115,7 @@ def judged(y_true: Any, y_score: Any, *, y_pred: Any = None, labels: Any = None)
         unknown = classes[places] != called
         if unknown.any():
             raise ValueError(
-                f"y_pred has {called[unknown][0]!r}, which is none of the classes "
+                f"y_pred has {called[unknown].tolist()[0]!r}, which is none of the classes "
                 f"{', '.join(map(str, classes[:10]))}; give labels."
             )
     return Judged(truth, called, score[np.arange(len(score)), places], classes)

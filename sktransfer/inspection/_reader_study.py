@@ -21,8 +21,8 @@ from sktransfer.metrics import (
     sensitivity_specificity,
 )
 
-# As in Esteva et al. (2017): each expert red, their mean green.
-_READER, _MEAN = "tab:red", "tab:green"
+# Esteva et al. (2017) have experts red and their mean green, which many cannot tell apart.
+_READER, _MEAN = "#D55E00", "#5D3A9B"
 
 
 class Reader(NamedTuple):

@@ -22,8 +22,8 @@ _CYCLE = {
 _LIGHTER = {
     "#000000": INK["dark"],
     "#ffffff": PAPER["dark"],
-    "#d62728": "#ff8a80",
-    "#2ca02c": "#6fd66f",
+    "#5d3a9b": "#c3a6ff",
+    "#d55e00": "#ff8f4d",
 }
 _CSS_PIXELS = 96  # per inch
 _QUALITY = 88  # of WebP

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sktransfer._colours import colour, marker
 from sktransfer._config import import_optional
 from sktransfer.selection._ranking import BackboneRanking
 
@@ -80,14 +81,15 @@ class BackboneRankingDisplay:
         if ax is None:
             _, ax = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
         table = self.table[np.isfinite(self.table["images_per_s"])]
-        for name, rows in table.groupby("backbone", sort=False):
+        for number, (name, rows) in enumerate(table.groupby("backbone", sort=False)):
             rows = rows.sort_values("images_per_s")
             error = np.abs(rows[["low", "high"]].to_numpy().T - rows["score"].to_numpy())
             ax.errorbar(
                 rows["images_per_s"],
                 rows["score"],
                 yerr=np.nan_to_num(error),
-                marker="o",
+                marker=marker(number),
+                color=colour(number),
                 markersize=4,
                 linewidth=1,
                 elinewidth=0.6,
@@ -108,11 +110,14 @@ class BackboneRankingDisplay:
             ax.annotate(
                 row["layer"],
                 (row["images_per_s"], row["score"]),
-                xytext=(6, 6),
+                xytext=(3, 6),
                 textcoords="offset points",
+                rotation=40,  # so that neighbours do not write over each other
+                rotation_mode="anchor",
                 fontsize="x-small",
             )
         ax.set_xscale("log")
+        ax.margins(0.08)
         ax.set_xlabel("pictures per second")
         ax.set_ylabel(self.metric)
         ax.legend(fontsize="small")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sktransfer._colours import colour, marker
 from sktransfer._config import import_optional
 from sktransfer.studies._convergence import ConvergenceCurve
 from sktransfer.studies._transfer import TransferCurve
@@ -76,13 +77,14 @@ class TransferCurveDisplay:
         """
         ax = _axes(ax, "TransferCurveDisplay.plot")
         self.lines_ = {}
-        for treatment, rows in self.table.groupby("treatment", sort=False):
+        for number, (treatment, rows) in enumerate(self.table.groupby("treatment", sort=False)):
             mean = rows.groupby("depth")["score"].mean()
             if treatment == "base":
                 line = ax.axhline(mean.iloc[0], color="black", linestyle=":", label="base")
             else:
                 style = "-" if treatment.endswith("+") else "--"
-                (line,) = ax.plot(mean.index, mean, style, marker="o", label=treatment)
+                looks = {"marker": marker(number), "color": colour(number), "label": treatment}
+                (line,) = ax.plot(mean.index, mean, style, **looks)
                 ax.plot(rows["depth"], rows["score"], ".", color=line.get_color(), alpha=0.35)
             self.lines_[str(treatment)] = line
         stages = self.table[self.table["depth"] > 0].drop_duplicates("depth").sort_values("depth")
@@ -160,7 +162,7 @@ class ConvergenceDisplay:
         self.lines_ = {}
         for (init, size), rows in self.table.groupby(["init", "train_size"], sort=False):
             mean = rows.groupby("budget")["score"].mean()
-            color = f"C{sizes.index(size)}"
+            color = colour(sizes.index(size))
             label = f"{init}, {size} pictures"
             (line,) = ax.plot(mean.index, mean, styles[init], marker="o", color=color, label=label)
             ax.plot(rows["budget"], rows["score"], ".", color=color, alpha=0.3)

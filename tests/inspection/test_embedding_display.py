@@ -94,6 +94,25 @@ def test_thumbnails_are_the_pictures(feat):
     assert len(few.thumbnails_) == 7
 
 
+def test_thumbnails_without_overlap(feat):
+    predicted = y.copy()
+    predicted[[3, 8]] = (y[[3, 8]] + 1) % 3
+    display = EmbeddingDisplay.from_estimator(
+        feat, X, y, embedding=PCA(2), y_pred=predicted, thumbnails=True, overlap=False
+    )
+    display.figure_.draw_without_rendering()
+    assert 2 < len(display.thumbnails_) < 45
+    boxes = [box.patch.get_window_extent() for box in display.thumbnails_]
+    for number, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:number]) == 0
+    # Of those in each other's way, the misclassified ones stay.
+    kept = {tuple(box.xy) for box in display.thumbnails_}
+    assert kept & {tuple(display.points[3]), tuple(display.points[8])}
+    for box in display.thumbnails_:
+        assert (box.zorder == 4) == (tuple(box.xy) in set(map(tuple, display.points[[3, 8]])))
+    assert sum(len(each.get_offsets()) for each in display.scatters_.values()) == 45
+
+
 def test_large_pictures_and_given_axes():
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 255, (300, 200), np.uint8)) for _ in range(4)]

@@ -1,0 +1,286 @@
+"""Draws docs/_static/displays/*.png, a picture of every display, from real images.
+
+    SKTRANSFER_TEST_SHARED=... python docs/draw_displays.py [NAME ...]
+
+Pictures that are shown are NIH X-rays and PneumoniaMNIST; curves of the chest X-rays come from
+``benchmarks/results``. No person has read any of these pictures for the study of readers: two other
+models stand in for readers, and their names say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import LearningCurveDisplay, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer.inspection import (
+    AugmentationDisplay,
+    CalibrationDisplay,
+    ConfusionExamplesDisplay,
+    ConfusionPairDisplay,
+    DecisionCurveDisplay,
+    EmbeddingDisplay,
+    ErrorGalleryDisplay,
+    FreezeDepthDisplay,
+    HistoryDisplay,
+    ReaderStudyDisplay,
+    ScoreDistributionDisplay,
+)
+from sktransfer.selection import BackboneRankingDisplay, rank_backbones
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "_static" / "displays"
+NAMES = ("normal", "pneumonia")
+FINDINGS = ("no finding", "pneumonia")
+SIDE = 112
+LARGEST = 120_000
+
+
+def shared() -> Path:
+    return Path(os.environ.get("SKTRANSFER_TEST_SHARED", ROOT.parent / "shared"))
+
+
+@functools.cache
+def mnist(part: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many pictures of a part of PneumoniaMNIST, as many of each class."""
+    with np.load(shared() / "data" / "pneumoniamnist" / "pneumoniamnist.npz") as file:
+        X, y = file[f"{part}_images"], file[f"{part}_labels"].ravel().astype(int)
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.permutation(np.flatnonzero(y == c))[: n // 2] for c in (0, 1)])
+    rows.sort()
+    return X[rows], y[rows]
+
+
+def network(name: str) -> dict[str, str]:
+    """A network, with a file of its weights where these do not come with a package."""
+    files = sorted((shared() / "weights").glob(f"{name}*.pth"))
+    return {"backbone": name, **({"weights": str(files[0])} if files else {})}
+
+
+def extractor(name: str = "efficientnet_lite0", **params: Any) -> PretrainedFeatureExtractor:
+    # Resized and not cropped: the corners of an X-ray are part of it.
+    settings = {"image_size": SIDE, "preprocessing": "resize", **params}
+    return PretrainedFeatureExtractor(**network(name), **settings)
+
+
+@functools.cache
+def probe() -> Any:
+    pipe = make_pipeline(extractor(), StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    return pipe.fit(*mnist("train", 600))
+
+
+@functools.cache
+def chest() -> dict[str, dict[str, Any]]:
+    """Scores on chest X-rays of held-out patients, and thresholds, by model."""
+    content = json.loads((ROOT / "benchmarks" / "results" / "operating_point.json").read_text())
+    found = {}
+    for row in content["rows"]:
+        if row["how"] == "one fit":
+            columns = {"labels": int, "scores": float, "patients": int}
+            own = {
+                name: np.array(row[f"test_{name}"].split(), dtype=kind)
+                for name, kind in columns.items()
+            }
+            own["labels"] = np.array(FINDINGS)[own["labels"]]
+            found[row["model"]] = {**own, "threshold": row["threshold"]}
+    return found
+
+
+def called(model: str, threshold: float = 0.5) -> np.ndarray:
+    """What a model calls each X-ray."""
+    return np.array(FINDINGS)[(chest()[model]["scores"] >= threshold).astype(int)]
+
+
+def scored(display: Any, **settings: Any) -> Any:
+    """A display of the fine-tuned network's scores."""
+    own = chest()["fine-tuned"]
+    _, ax = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
+    settings = {"pos_label": FINDINGS[1], "ax": ax, **settings}
+    return display.from_predictions(own["labels"], own["scores"], **settings).figure_
+
+
+def augmentation() -> Any:
+    picture = shared() / "data" / "dicom" / "nih_chest_test1.dcm"
+    display = AugmentationDisplay.from_augmentation("medical", [str(picture)], n_draws=7)
+    figure = plt.figure(figsize=(8, 4.4), layout="constrained")
+    return display.plot(figure=figure, n_columns=4).figure_
+
+
+def calibration() -> Any:
+    groups = chest()["fine-tuned"]["patients"]
+    return scored(CalibrationDisplay, groups=groups, name="fine-tuned")
+
+
+def confusion_examples() -> Any:
+    return ConfusionExamplesDisplay.from_estimator(
+        probe(), *mnist("test", 468), display_labels=NAMES
+    ).figure_
+
+
+def confusion_pair() -> Any:
+    return ConfusionPairDisplay.from_predictions(
+        chest()["fine-tuned"]["labels"],
+        called("fine-tuned"),
+        readers={each: called(each) for each in ("extractor", "pixels only")},
+        name="fine-tuned",
+    ).figure_
+
+
+def decision_curve() -> Any:
+    figure = scored(DecisionCurveDisplay, name="fine-tuned")
+    own = chest()["extractor"]
+    DecisionCurveDisplay.from_predictions(
+        own["labels"],
+        own["scores"],
+        pos_label=FINDINGS[1],
+        name="extractor",
+        ax=figure.axes[0],
+    )
+    return figure
+
+
+def embedding() -> Any:
+    X, y = mnist("test", 200)
+    _, ax = plt.subplots(figsize=(8.6, 6.4), layout="constrained")
+    names = np.array(NAMES)
+    return EmbeddingDisplay.from_estimator(
+        probe()[:-1],
+        X,
+        names[y],
+        y_pred=names[probe().predict(X)],
+        thumbnails=True,
+        thumbnail_size=26,
+        overlap=False,
+        ax=ax,
+    ).figure_
+
+
+def error_gallery() -> Any:
+    X, y = mnist("test", 468)
+    return ErrorGalleryDisplay.from_estimator(
+        probe(), X, y, by_class=True, display_labels=NAMES
+    ).figure_
+
+
+def tuned(**params: Any) -> FineTuneClassifier:
+    settings = {"image_size": 64, "preprocessing": "resize", "random_state": 0, "lr": 1e-4}
+    return FineTuneClassifier(**network("efficientnet_lite0"), **{**settings, **params})
+
+
+def freeze_depth() -> Any:
+    X, y = mnist("train", 300)
+    _, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    return FreezeDepthDisplay.from_estimator(
+        tuned(max_epochs=4),
+        X,
+        y,
+        depths=["all", -1, -2, -4, 0],
+        cv=StratifiedKFold(4, shuffle=True, random_state=0),
+        scoring="roc_auc",
+        ax=ax,
+    ).figure_
+
+
+def history() -> Any:
+    X, y = mnist("train", 300)
+    settings = {"max_epochs": 10, "validation_fraction": 0.3, "head_init": "random"}
+    few, many = (
+        tuned(freeze_depth=depth, head_epochs=2, **settings).fit(X, y) for depth in (-1, -4)
+    )
+    return HistoryDisplay.from_estimator({"last stage": few, "last four stages": many}).figure_
+
+
+def learning_curve() -> Any:
+    X, y = mnist("train", 600)
+    _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    display = LearningCurveDisplay.from_estimator(
+        probe(),
+        X,
+        y,
+        train_sizes=[20, 40, 80, 160, 320],
+        cv=StratifiedShuffleSplit(10, test_size=0.3, random_state=0),
+        scoring="roc_auc",
+        score_type="both",
+        score_name="ROC AUC",
+        ax=ax,
+        line_kw={"marker": "o"},
+    )
+    ax.set_xticks(display.train_sizes, display.train_sizes)
+    ax.minorticks_off()
+    return display.figure_
+
+
+def ranking() -> Any:
+    X, y = mnist("train", 300)
+    names = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "squeezenet1_0")
+    found = rank_backbones(X, y, {name: extractor(name) for name in names})
+    return BackboneRankingDisplay.from_ranking(found).figure_
+
+
+def reader_study() -> Any:
+    own = chest()["fine-tuned"]
+    return scored(
+        ReaderStudyDisplay,
+        threshold=own["threshold"],
+        groups=own["patients"],
+        readers={"'extractor' in place of a reader": called("extractor")},
+        name="fine-tuned",
+    )
+
+
+def score_distribution() -> Any:
+    own = chest()["fine-tuned"]
+    return scored(ScoreDistributionDisplay, threshold=own["threshold"], groups=own["patients"])
+
+
+DRAWN: dict[str, Callable[[], Any]] = {
+    each.__name__: each
+    for each in (
+        augmentation,
+        calibration,
+        confusion_examples,
+        confusion_pair,
+        decision_curve,
+        embedding,
+        error_gallery,
+        freeze_depth,
+        history,
+        learning_curve,
+        ranking,
+        reader_study,
+        score_distribution,
+    )
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", choices=[*DRAWN, []], help="None: all of them.")
+    FOLDER.mkdir(exist_ok=True)
+    for name in parser.parse_args().names or DRAWN:
+        path = FOLDER / f"{name}.png"
+        DRAWN[name]().savefig(path, dpi=100)
+        plt.close("all")
+        if path.stat().st_size > LARGEST:
+            Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
