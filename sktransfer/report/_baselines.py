@@ -133,7 +133,7 @@ def out_of_fold(
     text = make_column_selector(dtype_exclude="number")
     model = make_pipeline(
         make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore", max_categories=20), text),
+            (OneHotEncoder(handle_unknown="ignore", max_categories=20, sparse_output=False), text),
             remainder="passthrough",
         ),
         RandomForestClassifier(

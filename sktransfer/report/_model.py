@@ -157,7 +157,9 @@ def _shown(value: Any, identify: bool) -> str:
 
 
 def _is_file(text: str) -> bool:
-    return os.sep in text or text.endswith((".pth", ".pt", ".safetensors")) or os.path.exists(text)
+    if text.startswith("timm/"):
+        return False
+    return os.sep in text or "/" in text or text.endswith((".pth", ".pt", ".safetensors"))
 
 
 def _digests(step: Any) -> dict[str, str]:

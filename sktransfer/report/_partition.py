@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer.inspection import image_reader
 from sktransfer.model_selection import check_leakage
 from sktransfer.report._document import NOTHING, Section, Table, number
 from sktransfer.report._rows import Rows, class_names
@@ -93,9 +94,24 @@ def _overlap(rows: Rows, X_train: Any, groups_train: Any) -> dict[str, int]:
         shared = np.isin(rows.groups, column_or_1d(groups_train))
         found["rows_of_training_patients"] = int(shared.sum())
     if X_train is not None:
-        table = check_leakage(X_train, rows.X, on_leak="ignore")
+        shape, values = _scale(rows, X_train)
+        table = check_leakage(
+            X_train, rows.X, image_shape=shape, value_range=values, on_leak="ignore"
+        )
         found["training_pictures"] = int(table["test_row"].nunique())
     return found
+
+
+def _scale(rows: Rows, X_train: Any) -> tuple[Any, Any]:
+    """``image_shape`` and ``value_range`` that both parts can be read with."""
+    reader = image_reader(rows.estimator)
+    if reader is not None:
+        return reader.image_shape, reader.value_range
+    parts = [X for X in (X_train, rows.X) if isinstance(X, np.ndarray) and X.dtype.kind in "uif"]
+    if not parts:
+        return None, None
+    low, high = min(float(X.min()) for X in parts), max(float(X.max()) for X in parts)
+    return None, (low, high) if low < high else None
 
 
 def _say(
