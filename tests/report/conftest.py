@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +79,16 @@ def cohort(n: int, seed: int) -> SimpleNamespace:
             "Dr Jones": np.where(rng.random(n) < 0.9, np.where(flipped, "ill", "healthy"), None),
         },
     )
+
+
+def readable(page: str) -> str:
+    """A page with its drawings as text; photographs, whose bytes spell anything, left out."""
+    page = re.sub(
+        r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)",
+        lambda found: base64.b64decode(found[1]).decode(),
+        page,
+    )
+    return re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", page)
 
 
 @pytest.fixture(scope="session")

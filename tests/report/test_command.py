@@ -14,13 +14,13 @@ from PIL import Image
 
 from sktransfer import FineTuneClassifier
 from sktransfer.__main__ import main
-from tests.report.conftest import cohort, pipeline
+from tests.report.conftest import cohort, pipeline, readable
 
 
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory):
     """Folders of two classes with a table beside them, and a model of each kind."""
-    root = tmp_path_factory.mktemp("clinic")
+    root = tmp_path_factory.mktemp("saint-anna")
     study = cohort(60, 7)
     names = []
     for i, (pixels, label) in enumerate(zip(study.X, study.y, strict=True)):
@@ -59,8 +59,8 @@ def test_a_network_and_a_folder(ward, tmp_path, capsys):
     assert set(found["subgroups"]["subgroups"]) == {"sex", "View"}
     assert found["partition"]["parts"]["test"]["patients"] == 30
     for name in out:
-        text = Path(name).read_text()
-        for word in ("Doe", "PATIENT", "clinic", str(ward)):
+        text = readable(Path(name).read_text())
+        for word in ("Doe", "PATIENT", "saint-anna", str(ward)):
             assert word not in text
 
 
