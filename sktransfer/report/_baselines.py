@@ -23,6 +23,7 @@ from sktransfer.report._properties import picture_properties
 from sktransfer.report._rows import Rows
 
 _FOLDS = 5
+_TREES = 100
 # The lower end of a baseline's interval from which on the labels can be told without the anatomy,
 # and from which on part of the model's area may come from there.
 LEAK_FROM, HINT_FROM = 0.9, 0.6
@@ -137,7 +138,7 @@ def out_of_fold(
             remainder="passthrough",
         ),
         RandomForestClassifier(
-            300, min_samples_leaf=3, class_weight="balanced", random_state=random_state
+            _TREES, min_samples_leaf=3, class_weight="balanced", random_state=random_state
         ),
     )
     return cross_val_predict(model, table, positive, cv=splits, method="predict_proba")[:, 1]

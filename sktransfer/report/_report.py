@@ -272,6 +272,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
     figures = import_optional("matplotlib.figure", extra="report", purpose="diagnostic_report")
     if saliency not in _SALIENCY:
         raise ValueError(f"saliency must be one of {_SALIENCY}; got {saliency!r}.")
+    last = _card(card)  # before anything takes time
     rows = score_rows(
         estimator,
         X,
@@ -302,7 +303,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         _baselines(rows, metadata, baselines, random_state=random_state),
         failures(rows, n_failures, pictures=pictures, identify=names),
         _saliency(rows, saliency, n_saliency, pictures=pictures, random_state=random_state),
-        _card(card),
+        last,
     ]
     return DiagnosticReport(
         title or f"Diagnostic report: {rows.positive} against {rows.negative}",

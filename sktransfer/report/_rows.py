@@ -186,7 +186,7 @@ def class_names(
     if column.dtype == bool and labels.dtype != bool:
         named = np.where(column, positive, negative).astype(object)
     else:
-        unknown = [each for each in pd.unique(column[there]) if each not in labels]
+        unknown = [each for each in pd.unique(column[there]).tolist() if each not in labels]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not one of the classes {labels.tolist()}.")
         named = np.where(column == label, positive, negative).astype(object)

@@ -111,7 +111,6 @@ def study(tmp_path_factory):
     found.files = [str(folder / f"Doe-Jane-{i:04d}.png") for i in range(120)]
     for file, pixels in zip(found.files, found.X, strict=True):
         Image.fromarray(pixels).save(file)
-    found.frame = pd.DataFrame({"image": found.files})
     return found
 
 
@@ -119,7 +118,7 @@ def study(tmp_path_factory):
 def report(model, study, train):
     return diagnostic_report(
         model,
-        study.frame,
+        study.files,
         study.y,
         groups=study.groups,
         readers=study.readers,

@@ -109,7 +109,7 @@ def test_figures_are_those_of_the_metrics(report, model, study):
     settings = {"pos_label": "ill", "groups": study.groups}
     own = found["baselines"]["coin"]
     assert own["roc_auc"] == pytest.approx(roc_auc_interval(study.y, coin, **settings)._asdict())
-    score = model.predict_proba(study.frame)[:, list(model.classes_).index("ill")]
+    score = model.predict_proba(study.files)[:, list(model.classes_).index("ill")]
     gap = roc_auc_difference(study.y, score, coin, **settings)
     assert own["model_minus_this"] == pytest.approx(gap._asdict())
     share = np.mean(study.y == "ill")

@@ -65,7 +65,8 @@ def digits():
     """A plain classifier of arrays, and rows it has not seen."""
     X, y = load_digits(return_X_y=True)
     X = X / 16
-    return LogisticRegression(C=0.001, max_iter=500).fit(X[:900], y[:900] == 8), X[900:], y[900:]
+    clf = LogisticRegression(C=0.001, max_iter=500).fit(X[:900], y[:900] == 8)
+    return clf, X[900:1200], y[900:1200]
 
 
 def test_the_parts_and_what_they_serve(report):
@@ -79,7 +80,7 @@ def test_the_parts_and_what_they_serve(report):
 
 def test_figures_are_those_of_the_metrics(report, model, study):
     found = report.to_dict()
-    score = model.predict_proba(study.frame)[:, list(model.classes_).index("ill")]
+    score = model.predict_proba(study.files)[:, list(model.classes_).index("ill")]
     settings = {"pos_label": "ill", "groups": study.groups}
     area = roc_auc_interval(study.y, score, **settings)
     assert found["roc"]["roc_auc"] == pytest.approx(area._asdict())
@@ -91,7 +92,7 @@ def test_figures_are_those_of_the_metrics(report, model, study):
     for rate in ("sensitivity", "specificity", "ppv", "npv", "positive_likelihood_ratio"):
         assert own[rate] == pytest.approx(getattr(point, rate)._asdict())
     assert found["operating"]["points"]["At one half"]["threshold"] == 0.5
-    right = np.mean(model.predict(study.frame) == study.y)
+    right = np.mean(model.predict(study.files) == study.y)
     assert found["operating"]["accuracy"]["estimate"] == pytest.approx(right)
     truth = study.y == "ill"
     assert found["calibration"]["brier"] == pytest.approx(brier_score_loss(truth, score))
@@ -127,7 +128,7 @@ def test_readers(report, study):
 def test_subgroups(report, model, study):
     found = report.to_dict()["subgroups"]["subgroups"]
     women = (study.subgroups["sex"] == "f").to_numpy()
-    score = model.predict_proba(study.frame)[:, list(model.classes_).index("ill")]
+    score = model.predict_proba(study.files)[:, list(model.classes_).index("ill")]
     point = operating_point(
         study.y[women],
         score[women],
@@ -205,7 +206,7 @@ def test_no_name_and_no_path_is_written_down(report, study, tmp_path):
 def test_names_are_written_down_when_asked_for(model, study):
     report = diagnostic_report(
         model,
-        study.frame,
+        study.files,
         study.y,
         readers=study.readers,
         row_names=[f"Doe {i}" for i in range(120)],
@@ -359,10 +360,10 @@ def test_the_first_of_two_classes_may_be_the_positive_one(digits):
 
 def test_scores_without_probabilities(digits):
     _, X, y = digits
-    clf = LinearSVC().fit(X[:300], y[:300] == 8)
-    report = diagnostic_report(clf, X[300:], y[300:] == 8, saliency=None)
+    clf = LinearSVC().fit(X[:150], y[:150] == 8)
+    report = diagnostic_report(clf, X[150:], y[150:] == 8, saliency=None)
     found = report.to_dict()
-    expected = roc_auc_interval(y[300:] == 8, clf.decision_function(X[300:]))
+    expected = roc_auc_interval(y[150:] == 8, clf.decision_function(X[150:]))
     assert found["roc"]["roc_auc"] == pytest.approx(expected._asdict())
     assert found["operating"]["points"]["The model's threshold"]["threshold"] == 0.0
     assert "no probabilities" in report.sections["calibration"].notices[0].text
@@ -371,11 +372,11 @@ def test_scores_without_probabilities(digits):
 
 def test_one_of_several_classes_against_the_rest(digits):
     _, X, y = digits
-    clf = LogisticRegression(max_iter=500).fit(X[:300], y[:300])
+    clf = LogisticRegression(max_iter=500).fit(X[:150], y[:150])
     with pytest.raises(ValueError, match="one of them against the rest: say which with pos_label="):
-        diagnostic_report(clf, X[300:], y[300:])
-    report = diagnostic_report(clf, X[300:], y[300:], pos_label=8, saliency=None, n_failures=0)
-    expected = roc_auc_interval(y[300:] == 8, clf.predict_proba(X[300:])[:, 8])
+        diagnostic_report(clf, X[150:], y[150:])
+    report = diagnostic_report(clf, X[150:], y[150:], pos_label=8, saliency=None, n_failures=0)
+    expected = roc_auc_interval(y[150:] == 8, clf.predict_proba(X[150:])[:, 8])
     assert report.to_dict()["roc"]["roc_auc"] == pytest.approx(expected._asdict())
     assert "8 against not 8" in report.title
 
@@ -439,8 +440,8 @@ def test_a_map_that_fails_its_sanity_test_is_a_warning(digits, model, study, mon
 
 def test_occlusion_where_there_is_no_gradient(digits):
     _, X, y = digits
-    clf = RandomForestClassifier(20, random_state=0).fit(X[:300], y[:300] == 8)
-    report = diagnostic_report(clf, X[300:], y[300:] == 8, n_saliency=2)
+    clf = RandomForestClassifier(20, random_state=0).fit(X[:150], y[:150] == 8)
+    report = diagnostic_report(clf, X[150:], y[150:] == 8, n_saliency=2)
     assert report.to_dict()["saliency"]["method"] == "occlusion"
     notices = [notice.text for notice in report.sections["saliency"].notices]
     assert "gradient is not possible" in notices[0]
@@ -457,14 +458,14 @@ def test_no_pictures(digits):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"y": np.zeros(897)}, "all of one class"),
-        ({"y": np.arange(897) % 3}, "labels that the estimator does not know: .2."),
-        ({"y": np.ones(5, bool)}, "5 labels for 897 rows"),
-        ({"groups": np.arange(5)}, "groups has 5 entries for 897 rows"),
+        ({"y": np.zeros(300)}, "all of one class"),
+        ({"y": np.arange(300) % 3}, "labels that the estimator does not know: .2."),
+        ({"y": np.ones(5, bool)}, "5 labels for 300 rows"),
+        ({"groups": np.arange(5)}, "groups has 5 entries for 300 rows"),
         ({"pos_label": 7}, "pos_label=7 is not one of the classes"),
-        ({"readers": {"A": np.ones(5, bool)}}, "has 5 rows for 897 rows of X"),
-        ({"readers": {"A": np.full(897, 9)}}, "9 is not one of the classes"),
-        ({"subgroups": {"site": np.arange(897).astype(str)}}, "at most 12 are tabulated"),
+        ({"readers": {"A": np.ones(5, bool)}}, "has 5 rows for 300 rows of X"),
+        ({"readers": {"A": np.full(300, 9)}}, "9 is not one of the classes"),
+        ({"subgroups": {"site": np.arange(300).astype(str)}}, "at most 12 are tabulated"),
         ({"subgroups": {"site": ["a"]}}, "subgroup 'site' has 1 rows"),
         ({"metadata": {"site": ["a"]}}, "metadata has 1 rows"),
         ({"card": {"intended": "x"}}, "card has no heading 'intended'; it may have model_details"),
