@@ -32,7 +32,7 @@ PICTURE = ROOT / "docs" / "_static" / "report.jpg"
 LARGEST = 300_000
 # What each half of the picture shows, and how.
 HALVES = {"light": ("partition", "baselines"), "dark": ("roc", "failures")}
-WIDTH, HEIGHT = 820, 1500
+WIDTH, HEIGHT = 820, 1760
 
 
 def chest_report(shared: Path) -> DiagnosticReport:
@@ -112,7 +112,7 @@ def main() -> None:
             half.getpixel((0, half.height - 1)), (place * WIDTH, 0, (place + 1) * WIDTH, height)
         )
         whole.paste(half, (place * WIDTH, 0))
-    whole.save(PICTURE, quality=80, optimize=True)
+    whole.save(PICTURE, quality=66, optimize=True)
     size = PICTURE.stat().st_size
     assert size < LARGEST, f"{size} bytes"
     print(f"wrote {PICTURE}: {whole.size}, {size} bytes")
