@@ -23,7 +23,7 @@ from sktransfer.report._properties import picture_properties
 from sktransfer.report._rows import Rows
 
 _FOLDS = 5
-_TREES = 100
+_TREES = 60
 # The lower end of a baseline's interval from which on the labels can be told without the anatomy,
 # and from which on part of the model's area may come from there.
 LEAK_FROM, HINT_FROM = 0.9, 0.6

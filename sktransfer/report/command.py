@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +104,13 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
     if options.train is not None:
         known = load_data(options.train, options)
         train = {
-            "X_train": known.data,
+            "X_train": _pictures(estimator, known),
             "y_train": _labels(estimator, known)[0],
             "groups_train": known.groups,
         }
     report = diagnostic_report(
         estimator,
-        test.data,
+        _pictures(estimator, test),
         y,
         groups=test.groups,
         readers=_columns(test, options.readers, (), "--readers"),
@@ -159,7 +158,7 @@ def load_model(path: str, *, allow_pickle: bool) -> Any:
 
     try:
         estimator = joblib.load(file)
-    except (pickle.UnpicklingError, EOFError, ImportError, AttributeError) as error:
+    except Exception as error:  # what is no pickle may raise anything
         raise ValueError(f"{path} cannot be loaded here: {error}") from error
     if not hasattr(estimator, "predict"):
         raise ValueError(f"{path} holds a {type(estimator).__name__}, which is no classifier.")
@@ -188,6 +187,14 @@ def load_data(path: str, options: argparse.Namespace) -> Bunch:
             f"Its columns are {heading}."
         )
     return load_image_table(path, target=target, groups=groups)
+
+
+def _pictures(estimator: Any, data: Bunch) -> Any:
+    """Paths in the form that the model was fitted to: a column with its name, or a list."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or len(names) != 1:
+        return data.data["image"].tolist()
+    return data.data[["image"]].set_axis(list(names), axis=1)
 
 
 def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | None]:

@@ -119,11 +119,11 @@ def test_figures_are_those_of_the_metrics(report, model, study):
 def test_patients_stay_on_one_side():
     # Every patient has a number of its own and an own label: rows beside each other give it away.
     rng = np.random.default_rng(0)
-    patient = np.repeat(np.arange(60), 4)
-    positive = rng.integers(0, 2, 60).astype(bool)[patient]
+    patient = np.repeat(np.arange(200), 3)
+    positive = rng.integers(0, 2, 200).astype(bool)[patient]
     table = pd.DataFrame({"number": patient.astype(float)})
     assert roc_auc_score(positive, out_of_fold(table, positive, None, 0)) > 0.9
-    assert roc_auc_score(positive, out_of_fold(table, positive, patient, 0)) < 0.7
+    assert roc_auc_score(positive, out_of_fold(table, positive, patient, 0)) < 0.65
 
 
 def test_text_numbers_and_gaps_go_in_together():
