@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from sktransfer import __version__, describe_backbone, list_backbones
 from sktransfer._demo import run_demo
 from sktransfer.exceptions import SkTransferError
+from sktransfer.report.command import add_command, run_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
 
     describing = commands.add_parser("describe", help="the stages of one network")
     describing.add_argument("backbone")
+
+    add_command(commands)
     return parser
 
 
@@ -54,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if table.empty:
                 raise ValueError(f"No network is called anything like {options.pattern!r}.")
             print(table.to_string(index=False))
+        elif options.command == "report":
+            run_command(options)
         else:
             print(describe_backbone(options.backbone).to_string(index=False))
     except (SkTransferError, ValueError, OSError) as error:

@@ -13,7 +13,8 @@ ROOT = Path(sktransfer.__file__).parent
 
 # From the top down; a room may import from the rows below its own, never its own row's neighbours.
 LAYERS = [
-    {"__main__", "report"},
+    {"__main__"},
+    {"report"},
     {"_demo"},
     {"studies"},
     {"selection"},

@@ -19,6 +19,7 @@ from sktransfer.inspection._history import HistoryDisplay
 from sktransfer.inspection._integrated_gradients import integrated_gradients
 from sktransfer.inspection._maps import saliency_maps
 from sktransfer.inspection._occlusion import occlusion
+from sktransfer.inspection._pictures import as_shown, image_reader, pictures_of
 from sktransfer.inspection._randomization import RandomizationTest, saliency_randomization_test
 from sktransfer.inspection._reader_study import Reader, ReaderStudyDisplay
 from sktransfer.inspection._saliency import SaliencyDisplay
@@ -42,11 +43,14 @@ __all__ = [
     "ReaderStudyDisplay",
     "SaliencyDisplay",
     "ScoreDistributionDisplay",
+    "as_shown",
+    "image_reader",
     "deletion_insertion_curves",
     "grad_cam",
     "input_gradient",
     "integrated_gradients",
     "occlusion",
+    "pictures_of",
     "saliency_maps",
     "saliency_randomization_test",
     "similar_images",

@@ -1,0 +1,181 @@
+"""What was judged: the steps of the model, its weights by digest, the versions of everything.
+
+It must not know pictures, labels or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from sktransfer._finetune import FineTuneClassifier
+from sktransfer._version import __version__
+from sktransfer.report._document import NOTHING, Section, Table
+
+_PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas")
+# Where an estimator keeps others that are fitted.
+_FITTED = ("best_estimator_", "estimator_")
+# Where things are kept and how many work on them: of no consequence for what comes out.
+_ASIDE = {"cache", "n_jobs", "verbose", "store_weights"}
+
+
+def model(estimator: Any, *, identify: bool, file_digest: str | None = None) -> Section:
+    """Steps, digests and versions."""
+    section = Section("model", "Model")
+    steps = list(_steps(estimator))
+    described = [_described(step, identify) for step in steps]
+    digests = {name: own for step in steps for name, own in _digests(step).items()}
+    learned = learned_digest(steps)
+    if learned is not None:
+        digests["Learned parameters, all steps"] = learned
+    if file_digest is not None:
+        digests["Model file"] = file_digest
+    versions = _versions()
+    section.data = {
+        "steps": [{"name": name, "parameters": parameters} for name, parameters in described],
+        "digests": digests,
+        "versions": versions,
+    }
+    section.tables += [
+        Table(
+            "Steps and the parameters that are not at their defaults",
+            ["Step", "Parameters"],
+            [
+                [name, ", ".join(f"{key}={value}" for key, value in parameters.items()) or NOTHING]
+                for name, parameters in described
+            ],
+        ),
+        Table(
+            "Weights",
+            ["What", "Digest"],
+            [[name, digest] for name, digest in digests.items()],
+            "Another model has another digest. That of a published network is that of its file.",
+        ),
+        Table("Versions", ["What", "Version"], [[name, own] for name, own in versions.items()]),
+    ]
+    return section
+
+
+def learned_digest(steps: list[Any]) -> str | None:
+    """sha256 over what scikit-learn steps and networks have learned, in their order."""
+    digest = hashlib.sha256()
+    found = False
+    for step in steps:
+        for name, array in _learned(step):
+            found = True
+            digest.update(f"{type(step).__name__}.{name}|{array.dtype.str}|{array.shape}|".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return f"sha256:{digest.hexdigest()}" if found else None
+
+
+def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(step, FineTuneClassifier):
+        for name, tensor in sorted(step.module_.state_dict().items()):
+            # Seen as bytes, since numpy has no bfloat16.
+            yield name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return
+    for name, value in sorted(vars(step).items()):
+        if name.endswith("_") and not name.startswith("_"):
+            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+                yield name, value
+            elif isinstance(value, (float, np.floating)):
+                yield name, np.asarray(value)
+
+
+def _steps(estimator: Any) -> Iterator[Any]:
+    """An estimator and those inside it, fitted ones rather than what they were made from."""
+    if isinstance(estimator, Pipeline):
+        for _, step in estimator.steps:
+            if isinstance(step, BaseEstimator):
+                yield from _steps(step)
+        return
+    yield estimator
+    for name in _FITTED:
+        inner = getattr(estimator, name, None)
+        if isinstance(inner, BaseEstimator):
+            yield from _steps(inner)
+            return
+    members = getattr(estimator, "calibrated_classifiers_", None)
+    if members is not None:
+        for member in members:
+            yield from _steps(member.estimator)
+            yield from member.calibrators
+    elif isinstance(getattr(estimator, "estimator", None), BaseEstimator):
+        yield from _steps(estimator.estimator)
+
+
+def _described(step: Any, identify: bool) -> tuple[str, dict[str, str]]:
+    if not hasattr(step, "get_params"):
+        return type(step).__name__, {}
+    usual = _defaults(type(step))
+    parameters = {}
+    for name, value in step.get_params(deep=False).items():
+        if isinstance(value, BaseEstimator) or name in _ASIDE:
+            continue  # an estimator has a line of its own
+        if name in usual and name != "backbone" and _same(value, usual[name]):
+            continue
+        parameters[name] = _shown(value, identify)
+    return type(step).__name__, parameters
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except ValueError:  # arrays
+        return False
+
+
+def _shown(value: Any, identify: bool) -> str:
+    """A parameter as text; a file's name may be a person's and stays out unless asked for."""
+    if isinstance(value, (str, os.PathLike)):
+        text = os.fspath(value)
+        text = text.decode() if isinstance(text, bytes) else text
+        if not identify and (isinstance(value, os.PathLike) or _is_file(text)):
+            return "(a file)"
+        return repr(text)
+    if value is None or isinstance(value, (bool, int, float, np.generic)):
+        return str(value)
+    if isinstance(value, (tuple, list)) and len(value) <= 6:
+        shown = ", ".join(_shown(each, identify) for each in value)
+        return f"({shown})" if isinstance(value, tuple) else f"[{shown}]"
+    return type(value).__name__
+
+
+def _is_file(text: str) -> bool:
+    if text.startswith("timm/"):
+        return False
+    return os.sep in text or "/" in text or text.endswith((".pth", ".pt", ".safetensors"))
+
+
+def _digests(step: Any) -> dict[str, str]:
+    """Of the published network that a step stands on."""
+    reference = getattr(step, "reference_", None)
+    return {} if reference is None else {f"Pretrained {reference.name}": reference.digest}
+
+
+def _versions() -> dict[str, str]:
+    found = {"Python": platform.python_version(), "sktransfer": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # put there by other means
+            continue
+    found["System"] = f"{platform.system()} on {platform.machine()}"
+    if torch.cuda.is_available():
+        found["GPU"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,277 @@
+"""The rows of a report: pictures, labels, scores and the threshold; it must not know its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+_METHODS = ("predict_proba", "decision_function")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Test rows that a model has scored.
+
+    Attributes
+    ----------
+    estimator : estimator instance
+        Fitted.
+    X : collection of pictures, n rows
+    y : ndarray of shape (n,)
+        Names of the classes: two of them, ``negative`` and ``positive``.
+    score : ndarray of shape (n,)
+        Of the positive class.
+    proba : ndarray of shape (n,) or None
+        Its probabilities, where the estimator has them.
+    groups : ndarray of shape (n,) or None
+    negative, positive : str
+        Names of the classes.
+    labels : ndarray
+        The classes as the estimator knows them.
+    label : object
+        The positive one of them.
+    threshold : float
+        A row is called positive where its score is at least this.
+    threshold_source : str
+        Where it comes from, in words.
+    kept : ndarray of int, shape (n,)
+        Positions of the rows among those given.
+    n_given : int
+        Rows given; those without a score are left out.
+    confidence : float
+    """
+
+    estimator: Any
+    X: Any
+    y: np.ndarray
+    score: np.ndarray
+    proba: np.ndarray | None
+    groups: np.ndarray | None
+    negative: str
+    positive: str
+    labels: np.ndarray
+    label: Any
+    threshold: float
+    threshold_source: str
+    kept: np.ndarray
+    n_given: int
+    confidence: float
+
+    @property
+    def is_positive(self) -> np.ndarray:
+        """Which rows are of the positive class."""
+        return self.y == self.positive
+
+    @property
+    def called(self) -> np.ndarray:
+        """Which rows are called positive."""
+        return self.score >= self.threshold
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What metrics and displays want to know."""
+        return {"pos_label": self.positive, "groups": self.groups}
+
+    def named(self, given: Any) -> np.ndarray:
+        """Labels of the estimator as names; what is missing stays missing."""
+        return class_names(given, self.labels, self.label, self.negative, self.positive)
+
+    def of(self, values: Any, what: str) -> Any:
+        """The rows of the report from values for all rows given.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many.
+        """
+        n = len(values)
+        if n != self.n_given:
+            raise ValueError(f"{what} has {n} rows for {self.n_given} rows of X.")
+        if isinstance(values, (pd.DataFrame, pd.Series)):
+            return values.iloc[self.kept].reset_index(drop=True)
+        return np.asarray(values)[self.kept]
+
+
+def score_rows(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    groups: Any = None,
+    pos_label: Any = None,
+    target_names: Mapping[Any, str] | Sequence[str] | None = None,
+    threshold: float | None = None,
+    confidence: float = 0.95,
+) -> Rows:
+    """Ask a fitted classifier for its scores.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no classifier of two classes, or labels, groups and rows do not fit.
+    """
+    check_is_fitted(estimator)
+    if not hasattr(estimator, "classes_"):
+        raise TypeError(
+            f"A diagnostic report is about a classifier; {type(estimator).__name__} has no "
+            "classes_."
+        )
+    labels = np.asarray(estimator.classes_)
+    label = _positive(estimator, labels, pos_label)
+    truth = column_or_1d(y)
+    unknown = np.setdiff1d(truth, labels)
+    if len(unknown):
+        raise ValueError(
+            f"y has labels that the estimator does not know: {unknown[:5].tolist()}; it was fitted "
+            f"to {labels.tolist()}."
+        )
+    method = _method(estimator)
+    score = _scores(estimator, X, method, labels, label)
+    if len(score) != len(truth):
+        raise ValueError(f"y has {len(truth)} labels for {len(score)} rows of X.")
+    patients = None if groups is None else column_or_1d(groups)
+    if patients is not None and len(patients) != len(truth):
+        raise ValueError(f"groups has {len(patients)} entries for {len(truth)} rows of X.")
+    kept = np.flatnonzero(~np.isnan(score))
+    if len(kept) < len(score):
+        X, truth, score = _safe_indexing(X, kept), truth[kept], score[kept]
+        patients = None if patients is None else patients[kept]
+    negative, positive = _names(labels, label, target_names)
+    proba: np.ndarray | None = score if method == "predict_proba" else None
+    if proba is None and hasattr(estimator, "predict_proba"):
+        proba = _scores(estimator, X, "predict_proba", labels, label)
+    chosen, source = _threshold(estimator, threshold, method)
+    named = class_names(truth, labels, label, negative, positive).astype(str)
+    if len(np.unique(named)) < 2:
+        raise ValueError(
+            f"The test rows are all of one class, {named[0]!r}; a report needs rows of both."
+        )
+    return Rows(
+        estimator=estimator,
+        X=X,
+        y=named,
+        score=score,
+        proba=proba,
+        groups=patients,
+        negative=negative,
+        positive=positive,
+        labels=labels,
+        label=label,
+        threshold=chosen,
+        threshold_source=source,
+        kept=kept,
+        n_given=len(y),
+        confidence=confidence,
+    )
+
+
+def class_names(
+    given: Any, labels: np.ndarray, label: Any, negative: str, positive: str
+) -> np.ndarray:
+    """Labels as the two names, an array of objects; missing ones are None.
+
+    Raises
+    ------
+    ValueError
+        If one is not among ``labels``.
+    """
+    column = np.asarray(given)
+    there = ~pd.isna(column)
+    if column.dtype == bool and labels.dtype != bool:
+        named = np.where(column, positive, negative).astype(object)
+    else:
+        unknown = [each for each in pd.unique(column[there]).tolist() if each not in labels]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not one of the classes {labels.tolist()}.")
+        named = np.where(column == label, positive, negative).astype(object)
+    named[~there] = None
+    return named
+
+
+def _positive(estimator: Any, labels: np.ndarray, pos_label: Any) -> Any:
+    if pos_label is None:
+        for name in ("pos_label_", "pos_label"):
+            if getattr(estimator, name, None) is not None:
+                pos_label = getattr(estimator, name)
+                break
+        else:
+            if len(labels) != 2:
+                raise ValueError(
+                    f"The estimator knows {len(labels)} classes, {labels.tolist()}, and a "
+                    "diagnostic report is about one of them against the rest: say which with "
+                    "pos_label=."
+                )
+            pos_label = labels[1]
+    if pos_label not in labels:
+        raise ValueError(f"pos_label={pos_label!r} is not one of the classes {labels.tolist()}.")
+    return labels[np.flatnonzero(labels == pos_label)[0]]
+
+
+def _method(estimator: Any) -> str:
+    """Where scores come from: what the threshold is a threshold of."""
+    own = getattr(estimator, "response_method", "auto")
+    methods = [own] if own in _METHODS else list(_METHODS)
+    for method in methods:
+        if hasattr(estimator, method):
+            return method
+    raise TypeError(
+        f"{type(estimator).__name__} has neither predict_proba nor decision_function: there is no "
+        "score to judge. Fit one that has, or wrap it in CalibratedClassifierCV."
+    )
+
+
+def _scores(estimator: Any, X: Any, method: str, labels: np.ndarray, label: Any) -> np.ndarray:
+    values = np.asarray(getattr(estimator, method)(X), dtype=np.float64)
+    column = int(np.flatnonzero(labels == label)[0])
+    if values.ndim == 2:
+        return values[:, column]
+    return values if column == 1 else -values
+
+
+def _names(labels: np.ndarray, label: Any, target_names: Any) -> tuple[str, str]:
+    if target_names is None:
+        names = {each: str(each) for each in labels.tolist()}
+    elif isinstance(target_names, Mapping):
+        names = {each: str(target_names.get(each, each)) for each in labels.tolist()}
+    elif len(target_names) == len(labels):
+        names = dict(zip(labels.tolist(), map(str, target_names), strict=True))
+    else:
+        raise ValueError(
+            f"target_names has {len(target_names)} names for the classes {labels.tolist()}."
+        )
+    own = names[label.item() if isinstance(label, np.generic) else label]
+    others = [name for each, name in names.items() if each != label]
+    return (others[0] if len(others) == 1 and others[0] != own else f"not {own}"), own
+
+
+def _threshold(estimator: Any, given: float | None, method: str) -> tuple[float, str]:
+    if given is not None:
+        return float(given), "It was given to the report."
+    if hasattr(estimator, "operating_point_"):
+        constraint = getattr(estimator, "constraint", "sensitivity")
+        goal = (
+            f"a {constraint} of at least {estimator.target:g}"
+            if np.isscalar(getattr(estimator, "target", None))
+            else "the least expected cost"
+        )
+        sure = getattr(estimator, "confidence", None)
+        promise = "" if sure is None or constraint == "cost" else f" with confidence {sure:g}"
+        return float(estimator.threshold_), (
+            f"{type(estimator).__name__} chose it before these rows were seen, for {goal}{promise}."
+        )
+    if hasattr(estimator, "best_threshold_"):
+        return float(estimator.best_threshold_), (
+            f"{type(estimator).__name__} chose it on its own training rows, for the best "
+            f"{getattr(estimator, 'scoring', 'score')}."
+        )
+    fixed = getattr(estimator, "threshold", None)
+    if isinstance(fixed, (int, float)):
+        return float(fixed), f"{type(estimator).__name__} was given it."
+    usual = 0.5 if method == "predict_proba" else 0.0
+    return usual, f"It is the usual {usual:g}: nobody has chosen one for this task."

@@ -1,0 +1,132 @@
+"""The same figures for parts of the test rows: sex, age, site; it must not know pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sktransfer.metrics import operating_point, roc_auc_interval
+from sktransfer.report._document import Section, Table, interval, level, number
+from sktransfer.report._rows import Rows
+
+# A level of fewer rows says nothing of a model, and may say who somebody is.
+LEAST_ROWS = 10
+_MOST_LEVELS = 12
+_BANDS = 4
+
+
+def subgroups(rows: Rows, given: Any) -> Section:
+    """AUC, sensitivity and specificity of each level of each column."""
+    section = Section("subgroups", "Subgroups")
+    columns = _columns(rows, given)
+    if not columns:
+        section.remark(
+            "No subgroups were given. Give sex, age, site or view as subgroups=: a model that "
+            "does well on the whole may fail a part."
+        )
+        section.data = {"subgroups": {}}
+        return section
+    found: dict[str, dict[str, Any]] = {}
+    lines = []
+    left_out = 0
+    for column, levels in columns.items():
+        found[column] = {}
+        for name in _order(levels):
+            own = np.flatnonzero(levels == name)
+            if len(own) < LEAST_ROWS:
+                left_out += len(own)
+                continue
+            found[column][str(name)] = result = _of(rows, own)
+            lines.append(
+                [
+                    f"{column}: {name}",
+                    str(result["pictures"]),
+                    number(result["prevalence"], 2),
+                    interval(result["roc_auc"], 2),
+                    interval(result["sensitivity"], 2),
+                    interval(result["specificity"], 2),
+                ]
+            )
+    section.data = {"subgroups": found, "rows_left_out": left_out}
+    section.tables.append(
+        Table(
+            f"Each subgroup at the model's threshold ({level(rows.confidence)} intervals)",
+            ["Subgroup", "Pictures", "Prevalence", "AUC", "Sensitivity", "Specificity"],
+            lines,
+            f"Levels of fewer than {LEAST_ROWS} pictures are left out"
+            + (f" ({left_out} pictures)." if left_out else " (there are none).")
+            + " A dash: only one class is there. With many subgroups some differ by chance.",
+        )
+    )
+    return section
+
+
+def _of(rows: Rows, own: np.ndarray) -> dict[str, Any]:
+    truth, score = rows.y[own], rows.score[own]
+    groups = None if rows.groups is None else rows.groups[own]
+    positive = truth == rows.positive
+    result: dict[str, Any] = {
+        "pictures": len(own),
+        "patients": None if groups is None else len(np.unique(groups)),
+        "prevalence": float(positive.mean()),
+        **dict.fromkeys(("roc_auc", "sensitivity", "specificity")),
+    }
+    if positive.any() and not positive.all():
+        settings: dict[str, Any] = {
+            "pos_label": rows.positive,
+            "groups": groups,
+            "confidence": rows.confidence,
+        }
+        point = operating_point(truth, score, rows.threshold, **settings)
+        result["roc_auc"] = roc_auc_interval(truth, score, **settings)
+        result["sensitivity"], result["specificity"] = point.sensitivity, point.specificity
+    return result
+
+
+def _columns(rows: Rows, given: Any) -> dict[str, np.ndarray]:
+    """Levels of each row, by the name of the column."""
+    if given is None:
+        return {}
+    if isinstance(given, pd.DataFrame):
+        items = [(str(name), given[name]) for name in given.columns]
+    elif isinstance(given, Mapping):
+        items = [(str(name), pd.Series(np.asarray(own))) for name, own in given.items()]
+    elif isinstance(given, pd.Series):
+        items = [(str(given.name or "subgroup"), given)]
+    else:
+        raise TypeError(
+            "subgroups has to be a DataFrame, or a mapping of names to columns, such as "
+            f'{{"sex": sex}}; got {type(given).__name__}.'
+        )
+    return {name: _levels(rows.of(column, f"subgroup {name!r}"), name) for name, column in items}
+
+
+def _levels(column: pd.Series, name: str) -> np.ndarray:
+    """Bands of numbers, values of anything else, "unknown" where there is none."""
+    n = column.nunique()
+    # Whole numbers of a few values are codes.
+    if pd.api.types.is_numeric_dtype(column) and column.dtype != bool and n > _MOST_LEVELS:
+        column = pd.qcut(column, _BANDS, duplicates="drop", precision=3)
+    elif n > _MOST_LEVELS:
+        raise ValueError(
+            f"The subgroup {name!r} has {n} different values, and at most {_MOST_LEVELS} are "
+            "tabulated: join some, or give a column of numbers, which is cut into bands."
+        )
+    levels = column.astype(object)
+    levels[column.isna().to_numpy()] = "unknown"
+    return levels.to_numpy()
+
+
+def _order(levels: np.ndarray) -> list[Any]:
+    """Levels in their own order, what is unknown last."""
+    known = [
+        each for each in pd.unique(levels) if not (isinstance(each, str) and each == "unknown")
+    ]
+    try:
+        known = sorted(known)
+    except TypeError:
+        known = sorted(known, key=str)
+    return [*known, *(["unknown"] if len(known) < len(pd.unique(levels)) else [])]

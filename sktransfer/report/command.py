@@ -1,0 +1,249 @@
+"""``python -m sktransfer report``: a saved model, a folder or table of pictures, a report.
+
+It must not know how a report is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import Bunch
+
+from sktransfer._finetune import FineTuneClassifier
+from sktransfer.datasets import load_image_folder, load_image_table
+from sktransfer.report._report import DiagnosticReport, diagnostic_report
+
+_LABELS = ("label", "target", "class", "diagnosis", "dx")
+# What usually stands beside pictures and is no diagnosis.
+_METADATA = (
+    *("age", "sex", "gender", "view", "view_position", "viewposition", "site", "hospital"),
+    *("device", "scanner", "manufacturer", "model_name", "follow_up", "study_date", "localization"),
+)
+_SUBGROUPS = ("age", "sex", "gender", "site", "hospital", "view", "view_position", "viewposition")
+_WRITERS = {".html": "to_html", ".md": "to_markdown", ".json": "to_json"}
+_PICKLES = (".joblib", ".pkl", ".pickle")
+
+
+def add_command(commands: Any) -> None:
+    """Add ``report`` to the subparsers of a command line."""
+    parser = commands.add_parser(
+        "report",
+        help="judge a saved model on a folder or a table of pictures",
+        description="Judge a saved classifier on pictures it has not seen: ROC curve, operating "
+        "point, calibration, net benefit, subgroups, baselines, failures and maps in one file. "
+        "No names of files or patients are written down.",
+    )
+    parser.add_argument(
+        "model", help="file of FineTuneClassifier.save, or a pickle with --allow-pickle"
+    )
+    parser.add_argument(
+        "data", help="folder with one sub-folder a class, or a CSV of file names and labels"
+    )
+    parser.add_argument(
+        *("-o", "--output"),
+        action="append",
+        metavar="FILE",
+        help="report.html (the default), .md or .json; may be repeated",
+    )
+    parser.add_argument("--positive", metavar="CLASS", help="class to look for")
+    parser.add_argument("--train", metavar="DATA", help="what it was trained on, in the same form")
+    parser.add_argument("--target", metavar="COLUMN", help="labels in the CSV")
+    parser.add_argument(
+        "--groups", metavar="COLUMN", default="auto", help="patients (default: patient_id and such)"
+    )
+    for name, what in (
+        ("metadata", "columns of a model that sees no picture"),
+        ("subgroups", "columns to tabulate by"),
+        ("readers", "columns with the experts' labels"),
+    ):
+        parser.add_argument(f"--{name}", nargs="+", metavar="COLUMN", help=what)
+    parser.add_argument("--threshold", type=float, help="instead of the model's")
+    parser.add_argument("--title")
+    parser.add_argument(
+        "--saliency",
+        choices=["gradient", "integrated_gradients", "grad_cam", "occlusion", "none"],
+        default="gradient",
+        help="how maps are made (%(default)s)",
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="show none")
+    parser.add_argument(
+        "--identifiers", action="store_true", help="write down names of files and readers"
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load a pickle, which may run any code: only of whom you trust",
+    )
+
+
+def run_command(options: argparse.Namespace) -> DiagnosticReport:
+    """Load, judge, write.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the model or the data are not what they should be; the message says what they are.
+    """
+    outputs = [Path(name) for name in options.output or ["report.html"]]
+    for path in outputs:
+        if path.suffix.lower() not in _WRITERS:
+            raise ValueError(
+                f"-o {path} has to end in {', '.join(_WRITERS)}, which says what to write."
+            )
+    estimator = load_model(options.model, allow_pickle=options.allow_pickle)
+    with open(options.model, "rb") as file:
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    test = load_data(options.data, options)
+    y, names = _labels(estimator, test)
+    train: dict[str, Any] = {}
+    if options.train is not None:
+        known = load_data(options.train, options)
+        train = {
+            "X_train": _pictures(estimator, known),
+            "y_train": _labels(estimator, known)[0],
+            "groups_train": known.groups,
+        }
+    report = diagnostic_report(
+        estimator,
+        _pictures(estimator, test),
+        y,
+        groups=test.groups,
+        readers=_columns(test, options.readers, (), "--readers"),
+        subgroups=_columns(test, options.subgroups, _SUBGROUPS, "--subgroups"),
+        metadata=_columns(test, options.metadata, _METADATA, "--metadata"),
+        target_names=names,
+        pos_label=_positive(options.positive, estimator, names),
+        threshold=options.threshold,
+        title=options.title,
+        saliency=None if options.saliency == "none" else options.saliency,
+        pictures=not options.no_pictures,
+        include_identifiers=options.identifiers,
+        row_names=[Path(each).name for each in test.data["image"]] if options.identifiers else None,
+        model_digest=digest,
+        **train,
+    )
+    print(report.summary)
+    for text in report.warnings:
+        print(f"warning: {text}")
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        getattr(report, _WRITERS[path.suffix.lower()])(path)
+        print(f"wrote {path.absolute()}")
+    return report
+
+
+def load_model(path: str, *, allow_pickle: bool) -> Any:
+    """A saved classifier.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no saved model {path!r}.")
+    if file.suffix.lower() not in _PICKLES:
+        return FineTuneClassifier.load(file)
+    if not allow_pickle:
+        raise ValueError(
+            f"{path} is a pickle, and loading one runs whatever code is in it. If you trust who "
+            "made it, add --allow-pickle. FineTuneClassifier.save writes files without code."
+        )
+    import joblib
+
+    try:
+        estimator = joblib.load(file)
+    except Exception as error:  # what is no pickle may raise anything
+        raise ValueError(f"{path} cannot be loaded here: {error}") from error
+    if not hasattr(estimator, "predict"):
+        raise ValueError(f"{path} holds a {type(estimator).__name__}, which is no classifier.")
+    return estimator
+
+
+def load_data(path: str, options: argparse.Namespace) -> Bunch:
+    """A folder or a table of pictures with labels.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+    """
+    groups = None if options.groups == "none" else options.groups
+    if Path(path).is_dir():
+        return load_image_folder(path, groups=groups)
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no folder and no table {path!r}.")
+    heading = list(pd.read_csv(path, nrows=0).columns)
+    target = options.target or next(
+        (name for usual in _LABELS for name in heading if str(name).lower() == usual), None
+    )
+    if target is None:
+        raise ValueError(
+            f"{path} has no column {', '.join(_LABELS)}; say where the labels are with --target. "
+            f"Its columns are {heading}."
+        )
+    return load_image_table(path, target=target, groups=groups)
+
+
+def _pictures(estimator: Any, data: Bunch) -> Any:
+    """Paths in the form that the model was fitted to: a column with its name, or a list."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or len(names) != 1:
+        return data.data["image"].tolist()
+    return data.data[["image"]].set_axis(list(names), axis=1)
+
+
+def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | None]:
+    """Labels as the model has them, and the names of its classes where they are numbers."""
+    classes = np.asarray(estimator.classes_)
+    if data.target_names is None:
+        return data.target, None
+    names = [str(name) for name in data.target_names]
+    known = [str(each) for each in classes]
+    if set(names) <= set(known):
+        codes = np.array([known.index(name) for name in names])
+        return classes[codes[data.target]], None
+    if classes.dtype.kind in "iub" and classes.tolist() == list(range(len(names))):
+        print("classes: " + ", ".join(f"{i} is {name}" for i, name in enumerate(names)))
+        return data.target, dict(enumerate(names))
+    raise ValueError(
+        f"The model knows the classes {classes.tolist()}, the pictures are of {names}. Call "
+        "folders or labels as the model calls them."
+    )
+
+
+def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -> Any:
+    if given is None:
+        return None
+    for label in np.asarray(estimator.classes_).tolist():
+        if given in (str(label), (names or {}).get(label)):
+            return label
+    raise ValueError(
+        f"--positive {given!r} is not one of the classes "
+        f"{list((names or {}).values()) or np.asarray(estimator.classes_).tolist()}."
+    )
+
+
+def _columns(
+    data: Bunch, given: list[str] | None, usual: tuple[str, ...], option: str
+) -> pd.DataFrame | None:
+    """Columns that were asked for, or those of the usual names; None without any."""
+    frame = data.frame
+    if given is None:
+        if frame is None:
+            return None
+        given = [name for name in frame.columns if str(name).lower() in usual]
+        given = [name for name in given if frame[name].notna().any()]
+    elif frame is None:
+        raise ValueError(f"{option}: there is no table beside the pictures to take columns from.")
+    absent = [name for name in given if name not in frame.columns]
+    if absent:
+        raise ValueError(
+            f"{option}: the table has no column {absent[0]!r}; its columns are "
+            f"{list(map(str, frame.columns))}."
+        )
+    return frame[given].reset_index(drop=True) if given else None

@@ -1,0 +1,132 @@
+"""`python -m sktransfer report`: a saved model, a folder or a table, and errors that help."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sktransfer import FineTuneClassifier
+from sktransfer.__main__ import main
+from tests.report.conftest import cohort, pipeline, readable
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory):
+    """Folders of two classes with a table beside them, and a model of each kind."""
+    root = tmp_path_factory.mktemp("saint-anna")
+    study = cohort(60, 7)
+    names = []
+    for i, (pixels, label) in enumerate(zip(study.X, study.y, strict=True)):
+        names.append(f"{label}/Doe-{i:03d}.png")
+        (root / "test" / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / "test" / names[-1])
+    table = pd.DataFrame(
+        {
+            "file": names,
+            "patient_id": study.groups,
+            "sex": study.subgroups["sex"],
+            "View": study.metadata["view"],
+            "label": study.y,
+            "reader_a": study.y[::-1],
+        }
+    )
+    table.to_csv(root / "test" / "metadata.csv", index=False)
+    joblib.dump(pipeline().fit(study.X, study.y), root / "pipe.joblib")
+    clf = FineTuneClassifier(
+        "squeezenet1_1", weights=None, image_size=48, freeze_depth="all", random_state=0
+    )
+    clf.fit(study.X, (study.y == "ill").astype(int)).save(root / "net.safetensors")
+    return root
+
+
+def test_a_network_and_a_folder(ward, tmp_path, capsys):
+    out = [str(tmp_path / "made" / f"r.{suffix}") for suffix in ("html", "json", "md")]
+    arguments = ["report", str(ward / "net.safetensors"), str(ward / "test"), "--saliency", "none"]
+    assert main([*arguments, *(part for name in out for part in ("-o", name))]) == 0
+    printed = capsys.readouterr().out
+    assert "0 is healthy, 1 is ill" in printed
+    assert "60 test pictures of 30 patients" in printed
+    found = json.loads((tmp_path / "made" / "r.json").read_text())
+    digest = hashlib.sha256((ward / "net.safetensors").read_bytes()).hexdigest()
+    assert found["model"]["digests"]["Model file"] == f"sha256:{digest}"
+    assert set(found["subgroups"]["subgroups"]) == {"sex", "View"}
+    assert found["partition"]["parts"]["test"]["patients"] == 30
+    for name in out:
+        text = readable(Path(name).read_text())
+        for word in ("Doe", "PATIENT", "saint-anna", str(ward)):
+            assert word not in text
+
+
+def test_a_pickle_and_a_table(ward, tmp_path, capsys):
+    table = str(ward / "test" / "metadata.csv")
+    out = tmp_path / "r.json"
+    arguments = ["report", str(ward / "pipe.joblib"), table, "-o", str(out), "--saliency", "none"]
+    assert main(arguments) == 1
+    assert "runs whatever code is in it" in capsys.readouterr().err
+    more = ["--allow-pickle", "--readers", "reader_a", "--positive", "healthy", "--train", table]
+    assert main([*arguments, *more]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["roc"]["readers"]) == ["Reader 1"]
+    assert found["partition"]["overlap"] == {
+        "rows_of_training_patients": 60,
+        "training_pictures": 60,
+    }
+    assert "healthy against ill" in found["title"]
+    assert "warning: 60 test pictures" in capsys.readouterr().out
+
+
+def test_names_when_asked_for(ward, tmp_path):
+    out = tmp_path / "r.json"
+    arguments = ["report", str(ward / "net.safetensors"), str(ward / "test" / "metadata.csv")]
+    more = ["--readers", "reader_a", "--identifiers", "--saliency", "none", "-o", str(out)]
+    assert main([*arguments, *more]) == 0
+    assert list(json.loads(out.read_text())["roc"]["readers"]) == ["reader_a"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.safetensors", "{test}"], "There is no saved model 'nowhere.safetensors'"),
+        (["{net}", "nowhere"], "There is no folder and no table 'nowhere'"),
+        (["{csv}", "{test}"], "is not a file that save wrote"),
+        (["{net}", "{test}", "-o", "r.docx"], "has to end in .html, .md, .json"),
+        (["{net}", "{test}", "--positive", "dead"], "--positive 'dead' is not one of the classes"),
+        (["{net}", "{test}", "--metadata", "dose"], "--metadata: the table has no column 'dose'"),
+        (["{net}", "{csv}", "--target", "dx"], "The table has no column 'dx'"),
+        (["{bad}", "{test}", "--allow-pickle"], "cannot be loaded here"),
+        (["{list}", "{test}", "--allow-pickle"], "holds a list, which is no classifier"),
+        (["{net}", "{other}"], "The model knows the classes [0, 1], the pictures are of"),
+        (["{net}", "{unlabelled}"], "say where the labels are with --target"),
+    ],
+)
+def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
+    (tmp_path / "bad.pkl").write_bytes(b"not a pickle")
+    joblib.dump([1], tmp_path / "list.joblib")
+    for name in "abc":
+        (tmp_path / "other" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "other" / name / "1.png")
+    frame = pd.read_csv(ward / "test" / "metadata.csv").drop(columns="label")
+    frame.to_csv(tmp_path / "unlabelled.csv", index=False)
+    places = {
+        "test": ward / "test",
+        "net": ward / "net.safetensors",
+        "csv": ward / "test" / "metadata.csv",
+        "bad": tmp_path / "bad.pkl",
+        "list": tmp_path / "list.joblib",
+        "other": tmp_path / "other",
+        "unlabelled": tmp_path / "unlabelled.csv",
+    }
+    given = [each.format(**places) for each in arguments]
+    if "-o" not in given:
+        given += ["-o", str(tmp_path / "r.html")]
+    assert main(["report", *given, "--saliency", "none"]) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
