@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("inspection", "selection", "studies", "model_selection", "metrics", "datasets", "images")
 # Their pictures are still to come; a name goes from here when its section comes.
-ELSEWHERE = {"ConvergenceDisplay", "SaliencyDisplay", "TransferCurveDisplay"}
+ELSEWHERE = {"ConvergenceDisplay", "TransferCurveDisplay"}
 FACTORIES = (
     "from_estimator",
     "from_predictions",
@@ -120,6 +120,9 @@ MADE = {
     "ConfusionPairDisplay": lambda cls: cls.from_predictions(y, y, readers={"expert": 1 - y}),
     "ConvergenceDisplay": lambda cls: cls(table=CONVERGENCE).plot(),
     "DecisionCurveDisplay": lambda cls: cls.from_predictions(y, SCORE),
+    "DeletionInsertionDisplay": lambda cls: cls.from_estimator(
+        linear(), X[:2], y[:2], maps=("random",), n_steps=2, image_shape=(8, 8)
+    ),
     "EmbeddingDisplay": lambda cls: cls.from_estimator(squeeze().fit(X), X, y, embedding=PCA(2)),
     "ErrorGalleryDisplay": lambda cls: cls.from_predictions(y, SCORE, X),
     "FreezeDepthDisplay": lambda cls: cls(curve=DEPTHS).plot(),
