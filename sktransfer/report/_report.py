@@ -263,8 +263,8 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
     >>> report = diagnostic_report(
     ...     clf, X[900:] / 16, y[900:] == 8, target_names=["other", "eight"], saliency=None
     ... )
-    >>> round(report.to_dict()["roc"]["roc_auc"]["estimate"], 1)
-    0.9
+    >>> report.to_dict()["roc"]["roc_auc"]["estimate"] > 0.9
+    True
     >>> report.to_html().startswith("<!DOCTYPE html>")
     True
     """

@@ -113,7 +113,7 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
         _pictures(estimator, test),
         y,
         groups=test.groups,
-        readers=_columns(test, options.readers, (), "--readers"),
+        readers=_readings(_columns(test, options.readers, (), "--readers"), names),
         subgroups=_columns(test, options.subgroups, _SUBGROUPS, "--subgroups"),
         metadata=_columns(test, options.metadata, _METADATA, "--metadata"),
         target_names=names,
@@ -214,6 +214,14 @@ def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | N
         f"The model knows the classes {classes.tolist()}, the pictures are of {names}. Call "
         "folders or labels as the model calls them."
     )
+
+
+def _readings(readers: pd.DataFrame | None, names: dict[Any, str] | None) -> pd.DataFrame | None:
+    """Readings as the model's labels, where they are names and the labels are numbers."""
+    if readers is None or names is None:
+        return readers
+    labels = {name: label for label, name in names.items()}
+    return readers.map(lambda given: labels.get(given, given))
 
 
 def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -> Any:

@@ -122,7 +122,7 @@ def test_patients_stay_on_one_side():
     patient = np.repeat(np.arange(200), 3)
     positive = rng.integers(0, 2, 200).astype(bool)[patient]
     table = pd.DataFrame({"number": patient.astype(float)})
-    assert roc_auc_score(positive, out_of_fold(table, positive, None, 0)) > 0.9
+    assert roc_auc_score(positive, out_of_fold(table, positive, None, 0)) > 0.85
     assert roc_auc_score(positive, out_of_fold(table, positive, patient, 0)) < 0.65
 
 

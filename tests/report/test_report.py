@@ -301,6 +301,7 @@ def test_files_are_written(report, tmp_path):
         assert (tmp_path / name).read_text(encoding="utf-8") == getattr(report, method)()
 
 
+@pytest.mark.slow
 def test_the_same_twice(digits):
     clf, X, y = digits
     first, second = (
@@ -310,6 +311,7 @@ def test_the_same_twice(digits):
     assert first.to_html() == second.to_html()
 
 
+@pytest.mark.slow
 def test_the_digest_is_that_of_what_was_learned(digits):
     clf, X, y = digits
 
