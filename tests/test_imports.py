@@ -27,7 +27,7 @@ LAYERS = [
     {"_persistence", "_splitting", "_held_out"},
     {"frozen"},
     {"backbones", "images"},
-    {"_config"},
+    {"_config", "_drawing"},
     {"_colours", "exceptions", "_version"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -10,9 +10,10 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+
+from sktransfer._drawing import private_seed
 
 # Newton's method on all coefficients at once is exact to the last digits, and cubic in their
 # number.
@@ -38,8 +39,7 @@ def make_head(
     -------
     nn.Sequential
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with private_seed(seed):
         if isinstance(head, str):
             hidden: tuple[int, ...] = ()
         elif callable(head):

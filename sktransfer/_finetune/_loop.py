@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sktransfer._base import derived_seed
+from sktransfer._drawing import draws_in_training
 from sktransfer._finetune._callbacks import BatchAccuracy, Labels
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._datasets import whole
@@ -380,6 +381,11 @@ class TrainingLoop(NeuralNetClassifier):
         """
         draw = derived_seed(seed, epoch)
         self._order.manual_seed(draw)
+        # Threads that train at once share torch's generator: it is not touched where nothing draws.
+        own = self.callbacks is None or self.callbacks == "disable"
+        if own and not draws_in_training([self.module_, self.criterion_]):
+            yield
+            return
         devices = [self.device_] if self.device_.startswith("cuda") else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(draw)

@@ -149,8 +149,8 @@ class Parts(ImageInputMixin, TrainingLoop):
         dtype = torch.float64 if made["precision"] == "float64" else torch.float32
         # A layout, not a change of numbers: convolutions need not bring their weights into the one
         # that pictures have, in every step.
-        layout = torch.channels_last
-        return module.to(device=self.device_, dtype=dtype, memory_format=layout)
+        module = module.to(device=self.device_, dtype=dtype)
+        return module.to(memory_format=torch.channels_last)
 
     def _check_still_that_network(self) -> None:
         """Raise ValueError where training cannot go on because parameters ask for another one."""

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from sktransfer._drawing import private_seed
 from sktransfer.backbones._chain import Backbone, BackboneReference, InputSpec, Neck, Stage
 from sktransfer.backbones._lite_network import N_FEATURES, N_STAGES, EfficientNetLite, own_names
 from sktransfer.backbones._state_dict import (
     load_strict,
-    private_seed,
     read_state_dict,
     state_dict_digest,
 )

@@ -9,10 +9,8 @@ import os
 import pickle
 import re
 import struct
-import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +24,6 @@ from sktransfer.exceptions import WeightsMismatchError
 # Under which key training scripts put the network's tensors when they save more than those.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 # Torch's generator is one for all threads.
-_SEEDING = threading.RLock()
 # What DataParallel and torch.compile put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -159,29 +156,6 @@ def state_dict_digest(module: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(memoryview(flat.view(torch.uint8).numpy()))
     return f"blake2b:{digest.hexdigest()}"
-
-
-@contextmanager
-def private_seed(seed: int | None) -> Iterator[None]:
-    """Draw the random weights of modules from ``seed``; torch's global generator is left as it was.
-
-    Only the CPU generator is used: modules are built on the CPU, and ``torch.manual_seed`` would
-    reset those of the GPUs too.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sktransfer.backbones._state_dict import private_seed
-    >>> with private_seed(0):
-    ...     first = torch.nn.Linear(2, 2)
-    >>> with private_seed(0):
-    ...     second = torch.nn.Linear(2, 2)
-    >>> bool((first.weight == second.weight).all())
-    True
-    """
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0 if seed is None else int(seed))
-        yield
 
 
 def _load_content(stream: BinaryIO, path: Path) -> object:

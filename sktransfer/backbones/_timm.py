@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from sktransfer import _config
+from sktransfer._drawing import private_seed
 from sktransfer.backbones._chain import Backbone, BackboneReference, InputSpec
-from sktransfer.backbones._state_dict import private_seed, read_state_dict, state_dict_digest
+from sktransfer.backbones._state_dict import read_state_dict, state_dict_digest
 from sktransfer.backbones._timm_chains import cut
 from sktransfer.backbones._weights import (
     WeightsFile,

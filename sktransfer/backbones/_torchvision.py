@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models import WeightsEnum
 
+from sktransfer._drawing import private_seed
 from sktransfer.backbones import _state_dict, _weights
 from sktransfer.backbones import _torchvision_conv as conv
 from sktransfer.backbones import _torchvision_transformers as transformers
@@ -252,7 +253,7 @@ def _build_options(name: str, member: WeightsEnum, *, initialise: bool) -> dict[
 
 def _build_random(name: str, member: WeightsEnum, seed: int | None) -> nn.Module:
     options = _build_options(name, member, initialise=True)
-    with _state_dict.private_seed(seed), torch.device("cpu"):
+    with private_seed(seed), torch.device("cpu"):
         return models.get_model(name, weights=None, **options)
 
 

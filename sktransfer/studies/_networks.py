@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sktransfer._base import resolve_device
 from sktransfer._batches import run_pictures
+from sktransfer._drawing import private_seed
 from sktransfer.backbones import Backbone, load_backbone, state_dict_digest, with_tensors
 from sktransfer.exceptions import UnknownBackboneError
 
@@ -72,8 +73,7 @@ def random_like(backbone: Backbone, seed: int) -> Backbone:
             neck=copy.deepcopy(backbone.neck),
             classifier=None,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with private_seed(seed):
             _draw_again(fresh)
     return _labelled(replace(fresh, classifier=None), f"random {seed}")
 

@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from sktransfer._drawing import private_seed
 from sktransfer.backbones._state_dict import (
     load_strict,
-    private_seed,
     read_state_dict,
     state_dict_digest,
 )
