@@ -418,7 +418,7 @@ def saliency(content: dict[str, Any]) -> str:
     hits = {(row["map"], row["network"]): row["hits"] for row in content["pointing"]}
     left: dict[tuple[str, str], list[float]] = {}
     for row in content["forgetting"]:
-        left.setdefault((row["map"], row["network"]), []).append(row["mean"])
+        left.setdefault((row["map"], row["network"]), []).append(row["half"])
     areas = {row["map"]: row for row in content["areas"]}
     names = list(dict.fromkeys([*areas, *(name for name, _ in left)]))
     rows = []
@@ -433,7 +433,7 @@ def saliency(content: dict[str, Any]) -> str:
                 " / ".join("-" if each is None else f"{max(each):.2f}" for each in of_left),
             )
         )
-    header = ("map", "hits", "deletion", "insertion", "mean correlation")
+    header = ("map", "hits", "deletion", "insertion", "correlation")
     return (
         f"{content['pointing'][0]['n']} held-out positives; {' / '.join(networks)}; areas of "
         f"{content['areas'][0]['network']} on {content['areas'][0]['n']} of them; the larger "

@@ -39,7 +39,7 @@ class RandomizationTest:
         ``similarity`` (mean structural similarity, SSIM), ``flat`` (share of pictures whose map
         became the same everywhere).
     max_correlation : float
-        What the mean correlation must not exceed.
+        What ``correlation`` must not exceed.
     """
 
     table: pd.DataFrame
@@ -47,8 +47,8 @@ class RandomizationTest:
 
     @property
     def correlation(self) -> float:
-        """Mean of the correlations over the steps."""
-        return float(self.table["correlation"].mean())
+        """Mean over the first half of the steps, when the upper half of the network forgot."""
+        return float(self.table["correlation"].iloc[: (len(self.table) + 1) // 2].mean())
 
     @property
     def passed(self) -> bool:
@@ -62,7 +62,7 @@ def saliency_randomization_test(
     y: Any = None,
     *,
     method: str | Callable[..., Tensor] = "gradient",
-    max_correlation: float = 0.6,
+    max_correlation: float = 0.65,
     batch_size: int = 16,
     random_state: int | np.random.RandomState | None = 0,
     **kwargs: Any,
@@ -87,8 +87,9 @@ def saliency_randomization_test(
         (a function from a normalised batch (n, 3, S, S) to the decision of each row, through which
         torch can differentiate), the batch, and the positions of the classes (n,); it returns a
         tensor of maps (n, h, w).
-    max_correlation : float, default=0.6
-        Maps fail whose mean correlation over the steps is above it; see the notes.
+    max_correlation : float, default=0.65
+        Maps fail whose mean correlation over the first half of the steps is above it; see the
+        notes.
     batch_size : int, default=16
         Pictures per pass.
     random_state : int, RandomState instance or None, default=0
@@ -114,6 +115,14 @@ def saliency_randomization_test(
     The values of each tensor of weights are permuted, so that they keep their scale; what follows
     an extractor is replaced by one linear layer of random weights. Statistics of BatchNorm stay.
     Absolute values of maps are compared; two that are both the same everywhere count as equal.
+
+    The first half of the steps decides, when the classifier and the upper half of the network
+    forgot: methods that are known to show the picture and not the model hang on the first layers
+    alone, and forget with these [1]_. The limit was set between what X-rays give with genuine
+    ImageNet weights of SqueezeNet 1.0 and MobileNetV2 for guided backpropagation (0.90 and 0.79),
+    which has to fail, and for the gradient (0.35, 0.25; smoothed 0.24, 0.15), integrated gradients
+    (0.48, 0.47), gradient times input (0.50, 0.41), Grad-CAM (-0.06, 0.14) and occlusion (0.06,
+    -0.02). See ``benchmarks/saliency.py``.
 
     References
     ----------

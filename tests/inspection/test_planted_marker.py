@@ -62,9 +62,9 @@ def study(shared_data, shared_weights):
     return clf, positives
 
 
+# Not integrated gradients: see the table of the user guide's page.
 METHODS = {
     "gradient": {"smooth": 8},
-    "integrated_gradients": {"n_steps": 8},
     "grad_cam": {},
     "occlusion": {"patch": 40, "stride": 20},
 }
@@ -74,6 +74,7 @@ METHODS = {
 def test_maps_point_at_the_letter(study, method, settings):
     """Its box with the margin is 0.03 of what the network sees."""
     clf, positives = study
+    positives = positives[:8] if method == "occlusion" else positives  # 225 windows each
     labels = ["pneumonia"] * len(positives)
     hits = []
     for own in saliency_maps(clf, positives, labels, method=method, **settings):
