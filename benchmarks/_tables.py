@@ -434,11 +434,16 @@ def saliency(content: dict[str, Any]) -> str:
             )
         )
     header = ("map", "hits", "deletion", "insertion", "correlation")
+    facts = {row["network"]: row for row in content["pointing"]}
+    without = ", ".join(
+        f"{each['called positive']:.2f} and {each['called positive without']:.2f} ({name})"
+        for name, each in facts.items()
+    )
     return (
         f"{content['pointing'][0]['n']} held-out positives; {' / '.join(networks)}; areas of "
-        f"{content['areas'][0]['network']} on {content['areas'][0]['n']} of them; the larger "
-        f"correlation of the draws ({content['machine']['date'][:10]}).\n\n"
-        f"{rst_table(header, rows)}"
+        f"{content['areas'][0]['network']} on {content['areas'][0]['n']} of them "
+        f"({content['machine']['date'][:10]}). Called positive with and without the letter: "
+        f"{without}.\n\n{rst_table(header, rows)}"
     )
 
 
