@@ -93,8 +93,10 @@ def plot(content: dict[str, Any]) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
     names = [name for name in SETS if name in content]
-    figure, axes = mpl.pyplot.subplots(
+    figure, axes = plt.subplots(
         *(len(names), 2),
         figsize=(11, 4 * len(names)),
         layout="constrained",

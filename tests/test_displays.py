@@ -25,8 +25,6 @@ import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROOMS = ("inspection", "selection", "studies", "model_selection", "metrics", "datasets", "images")
-# Their pictures are still to come; a name goes from here when its section comes.
-ELSEWHERE = {"ConvergenceDisplay", "TransferCurveDisplay"}
 FACTORIES = (
     "from_estimator",
     "from_predictions",
@@ -205,9 +203,6 @@ def test_stands_in_the_reference_and_the_guide_with_a_picture(name):
     guide = (DOCS / "user_guide" / "displays.rst").read_text()
     # A section of its own, from its heading to the next.
     section = re.search(rf"^{name}\n~+\n(.*?)(?=^\w+\n[~=-]+\n|\Z)", guide, re.M | re.S)
-    if name in ELSEWHERE:
-        assert not section, f"{name} has its picture: take it out of ELSEWHERE"
-        pytest.skip("its picture is still to come")
     assert section, f"docs/user_guide/displays.rst has no section {name}"
     files = re.findall(r"^\.\. (?:image|figure):: (\S+)$", section[1], re.M)
     assert files, f"docs/user_guide/displays.rst has no picture of {name}"

@@ -168,6 +168,9 @@ class ConvergenceDisplay:
             ax.plot(rows["budget"], rows["score"], ".", color=color, alpha=0.3)
             self.lines_[str(init), int(size)] = line
         ax.set_xscale("log", base=2)
+        # The budgets themselves, where powers of two would stand.
+        budgets = sorted({int(budget) for budget in self.table["budget"]})
+        ax.set_xticks(budgets, [str(budget) for budget in budgets])
         ax.set_xlabel("steps of training")
         ax.set_ylabel("score")
         ax.legend(fontsize="small")

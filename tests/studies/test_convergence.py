@@ -106,6 +106,7 @@ def test_display():
     display = ConvergenceDisplay.from_curve(curve_of({10: 0.3, 20: 0.1}))
     np.testing.assert_allclose(display.lines_["random", 50].get_ydata(), [0.6, 0.8])
     assert display.ax_.get_xscale() == "log"
+    assert [tick.get_text() for tick in display.ax_.get_xticklabels()] == ["10", "20"]
     mpl.pyplot.close(display.figure_)
 
 
