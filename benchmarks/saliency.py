@@ -258,13 +258,14 @@ def main() -> None:
                 ]
                 if args.figures is not None:
                     draw(clf, positives[:1], display, args.figures)
+    known = ("accuracy", "called positive", "called positive without", "letter worth")
     print_table(
         "The strongest place is at the letter",
         ("network", "accuracy", "positive", "without", "worth", "map", "pictures", "hits"),
         [
             (
                 r["network"],
-                *(number(r[k]) for k in ("accuracy", "called positive", "called positive without")),
+                *(number(r[k]) for k in known),
                 r["map"],
                 str(r["n"]),
                 number(r["hits"]),
