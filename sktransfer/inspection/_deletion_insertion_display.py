@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sktransfer._colours import colour
 from sktransfer._config import import_optional
 from sktransfer.inspection._deletion_insertion import (
     DeletionInsertionCurves,
@@ -14,7 +15,6 @@ from sktransfer.inspection._deletion_insertion import (
 )
 
 # Okabe and Ito's colours, told apart by all; styles for paper without colours.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 _STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 _CHANCE = {"color": "0.35", "linestyle": ":"}
 _PANELS = {
@@ -152,7 +152,7 @@ class DeletionInsertionDisplay:
             for number, (name, curves) in enumerate(self.curves.items()):
                 scores, area = getattr(curves, part), getattr(curves, f"{part}_area").mean()
                 style = {
-                    "color": _COLOURS[number % len(_COLOURS)],
+                    "color": colour(number),
                     "linestyle": _STYLES[number % len(_STYLES)],
                     **(_CHANCE if name == "random" else {}),
                     "label": f"{name} (area {area:.2f})",
