@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,11 @@ def offline_home(tmp_path, monkeypatch) -> Path:
     # Nor does it share activations with the process that runs the tests.
     monkeypatch.setenv("SKTRANSFER_SESSION", "")
     return home
+
+
+@pytest.fixture(autouse=True)
+def figures_closed():
+    """Figures of pages that draw do not pile up until matplotlib warns."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

