@@ -20,8 +20,6 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
     TunedThresholdClassifierCV,
     cross_val_predict,
     cross_val_score,
@@ -32,6 +30,7 @@ from sklearn.utils import Bunch
 
 from sktransfer import _config
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._splitting import stratified_folds
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
 
@@ -99,9 +98,9 @@ def run_demo(
         ]
     )
     grouped = groups is not None
-    splitter = StratifiedGroupKFold if grouped else StratifiedKFold
-    folds = splitter(N_FOLDS, shuffle=True, random_state=0)
-    inner = splitter(N_INNER_FOLDS, shuffle=True, random_state=0)
+    folds, inner = (
+        stratified_folds(n, grouped=grouped, random_state=0) for n in (N_FOLDS, N_INNER_FOLDS)
+    )
     together = {"groups": groups} if grouped else {}
     binary = len(classes) == 2
     with config_context(enable_metadata_routing=True):

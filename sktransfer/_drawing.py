@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+# Torch's generator is one for all threads.
 _SEEDING = threading.RLock()
 
 # What modules call the share of what they drop, torch's, torchvision's and timm's.

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
 
 # Groups looked at in all tries together: many groups need few tries to come near.
 _MAX_STEPS = 30_000
+
+
+def stratified_folds(
+    n_splits: int, *, grouped: bool, random_state: Any
+) -> StratifiedKFold | StratifiedGroupKFold:
+    """Shuffled folds with the classes in their shares, groups whole where there are groups."""
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    return kind(n_splits, shuffle=True, random_state=random_state)
 
 
 def holdout_split(

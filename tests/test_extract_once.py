@@ -29,17 +29,14 @@ from sklearn.utils import shuffle
 
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer.frozen import open_directory
-from tests.counting import Counted
+from tests.counting import Counted, unseen
 
 N = 60
 
 
 @pytest.fixture
 def task():
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))  # nothing an earlier test has seen
-    y = np.arange(N) % 2
-    X = rng.integers(0, 200, (N, 20, 20, 3)) + 40 * y[:, None, None, None]
-    return X.astype(np.uint8), y
+    return unseen(N)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from sktransfer._finetune._keeping import from_array
 from sktransfer._finetune._loop import Schedule
 from sktransfer._finetune._parts import HEAD_PHASE, MAIN_PHASE, SPLIT, VIEWS, Parts
 from sktransfer._finetune._rows import Rows, read_labels, split_rows
+from sktransfer.backbones import tensor_bytes
 from sktransfer.images import resolve_augmentation
 
 
@@ -248,7 +249,7 @@ class Fitting(Parts):
         digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
         if go_on:  # another place to start from is another training
             for tensor in self.module_.saved().values():
-                digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+                digest.update(tensor_bytes(tensor))
         return digest.hexdigest()
 
 

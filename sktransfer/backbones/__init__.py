@@ -11,7 +11,7 @@ from sktransfer.backbones._chain import (
     find_stage,
 )
 from sktransfer.backbones._load import architecture, load_backbone
-from sktransfer.backbones._state_dict import load_strict, state_dict_digest
+from sktransfer.backbones._state_dict import load_strict, state_dict_digest, tensor_bytes
 from sktransfer.backbones._tuned import BackboneProvider, with_tensors
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "load_backbone",
     "load_strict",
     "state_dict_digest",
+    "tensor_bytes",
     "with_tensors",
 ]

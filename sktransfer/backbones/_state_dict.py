@@ -23,7 +23,6 @@ from sktransfer.exceptions import WeightsMismatchError
 
 # Under which key training scripts put the network's tensors when they save more than those.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
-# Torch's generator is one for all threads.
 # What DataParallel and torch.compile put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -138,6 +137,12 @@ def load_strict(
         )
 
 
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Its values as they lie in memory, first axis first; numpy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
 def state_dict_digest(module: nn.Module) -> str:
     """``"blake2b:<hex>"`` of every name, shape, type and value in a module.
 
@@ -152,9 +157,7 @@ def state_dict_digest(module: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        # Seen as bytes, since numpy has no bfloat16.
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(flat.view(torch.uint8).numpy()))
+        digest.update(tensor_bytes(tensor))
     return f"blake2b:{digest.hexdigest()}"
 
 

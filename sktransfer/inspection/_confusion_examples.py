@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_consistent_length
 
 from sktransfer.images import ImageSource
 from sktransfer.inspection._confusion import normalized
-from sktransfer.inspection._judged import Judged, class_names, judged, judged_by
+from sktransfer.inspection._judged import Judged, class_names, judged
+from sktransfer.inspection._judged_display import JudgedDisplay
 from sktransfer.inspection._pictures import pictures_of, shown_small
 from sktransfer.inspection._scores import new_axes
 
@@ -21,7 +22,7 @@ _NUMBER_AT = 0.39
 _TRIES = 5
 
 
-class ConfusionExamplesDisplay:
+class ConfusionExamplesDisplay(JudgedDisplay):
     """A confusion matrix that shows in each cell one of the pictures counted there.
 
     Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
@@ -84,47 +85,6 @@ class ConfusionExamplesDisplay:
         self.pictures = pictures
         self.display_labels = display_labels
         self.normalize = normalize
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: Any,
-        *,
-        response_method: str = "auto",
-        image_shape: tuple[int, ...] | None = None,
-        value_range: Any = None,
-        **kwargs: Any,
-    ) -> ConfusionExamplesDisplay:
-        """Predict with a fitted classifier, and plot.
-
-        Parameters
-        ----------
-        estimator : estimator instance
-            Fitted classifier.
-        X : collection of pictures, n rows
-            Rows it has not seen, in any of the :ref:`accepted forms <accepted-inputs>`.
-        y : array-like of shape (n,)
-            True labels.
-        response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
-            Where confidence comes from. "auto": the first of the two that the estimator has.
-        image_shape, value_range : default=None
-            As in :class:`~sktransfer.PretrainedFeatureExtractor`. None: those of the estimator.
-        **kwargs
-            As of :meth:`from_predictions`.
-
-        Returns
-        -------
-        ConfusionExamplesDisplay
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no scores.
-        """
-        found = judged_by(estimator, X, y, response_method)
-        return cls._of(found, pictures_of(estimator, X, image_shape, value_range), **kwargs)
 
     @classmethod
     def from_predictions(

@@ -17,15 +17,15 @@ from sktransfer.inspection._judged import (
     class_names,
     confidence_text,
     judged,
-    judged_by,
 )
+from sktransfer.inspection._judged_display import JudgedDisplay
 from sktransfer.inspection._pictures import pictures_of, shown_small
 
 # Longer names would run into the next picture.
 _LONGEST_NAME = 18
 
 
-class ErrorGalleryDisplay:
+class ErrorGalleryDisplay(JudgedDisplay):
     """The pictures that a classifier got wrong, those it was surest of first.
 
     Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
@@ -99,47 +99,6 @@ class ErrorGalleryDisplay:
         self.by_class = by_class
         self.names = names
         self.row_names = row_names
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: Any,
-        *,
-        response_method: str = "auto",
-        image_shape: tuple[int, ...] | None = None,
-        value_range: Any = None,
-        **kwargs: Any,
-    ) -> ErrorGalleryDisplay:
-        """Predict with a fitted classifier, and plot its errors.
-
-        Parameters
-        ----------
-        estimator : estimator instance
-            Fitted classifier of two classes or more. Its own threshold counts, if it has one.
-        X : collection of pictures, n rows
-            Rows it has not seen, in any of the :ref:`accepted forms <accepted-inputs>`.
-        y : array-like of shape (n,)
-            True labels.
-        response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
-            Where confidence comes from. "auto": the first of the two that the estimator has.
-        image_shape, value_range : default=None
-            As in :class:`~sktransfer.PretrainedFeatureExtractor`. None: those of the estimator.
-        **kwargs
-            As of :meth:`from_predictions`.
-
-        Returns
-        -------
-        ErrorGalleryDisplay
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no scores.
-        """
-        found = judged_by(estimator, X, y, response_method)
-        return cls._of(found, pictures_of(estimator, X, image_shape, value_range), **kwargs)
 
     @classmethod
     def from_predictions(

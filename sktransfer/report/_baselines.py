@@ -13,11 +13,12 @@ import pandas as pd
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from sktransfer.metrics import roc_auc_difference, roc_auc_interval
+from sktransfer._splitting import stratified_folds
+from sktransfer.metrics import Interval, roc_auc_difference, roc_auc_interval
 from sktransfer.report._document import NOTHING, Section, Table, interval, level, number
 from sktransfer.report._properties import picture_properties
 from sktransfer.report._rows import Rows
@@ -30,16 +31,22 @@ LEAK_FROM, HINT_FROM = 0.9, 0.6
 
 
 def baselines(
-    rows: Rows, metadata: Any, given: Mapping[str, Any] | None, *, random_state: int
+    rows: Rows,
+    model: Interval,
+    metadata: Any,
+    given: Mapping[str, Any] | None,
+    *,
+    random_state: int,
 ) -> Section:
-    """The majority, simple picture properties, the metadata, and whatever else was scored."""
+    """The majority, simple picture properties, the metadata, and whatever else was scored, beside
+    the model's area under the ROC curve.
+    """
     section = Section("baselines", "Baselines and shortcuts")
     section.text.append(
         "A network may tell classes apart by how, where and of whom pictures were taken. So the "
         "same rows are scored by models that see nothing else: a random forest each, "
         "cross-validated on the test rows" + (" by patient." if rows.groups is not None else ".")
     )
-    model = roc_auc_interval(rows.y, rows.score, confidence=rows.confidence, **rows.settings)
     majority = max(float(rows.is_positive.mean()), float((~rows.is_positive).mean()))
     found: dict[str, dict[str, Any]] = {}
     lines = [
@@ -126,8 +133,7 @@ def out_of_fold(
     n_folds = min(_FOLDS, *(len(np.unique(units[own])) for own in (positive, ~positive)))
     if n_folds < 2:
         return None
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folds = kind(n_folds, shuffle=True, random_state=random_state)
+    folds = stratified_folds(n_folds, grouped=groups is not None, random_state=random_state)
     splits = list(folds.split(table, positive, groups))
     if any(len(np.unique(positive[train])) < 2 for train, _ in splits):
         return None
@@ -171,10 +177,9 @@ def _usable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _compared(rows: Rows, scores: np.ndarray) -> dict[str, Any]:
-    settings = {**rows.settings, "confidence": rows.confidence}
-    difference = roc_auc_difference(rows.y, rows.score, scores, **settings)
+    difference = roc_auc_difference(rows.y, rows.score, scores, **rows.interval_settings)
     return {
-        "roc_auc": roc_auc_interval(rows.y, scores, **settings),
+        "roc_auc": roc_auc_interval(rows.y, scores, **rows.interval_settings),
         "model_minus_this": difference._asdict(),
         # Of other scores 0.5 is no threshold.
         "accuracy": _share_right(rows, scores >= 0.5)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from sklearn.utils import _safe_indexing
 
-from sktransfer._config import import_optional
 from sktransfer.inspection import (
     ErrorGalleryDisplay,
     SaliencyDisplay,
@@ -16,7 +15,7 @@ from sktransfer.inspection import (
     saliency_randomization_test,
 )
 from sktransfer.report._document import Section, Table, number
-from sktransfer.report._figures import themed
+from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows
 
 # Pictures that the sanity test of maps is made with.
@@ -56,7 +55,7 @@ def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> S
         by_class=True,
         groups=rows.groups,
         row_names=None if identify is None else rows.of(identify, "names of rows"),
-        figure=_scratch(),
+        figure=scratch(),
     )
     shown = display.table
     section.data["shown"] = [
@@ -104,7 +103,7 @@ def saliency(
     )
     if pictures:
         display = SaliencyDisplay.from_estimator(
-            rows.estimator, X, target, method=method, figure=_scratch()
+            rows.estimator, X, target, method=method, figure=scratch()
         )
         display.titles = list(chosen)
         section.figures.append(
@@ -212,9 +211,3 @@ def _telling(rows: Rows, n_pictures: int) -> dict[str, int]:
                 chosen[f"{title} ({score})" + ("" if place == 0 else f" #{place + 1}")] = row
         place += 1
     return chosen
-
-
-def _scratch() -> Any:
-    """A figure to throw away: displays draw when they are made."""
-    figures = import_optional("matplotlib.figure", extra="report", purpose="diagnostic_report")
-    return figures.Figure()

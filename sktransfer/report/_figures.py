@@ -30,6 +30,16 @@ _QUALITY = 88  # of WebP
 _SHARP = 2  # pixels of a photograph for each of those
 
 
+def scratch() -> Any:
+    """A figure to throw away: displays draw when they are made."""
+    return _figure_class()()
+
+
+def _figure_class() -> Any:
+    """Of figures that no window shows."""
+    return import_optional("matplotlib.figure", extra="report", purpose="diagnostic_report").Figure
+
+
 def themed(
     draw: Callable[[Any], Any],
     *,
@@ -53,11 +63,10 @@ def themed(
         Whether pixels are drawn (WebP) rather than lines (SVG).
     """
     matplotlib = import_optional("matplotlib", extra="report", purpose="diagnostic_report")
-    figures = import_optional("matplotlib.figure", extra="report", purpose="diagnostic_report")
     addresses = {}
     for theme in ("light", "dark"):
         with matplotlib.rc_context(_settings(matplotlib, theme)):
-            figure = figures.Figure(figsize=size, layout="constrained")
+            figure = _figure_class()(figsize=size, layout="constrained")
             draw(figure)
             if theme == "dark":
                 _lighten(figure)

@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._version import __version__
+from sktransfer.backbones import tensor_bytes
 from sktransfer.report._document import NOTHING, Section, Table
 
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas")
@@ -81,8 +82,7 @@ def learned_digest(steps: list[Any]) -> str | None:
 def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(step, FineTuneClassifier):
         for name, tensor in sorted(step.module_.state_dict().items()):
-            # Seen as bytes, since numpy has no bfloat16.
-            yield name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            yield name, np.frombuffer(tensor_bytes(tensor), dtype=np.uint8)
         return
     for name, value in sorted(vars(step).items()):
         if name.endswith("_") and not name.startswith("_"):

@@ -14,7 +14,7 @@ import pandas as pd
 from sktransfer.inspection import ReaderStudyDisplay
 from sktransfer.metrics import OperatingPoint, operating_point, rate_of
 from sktransfer.report._document import Section, Table, interval, level, number
-from sktransfer.report._figures import themed
+from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows
 
 _RATES = [
@@ -29,7 +29,7 @@ _RATES = [
 ]
 
 
-def roc(rows: Rows, axes: Any, readers: Any, *, identify: bool, random_state: Any) -> Section:
+def roc(rows: Rows, readers: Any, *, identify: bool, random_state: Any) -> Section:
     """The ROC curve with its interval, and the experts on it."""
     section = Section("roc", "Discrimination")
     named = _readers(rows, readers, identify)
@@ -38,11 +38,10 @@ def roc(rows: Rows, axes: Any, readers: Any, *, identify: bool, random_state: An
         rows.score,
         readers=named or None,
         threshold=rows.threshold,
-        confidence=rows.confidence,
         name="Model",
         random_state=random_state,
-        ax=axes,
-        **rows.settings,
+        ax=scratch().subplots(),
+        **rows.interval_settings,
     )
     area = display.roc_auc
     experts = dict(display.readers or {})
@@ -88,9 +87,8 @@ def operating(rows: Rows, thresholds: Mapping[str, float] | None) -> Section:
     """The two-by-two table and its rates, at the threshold and at further ones."""
     section = Section("operating", "Operating point")
     chosen = {"The model's threshold": rows.threshold, **(thresholds or {})}
-    settings = {**rows.settings, "confidence": rows.confidence}
     points = {
-        name: operating_point(rows.y, rows.score, threshold, **settings)
+        name: operating_point(rows.y, rows.score, threshold, **rows.interval_settings)
         for name, threshold in chosen.items()
     }
     right = rows.called == rows.is_positive

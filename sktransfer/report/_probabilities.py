@@ -5,8 +5,6 @@ It must not know pictures.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from sklearn.metrics import brier_score_loss, d2_brier_score, log_loss
 
@@ -16,7 +14,7 @@ from sktransfer.inspection import (
     ScoreDistributionDisplay,
 )
 from sktransfer.report._document import Section, Table, interval, level, number
-from sktransfer.report._figures import themed
+from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows
 
 _NO_PROBABILITIES = (
@@ -27,7 +25,7 @@ _NO_PROBABILITIES = (
 _CUTS = (0.05, 0.1, 0.2, 0.3, 0.5)
 
 
-def calibration(rows: Rows, axes: Any) -> Section:
+def calibration(rows: Rows) -> Section:
     """Reliability diagram, slope, intercept and proper scores."""
     section = Section("calibration", "Calibration")
     if rows.proba is None:
@@ -37,10 +35,9 @@ def calibration(rows: Rows, axes: Any) -> Section:
         rows.y,
         rows.proba,
         n_bins=int(np.clip(len(rows.y) // 25, 3, 10)),
-        confidence=rows.confidence,
         name="Model",
-        ax=axes,
-        **rows.settings,
+        ax=scratch().subplots(),
+        **rows.interval_settings,
     )
     truth = rows.is_positive
     scores = {
@@ -78,11 +75,11 @@ def calibration(rows: Rows, axes: Any) -> Section:
     return section
 
 
-def distributions(rows: Rows, axes: Any) -> Section:
+def distributions(rows: Rows) -> Section:
     """Histograms of the scores of both classes."""
     section = Section("distributions", "Scores of each class")
     display = ScoreDistributionDisplay.from_predictions(
-        rows.y, rows.score, threshold=rows.threshold, ax=axes, **rows.settings
+        rows.y, rows.score, threshold=rows.threshold, ax=scratch().subplots(), **rows.settings
     )
     section.data = {"edges": display.edges, "shares": display.shares}
     section.figures.append(
@@ -99,14 +96,14 @@ def distributions(rows: Rows, axes: Any) -> Section:
     return section
 
 
-def benefit(rows: Rows, axes: Any) -> Section:
+def benefit(rows: Rows) -> Section:
     """The decision curve."""
     section = Section("benefit", "Net benefit")
     if rows.proba is None:
         section.remark(_NO_PROBABILITIES)
         return section
     display = DecisionCurveDisplay.from_predictions(
-        rows.y, rows.proba, name="Model", ax=axes, **rows.settings
+        rows.y, rows.proba, name="Model", ax=scratch().subplots(), **rows.settings
     )
     at = {
         cut: (

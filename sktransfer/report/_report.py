@@ -269,7 +269,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
     True
     """
     import_optional("jinja2", extra="report", purpose="diagnostic_report")
-    figures = import_optional("matplotlib.figure", extra="report", purpose="diagnostic_report")
+    import_optional("matplotlib", extra="report", purpose="diagnostic_report")
     if saliency not in _SALIENCY:
         raise ValueError(f"saliency must be one of {_SALIENCY}; got {saliency!r}.")
     last = _card(card)  # before anything takes time
@@ -284,23 +284,21 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         confidence=confidence,
     )
 
-    def axes() -> Any:
-        """Axes to throw away: displays draw when they are made."""
-        return figures.Figure().subplots()
-
     names = row_names if include_identifiers else None
     if names is None and include_identifiers:
         names = [f"row {row}" for row in range(rows.n_given)]
+    curve = roc(rows, readers, identify=include_identifiers, random_state=random_state)
+    area = curve.data["roc_auc"]
     parts = [
         partition(rows, X_train=X_train, y_train=y_train, groups_train=groups_train),
         model(estimator, identify=include_identifiers, file_digest=model_digest),
-        roc(rows, axes(), readers, identify=include_identifiers, random_state=random_state),
+        curve,
         operating(rows, thresholds),
-        calibration(rows, axes()),
-        distributions(rows, axes()),
-        benefit(rows, axes()),
+        calibration(rows),
+        distributions(rows),
+        benefit(rows),
         _subgroups(rows, subgroups),
-        _baselines(rows, metadata, baselines, random_state=random_state),
+        _baselines(rows, area, metadata, baselines, random_state=random_state),
         failures(rows, n_failures, pictures=pictures, identify=names),
         _saliency(rows, saliency, n_saliency, pictures=pictures, random_state=random_state),
         last,

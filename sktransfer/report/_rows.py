@@ -78,6 +78,11 @@ class Rows:
         """What metrics and displays want to know."""
         return {"pos_label": self.positive, "groups": self.groups}
 
+    @property
+    def interval_settings(self) -> dict[str, Any]:
+        """What intervals want to know."""
+        return {**self.settings, "confidence": self.confidence}
+
     def named(self, given: Any) -> np.ndarray:
         """Labels of the estimator as names; what is missing stays missing."""
         return class_names(given, self.labels, self.label, self.negative, self.positive)

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer._held_out import half_samples, middle, resamples, score_held_out
+from sktransfer._splitting import stratified_folds
 from sktransfer.selection._features import LabelledFeatures, check_labelled, standardized
 from sktransfer.selection._hscore import h_score
 from sktransfer.selection._leep import leep_per_row
@@ -72,8 +73,7 @@ def probe_decisions(F: Any, y: Any, *, groups: Any = None, random_state: int = 0
     rarest = int(np.bincount(data.codes).min())
     if rarest < 2:
         raise ValueError("A cross-validated probe needs two rows of every class.")
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folds = kind(n_splits=min(5, rarest), shuffle=True, random_state=random_state)
+    folds = stratified_folds(min(5, rarest), grouped=groups is not None, random_state=random_state)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, max_iter=1000))
     return cross_val_predict(
         model, data.F, data.codes, cv=folds, groups=data.groups, method="predict_proba"

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import column_or_1d
@@ -24,7 +24,7 @@ from sktransfer._base import seed_from
 from sktransfer._batches import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._splitting import stratified_part
+from sktransfer._splitting import stratified_folds, stratified_part
 from sktransfer.selection._advice import LARGE, READINGS, caveats, reasons
 from sktransfer.selection._distance import DomainDistance, domain_distance
 from sktransfer.selection._extractors import as_extractor, stage_names
@@ -158,8 +158,7 @@ class StrategyAdvice:
         reading = self._known(reading)
         cv = 5 if cv is None else cv
         if isinstance(cv, Integral):
-            kind = StratifiedGroupKFold if self.grouped else StratifiedKFold
-            cv = kind(int(cv), shuffle=True, random_state=self.random_state)
+            cv = stratified_folds(int(cv), grouped=self.grouped, random_state=self.random_state)
         stages = self._stages
         if reading == "truncate":
             place = stages.index(self._shallow())

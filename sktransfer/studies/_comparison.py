@@ -16,7 +16,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.multiclass import check_classification_targets
@@ -28,6 +27,7 @@ from sktransfer._batches import backbone_of, count_rows, rows_of, run_pictures, 
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._held_out import middle, resamples, score_held_out
+from sktransfer._splitting import stratified_folds
 from sktransfer.backbones import describe_backbone
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.studies._journal import Journal
@@ -328,8 +328,8 @@ def _readable(reader: Any, X: Any, n: int) -> np.ndarray:
 
 
 def _folds(cv: int, codes: np.ndarray, groups: np.ndarray | None, seed: int) -> Any:
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return kind(cv, shuffle=True, random_state=seed).split(np.zeros(len(codes)), codes, groups)
+    folds = stratified_folds(cv, grouped=groups is not None, random_state=seed)
+    return folds.split(np.zeros(len(codes)), codes, groups)
 
 
 def _fold_of(

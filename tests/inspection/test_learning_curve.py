@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import matplotlib
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
-from tests.counting import Counted
+from tests.counting import Counted, unseen
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -23,10 +21,7 @@ N = 60
 
 @pytest.fixture
 def task():
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4)))  # nothing an earlier test has seen
-    y = np.arange(N) % 2
-    X = rng.integers(0, 200, (N, 20, 20, 3)) + 40 * y[:, None, None, None]
-    return X.astype(np.uint8), y
+    return unseen(N)
 
 
 @pytest.fixture
