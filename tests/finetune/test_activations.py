@@ -182,12 +182,12 @@ def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
 def test_double_precision_from_fewer_bits(small, fresh, activation_dtype):
     X, y = fresh
     settings = {"precision": "float64", "freeze_depth": -2, "optimizer": "sgd"}
+    settings["head_init"] = "random"  # a solved one makes much of features that are nearly constant
     exact = small(**settings).fit(X, y)
     clf = small(**settings, activation_dtype=activation_dtype).fit(X, y)
     assert clf._prefix.dtype == activation_dtype
     apart = np.abs(clf.predict_proba(X) - exact.predict_proba(X)).max()
-    # Training makes more of what rounding changes.
-    assert 0 < apart < {"float16": 1e-1, "float32": 1e-3}[activation_dtype]
+    assert 0 < apart < {"float16": 2e-4, "float32": 1e-7}[activation_dtype]
 
 
 def test_half_the_bytes(small, fresh):
