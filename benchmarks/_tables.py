@@ -337,10 +337,11 @@ def choosing_layers(content: dict[str, Any]) -> str:
 
 def studies(content: dict[str, Any]) -> str:
     parts = []
-    for name in ("chest X-rays", "ants and bees"):
-        if name not in content:
-            continue
-        found = content[name]
+    order = ("chest X-rays", "ants and bees")
+    found_studies = sorted(
+        content["studies"].values(), key=lambda it: (order.index(it["set"]), -it["rate"])
+    )
+    for found in found_studies:
         scores: dict[str, dict[str, list[float]]] = {}
         for row in found["transfer"]:
             stage = row["stage"] or "-"
@@ -361,16 +362,19 @@ def studies(content: dict[str, Any]) -> str:
             (init, *(f"{sum(by[b]) / len(by[b]):.3f}" for b in budgets))
             for init, by in lengths.items()
         ]
-        title = f"{name}, {found['n_train']} pictures to train on, {found['n_test']} to test on"
+        title = (
+            f"**{found['set']}, learning rate {found['rate']:g}**: {found['n_train']} pictures to "
+            f"train on, {found['n_test']} to test on"
+        )
         parts.append(
-            f"{title}: ROC AUC by the last stage that was taken over,\n\n"
+            f"{title}; ROC AUC by the last stage that was taken over,\n\n"
             f"{rst_table(('treatment', *stages), rows)}\nand by steps of training:\n\n"
             f"{rst_table(('start', *map(str, budgets)), other)}"
         )
     its = content["settings"]
     first = (
         f"{its['network']} at {its['image_size']} px, {its['epochs']} epochs in the first study, "
-        f"{its['repeats']} repeats ({content['machine']['date'][:10]}).\n"
+        f"one training of each ({content['machine']['date'][:10]}).\n"
     )
     picture = (
         ".. image:: ../_static/studies.png\n   :alt: scores by stages taken over and by steps\n"

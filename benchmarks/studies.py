@@ -1,16 +1,18 @@
 """The two studies on real pictures with pretrained weights, and the pictures of them in the
 documentation.
 
-    python benchmarks/studies.py [--network resnet18] [--image-size 112] [--n-train 240] [--plot]
+    python benchmarks/studies.py [--network resnet18] [--image-size 112] [--n-train 200] [--plot]
 
-Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). All trainings are of the same
-settings; half of the pictures, patients whole, are to test on. ``--plot`` draws again what was
-measured.
+Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). All trainings of one study are of
+the same settings, and ``--rates`` gives the learning rates it is made with; half of the pictures,
+patients whole, are to test on. Studies that the results already hold and that are not made anew
+stay in them. ``--plot`` draws again what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import warnings
@@ -35,11 +37,13 @@ SETS = ("chest X-rays", "ants and bees")
 STATIC = HERE.parent / "docs" / "_static"
 
 
-def measure(shared: Path, args: argparse.Namespace, store: Path) -> dict[str, Any]:
-    content: dict[str, Any] = {"settings": {k: str(v) for k, v in vars(args).items()}}
-    for task in (xrays(shared), ants_and_bees(shared)):
-        if task.name not in args.sets:
-            continue
+def measure(
+    shared: Path, args: argparse.Namespace, store: Path, studies: dict[str, Any]
+) -> dict[str, Any]:
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("plot", "results")}
+    content: dict[str, Any] = {"machine": machine(), "settings": settings, "studies": studies}
+    tasks = [task for task in (xrays(shared), ants_and_bees(shared)) if task.name in args.sets]
+    for task, rate in itertools.product(tasks, args.rates):
         part = thinned(task, 2 * args.n_train)
         X, X_test, y, y_test = grouped_train_test_split(
             part.X, part.y, y=part.y, groups=part.groups, test_size=0.5, random_state=0
@@ -49,8 +53,8 @@ def measure(shared: Path, args: argparse.Namespace, store: Path) -> dict[str, An
             weights=weights_of(shared, args.network),
             image_size=args.image_size,
             optimizer="momentum",
-            lr=0.01,
-            head_lr=0.01,
+            lr=rate,
+            head_lr=rate,
             lr_schedule="one_cycle",
             weight_decay=1e-4,
             max_epochs=args.epochs,
@@ -78,14 +82,17 @@ def measure(shared: Path, args: argparse.Namespace, store: Path) -> dict[str, An
             **common,
         )
         print(convergence.table.to_string(), flush=True)
-        content[task.name] = {
+        studies[f"{task.name}, {rate:g}"] = {
+            "set": task.name,
+            "rate": rate,
+            "repeats": args.repeats,
             "n_train": len(y),
             "n_test": len(y_test),
             "transfer": transfer.table.to_dict("records"),
             "convergence": convergence.table.to_dict("records"),
             "catch_up_steps": convergence.catch_up(0.01).tolist(),
         }
-        write_json("studies", {"machine": machine(), **content}, args.results)
+        write_json("studies", content, args.results)
     return content
 
 
@@ -95,21 +102,16 @@ def plot(content: dict[str, Any]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    names = [name for name in SETS if name in content]
+    found = sorted(content["studies"].values(), key=lambda it: (SETS.index(it["set"]), -it["rate"]))
     figure, axes = plt.subplots(
-        *(len(names), 2),
-        figsize=(11, 4 * len(names)),
-        layout="constrained",
-        sharey="row",
-        squeeze=False,
+        *(len(found), 2), figsize=(11, 3.6 * len(found)), layout="constrained", squeeze=False
     )
-    for row, name in zip(axes, names, strict=True):
-        transfer = pd.DataFrame(content[name]["transfer"])
-        TransferCurveDisplay(table=transfer).plot(ax=row[0])
-        ConvergenceDisplay(table=pd.DataFrame(content[name]["convergence"])).plot(ax=row[1])
+    for row, study in zip(axes, found, strict=True):
+        TransferCurveDisplay(table=pd.DataFrame(study["transfer"])).plot(ax=row[0])
+        ConvergenceDisplay(table=pd.DataFrame(study["convergence"])).plot(ax=row[1])
         for ax in row:
-            ax.set_title(f"{name}, {content[name]['n_train']} to train on", fontsize="medium")
-            ax.set_ylabel("ROC AUC")
+            ax.set_title(f"{study['set']}, learning rate {study['rate']:g}", fontsize="medium")
+            ax.set(ylabel="ROC AUC", ylim=(0.45, 1))
     figure.savefig(STATIC / "studies.png", dpi=90)
 
 
@@ -117,28 +119,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--image-size", type=int, default=112)
-    parser.add_argument("--n-train", type=int, default=240)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--n-train", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--depths", nargs="+", default=["layer1", "layer2", "layer3", "layer4"])
-    parser.add_argument("--budgets", nargs="+", type=int, default=[10, 20, 40, 80, 160])
+    parser.add_argument("--budgets", nargs="+", type=int, default=[10, 20, 40, 80])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.001])
     parser.add_argument("--treatments", nargs="+", default=["base", "AnB", "AnB+", "BnB", "random"])
     parser.add_argument("--inits", nargs="+", default=["pretrained", "random", "mean_var"])
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--plot", action="store_true", help="nothing is run")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
+    file = (args.results or RESULTS) / "studies.json"
     if not args.plot:
         shared = shared_directory()
         if shared is None or not (shared / "weights").is_dir():
             sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
         warnings.simplefilter("ignore")
-        description, neighbours = machine(), Neighbours()
+        neighbours = Neighbours()
+        studies = json.loads(file.read_text())["studies"] if file.is_file() else {}
         with workspace() as folder:
-            content = measure(shared, args, folder)
-        content = {"machine": description, "others_share": neighbours.share(), **content}
-        write_json("studies", content, args.results)
-    plot(json.loads(((args.results or RESULTS) / "studies.json").read_text()))
+            content = measure(shared, args, folder, studies)
+        write_json("studies", {"others_share": neighbours.share(), **content}, args.results)
+    plot(json.loads(file.read_text()))
 
 
 if __name__ == "__main__":

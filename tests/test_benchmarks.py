@@ -208,9 +208,13 @@ def test_the_table_of_the_studies():
     ]
     content = {
         "machine": {"date": "2026-01-02 03:04 UTC"},
-        "settings": {"network": "resnet18", "image_size": "112", "epochs": "10", "repeats": "2"},
-        "chest X-rays": {
-            "n_train": 8, "n_test": 9, "transfer": transfer, "convergence": convergence,
+        "settings": {"network": "resnet18", "image_size": "112", "epochs": "10"},
+        "studies": {
+            f"chest X-rays, {rate}": {
+                "set": "chest X-rays", "rate": rate, "n_train": 8, "n_test": 9,
+                "transfer": transfer, "convergence": convergence,
+            }
+            for rate in (0.001, 0.01)
         },
     }  # fmt: skip
     text = load_beside("_tables").studies(content)
@@ -222,3 +226,4 @@ def test_the_table_of_the_studies():
     ):
         assert expected in text
     assert "8 pictures to train on, 9 to test on" in text
+    assert text.index("learning rate 0.01**") < text.index("learning rate 0.001**")

@@ -128,13 +128,14 @@ def test_bad_values(classifier, options, message):
 
 @pytest.mark.slow
 def test_he_in_small(mnist, classifier):
-    """science.md, section 2, at its ends: pretraining wins early on, and later if data are few.
+    """science.md, section 2: pretraining wins early on, and in the end only where data are few.
 
-    By how much it still wins with ten pictures of a digit depends on the digits: by 0.15 at least
-    there, by 0.06 with the first five drawn here.
+    By how much it wins in the end with ten pictures of a digit depends on the digits: by 0.07 to
+    0.26 with these, by more than 0.15 in each seed there.
     """
     X, y = mnist
-    for seed in range(2):
+    gaps = []
+    for seed in range(4):
         (X_a, y_a), (X_b, y_b), (X_test, y_test) = halves(X, y, seed, 300, 250)
         a = classifier(
             seed, max_epochs=8, freeze_depth=0, freeze_batch_norm=False, head_init="random"
@@ -146,14 +147,16 @@ def test_he_in_small(mnist, classifier):
             y_b,
             budgets=[20, 320],
             inits=["pretrained", "random"],
-            train_sizes=[50, 250],
+            train_sizes=[50, 250, 1250],
             X_test=X_test,
             y_test=y_test,
             random_state=seed,
         )
         gap = curve.differences().set_index(["train_size", "budget"])["mean"]
         print(gap.unstack("budget").round(3))
-        assert (gap[:, 20] > 0.25).all()  # 0.15 in science.md
-        assert gap[50, 320] > 0.03
+        gaps.append(gap)
+        assert (gap[:, 20] > 0.203).all()  # the least seen there
+        assert gap[50, 320] > 0.05
         assert gap[250, 320] < 0.05
-        assert gap[250, 320] < gap[50, 320]
+        assert gap[1250, 320] < 0.05
+    assert np.mean([gap[50, 320] for gap in gaps]) > 0.15
