@@ -181,8 +181,8 @@ def finetune(content: dict[str, Any]) -> str:
             row["backbone"],
             row["case"],
             row["metric"],
-            f"{row['mean']:.3f}",
-            f"{min(row['scores']):.3f} to {max(row['scores']):.3f}",
+            f"{row['mean']:.4f}",
+            f"{min(row['scores']):.4f} to {max(row['scores']):.4f}",
             number(row["seconds_per_fit"]),
         )
         for row in content["rows"]
