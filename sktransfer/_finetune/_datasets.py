@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from skorch.dataset import Dataset
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
@@ -157,13 +158,24 @@ class PictureRows(LabelledRows):
         place = torch.as_tensor(list(indices))
         inputs = {"weight": self.weight[place]}
         if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
-            batch, inputs["target"] = self.augmentation.mix(
-                batch,
-                self.y[place].to(batch.device),
-                self._draw(*map(int, places)),
-                n_classes=self.n_classes,
-            )
+            seed = self._draw(*map(int, places))
+            batch, mixed = self._mixed(batch, place, seed)
+            inputs |= mixed
         return {"x": self.prefix.forward(batch, self._frozen), **inputs}, self.y[place]
+
+    def _mixed(self, batch: Tensor, place: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch as mixup has it, its targets, and what the rows weigh then."""
+        assert self.n_classes is not None
+        weight = self.weight[place].to(batch.device)
+        labels = one_hot(self.y[place], self.n_classes).to(batch)
+        if bool((weight == 1).all()):
+            batch, target = self.augmentation.mix(batch, labels, seed)
+            return batch, {"target": target}
+        # Each label with the weight of its own row: that of a row of weight 0 counts nowhere.
+        batch, shares = self.augmentation.mix(batch, labels * weight.to(labels)[:, None], seed)
+        total = shares.sum(1)
+        tiny = torch.finfo(total.dtype).tiny
+        return batch, {"target": shares / total.clamp(min=tiny)[:, None], "weight": total}
 
     def _draw(self, *what: int) -> int:
         return derived_seed(self.seed, self.epoch, *what)

@@ -153,6 +153,19 @@ def test_the_schedule_reaches_the_optimizer(small, task):
     assert rates.seen_[-1] < 2e-4
 
 
+def test_a_plateau_lowers_the_rates(small, task):
+    class Rates(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("rate", net.optimizer_.param_groups[0]["lr"])
+
+    # Too low a rate for the loss to get better by: three epochs without, after the first one.
+    settings = {"lr": 1e-12, "lr_schedule": "plateau", "max_epochs": 9, "callbacks": [Rates()]}
+    for held_out in (None, 0.5):
+        clf = small("squeezenet1_1", validation_fraction=held_out, **settings).fit(*task)
+        rates = np.array(clf.history_[:, "rate"]) / 1e-12
+        np.testing.assert_allclose(rates, [1] * 4 + [0.1] * 3 + [0.01] * 2)
+
+
 def test_gradients_are_shortened(small, task):
     class Norms(Callback):
         def on_grad_computed(self, net, named_parameters, **kwargs):
@@ -193,6 +206,7 @@ def test_probabilities_sum_to_one_whatever_the_loss(small, task, loss):
 def test_settings_of_a_loss_reach_it(small, task):
     clf = small(loss="focal", loss__gamma=3.5, max_epochs=1).fit(*task)
     assert clf.criterion_.gamma == 3.5
+    assert small(label_smoothing=0.2, max_epochs=0).fit(*task).criterion_.label_smoothing == 0.2
 
 
 @pytest.mark.parametrize("freeze_depth", ["all", -1])
@@ -285,9 +299,31 @@ def test_a_callback_may_end_training(small, task):
 
 
 def test_a_moving_average_is_what_is_kept(small, task):
-    averaged = small(ema_decay=0.9, lr=1e-2).fit(*task)
-    plain = small(lr=1e-2).fit(*task)
-    assert not same(weights_of(averaged), weights_of(plain))
+    class Steps(Callback):
+        def initialize(self):
+            self.seen_ = []
+
+        def on_batch_end(self, net, training=False, **kwargs):
+            if training:
+                self.seen_.append({k: t.clone() for k, t in net.module_.learned().items()})
+
+    steps = Steps()
+    clf = small(
+        ema_decay=0.5, lr=1e-2, callbacks=[steps], validation_fraction=0.25, restore_best=False
+    ).fit(*task)
+    average = steps.seen_[0]
+    for step, now in enumerate(steps.seen_[1:], 2):
+        decay = min(0.5, step / (step + 9))
+        average = {k: decay * average[k] + (1 - decay) * t for k, t in now.items()}
+    kept = clf.module_.learned()
+    for name, tensor in average.items():
+        if kept[name].is_floating_point():
+            torch.testing.assert_close(kept[name], tensor, atol=1e-5, rtol=1e-4)
+    assert not same(kept, steps.seen_[-1])
+    # It is what was validated, too.
+    assert clf.history_[-1]["valid_acc"] == clf.score(
+        task[0][clf.valid_indices_], task[1][clf.valid_indices_]
+    )
 
 
 # --- seeds, going on -----------------------------------------------------------------------------
@@ -403,9 +439,52 @@ def test_a_search_reaches_into_the_augmentation(small):
         clf.set_params(augmentation__rotation=20)
 
 
-def test_mixed_rows_have_mixed_targets(small, task):
-    clf = small(augmentation=ImageAugmentation(mixup=0.4), max_epochs=1).fit(*task)
-    assert np.isfinite(clf.history_[-1]["train_loss"])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_rows_have_mixed_targets(small, task, kind):
+    seen = {True: [], False: []}
+
+    class Seen(torch.nn.CrossEntropyLoss):
+        def forward(self, logits, target):
+            seen[self.training].append(target)
+            return super().forward(logits, target)
+
+    augmentation = ImageAugmentation(**{kind: 1.0})
+    small(augmentation=augmentation, loss=Seen, validation_fraction=0.25, max_epochs=1).fit(*task)
+    mixed = torch.cat(seen[True])
+    assert mixed.shape == (30, 2)
+    torch.testing.assert_close(mixed.sum(1), torch.ones(30))
+    assert ((mixed > 0.01) & (mixed < 0.99)).any()
+    assert torch.cat(seen[False]).dtype == torch.int64  # rows held out are as they are
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_rows_weigh_what_their_labels_do(small, task, kind):
+    """The label of a row of weight 0 is nowhere, though its pixels are in another's picture."""
+    X, y = task
+    wrong = np.arange(len(y)) < 10
+    settings = {"augmentation": ImageAugmentation(**{kind: 1.0}), "lr": 1e-3}
+    settings |= {"head_init": "random", "head_epochs": 0}
+    a, b = (
+        small(**settings).fit(X, labels, sample_weight=np.where(wrong, 0.0, 1.0))
+        for labels in (y, np.where(wrong, 1 - y, y))
+    )
+    assert same(weights_of(a), weights_of(b))
+    threes = small(**settings).fit(X, y, sample_weight=np.full(len(y), 3.0))
+    assert same(weights_of(threes), weights_of(small(**settings).fit(X, y)))
+    assert not same(weights_of(threes), weights_of(a))
+
+
+def test_views_at_test_time_are_averaged(small, task):
+    """Of mirror images alone a second view is the picture or its mirror image."""
+    X, y = task
+    mirror = ImageAugmentation(horizontal_flip=True)
+    clf = small(augmentation=mirror, activation_dtype="float32", max_epochs=1).fit(X, y)
+    there, mirrored = clf.decision_function(X), clf.decision_function(X[:, :, ::-1])
+    z = clf.set_params(test_time_views=2).decision_function(X)
+    same_again = np.isclose(z, there, atol=1e-4)
+    averaged = np.isclose(z, (there + mirrored) / 2, atol=1e-4)
+    assert (same_again | averaged).all()
+    assert 0 < (averaged & ~same_again).sum() < len(X)
 
 
 def test_views_at_test_time_hang_on_pictures_alone(small, task):
