@@ -247,6 +247,10 @@ class Fitting(Parts):
         digest.update(repr(self._classes.tolist()).encode())
         digest.update(b"".join(rows.digests))
         digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
+        # What is held out chooses the epoch, and another split trains on other rows: groups may
+        # have changed, or a train_split that draws.
+        for numbers in (self.train_indices_, self.valid_indices_, rows.weight):
+            digest.update(numbers.tobytes())
         if go_on:  # another place to start from is another training
             for tensor in self.module_.saved().values():
                 digest.update(tensor_bytes(tensor))

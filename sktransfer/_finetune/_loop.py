@@ -5,6 +5,7 @@ It must not know pictures, labels or backbones: it is given datasets, a module a
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
+from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScoring, PrintLog
 from skorch.utils import to_numpy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -135,7 +136,12 @@ class TrainingLoop(NeuralNetClassifier):
                     f"callbacks__{setting}: there is no callback of that name; there are "
                     f"{', '.join(sorted(known))}."
                 )
-        for _, callback in self.callbacks_:
+        for name, callback in self.callbacks_:
+            if isinstance(callback, LRScheduler):
+                raise ValueError(
+                    f"callbacks: {name!r} would not count, since every step sets the rates anew: "
+                    "leave LRScheduler out, and set lr_schedule, lr_final and warmup_epochs."
+                )
             extractor = getattr(callback, "target_extractor", None)
             if extractor is to_numpy or isinstance(extractor, Labels):
                 callback.target_extractor = Labels(self.classes_)
@@ -238,6 +244,9 @@ class TrainingLoop(NeuralNetClassifier):
             "generator": torch.Generator(),
             **own,
         }
+        if settings.get("num_workers") and "fork" in multiprocessing.get_all_start_methods():
+            # Rows are not pickled: joblib's workers, and Python from 3.14 on, would else do that.
+            settings.setdefault("multiprocessing_context", "fork")
         if training:
             self._order = torch.Generator()
             rest = len(dataset) % settings["batch_size"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from skorch.callbacks import Callback
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.backbones import load_backbone
@@ -124,6 +125,36 @@ def test_frozen_stages_inside_the_suffix_do_not_change(small, task):
             right = stage(x0)
         assert torch.equal(out[0], right)
     assert x.shape[0] == 3
+
+
+def test_nor_do_they_in_a_warm_start_or_a_training_taken_up(small, task, tmp_path):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise RuntimeError("stopped")
+
+    backbone = load_backbone("resnet18", weights=None)
+    before = {
+        f"{stage.name}.{key}": tensor
+        for stage in backbone.stages[2:]
+        for key, tensor in stage.module.state_dict().items()
+    }
+    settings = {"freeze_depth": [backbone.stage_names[1]], "freeze_batch_norm": False}
+    settings |= {"lr": 1e-2, "weight_decay": 0.1}
+    warm = small(warm_start=True, **settings).fit(*task).fit(*task)
+    resumed = small(checkpoint_dir=tmp_path, checkpoint_every=1, **settings)
+    with pytest.raises(RuntimeError, match="stopped"):
+        clone(resumed).set_params(callbacks=[Stop()]).fit(*task)
+    assert len(list(tmp_path.glob("*/training.pt"))) == 1
+    for each in (warm, resumed.fit(*task)):
+        now = frozen_tensors(each)
+        assert now.keys() == before.keys()
+        assert all(torch.equal(now[key], before[key]) for key in before)
+        held = {id(p) for group in each.optimizer_.param_groups for p in group["params"]}
+        frozen = [i for i in each.module_.stage_names if i not in each.module_.cut.trained]
+        assert len(frozen) == len(backbone.stages) - 2
+        for i in frozen:
+            assert not held & {id(p) for p in each.module_.stages[f"stage{i}"].parameters()}
 
 
 def test_what_is_trained_changes_and_only_that_is_in_the_optimizer(small, task):

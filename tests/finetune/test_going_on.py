@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
 from sktransfer import FineTuneClassifier
@@ -163,6 +164,62 @@ def test_the_history_of_a_training_taken_up_is_whole_and_once(small, task, tmp_p
     assert again.history_[:, "train_loss"] == first.history_[:, "train_loss"]
 
 
+@pytest.mark.parametrize("what", ["groups", "weights of rows held out", "train_split"])
+def test_another_split_is_another_training(small, task, tmp_path, what):
+    """Or rows that are held out now would have been trained on."""
+    X, y = task
+    settings = {"lr": 1e-3, "validation_fraction": 0.25}
+    first, then = {}, {"groups": np.tile(np.arange(20), 2)}
+    if what == "weights of rows held out":
+        held = small(NET, max_epochs=0, **settings).fit(X, y).valid_indices_
+        then = {"sample_weight": np.where(np.isin(np.arange(40), held[:8]), 0.0, 1.0)}
+        settings["lr"] = 3e-2
+    if what == "train_split":
+        settings = {"lr": 1e-3, "train_split": drawn_split}
+        first, then = {"groups": np.zeros(40)}, {"groups": np.ones(40)}
+    small(NET, checkpoint_dir=tmp_path, **settings).fit(X, y, **first)
+    again = small(NET, checkpoint_dir=tmp_path, **settings).fit(X, y, **then)
+    plain = small(NET, **settings).fit(X, y, **then)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert np.array_equal(again.valid_indices_, plain.valid_indices_)
+    assert same(learned(again), learned(plain))
+
+
+def drawn_split(dataset, y, groups):
+    order = np.random.default_rng(int(groups[0])).permutation(len(y))
+    return order[10:], order[:10]
+
+
+TAKEN_UP = {
+    "average": {"ema_decay": 0.9},
+    "plateau": {"lr_schedule": "plateau", "optimizer": "momentum"},
+    "best": {"lr_schedule": "one_cycle", "validation_fraction": 0.25, "early_stopping": 3},
+    "scaled gradients": {"precision": "float16"},
+    "views": {"augmentation": "light", "augment_views": 2},
+    "head first": {"head_init": "random", "head_epochs": 1, "dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("settings", TAKEN_UP.values(), ids=TAKEN_UP)
+def test_all_that_a_training_remembers_is_taken_up(small, task, tmp_path, settings):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 4:
+                raise RuntimeError("stopped")
+
+    settings = {"max_epochs": 6, "lr": 3e-3, **settings}
+    state = {"checkpoint_dir": tmp_path, "checkpoint_every": 2}
+    with pytest.raises(RuntimeError, match="stopped"):
+        small(NET, callbacks=[Stop()], **settings, **state).fit(*task)
+    (file,) = tmp_path.glob("*/training.pt")
+    assert torch.load(file, weights_only=True)["progress"]["epoch"] == 2
+    resumed = small(NET, **settings, **state).fit(*task)
+    whole = small(NET, **settings).fit(*task)
+    assert same(learned(resumed), learned(whole))
+    assert resumed.history_[:, "train_loss"] == whole.history_[:, "train_loss"]
+    assert resumed.best_epoch_ == whole.best_epoch_
+
+
 def test_numbers_of_numpy_in_the_history_are_kept(small, task, tmp_path):
     class Writes(Callback):
         def on_epoch_end(self, net, **kwargs):
@@ -278,3 +335,18 @@ def test_worker_processes_may_read_rows(small, task, settings):
     workers = small(NET, max_epochs=1, iterator_train__num_workers=2, **settings).fit(*task)
     for name, tensor in learned(workers).items():
         torch.testing.assert_close(tensor, plain[name], atol=1e-5, rtol=1e-4)
+
+
+def test_workers_of_a_search_have_workers_and_states_of_their_own(small, task, tmp_path):
+    """Rows that are read in processes of joblib's processes, states in one directory."""
+    grid = {"lr": [1e-4, 1e-3]}
+    settings = {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise", "refit": False}
+    clf = small(NET, freeze_depth=0, max_epochs=1)
+    plain = GridSearchCV(clf, grid, **settings).fit(*task)
+    clf.set_params(iterator_train__num_workers=1, checkpoint_dir=tmp_path, checkpoint_every=1)
+    together = GridSearchCV(clf, grid, n_jobs=2, **settings).fit(*task)
+    assert len(list(tmp_path.iterdir())) == 4
+    for name in ("split0_test_score", "split1_test_score"):
+        np.testing.assert_allclose(
+            together.cv_results_[name], plain.cv_results_[name], rtol=1e-4, atol=1e-6
+        )
