@@ -81,7 +81,7 @@ def check_together(estimator: Any) -> None:
                 "mixup and cutmix mix the pictures of each batch anew, so there are no views to "
                 "keep: leave them out, or set augment_views=None."
             )
-    check_loss(estimator.loss, estimator.label_smoothing)
+    check_loss(estimator.loss, estimator.label_smoothing, estimator.head)
     for name, instead in _ELSEWHERE.items():
         if hasattr(estimator, name):
             raise ValueError(f"{name} would not count: set {instead}.")

@@ -59,12 +59,18 @@ class WeightedLoss(nn.Module):
         return each.mean()
 
 
-def check_loss(loss: Any, label_smoothing: float) -> None:
-    """Raise ValueError for what makes no loss."""
+def check_loss(loss: Any, label_smoothing: float, head: Any) -> None:
+    """Raise ValueError for what makes no loss, or none of what the head gives."""
     if isinstance(loss, nn.Module):
         raise ValueError(
             f"loss is a module, {type(loss).__name__}; give what makes one, such as the class, and "
             "its settings as loss__..."
+        )
+    # skorch's default. Of logits it has no lower bound: training would run away from the labels.
+    if isinstance(loss, type) and issubclass(loss, nn.NLLLoss) and not callable(head):
+        raise ValueError(
+            "loss=NLLLoss is of log-probabilities, and the head gives logits: use "
+            "loss='cross_entropy', or a head of your own that ends in LogSoftmax."
         )
     if label_smoothing and not isinstance(loss, str):
         raise ValueError(

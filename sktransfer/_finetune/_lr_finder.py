@@ -34,6 +34,8 @@ def find_learning_rate(
     """
     if not 0 < lr_min < lr_max:
         raise ValueError(f"lr_min must lie between 0 and lr_max; got {lr_min} and {lr_max}.")
+    if n_steps < 2:
+        raise ValueError(f"n_steps must be 2 or more for a rate to rise; got {n_steps}.")
     net = clone(estimator).set_params(
         validation_fraction=None,
         train_split=None,

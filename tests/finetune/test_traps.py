@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import torch
 from imblearn.over_sampling import RandomOverSampler
 from imblearn.pipeline import Pipeline
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import EpochScoring
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import AdaBoostClassifier
+from sklearn.model_selection import GridSearchCV, KFold
+from skorch.callbacks import EpochScoring, LRScheduler
+from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 
 from sktransfer import FineTuneClassifier
 from sktransfer._finetune import _loop
 from sktransfer.images import ImageAugmentation
+from tests.counting import Counted
 
 NET = "squeezenet1_1"
 
@@ -61,6 +66,60 @@ def test_what_counts_elsewhere_is_refused(small, task):
         small(NET, loss=torch.nn.CrossEntropyLoss, label_smoothing=0.1).fit(*task)
     with pytest.raises(ValueError, match="no callback of that name"):
         small(NET, callbacks__nope__x=1).fit(*task)
+    with pytest.raises(ValueError, match=r"'rates' would not count.*lr_schedule"):
+        small(NET, callbacks=[("rates", LRScheduler())]).fit(*task)
+
+
+def test_a_loss_of_log_probabilities_wants_a_head_that_gives_them(small, task):
+    with pytest.raises(ValueError, match="the head gives logits: use loss='cross_entropy'"):
+        small(NET, loss=torch.nn.NLLLoss).fit(*task)
+    settings = {"max_epochs": 1, "head_init": "random", "head_epochs": 1}
+    own = small(NET, loss=torch.nn.NLLLoss, head=log_softmax_head, **settings).fit(*task)
+    np.testing.assert_allclose(own.predict_proba(task[0]).sum(axis=1), 1)
+    assert own.history_[-1]["train_loss"] > 0
+
+
+def log_softmax_head(n_features, n_classes):
+    return torch.nn.Sequential(torch.nn.Linear(n_features, n_classes), torch.nn.LogSoftmax(dim=1))
+
+
+def test_weights_of_rows_arrive_through_others(small, task):
+    """A wrong label of weight 0 does no harm: with skorch's split, in calibration, in boosting."""
+    X, y = task
+    wrong = (np.arange(len(y)) >= 12) & (np.arange(len(y)) < 18)
+    weight, flipped = np.where(wrong, 0.0, 1.0), np.where(wrong, 1 - y, y)
+    for clf in (
+        small(train_split=ValidSplit(4), lr=1e-3),
+        CalibratedClassifierCV(small(NET, freeze_depth="all"), cv=KFold(2), method="temperature"),
+    ):
+        a, b = (
+            clone(clf).fit(X, labels, sample_weight=weight).predict_proba(X)
+            for labels in (y, flipped)
+        )
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        assert not np.allclose(clone(clf).fit(X, flipped).predict_proba(X), a, atol=1e-3)
+    rows = X.reshape(len(X), -1)
+    probe = small(NET, image_shape=(24, 24, 3), freeze_depth="all")
+    boosted = AdaBoostClassifier(probe, n_estimators=2, random_state=0).fit(rows, flipped)
+    # The second round is of what the first one got wrong.
+    again = clone(boosted.estimators_[1])
+    missed = boosted.estimators_[0].predict(rows) != flipped
+    assert missed.any()
+    (error,) = boosted.estimator_errors_[:1]
+    shifted = np.where(missed, (1 - error) / error, 1.0) / len(rows)
+    by_hand = again.fit(rows, flipped, sample_weight=shifted / shifted.sum())
+    P = boosted.estimators_[1].predict_proba(rows)
+    np.testing.assert_allclose(by_hand.predict_proba(rows), P, atol=1e-6)
+    assert not np.allclose(again.fit(rows, flipped).predict_proba(rows), P, atol=1e-3)
+
+
+def test_a_search_that_was_fitted_can_be_copied(small, task):
+    callbacks = [EpochScoring("accuracy", lower_is_better=False, name="a")]
+    clf = small(NET, max_epochs=1, callbacks=callbacks, validation_fraction=0.25)
+    search = GridSearchCV(clf, {"lr": [1e-4, 1e-3]}, cv=2).fit(*task)
+    P = search.predict_proba(task[0])
+    for again in (copy.deepcopy(search), pickle.loads(pickle.dumps(search))):
+        assert np.array_equal(again.predict_proba(task[0]), P)
 
 
 def test_modules_are_made_and_not_given(small, task):
@@ -181,6 +240,14 @@ def test_the_rate_finder_at_any_depth_and_with_broken_rows(small, task, freeze_d
     assert np.isfinite(found.loss).sum() > 5
     assert 1e-6 <= found.suggestion <= 1e-2
     assert not clf.initialized_
+    with pytest.raises(ValueError, match="n_steps must be 2 or more"):
+        clf.find_lr(X, y, n_steps=0)
+
+
+def test_the_rate_finder_runs_the_frozen_part_once(small, task, tmp_path):
+    counted = Counted(tmp_path / "log")
+    small(NET, preprocessing=counted, cache=False).find_lr(*task, n_steps=15)
+    assert counted.n == len(task[1])
 
 
 @pytest.mark.parametrize(
