@@ -11,6 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
+from skorch.callbacks import Callback
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer._finetune._presets import PRESETS
@@ -103,13 +104,45 @@ def test_presets_are_parameters(task):
         assert clf.random_state == 3
         clone(clf)
     keras = FineTuneClassifier.preset("keras2016", backbone="resnet18", freeze_depth=-1)
-    keras.set_params(weights=None, image_size=32, max_epochs=1, head_epochs=1).fit(*task)
-    assert len(keras.history_) == 2
+    steps = []
+
+    class Steps(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            steps.append((net.phase_, type(net.optimizer_).__name__))
+
+    keras.set_params(weights=None, image_size=32, max_epochs=1, head_epochs=1, callbacks=[Steps()])
+    keras.fit(*task)
+    assert steps == [("head", "RMSprop"), ("all", "SGD")]
     assert keras.optimizer_.param_groups[0]["momentum"] == 0.9
     rates = {group["name"]: group["initial_lr"] for group in keras.optimizer_.param_groups}
     assert rates["head"] == 1e-4
     with pytest.raises(ValueError, match="keras2016, medical, recommended"):
         FineTuneClassifier.preset("magic")
+
+
+def test_the_presets_train_what_they_say(task, tmp_path):
+    inception = FineTuneClassifier.preset("keras2016", weights=None, image_size=75)
+    inception.set_params(max_epochs=0, head_epochs=0).fit(task[0][:4], task[1][:4])
+    assert list(inception.module_.stage_names.values()) == ["Mixed_7b", "Mixed_7c"]
+    sizes = [m.out_features for m in inception.module_.head.modules() if hasattr(m, "out_features")]
+    assert sizes == [1024, 2]
+    small = {"backbone": "squeezenet1_1", "weights": None, "image_size": 32, "random_state": 0}
+    rates = []
+
+    class Rates(Callback):
+        def on_batch_end(self, net, training=False, **kwargs):
+            if training:
+                rates.append(net.optimizer_.param_groups[0]["lr"])
+
+    medical = FineTuneClassifier.preset("medical", **small, callbacks=[Rates()]).fit(*task)
+    assert rates[:2] == pytest.approx([5e-4, 1e-3])  # one epoch, of one step, warms up
+    assert max(rates) == rates[1]
+    assert medical.n_epochs_ == 30 or medical.n_epochs_ == medical.best_epoch_ + 10
+    kept = FineTuneClassifier.preset("recommended", **small, max_epochs=2).fit(*task)
+    for clf in (medical, kept):
+        assert len(clf.valid_indices_) == 8
+        losses = clf.history_[:, "valid_loss"]
+        assert clf.best_epoch_ == int(np.argmin(losses)) + 1
 
 
 def test_the_learning_rate_finder_leaves_the_estimator_alone(small, task):
