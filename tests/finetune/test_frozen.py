@@ -154,7 +154,11 @@ def test_nor_do_they_in_a_warm_start_or_a_training_taken_up(small, task, tmp_pat
         frozen = [i for i in each.module_.stage_names if i not in each.module_.cut.trained]
         assert len(frozen) == len(backbone.stages) - 2
         for i in frozen:
-            assert not held & {id(p) for p in each.module_.stages[f"stage{i}"].parameters()}
+            own = list(each.module_.stages[f"stage{i}"].parameters())
+            assert own
+            assert not held & {id(p) for p in own}
+            assert not any(p.requires_grad for p in own)
+            assert all(p.grad is None for p in own)
 
 
 def test_what_is_trained_changes_and_only_that_is_in_the_optimizer(small, task):

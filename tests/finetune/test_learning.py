@@ -64,6 +64,8 @@ def test_hidden_layers_and_factories(small, task):
     hidden = small(freeze_depth="all", head=(16, 8), dropout=0.5, max_epochs=3).fit(*task)
     sizes = [m.out_features for m in hidden.module_.head.modules() if hasattr(m, "out_features")]
     assert sizes == [16, 8, 2]
+    shares = [m.p for m in hidden.module_.head.modules() if isinstance(m, torch.nn.Dropout)]
+    assert shares == [0.5] * 3
     assert len(hidden.history_) == 3
     made = small(freeze_depth="all", head=lambda d, k: torch.nn.Linear(d, k, bias=False)).fit(*task)
     assert made.module_.head[0].bias is None
@@ -121,6 +123,13 @@ def test_rates_by_stage_and_no_decay_for_biases_and_norms(small, task):
     assert rates["layer3 (bias, norm)"] == (5e-4, 0.0)
     assert rates["head"] == (5e-3, 0.1)
     assert rates["head (bias, norm)"] == (5e-3, 0.0)
+
+
+@pytest.mark.parametrize(("head_init", "times"), [("logistic", 1), ("random", 10)])
+def test_a_solved_head_takes_no_larger_steps_than_the_rest(small, task, head_init, times):
+    clf = small(lr=1e-3, head_init=head_init, head_epochs=0, max_epochs=0).fit(*task)
+    rates = {group["name"]: group["initial_lr"] for group in clf.optimizer_.param_groups}
+    assert rates["head"] == pytest.approx(times * rates["layer4"])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
