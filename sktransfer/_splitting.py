@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from sklearn.utils import _safe_indexing, check_random_state, indexable
@@ -15,6 +16,33 @@ from sklearn.utils.validation import column_or_1d
 
 # Groups looked at in all tries together: many groups need few tries to come near.
 _MAX_STEPS = 30_000
+
+
+def read_groups(groups: ArrayLike, *, name: str = "groups") -> np.ndarray:
+    """The group of each row, such as the patient.
+
+    Raises
+    ------
+    ValueError
+        If one is missing: rows of nobody known would be taken for rows of one patient.
+    TypeError
+        If they are of types that have no order, such as numbers and strings.
+    """
+    column: np.ndarray = column_or_1d(groups)
+    missing = np.flatnonzero(pd.isna(column))
+    if len(missing):
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(column)} rows have no group, the first is row "
+            f"{missing[0]}. Leave them out, or give each a group of its own."
+        )
+    try:
+        np.unique(column)
+    except TypeError as error:
+        kinds = sorted({type(each).__name__ for each in column})
+        raise TypeError(
+            f"{name} mixes {' and '.join(kinds)}: make them all strings, or all numbers."
+        ) from error
+    return column
 
 
 def stratified_folds(
@@ -55,7 +83,7 @@ def holdout_split(
     if not 0 < fraction < 1:
         raise ValueError(f"The share held out must lie between 0 and 1; got {fraction!r}.")
     if groups is not None:
-        return _grouped(labels, fraction, column_or_1d(groups), check_random_state(random_state))
+        return _grouped(labels, fraction, read_groups(groups), check_random_state(random_state))
     classes, counts = np.unique(labels, return_counts=True)
     n_held_out = int(np.ceil(fraction * len(labels)))
     if counts.min() < 2 or min(n_held_out, len(labels) - n_held_out) < len(classes):

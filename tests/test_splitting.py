@@ -5,9 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
+from sktransfer import FineTuneClassifier
 from sktransfer._splitting import holdout_split, stratified_order, stratified_part
-from sktransfer.model_selection import grouped_train_test_split
+from sktransfer.metrics import operating_point, roc_auc_interval
+from sktransfer.model_selection import (
+    OperatingPointClassifier,
+    check_leakage,
+    grouped_train_test_split,
+)
+from sktransfer.selection import loo_ridge_score
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.7])
@@ -101,3 +109,37 @@ def test_every_beginning_of_an_order_is_stratified():
     assert sorted(y[order[:3]]) == [0, 1, 2]
     for n in (20, 40, 80):
         assert abs((y[order[:n]] == 1).mean() - 0.25) <= 1.5 / n
+
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+LABELS = np.array([0, 1] * 4)
+SCORES = np.linspace(0, 1, 8)
+TAKES_GROUPS = {
+    "split": lambda groups: grouped_train_test_split(LABELS, y=LABELS, groups=groups),
+    "interval": lambda groups: roc_auc_interval(LABELS, SCORES, groups=groups),
+    "rates": lambda groups: operating_point(LABELS, SCORES, 0.5, groups=groups),
+    "score": lambda groups: loo_ridge_score(SCORES[:, None], LABELS, groups=groups),
+    "threshold": lambda groups: OperatingPointClassifier(LogisticRegression()).fit(
+        SCORES[:, None], LABELS, groups=groups
+    ),
+    "leakage": lambda groups: check_leakage(
+        PICTURES, PICTURES, groups_train=np.arange(8), groups_test=groups
+    ),
+    "fit": lambda groups: FineTuneClassifier(
+        "squeezenet1_1", weights=None, image_size=32, validation_fraction=0.5, max_epochs=1
+    ).fit(PICTURES, LABELS, groups=groups),
+}
+
+
+@pytest.mark.parametrize("takes_groups", TAKES_GROUPS.values(), ids=TAKES_GROUPS.keys())
+def test_a_patient_who_is_not_known_is_not_the_same_as_another(takes_groups):
+    for unknown in (
+        [1.0, 2, 3, np.nan, 5, 6, np.nan, 8],
+        ["a", "b", "c", None, "e", "f", None, "h"],
+        pd.Series([1, 2, 3, None, 5, 6, None, 8], dtype="Int64"),
+        pd.Categorical(["a", "b", "c", None, "e", "f", None, "h"]),
+    ):
+        with pytest.raises(ValueError, match="2 of 8 rows have no group, the first is row 3"):
+            takes_groups(unknown)
+    with pytest.raises(TypeError, match="groups mixes int and str: make them all strings"):
+        takes_groups(np.array([1, "b", 3, 4, 5, 6, 7, 8], dtype=object))

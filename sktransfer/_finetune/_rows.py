@@ -15,7 +15,7 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
 
-from sktransfer._splitting import holdout_split
+from sktransfer._splitting import holdout_split, read_groups
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.images import ImageSource
 
@@ -153,8 +153,7 @@ def split_rows(
         return kept[train], None if valid is None else kept[valid]
     if fraction is None:
         return kept, None
-    if groups is None:
-        groups = _copies(rows.digests)
+    groups = _copies(rows.digests) if rows.groups is None else read_groups(rows.groups)[kept]
     train, valid = holdout_split(rows.y[kept], fraction, groups=groups, random_state=seed)
     return kept[train], kept[valid]
 

@@ -11,6 +11,8 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_pos_label_consistency, column_or_1d
 
+from sktransfer._splitting import read_groups
+
 
 class Interval(NamedTuple):
     """An estimate and the ends of its confidence interval."""
@@ -124,7 +126,7 @@ def group_codes(groups: ArrayLike | None, n: int) -> np.ndarray | None:
     """Groups numbered from 0."""
     if groups is None:
         return None
-    names: np.ndarray = column_or_1d(groups)
+    names = read_groups(groups)
     if len(names) != n:
         raise ValueError(f"groups has {len(names)} entries for {n} rows.")
     return np.unique(names, return_inverse=True)[1]

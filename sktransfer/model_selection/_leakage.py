@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import column_or_1d
 
+from sktransfer._splitting import read_groups
 from sktransfer.exceptions import ImageDecodeError, LeakageWarning
 from sktransfer.images import ImageSource, as_image_source
 
@@ -84,7 +84,7 @@ def check_leakage(
     if groups_train is not None:
         names: list[list[Any]] = []
         for source, groups in zip(sources, (groups_train, groups_test), strict=True):
-            column = column_or_1d(groups).tolist()
+            column = read_groups(groups).tolist()
             if len(column) != len(source):
                 raise ValueError(f"groups has {len(column)} entries for {len(source)} pictures.")
             names.append(column)

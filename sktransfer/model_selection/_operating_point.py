@@ -27,9 +27,9 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import (
     _check_y,
     check_is_fitted,
-    column_or_1d,
 )
 
+from sktransfer._splitting import read_groups
 from sktransfer.metrics import (
     cheapest_threshold,
     check_cost_matrix,
@@ -241,7 +241,7 @@ class OperatingPointClassifier(
         # Should this fit fail, no threshold of an earlier one is left to predict with.
         self.__dict__.pop("threshold_", None)
         labels = self._labels(y)
-        patients: np.ndarray | None = None if groups is None else column_or_1d(groups)
+        patients: np.ndarray | None = None if groups is None else read_groups(groups)
         if np.ndim(self.target) != (2 if self.constraint == "cost" else 0):
             expected = "a cost matrix" if self.constraint == "cost" else "a share such as 0.95"
             raise ValueError(

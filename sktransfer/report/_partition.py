@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import column_or_1d
 
+from sktransfer._splitting import read_groups
 from sktransfer.inspection import image_reader
 from sktransfer.model_selection import check_leakage
 from sktransfer.report._document import NOTHING, Section, Table, number
@@ -25,7 +25,7 @@ def partition(
     parts["test"]["unreadable"] = rows.n_given - len(rows.y)
     if y_train is not None:
         labels = class_names(y_train, rows.labels, rows.label, rows.negative, rows.positive)
-        groups = None if groups_train is None else column_or_1d(groups_train)
+        groups = None if groups_train is None else read_groups(groups_train, name="groups_train")
         if groups is not None and len(groups) != len(labels):
             raise ValueError(
                 f"groups_train has {len(groups)} entries for {len(labels)} labels of y_train."
@@ -91,7 +91,7 @@ def _overlap(rows: Rows, X_train: Any, groups_train: Any) -> dict[str, int]:
     """Test rows whose picture, or whose patient, is in training too."""
     found = {}
     if rows.groups is not None and groups_train is not None:
-        shared = np.isin(rows.groups, column_or_1d(groups_train))
+        shared = np.isin(rows.groups, read_groups(groups_train, name="groups_train"))
         found["rows_of_training_patients"] = int(shared.sum())
     if X_train is not None:
         shape, values = _scale(rows, X_train)

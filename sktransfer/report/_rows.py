@@ -11,6 +11,8 @@ import pandas as pd
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from sktransfer._splitting import read_groups
+
 _METHODS = ("predict_proba", "decision_function")
 
 
@@ -140,7 +142,7 @@ def score_rows(
     score = _scores(estimator, X, method, labels, label)
     if len(score) != len(truth):
         raise ValueError(f"y has {len(truth)} labels for {len(score)} rows of X.")
-    patients = None if groups is None else column_or_1d(groups)
+    patients = None if groups is None else read_groups(groups)
     if patients is not None and len(patients) != len(truth):
         raise ValueError(f"groups has {len(patients)} entries for {len(truth)} rows of X.")
     kept = np.flatnonzero(~np.isnan(score))

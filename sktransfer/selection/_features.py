@@ -11,6 +11,8 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._splitting import read_groups
+
 
 @dataclass(frozen=True)
 class LabelledFeatures:
@@ -53,7 +55,7 @@ def check_labelled(
     classes, codes = np.unique(labels, return_inverse=True)
     numbers = None
     if groups is not None:
-        given = column_or_1d(groups)
+        given = read_groups(groups)
         check_consistent_length(features, given)
         numbers = np.unique(given, return_inverse=True)[1]
         if numbers.max() == 0:

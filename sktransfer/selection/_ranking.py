@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
-from sklearn.utils.validation import column_or_1d
 
 from sktransfer._base import seed_from
 from sktransfer._batches import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._splitting import stratified_part
+from sktransfer._splitting import read_groups, stratified_part
 from sktransfer.backbones import describe_backbone, list_backbones
 from sktransfer.exceptions import UnknownBackboneError
 from sktransfer.selection._extractors import (
@@ -179,7 +178,7 @@ def rank_backbones(
         raise ValueError(f"n_resamples must be 0 or more; got {n_resamples!r}.")
     setting = Setting(scoring, n_resamples, seed_from(random_state))
     labels = check_labels(y)
-    group_ids = None if groups is None else column_or_1d(groups)
+    group_ids = None if groups is None else read_groups(groups)
     rows = np.arange(len(labels))
     _check_lengths(next(iter(named.values())), X, labels, group_ids)
 

@@ -18,13 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import column_or_1d
 
 from sktransfer._base import seed_from
 from sktransfer._batches import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._splitting import stratified_folds, stratified_part
+from sktransfer._splitting import read_groups, stratified_folds, stratified_part
 from sktransfer.selection._advice import LARGE, READINGS, caveats, reasons
 from sktransfer.selection._distance import DomainDistance, domain_distance
 from sktransfer.selection._extractors import as_extractor, stage_names
@@ -275,7 +274,7 @@ def recommend_strategy(
     """
     extractor = as_extractor(backbone, pooling="avg")
     labels = check_labels(y)
-    ids = None if groups is None else column_or_1d(groups)
+    ids = None if groups is None else read_groups(groups)
     n = count_rows(extractor, X)
     if n != len(labels) or (ids is not None and len(ids) != n):
         raise ValueError(

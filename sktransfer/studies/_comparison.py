@@ -27,7 +27,7 @@ from sktransfer._batches import backbone_of, count_rows, rows_of, run_pictures, 
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._held_out import middle, resamples, score_held_out
-from sktransfer._splitting import stratified_folds
+from sktransfer._splitting import read_groups, stratified_folds
 from sktransfer.backbones import describe_backbone
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.studies._journal import Journal
@@ -197,7 +197,7 @@ def compare_backbones(
     """
     chosen = check_choices("strategies", strategies, STRATEGIES)
     labels = column_or_1d(y)
-    ids = None if groups is None else column_or_1d(groups)
+    ids = None if groups is None else read_groups(groups)
     seed = seed_from(random_state)
     _classes(labels)
     named = _named(backbones)
