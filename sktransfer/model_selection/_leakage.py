@@ -81,12 +81,13 @@ def check_leakage(
     train, test = (_digests(source) for source in sources)
     unread = sum(digest is None for digest in [*train, *test])
     lines = _shared(train, test, "picture")
-    if groups_train is not None:
+    if groups_train is not None and groups_test is not None:
         names: list[list[Any]] = []
-        for source, groups in zip(sources, (groups_train, groups_test), strict=True):
-            column = read_groups(groups).tolist()
+        given = {"groups_train": groups_train, "groups_test": groups_test}
+        for source, (name, groups) in zip(sources, given.items(), strict=True):
+            column = read_groups(groups, name=name).tolist()
             if len(column) != len(source):
-                raise ValueError(f"groups has {len(column)} entries for {len(source)} pictures.")
+                raise ValueError(f"{name} has {len(column)} entries for {len(source)} pictures.")
             names.append(column)
         lines += _shared(names[0], names[1], "group")
     found = pd.DataFrame(lines, columns=_COLUMNS).sort_values(
