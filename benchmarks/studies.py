@@ -23,6 +23,7 @@ import pandas as pd
 from _common import HERE, RESULTS, Neighbours, machine, shared_directory, workspace, write_json
 from _tasks import ants_and_bees, weights_of, xrays
 from choosing import thinned
+from PIL import Image
 
 from sktransfer import FineTuneClassifier
 from sktransfer.model_selection import grouped_train_test_split
@@ -112,7 +113,9 @@ def plot(content: dict[str, Any]) -> None:
         for ax in row:
             ax.set_title(f"{study['set']}, learning rate {study['rate']:g}", fontsize="medium")
             ax.set(ylabel="ROC AUC", ylim=(0.45, 1))
-    figure.savefig(STATIC / "studies.png", dpi=90)
+    path = STATIC / "studies.png"
+    figure.savefig(path, dpi=85)
+    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def main() -> None:
