@@ -151,6 +151,14 @@ def shared_directory() -> Path | None:
     return next((path for path in candidates if (path / "data").is_dir()), None)
 
 
+def shared_with_weights() -> Path:
+    """:func:`shared_directory`; ends the script where there is none, or one without weights."""
+    shared = shared_directory()
+    if shared is None or not (shared / "weights").is_dir():
+        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    return shared
+
+
 def photos(n: int, folder: Path) -> tuple[list[str], str]:
     """``n`` distinct JPEG files in ``folder``, and a sentence that says what they are.
 

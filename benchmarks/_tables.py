@@ -18,6 +18,8 @@ PAGES = HERE.parent / "docs" / "user_guide"
 QUIET = 0.05
 # Of deletion and insertion curves.
 _AREAS = ("deletion", "insertion")
+# The sets of the studies.
+STUDIED = ("chest X-rays", "ants and bees")
 
 
 def update_pages(results: Path, pages: Path = PAGES) -> list[Path]:
@@ -335,13 +337,16 @@ def choosing_layers(content: dict[str, Any]) -> str:
     return rst_table(("pictures", "n", "network", *cases), rows)
 
 
+def ordered_studies(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """By set, the higher learning rate first."""
+    return sorted(
+        content["studies"].values(), key=lambda it: (STUDIED.index(it["set"]), -it["rate"])
+    )
+
+
 def studies(content: dict[str, Any]) -> str:
     parts = []
-    order = ("chest X-rays", "ants and bees")
-    found_studies = sorted(
-        content["studies"].values(), key=lambda it: (order.index(it["set"]), -it["rate"])
-    )
-    for found in found_studies:
+    for found in ordered_studies(content):
         scores: dict[str, dict[str, list[float]]] = {}
         for row in found["transfer"]:
             stage = row["stage"] or "-"

@@ -11,14 +11,13 @@ against the other strategies. ``layers``: features of several stages, and a sele
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Neighbours, machine, print_table, shared_directory, workspace, write_json
+from _common import Neighbours, machine, print_table, shared_with_weights, workspace, write_json
 from _tasks import Task, ants_and_bees, extractors, lesions, pneumonia_mnist, xrays
 from scipy.stats import kendalltau, spearmanr
 from sklearn.base import clone
@@ -224,9 +223,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="folder of activations, to be kept")
     parser.add_argument("--results", type=Path, help="folder of the JSON files")
     args = parser.parse_args()
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     warnings.simplefilter("ignore")
     with workspace() as folder:
         for task in args.tasks:

@@ -30,7 +30,7 @@ from _common import (
     number,
     peak_memory_mb,
     print_table,
-    shared_directory,
+    shared_with_weights,
     workspace,
     write_json,
 )
@@ -338,9 +338,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure the named tasks anew")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     path = (args.results or RESULTS) / "depth_search.json"
     content: dict[str, Any] = {"machine": machine(), "settings": {}, "steps": {}}
     if path.is_file():

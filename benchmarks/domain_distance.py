@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import HERE, RESULTS, machine, number, print_table, shared_directory, write_json
+from _common import HERE, RESULTS, machine, number, print_table, shared_with_weights, write_json
 from _tasks import (
     ants_and_bees,
     digits,
@@ -146,9 +145,7 @@ def main() -> None:
     parser.add_argument("--n-images", type=int, default=128)
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     named = extractors(shared)
     chosen = list(named) if args.networks is None else args.networks
     kinds = {"natural": natural(shared), "other": other(shared), "not used": not_used(shared)}

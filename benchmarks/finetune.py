@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -26,7 +25,7 @@ from _common import (
     machine,
     number,
     print_table,
-    shared_directory,
+    shared_with_weights,
     workspace,
     write_json,
 )
@@ -225,9 +224,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of the side by side")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     warnings.simplefilter("ignore")
     description, neighbours = machine(), Neighbours()
     rows: list[dict[str, Any]] = []

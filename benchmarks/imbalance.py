@@ -9,7 +9,6 @@ patients with pneumonia left out, so that it is rare; grouped by patient. Test p
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from _common import (
     Neighbours,
     machine,
     print_table,
-    shared_directory,
+    shared_with_weights,
     workspace,
     write_json,
 )
@@ -121,9 +120,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.08, help="share of positive pictures")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     warnings.simplefilter("ignore")
     description, neighbours = machine(), Neighbours()
     with workspace() as folder:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from _common import (
     machine,
     number,
     print_table,
-    shared_directory,
+    shared_with_weights,
     workspace,
     write_json,
 )
@@ -243,9 +242,7 @@ def main() -> None:
         content = json.loads(((args.results or RESULTS) / "operating_point.json").read_text())
         draw(content["rows"], args.figures)
         return
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     sklearn.set_config(enable_metadata_routing=True)
     description, neighbours = machine(), Neighbours()
     with workspace() as folder:

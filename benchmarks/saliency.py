@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,7 +27,7 @@ from _common import (
     machine,
     number,
     print_table,
-    shared_directory,
+    shared_with_weights,
     workspace,
     write_json,
 )
@@ -200,9 +199,7 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="folder to draw into")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    shared = shared_directory()
-    if shared is None or not (shared / "weights").is_dir():
-        sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+    shared = shared_with_weights()
     description, neighbours = machine(), Neighbours()
     files, y, learn, look = task(shared, args.n)
     pointing: list[dict[str, Any]] = []

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _common import HERE, RESULTS, Neighbours, machine, shared_directory, workspace, write_json
+from _common import HERE, RESULTS, Neighbours, machine, shared_with_weights, workspace, write_json
+from _tables import STUDIED, ordered_studies
 from _tasks import ants_and_bees, weights_of, xrays
 from choosing import thinned
 from PIL import Image
@@ -34,7 +34,6 @@ from sktransfer.studies import (
     transfer_curve,
 )
 
-SETS = ("chest X-rays", "ants and bees")
 STATIC = HERE.parent / "docs" / "_static"
 
 
@@ -103,7 +102,7 @@ def plot(content: dict[str, Any]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    found = sorted(content["studies"].values(), key=lambda it: (SETS.index(it["set"]), -it["rate"]))
+    found = ordered_studies(content)
     figure, axes = plt.subplots(
         *(len(found), 2), figsize=(11, 3.6 * len(found)), layout="constrained", squeeze=False
     )
@@ -126,7 +125,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--depths", nargs="+", default=["layer1", "layer2", "layer3", "layer4"])
     parser.add_argument("--budgets", nargs="+", type=int, default=[10, 20, 40, 80])
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--sets", nargs="+", default=list(STUDIED), choices=STUDIED)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.001])
     parser.add_argument("--treatments", nargs="+", default=["base", "AnB", "AnB+", "BnB", "random"])
     parser.add_argument("--inits", nargs="+", default=["pretrained", "random", "mean_var"])
@@ -136,9 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     file = (args.results or RESULTS) / "studies.json"
     if not args.plot:
-        shared = shared_directory()
-        if shared is None or not (shared / "weights").is_dir():
-            sys.exit("This needs the shared data and weights: set SKTRANSFER_TEST_SHARED.")
+        shared = shared_with_weights()
         warnings.simplefilter("ignore")
         neighbours = Neighbours()
         studies = json.loads(file.read_text())["studies"] if file.is_file() else {}

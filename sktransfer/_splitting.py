@@ -36,7 +36,8 @@ def read_groups(groups: ArrayLike, *, name: str = "groups") -> np.ndarray:
             f"{missing[0]}. Leave them out, or give each a group of its own."
         )
     try:
-        np.unique(column)
+        if column.dtype == object:  # all others have an order
+            np.unique(column)
     except TypeError as error:
         kinds = sorted({type(each).__name__ for each in column})
         raise TypeError(

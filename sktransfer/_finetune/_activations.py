@@ -61,10 +61,12 @@ class Prefix:
         """Bytes per picture."""
         return self.width * self.dtype.itemsize
 
-    @property
-    def storable(self) -> bool:
-        """Whether there is a name for what is done to pictures, to find its results by."""
-        return self.preprocessing.fingerprint is not None
+    def storable(self, augmentation: Any = None) -> bool:
+        """Whether there is a name for what is done to pictures, to find its results by; and for
+        the ``augmentation`` whose draws are kept.
+        """
+        done = [self.preprocessing] if augmentation is None else [self.preprocessing, augmentation]
+        return all(each.fingerprint is not None for each in done)
 
     @property
     def last_stage(self) -> str:

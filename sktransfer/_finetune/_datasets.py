@@ -166,13 +166,14 @@ class PictureRows(LabelledRows):
     def _mixed(self, batch: Tensor, place: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch as mixup has it, its targets, and what the rows weigh then."""
         assert self.n_classes is not None
-        weight = self.weight[place].to(batch.device)
-        labels = one_hot(self.y[place], self.n_classes).to(batch)
+        y, weight = self.y[place], self.weight[place]
         if bool((weight == 1).all()):
-            batch, target = self.augmentation.mix(batch, labels, seed)
+            y = y.to(batch.device)
+            batch, target = self.augmentation.mix(batch, y, seed, n_classes=self.n_classes)
             return batch, {"target": target}
         # Each label with the weight of its own row: that of a row of weight 0 counts nowhere.
-        batch, shares = self.augmentation.mix(batch, labels * weight.to(labels)[:, None], seed)
+        labels = (one_hot(y, self.n_classes) * weight[:, None]).to(batch)
+        batch, shares = self.augmentation.mix(batch, labels, seed)
         total = shares.sum(1)
         tiny = torch.finfo(total.dtype).tiny
         return batch, {"target": shares / total.clamp(min=tiny)[:, None], "weight": total}

@@ -109,7 +109,7 @@ def gather(
             found.failures = unreadable(pictures, prefix)
         return found
     n = len(pictures) * (1 + (n_views or 0))
-    storable = prefix.storable and (n_views is None or augmentation.fingerprint is not None)
+    storable = prefix.storable(None if n_views is None else augmentation)
     place = budget.place(n * prefix.n_bytes, storable=storable)
     if place is Place.STORE:
         budget = budget.where_it_works()

@@ -101,9 +101,7 @@ class Budget:
             ),
         }[place]
         warnings.warn(
-            f"The activations of {n} pictures after {prefix.last_stage} of "
-            f"{prefix.info.reference.name} take "
-            f"{as_size(n * prefix.n_bytes)} ({as_size(prefix.n_bytes)} each), more than the "
+            f"{_how_much(prefix, n)} ({as_size(prefix.n_bytes)} each), more than the "
             f"{as_size(self.memory_bytes)} of memory they may (memory_budget={self.memory!r}): "
             f"{what} A later freeze_depth makes them smaller"
             + ("." if prefix.dtype.itemsize == 2 else ", and so does activation_dtype='float16'."),
@@ -133,8 +131,7 @@ class Budget:
         store = store_for(self.cache)
         assert store is not None
         warnings.warn(
-            f"The activations of {n} pictures after {prefix.last_stage} of "
-            f"{prefix.info.reference.name} take {as_size(n_bytes)}, more than the "
+            f"{_how_much(prefix, n)}, more than the "
             f"{as_size(store.max_bytes)} that the store (cache={self.cache!r}) may hold: they are "
             "kept for one fit, and every other fold and candidate runs the frozen part again. "
             f"cache='a/directory' holds more; {_config.MEMORY_CACHE_VARIABLE} (memory) and "
@@ -251,6 +248,13 @@ def in_a_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def _widened(rows: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(rows))
     return tensor.float() if rows.dtype == np.float16 else tensor
+
+
+def _how_much(prefix: Prefix, n: int) -> str:
+    return (
+        f"The activations of {n} pictures after {prefix.last_stage} of "
+        f"{prefix.info.reference.name} take {as_size(n * prefix.n_bytes)}"
+    )
 
 
 def as_size(n_bytes: int) -> str:

@@ -123,9 +123,7 @@ class Trial:
     def place(self, n: int) -> Place:
         """Where a fit on ``n`` pictures keeps activations."""
         augmentation = resolve_augmentation(self.clf.augmentation) if self.n_views else None
-        storable = self.prefix.storable and (
-            augmentation is None or augmentation.fingerprint is not None
-        )
+        storable = self.prefix.storable(augmentation)
         return self.clf._budget.place(n * self.prefix.n_bytes, storable=storable)
 
     @property

@@ -24,10 +24,7 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import (
-    _check_y,
-    check_is_fitted,
-)
+from sklearn.utils.validation import _check_y, check_is_fitted
 
 from sktransfer._splitting import read_groups
 from sktransfer.metrics import (
