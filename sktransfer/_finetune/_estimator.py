@@ -123,8 +123,9 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     activation_dtype : {"auto", "float16", "float32"}, default="auto"
         What activations at the cut are rounded to and kept in, whether they are cached or not.
         ``"auto"`` is float16, half the bytes (probabilities of a given network move by less than
-        2e-4), and float64 in that ``precision``. Embeddings, with everything frozen, are not
-        rounded, nor are draws of ``augmentation`` that nothing keeps.
+        2e-4, and by up to 2e-3 if its head was solved on few pictures), and float64 in that
+        ``precision``. Embeddings, with everything frozen, are not rounded, nor are draws of
+        ``augmentation`` that nothing keeps.
     memory_budget, disk_budget : int or "auto", default="auto"
         Bytes of memory, and of temporary files, that the activations of a ``fit`` may take;
         ``"auto"`` is half of what is free, to each process. Beyond both, a warning, and the frozen
