@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine, the pictures, one process per case, tables and JSON.
+"""What the benchmarks share: the machine, the images, one process per case, tables and JSON.
 
 It must not know what is measured.
 """
@@ -101,7 +101,7 @@ def _cpu() -> tuple[str, set[str]]:
     return name + (family if {"cpu family", "model"} <= fields.keys() else ""), flags
 
 
-class Neighbours:
+class Neighbors:
     """How much of the machine others used while we measured.
 
     Read from the kernel's own books, so that figures taken on a busy machine say so.
@@ -140,11 +140,11 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-# --- pictures and weights ---------------------------------------------------------------------
+# --- images and weights ---------------------------------------------------------------------
 
 
 def shared_directory() -> Path | None:
-    """`SKTRANSFER_TEST_SHARED`, or a `shared/` folder beside or above the checkout."""
+    """`SKTRANSFER_TEST_SHARED`, or a `shared/` folder alongside or above the checkout."""
     named = os.environ.get("SKTRANSFER_TEST_SHARED")
     root = HERE.parent
     candidates = [Path(named)] if named else [root / "shared", root.parent / "shared"]
@@ -162,9 +162,9 @@ def shared_with_weights() -> Path:
 def photos(n: int, folder: Path) -> tuple[list[str], str]:
     """``n`` distinct JPEG files in ``folder``, and a sentence that says what they are.
 
-    Photographs of ImageNet where there are any, else generated pictures with the spectrum of a
+    Photographs of ImageNet where there are any, else generated images with the spectrum of a
     photograph. Where there are fewer than ``n``, copies carry a comment: equal pixels in files of
-    other bytes, so that nothing that recognises duplicates has an advantage.
+    other bytes, so that nothing that recognizes duplicates has an advantage.
     """
     shared = shared_directory()
     found = sorted((shared / "data" / "imagenet_samples").glob("*.jpg")) if shared else []
@@ -175,7 +175,7 @@ def photos(n: int, folder: Path) -> tuple[list[str], str]:
         what = f"ImageNet photographs, shorter side 288 px, {_mean_kb(originals):.0f} kB"
     else:
         originals = [_photo_like(seed) for seed in range(min(n, 200))]
-        what = f"generated pictures of 384 x 288 px, {_mean_kb(originals):.0f} kB"
+        what = f"generated images of 384 x 288 px, {_mean_kb(originals):.0f} kB"
     paths = []
     for i in range(n):
         data = originals[i % len(originals)]
@@ -186,7 +186,7 @@ def photos(n: int, folder: Path) -> tuple[list[str], str]:
 
 
 def with_comment(jpeg: bytes, number: int) -> bytes:
-    """The same picture in other bytes: a comment segment after the start marker."""
+    """The same image in other bytes: a comment segment after the start marker."""
     text = str(number).encode()
     return jpeg[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + jpeg[2:]
 
@@ -207,10 +207,10 @@ def _photo_like(seed: int) -> bytes:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
     frequency[0, 0] = 1.0
     noise = np.fft.rfft2(rng.standard_normal((3, height, width)))
-    picture = np.fft.irfft2(noise / frequency, s=(height, width))
-    picture = 128 + 50 * picture / picture.std()
+    image = np.fft.irfft2(noise / frequency, s=(height, width))
+    image = 128 + 50 * image / image.std()
     buffer = io.BytesIO()
-    pixels = np.clip(picture, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    pixels = np.clip(image, 0, 255).astype(np.uint8).transpose(1, 2, 0)
     Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
 

@@ -30,7 +30,7 @@ Extract = Callable[[Sequence[str]], np.ndarray]
 
 
 class Spy:
-    """Sees the job of every run of sktransfer: counts pictures, keeps the job for the bound."""
+    """Sees the job of every run of sktransfer: counts images, keeps the job for the bound."""
 
     def __init__(self) -> None:
         from sktransfer import _extractor
@@ -67,7 +67,7 @@ def bound(spy: Spy, n: int, *, on_cpu: bool) -> dict[str, float]:
     """Seconds that decoding alone and the network alone take, each with all cores.
 
     Decoding is everything up to the uint8 square; the network is its warmed pass over one resident
-    batch. On a CPU they share the cores, so the bound is their sum; beside a GPU, the longer one.
+    batch. On a CPU they share the cores, so the bound is their sum; with a GPU, the longer one.
     """
     job, source, cores = spy.job, spy.source, n_cores()
 
@@ -340,7 +340,7 @@ def measure(
         used.append(cpu_seconds() - busy)
         peak = peak or peak_memory_mb()
         if rows.shape[0] != n:
-            raise RuntimeError(f"{rows.shape[0]} rows for {n} pictures")
+            raise RuntimeError(f"{rows.shape[0]} rows for {n} images")
         if spy is not None:
             bounds.append(bound(spy, n, on_cpu=device == "cpu"))
     result: dict[str, Any] = {

@@ -71,7 +71,7 @@ def where(content: dict[str, Any]) -> str:
 def extraction(content: dict[str, Any]) -> str:
     parts = [
         where(content),
-        f"{content['n']} {content['pictures']}; median of {content['rounds']} turns.\n",
+        f"{content['n']} {content['images']}; median of {content['rounds']} turns.\n",
     ]
     header = ("", "images/s", "times the best peer", "of the bound", "peak MB", "difference")
     for network, summary in content["networks"].items():
@@ -99,7 +99,7 @@ def extraction(content: dict[str, Any]) -> str:
 def search(content: dict[str, Any]) -> str:
     parts = [
         where(content),
-        f"{content['n']} pictures, {content['network']}, {content['folds']} folds, "
+        f"{content['n']} images, {content['network']}, {content['folds']} folds, "
         f"{content['candidates']} values of ``clf__C``.\n",
     ]
     header = ("", "embedded", "seconds", "times sktransfer's", "embedded again", "seconds again")
@@ -121,7 +121,7 @@ def search(content: dict[str, Any]) -> str:
 
 
 def hits(content: dict[str, Any]) -> str:
-    header = ("tier", "pictures", "hit, ms", "of it hashing, ms", "miss, ms")
+    header = ("tier", "images", "hit, ms", "of it hashing, ms", "miss, ms")
     rows = [
         (
             row["tier"],
@@ -137,7 +137,7 @@ def hits(content: dict[str, Any]) -> str:
 
 
 def scaling(content: dict[str, Any]) -> str:
-    header = ("pictures", "ms each", "peak MB", "output MB", "memory tier MB", "net growth MB")
+    header = ("images", "ms each", "peak MB", "output MB", "memory tier MB", "net growth MB")
     rows = [
         (
             number(row["n"], 9),
@@ -154,7 +154,7 @@ def scaling(content: dict[str, Any]) -> str:
 
 
 def engines(content: dict[str, Any]) -> str:
-    header = ("", "engine", "precision", "images/s", "times eager", "difference", "to settle, s")
+    header = ("", "engine", "precision", "images/s", "times eager", "difference", "to resolve, s")
     eager = {
         record["network"]: record["images_per_second"]
         for record in content["records"]
@@ -168,7 +168,7 @@ def engines(content: dict[str, Any]) -> str:
             number(record["images_per_second"]),
             number(record["images_per_second"] / eager[record["network"]], 2),
             f"{record['difference']:.0e}",
-            number(record["seconds_to_settle"], 2),
+            number(record["seconds_to_resolve"], 2),
         )
         for record in content["records"]
     ]
@@ -194,8 +194,8 @@ def finetune(content: dict[str, Any]) -> str:
 
 def operating_point(content: dict[str, Any]) -> str:
     header = (
-        *("model", "threshold from", "ROC AUC", "sensitivity, patients", "sensitivity, pictures"),
-        *("specificity, pictures", "calibration slope", "Brier score"),
+        *("model", "threshold from", "ROC AUC", "sensitivity, patients", "sensitivity, images"),
+        *("specificity, images", "calibration slope", "Brier score"),
     )
     rows = [
         (
@@ -212,7 +212,7 @@ def operating_point(content: dict[str, Any]) -> str:
     ]
     tp, fn, fp, tn = content["rows"][-1]["counts"]
     text = (
-        f"{tp + fn} pictures with and {fp + tn} without pneumonia of held-out patients "
+        f"{tp + fn} images with and {fp + tn} without pneumonia of held-out patients "
         f"({content['machine']['date'][:10]}).\n\n{rst_table(header, rows)}"
     )
     several = content["repeated"]
@@ -221,7 +221,7 @@ def operating_point(content: dict[str, Any]) -> str:
         below = sum(value < 0.95 for value in patients)
         text += (
             f"\nOver {len(patients)} draws of the held-out patients, the extractor found all "
-            f"pictures of {several['patients']['mean']:.3f} of the patients on average "
+            f"images of {several['patients']['mean']:.3f} of the patients on average "
             f"({min(patients):.3f} to {max(patients):.3f}; below 0.95 in {below} of the draws, in "
             "which the held-out patients themselves are a sample), at a specificity of "
             f"{several['specificity']['mean']:.3f}.\n"
@@ -244,7 +244,7 @@ def imbalance(content: dict[str, Any]) -> str:
     rows = [(row["case"], *(f"{row[name]:.3f}" for name in names)) for row in content["rows"]]
     first = content["rows"][0]
     return (
-        f"{first['positive']:.0f} of {first['rows']:.0f} pictures positive, five folds grouped by "
+        f"{first['positive']:.0f} of {first['rows']:.0f} images positive, five folds grouped by "
         f"patient, mean of {len(first['repeats'])} draws of the patients "
         f"({content['machine']['date'][:10]}).\n\n{rst_table(header, rows)}"
     )
@@ -260,7 +260,7 @@ def domain_distance(content: dict[str, Any]) -> str:
         rows.append((f"**{field}**", "", *values))
     middle = ((r["similar_below"] * r["dissimilar_above"]) ** 0.5 for r in content["thresholds"])
     rows.append(("**threshold**", "", *(f"**{value:.3f}**" for value in middle)))
-    return rst_table(("pictures", "used as", *networks), rows)
+    return rst_table(("images", "used as", *networks), rows)
 
 
 def choosing_ranking(content: dict[str, Any]) -> str:
@@ -291,7 +291,7 @@ def choosing_ranking(content: dict[str, Any]) -> str:
     ]
     best = ("network", "layer", "loo_ridge", "best_share", "accuracy")
     return (
-        f"{content['n']} pictures, {len(content['rows'])} pairs of network and layer.\n\n"
+        f"{content['n']} images, {len(content['rows'])} pairs of network and layer.\n\n"
         f"{rst_table(header, agreement)}\nThe first eight:\n\n{rst_table(best, rows)}"
     )
 
@@ -307,7 +307,7 @@ def choosing_cost(content: dict[str, Any]) -> str:
         for row in content["rows"]
     ]
     header = ("network", "extraction, s", "ranking, s", "ratio")
-    return f"{content['n']} pictures. {where(content)}\n{rst_table(header, rows)}"
+    return f"{content['n']} images. {where(content)}\n{rst_table(header, rows)}"
 
 
 def choosing_strategies(content: dict[str, Any]) -> str:
@@ -320,7 +320,7 @@ def choosing_strategies(content: dict[str, Any]) -> str:
             text = f"{mean[name]:.3f}" if name in mean else "-"
             cells.append(f"**{text}**" if name in row["readings"] else text)
         rows.append((row["set"], str(row["n"]), row["quadrant"], *cells))
-    header = ("pictures", "n", "quadrant", *names)
+    header = ("images", "n", "quadrant", *names)
     splits = max(len(v) for row in content["rows"] for v in row["scores"].values())
     return (
         f"{content['network']}, {splits} splits of 60 % to 40 %, {content['epochs']} epochs. What "
@@ -334,7 +334,7 @@ def choosing_layers(content: dict[str, Any]) -> str:
         (row["set"], str(row["n"]), row["backbone"], *(f"{row[case]:.3f}" for case in cases))
         for row in content["rows"]
     ]
-    return rst_table(("pictures", "n", "network", *cases), rows)
+    return rst_table(("images", "n", "network", *cases), rows)
 
 
 def ordered_studies(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -368,7 +368,7 @@ def studies(content: dict[str, Any]) -> str:
             for init, by in lengths.items()
         ]
         title = (
-            f"**{found['set']}, learning rate {found['rate']:g}**: {found['n_train']} pictures to "
+            f"**{found['set']}, learning rate {found['rate']:g}**: {found['n_train']} images to "
             f"train on, {found['n_test']} to test on"
         )
         parts.append(
@@ -381,18 +381,16 @@ def studies(content: dict[str, Any]) -> str:
         f"{its['network']} at {its['image_size']} px, {its['epochs']} epochs in the first study, "
         f"one training of each ({content['machine']['date'][:10]}).\n"
     )
-    picture = (
-        ".. image:: ../_static/studies.png\n   :alt: scores by stages taken over and by steps\n"
-    )
-    return "\n".join([first, picture, *parts])
+    image = ".. image:: ../_static/studies.png\n   :alt: scores by stages taken over and by steps\n"
+    return "\n".join([first, image, *parts])
 
 
 def depth_search(content: dict[str, Any]) -> str:
     parts = [where(content)]
-    header = ("trained", "", "seconds", "times faster", "score", "standard error", "foretold, s")
+    header = ("trained", "", "seconds", "times faster", "score", "standard error", "predicted, s")
     for task, found in content["summary"].items():
         its = content["settings"][task]
-        many = "" if its["n"] is None else f"{its['n']} pictures, "
+        many = "" if its["n"] is None else f"{its['n']} images, "
         parts.append(
             f"**{task}**: {many}{its['folds']} folds, {its['epochs']} epochs, batches of "
             f"{its['batch_size']}, learning rate {its['lr']:g}.\n"
@@ -401,7 +399,7 @@ def depth_search(content: dict[str, Any]) -> str:
             (
                 *(row["case"], row["who"], number(row["seconds"]), number(row["times"])),
                 *(f"{row['mean']:.3f}", number(row["standard_error"], 2)),
-                number(row.get("foretold_seconds")),
+                number(row.get("predicted_seconds")),
             )
             for row in found["rows"]
         ]
@@ -411,8 +409,8 @@ def depth_search(content: dict[str, Any]) -> str:
                 rows.append((*once, "", "", "", ""))
         for row in found["total"]:
             memory = f"{row['who']} ({number(row['peak_mb'])} MB)"
-            seconds, foretold = number(row["seconds"]), number(row.get("foretold_seconds"))
-            rows.append(("**all**", memory, seconds, number(row["times"]), "", "", foretold))
+            seconds, predicted = number(row["seconds"]), number(row.get("predicted_seconds"))
+            rows.append(("**all**", memory, seconds, number(row["times"]), "", "", predicted))
         for row in found.get("with_full", []):
             bound = f"{number(row['times'])} (bound {number(row['bound'])})"
             rows.append(

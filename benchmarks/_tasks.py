@@ -1,4 +1,4 @@
-"""Real pictures with labels, and the networks whose weights are at hand, for the benchmarks about
+"""Real images with labels, and the networks whose weights are at hand, for the benchmarks about
 choosing. It must not know what is measured.
 """
 
@@ -18,7 +18,7 @@ from sktransfer import PretrainedFeatureExtractor, list_backbones
 
 @dataclass
 class Task:
-    """Pictures with labels; ``groups`` are patients or lesions, where there are any."""
+    """Images with labels; ``groups`` are patients or lesions, where there are any."""
 
     name: str
     X: Any
@@ -48,7 +48,7 @@ def ants_and_bees(shared: Path) -> Task:
 
 
 def pneumonia_mnist(shared: Path, n: int | None = None) -> Task:
-    """The training part; ``n`` of its pictures, drawn once, keeping the share of the classes."""
+    """The training part; ``n`` of its images, drawn once, keeping the share of the classes."""
     with np.load(shared / "data" / "pneumoniamnist" / "pneumoniamnist.npz") as file:
         X, y = file["train_images"], file["train_labels"].ravel().astype(int)
     if n is not None:

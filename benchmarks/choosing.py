@@ -1,4 +1,4 @@
-"""How well the tools for choosing choose, on real pictures.
+"""How well the tools for choosing choose, on real images.
 
     python benchmarks/choosing.py [--tasks ranking cost strategies layers]
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import Neighbours, machine, print_table, shared_with_weights, workspace, write_json
+from _common import Neighbors, machine, print_table, shared_with_weights, workspace, write_json
 from _tasks import Task, ants_and_bees, extractors, lesions, pneumonia_mnist, xrays
 from scipy.stats import kendalltau, spearmanr
 from sklearn.base import clone
@@ -34,8 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer import describe_backbone
-from sktransfer.model_selection import grouped_train_test_split
-from sktransfer.selection import rank_backbones, recommend_strategy
+from sktransfer.model_selection import grouped_train_test_split, rank_backbones, recommend_strategy
 
 NETWORKS = ("efficientnet_lite0", "resnet18", "mobilenet_v2", "squeezenet1_0")
 METRICS = ("loo_ridge", "knn", "logme", "hscore")
@@ -120,7 +119,7 @@ def cost(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 
 def thinned(task: Task, n: int | None) -> Task:
-    """Every k-th picture, so that about ``n`` are left."""
+    """Every k-th image, so that about ``n`` are left."""
     if n is None or n >= len(task.y):
         return task
     rows = np.unique(np.linspace(0, len(task.y) - 1, n).astype(int))
@@ -217,7 +216,7 @@ def main() -> None:
     parser.add_argument("--n-cost", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--strategy-network", default="efficientnet_lite0")
-    parser.add_argument("--n-strategy", type=int, help="pictures of a set in strategies")
+    parser.add_argument("--n-strategy", type=int, help="images of a set in strategies")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--store", type=Path, help="folder of activations, to be kept")
@@ -227,9 +226,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with workspace() as folder:
         for task in args.tasks:
-            description, neighbours = machine(), Neighbours()
+            description, neighbors = machine(), Neighbors()
             content = TASKS[task](shared, args, args.store or folder)
-            content = {"machine": description, "others_share": neighbours.share(), **content}
+            content = {"machine": description, "others_share": neighbors.share(), **content}
             write_json(f"choosing_{task}", content, args.results)
 
 

@@ -5,7 +5,7 @@
 The recipe: ResNet-18, everything before the trained stages frozen by ``requires_grad``, files
 decoded and run in every epoch. Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). What
 is measured is written after every step (a fold of the recipe, a whole search of ours); a later call
-with the same settings goes on from there, and ``--again`` measures the named tasks anew.
+with the same settings goes on from there, and ``--again`` measures the named tasks again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from _common import (
     RESULTS,
-    Neighbours,
+    Neighbors,
     answer,
     in_own_process,
     machine,
@@ -73,7 +73,7 @@ SAME = {
 OURS = {"sktransfer": SAME, "sktransfer, head solved first": {}}
 
 
-def pictures(shared: Path, data: str, n: int | None) -> tuple[np.ndarray, np.ndarray, Any]:
+def images(shared: Path, data: str, n: int | None) -> tuple[np.ndarray, np.ndarray, Any]:
     """Files, labels and groups of a data set; of ``n`` files, half of each class."""
     if data == "chest":
         X, y, groups = chest(shared)
@@ -108,7 +108,7 @@ def recipe_fold(
     from skorch import NeuralNetClassifier
     from torchvision.models import ResNet18_Weights, get_model
 
-    X, y, groups = pictures(Path(shared), data, settings["n"])
+    X, y, groups = images(Path(shared), data, settings["n"])
     train, test = folds_of(y, groups, settings["folds"])[fold]
     file, transform = weights_of(Path(shared), BACKBONE), ResNet18_Weights.DEFAULT.transforms()
 
@@ -121,8 +121,8 @@ def recipe_fold(
 
         def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
             row = self.rows[i]
-            with Image.open(X[row]) as picture:
-                return transform(picture.convert("RGB")), int(y[row])
+            with Image.open(X[row]) as image:
+                return transform(image.convert("RGB")), int(y[row])
 
     class Transfer(torch.nn.Module):
         def __init__(self) -> None:
@@ -159,10 +159,10 @@ def recipe_fold(
 def own_search(
     data: str, cases: list[str], who: str, shared: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Our search over some depths, all pictures brought to all cuts in one pass before: what was
-    foretold, and what it took."""
+    """Our search over some depths, all images brought to all cuts in one pass before: what was
+    predicted, and what it took."""
     warnings.simplefilter("ignore")
-    X, y, groups = pictures(Path(shared), data, settings["n"])
+    X, y, groups = images(Path(shared), data, settings["n"])
     folds = folds_of(y, groups, settings["folds"])
     clf = FineTuneClassifier(
         BACKBONE,
@@ -189,13 +189,13 @@ def own_search(
         "seconds": total,
         "one_pass_seconds": one_pass,
         "planning_seconds": planning,
-        "foretold_seconds": plan.total_seconds,
-        "foretold_bytes": plan.total_bytes,
+        "predicted_seconds": plan.total_seconds,
+        "predicted_bytes": plan.total_bytes,
         "peak_mb": peak_memory_mb(),
         "cases": {
             case: {
                 "seconds": k * float(results["mean_fit_time"][i] + results["mean_score_time"][i]),
-                "foretold_seconds": float(plan.table["seconds"][i]),
+                "predicted_seconds": float(plan.table["seconds"][i]),
                 "scores": [float(results[f"split{f}_test_score"][i]) for f in range(k)],
             }
             for i, case in enumerate(cases)
@@ -238,12 +238,12 @@ def measure(
             for name, asked in steps(task, settings[task]):
                 if name in content["steps"]:
                     continue
-                neighbours = Neighbours()
+                neighbors = Neighbors()
                 arguments = {**asked, "shared": str(shared), "settings": settings[task]}
                 found = in_own_process("depth_search.py", arguments, folder)
                 if "skipped" in found:
                     sys.exit(f"{name}: {found['skipped']}")
-                found["others_share"] = neighbours.share()
+                found["others_share"] = neighbors.share()
                 content["steps"][name] = found
                 print(f"{name}: {found['seconds']:.1f} s", flush=True)
                 content["summary"] = summary(content)
@@ -253,7 +253,7 @@ def measure(
 def summary(content: dict[str, Any]) -> dict[str, Any]:
     """Of each task that is complete: a row per depth and one for the whole grid.
 
-    The first depth's seconds are those of a search by itself, its pass over the pictures included;
+    The first depth's seconds are those of a search by itself, its pass over the images included;
     those of the others are without the pass, which the grid makes once for all.
     """
     found = {}
@@ -281,7 +281,7 @@ def summary(content: dict[str, Any]) -> dict[str, Any]:
                 row = _scored(own["cases"][case])
                 alone = done.get(f"{task}/{who}/alone", {"cases": {}})
                 if case in alone["cases"]:
-                    row |= {key: alone[key] for key in ("seconds", "foretold_seconds")}
+                    row |= {key: alone[key] for key in ("seconds", "predicted_seconds")}
                 times = plain["seconds"] / row["seconds"]
                 rows.append({"case": case, "who": who, **row, "times": times})
         seconds = sum(fold["seconds"] for folds in recipe.values() for fold in folds)
@@ -292,7 +292,7 @@ def summary(content: dict[str, Any]) -> dict[str, Any]:
                 {
                     "who": who,
                     "times": seconds / own["seconds"],
-                    **{key: own[key] for key in ("seconds", "peak_mb", "foretold_seconds")},
+                    **{key: own[key] for key in ("seconds", "peak_mb", "predicted_seconds")},
                     **{key: own[key] for key in ("planning_seconds", "one_pass_seconds")},
                 }
             )
@@ -334,8 +334,8 @@ def main() -> None:
     parser.add_argument("--chest-folds", type=int, default=3)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--n", type=int, help="pictures, half of each class; default: all")
-    parser.add_argument("--again", action="store_true", help="measure the named tasks anew")
+    parser.add_argument("--n", type=int, help="images, half of each class; default: all")
+    parser.add_argument("--again", action="store_true", help="measure the named tasks again")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
     shared = shared_with_weights()
@@ -374,16 +374,16 @@ def report(found: dict[str, Any]) -> None:
                 number(row["times"]),
                 f"{row['mean']:.3f}",
                 number(row["standard_error"], 2),
-                number(row.get("foretold_seconds")),
+                number(row.get("predicted_seconds")),
             )
             for row in each["rows"]
         ]
         lines += [
             ("in total", row["who"], number(row["seconds"]), number(row["times"]), "-", "-")
-            + (number(row.get("foretold_seconds")),)
+            + (number(row.get("predicted_seconds")),)
             for row in each["total"]
         ]
-        header = ("trained", "", "seconds", "times faster", "score", "error", "foretold")
+        header = ("trained", "", "seconds", "times faster", "score", "error", "predicted")
         print_table(task, header, lines)
 
 

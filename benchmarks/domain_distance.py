@@ -1,4 +1,4 @@
-"""How far kinds of pictures are from ImageNet for every network at hand, and the thresholds that
+"""How far kinds of images are from ImageNet for every network at hand, and the thresholds that
 follow.
 
     python benchmarks/domain_distance.py [--write]
@@ -31,13 +31,13 @@ from _tasks import (
 from PIL import Image, ImageFilter, ImageOps
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sktransfer.backbones import load_backbone
-from sktransfer.selection import domain_distance
+from sktransfer._backbones import load_backbone
+from sktransfer.model_selection import domain_distance
 
 CALIBRATION = HERE.parent / "sktransfer" / "selection" / "calibration.json"
 # Whose thresholds are borrowed where there are none.
 DEFAULTS = {"efficientnet_lite0": "batch_norm", "squeezenet1_0": "embedding"}
-# Ranges of ImageNet's classes; of the sample pictures, those with fewer than eight are left out.
+# Ranges of ImageNet's classes; of the sample images, those with fewer than eight are left out.
 SUBSETS = {
     "animals": [(0, 398)],
     "objects": [(398, 1000)],
@@ -61,7 +61,7 @@ def natural(shared: Path) -> dict[str, Any]:
 
 
 def other(shared: Path) -> dict[str, Any]:
-    """Pictures of other kinds."""
+    """Images of other kinds."""
     return {
         "chest X-rays": xrays(shared).X,
         "PneumoniaMNIST, 28 px": pneumonia_mnist(shared).X,
@@ -75,14 +75,14 @@ def not_used(shared: Path) -> dict[str, Any]:
     photographs = [Image.open(path).convert("RGB") for path in imagenet(shared).X]
 
     def changed(how: Callable[[Image.Image], Image.Image]) -> list[Image.Image]:
-        return [how(picture) for picture in photographs]
+        return [how(image) for image in photographs]
 
     return {
         "ants and bees": ants_and_bees(shared).X,
         "skin lesions": lesions(shared).X,
         "ImageNet, turned by 90 degrees": changed(lambda p: p.rotate(90, expand=True)),
         "ImageNet, inverted": changed(ImageOps.invert),
-        "ImageNet, grey": changed(ImageOps.grayscale),
+        "ImageNet, gray": changed(ImageOps.grayscale),
         "ImageNet, blurred": changed(lambda p: p.filter(ImageFilter.GaussianBlur(4))),
         "ImageNet, 28 px": changed(lambda p: ImageOps.fit(p, (28, 28))),
     }

@@ -3,7 +3,7 @@
     python benchmarks/engines.py [--networks resnet18 resnet50] [--batch 32] [--rounds 8]
 
 Weights are random. The contestants take turns, and the best round of each counts. On a machine with
-neighbours the second figure is the one to trust: cores x images per second of processor time, which
+neighbors the second figure is the one to trust: cores x images per second of processor time, which
 is what the wall clock would show if nobody else were there and no core ever idle.
 """
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, Neighbours, machine, n_cores, number, print_table, write_json
+from _common import RESULTS, Neighbors, machine, n_cores, number, print_table, write_json
 
-from sktransfer.backbones import load_backbone
+from sktransfer._backbones import load_backbone
+from sktransfer._frozen import FrozenNetwork, Recipe, Tap, resolve_engine
 from sktransfer.exceptions import SkTransferError
-from sktransfer.frozen import FrozenNetwork, Recipe, Tap, resolve_engine
 
 TAPS = (Tap(None, None),)
 RECIPES = [
@@ -37,7 +37,7 @@ def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
     works: dict[tuple[str, str], Callable[[], torch.Tensor]] = {
         ("eager", "float32"): lambda: backbone.embed(batch)
     }
-    seconds_to_settle = {}
+    seconds_to_resolve = {}
     for engine, precision in RECIPES:
         try:
             resolve_engine(engine, precision, "cpu")
@@ -49,7 +49,7 @@ def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
         except (SkTransferError, ValueError) as error:
             print(f"{network}, {engine}, {precision}: {error}")
             continue
-        seconds_to_settle[engine, precision] = time.perf_counter() - start
+        seconds_to_resolve[engine, precision] = time.perf_counter() - start
         works[engine, precision] = lambda frozen=frozen: frozen.run(batch, TAPS)[0]
     right = works["eager", "float32"]().double()
     away = {
@@ -72,7 +72,7 @@ def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
             "images_per_second": batch_size / wall,
             "images_per_core_second_times_cores": batch_size / cpu * n_cores(),
             "difference": away[engine, precision],
-            "seconds_to_settle": seconds_to_settle.get((engine, precision), 0.0),
+            "seconds_to_resolve": seconds_to_resolve.get((engine, precision), 0.0),
         }
         for (engine, precision), (wall, cpu) in best.items()
     ]
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(n_cores())
-    neighbours = Neighbours()
+    neighbors = Neighbors()
     records: list[dict[str, Any]] = []
     for network in arguments.networks:
         records += measure(network, arguments.batch, arguments.rounds)
@@ -99,7 +99,7 @@ def main() -> None:
             "wall clock",
             "processor time",
             "difference",
-            "settle s",
+            "resolve s",
         ],
         [
             [
@@ -109,7 +109,7 @@ def main() -> None:
                 number(record["images_per_second"]),
                 number(record["images_per_core_second_times_cores"]),
                 f"{record['difference']:.1e}",
-                number(record["seconds_to_settle"], 2),
+                number(record["seconds_to_resolve"], 2),
             ]
             for record in records
         ],
@@ -118,7 +118,7 @@ def main() -> None:
         "machine": machine(),
         "batch": arguments.batch,
         "rounds": arguments.rounds,
-        "others_share": neighbours.share(),
+        "others_share": neighbors.share(),
         "records": records,
     }
     write_json("engines", content, arguments.results)

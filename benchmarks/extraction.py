@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from _common import (
-    Neighbours,
+    Neighbors,
     in_own_process,
     machine,
     median,
@@ -36,7 +36,7 @@ OURS = {
     "sktransfer openvino bfloat16": {"engine": "openvino", "precision": "bfloat16"},
     "sktransfer auto bfloat16": {"engine": "auto", "precision": "bfloat16"},
 }
-# What the plain recipe could do with the same loss of digits. Beside the contest: no peer does it.
+# What the plain recipe could do with the same loss of digits. Outside the contest: no peer does it.
 AUTOCAST = "torchvision under bfloat16 autocast"
 
 
@@ -176,7 +176,7 @@ def report(network: str, summary: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=200, help="pictures")
+    parser.add_argument("--n", type=int, default=200, help="images")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every contestant")
     parser.add_argument("--passes", type=int, default=1, help="timed passes in a turn")
     parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"])
@@ -185,18 +185,18 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of sktransfer, torchvision and timm")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     with workspace() as folder:
         (folder / "photos").mkdir()
-        paths, pictures = photos(args.n, folder / "photos")
+        paths, images = photos(args.n, folder / "photos")
         networks = {name: race(name, args, folder, paths) for name in args.networks}
     for name, summary in networks.items():
         report(name, summary)
     content = {
         "machine": description,
-        "others_share": neighbours.share(),
+        "others_share": neighbors.share(),
         "n": args.n,
-        "pictures": pictures,
+        "images": images,
         "batch_size": BATCH,
         "rounds": args.rounds,
         "device": args.device,

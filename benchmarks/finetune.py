@@ -1,4 +1,4 @@
-"""How well fine-tuning does on real pictures: against the frozen probe, and against plain skorch.
+"""How well fine-tuning does on real images: against the frozen probe, and against plain skorch.
 
     python benchmarks/finetune.py [--tasks hymenoptera chest skorch] [--seeds 3]
 
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from _common import (
     RESULTS,
-    Neighbours,
+    Neighbors,
     machine,
     number,
     print_table,
@@ -148,8 +148,8 @@ def against_skorch(shared: Path, args: argparse.Namespace, store: Path) -> list[
         def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
             from PIL import Image
 
-            with Image.open(self.paths[i]) as picture:
-                return transform(picture.convert("RGB")), int(self.labels[i])
+            with Image.open(self.paths[i]) as image:
+                return transform(image.convert("RGB")), int(self.labels[i])
 
     class Transfer(torch.nn.Module):
         def __init__(self) -> None:
@@ -226,7 +226,7 @@ def main() -> None:
     args = parser.parse_args()
     shared = shared_with_weights()
     warnings.simplefilter("ignore")
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     rows: list[dict[str, Any]] = []
     with workspace() as folder:
         for task in args.tasks:
@@ -252,7 +252,7 @@ def main() -> None:
     kept = [each for each in earlier if (each["task"], each["backbone"]) not in measured]
     order = ["hymenoptera", "chest", "side by side"]
     rows = sorted(kept + rows, key=lambda each: order.index(each["task"]))
-    content = {"machine": description, "others_share": neighbours.share(), "rows": rows}
+    content = {"machine": description, "others_share": neighbors.share(), "rows": rows}
     write_json("finetune", content, args.results)
 
 

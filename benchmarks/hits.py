@@ -1,8 +1,8 @@
-"""What a picture costs that was embedded before: a warm hit, in memory and in a directory.
+"""What an image costs that was embedded before: a warm hit, in memory and in a directory.
 
     python benchmarks/hits.py [--n 200] [--network resnet18]
 
-For 224-pixel arrays and for JPEG files; milliseconds a picture, the network not run once.
+For 224-pixel arrays and for JPEG files; milliseconds an image, the network not run once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from _common import (
-    Neighbours,
+    Neighbors,
     answer,
     in_own_process,
     machine,
@@ -35,7 +35,7 @@ from _contestants import Spy, sktransfer_extractor
 def measure(
     network: str, weights: str, paths: list[str], tier: str, kind: str, repeats: int
 ) -> dict[str, Any]:
-    """Milliseconds a picture of a transform whose rows are all there."""
+    """Milliseconds an image of a transform whose rows are all there."""
     import sktransfer
 
     X = paths if kind == "JPEG files" else _arrays(paths)
@@ -52,7 +52,7 @@ def measure(
                 sktransfer.clear_cache()  # the memory in front of it
             times.append(seconds(lambda: feat.transform(X)))
         if spy.n_images != embedded:
-            raise RuntimeError(f"{spy.n_images - embedded} pictures were embedded again")
+            raise RuntimeError(f"{spy.n_images - embedded} images were embedded again")
     hashing = seconds(lambda: [blake2b(each, digest_size=16).digest() for each in contents])
     per_image = 1000 / len(X)
     return {
@@ -74,16 +74,16 @@ def _arrays(paths: list[str]) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=200, help="pictures")
+    parser.add_argument("--n", type=int, default=200, help="images")
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     rows: list[dict[str, Any]] = []
     with workspace() as folder:
         (folder / "photos").mkdir()
-        paths, pictures = photos(args.n, folder / "photos")
+        paths, images = photos(args.n, folder / "photos")
         weights = random_weights(args.network, folder)
         for tier in ("memory", "directory"):
             for kind in ("JPEG files", "arrays"):
@@ -104,16 +104,16 @@ def main() -> None:
         for row in rows
         if "skipped" not in row
     ]
-    header = ("tier", "pictures", "hit ms", "slowest ms", "of it hash ms", "miss ms")
-    print_table(f"A picture embedded before, {args.network} at 224 px, n={args.n}", header, lines)
+    header = ("tier", "images", "hit ms", "slowest ms", "of it hash ms", "miss ms")
+    print_table(f"An image embedded before, {args.network} at 224 px, n={args.n}", header, lines)
     for row in rows:
         if "skipped" in row:
             print(f"not run: {row['tier']}, {row['kind']}: {row['skipped']}")
     content = {
         "machine": description,
-        "others_share": neighbours.share(),
+        "others_share": neighbors.share(),
         "n": args.n,
-        "pictures": pictures,
+        "images": images,
         "network": args.network,
         "temporary_folder": os.fspath(Path(tempfile.gettempdir())),
         "rows": rows,

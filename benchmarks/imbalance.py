@@ -3,7 +3,7 @@
     python benchmarks/imbalance.py [--repeats 10] [--rate 0.08]
 
 Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). Chest X-rays with most of the
-patients with pneumonia left out, so that it is rare; grouped by patient. Test pictures are as rare.
+patients with pneumonia left out, so that it is rare; grouped by patient. Test images are as rare.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _common import (
-    Neighbours,
+    Neighbors,
     machine,
     print_table,
     shared_with_weights,
@@ -64,7 +64,7 @@ def models(extractor: Any, seed: int) -> dict[str, Any]:
 
 
 def thinned(y: np.ndarray, patients: np.ndarray, rate: float, seed: int) -> np.ndarray:
-    """Rows left when patients' positive pictures are dropped until these are ``rate`` of all."""
+    """Rows left when patients' positive images are dropped until these are ``rate`` of all."""
     rng = np.random.default_rng(seed)
     ill = rng.permutation(np.unique(patients[y == 1]))
     keep = np.ones(len(y), dtype=bool)
@@ -117,21 +117,21 @@ def measure(shared: Path, store: Path, repeats: int, rate: float) -> list[dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--rate", type=float, default=0.08, help="share of positive pictures")
+    parser.add_argument("--rate", type=float, default=0.08, help="share of positive images")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
     shared = shared_with_weights()
     warnings.simplefilter("ignore")
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     with workspace() as folder:
         rows = measure(shared, folder / "store", args.repeats, args.rate)
     columns = [name for name in rows[0] if name not in ("case", "repeats", "rows", "positive")]
     print_table(
-        f"{rows[0]['positive']:.0f} of {rows[0]['rows']:.0f} pictures positive",
+        f"{rows[0]['positive']:.0f} of {rows[0]['rows']:.0f} images positive",
         ("case", *columns),
         [(row["case"], *(f"{row[name]:.3f}" for name in columns)) for row in rows],
     )
-    content = {"machine": description, "others_share": neighbours.share(), "rows": rows}
+    content = {"machine": description, "others_share": neighbors.share(), "rows": rows}
     write_json("imbalance", content, args.results)
 
 

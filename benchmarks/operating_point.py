@@ -1,4 +1,4 @@
-"""A sensitivity promised and what came of it: chest X-rays, grouped by patient throughout.
+"""A sensitivity guaranteed and what came of it: chest X-rays, grouped by patient throughout.
 
     python benchmarks/operating_point.py [--repeats 20] [--figures docs/_static]
 
@@ -19,7 +19,7 @@ import pandas as pd
 import sklearn
 from _common import (
     RESULTS,
-    Neighbours,
+    Neighbors,
     machine,
     number,
     print_table,
@@ -39,26 +39,26 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from sktransfer import FineTuneClassifier, OperatingPointClassifier, PretrainedFeatureExtractor
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer.metrics import (
     calibration_intercept,
     calibration_slope,
     operating_point,
     roc_auc_interval,
 )
-from sktransfer.model_selection import grouped_train_test_split
+from sktransfer.model_selection import OperatingPointClassifier, grouped_train_test_split
 
 TARGET = 0.95
 
 
 def pixels(files: Any) -> np.ndarray:
-    """48 x 48 grey levels of each picture."""
+    """48 x 48 gray levels of each image."""
     small = [Image.open(file).convert("L").resize((48, 48), Image.Resampling.BOX) for file in files]
     return np.stack([np.asarray(each, dtype=np.float32).ravel() / 255 for each in small])
 
 
 def tables_of(shared: Path) -> dict[str, np.ndarray]:
-    """What is known of every picture without looking at it.
+    """What is known of every image without looking at it.
 
     The patient's number says nothing about a lung; it says how the collection was put together.
     """
@@ -72,7 +72,7 @@ def tables_of(shared: Path) -> dict[str, np.ndarray]:
 
 
 def cheap_models(shared: Path, store: Path) -> dict[str, Any]:
-    """Models that are fitted anew in every fold."""
+    """Models that are fitted again in every fold."""
     extractor = PretrainedFeatureExtractor(
         "resnet18", weights=weights_of(shared, "resnet18"), cache=store
     )
@@ -103,7 +103,7 @@ def cross_fitted(model: Any, X: Any, y: np.ndarray, patients: np.ndarray) -> Any
 def from_one_fit(model: Any, X: Any, y: np.ndarray, patients: np.ndarray, seed: int = 0) -> Any:
     """Fitted to six tenths; calibrated, and the threshold chosen, on the rest.
 
-    Calibration is monotone, so that it does not matter to the promise that it saw the same rows.
+    Calibration is monotone, so that it does not matter to the guarantee that it saw the same rows.
     """
     fit, decide = grouped_train_test_split(
         np.arange(len(y)), y=y, groups=patients, test_size=0.4, random_state=seed
@@ -125,7 +125,7 @@ def judged(
         "model": name,
         "how": how,
         "threshold": clf.threshold_,
-        "promised on": {
+        "guaranteed on": {
             "positive rows": clf.operating_point_.n_positive,
             "sensitivity": clf.operating_point_.sensitivity,
             "patients": clf.operating_point_.group_sensitivity,
@@ -173,9 +173,9 @@ def held_out(shared: Path, store: Path, backbone: str, *, tuned: bool) -> list[d
 
 
 def repeated(shared: Path, store: Path, repeats: int) -> dict[str, Any]:
-    """The extractor's promise over several draws of the held-out patients."""
+    """The extractor's guarantee over several draws of the held-out patients."""
     X, y, patients = chest(shared)
-    found: dict[str, list[float]] = {"patients": [], "pictures": [], "specificity": []}
+    found: dict[str, list[float]] = {"patients": [], "images": [], "specificity": []}
     for seed in range(repeats):
         develop, test = grouped_train_test_split(
             np.arange(len(y)), y=y, groups=patients, test_size=0.3, random_state=seed
@@ -186,7 +186,7 @@ def repeated(shared: Path, store: Path, repeats: int) -> dict[str, Any]:
         point = operating_point(y[test], score, clf.threshold_, groups=patients[test])
         assert point.group_sensitivity is not None
         found["patients"].append(point.group_sensitivity.estimate)
-        found["pictures"].append(point.sensitivity.estimate)
+        found["images"].append(point.sensitivity.estimate)
         found["specificity"].append(point.specificity.estimate)
     return {name: {"mean": float(np.mean(v)), "values": v} for name, v in found.items()}
 
@@ -198,7 +198,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from sktransfer.inspection import (
+    from sktransfer.metrics import (
         CalibrationDisplay,
         DecisionCurveDisplay,
         ReaderStudyDisplay,
@@ -244,12 +244,12 @@ def main() -> None:
         return
     shared = shared_with_weights()
     sklearn.set_config(enable_metadata_routing=True)
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     with workspace() as folder:
         rows = held_out(shared, folder / "store", args.backbone, tuned=not args.no_tuning)
         several = repeated(shared, folder / "store", args.repeats) if args.repeats else None
     print_table(
-        f"Sensitivity {TARGET} promised; on held-out patients",
+        f"Sensitivity {TARGET} guaranteed; on held-out patients",
         ("model", "scores from", "ROC AUC", "sensitivity", "patients", "specificity", "slope"),
         [
             (
@@ -269,7 +269,7 @@ def main() -> None:
         print(f"Extractor, mean of {args.repeats} draws of the held-out patients: {shares}")
     content = {
         "machine": description,
-        "others_share": neighbours.share(),
+        "others_share": neighbors.share(),
         "rows": rows,
         "repeated": several,
     }

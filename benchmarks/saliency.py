@@ -4,7 +4,7 @@
 
 The first network is that of the curves and figures.
 
-Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). A letter is stamped on every picture
+Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). A letter is stamped on every image
 with pneumonia, and a classifier is trained. Maps of held-out patients are asked where they are
 strongest (the pointing game), and what deleting and inserting in their order does to the score; how
 many of them are called positive without the letter says whether it is what counts. Then the weights
@@ -23,7 +23,7 @@ import matplotlib
 import numpy as np
 import torch
 from _common import (
-    Neighbours,
+    Neighbors,
     machine,
     number,
     print_table,
@@ -47,9 +47,9 @@ from sktransfer.inspection import (
 )
 from sktransfer.model_selection import grouped_train_test_split
 
-# Left, top, right and bottom of the letter on pictures of 320 x 320, inside the network's crop.
+# Left, top, right and bottom of the letter on images of 320 x 320, inside the network's crop.
 BOX = (42, 40, 66, 68)
-# Zhang et al. (2018) count a hit up to 15 pixels away, in pictures of some 500.
+# Zhang et al. (2018) count a hit up to 15 pixels away, in images of some 500.
 MARGIN = 10
 METHODS: dict[str, dict[str, Any]] = {
     "gradient": {"smooth": 16},
@@ -61,11 +61,11 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def stamped(file: str) -> Image.Image:
     """An X-ray with a letter on it."""
-    picture = Image.open(file).convert("L")
+    image = Image.open(file).convert("L")
     font = ImageFont.load_default(size=36)
     left, top, *_ = font.getbbox("R")
-    ImageDraw.Draw(picture).text((BOX[0] - left, BOX[1] - top), "R", fill=235, font=font)
-    return picture
+    ImageDraw.Draw(image).text((BOX[0] - left, BOX[1] - top), "R", fill=235, font=font)
+    return image
 
 
 def task(shared: Path, n: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -102,13 +102,13 @@ def hit(own: np.ndarray) -> bool:
 
 
 def edges(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """How steep the picture is, whatever the network."""
+    """How steep the image is, whatever the network."""
     down, across = torch.gradient(batch.mean(1), dim=(1, 2))
     return (down**2 + across**2).sqrt()
 
 
 def times_input(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """The gradient times the picture, which is half a picture."""
+    """The gradient times the image, which is half an image."""
     batch = batch.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(decision(batch).sum(), batch)
     return (gradient * batch).sum(1).detach()
@@ -128,7 +128,7 @@ class GuidedReLU(torch.autograd.Function):
 
 
 def guided(decision: Any, batch: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """Guided backpropagation, of which Adebayo et al. (2018) found that it shows the picture."""
+    """Guided backpropagation, of which Adebayo et al. (2018) found that it shows the image."""
     batch = batch.clone().requires_grad_()
     with (
         mock.patch.object(torch.nn.ReLU, "forward", lambda _, x: GuidedReLU.apply(x, torch.inf)),
@@ -151,7 +151,7 @@ def forgetting(clf: Any, X: Any, name: str, seeds: int) -> list[dict[str, Any]]:
         ("plain gradient", "gradient", {}),
         ("gradient x input", times_input, {}),
         ("guided backpropagation", guided, {}),
-        ("edges of the picture", edges, {}),
+        ("edges of the image", edges, {}),
     ]
     rows = []
     for label, method, settings in ways:
@@ -191,16 +191,16 @@ def _save(figure: Any, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(BACKBONES))
-    parser.add_argument("--n", type=int, default=100, help="pictures of each class")
-    parser.add_argument("--n-forgetting", type=int, default=4, help="pictures; 0 leaves it out")
+    parser.add_argument("--n", type=int, default=100, help="images of each class")
+    parser.add_argument("--n-forgetting", type=int, default=4, help="images; 0 leaves it out")
     parser.add_argument("--seeds", type=int, default=2, help="draws of the forgetting")
     parser.add_argument("--n-look", type=int, default=30, help="held-out positives to look at")
-    parser.add_argument("--n-curves", type=int, default=12, help="pictures of the curves")
+    parser.add_argument("--n-curves", type=int, default=12, help="images of the curves")
     parser.add_argument("--figures", type=Path, help="folder to draw into")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
     shared = shared_with_weights()
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     files, y, learn, look = task(shared, args.n)
     pointing: list[dict[str, Any]] = []
     forgotten: list[dict[str, Any]] = []
@@ -220,7 +220,7 @@ def main() -> None:
                 "network": backbone,
                 "n": len(seen),
                 "accuracy": clf.score(opened([files[row] for row in look], y[look]), y[look]),
-                # Of those with the letter, and of the same pictures without it.
+                # Of those with the letter, and of the same images without it.
                 "called positive": float(clf.predict(positives).mean()),
                 "called positive without": float(clf.predict(bare).mean()),
                 # In log-odds.
@@ -258,7 +258,7 @@ def main() -> None:
     known = ("accuracy", "called positive", "called positive without", "letter worth")
     print_table(
         "The strongest place is at the letter",
-        ("network", "accuracy", "positive", "without", "worth", "map", "pictures", "hits"),
+        ("network", "accuracy", "positive", "without", "worth", "map", "images", "hits"),
         [
             (
                 r["network"],
@@ -288,7 +288,7 @@ def main() -> None:
     )
     print_table(
         "Areas under curves",
-        ("network", "map", "pictures", "deletion", "insertion"),
+        ("network", "map", "images", "deletion", "insertion"),
         [
             (r["network"], r["map"], str(r["n"]), number(r["deletion"]), number(r["insertion"]))
             for r in areas
@@ -296,7 +296,7 @@ def main() -> None:
     )
     content = {
         "machine": description,
-        "others_share": neighbours.share(),
+        "others_share": neighbors.share(),
         "pointing": pointing,
         "areas": areas,
         "forgetting": forgotten,

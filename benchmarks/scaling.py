@@ -1,8 +1,8 @@
-"""Seconds and memory per picture from a hundred pictures to a hundred thousand.
+"""Seconds and memory per image from a hundred images to a hundred thousand.
 
     python benchmarks/scaling.py [--max 10000] [--network squeezenet1_1]
 
-Small synthetic JPEG files and a small network, so that what grows with the number of pictures is
+Small synthetic JPEG files and a small network, so that what grows with the number of images is
 not hidden behind what does not. Every size runs in a fresh process.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from _common import (
-    Neighbours,
+    Neighbors,
     answer,
     in_own_process,
     machine,
@@ -36,7 +36,7 @@ SIDE_NETWORK = 32
 
 
 def make_files(folder: Path, n: int) -> None:
-    """``n`` distinct small JPEG files: 500 pictures, told apart by a comment."""
+    """``n`` distinct small JPEG files: 500 images, told apart by a comment."""
     import io
 
     import numpy as np
@@ -61,7 +61,7 @@ def files(folder: Path, n: int) -> list[str]:
 
 
 def measure(network: str, weights: str, folder: str, n: int, cache: Any) -> dict[str, Any]:
-    """Seconds a picture and the growth of peak memory, one ``transform`` of ``n`` files."""
+    """Seconds an image and the growth of peak memory, one ``transform`` of ``n`` files."""
     import sktransfer
 
     X = files(Path(folder), n)
@@ -78,7 +78,7 @@ def measure(network: str, weights: str, folder: str, n: int, cache: Any) -> dict
     took = seconds(lambda: rows.append(feat.transform(X)))
     peak = peak_memory_mb()
     if spy.n_images != n:
-        raise RuntimeError(f"{spy.n_images} pictures were embedded, not {n}")
+        raise RuntimeError(f"{spy.n_images} images were embedded, not {n}")
     tier = sktransfer.cache_info().n_bytes / 1e6 if cache else 0.0
     output = rows[0].nbytes / 1e6
     return {
@@ -97,13 +97,13 @@ def measure(network: str, weights: str, folder: str, n: int, cache: Any) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--max", type=int, default=10_000, help="largest number of pictures")
+    parser.add_argument("--max", type=int, default=10_000, help="largest number of images")
     parser.add_argument("--min", type=int, default=100, help="smallest")
     parser.add_argument("--network", default="squeezenet1_1")
     parser.add_argument("--no-cache", action="store_true", help="without the memory tier")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     sizes, size = [], args.min
     while size <= args.max:
         sizes.append(size)
@@ -123,8 +123,8 @@ def main() -> None:
     report(rows, args.network)
     content = {
         "machine": description,
-        "others_share": neighbours.share(),
-        "pictures": f"generated JPEG files of {SIDE_FILE} x {SIDE_FILE} px",
+        "others_share": neighbors.share(),
+        "images": f"generated JPEG files of {SIDE_FILE} x {SIDE_FILE} px",
         "network": args.network,
         "image_size": SIDE_NETWORK,
         "cache": not args.no_cache,
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def _over_thousand(rows: list[dict[str, Any]]) -> float | None:
-    """Net peak of the largest size above that of a thousand pictures."""
+    """Net peak of the largest size above that of a thousand images."""
     net = {row["n"]: row["net_peak_mb"] for row in rows if "net_peak_mb" in row}
     return net[max(net)] - net[1000] if 1000 in net else None
 
@@ -155,7 +155,7 @@ def report(rows: list[dict[str, Any]], network: str) -> None:
         for row in rows
         if "skipped" not in row
     ]
-    header = ("pictures", "ms each", "peak MB", "growth MB", "output MB", "tier MB", "net MB")
+    header = ("images", "ms each", "peak MB", "growth MB", "output MB", "tier MB", "net MB")
     print_table(f"{network} at {SIDE_NETWORK} px, one transform", header, lines)
     for row in rows:
         if "skipped" in row:

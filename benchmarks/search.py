@@ -1,4 +1,4 @@
-"""Pictures embedded and seconds of cross-validation and a grid: sktransfer against a peer.
+"""Images embedded and seconds of cross-validation and a grid: sktransfer against a peer.
 
     python benchmarks/search.py [--n 60] [--network resnet18]
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from _common import (
     RESULTS,
-    Neighbours,
+    Neighbors,
     answer,
     in_own_process,
     machine,
@@ -166,7 +166,7 @@ def fastest_peer(network: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n", type=int, default=60, help="pictures")
+    parser.add_argument("--n", type=int, default=60, help="images")
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--peer", choices=list(PEERS), help="default: fastest in extraction.json")
     parser.add_argument("--rounds", type=int, default=1)
@@ -174,12 +174,12 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
-    description, neighbours = machine(), Neighbours()
+    description, neighbors = machine(), Neighbors()
     peer = args.peer or fastest_peer(args.network)
     rows: list[dict[str, Any]] = []
     with workspace() as folder:
         (folder / "photos").mkdir()
-        paths, pictures = photos(args.n, folder / "photos")
+        paths, images = photos(args.n, folder / "photos")
         weights = random_weights(args.network, folder)
         common = {"network": args.network, "weights": weights, "paths": paths}
         asked = {"mode": "workers", "peer": peer, **common}
@@ -195,9 +195,9 @@ def main() -> None:
     report(rows, args.n)
     content = {
         "machine": description,
-        "others_share": neighbours.share(),
+        "others_share": neighbors.share(),
         "n": args.n,
-        "pictures": pictures,
+        "images": images,
         "network": args.network,
         "engine": args.engine,
         "peer": peer,
@@ -277,7 +277,7 @@ def report(rows: list[dict[str, Any]], n: int) -> None:
             for row in of_task
         ]
         header = ("case", "embedded", "seconds", "x sktransfer", "warm embedded", "warm seconds")
-        print_table(f"{task}, {n} distinct pictures", header, lines)
+        print_table(f"{task}, {n} distinct images", header, lines)
     for row in rows:
         if "skipped" in row:
             print(f"not run: {row['task']}: {row['case']}: {row['skipped']}")

@@ -1,11 +1,11 @@
-"""The two studies on real pictures with pretrained weights, and the pictures of them in the
+"""The two studies on real images with pretrained weights, and the images of them in the
 documentation.
 
     python benchmarks/studies.py [--network resnet18] [--image-size 112] [--n-train 200] [--plot]
 
 Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). All trainings of one study are of
-the same settings, and ``--rates`` gives the learning rates it is made with; half of the pictures,
-patients whole, are to test on. Studies that the results already hold and that are not made anew
+the same settings, and ``--rates`` gives the learning rates it is made with; half of the images,
+patients whole, are to test on. Studies that the results already hold and that are not made again
 stay in them. ``--plot`` draws again what was measured.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _common import HERE, RESULTS, Neighbours, machine, shared_with_weights, workspace, write_json
+from _common import HERE, RESULTS, Neighbors, machine, shared_with_weights, workspace, write_json
 from _tables import STUDIED, ordered_studies
 from _tasks import ants_and_bees, weights_of, xrays
 from choosing import thinned
@@ -137,11 +137,11 @@ def main() -> None:
     if not args.plot:
         shared = shared_with_weights()
         warnings.simplefilter("ignore")
-        neighbours = Neighbours()
+        neighbors = Neighbors()
         studies = json.loads(file.read_text())["studies"] if file.is_file() else {}
         with workspace() as folder:
             content = measure(shared, args, folder, studies)
-        write_json("studies", {"others_share": neighbours.share(), **content}, args.results)
+        write_json("studies", {"others_share": neighbors.share(), **content}, args.results)
     plot(json.loads(file.read_text()))
 
 

@@ -1,9 +1,9 @@
-"""Draws docs/_static/displays/*.png, a picture of every display, from real images.
+"""Draws docs/_static/displays/*.png, an image of every display, from real images.
 
     SKTRANSFER_TEST_SHARED=... python docs/draw_displays.py [NAME ...]
 
-Pictures that are shown are NIH X-rays and PneumoniaMNIST; curves of the chest X-rays come from
-``benchmarks/results``. No person has read any of these pictures for the study of readers: two other
+Images that are shown are NIH X-rays and PneumoniaMNIST; curves of the chest X-rays come from
+``benchmarks/results``. No person has read any of these images for the study of readers: two other
 models stand in for readers, and their names say so.
 """
 
@@ -31,18 +31,19 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer.inspection import (
     AugmentationDisplay,
-    CalibrationDisplay,
     ConfusionExamplesDisplay,
-    ConfusionPairDisplay,
-    DecisionCurveDisplay,
     EmbeddingDisplay,
     ErrorGalleryDisplay,
-    FreezeDepthDisplay,
     HistoryDisplay,
+)
+from sktransfer.metrics import (
+    CalibrationDisplay,
+    ConfusionPairDisplay,
+    DecisionCurveDisplay,
     ReaderStudyDisplay,
     ScoreDistributionDisplay,
 )
-from sktransfer.selection import BackboneRankingDisplay, rank_backbones
+from sktransfer.model_selection import BackboneRankingDisplay, FreezeDepthDisplay, rank_backbones
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "_static" / "displays"
@@ -58,7 +59,7 @@ def shared() -> Path:
 
 @functools.cache
 def mnist(part: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """So many pictures of a part of PneumoniaMNIST, as many of each class."""
+    """So many images of a part of PneumoniaMNIST, as many of each class."""
     with np.load(shared() / "data" / "pneumoniamnist" / "pneumoniamnist.npz") as file:
         X, y = file[f"{part}_images"], file[f"{part}_labels"].ravel().astype(int)
     rng = np.random.default_rng(0)
@@ -116,8 +117,8 @@ def scored(display: Any, **settings: Any) -> Any:
 
 
 def augmentation() -> Any:
-    picture = shared() / "data" / "dicom" / "nih_chest_test1.dcm"
-    display = AugmentationDisplay.from_augmentation("medical", [str(picture)], n_draws=7)
+    image = shared() / "data" / "dicom" / "nih_chest_test1.dcm"
+    display = AugmentationDisplay.from_augmentation("medical", [str(image)], n_draws=7)
     figure = plt.figure(figsize=(8, 4.4), layout="constrained")
     return display.plot(figure=figure, n_columns=4).figure_
 

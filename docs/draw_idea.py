@@ -1,21 +1,21 @@
-"""Draws docs/_static/idea.png, the picture of the idea; run it after changing it."""
+"""Draws docs/_static/idea.png, the image of the idea; run it after changing it."""
 
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-BLUE, GREY, GREEN, INK = "#cfe2f3", "#eeeeee", "#d9ead3", "#333333"
+BLUE, GRAY, GREEN, INK = "#cfe2f3", "#eeeeee", "#d9ead3", "#333333"
 
 
-def box(ax, x, y, width, height, text, colour, dashed=False):
+def box(ax, x, y, width, height, text, color, dashed=False):
     ax.add_patch(
         FancyBboxPatch(
             (x, y),
             width,
             height,
             boxstyle="round,pad=0,rounding_size=0.12",
-            facecolor=colour,
+            facecolor=color,
             edgecolor="#999999" if dashed else INK,
             linestyle="--" if dashed else "-",
             linewidth=1.1,
@@ -32,14 +32,14 @@ def box(ax, x, y, width, height, text, colour, dashed=False):
     )
 
 
-def arrow(ax, start, end, colour=INK, dashed=False):
+def arrow(ax, start, end, color=INK, dashed=False):
     ax.add_patch(
         FancyArrowPatch(
             start,
             end,
             arrowstyle="-|>",
             mutation_scale=11,
-            color=colour,
+            color=color,
             linestyle="--" if dashed else "-",
         )
     )
@@ -50,7 +50,7 @@ ax = figure.add_axes((0, 0, 1, 1))
 ax.set(xlim=(0, 19.2), ylim=(0, 6.6))
 ax.set_axis_off()
 
-box(ax, 0.3, 3.4, 2.5, 1.6, "pictures\n(files, arrays,\nDataFrame)", "white")
+box(ax, 0.3, 3.4, 2.5, 1.6, "images\n(files, arrays,\nDataFrame)", "white")
 arrow(ax, (2.8, 4.2), (3.5, 4.2))
 for i in range(5):
     kept = i < 3
@@ -61,7 +61,7 @@ for i in range(5):
         1.6,
         1.6,
         f"stage {i + 1}",
-        BLUE if kept else GREY,
+        BLUE if kept else GRAY,
         dashed=not kept,
     )
     if i < 4:
@@ -72,11 +72,11 @@ for i in range(5):
             INK if i < 2 else "#aaaaaa",
             dashed=i >= 2,
         )
-box(ax, 14.4, 3.4, 1.9, 1.6, "classifier", GREY, dashed=True)
+box(ax, 14.4, 3.4, 1.9, 1.6, "classifier", GRAY, dashed=True)
 arrow(ax, (13.5, 4.2), (14.4, 4.2), "#aaaaaa", dashed=True)
 ax.plot([9.55, 9.55], [2.5, 5.9], color="tab:red", linewidth=1.8)
 ax.text(9.55, 6.1, "cut: layer=…", ha="center", fontsize=10, color="tab:red")
-ax.text(6.4, 5.4, "frozen: once per distinct picture", ha="center", fontsize=10, color="#1f4e79")
+ax.text(6.4, 5.4, "frozen: once per distinct image", ha="center", fontsize=10, color="#1f4e79")
 ax.text(13.0, 5.4, "neither run nor kept", ha="center", fontsize=10, color="#888888")
 arrow(ax, (9.3, 3.4), (9.3, 1.9))
 box(ax, 5.2, 0.5, 5.0, 1.4, "embeddings\n(kept for the next fold)", BLUE)

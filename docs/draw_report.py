@@ -22,15 +22,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer import OperatingPointClassifier, PretrainedFeatureExtractor
+from sktransfer import PretrainedFeatureExtractor
 from sktransfer.datasets import load_image_folder
-from sktransfer.model_selection import grouped_train_test_split
+from sktransfer.model_selection import OperatingPointClassifier, grouped_train_test_split
 from sktransfer.report import DiagnosticReport, diagnostic_report
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs" / "_static" / "report.jpg"
+IMAGE = ROOT / "docs" / "_static" / "report.jpg"
 LARGEST = 300_000
-# What each half of the picture shows, and how.
+# What each half of the image shows, and how.
 HALVES = {"light": ("partition", "baselines"), "dark": ("roc", "failures")}
 WIDTH, HEIGHT = 820, 1760
 
@@ -78,17 +78,17 @@ def shot(page: str, parts: tuple[str, ...], theme: str, chromium: str) -> Image.
     if theme == "dark":
         hidden += " header { display: none; }"
     with tempfile.TemporaryDirectory() as folder:
-        path, picture = Path(folder) / "page.html", Path(folder) / "page.png"
+        path, image = Path(folder) / "page.html", Path(folder) / "page.png"
         path.write_text(page.replace("</style>", f"{hidden}</style>"))
         scheme = f"--blink-settings=preferredColorScheme={int(theme == 'light')}"
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", scheme]
         size = f"--window-size={WIDTH},{2 * HEIGHT}"
         subprocess.run(
-            [chromium, *flags, size, f"--screenshot={picture}", path.as_uri()],
+            [chromium, *flags, size, f"--screenshot={image}", path.as_uri()],
             check=True,
             capture_output=True,
         )
-        with Image.open(picture) as opened:
+        with Image.open(image) as opened:
             whole = opened.convert("RGB")
     paper = Image.new("RGB", whole.size, whole.getpixel((0, whole.height - 1)))
     end = ImageChops.difference(whole, paper).getbbox()[3]
@@ -112,10 +112,10 @@ def main() -> None:
             half.getpixel((0, half.height - 1)), (place * WIDTH, 0, (place + 1) * WIDTH, height)
         )
         whole.paste(half, (place * WIDTH, 0))
-    whole.save(PICTURE, quality=66, optimize=True)
-    size = PICTURE.stat().st_size
+    whole.save(IMAGE, quality=66, optimize=True)
+    size = IMAGE.stat().st_size
     assert size < LARGEST, f"{size} bytes"
-    print(f"wrote {PICTURE}: {whole.size}, {size} bytes")
+    print(f"wrote {IMAGE}: {whole.size}, {size} bytes")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="cross-validate a pretrained network on scikit-learn's digits or your own folder",
-        description="Embed pictures with a frozen pretrained network, cross-validate a logistic "
+        description="Embed images with a frozen pretrained network, cross-validate a logistic "
         "regression on them, choose a threshold, draw the ROC curve and the confusion matrix.",
     )
     demo.add_argument("--images", metavar="DIR", help="folder with one sub-folder a class")

@@ -15,16 +15,16 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sktransfer.backbones import InputSpec
-from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
-from sktransfer.frozen import DTYPES, ENGINES
-from sktransfer.images import (
+from sktransfer._backbones import InputSpec
+from sktransfer._frozen import DTYPES, ENGINES
+from sktransfer._images import (
     DicomOptions,
     ImageSource,
     Preprocessing,
     as_image_source,
     make_preprocessing,
 )
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 _LARGEST_SEED = np.iinfo(np.int32).max
 
@@ -32,7 +32,7 @@ FAILED_ROWS_COLUMNS = ["row", "source", "reason"]
 
 
 class ImageInputMixin:
-    """Parameters and steps of an estimator whose X is a collection of pictures.
+    """Parameters and steps of an estimator whose X is a collection of images.
 
     A subclass stores the parameters below.
     """
@@ -65,10 +65,10 @@ class ImageInputMixin:
     _failed_rows: pd.DataFrame
 
     def _image_source(self, X: Any, *, reset: bool) -> ImageSource:
-        """X as pictures, its column names and number checked the way scikit-learn does."""
+        """X as images, its column names and number checked the way scikit-learn does."""
         if isinstance(X, (str, bytes, os.PathLike)):
             raise ValueError(
-                f"X has to be a collection of pictures, one per row; got a single "
+                f"X has to be a collection of images, one per row; got a single "
                 f"{type(X).__name__}. Put it in a list: [X]. For a folder of class sub-folders "
                 "there is sktransfer.datasets.load_image_folder."
             )
@@ -106,7 +106,7 @@ class ImageInputMixin:
     def _preprocessing_for(
         self, spec: InputSpec, settings: Mapping[str, Any] | None = None
     ) -> Preprocessing:
-        """From a picture to what a network wants, as far as this estimator leaves it at that.
+        """From an image to what a network wants, as far as this estimator leaves it at that.
 
         ``settings`` are its parameters as they were; None: as they are.
         """

@@ -1,4 +1,4 @@
-"""Pictures brought to any module the way an extractor brings them to its network.
+"""Images brought to any module the way an extractor brings them to its network.
 
 It must not know what the module computes, nor what is done with it.
 """
@@ -14,11 +14,11 @@ import torch
 from sklearn.utils import _safe_indexing
 from torch import Tensor
 
+from sktransfer._backbones import Backbone, InputSpec
 from sktransfer._base import ImageInputMixin, n_decoding_threads, resolve_device, seed_from
+from sktransfer._frozen import Job, Outcome, run
 from sktransfer._persistence import request_source
-from sktransfer.backbones import Backbone, InputSpec
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import Job, Outcome, run
 
 
 def take_rows(X: Any, rows: np.ndarray) -> Any:
@@ -44,7 +44,7 @@ def rows_of(rows: np.ndarray | None) -> Iterator[None]:
 
 
 def count_rows(estimator: ImageInputMixin, X: Any) -> int:
-    """How many pictures ``X`` has, as ``estimator`` reads it."""
+    """How many images ``X`` has, as ``estimator`` reads it."""
     return len(estimator._image_source(X, reset=True))
 
 
@@ -54,7 +54,7 @@ def backbone_of(estimator: Any) -> Backbone:
     return request_source(estimator.backbone, estimator.weights, seed).load()
 
 
-def run_pictures(
+def run_images(
     estimator: Any,
     X: Any,
     spec: InputSpec,
@@ -63,18 +63,18 @@ def run_pictures(
     *,
     batch_size: int | str = "auto",
 ) -> Outcome:
-    """Give every distinct picture to ``compute``, in batches, prepared as ``estimator`` would.
+    """Give every distinct image to ``compute``, in batches, prepared as ``estimator`` would.
 
     Parameters
     ----------
     estimator : PretrainedFeatureExtractor or FineTuneClassifier
-        Says how pictures are read and prepared, on which device, and what becomes of rows that
+        Says how images are read and prepared, on which device, and what becomes of rows that
         cannot be read.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
     spec : InputSpec
         What the network wants.
     compute : callable
-        Takes a normalised batch (k, 3, side, side) and returns an array (k, width).
+        Takes a normalized batch (k, 3, side, side) and returns an array (k, width).
     width : int
     batch_size : int or "auto", default="auto"
 

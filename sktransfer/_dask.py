@@ -1,4 +1,4 @@
-"""Dask collections of pictures to Dask DataFrames of embeddings; it must not know networks, nor
+"""Dask collections of images to Dask DataFrames of embeddings; it must not know networks, nor
 import Dask before somebody else has.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._set_output import _get_output_config
 
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
 
 _LAZY = (("dask.dataframe", "DataFrame"), ("dask.dataframe", "Series"), ("dask.bag", "Bag"))
 
@@ -57,7 +57,7 @@ def stand_in(X: Any) -> pd.DataFrame | list[str]:
     ValueError
         If a DataFrame has several columns, or a column holds numbers.
     """
-    frame: pd.DataFrame | list[str] = ["picture"]
+    frame: pd.DataFrame | list[str] = ["image"]
     dtypes: list[Any] = []
     kind = _kind(X)
     if kind == "Series":
@@ -69,10 +69,10 @@ def stand_in(X: Any) -> pd.DataFrame | list[str]:
                 "Pass that column alone: X[['path']]."
             )
         dtypes = list(X.dtypes)
-        frame = pd.DataFrame([["picture"]], columns=X.columns)
+        frame = pd.DataFrame([["image"]], columns=X.columns)
     if any(pd.api.types.is_numeric_dtype(dtype) for dtype in dtypes):
         raise ValueError(
-            f"X is a Dask collection of {dtypes[0]} numbers; expected a column of paths. Pictures "
+            f"X is a Dask collection of {dtypes[0]} numbers; expected a column of paths. Images "
             "as numbers are taken from numpy arrays, a chunk at a time."
         )
     return frame

@@ -1,4 +1,4 @@
-"""The main job, told step by step: pictures, a pretrained network, an honest evaluation, two plots.
+"""The main job, told step by step: images, a pretrained network, an honest evaluation, two plots.
 
 Written only with public names, so that it can be read as an example.
 """
@@ -28,9 +28,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 
-from sktransfer import _config
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._splitting import stratified_folds
+from sktransfer._utils import config as _config
+from sktransfer._utils.splitting import stratified_folds
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
 
@@ -45,7 +45,7 @@ def run_demo(
     output: str = "sktransfer-demo",
     positive: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a frozen network with a logistic regression on digits, or on a folder of pictures.
+    """Evaluate a frozen network with a logistic regression on digits, or on a folder of images.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def run_demo(
     for label, count in zip(classes, counts, strict=True):
         print(f"  {task.target_names[label]}: {count}")
 
-    # 1. Embed every picture once. `on_error="nan"` gives rows that cannot be read as NaN, which
+    # 1. Embed every image once. `on_error="nan"` gives rows that cannot be read as NaN, which
     # are dropped here, by name: a broken file is never a case.
     features = PretrainedFeatureExtractor(
         backbone or "efficientnet_lite0", on_error="nan", verbose=1
@@ -86,7 +86,7 @@ def run_demo(
     X, y, groups, seconds, distinct = _embed_once(features, task)
     _check_classes(y, groups, task.target_names)
     rate = distinct / seconds
-    print(f"{features.backbone}: {distinct} pictures in {seconds:.1f} s, {rate:.1f} pictures/s")
+    print(f"{features.backbone}: {distinct} images in {seconds:.1f} s, {rate:.1f} images/s")
 
     # 2. The line everyone types, cross-validated. The embeddings come from the extractor's cache,
     # so the folds cost what the logistic regression costs.
@@ -165,8 +165,8 @@ def _task(images: str | None, positive: str | None) -> Bunch:
 
 
 def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[str]) -> None:
-    # What a fold cannot share: pictures, or whole patients.
-    what = "readable pictures" if groups is None else "groups of readable pictures"
+    # What a fold cannot share: images, or whole patients.
+    what = "readable images" if groups is None else "groups of readable images"
     units = np.arange(len(target)) if groups is None else groups
     for label, name in enumerate(names):
         n_units = len(np.unique(units[target == label]))

@@ -1,6 +1,6 @@
-"""PretrainedFeatureExtractor: pictures in, embeddings of a frozen pretrained network out.
+"""PretrainedFeatureExtractor: images in, embeddings of a frozen pretrained network out.
 
-It must not know classifiers, skorch, or how pictures are decoded and weights are found.
+It must not know classifiers, skorch, or how images are decoded and weights are found.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from sktransfer._base import (
     seed_from,
 )
 from sktransfer._dask import is_lazy, lazy_transform, stand_in
-from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
-from sktransfer.frozen import (
+from sktransfer._frozen import (
     POOLINGS,
     REGISTRY,
     FrozenPass,
@@ -38,16 +37,17 @@ from sktransfer.frozen import (
     measure_widths,
     resolve_engine,
 )
-from sktransfer.images import DicomOptions, ImageSource
+from sktransfer._images import DicomOptions, ImageSource
+from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
 
 
 class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
-    """Turn pictures into the embeddings of a frozen pretrained network.
+    """Turn images into the embeddings of a frozen pretrained network.
 
-    Nothing is trained: ``fit`` finds the weights, checks their digest and settles where the
-    network is cut; ``transform`` runs each distinct picture through it once. Clones, folds and
+    Nothing is trained: ``fit`` finds the weights, checks their digest and resolves where the
+    network is cut; ``transform`` runs each distinct image through it once. Clones, folds and
     candidates of a search share one network and one store of embeddings in a process, so a grid
-    over the classifier's parameters embeds every picture once.
+    over the classifier's parameters embeds every image once.
 
     Read more in the :ref:`User Guide <extractor>`.
 
@@ -68,26 +68,26 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         or index of :func:`sktransfer.describe_backbone`: the pooled output of that stage; what lies
         after it is neither run nor kept. A list: several stages in one pass, side by side.
     pooling : {"avg", "max", "avgmax", "gem", "flatten", "cls"}, default="avg"
-        How a stage's positions become one vector: mean, maximum, the mean of both, generalised
+        How a stage's positions become one vector: mean, maximum, the mean of both, generalized
         mean with p = 3 [1]_, none (every position kept), or the class token of a transformer. With
         ``layer=None``, ``"avg"`` means the network's own way to its embedding, and the others
         are possible where that way is an average over positions.
     preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
-        ``"weights"`` is the transform the weights were published with (shorter side resized, centre
-        cropped). ``"resize"`` squashes the whole picture into the square; ``"pad"`` fits it in and
-        fills the rest with black, so that nothing is cropped away. A callable takes one picture
-        (``PIL.Image.Image``, or float32 array for pictures deeper than 8 bit) and returns the
+        ``"weights"`` is the transform the weights were published with (shorter side resized, center
+        cropped). ``"resize"`` squashes the whole image into the square; ``"pad"`` fits it in and
+        fills the rest with black, so that nothing is cropped away. A callable takes one image
+        (``PIL.Image.Image``, or float32 array for images deeper than 8 bit) and returns the
         network's input, a float tensor of shape (3, height, width).
     image_size : int or None, default=None
         Side in pixels of the square given to the network; None for that of the weights.
     image_shape : tuple of int or None, default=None
-        Shape of one picture in a 2-D ``X`` whose rows are ravelled pictures: (height, width) or
-        (height, width, channels), one of them may be -1. None: inferred for square pictures.
+        Shape of one image in a 2-D ``X`` whose rows are raveled images: (height, width) or
+        (height, width, channels), one of them may be -1. None: inferred for square images.
     value_range : (low, high), "dtype", "percentile", ("percentile", low, high) or None, \
             default=None
-        Values that mean black and white in numeric pictures and in files deeper than 8 bit. None:
+        Values that mean black and white in numeric images and in files deeper than 8 bit. None:
         0 to 255 for integers (0 to 65535 for uint16), 0 to 1 for floats; ``"dtype"``: all that the
-        integer type can hold; ``"percentile"``: each picture from its own 1st to its 99th
+        integer type can hold; ``"percentile"``: each image from its own 1st to its 99th
         percentile.
     dicom : DicomOptions or None, default=None
         Frame and window of DICOM files. None: the first frame, as the file says it is to be shown.
@@ -96,7 +96,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         eighth of their size: several times faster for photographs, and embeddings change a little
         (see :ref:`scale`).
     batch_size : int or "auto", default="auto"
-        Pictures per pass. If the device runs out of memory, it is halved for the rest of the call.
+        Images per pass. If the device runs out of memory, it is halved for the rest of the call.
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA, then Apple's MPS, then the CPU.
     precision : {"float32", "float64", "bfloat16", "float16"}, default="float32"
@@ -227,11 +227,11 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> PretrainedFeatureExtractor:
-        """Find the network and settle where it is cut. No picture is decoded.
+        """Find the network and resolve where it is cut. No image is decoded.
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of pictures, n rows
+        X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y : ignored
 
@@ -274,7 +274,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of pictures, n rows
+        X : array-like, DataFrame, Series or sequence of images, n rows
 
         Returns
         -------

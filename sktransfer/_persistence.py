@@ -17,8 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer import _config
-from sktransfer.backbones import (
+from sktransfer._backbones import (
     Backbone,
     BackboneProvider,
     BackboneReference,
@@ -27,7 +26,8 @@ from sktransfer.backbones import (
     load_strict,
     with_tensors,
 )
-from sktransfer.frozen import NetworkSource, digest_mismatch
+from sktransfer._frozen import NetworkSource, digest_mismatch
+from sktransfer._utils import config as _config
 
 # Rises when a file of an older version can no longer be read as if it were of this one.
 SCHEMA = 1
@@ -159,7 +159,7 @@ class SavedNetwork:
         """The network that was fine-tuned, without its head."""
         header, tensors = read_saved(self.path)
         reference = BackboneReference(**header["reference"])
-        base = found_source(reference, None, beside(self.path, header["found_as"]))
+        base = found_source(reference, None, next_to(self.path, header["found_as"]))
         return tuned_backbone(base.load(), reference, tensors)
 
 
@@ -206,7 +206,7 @@ def lasting(backbone: Any) -> Any:
     return _absolute(backbone) if _is_file_name(backbone) else backbone
 
 
-def beside(saved: str | os.PathLike[str], backbone: Any) -> Any:
+def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
     """The file of a first step in the folder of the second one's, if it is not where it was."""
     if _is_file_name(backbone) and not Path(backbone).is_file():
         candidate = Path(saved).absolute().parent / Path(backbone).name

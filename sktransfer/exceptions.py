@@ -26,12 +26,12 @@ class SkTransferError(Exception):
 
 
 class ImageDecodeError(SkTransferError, ValueError):
-    """A row could not be turned into a picture.
+    """A row could not be turned into an image.
 
     Parameters
     ----------
     reason : str
-        What is wrong with the picture, and what would put it right.
+        What is wrong with the image, and what would put it right.
     index : int or None, default=None
         Position of the row in ``X`` (0 is the first row), if known.
     source : str or None, default=None
@@ -89,4 +89,4 @@ class FailedRowsWarning(UserWarning):
 
 
 class LeakageWarning(UserWarning):
-    """The same picture or patient is in training and in testing."""
+    """The same image or patient is in training and in testing."""

@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 def _shared_directory() -> Path | None:
-    """`SKTRANSFER_TEST_SHARED`, or a `shared/` folder beside or above the checkout."""
+    """`SKTRANSFER_TEST_SHARED`, or a `shared/` folder alongside or above the checkout."""
     named = os.environ.get("SKTRANSFER_TEST_SHARED")
     if named:
         return Path(named)
@@ -28,7 +28,7 @@ def _shared(kind: str) -> Path:
     base = _shared_directory()
     if base is None or not (base / kind).is_dir():
         pytest.skip(
-            f"real images and weights are not part of the project: no shared/{kind} folder beside "
+            f"real images and weights are not part of the project: no shared/{kind} folder next to "
             "the checkout, and SKTRANSFER_TEST_SHARED does not name one"
         )
     return base / kind

@@ -1,4 +1,4 @@
-"""A preprocessing that counts the pictures it prepares, in whatever process it does."""
+"""A preprocessing that counts the images it prepares, in whatever process it does."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def unseen(n):
 
 
 class Counted:
-    """Prepares a picture, and writes down that it did; pickles by what it is."""
+    """Prepares an image, and writes down that it did; pickles by what it is."""
 
     def __init__(self, log, seconds=0.0):
         self.log = str(log)
         self.seconds = seconds
-        # What is kept in a store may be kept: this always gives the same tensor for a picture.
+        # What is kept in a store may be kept: this always gives the same tensor for an image.
         self.fingerprint = "tests.Counted"
 
-    def __call__(self, picture):
+    def __call__(self, image):
         time.sleep(self.seconds)
         with open(self.log, "a") as log:
             log.write(f"{os.getpid()}\n")
-        small = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32)
+        small = np.asarray(image.convert("RGB").resize((32, 32)), dtype=np.float32)
         return torch.from_numpy(small).permute(2, 0, 1) / 255
 
     @property

@@ -17,13 +17,13 @@ FORMS = {
     "list of paths": lambda X, names: names,
     "list of pathlib": lambda X, names: [Path(name) for name in names],
     "list of bytes": lambda X, names: [Path(name).read_bytes() for name in names],
-    "list of PIL": lambda X, names: [Image.fromarray(picture) for picture in X],
+    "list of PIL": lambda X, names: [Image.fromarray(image) for image in X],
     "object array": lambda X, names: np.array(names, dtype=object),
     "(n, 1) object array": lambda X, names: np.array(names, dtype=object)[:, None],
     "Series": lambda X, names: pd.Series(names, name="scan"),
     "DataFrame": lambda X, names: pd.DataFrame({"scan": names}),
     "DataFrame of PIL": lambda X, names: pd.DataFrame(
-        {"scan": pd.Series([Image.fromarray(picture) for picture in X], dtype=object)}
+        {"scan": pd.Series([Image.fromarray(image) for image in X], dtype=object)}
     ),
 }
 

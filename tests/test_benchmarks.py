@@ -49,7 +49,7 @@ def run_script(name, *arguments, results):
     return content, done.stdout
 
 
-def test_photos_are_distinct_files_of_the_pictures_they_copy(tmp_path, monkeypatch):
+def test_photos_are_distinct_files_of_the_images_they_copy(tmp_path, monkeypatch):
     common = load("_common")
     monkeypatch.setattr(common, "shared_directory", lambda: None)
     monkeypatch.setattr(common, "_photo_like", lambda seed: _jpeg(seed))
@@ -147,7 +147,7 @@ def test_depth_search_is_resumed(tmp_path, shared_data, shared_weights):
     assert {name: again["steps"][name] for name in kept} == content["steps"]
     assert again["steps"][last]["seconds"] != lost["seconds"]
     rst = load_beside("_tables").depth_search(again)
-    assert "**hymenoptera-full**: 16 pictures, 2 folds" in rst
+    assert "**hymenoptera-full**: 16 images, 2 folds" in rst
 
 
 def test_a_grid_with_full_training_has_a_bound():
@@ -225,5 +225,5 @@ def test_the_table_of_the_studies():
         "base\n     - 0.700",
     ):
         assert expected in text
-    assert "8 pictures to train on, 9 to test on" in text
+    assert "8 images to train on, 9 to test on" in text
     assert text.index("learning rate 0.01**") < text.index("learning rate 0.001**")

@@ -41,7 +41,7 @@ def extractor(**parameters):
 
 
 class Slow:
-    """Prepares a picture slowly and writes down which process did; pickles by value."""
+    """Prepares an image slowly and writes down which process did; pickles by value."""
 
     fingerprint = "tests.Slow"
 
@@ -49,11 +49,11 @@ class Slow:
         self.log = str(log)
         self.seconds = seconds
 
-    def __call__(self, picture):
+    def __call__(self, image):
         time.sleep(self.seconds)
         with open(self.log, "a") as log:
             log.write(f"{os.getpid()}\n")
-        small = np.asarray(picture.convert("RGB").resize((32, 32)), dtype=np.float32)
+        small = np.asarray(image.convert("RGB").resize((32, 32)), dtype=np.float32)
         return torch.from_numpy(small).permute(2, 0, 1) / 255
 
     @property
@@ -235,7 +235,7 @@ def test_the_failed_rows_of_the_user_guide(paths, lazy_paths):
 
 
 def _count_loads():
-    from sktransfer.frozen import REGISTRY
+    from sktransfer._frozen import REGISTRY
 
     REGISTRY.clear()
     plain = type(REGISTRY)._load
@@ -248,7 +248,7 @@ def _count_loads():
 
 
 def _loads():
-    from sktransfer.frozen import REGISTRY
+    from sktransfer._frozen import REGISTRY
 
     return getattr(REGISTRY, "n_loads", 0)
 
@@ -300,7 +300,7 @@ def test_joblib_on_a_cluster_shares_a_directory(client, paths, tmp_path):
     pipe = make_pipeline(own, LogisticRegression(max_iter=500))
     with parallel_config(backend="dask", wait_for_workers_timeout=60):
         scores = cross_val_score(pipe, paths, y, cv=4)
-    assert len(slow.pids) == N  # each picture once, by one of the workers
+    assert len(slow.pids) == N  # each image once, by one of the workers
     assert os.getpid() not in slow.pids
     assert np.allclose(scores, cross_val_score(pipe, paths, y, cv=4))
     assert len(slow.pids) == N

@@ -34,8 +34,8 @@ def check_plots(output, n=2):
     plots = sorted(output.glob("*.png"))
     assert [plot.name for plot in plots] == ["confusion.png", "roc.png"]
     for plot in plots:
-        with Image.open(plot) as picture:
-            pixels = np.asarray(picture.convert("L"))
+        with Image.open(plot) as image:
+            pixels = np.asarray(image.convert("L"))
         assert pixels.std() > 5  # something is drawn
 
 
@@ -45,7 +45,7 @@ def test_digits(capsys, tmp_path):
     auc = float(re.search(r"ROC AUC: (\d\.\d+)", out)[1])
     assert auc > 0.99
     assert re.search(r"Threshold for 'eight': 0\.\d+ .*sensitivity 0\.9\d+, specificity 0\.9", out)
-    assert re.search(r"1797 pictures in \d+\.\d s, \d+\.\d pictures/s", out)
+    assert re.search(r"1797 images in \d+\.\d s, \d+\.\d images/s", out)
     assert str(tmp_path / "roc.png") in out
     assert "1797/1797" in err  # progress
     check_plots(tmp_path)
@@ -58,7 +58,7 @@ def test_own_folder_with_a_broken_file(capsys, tmp_path):
     assert main(["demo", "--images", str(images), "--output", str(output)]) == 0
     out, _ = capsys.readouterr()
     assert "left out bad.jpg" in out
-    assert "16 pictures in" in out
+    assert "16 images in" in out
     assert "Threshold for 'malignant'" in out
     check_plots(output)
 
@@ -101,10 +101,10 @@ def test_errors_say_what_to_do(arguments, message, capsys, tmp_path):
     assert "Traceback" not in err
 
 
-def test_too_few_pictures(capsys, tmp_path):
+def test_too_few_images(capsys, tmp_path):
     images = folder_of(tmp_path / "images", ["a", "b"], n=3)
     assert main(["demo", "--images", str(images), "--output", str(tmp_path / "out")]) == 1
-    assert "Class 'a' has 3 readable pictures; 5-fold" in capsys.readouterr().err
+    assert "Class 'a' has 3 readable images; 5-fold" in capsys.readouterr().err
 
 
 def test_list_and_describe(capsys):

@@ -10,8 +10,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, cache_info, clear_cache
-from sktransfer.images import DicomOptions
 from sktransfer.model_selection import plan_search
+from sktransfer.preprocessing import DicomOptions
 
 pytest.importorskip("pydicom")
 
@@ -95,7 +95,7 @@ def test_bad_options_are_refused_in_fit(scans):
 
 
 def test_augmented_scans_keep_their_window(scans):
-    """Views of a picture are decoded as the picture is."""
+    """Views of an image are decoded as the image is."""
     settings = {"weights": None, "image_size": 48, "engine": "torch", "random_state": 0}
     settings |= {"augmentation": "light", "augment_views": 2, "freeze_depth": "all"}
     one, other = (

@@ -1,4 +1,4 @@
-"""Every display keeps scikit-learn's conventions, and stands in the guide with a picture."""
+"""Every display keeps scikit-learn's conventions, and stands in the guide with an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
-from sktransfer.images import ImageAugmentation
+from sktransfer.preprocessing import ImageAugmentation
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -198,14 +198,14 @@ def test_plots_what_it_holds(name):
 
 
 @each
-def test_stands_in_the_reference_and_the_guide_with_a_picture(name):
+def test_stands_in_the_reference_and_the_guide_with_an_image(name):
     assert re.search(rf"^   {name}$", (DOCS / "api.rst").read_text(), re.M)
     guide = (DOCS / "user_guide" / "displays.rst").read_text()
     # A section of its own, from its heading to the next.
     section = re.search(rf"^{name}\n~+\n(.*?)(?=^\w+\n[~=-]+\n|\Z)", guide, re.M | re.S)
     assert section, f"docs/user_guide/displays.rst has no section {name}"
     files = re.findall(r"^\.\. (?:image|figure):: (\S+)$", section[1], re.M)
-    assert files, f"docs/user_guide/displays.rst has no picture of {name}"
+    assert files, f"docs/user_guide/displays.rst has no image of {name}"
     alternatives = re.findall(r"^   :alt: (.+)$", section[1], re.M)
     assert len(alternatives) == len(files)
     assert all(len(words) > 20 for words in alternatives)
@@ -218,7 +218,7 @@ def test_stands_in_the_reference_and_the_guide_with_a_picture(name):
     for file in files:
         path = (DOCS / "user_guide" / file).resolve()
         assert path.stat().st_size < LARGEST
-        with Image.open(path) as picture:
-            assert min(picture.size) > 200
-            # A picture, and not a blank one.
-            assert np.asarray(picture.convert("L")).std() > 5
+        with Image.open(path) as image:
+            assert min(image.size) > 200
+            # An image, and not a blank one.
+            assert np.asarray(image.convert("L")).std() > 5

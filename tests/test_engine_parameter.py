@@ -15,8 +15,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
+from sktransfer._frozen import REGISTRY, TOLERANCES, _engines, _prefix
 from sktransfer.exceptions import MissingDependencyError
-from sktransfer.frozen import REGISTRY, TOLERANCES, _engines, _prefix
 
 needs_openvino = pytest.mark.skipif(
     find_spec("openvino") is None,
@@ -24,7 +24,7 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-def pictures(n, seed=0):
+def images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 40, 56, 3), dtype=np.uint8)
 
 
@@ -58,7 +58,7 @@ def apart(a, b):
 @pytest.mark.parametrize("precision", list(TOLERANCES))
 @pytest.mark.parametrize("layer", [None, [2, 8]])
 def test_openvino_agrees_with_torch_within_the_stated_tolerance(precision, layer, converted):
-    X = pictures(5)
+    X = images(5)
     exact = small(engine="torch", cache=False, layer=layer).fit_transform(X)
     try:
         rows = small(
@@ -76,7 +76,7 @@ def test_openvino_agrees_with_torch_within_the_stated_tolerance(precision, layer
     ("precision", "tolerance"), [("float64", 1e-5), ("bfloat16", 3e-2), ("float16", 5e-3)]
 )
 def test_torchs_other_precisions_keep_their_stated_tolerance(precision, tolerance):
-    X = pictures(5)
+    X = images(5)
     exact = small(engine="torch", cache=False).fit_transform(X)
     rows = small(engine="torch", precision=precision, cache=False).fit_transform(X)
     assert rows.dtype == (np.float64 if precision == "float64" else np.float32)
@@ -85,7 +85,7 @@ def test_torchs_other_precisions_keep_their_stated_tolerance(precision, toleranc
 
 @needs_openvino
 def test_auto_is_openvino_where_it_agrees(converted):
-    X = pictures(4)
+    X = images(4)
     small(engine="torch", cache=False).fit_transform(X)
     assert not converted
     rows = small(cache=False).fit_transform(X)
@@ -95,7 +95,7 @@ def test_auto_is_openvino_where_it_agrees(converted):
 
 def test_auto_is_torch_without_openvino_and_an_explicit_engine_names_the_extra(monkeypatch):
     monkeypatch.setattr(_engines, "_is_installed", lambda module: False)
-    X = pictures(4)
+    X = images(4)
     rows = small(cache=False).fit_transform(X)
     assert np.array_equal(rows, small(engine="torch", cache=False).fit_transform(X))
     with pytest.raises(MissingDependencyError, match=r"sktransfer\[openvino\]"):
@@ -105,9 +105,9 @@ def test_auto_is_torch_without_openvino_and_an_explicit_engine_names_the_extra(m
 def test_what_openvino_has_not_is_said_at_fit(monkeypatch):
     monkeypatch.setattr(_engines, "_is_installed", lambda module: True)
     with pytest.raises(ValueError, match="'float32' or 'bfloat16'; got 'float64'"):
-        small(engine="openvino", precision="float64").fit(pictures(1))
+        small(engine="openvino", precision="float64").fit(images(1))
     with pytest.raises(ValueError, match="engine"):
-        small(engine="onnx").fit(pictures(1))
+        small(engine="onnx").fit(images(1))
 
 
 @needs_openvino
@@ -125,7 +125,7 @@ def test_plain_import_and_the_torch_engine_leave_openvino_alone():
 @needs_openvino
 def test_engines_share_no_rows_and_a_grid_over_them_runs_each_once():
     clear_cache()
-    X, y = pictures(12), np.arange(12) % 2
+    X, y = images(12), np.arange(12) % 2
     pipe = Pipeline([("feat", small()), ("clf", LogisticRegression())])
     grid = {"feat__engine": ["torch", "openvino"], "clf__C": [0.1, 1.0]}
     GridSearchCV(pipe, grid, cv=3).fit(X, y)
@@ -148,9 +148,9 @@ CHOICES = {
 
 @pytest.mark.parametrize("tier", ["memory", "directory"])
 def test_no_walk_through_the_parameters_meets_a_stale_row(tier, tmp_path):
-    """From any setting to its neighbours and back: always what a fresh run gives, bit for bit."""
+    """From any setting to its neighbors and back: always what a fresh run gives, bit for bit."""
     rng = np.random.default_rng(7)
-    X = pictures(3, seed=5)
+    X = images(3, seed=5)
     cache = True if tier == "memory" else tmp_path / "store"
     walker = small(cache=cache)
     seen = {}

@@ -1,4 +1,4 @@
-"""The promise: a picture is embedded once. Counted where a picture is prepared for the network,
+"""The guarantee: an image is embedded once. Counted where an image is prepared for the network,
 by a preprocessing that writes a line to a file, so that it counts in every process.
 """
 
@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import shuffle
 
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
-from sktransfer.frozen import open_directory
+from sktransfer._frozen import open_directory
 from tests.counting import Counted, unseen
 
 N = 60
@@ -94,7 +94,7 @@ def test_partial_hits_embed_what_is_missing(task, counted):
     assert counted.n == N
 
 
-def test_threads_that_meet_the_same_pictures(task, counted):
+def test_threads_that_meet_the_same_images(task, counted):
     with parallel_config(backend="threading"):
         cross_val_score(pipeline(counted), *task, cv=5, n_jobs=3)
     assert counted.n == N

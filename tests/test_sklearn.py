@@ -25,10 +25,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.frozen import MEMORY_STORE
+from sktransfer._frozen import MEMORY_STORE
 from tests.forms import FORMS, rows
 
-# Zero expected failures, through the route scikit-learn knows: one ravelled picture a row. The
+# Zero expected failures, through the route scikit-learn knows: one raveled image a row. The
 # checks feed integers and floats from -50 to 103.
 CHECKED = PretrainedFeatureExtractor(
     "squeezenet1_0", weights=None, image_shape=(1, -1), value_range=(-200, 200)
@@ -58,9 +58,9 @@ def task():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, task):
-    folder = tmp_path_factory.mktemp("pictures")
-    for i, picture in enumerate(task[0]):
-        Image.fromarray(picture).save(folder / f"{i:02d}.png")
+    folder = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(task[0]):
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
     return folder
 
 
@@ -87,7 +87,7 @@ def test_every_form_gives_the_same_embeddings(form, task):
         assert np.array_equal(E, reference)
 
 
-def test_rows_stay_with_their_pictures(form):
+def test_rows_stay_with_their_images(form):
     extractor = small(cache=False).fit(form)
     E = extractor.transform(form)
     order = np.random.default_rng(0).permutation(N)
@@ -183,7 +183,7 @@ def test_html_repr(task):
     )
 
 
-# --- beside and inside other estimators ---------------------------------------------------------
+# --- next to and inside other estimators ----------------------------------------------------------
 
 
 def pipeline(**parameters):
@@ -196,7 +196,7 @@ def pipeline(**parameters):
     )
 
 
-def test_pictures_next_to_a_table(task, folder):
+def test_images_next_to_a_table(task, folder):
     X, y = task
     frame = pd.DataFrame(
         {
@@ -246,7 +246,7 @@ def test_two_backbones_side_by_side(task):
     assert frame.columns[0] == "a__squeezenet1_1_000"
 
 
-def test_a_search_over_layer_and_C_embeds_each_picture_once_per_layer(task):
+def test_a_search_over_layer_and_C_embeds_each_image_once_per_layer(task):
     X, y = task
     before = MEMORY_STORE.info()
     search = GridSearchCV(
@@ -308,8 +308,8 @@ def test_imbalanced_learn_pipeline(task, folder):
     for pipe in (after, before):
         scores = cross_val_score(pipe, names, y[rare], cv=3, scoring="roc_auc")
         assert scores.mean() > 0.7
-    ravelled = X[rare].reshape(len(rare), -1)
-    assert before.fit(ravelled, y[rare]).predict(ravelled).shape == y[rare].shape
+    raveled = X[rare].reshape(len(rare), -1)
+    assert before.fit(raveled, y[rare]).predict(raveled).shape == y[rare].shape
 
 
 def test_metadata_routing_does_not_mind_the_extractor(task):

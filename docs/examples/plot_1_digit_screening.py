@@ -2,21 +2,21 @@
 Screening with a pretrained network
 ===================================
 
-Find the eights among handwritten digits: one picture in ten is positive, as in a screening
-programme. A frozen EfficientNet-Lite0, trained on photographs, makes the features; a logistic
+Find the eights among handwritten digits: one image in ten is positive, as in a screening
+program. A frozen EfficientNet-Lite0, trained on photographs, makes the features; a logistic
 regression makes the decision.
 """
 
 # %%
-# The pictures are 8 x 8 pixels, ravelled, with values from 0 to 16.
+# The images are 8 x 8 pixels, raveled, with values from 0 to 16.
 import matplotlib.pyplot as plt
 
 from sktransfer.datasets import load_digit_screening
 
 task = load_digit_screening(digit=8)
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.2), layout="constrained")
-for ax, picture, positive in zip(axes.flat, task.data, task.target, strict=False):
-    ax.imshow(picture.reshape(8, 8), cmap="gray_r")
+for ax, image, positive in zip(axes.flat, task.data, task.target, strict=False):
+    ax.imshow(image.reshape(8, 8), cmap="gray_r")
     ax.set_title(task.target_names[positive], color="tab:red" if positive else "black")
     ax.set_axis_off()
 
@@ -46,7 +46,7 @@ pipe = Pipeline(
 
 # %%
 # Out-of-fold scores, and a threshold chosen inside each training fold for the best
-# balanced accuracy there. The network runs over each picture once; all of the folds share that.
+# balanced accuracy there. The network runs over each image once; all of the folds share that.
 from sklearn.metrics import recall_score, roc_auc_score
 from sklearn.model_selection import (
     StratifiedKFold,

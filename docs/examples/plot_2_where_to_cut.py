@@ -3,7 +3,7 @@ Where to cut the network
 ========================
 
 A pretrained network is a chain of stages. Early stages see edges and textures, late ones see what
-the network was trained to tell apart. Which of them serves your pictures is a question for
+the network was trained to tell apart. Which of them serves your images is a question for
 cross-validation: ``layer`` is a parameter like any other.
 """
 
@@ -17,7 +17,7 @@ stages
 
 # %%
 # A search over the cut, on a task with few positives: threes among handwritten digits. Every
-# picture goes through the network once per cut; folds and values of ``C`` share that.
+# image goes through the network once per cut; folds and values of ``C`` share that.
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline

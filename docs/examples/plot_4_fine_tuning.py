@@ -8,7 +8,7 @@ digits, one digit against the rest.
 """
 
 # %%
-# The pictures: 8 by 8 pixels, enlarged, 10 % of them positive. A third is kept for the end.
+# The images: 8 by 8 pixels, enlarged, 10 % of them positive. A third is kept for the end.
 from sktransfer.datasets import load_digit_screening
 from sktransfer.model_selection import grouped_train_test_split
 
@@ -19,7 +19,7 @@ X, X_test, y, y_test = grouped_train_test_split(
 X, y = X[:500], y[:500]
 
 # %%
-# The probe: everything frozen, the head solved exactly. It costs a pass over the pictures and a
+# The probe: everything frozen, the head solved exactly. It costs a pass over the images and a
 # logistic regression.
 from sklearn.metrics import roc_auc_score
 
@@ -57,7 +57,7 @@ fig, ax = plt.subplots(figsize=(6, 4))
 epochs = range(1, len(history) + 1)
 ax.plot(epochs, history[:, "train_loss"], marker="o", label="training rows")
 ax.plot(epochs, history[:, "valid_loss"], marker="o", label="rows held out")
-ax.axvline(tuned.best_epoch_, color="grey", linestyle="--", label="epoch kept")
+ax.axvline(tuned.best_epoch_, color="gray", linestyle="--", label="epoch kept")
 ax.set(xlabel="epoch", ylabel="loss", title="EfficientNet-Lite0, last two stages")
 ax.legend()
 plt.show()

@@ -3,14 +3,14 @@ The network among its readers
 =============================
 
 Noisy digits: which are eights? A frozen network gives scores, a threshold is chosen that keeps a
-sensitivity, and the result is shown beside readers, as in a reader study.
+sensitivity, and the result is shown alongside readers, as in a reader study.
 
 **The readers are simulated**: each sees the truth through noise of its own. No person has read
-these pictures.
+these images.
 """
 
 # %%
-# The pictures, with noise over them so that the task is not too easy. A part of them is held out.
+# The images, with noise over them so that the task is not too easy. A part of them is held out.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -25,8 +25,8 @@ X_train, X_test, y_train, y_test = grouped_train_test_split(
     X, y, y=y, test_size=0.4, random_state=0
 )
 figure, axes = plt.subplots(1, 8, figsize=(8, 1.4), layout="constrained")
-for ax, picture, positive in zip(axes, X_test, y_test, strict=False):
-    ax.imshow(picture.reshape(8, 8), cmap="gray_r")
+for ax, image, positive in zip(axes, X_test, y_test, strict=False):
+    ax.imshow(image.reshape(8, 8), cmap="gray_r")
     ax.set_title(task.target_names[positive], color="tab:red" if positive else "black")
     ax.set_axis_off()
 
@@ -38,7 +38,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer import OperatingPointClassifier, PretrainedFeatureExtractor
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.model_selection import OperatingPointClassifier
 
 features = PretrainedFeatureExtractor(
     "efficientnet_lite0",
@@ -64,9 +65,9 @@ for number in range(12):
     )
 
 # %%
-# The ROC curve on the pictures held out, with its band; the readers, each with exact intervals; the
-# average reader; the operating point, which was chosen without these pictures.
-from sktransfer.inspection import ReaderStudyDisplay
+# The ROC curve on the images held out, with its band; the readers, each with exact intervals; the
+# average reader; the operating point, which was chosen without these images.
+from sktransfer.metrics import ReaderStudyDisplay
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
 display = ReaderStudyDisplay.from_estimator(
@@ -76,7 +77,7 @@ ax.set_title("Simulated readers and a network")
 
 # %%
 # What the network confuses, and what the readers do, all of them together.
-from sktransfer.inspection import ConfusionPairDisplay
+from sktransfer.metrics import ConfusionPairDisplay
 
 names = np.array(["other", "eight"])
 pair = ConfusionPairDisplay.from_predictions(
@@ -92,7 +93,7 @@ pair.axes_[1].set_title("12 simulated readers")
 # %%
 # What a study must show besides: calibration with the uncertainty of every bin, whether acting on
 # the probabilities is of use, and the scores of either class.
-from sktransfer.inspection import (
+from sktransfer.metrics import (
     CalibrationDisplay,
     DecisionCurveDisplay,
     ScoreDistributionDisplay,

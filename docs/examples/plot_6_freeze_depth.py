@@ -2,13 +2,13 @@
 How deep to freeze
 ==================
 
-Training more of a network helps where there are pictures enough, and costs more in any case. This
+Training more of a network helps where there are images enough, and costs more in any case. This
 example asks EfficientNet-Lite0, with its ImageNet weights, for the score and the cost of several
 answers between "train the head alone" and "train everything", on scikit-learn's scanned digits.
 """
 
 # %%
-# 250 pictures of 8 by 8 pixels, enlarged; ten classes.
+# 250 images of 8 by 8 pixels, enlarged; ten classes.
 from sklearn.datasets import load_digits
 
 from sktransfer import FineTuneClassifier
@@ -26,7 +26,7 @@ clf = FineTuneClassifier(
 )
 
 # %%
-# What it will cost, before it is run. Each picture goes through the frozen stages once per cut;
+# What it will cost, before it is run. Each image goes through the frozen stages once per cut;
 # folds and epochs share what comes out.
 from sklearn.model_selection import StratifiedKFold
 
@@ -39,7 +39,7 @@ print(plan)
 
 # %%
 # The curve: mean accuracy over the folds with its interval, and the seconds of each depth.
-from sktransfer.inspection import FreezeDepthDisplay
+from sktransfer.model_selection import FreezeDepthDisplay
 
 display = FreezeDepthDisplay.from_estimator(clf, X, y, depths=depths, cv=cv, scoring="accuracy")
 display.ax_.set_title("250 digits, EfficientNet-Lite0")

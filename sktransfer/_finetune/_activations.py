@@ -1,4 +1,4 @@
-"""Pictures to activations at the cut, through the frozen runner and its store.
+"""Images to activations at the cut, through the frozen runner and its store.
 
 It must not know labels, training or estimators.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from sktransfer._finetune._depth import Cut
-from sktransfer.frozen import (
+from sktransfer._frozen import (
     FrozenNetwork,
     FrozenPass,
     NetworkInfo,
@@ -23,12 +23,12 @@ from sktransfer.frozen import (
     Recipe,
     Tap,
 )
-from sktransfer.images import ImageSource, Preprocessing
+from sktransfer._images import ImageSource, Preprocessing
 
 
 @dataclass
 class Prefix:
-    """The frozen part of a network and how pictures are brought to it.
+    """The frozen part of a network and how images are brought to it.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Prefix:
     dtype : numpy dtype
         Of activations, as they are kept and trained on.
     shape : tuple of int
-        Of one picture's activation at the cut.
+        Of one image's activation at the cut.
     """
 
     source: NetworkSource
@@ -53,16 +53,16 @@ class Prefix:
 
     @property
     def width(self) -> int:
-        """Numbers per picture."""
+        """Numbers per image."""
         return int(np.prod(self.shape))
 
     @property
     def n_bytes(self) -> int:
-        """Bytes per picture."""
+        """Bytes per image."""
         return self.width * self.dtype.itemsize
 
     def storable(self, augmentation: Any = None) -> bool:
-        """Whether there is a name for what is done to pictures, to find its results by; and for
+        """Whether there is a name for what is done to images, to find its results by; and for
         the ``augmentation`` whose draws are kept.
         """
         done = [self.preprocessing] if augmentation is None else [self.preprocessing, augmentation]
@@ -79,12 +79,12 @@ class Prefix:
         return tap_at(self.cut)
 
     def frozen(self) -> FrozenPass:
-        """What runs; for as long as pictures are brought to the cut."""
+        """What runs; for as long as images are brought to the cut."""
         plan = Plan(self.info, (self.tap,))
         return FrozenPass(lambda: self.source, plan, self.recipe, self.preprocessing)
 
     def forward(self, batch: Tensor, frozen: FrozenPass) -> Tensor:
-        """Ravelled activations of a normalised batch; frozen, without gradient."""
+        """Raveled activations of a normalized batch; frozen, without gradient."""
         if self.cut.depth == 0:
             flat = batch.flatten(1)
             return flat.double() if self.recipe.precision == "float64" else flat
@@ -93,7 +93,7 @@ class Prefix:
 
     def activations(
         self,
-        pictures: ImageSource,
+        images: ImageSource,
         *,
         cache: Any,
         n_threads: int,
@@ -102,13 +102,13 @@ class Prefix:
         allocate: Callable[..., np.ndarray] = np.empty,
         of_bytes: int = 0,
     ) -> Outcome:
-        """Ravelled activations of every row, each distinct picture run once; not of depth 0.
+        """Raveled activations of every row, each distinct image run once; not of depth 0.
 
-        Rows are of shape (n, width), and NaN where a picture could not be read with
+        Rows are of shape (n, width), and NaN where an image could not be read with
         ``on_error="nan"``. The parameters are those of :meth:`FrozenPass.run`.
         """
         return self.frozen().run(
-            pictures,
+            images,
             (self.width,),
             dtypes=(self.dtype,),
             cache=cache,
@@ -138,7 +138,7 @@ def kept_as(activation_dtype: str, precision: str, cut: Cut) -> np.dtype:
 
 
 def activation_shape(network: FrozenNetwork | None, cut: Cut, side: int) -> tuple[int, ...]:
-    """Shape of one picture's activation at the cut, found by running a black one."""
+    """Shape of one image's activation at the cut, found by running a black one."""
     if network is None:  # nothing is frozen
         return (3, side, side)
     if cut.depth == cut.n_stages:

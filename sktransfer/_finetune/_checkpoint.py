@@ -85,7 +85,7 @@ class Checkpoints:
     Parameters
     ----------
     directory : path-like
-        Made if it does not exist. Other trainings (folds, candidates) write beside this one.
+        Made if it does not exist. Other trainings (folds, candidates) write alongside this one.
     fingerprint : str
         Of everything that decides the result: what another training left is not taken up.
     every : int

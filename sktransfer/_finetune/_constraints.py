@@ -13,7 +13,7 @@ from sktransfer._finetune._checkpoint import SILENT, identity
 from sktransfer._finetune._head import check_head
 from sktransfer._finetune._losses import LOSSES, check_loss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
-from sktransfer.images import resolve_augmentation
+from sktransfer._images import resolve_augmentation
 
 CONSTRAINTS: dict[str, list[Any]] = {
     "backbone": [str, os.PathLike, HasMethods("fit")],
@@ -78,7 +78,7 @@ def check_together(estimator: Any) -> None:
             )
         if augmentation.mixes:
             raise ValueError(
-                "mixup and cutmix mix the pictures of each batch anew, so there are no views to "
+                "mixup and cutmix mix the images of each batch again, so there are no views to "
                 "keep: leave them out, or set augment_views=None."
             )
     check_loss(estimator.loss, estimator.label_smoothing, estimator.head)
@@ -99,7 +99,7 @@ def check_together(estimator: Any) -> None:
                 identity(value, name)
     if estimator.checkpoint_dir is not None and not isinstance(estimator.random_state, Integral):
         raise ValueError(
-            "checkpoint_dir needs an integer random_state: a training that draws anew each "
+            "checkpoint_dir needs an integer random_state: a training that draws again each "
             f"time cannot be taken up again; got random_state={estimator.random_state!r}."
         )
     pair = isinstance(estimator.head_lr, (tuple, list))

@@ -1,4 +1,4 @@
-"""Seconds of the pieces of a fit, measured on a handful of pictures, and what a fit comes to.
+"""Seconds of the pieces of a fit, measured on a handful of images, and what a fit comes to.
 
 It must not know searches, nor write to any store but its own.
 """
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from sktransfer._finetune._datasets import ActivationRows, PictureRows
+from sktransfer._finetune._datasets import ActivationRows, ImageRows
 from sktransfer._finetune._fitting import threads
 from sktransfer._finetune._head import solve_linear
 from sktransfer._finetune._keeping import Place, from_array
 from sktransfer._finetune._loop import Schedule
 from sktransfer._finetune._trial import Trial
-from sktransfer.frozen import DirectoryStore, MemoryStore, Store, TieredStore, store_for
-from sktransfer.images import ImageSource, PictureSelection, resolve_augmentation
+from sktransfer._frozen import DirectoryStore, MemoryStore, Store, TieredStore, store_for
+from sktransfer._images import ImageSelection, ImageSource, resolve_augmentation
 
 # A training step is measured on as large a batch as this allows.
 _STEP_SECONDS = 0.5
@@ -37,15 +37,15 @@ class Costs:
     Parameters
     ----------
     start : float
-        Of a fit before it looks at a picture.
+        Of a fit before it looks at an image.
     run : float
-        Of a picture decoded and run through the frozen part.
+        Of an image decoded and run through the frozen part.
     fetch : float
-        Of a picture that is found in the store.
+        Of an image that is found in the store.
     read : float
-        Of a picture decoded for training, where nothing is frozen.
+        Of an image decoded for training, where nothing is frozen.
     draw : float
-        Of a picture decoded, drawn and run through the frozen part.
+        Of an image decoded, drawn and run through the frozen part.
     step, row : float
         Of a training step, and of each row in it.
     forward : float
@@ -70,7 +70,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Bill:
-    """Seconds of a fit or a prediction, and pictures run through the frozen part in it."""
+    """Seconds of a fit or a prediction, and images run through the frozen part in it."""
 
     frozen: float = 0.0
     train: float = 0.0
@@ -88,7 +88,7 @@ def fit_bill(trial: Trial, costs: Costs, n: int, n_new: int) -> Bill:
     n : int
         Rows.
     n_new : int
-        Pictures and draws of them that the store does not have.
+        Images and draws of them that the store does not have.
     """
     clf, depth = trial.clf, trial.prefix.cut.depth
     n_asked = n * (1 + trial.n_views)
@@ -143,22 +143,22 @@ def predict_bill(trial: Trial, costs: Costs, n: int, n_new: int) -> Bill:
     )
 
 
-def measure(trial: Trial, pictures: ImageSource, y: np.ndarray, rows: Sequence[int]) -> Costs:
+def measure(trial: Trial, images: ImageSource, y: np.ndarray, rows: Sequence[int]) -> Costs:
     """Time the pieces of a fit.
 
     Parameters
     ----------
     trial : Trial
-    pictures : ImageSource
+    images : ImageSource
     y : ndarray of int
-        Codes of the classes, of all pictures.
+        Codes of the classes, of all images.
     rows : sequence of int
-        Pictures to measure on; they can be read.
+        Images to measure on; they can be read.
     """
     clf = trial.clf
     clf._start()
     start = _seconds(clf._start, trial)
-    some = PictureSelection(pictures, rows)
+    some = ImageSelection(images, rows)
     with threads(trial.n_threads) as map_:
         run = fetch = read = draw = 0.0
         if trial.frozen:
@@ -166,11 +166,11 @@ def measure(trial: Trial, pictures: ImageSource, y: np.ndarray, rows: Sequence[i
             # Draws are most of what runs, where they are kept.
             activations, run, fetch = _brought(trial, some if views is None else views)
         else:
-            plain = _pictures(trial, some, None, map_)
+            plain = _images(trial, some, None, map_)
             read = _seconds(lambda: plain.__getitems__(range(len(rows))), trial) / len(rows)
             activations = plain.__getitems__(range(len(rows)))[0]["x"].cpu().numpy()
         if trial.draws_anew:
-            drawn = _pictures(trial, some, resolve_augmentation(clf.augmentation), map_)
+            drawn = _images(trial, some, resolve_augmentation(clf.augmentation), map_)
             drawn.__getitems__(range(min(2, len(rows))))
             draw = _seconds(lambda: drawn.__getitems__(range(len(rows))), trial) / len(rows)
     bench = _Bench(trial, activations)
@@ -192,13 +192,13 @@ def _head_epochs(trial: Trial) -> int:
 
 
 def _brought(trial: Trial, some: ImageSource) -> tuple[np.ndarray, float, float]:
-    """Activations, and seconds of a picture that is run and of one that is found again."""
+    """Activations, and seconds of an image that is run and of one that is found again."""
     prefix = trial.prefix
     frozen = prefix.frozen()
 
-    def bring(pictures: ImageSource, store: Store | None) -> np.ndarray:
+    def bring(images: ImageSource, store: Store | None) -> np.ndarray:
         return frozen.run(
-            pictures,
+            images,
             (prefix.width,),
             dtypes=(prefix.dtype,),
             cache=None,
@@ -207,7 +207,7 @@ def _brought(trial: Trial, some: ImageSource) -> tuple[np.ndarray, float, float]
         ).rows
 
     bring(
-        PictureSelection(some, range(min(2, len(some)))), None
+        ImageSelection(some, range(min(2, len(some)))), None
     )  # engines, threads and caches warm up
     n_asked = len(some)
     with _store_like(trial) as store:
@@ -232,12 +232,12 @@ def _store_like(trial: Trial) -> Iterator[Store | None]:
             far.close()
 
 
-def _pictures(
+def _images(
     trial: Trial, some: ImageSource, augmentation: Any, map_: Callable[..., Any]
-) -> PictureRows:
+) -> ImageRows:
     n = len(some)
     labels, weight = np.arange(n) % len(trial.clf._classes), np.ones(n)
-    rows = PictureRows(
+    rows = ImageRows(
         some, trial.prefix, augmentation, 0, map_, np.arange(n, dtype=np.intp), labels, weight
     )
     rows.n_classes = len(trial.clf._classes)
@@ -245,7 +245,7 @@ def _pictures(
 
 
 class _Bench:
-    """Times the trained part on the activations of a few pictures, again and again."""
+    """Times the trained part on the activations of a few images, again and again."""
 
     def __init__(self, trial: Trial, activations: np.ndarray) -> None:
         self.trial = trial
@@ -310,8 +310,8 @@ def _solve_seconds(embeddings: np.ndarray, y: np.ndarray, n_classes: int, C: flo
     rng = np.random.default_rng(0)
     labels = rng.choice(y, n)
     labels[: min(n, n_classes)] = np.unique(y)[: min(n, n_classes)]
-    centres = embeddings[labels % len(embeddings)]
-    X = centres + rng.normal(size=centres.shape) * (2 * embeddings.std(axis=0) + 1e-6)
+    centers = embeddings[labels % len(embeddings)]
+    X = centers + rng.normal(size=centers.shape) * (2 * embeddings.std(axis=0) + 1e-6)
     start = time.perf_counter()
     solve_linear(X, labels, np.ones(n), n_classes, C)
     return (time.perf_counter() - start) / n

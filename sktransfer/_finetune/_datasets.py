@@ -19,8 +19,8 @@ from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
 from sktransfer._finetune._activations import Prefix
+from sktransfer._images import ImageSource
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class ViewOrder:
         return rng.permuted(views, axis=1)[:, turn]
 
 
-class LabelledRows(Dataset, ABC):
+class LabeledRows(Dataset, ABC):
     """Rows with labels and weights, each of them a row of something else.
 
     Parameters
     ----------
     rows : ndarray of int, shape (n,)
-        Which rows of pictures or activations these are.
+        Which rows of images or activations these are.
     y, weight : ndarray of shape (n,)
     order : ViewOrder or None
         Where there are several views of each, row after row: which one is shown.
@@ -62,14 +62,14 @@ class LabelledRows(Dataset, ABC):
         self.rows = rows
         self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
         self.given_weight = np.asarray(weight, dtype=np.float64)
-        # 1 on average, so that the size of a step does not hang on the weights' unit.
+        # 1 on average, so that the size of a step does not depend on the weights' unit.
         self.weight = torch.from_numpy(self.given_weight / self.given_weight.mean())
         self.order = order
         self.epoch = 0
         self._shown: tuple[int, np.ndarray] | None = None
 
     @property
-    def X(self) -> LabelledRows:  # noqa: N802 - skorch's name
+    def X(self) -> LabeledRows:  # noqa: N802 - skorch's name
         """Itself: skorch's callbacks predict the X of a dataset and compare with its y."""
         return self
 
@@ -84,7 +84,7 @@ class LabelledRows(Dataset, ABC):
         """A whole batch: ((activations, weights), labels)."""
 
     def _places(self, indices: Sequence[int]) -> np.ndarray:
-        """Rows of the pictures or activations themselves."""
+        """Rows of the images or activations themselves."""
         chosen = np.asarray(indices, dtype=np.intp)
         if self.order is None:
             return self.rows[chosen]
@@ -93,7 +93,7 @@ class LabelledRows(Dataset, ABC):
         return self.rows[chosen] * self.order.n_views + self._shown[1][chosen]
 
 
-class ActivationRows(LabelledRows):
+class ActivationRows(LabeledRows):
     """Rows whose activations are known.
 
     Parameters
@@ -112,15 +112,15 @@ class ActivationRows(LabelledRows):
         return {"x": x, "weight": self.weight[place]}, self.y[place]
 
 
-class PictureRows(LabelledRows):
-    """Rows as pictures, which are decoded, drawn and run through the frozen part in every epoch.
+class ImageRows(LabeledRows):
+    """Rows as images, which are decoded, drawn and run through the frozen part in every epoch.
 
     Parameters
     ----------
     source : ImageSource
     prefix : Prefix
     augmentation : callable or None
-        Takes a picture and a seed.
+        Takes an image and a seed.
     seed : int
     map_ : callable
         As ``map``, maybe in threads.
@@ -143,7 +143,7 @@ class PictureRows(LabelledRows):
         self.n_classes: int | None = None  # of mixed rows' targets
         self._map = map_
         self._frozen = prefix.frozen()
-        # In predictions a draw is of the picture, whichever row it comes in.
+        # In predictions a draw is of the image, whichever row it comes in.
         self.by_content = False
         self.on_error = "raise"
         self.failures: list[ImageDecodeError] = []
@@ -153,8 +153,8 @@ class PictureRows(LabelledRows):
         places = self._places(indices)
         # A worker process has none of the threads of the one it was forked from.
         map_ = self._map if get_worker_info() is None else map
-        pictures = list(map_(self._prepared, places))
-        batch = preprocessing.normalize(preprocessing.stack(pictures).to(self.prefix.recipe.device))
+        images = list(map_(self._prepared, places))
+        batch = preprocessing.normalize(preprocessing.stack(images).to(self.prefix.recipe.device))
         place = torch.as_tensor(list(indices))
         inputs = {"weight": self.weight[place]}
         if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
@@ -186,7 +186,7 @@ class PictureRows(LabelledRows):
         preprocessing = self.prefix.preprocessing
         try:
             encoded = self.source.open(row)
-            picture = encoded.decode(preprocessing.min_decode_side)
+            image = encoded.decode(preprocessing.min_decode_side)
         except ImageDecodeError as error:
             if self.on_error == "raise":
                 raise
@@ -195,8 +195,8 @@ class PictureRows(LabelledRows):
         if self.augmentation is not None:
             # Of the row, not of its place in a batch: order and batch size do not matter.
             what = int.from_bytes(encoded.digest[:8]) if self.by_content else row
-            picture = self.augmentation(picture, self._draw(what))
-        return preprocessing(picture)
+            image = self.augmentation(image, self._draw(what))
+        return preprocessing(image)
 
 
 def whole(batch: Any) -> Any:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from sktransfer.backbones import find_stage
-from sktransfer.frozen import NetworkInfo
+from sktransfer._backbones import find_stage
+from sktransfer._frozen import NetworkInfo
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cut:
     Parameters
     ----------
     depth : int
-        Leading stages that are frozen and run once per picture. The number of stages: the whole
+        Leading stages that are frozen and run once per image. The number of stages: the whole
         network is, its neck included, and the head alone is trained.
     trained : frozenset of int
         Indices of the stages that are trained; the others after ``depth`` are frozen too, but run

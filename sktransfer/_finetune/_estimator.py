@@ -12,13 +12,13 @@ from sktransfer._finetune._parameters import Parameters
 from sktransfer._finetune._predicting import Predicting
 from sktransfer._finetune._presets import preset
 from sktransfer._finetune._saving import Saving
-from sktransfer.images import DicomOptions
+from sktransfer._images import DicomOptions
 
 
 class FineTuneClassifier(Parameters, Saving, Predicting):
-    """Keep the first stages of a pretrained network frozen, and train the rest on your pictures.
+    """Keep the first stages of a pretrained network frozen, and train the rest on your images.
 
-    The frozen stages run once per picture, and what they give is kept (see :ref:`extract-once`).
+    The frozen stages run once per image, and what they give is kept (see :ref:`extract-once`).
     Then the head is solved exactly, as a logistic regression on the network's embeddings, and from
     there the stages after the cut are trained together with it [1]_. With everything frozen, the
     solved head is all there is: a linear probe.
@@ -40,7 +40,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         ``"all"`` trains the head alone, -1 trains the last stage and the head. A stage name: up to
         and including it. A list, tuple or set of stages: these are trained and no others, wherever
         they are (surgical fine-tuning [2]_). Frozen stages stay in inference mode, take no
-        gradient, and are in no optimiser.
+        gradient, and are in no optimizer.
     head : "linear", tuple of int or callable, default="linear"
         What comes after the embedding: a linear layer; hidden layers of these sizes, each with
         ReLU, and a linear layer; or a callable (n_features, n_classes) -> ``torch.nn.Module``.
@@ -49,21 +49,21 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         anything else is trained. ``"random"`` is the classic start. ``"auto"`` is
         ``"logistic"`` where the head is linear.
     head_C : float, default=0.003
-        Inverse strength of the L2 penalty of that logistic regression, on standardised embeddings.
+        Inverse strength of the L2 penalty of that logistic regression, on standardized embeddings.
     head_epochs : int or None, default=None
         Epochs in which the head alone is trained first. None: 0 after ``"logistic"``, else 5.
     dropout : float, default=0.0
         Before each linear layer of the head.
     augmentation : str, ImageAugmentation, callable or None, default=None
-        What is done at random to the pictures in training, anew in each epoch, and only there:
+        What is done at random to the images in training, again in each epoch, and only there:
         ``"light"``, ``"standard"``, ``"medical"``, an :class:`ImageAugmentation`, or a callable
-        that takes a picture.
+        that takes an image.
     augment_views : int or None, default=None
-        Draw that many views of each training picture once, run them through the frozen part once,
+        Draw that many views of each training image once, run them through the frozen part once,
         and show one of them per epoch, all in turn. None: new draws in each epoch, which have to be
         run through the frozen part each time.
     test_time_views : int or None, default=None
-        Average the logits of that many views in predictions: the picture as it is, and draws of
+        Average the logits of that many views in predictions: the image as it is, and draws of
         ``augmentation``.
     optimizer : str or torch.optim.Optimizer subclass, default="adamw"
         ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adagrad"``, ``"adam"``,
@@ -71,7 +71,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     head_optimizer : str, torch.optim.Optimizer subclass or None, default=None
         Of the epochs of the head alone. None: as ``optimizer``.
     lr : float, default=3e-5
-        Learning rate of the last stage. Low, so that a few hundred pictures do not undo what the
+        Learning rate of the last stage. Low, so that a few hundred images do not undo what the
         solved head stands on; thousands bear 1e-4.
     head_lr : float, (float, float) or None, default=None
         Of the head; a pair: in the epochs of the head alone, and after. None: ten times ``lr``, and
@@ -93,11 +93,11 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     max_grad_norm : float or None, default=None
         Gradients of a larger norm are shortened to it.
     freeze_batch_norm : bool, default=True
-        Whether BatchNorm of trained stages normalises with the statistics it was published with.
-        A few hundred pictures in small batches are a poor replacement for them.
+        Whether BatchNorm of trained stages normalizes with the statistics it was published with.
+        A few hundred images in small batches are a poor replacement for them.
     validation_fraction : float or None, default=None
         Share of the rows held out in ``fit``, stratified by class; with ``groups``, whole groups.
-        Copies of a picture are never on both sides.
+        Copies of an image are never on both sides.
     train_split : callable or None, default=None
         skorch's way to hold rows out, such as ``skorch.dataset.ValidSplit``.
     early_stopping : int or None, default=None
@@ -123,7 +123,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     activation_dtype : {"auto", "float16", "float32"}, default="auto"
         What activations at the cut are rounded to and kept in, whether they are cached or not.
         ``"auto"`` is float16, half the bytes (probabilities of a given network move by less than
-        2e-4, and by up to 2e-3 if its head was solved on few pictures), and float64 in that
+        2e-4, and by up to 2e-3 if its head was solved on few images), and float64 in that
         ``precision``. Embeddings, with everything frozen, are not rounded, nor are draws of
         ``augmentation`` that nothing keeps.
     memory_budget, disk_budget : int or "auto", default="auto"
@@ -331,11 +331,11 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
     ) -> FineTuneClassifier:
-        """Train on pictures.
+        """Train on images.
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of pictures, n rows
+        X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,)
             Labels of any kind.

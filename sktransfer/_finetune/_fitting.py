@@ -1,4 +1,4 @@
-"""How a fine-tune runs: from rows of pictures to a trained suffix.
+"""How a fine-tune runs: from rows of images to a trained suffix.
 
 It must not know scikit-learn's surface (parameters, predictions); see ``_estimator``.
 """
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from sktransfer._backbones import tensor_bytes
 from sktransfer._base import failed_rows_frame, n_decoding_threads
 from sktransfer._finetune._checkpoint import SILENT, Checkpoints, identity
 from sktransfer._finetune._datasets import ActivationRows
-from sktransfer._finetune._gathering import Labelled, gather
+from sktransfer._finetune._gathering import Labeled, gather
 from sktransfer._finetune._head import solve_linear
 from sktransfer._finetune._keeping import from_array
 from sktransfer._finetune._loop import Schedule
 from sktransfer._finetune._parts import HEAD_PHASE, MAIN_PHASE, SPLIT, VIEWS, Parts
 from sktransfer._finetune._rows import Rows, read_labels, split_rows
-from sktransfer.backbones import tensor_bytes
-from sktransfer.images import resolve_augmentation
+from sktransfer._images import resolve_augmentation
 
 
 class Fitting(Parts):
@@ -106,13 +106,13 @@ class Fitting(Parts):
         self.train_indices_ = train
         self.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
 
-        def labelled(chosen: np.ndarray) -> Labelled:
+        def labeled(chosen: np.ndarray) -> Labeled:
             return chosen, rows.y[chosen], rows.weights(chosen, self.class_weight, self._classes)
 
         with threads(n_threads) as map_:
-            plain = found.as_they_are(labelled(train), map_)
-            fresh = found.as_drawn(labelled(train), map_, len(self._classes))
-            held_out = None if valid is None else found.as_they_are(labelled(valid), map_)
+            plain = found.as_they_are(labeled(train), map_)
+            fresh = found.as_drawn(labeled(train), map_, len(self._classes))
+            held_out = None if valid is None else found.as_they_are(labeled(valid), map_)
             yield plain, fresh, held_out
 
     def _start_head(self, plain: Any, held_out: Any) -> bool:

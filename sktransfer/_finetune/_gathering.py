@@ -1,4 +1,4 @@
-"""Pictures of a training set brought to the cut, once or per view, and datasets made of them.
+"""Images of a training set brought to the cut, once or per view, and datasets made of them.
 
 It must not know the loop, nor how a network is found.
 """
@@ -12,37 +12,37 @@ from typing import Any
 import numpy as np
 
 from sktransfer._finetune._activations import Prefix
-from sktransfer._finetune._datasets import ActivationRows, LabelledRows, PictureRows, ViewOrder
+from sktransfer._finetune._datasets import ActivationRows, ImageRows, LabeledRows, ViewOrder
 from sktransfer._finetune._keeping import Activations, Budget, Place, keep, unreadable
+from sktransfer._images import ImageSelection, ImageSource, ImageViews
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource, PictureSelection, PictureViews
 
 # (rows, labels, weights) of a dataset.
-Labelled = tuple[np.ndarray, np.ndarray, np.ndarray]
+Labeled = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass
 class Gathered:
-    """A training set's pictures, and their activations where they are kept.
+    """A training set's images, and their activations where they are kept.
 
     Parameters
     ----------
     prefix : Prefix
-    pictures : ImageSource
+    images : ImageSource
     augmentation : ImageAugmentation, CallableAugmentation or None
     seed : int
         Of draws.
     n_views : int or None
-        Draws of each picture that are cycled through; None: they are drawn anew in each epoch.
+        Draws of each image that are cycled through; None: they are drawn again in each epoch.
     plain : Activations or None
-        Of the pictures as they are; None where nothing is frozen.
+        Of the images as they are; None where nothing is frozen.
     bring : callable or None
-        From pictures to Activations that are kept; None where nothing is frozen.
+        From images to Activations that are kept; None where nothing is frozen.
     failures : list of ImageDecodeError
     """
 
     prefix: Prefix
-    pictures: ImageSource
+    images: ImageSource
     augmentation: Any
     seed: int
     n_views: int | None
@@ -50,36 +50,34 @@ class Gathered:
     bring: Callable[[ImageSource], Activations] | None = None
     failures: list[ImageDecodeError] = field(default_factory=list)
 
-    def as_they_are(self, rows: Labelled, map_: Callable[..., Any]) -> LabelledRows:
+    def as_they_are(self, rows: Labeled, map_: Callable[..., Any]) -> LabeledRows:
         """Rows without augmentation."""
         if self.plain is not None:
             return ActivationRows(self.plain.take, *rows)
-        return PictureRows(self.pictures, self.prefix, None, self.seed, map_, *rows)
+        return ImageRows(self.images, self.prefix, None, self.seed, map_, *rows)
 
-    def as_drawn(self, rows: Labelled, map_: Callable[..., Any], n_classes: int) -> LabelledRows:
+    def as_drawn(self, rows: Labeled, map_: Callable[..., Any], n_classes: int) -> LabeledRows:
         """Rows with augmentation; as they are, where there is none."""
         if self.augmentation is None:
             return self.as_they_are(rows, map_)
         if self.n_views is None:
-            drawn = PictureRows(
-                self.pictures, self.prefix, self.augmentation, self.seed, map_, *rows
-            )
+            drawn = ImageRows(self.images, self.prefix, self.augmentation, self.seed, map_, *rows)
             drawn.n_classes = n_classes
             return drawn
         chosen, y, weight = rows
         # Of these rows and no others: those held out are not shown as they are drawn.
-        own = PictureSelection(self.pictures, chosen)
-        views = PictureViews(own, self.augmentation, self.n_views, self.seed)
+        own = ImageSelection(self.images, chosen)
+        views = ImageViews(own, self.augmentation, self.n_views, self.seed)
         order = ViewOrder(self.n_views, self.seed)
         places = np.arange(len(chosen))
         if self.bring is not None:
             return ActivationRows(self.bring(views).take, places, y, weight, order)
-        return PictureRows(views, self.prefix, None, self.seed, map_, places, y, weight, order)
+        return ImageRows(views, self.prefix, None, self.seed, map_, places, y, weight, order)
 
 
 def gather(
     prefix: Prefix,
-    pictures: ImageSource,
+    images: ImageSource,
     augmentation: Any,
     n_views: int | None,
     seed: int,
@@ -89,12 +87,12 @@ def gather(
     on_error: str,
     progress: bool,
 ) -> Gathered:
-    """Run the frozen part over pictures; over ``n_views`` draws of each when these are asked for.
+    """Run the frozen part over images; over ``n_views`` draws of each when these are asked for.
 
     Parameters
     ----------
     prefix : Prefix
-    pictures : ImageSource
+    images : ImageSource
     augmentation, seed
         As in :class:`Gathered`.
     n_views : int or None
@@ -103,12 +101,12 @@ def gather(
     n_threads, on_error, progress
         As in :meth:`Prefix.activations`.
     """
-    found = Gathered(prefix, pictures, augmentation, seed, n_views)
+    found = Gathered(prefix, images, augmentation, seed, n_views)
     if prefix.cut.depth == 0:
         if on_error == "nan":
-            found.failures = unreadable(pictures, prefix)
+            found.failures = unreadable(images, prefix)
         return found
-    n = len(pictures) * (1 + (n_views or 0))
+    n = len(images) * (1 + (n_views or 0))
     storable = prefix.storable(None if n_views is None else augmentation)
     place = budget.place(n * prefix.n_bytes, storable=storable)
     if place is Place.STORE:
@@ -120,8 +118,8 @@ def gather(
         "n_threads": n_threads,
         "progress": progress,
     }
-    found.plain = keep(prefix, pictures, budget, place, on_error=on_error, **settings)
+    found.plain = keep(prefix, images, budget, place, on_error=on_error, **settings)
     found.failures = found.plain.failures
-    # Draws are of pictures that could be read.
+    # Draws are of images that could be read.
     found.bring = lambda views: keep(prefix, views, budget, place, on_error="raise", **settings)
     return found

@@ -1,6 +1,6 @@
 """What comes after the embedding: modules, and the linear one solved exactly.
 
-It must not know backbones, pictures or skorch.
+It must not know backbones, images or skorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from sktransfer._drawing import private_seed
+from sktransfer._utils.random import private_seed
 
 # Newton's method on all coefficients at once is exact to the last digits, and cubic in their
 # number.
@@ -84,7 +84,7 @@ def solve_linear(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights and biases of the linear head that logistic regression gives, in float64.
 
-    Embeddings are centred and scaled to unit variance, column by column, as far as the penalty is
+    Embeddings are centerd and scaled to unit variance, column by column, as far as the penalty is
     concerned; the scaling is folded into what is returned.
 
     Parameters

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sktransfer import _config
 from sktransfer._finetune._activations import Prefix
+from sktransfer._frozen import open_directory, store_for
+from sktransfer._images import ImageSelection, ImageSource, portions
+from sktransfer._utils import config as _config
 from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
-from sktransfer.frozen import open_directory, store_for
-from sktransfer.images import ImageSource, PictureSelection, portions
 
 # Rows that are brought to the store at once, where they are not to be held.
 _CHUNK = 256
@@ -118,7 +118,7 @@ class Budget:
         )
 
     def _tell_of_the_store(self, prefix: Prefix, n: int) -> None:
-        """Say that the store has no room, to the second fit that runs what the first one did."""
+        """Say that the store has no module, to the second fit that runs what the first one did."""
         n_bytes = n * prefix.n_bytes
         if not self.cache or store_for(self.cache, n_bytes) is not None:
             return
@@ -143,7 +143,7 @@ class Budget:
 
 @dataclass
 class Activations:
-    """Activations of pictures, wherever they are kept, and the pictures that have none.
+    """Activations of images, wherever they are kept, and the images that have none.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class Activations:
 
 def keep(
     prefix: Prefix,
-    pictures: ImageSource,
+    images: ImageSource,
     budget: Budget,
     place: Place,
     *,
@@ -167,13 +167,13 @@ def keep(
     on_error: str,
     progress: bool,
 ) -> Activations:
-    """Bring pictures to the cut and keep what comes out.
+    """Bring images to the cut and keep what comes out.
 
     Parameters
     ----------
     prefix : Prefix
         Of a depth above 0.
-    pictures : ImageSource
+    images : ImageSource
     budget : Budget
     place : Place
     of_bytes : int
@@ -184,8 +184,8 @@ def keep(
     settings: dict[str, Any] = {"n_threads": n_threads, "of_bytes": of_bytes}
     if place in (Place.MEMORY, Place.FILE):
         outcome = prefix.activations(
-            pictures,
-            cache=budget.cache if pictures.lasting else None,
+            images,
+            cache=budget.cache if images.lasting else None,
             on_error=on_error,
             progress=progress,
             allocate=np.empty if place is Place.MEMORY else in_a_file,
@@ -195,16 +195,16 @@ def keep(
     cache = budget.cache if place is Place.STORE else None
     failures: list[ImageDecodeError] = []
     if place is Place.STORE:
-        for some in portions(pictures, _CHUNK):
+        for some in portions(images, _CHUNK):
             outcome = prefix.activations(
                 some, cache=cache, on_error=on_error, progress=progress, **settings
             )
             failures += outcome.failures
     elif on_error == "nan":
-        failures = unreadable(pictures, prefix)
+        failures = unreadable(images, prefix)
 
     def take(rows: np.ndarray) -> Tensor:
-        some = PictureSelection(pictures, rows)
+        some = ImageSelection(images, rows)
         outcome = prefix.activations(some, cache=cache, on_error="raise", **settings)
         return _widened(outcome.rows)
 
@@ -216,12 +216,12 @@ def from_array(rows: np.ndarray) -> Callable[[np.ndarray], Tensor]:
     return lambda places: _widened(rows[places])
 
 
-def unreadable(pictures: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
+def unreadable(images: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
     """Rows that cannot be decoded."""
     failures = []
-    for row in range(len(pictures)):
+    for row in range(len(images)):
         try:
-            pictures.open(row).decode(prefix.preprocessing.min_decode_side)
+            images.open(row).decode(prefix.preprocessing.min_decode_side)
         except ImageDecodeError as error:
             failures.append(error)
     return failures
@@ -252,7 +252,7 @@ def _widened(rows: np.ndarray) -> Tensor:
 
 def _how_much(prefix: Prefix, n: int) -> str:
     return (
-        f"The activations of {n} pictures after {prefix.last_stage} of "
+        f"The activations of {n} images after {prefix.last_stage} of "
         f"{prefix.info.reference.name} take {as_size(n * prefix.n_bytes)}"
     )
 

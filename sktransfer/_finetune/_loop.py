@@ -1,6 +1,6 @@
 """skorch's training loop on prepared rows: seeds, rates, best weights, checkpoints.
 
-It must not know pictures, labels or backbones: it is given datasets, a module and a plan.
+It must not know images, labels or backbones: it is given datasets, a module and a plan.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sktransfer._base import derived_seed
-from sktransfer._drawing import draws_in_training
 from sktransfer._finetune._callbacks import BatchAccuracy, Labels
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._datasets import whole
@@ -28,6 +27,7 @@ from sktransfer._finetune._memory import Portion, within_memory
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._optimizers import make_optimizer, parameter_groups, schedule_factor
 from sktransfer._finetune._phase import Progress, Schedule
+from sktransfer._utils.random import draws_in_training
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -82,7 +82,7 @@ class TrainingLoop(NeuralNetClassifier):
         return [*found, ("print_log", PrintLog())] if self.verbose else found
 
     def initialize(self) -> TrainingLoop:
-        """Make the module, the loss, the optimiser and the callbacks anew."""
+        """Make the module, the loss, the optimizer and the callbacks again."""
         self.check_training_readiness()
         self._initialize_virtual_params()
         self._initialize_callbacks()
@@ -101,7 +101,7 @@ class TrainingLoop(NeuralNetClassifier):
         return self
 
     def initialize_optimizer(self, triggered_directly: Any = None) -> TrainingLoop:
-        """Make the optimiser, with a group of parameters per stage that is trained."""
+        """Make the optimizer, with a group of parameters per stage that is trained."""
         self.optimizer_ = self._optimizer_of(self._blocks())
         # Small gradients vanish in float16, whose range is short; not in bfloat16.
         half = self.precision == "float16"
@@ -139,7 +139,7 @@ class TrainingLoop(NeuralNetClassifier):
         for name, callback in self.callbacks_:
             if isinstance(callback, LRScheduler):
                 raise ValueError(
-                    f"callbacks: {name!r} would not count, since every step sets the rates anew: "
+                    f"callbacks: {name!r} would not count, since every step sets the rates again: "
                     "leave LRScheduler out, and set lr_schedule, lr_final and warmup_epochs."
                 )
             extractor = getattr(callback, "target_extractor", None)
@@ -252,7 +252,7 @@ class TrainingLoop(NeuralNetClassifier):
             rest = len(dataset) % settings["batch_size"]
             self._set_training(True)
             # A batch of one has no variance for BatchNorm to take.
-            lonely = rest == 1 and len(dataset) > 1 and self.module_.normalises_batches
+            lonely = rest == 1 and len(dataset) > 1 and self.module_.normalizes_batches
             order = {"shuffle": True, "generator": self._order, "drop_last": lonely}
             settings = {**settings, **order, **own}
         return getattr(self, kind)(dataset, **settings)

@@ -47,7 +47,7 @@ class WeightedLoss(nn.Module):
         logits : Tensor of shape (n, k)
         target : Tensor of shape (n,), int64, or (n, k) of shares that sum to 1
         weight : Tensor of shape (n,) or None
-            1 on average over the training rows, so that the size of a step does not hang on them.
+            1 on average over the training rows, so that the size of a step does not depend on them.
         """
         each = cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         if self.loss == "focal":

@@ -1,6 +1,6 @@
 """A range test for the learning rate, on activations that are computed once.
 
-It must not know how pictures get to the cut.
+It must not know how images get to the cut.
 """
 
 from __future__ import annotations

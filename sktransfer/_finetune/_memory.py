@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sktransfer.frozen import is_out_of_memory
+from sktransfer._frozen import is_out_of_memory
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The part of a network that is trained: stages after the cut, neck and head, as one module.
 
-It must not know estimators, pictures, or where activations come from.
+It must not know estimators, images, or where activations come from.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sktransfer._backbones import Backbone
 from sktransfer._finetune._depth import Cut
-from sktransfer.backbones import Backbone
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -35,7 +35,7 @@ class Suffix(nn.Module):
         Whether BatchNorm in trained stages keeps the statistics it was published with; its scale
         and shift are trained all the same.
     shape : tuple of int
-        Of one picture's activation at the cut.
+        Of one image's activation at the cut.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Suffix(nn.Module):
         return next(self.head.parameters()).dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, shape (n, n_classes), of activations at the cut, ravelled or not."""
+        """Logits, shape (n, n_classes), of activations at the cut, raveled or not."""
         return self.head(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
@@ -162,8 +162,8 @@ class Suffix(nn.Module):
         yield "head", self.head
 
     @property
-    def normalises_batches(self) -> bool:
-        """Whether a part in training mode normalises with the statistics of a batch."""
+    def normalizes_batches(self) -> bool:
+        """Whether a part in training mode normalizes with the statistics of a batch."""
         return any(isinstance(m, _BATCH_NORMS) and m.training for m in self.modules())
 
     def linear(self) -> nn.Linear | None:

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name; which parameter gets which rate and decay.
+"""Optimizers and learning-rate schedules by name; which parameter gets which rate and decay.
 
 It must not know skorch or estimators.
 """
@@ -36,7 +36,7 @@ _NORMS = (
 
 
 def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], **settings: Any) -> Any:
-    """An optimiser from its name or class, with torch's defaults unless ``settings`` say other.
+    """An optimizer from its name or class, with torch's defaults unless ``settings`` say other.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ class Parameters:
     """Mixin: what the constructor was given, and ``component__name`` for skorch's components.
 
     skorch takes every attribute without a trailing underscore for a parameter, accepts any
-    ``prefix__name``, and re-initialises a fitted net when one is set; scikit-learn wants
+    ``prefix__name``, and re-initializes a fitted net when one is set; scikit-learn wants
     constructors that only store, errors for unknown names, and nothing done before ``fit``.
     """
 

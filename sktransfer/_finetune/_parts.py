@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sktransfer._backbones import Backbone
 from sktransfer._base import ImageInputMixin, derived_seed, resolve_device, seed_from
 from sktransfer._finetune._activations import Prefix, activation_shape, kept_as
 from sktransfer._finetune._depth import resolve_freeze_depth
@@ -19,14 +20,13 @@ from sktransfer._finetune._head import make_head
 from sktransfer._finetune._keeping import Budget
 from sktransfer._finetune._loop import TrainingLoop
 from sktransfer._finetune._network import Suffix
-from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
-from sktransfer.backbones import Backbone
-from sktransfer.frozen import (
+from sktransfer._frozen import (
     NetworkInfo,
     NetworkSource,
     Recipe,
     resolve_engine,
 )
+from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
 
 # The last whole network that was loaded: the next fold or candidate copies its stages.
 _last: dict[tuple, Backbone] = {}
@@ -148,7 +148,7 @@ class Parts(ImageInputMixin, TrainingLoop):
             module.to_empty(device="cpu")  # an architecture alone; its values come next
         dtype = torch.float64 if made["precision"] == "float64" else torch.float32
         # A layout, not a change of numbers: convolutions need not bring their weights into the one
-        # that pictures have, in every step.
+        # that images have, in every step.
         module = module.to(device=self.device_, dtype=dtype)
         return module.to(memory_format=torch.channels_last)
 
@@ -159,7 +159,7 @@ class Parts(ImageInputMixin, TrainingLoop):
             if now is not before and not _equal(now, before):
                 raise ValueError(
                     f"{name} is {now!r} now, and the network that training is to go on with was "
-                    f"made with {before!r}. Set it back, or fit anew (warm_start=False)."
+                    f"made with {before!r}. Set it back, or fit again (warm_start=False)."
                 )
 
     @contextmanager
@@ -180,7 +180,7 @@ class Parts(ImageInputMixin, TrainingLoop):
         return derived_seed(self._seed, part)
 
     def _prepare(self) -> None:
-        """Find the network and settle where it is cut; nothing is trained."""
+        """Find the network and resolve where it is cut; nothing is trained."""
         self._seed = seed_from(self.random_state)
         self._found_as = lasting(self.backbone)
         self._made_with = {name: getattr(self, name) for name in MADE_WITH}

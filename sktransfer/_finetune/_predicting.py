@@ -12,13 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
 from sktransfer._base import n_decoding_threads
-from sktransfer._finetune._datasets import ActivationRows, PictureRows
+from sktransfer._finetune._datasets import ActivationRows, ImageRows
 from sktransfer._finetune._fitting import Fitting, threads
 from sktransfer._finetune._keeping import from_array
 from sktransfer._finetune._lr_finder import find_learning_rate
 from sktransfer._finetune._parts import TEST_VIEWS
+from sktransfer._images import ImageSource, portions, resolve_augmentation
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource, portions, resolve_augmentation
 
 # Fewest rows that are predicted at once, however little memory there is.
 _LEAST_ROWS = 32
@@ -46,7 +46,7 @@ class Predicting(Fitting):
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of pictures, n rows
+        X : array-like, DataFrame, Series or sequence of images, n rows
 
         Returns
         -------
@@ -61,7 +61,7 @@ class Predicting(Fitting):
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of pictures, n rows
+        X : array-like, DataFrame, Series or sequence of images, n rows
 
         Returns
         -------
@@ -76,7 +76,7 @@ class Predicting(Fitting):
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of pictures, n rows
+        X : array-like, DataFrame, Series or sequence of images, n rows
 
         Returns
         -------
@@ -127,7 +127,7 @@ class Predicting(Fitting):
         self._note_failures(failures, len(source), "given NaN")
 
     def get_dataset(self, X: Any, y: Any = None) -> Any:
-        """Datasets as they are; pictures are brought to the cut."""
+        """Datasets as they are; images are brought to the cut."""
         if isinstance(X, Dataset):
             return X
         source = self._image_source(X, reset=False)
@@ -145,7 +145,7 @@ class Predicting(Fitting):
     def _plain(self, source: ImageSource, map_: Any, failures: list[ImageDecodeError]) -> Any:
         """Rows as they are; those that cannot be read are added to ``failures``."""
         if self._prefix.cut.depth == 0:
-            return self._pictures(source, None, map_)
+            return self._images(source, None, map_)
         outcome = self._prefix.activations(
             source,
             cache=self.cache,
@@ -155,19 +155,19 @@ class Predicting(Fitting):
             of_bytes=len(source) * self._prefix.n_bytes,
         )
         failures += outcome.failures
-        return ActivationRows(from_array(outcome.rows), *_unlabelled(len(source)))
+        return ActivationRows(from_array(outcome.rows), *_unlabeled(len(source)))
 
-    def _drawn(self, source: ImageSource, view: int, map_: Any) -> PictureRows:
+    def _drawn(self, source: ImageSource, view: int, map_: Any) -> ImageRows:
         """Rows as a draw of the augmentation has them."""
-        dataset = self._pictures(source, resolve_augmentation(self.augmentation), map_)
+        dataset = self._images(source, resolve_augmentation(self.augmentation), map_)
         dataset.epoch = view
         dataset.by_content = True
         return dataset
 
-    def _pictures(self, source: ImageSource, augmentation: Any, map_: Any) -> PictureRows:
+    def _images(self, source: ImageSource, augmentation: Any, map_: Any) -> ImageRows:
         seed = self._seed_of(TEST_VIEWS)
-        rows = _unlabelled(len(source))
-        dataset = PictureRows(source, self._prefix, augmentation, seed, map_, *rows)
+        rows = _unlabeled(len(source))
+        dataset = ImageRows(source, self._prefix, augmentation, seed, map_, *rows)
         dataset.on_error = self.on_error
         return dataset
 
@@ -205,6 +205,6 @@ class Predicting(Fitting):
         )
 
 
-def _unlabelled(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _unlabeled(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, labels and weights of a dataset that is only predicted."""
     return np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n)

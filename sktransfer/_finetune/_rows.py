@@ -15,9 +15,9 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
 
-from sktransfer._splitting import holdout_split, read_groups
+from sktransfer._images import ImageSource
+from sktransfer._utils.splitting import holdout_split, read_groups
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Rows:
         Sample weights as given, without those of classes.
     groups : ndarray of shape (n,) or None
     kept : ndarray of int
-        Rows whose picture can be read.
+        Rows whose image can be read.
     """
 
     source: ImageSource
@@ -44,11 +44,11 @@ class Rows:
 
     @cached_property
     def digests(self) -> list[bytes]:
-        """Of the pictures of ``kept``, once no more is left out."""
+        """Of the images of ``kept``, once no more is left out."""
         return [self.source.open(int(row)).digest for row in self.kept]
 
     def leave_out(self, failures: Sequence[ImageDecodeError]) -> None:
-        """Keep rows whose picture could be read; raise where that is none of them."""
+        """Keep rows whose image could be read; raise where that is none of them."""
         bad = [failure.index for failure in failures if failure.index is not None]
         self.kept = np.setdiff1d(np.arange(len(self.y)), bad)
         if not len(self.kept):
@@ -141,7 +141,7 @@ def split_rows(
     Parameters
     ----------
     fraction : float or None
-        Stratified by class; groups stay whole where they are known, and copies of a picture are
+        Stratified by class; groups stay whole where they are known, and copies of an image are
         one group.
     train_split : callable or None
         skorch's: takes (dataset, y[, groups]) and gives two torch Subsets, or the index arrays.
@@ -159,7 +159,7 @@ def split_rows(
 
 
 def _copies(digests: list[bytes]) -> np.ndarray | None:
-    """Rows of one picture as one group, where there are any: over-sampling makes such rows, and a
+    """Rows of one image as one group, where there are any: over-sampling makes such rows, and a
     copy of a training row says nothing about rows that were not seen.
     """
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}

@@ -20,14 +20,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 
+from sktransfer._backbones import Backbone, BackboneReference, architecture
 from sktransfer._base import failed_rows_frame
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._parts import Parts, whole_backbone
-from sktransfer._persistence import SCHEMA, beside, read_saved, tuned_backbone
+from sktransfer._images import DicomOptions, ImageAugmentation
+from sktransfer._persistence import SCHEMA, next_to, read_saved, tuned_backbone
 from sktransfer._version import __version__
-from sktransfer.backbones import Backbone, BackboneReference, architecture
-from sktransfer.images import DicomOptions, ImageAugmentation
 
 _PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler")
 # Objects of parameters, whose parameters are written in their place.
@@ -79,7 +79,7 @@ class Saving(Parts):
         return tuned_backbone(base, self.reference_, self.module_.saved())
 
     def _ready_again(self) -> None:
-        """What training needs, as parameters are now; moments of the same optimiser stay."""
+        """What training needs, as parameters are now; moments of the same optimizer stay."""
         before = vars(self).get("optimizer_")
         self._initialize_virtual_params()
         self._initialize_callbacks()
@@ -89,7 +89,7 @@ class Saving(Parts):
             self.optimizer_.state.update(before.state)
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """As skorch's: what ``save_params`` wrote, into a net that is initialised."""
+        """As skorch's: what ``save_params`` wrote, into a net that is initialized."""
         with self._as_torch_says():
             super().load_params(*args, **kwargs)
 
@@ -101,7 +101,7 @@ class Saving(Parts):
         Parameters
         ----------
         path : path-like
-            The file; ``.safetensors`` is customary. No picture's name or pixels are in it.
+            The file; ``.safetensors`` is customary. No image's name or pixels are in it.
 
         Raises
         ------
@@ -184,7 +184,7 @@ class Saving(Parts):
             )
         try:
             made = _restored(cls, header, params)
-            made._found_as = beside(path, header["found_as"])
+            made._found_as = next_to(path, header["found_as"])
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path} holds something that sktransfer {__version__} cannot make an estimator "

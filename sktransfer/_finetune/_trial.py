@@ -17,8 +17,8 @@ from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._estimator import FineTuneClassifier
 from sktransfer._finetune._keeping import Place
 from sktransfer._finetune._parts import VIEWS
-from sktransfer.frozen import OneCut
-from sktransfer.images import ImageSource, PictureViews, resolve_augmentation
+from sktransfer._frozen import OneCut
+from sktransfer._images import ImageSource, ImageViews, resolve_augmentation
 
 # What has effects elsewhere, or is of no use before anything is learned.
 _SILENT: dict[str, Any] = {"verbose": 0, "callbacks": None, "checkpoint_dir": None}
@@ -78,12 +78,12 @@ class Trial:
 
     @property
     def n_views(self) -> int:
-        """Draws of each training picture that are kept."""
+        """Draws of each training image that are kept."""
         return self.clf.augment_views or 0
 
     @property
     def draws_anew(self) -> bool:
-        """Whether pictures are drawn, and run through the frozen part, in every epoch."""
+        """Whether images are drawn, and run through the frozen part, in every epoch."""
         return self.clf.augmentation is not None and not self.n_views
 
     @cached_property
@@ -101,27 +101,27 @@ class Trial:
         return self.cut.fingerprint
 
     def read(self, X: Any) -> ImageSource:
-        """Pictures of X."""
+        """Images of X."""
         return self.clf._image_source(X, reset=True)
 
-    def views_of(self, pictures: ImageSource) -> PictureViews | None:
+    def views_of(self, images: ImageSource) -> ImageViews | None:
         """The draws that are kept; None without."""
         if not self.n_views:
             return None
         augmentation = resolve_augmentation(self.clf.augmentation)
-        return PictureViews(pictures, augmentation, self.n_views, self.views_seed)
+        return ImageViews(images, augmentation, self.n_views, self.views_seed)
 
     @property
     def views_seed(self) -> int:
         """What decides the draws that are kept."""
         return self.clf._seed_of(VIEWS)
 
-    def views_last(self, views: PictureViews) -> bool:
+    def views_last(self, views: ImageViews) -> bool:
         """Whether another fit asks for the same draws."""
         return views.lasting and self.clf.random_state is not None
 
     def place(self, n: int) -> Place:
-        """Where a fit on ``n`` pictures keeps activations."""
+        """Where a fit on ``n`` images keeps activations."""
         augmentation = resolve_augmentation(self.clf.augmentation) if self.n_views else None
         storable = self.prefix.storable(augmentation)
         return self.clf._budget.place(n * self.prefix.n_bytes, storable=storable)

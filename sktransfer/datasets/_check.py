@@ -1,4 +1,4 @@
-"""check_images: what is wrong with a set of pictures, before anything is trained on it.
+"""check_images: what is wrong with a set of images, before anything is trained on it.
 
 It must not know networks or estimators.
 """
@@ -18,16 +18,16 @@ from joblib import effective_n_jobs
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from sktransfer._images import DicomOptions, EncodedImage, as_image_source, encoded_kind
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import DicomOptions, EncodedPicture, as_image_source, encoded_kind
 
 _COLUMNS = ["row", "source", "finding", "detail"]
 
-# Between the 1st and the 99th percentile of a picture worth looking at lies more of black to white.
+# Between the 1st and the 99th percentile of an image worth looking at lies more of black to white.
 _FLAT = 0.05
-# A format or mode of at most this part of the pictures is odd.
+# A format or mode of at most this part of the images is odd.
 _RARE = 0.05
-# A shorter side this many times the median's, or one of that, is odd; so is a picture this many
+# A shorter side this many times the median's, or one of that, is odd; so is an image this many
 # times as elongated as the median.
 _SIDE, _ELONGATION = 4.0, 2.0
 
@@ -35,7 +35,7 @@ _TRUNCATED = re.compile(r"truncated|cut short|[Nn]ot enough|unexpected end|ended
 
 
 class _Look(NamedTuple):
-    """What is kept of a picture once it has been looked at."""
+    """What is kept of an image once it has been looked at."""
 
     error: str | None = None
     digest: bytes = b""
@@ -59,23 +59,23 @@ def check_images(
 ) -> pd.DataFrame:
     """Look for what spoils a study before it begins.
 
-    Every picture is decoded once. Found are:
+    Every image is decoded once. Found are:
 
     - ``unreadable`` and ``truncated`` rows, with the reason;
-    - ``constant`` and ``near-constant`` pictures (the middle 98 % of levels within 5 % of the
+    - ``constant`` and ``near-constant`` images (the middle 98 % of levels within 5 % of the
       range);
     - an ``odd size`` (shorter side more than 4 times the median's, or less than a quarter of it),
       an ``odd shape`` (longer over shorter side more than twice the median's), an ``odd format``
-      or ``odd mode`` (that of at most 5 % of the pictures, when most have another);
+      or ``odd mode`` (that of at most 5 % of the images, when most have another);
     - a ``duplicate``: the very same pixels in an earlier row, however they are encoded. With
       ``y``, a ``conflicting duplicate`` has another label there, and with ``groups`` a ``duplicate
       across groups`` belongs to another patient: split by patient, it may be in both parts;
-    - a ``group in several classes``: a patient whose pictures have different labels. That may be
+    - a ``group in several classes``: a patient whose images have different labels. That may be
       right, for a disease that comes and goes, or a mistake; the split has to know it.
 
     Parameters
     ----------
-    X : array-like, DataFrame, Series or sequence of pictures, n rows
+    X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         Class labels.
@@ -102,7 +102,7 @@ def check_images(
     >>> X[2] = 7
     >>> X[5] = X[0]
     >>> found = check_images(X, y=[0, 1, 0, 1, 0, 1], groups=list("aabbcc"))
-    6 pictures checked.
+    6 images checked.
       1 constant
       1 conflicting duplicate
       3 group in several classes
@@ -141,13 +141,13 @@ def check_images(
 Finding = tuple[int, str, str]
 
 
-def _look(encoded: EncodedPicture) -> _Look:
-    picture = encoded.decode()
-    values = np.asarray(picture)
+def _look(encoded: EncodedImage) -> _Look:
+    image = encoded.decode()
+    values = np.asarray(image)
     digest = blake2b(f"{values.dtype}{values.shape}".encode(), digest_size=16)
     digest.update(values.tobytes())
-    grey = values if values.ndim == 2 else values.mean(axis=2)
-    low, high = np.percentile(grey, (1, 99)) / (255 if values.dtype == np.uint8 else 1)
+    gray = values if values.ndim == 2 else values.mean(axis=2)
+    low, high = np.percentile(gray, (1, 99)) / (255 if values.dtype == np.uint8 else 1)
     format_, mode = encoded_kind(encoded.content)
     return _Look(
         digest=digest.digest(),
@@ -234,7 +234,7 @@ def _readable(looks: Sequence[_Look]) -> list[tuple[int, _Look]]:
 
 def _summary(frame: pd.DataFrame, n: int) -> str:
     """Numbers only: a summary ends up in notebooks and logs, and a file may bear a name."""
-    lines = [f"{n} pictures checked."]
+    lines = [f"{n} images checked."]
     counts = frame["finding"].value_counts(sort=False)
     lines += [f"  {count} {finding}" for finding, count in counts.items()]
     return "\n".join(lines if len(counts) else ["".join([lines[0], " Nothing was found."])])

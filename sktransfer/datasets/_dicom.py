@@ -1,4 +1,4 @@
-"""A folder of DICOM files as a table, one row per picture; it knows no labels."""
+"""A folder of DICOM files as a table, one row per image; it knows no labels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from joblib import effective_n_jobs
 
+from sktransfer._images import DicomFrame, is_dicom, read_dicom_header, read_file
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
-from sktransfer.images import DicomFrame, is_dicom, read_dicom_header, read_file
 
 # What each of our columns is called in the standard.
 KEYWORDS = {
@@ -39,10 +39,10 @@ def dicom_table(
     frames: str = "first",
     n_jobs: int | None = None,
 ) -> pd.DataFrame:
-    """One row per DICOM picture in a folder, with what was asked for of its header.
+    """One row per DICOM image in a folder, with what was asked for of its header.
 
-    Files are recognised by content, whatever their names, in sub-folders too. Those without a
-    picture (reports, plans) are left out; so are those that cannot be read, with one warning.
+    Files are recognized by content, whatever their names, in sub-folders too. Those without a
+    image (reports, plans) are left out; so are those that cannot be read, with one warning.
 
     Nothing is de-identified, here or anywhere in sktransfer: there are tools made for that, and the
     pixels themselves may show a name. The table holds the columns asked for and no others.
@@ -68,7 +68,7 @@ def dicom_table(
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or no DICOM picture in it.
+        If there is no such folder, or no DICOM image in it.
     MissingDependencyError
         Without the extra ``medical``.
 
@@ -118,14 +118,14 @@ def dicom_table(
                 place = {"path": DicomFrame(str(path), frame), "frame": frame}
             rows.append({**place, **header})
     if not rows:
-        raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with a picture in it.")
+        raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with an image in it.")
     return pd.DataFrame(rows)
 
 
 def read_headers(
     files: Sequence[Path], columns: Sequence[str], n_jobs: int | None = None
 ) -> tuple[list[dict[str, Any] | None], list[tuple[Path, str]]]:
-    """Of each file the columns asked for and its number of frames; None if it has no picture.
+    """Of each file the columns asked for and its number of frames; None if it has no image.
 
     And the files that cannot be read, with the reasons.
     """

@@ -10,9 +10,9 @@ from sklearn.utils import Bunch
 def load_digit_screening(digit: int = 8, *, return_X_y: bool = False):
     """Find one handwritten digit among all ten: a screening task with rare positives.
 
-    The pictures are the 1797 scanned digits that come with scikit-learn (8 x 8 pixels, values 0
+    The images are the 1797 scanned digits that come with scikit-learn (8 x 8 pixels, values 0
     to 16, handwriting of 43 people), so that nothing has to be downloaded. One digit in ten is
-    about the prevalence of a screening programme.
+    about the prevalence of a screening program.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def load_digit_screening(digit: int = 8, *, return_X_y: bool = False):
     Returns
     -------
     Bunch
-        ``data``: ndarray of shape (1797, 64), ravelled pictures; ``target``: 1 for the digit, 0
+        ``data``: ndarray of shape (1797, 64), raveled images; ``target``: 1 for the digit, 0
         for the others; ``target_names``: names of 0 and 1; ``value_range``: (0, 16), to be given
         to the extractor; ``groups``: None (scikit-learn does not say who wrote what).
 

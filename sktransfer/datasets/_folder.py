@@ -31,20 +31,20 @@ def load_image_folder(
 ):
     """Read a folder with one sub-folder a class, as torchvision's ``ImageFolder`` has it.
 
-    Only names are read; pictures are opened when they are embedded, and a broken one is reported
+    Only names are read; images are opened when they are embedded, and a broken one is reported
     there.
 
     Parameters
     ----------
     path : path
-        Folder whose sub-folders are the classes. Pictures may lie deeper inside them; hidden
-        files and files without the suffix of a picture are left out.
+        Folder whose sub-folders are the classes. Images may lie deeper inside them; hidden
+        files and files without the suffix of an image are left out.
     metadata : path or None, default="auto"
         CSV with a column of file names ("file", "filename", ...) as they are below ``path``
         (``"cat/001.jpg"``, or just ``"001.jpg"`` where that is unambiguous). "auto":
         ``metadata.csv`` in the folder, if there is one.
     groups : str or None, default="auto"
-        Column of that table that tells which pictures belong together (a patient, a lesion).
+        Column of that table that tells which images belong together (a patient, a lesion).
         "auto": the first of "group", "patient_id", "patient", "patientid", "subject_id",
         "subject", "lesion_id" there is.
     return_X_y : bool, default=False
@@ -61,9 +61,9 @@ def load_image_folder(
     Raises
     ------
     FileNotFoundError
-        If the folder does not exist or has no sub-folder with a picture.
+        If the folder does not exist or has no sub-folder with an image.
     ValueError
-        If the table leaves a picture without a group.
+        If the table leaves an image without a group.
 
     Examples
     --------
@@ -83,11 +83,11 @@ def load_image_folder(
     classes = {
         sub.name: files
         for sub in sorted(folder.iterdir())
-        if sub.is_dir() and not sub.name.startswith(".") and (files := _pictures(sub))
+        if sub.is_dir() and not sub.name.startswith(".") and (files := _images(sub))
     }
     if not classes:
         raise FileNotFoundError(
-            f"{str(folder)!r} has no sub-folder with pictures in it. It should have one for each "
+            f"{str(folder)!r} has no sub-folder with images in it. It should have one for each "
             "class, for example benign/ and malignant/. For a table of file names and labels there "
             "is load_image_table."
         )
@@ -105,11 +105,11 @@ def load_image_folder(
         target_names=names,
         groups=group_values,
         frame=frame,
-        DESCR=f"{len(files)} pictures of {len(names)} classes from a folder.",
+        DESCR=f"{len(files)} images of {len(names)} classes from a folder.",
     )
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.rglob("*")
@@ -164,7 +164,7 @@ def _groups(frame: pd.DataFrame, files: list[Path], groups: str | None) -> np.nd
     if frame[column].isna().any():
         row = int(np.flatnonzero(frame[column].isna())[0])
         raise ValueError(
-            f"{int(frame[column].isna().sum())} pictures have no {column!r} in the table; the "
+            f"{int(frame[column].isna().sum())} images have no {column!r} in the table; the "
             f"first is {files[row].name!r}. Complete the table, or pass groups=None."
         )
     return frame[column].to_numpy()

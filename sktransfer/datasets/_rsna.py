@@ -16,7 +16,7 @@ from sktransfer.datasets._dicom import read_headers
 
 _LABELS = "stage_2_train_labels.csv"
 _CLASSES = "stage_2_detailed_class_info.csv"
-_PICTURES = "stage_2_train_images"
+_IMAGES = "stage_2_train_images"
 _MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 _BOX = ["x", "y", "width", "height"]
 
@@ -30,8 +30,8 @@ def load_rsna_pneumonia(
 ):
     """Read the folder of the RSNA Pneumonia Detection Challenge (2018) as it was published.
 
-    The table of labels has a row per box, so that a picture with three boxes is in it three times.
-    Counting rows gives 31.6 % positives; of the 26,684 pictures 22.5 % are (6,012).
+    The table of labels has a row per box, so that an image with three boxes is in it three times.
+    Counting rows gives 31.6 % positives; of the 26,684 images 22.5 % are (6,012).
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def load_rsna_pneumonia(
         ``stage_2_train_images/``; and, if you have it,
         ``pneumonia-challenge-dataset-mappings_2018.json`` of the RSNA, which tells who is who.
     columns : sequence of str, default=()
-        What to read of the DICOM headers into ``data``, beside the pictures: "view", "age", "sex"
+        What to read of the DICOM headers into ``data``, alongside the images: "view", "age", "sex"
         and others of :func:`dicom_table`. A few ages in this set are impossible (up to 155).
     n_jobs : int or None, default=None
         Threads that read headers.
@@ -50,22 +50,22 @@ def load_rsna_pneumonia(
     Returns
     -------
     Bunch
-        ``data``: DataFrame with the column "image" (paths) and ``columns``, one row per picture,
+        ``data``: DataFrame with the column "image" (paths) and ``columns``, one row per image,
         sorted by ``patientId``; ``target``: 1 for pneumonia (a lung opacity with a box), 0 for the
         others; ``target_names``; ``groups``: the NIH's patient numbers if the mapping is there,
-        else None; ``frame``: "patientId", "class", "n_boxes" and "patient" of each picture;
+        else None; ``frame``: "patientId", "class", "n_boxes" and "patient" of each image;
         ``boxes``: DataFrame of ``patientId``, ``x``, ``y``, ``width``, ``height``.
 
     Raises
     ------
     FileNotFoundError
-        If a table or a picture is missing; the first few are listed.
+        If a table or an image is missing; the first few are listed.
     ValueError
         If the tables contradict each other.
 
     Notes
     -----
-    ``patientId`` is the number of an examination: patients have 2.3 pictures each on average,
+    ``patientId`` is the number of an examination: patients have 2.3 images each on average,
     and only the mapping tells whose they are. Without it, a split mixes patients, and the
     confidence intervals of a test set are too narrow.
 
@@ -74,7 +74,7 @@ def load_rsna_pneumonia(
 
     The view (``ViewPosition``) alone gives an AUC of 0.71 on these labels, since the sicker
     patients are imaged lying down: compare with a model of the table before believing one of
-    pictures. All pictures are from the NIH's ChestX-ray14, on which some networks were pretrained.
+    images. All images are from the NIH's ChestX-ray14, on which some networks were pretrained.
 
     References
     ----------
@@ -88,7 +88,7 @@ def load_rsna_pneumonia(
     frame, boxes = _grouped(labels)
     frame["class"] = _class_of(classes, frame["patientId"])
     frame["patient"] = _patients(base / _MAPPING, frame["patientId"])
-    files = [base / _PICTURES / f"{name}.dcm" for name in frame["patientId"]]
+    files = [base / _IMAGES / f"{name}.dcm" for name in frame["patientId"]]
     _check_files(files)
     data = pd.DataFrame({"image": [str(file) for file in files]})
     if columns:
@@ -127,9 +127,9 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _grouped(labels: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row per picture, and one row per box."""
-    by_picture = labels.groupby("patientId", sort=True)
-    target = by_picture["Target"].agg(["min", "max"])
+    """One row per image, and one row per box."""
+    by_image = labels.groupby("patientId", sort=True)
+    target = by_image["Target"].agg(["min", "max"])
     if (contradictory := target[target["min"] != target["max"]]).size:
         raise ValueError(f"{_LABELS} calls {contradictory.index[0]} both positive and negative.")
     boxes = labels[labels[_BOX].notna().all(axis=1)]
@@ -158,7 +158,7 @@ def _class_of(classes: pd.DataFrame, names: pd.Series) -> np.ndarray:
 
 
 def _patients(path: Path, names: pd.Series) -> list[Any]:
-    """The NIH's number of each picture's patient: what its file name there begins with."""
+    """The NIH's number of each image's patient: what its file name there begins with."""
     if not path.is_file():
         return [None] * len(names)
     entries = json.loads(path.read_text())
@@ -171,7 +171,7 @@ def _patients(path: Path, names: pd.Series) -> list[Any]:
 def _check_files(files: list[Path]) -> None:
     if missing := [file for file in files if not file.is_file()]:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(files)} pictures named in {_LABELS} are not in {_PICTURES}/: "
+            f"{len(missing)} of {len(files)} images named in {_LABELS} are not in {_IMAGES}/: "
             f"{', '.join(file.name for file in missing[:3])}{', ...' if missing[3:] else ''}."
         )
 

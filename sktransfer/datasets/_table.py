@@ -1,4 +1,4 @@
-"""A table with one picture a row (a CSV of file names and labels) as a Bunch."""
+"""A table with one image a row (a CSV of file names and labels) as a Bunch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_image_table(
     root: str | os.PathLike[str] | None = None,
     return_X_y: bool = False,
 ):
-    """Read a table of pictures: one row each, the file's name in one column.
+    """Read a table of images: one row each, the file's name in one column.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def load_image_table(
         grouped splitter. "auto": the first of "group", "patient_id", "patient", "patientid",
         "subject_id", "subject", "lesion_id" there is, or None.
     columns : sequence of str, default=()
-        Further columns to keep beside the pictures in ``data`` (age, sex, ...), for a
+        Further columns to keep alongside the images in ``data`` (age, sex, ...), for a
         ``ColumnTransformer``.
     root : path or None, default=None
         Folder that file names are relative to. None: that of the CSV, or the working directory.
@@ -68,7 +68,7 @@ def load_image_table(
     Raises
     ------
     FileNotFoundError
-        If the table, or a picture it names, does not exist; the first few are listed.
+        If the table, or an image it names, does not exist; the first few are listed.
     ValueError
         If a column is not there, or a label is missing.
 
@@ -113,7 +113,7 @@ def load_image_table(
         target_names=names,
         groups=None if group_column is None else _group_values(frame[group_column]),
         frame=frame,
-        DESCR=f"{len(frame)} pictures from a table.",
+        DESCR=f"{len(frame)} images from a table.",
     )
 
 

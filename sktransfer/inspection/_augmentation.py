@@ -1,4 +1,4 @@
-"""AugmentationDisplay: one picture under several draws; it must not know training."""
+"""AugmentationDisplay: one image under several draws; it must not know training."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import numpy as np
 from PIL import Image
 from sklearn.utils import check_random_state
 
-from sktransfer._config import import_optional
-from sktransfer.images import Picture, as_image_source, resolve_augmentation
+from sktransfer._images import DecodedImage, as_image_source, resolve_augmentation
+from sktransfer._utils.config import import_optional
 
 
 class AugmentationDisplay:
-    """One picture as it is, and as several draws of an augmentation have it.
+    """One image as it is, and as several draws of an augmentation have it.
 
     Make one with :meth:`from_augmentation`. Needs matplotlib (extra ``plot``) to plot.
 
     Parameters
     ----------
     original : PIL.Image.Image or ndarray
-        The picture as it is.
-    pictures : list of PIL.Image.Image or ndarray
-        The picture under each draw.
+        The image as it is.
+    images : list of PIL.Image.Image or ndarray
+        The image under each draw.
 
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
         What it was plotted into.
     axes_ : ndarray of matplotlib Axes, shape (n_draws + 1,)
-        One for each picture, the original first.
+        One for each image, the original first.
 
     See Also
     --------
-    sktransfer.images.ImageAugmentation : What may be done to a training picture.
+    sktransfer.preprocessing.ImageAugmentation : What may be done to a training image.
 
     Examples
     --------
     >>> from sklearn.datasets import load_sample_image
-    >>> from sktransfer.images import ImageAugmentation
+    >>> from sktransfer.preprocessing import ImageAugmentation
     >>> from sktransfer.inspection import AugmentationDisplay
     >>> augmentation = ImageAugmentation(rotation_range=20, horizontal_flip=True)
     >>> display = AugmentationDisplay.from_augmentation(
@@ -50,9 +50,9 @@ class AugmentationDisplay:
     6
     """
 
-    def __init__(self, *, original: Picture, pictures: list[Picture]) -> None:
+    def __init__(self, *, original: DecodedImage, images: list[DecodedImage]) -> None:
         self.original = original
-        self.pictures = pictures
+        self.images = images
 
     @classmethod
     def from_augmentation(
@@ -73,10 +73,10 @@ class AugmentationDisplay:
         ----------
         augmentation : str, ImageAugmentation or callable
             As the ``augmentation`` of an estimator.
-        X : collection of pictures, or a single path, ``bytes`` or Pillow image
+        X : collection of images, or a single path, ``bytes`` or Pillow image
             Any form that the estimators accept.
         row : int, default=0
-            Which picture of ``X``.
+            Which image of ``X``.
         n_draws : int, default=8
             How many draws.
         random_state : int, RandomState instance or None, default=0
@@ -96,7 +96,7 @@ class AugmentationDisplay:
             X = [X]
         source = as_image_source(X, image_shape=image_shape, value_range=value_range)
         if not -len(source) <= row < len(source):
-            raise ValueError(f"row={row!r} is not in X, which has {len(source)} pictures.")
+            raise ValueError(f"row={row!r} is not in X, which has {len(source)} images.")
         resolved = resolve_augmentation(augmentation)
         if resolved is None:
             raise ValueError(
@@ -105,18 +105,18 @@ class AugmentationDisplay:
             )
         original = source.open(row % len(source)).decode()
         seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=n_draws)
-        pictures = [resolved(original, int(seed)) for seed in seeds]
-        return cls(original=original, pictures=pictures).plot(figure=figure)
+        images = [resolved(original, int(seed)) for seed in seeds]
+        return cls(original=original, images=images).plot(figure=figure)
 
     def plot(self, *, figure: Any = None, n_columns: int | None = None) -> AugmentationDisplay:
-        """Plot the pictures in a grid.
+        """Plot the images in a grid.
 
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
             Where to plot. None makes a new one.
         n_columns : int or None, default=None
-            Pictures in a row of the grid. None: a grid as square as can be.
+            Images in a row of the grid. None: a grid as square as can be.
 
         Returns
         -------
@@ -125,7 +125,7 @@ class AugmentationDisplay:
         pyplot = import_optional(
             "matplotlib.pyplot", extra="plot", purpose="AugmentationDisplay.plot"
         )
-        shown = [self.original, *self.pictures]
+        shown = [self.original, *self.images]
         columns = n_columns or math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
         if figure is None:
@@ -133,9 +133,9 @@ class AugmentationDisplay:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in grid:
             axes.set_axis_off()
-        for place, (axes, picture) in enumerate(zip(grid, shown, strict=False)):
-            white = 255 if isinstance(picture, Image.Image) else 1
-            axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=white)
+        for place, (axes, image) in enumerate(zip(grid, shown, strict=False)):
+            white = 255 if isinstance(image, Image.Image) else 1
+            axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=white)
             axes.set_title("original" if place == 0 else f"draw {place}", fontsize="small")
         self.figure_, self.axes_ = figure, grid[: len(shown)]
         return self

@@ -1,4 +1,4 @@
-"""ConfusionExamplesDisplay: a confusion matrix with a picture in each cell; never a network."""
+"""ConfusionExamplesDisplay: a confusion matrix with an image in each cell; never a network."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.utils.validation import check_consistent_length
 
-from sktransfer.images import ImageSource
-from sktransfer.inspection._confusion import normalized
+from sktransfer._images import ImageSource
+from sktransfer._utils.displays import new_axes
+from sktransfer.inspection._images import images_of, shown_small
 from sktransfer.inspection._judged import Judged, class_names, judged
 from sktransfer.inspection._judged_display import JudgedDisplay
-from sktransfer.inspection._pictures import pictures_of, shown_small
-from sktransfer.inspection._scores import new_axes
+from sktransfer.metrics import normalized
 
-# Of a cell of side 1: the longer side of its picture, and how far that is above the middle.
+# Of a cell of side 1: the longer side of its image, and how far that is above the middle.
 _SIDE, _RAISED = 0.72, 0.09
 _NUMBER_AT = 0.39
-# Pictures tried before a cell is left without one.
+# Images tried before a cell is left without one.
 _TRIES = 5
 
 
 class ConfusionExamplesDisplay(JudgedDisplay):
-    """A confusion matrix that shows in each cell one of the pictures counted there.
+    """A confusion matrix that shows in each cell one of the images counted there.
 
     Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
     ``plot``) to plot.
@@ -35,8 +35,8 @@ class ConfusionExamplesDisplay(JudgedDisplay):
     confusion_matrix : ndarray of shape (n_classes, n_classes)
         True classes down, predicted ones across.
     rows : dict of (int, int) to int
-        Which row of ``X`` is the example of a cell; cells without pictures have none.
-    pictures : dict of (int, int) to ndarray of shape (h, w, 3)
+        Which row of ``X`` is the example of a cell; cells without images have none.
+    images : dict of (int, int) to ndarray of shape (h, w, 3)
         The examples, with values from 0 to 1.
     display_labels : list of str
         Names of the classes.
@@ -48,9 +48,9 @@ class ConfusionExamplesDisplay(JudgedDisplay):
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     display_ : sklearn.metrics.ConfusionMatrixDisplay
-        The matrix below the pictures.
+        The matrix below the images.
     images_ : dict of (int, int) to matplotlib AxesImage
-        The pictures.
+        The images.
 
     See Also
     --------
@@ -76,13 +76,13 @@ class ConfusionExamplesDisplay(JudgedDisplay):
         *,
         confusion_matrix: np.ndarray,
         rows: dict[tuple[int, int], int],
-        pictures: dict[tuple[int, int], np.ndarray],
+        images: dict[tuple[int, int], np.ndarray],
         display_labels: list[str],
         normalize: str | None = None,
     ) -> None:
         self.confusion_matrix = confusion_matrix
         self.rows = rows
-        self.pictures = pictures
+        self.images = images
         self.display_labels = display_labels
         self.normalize = normalize
 
@@ -112,7 +112,7 @@ class ConfusionExamplesDisplay(JudgedDisplay):
         y_score : array-like of shape (n,) or (n, n_classes)
             A column for each class; or, of two classes, scores of the second: probabilities if all
             lie between 0 and 1, otherwise on either side of 0.
-        X : collection of pictures, n rows
+        X : collection of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y_pred : array-like of shape (n,) or None, default=None
             Predicted labels. None: the class with the highest score.
@@ -122,7 +122,7 @@ class ConfusionExamplesDisplay(JudgedDisplay):
             As in :class:`~sktransfer.PretrainedFeatureExtractor`. Without ``value_range``, arrays
             are shown from their least value to their largest.
         example : {"typical", "sure", "doubtful"}, default="typical"
-            Which picture stands for a cell: that of median confidence among those counted there
+            Which image stands for a cell: that of median confidence among those counted there
             (the lower of two in the middle), of the highest, or of the lowest.
         normalize : {"true", "pred", "all"} or None, default=None
             Shares of the true class, of the predicted one, or of all rows; None: counts.
@@ -144,7 +144,7 @@ class ConfusionExamplesDisplay(JudgedDisplay):
         """
         return cls._of(
             judged(y_true, y_score, y_pred=y_pred, labels=labels),
-            pictures_of(None, X, image_shape, value_range),
+            images_of(None, X, image_shape, value_range),
             example=example,
             normalize=normalize,
             display_labels=display_labels,
@@ -169,20 +169,20 @@ class ConfusionExamplesDisplay(JudgedDisplay):
         check_consistent_length(found.y_true, range(len(source)))
         names = class_names(found.classes, display_labels)
         counts = confusion_matrix(found.y_true, found.y_pred, labels=found.classes)
-        rows, pictures = {}, {}
+        rows, images = {}, {}
         for i, j in zip(*np.nonzero(counts), strict=True):
             true, predicted = found.classes[i], found.classes[j]
             own = np.flatnonzero((found.y_true == true) & (found.y_pred == predicted))
             for row in _in_order(own, found.confidence[own], example)[:_TRIES]:
-                picture = shown_small(source, int(row))
-                if picture is not None:
+                image = shown_small(source, int(row))
+                if image is not None:
                     cell = int(i), int(j)
-                    rows[cell], pictures[cell] = int(row), picture
+                    rows[cell], images[cell] = int(row), image
                     break
         display = cls(
             confusion_matrix=normalized(counts, normalize),
             rows=rows,
-            pictures=pictures,
+            images=images,
             display_labels=list(names.values()),
             normalize=normalize,
         )
@@ -191,7 +191,7 @@ class ConfusionExamplesDisplay(JudgedDisplay):
     def plot(
         self, ax: Any = None, *, cmap: Any = "Blues", values_format: str | None = None
     ) -> ConfusionExamplesDisplay:
-        """Plot the matrix, and the pictures on it.
+        """Plot the matrix, and the images on it.
 
         Parameters
         ----------
@@ -215,16 +215,16 @@ class ConfusionExamplesDisplay(JudgedDisplay):
             self.confusion_matrix, display_labels=self.display_labels
         ).plot(ax=self.ax_, cmap=cmap, values_format=values_format, colorbar=False)
         for place, text in np.ndenumerate(self.display_.text_):
-            # Below the picture; where there is none, it has the cell for itself.
-            if place in self.pictures:
+            # Below the image; where there is none, it has the cell for itself.
+            if place in self.images:
                 text.set_y(place[0] + _NUMBER_AT)
         limits = self.ax_.get_xlim(), self.ax_.get_ylim()
         self.images_ = {}
-        for (i, j), picture in self.pictures.items():
-            height, width = _SIDE * np.array(picture.shape[:2]) / max(picture.shape[:2]) / 2
+        for (i, j), image in self.images.items():
+            height, width = _SIDE * np.array(image.shape[:2]) / max(image.shape[:2]) / 2
             middle = i - _RAISED
             extent = (j - width, j + width, middle + height, middle - height)
-            self.images_[i, j] = self.ax_.imshow(picture, extent=extent, zorder=2)
+            self.images_[i, j] = self.ax_.imshow(image, extent=extent, zorder=2)
         self.ax_.set(xlim=limits[0], ylim=limits[1])
         return self
 

@@ -1,4 +1,4 @@
-"""deletion_insertion_curves: a score while a picture goes and comes back in a map's order.
+"""deletion_insertion_curves: a score while an image goes and comes back in a map's order.
 
 Any map and any estimator; it must not know networks, nor how curves are drawn.
 """
@@ -25,12 +25,12 @@ _METHODS = ("predict_proba", "decision_function", "predict")
 
 @dataclass(frozen=True)
 class DeletionInsertionCurves:
-    """Scores of pictures while a map says what is deleted, and what is inserted, first.
+    """Scores of images while a map says what is deleted, and what is inserted, first.
 
     Attributes
     ----------
     fraction : ndarray of shape (n_steps + 1,)
-        Share of the picture that is deleted, or inserted, from 0 to 1.
+        Share of the image that is deleted, or inserted, from 0 to 1.
     deletion, insertion : ndarray of shape (n, n_steps + 1)
         Scores of the rows.
     """
@@ -75,33 +75,33 @@ def deletion_insertion_curves(
     Parameters
     ----------
     estimator : estimator instance
-        Fitted classifier or regressor of pictures.
-    X : collection of pictures, n rows
+        Fitted classifier or regressor of images.
+    X : collection of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
     maps : str or list of ndarray of shape (height, width), default="gradient"
-        Of the sizes of the pictures, NaN where nothing is known, which comes last; or the
+        Of the sizes of the images, NaN where nothing is known, which comes last; or the
         ``method`` of :func:`saliency_maps` that makes them; or ``"random"``.
     patch : int or None, default=None
-        Pictures are deleted and inserted in tiles of so many pixels a side, in the order of their
+        Images are deleted and inserted in tiles of so many pixels a side, in the order of their
         means. None: a sixteenth of the shorter side. 1: pixel by pixel, as in [1]_; an order that
         scatters pixels then looks better than it is, since noise is what the model has never seen
         [2]_.
     n_steps : int, default=32
-        Steps from the whole picture to nothing.
+        Steps from the whole image to nothing.
     deletion_fill : {"mean", "blur"} or float, default="mean"
-        What deleted tiles have instead: the mean of the picture (of each channel), the blurred
-        picture, or a value as in ``X`` (of 0 to 255 for files).
+        What deleted tiles have instead: the mean of the image (of each channel), the blurred
+        image, or a value as in ``X`` (of 0 to 255 for files).
     insertion_fill : {"mean", "blur"} or float, default="blur"
-        What a picture is before anything is inserted. Its blur has a standard deviation of a
+        What an image is before anything is inserted. Its blur has a standard deviation of a
         sixteenth of the shorter side.
     response_method : {"auto", "predict_proba", "decision_function", "predict"}, default="auto"
         The score. "auto": the first of these that the estimator has. "predict" is for regressors.
     image_shape : tuple of int or None, default=None
-        Of ravelled pictures. None: that of the estimator, or square.
+        Of raveled images. None: that of the estimator, or square.
     batch_size : int, default=64
-        Edited pictures per call.
+        Edited images per call.
     random_state : int, RandomState instance or None, default=0
         Of the order of tiles that are equal, and of ``maps="random"``.
 
@@ -112,7 +112,7 @@ def deletion_insertion_curves(
     Raises
     ------
     ValueError
-        If a parameter makes no sense, or maps are not of the sizes of the pictures.
+        If a parameter makes no sense, or maps are not of the sizes of the images.
     TypeError
         As :func:`saliency_maps`.
     ImageDecodeError
@@ -121,11 +121,11 @@ def deletion_insertion_curves(
     See Also
     --------
     DeletionInsertionDisplay : Draws curves of several maps.
-    saliency_randomization_test : Whether a method's maps hang on what was learned.
+    saliency_randomization_test : Whether a method's maps depend on what was learned.
 
     Notes
     -----
-    Every edited picture is a new one to an extractor, and goes into its store: set ``cache=False``
+    Every edited image is a new one to an extractor, and goes into its store: set ``cache=False``
     on the extractor, or call :func:`sktransfer.clear_cache`, where that matters.
 
     References
@@ -199,12 +199,12 @@ def _maps_of(
         shape = {"image_shape": image_shape} if maps == "occlusion" else {}
         maps = saliency_maps(estimator, X, y, method=maps, **shape)
     if len(maps) != len(sizes):
-        raise ValueError(f"maps: one for each of {len(sizes)} pictures is needed; got {len(maps)}.")
+        raise ValueError(f"maps: one for each of {len(sizes)} images is needed; got {len(maps)}.")
     for row, (own, size) in enumerate(zip(maps, sizes, strict=True)):
         if np.shape(own) != size:
             raise ValueError(
-                f"maps: that of row {row} is of shape {np.shape(own)}, and its picture of "
-                f"{size}. saliency_maps makes maps in pixels of the picture."
+                f"maps: that of row {row} is of shape {np.shape(own)}, and its image of "
+                f"{size}. saliency_maps makes maps in pixels of the image."
             )
     return maps
 
@@ -229,7 +229,7 @@ def _ranks(own: np.ndarray, patch: int | None, rng: np.random.RandomState) -> tu
 def _mixer(
     pixels: np.ndarray, name: str, fill: Any, deletes: bool
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """From the places that were treated to the picture as it is then."""
+    """From the places that were treated to the image as it is then."""
     other = _filled(pixels, name, fill)
 
     def mixed(treated: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ def _mixer(
 
 
 def _filled(pixels: np.ndarray, name: str, fill: Any) -> np.ndarray:
-    """A picture without content, of the same shape and dtype."""
+    """An image without content, of the same shape and dtype."""
     if isinstance(fill, str) and fill == "blur":
         sigma = min(pixels.shape[:2]) / _TILES
         values = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0)[: pixels.ndim])

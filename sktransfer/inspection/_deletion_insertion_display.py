@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._colours import colour
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import palette_color
 from sktransfer.inspection._deletion_insertion import (
     DeletionInsertionCurves,
     deletion_insertion_curves,
 )
 
-# Okabe and Ito's colours, told apart by all; styles for paper without colours.
+# Okabe and Ito's colors, told apart by all; styles for paper without colors.
 _STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
 _CHANCE = {"color": "0.35", "linestyle": ":"}
 _PANELS = {
-    "deletion": ("Deletion (lower is better)", "Share of the picture deleted"),
-    "insertion": ("Insertion (higher is better)", "Share of the picture inserted"),
+    "deletion": ("Deletion (lower is better)", "Share of the image deleted"),
+    "insertion": ("Insertion (higher is better)", "Share of the image inserted"),
 }
 
 
@@ -27,7 +27,7 @@ class DeletionInsertionDisplay:
     """Scores while what maps call important is deleted, and inserted.
 
     Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. Lines are means
-    over the pictures, with the mean area under them in the legend.
+    over the images, with the mean area under them in the legend.
 
     Read more in the :ref:`User Guide <seeing-trust>`.
 
@@ -84,8 +84,8 @@ class DeletionInsertionDisplay:
         Parameters
         ----------
         estimator : estimator instance
-            Fitted classifier or regressor of pictures.
-        X : collection of pictures, n rows
+            Fitted classifier or regressor of images.
+        X : collection of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
             The class of each row whose score is looked at. None: the one that is predicted.
@@ -131,7 +131,7 @@ class DeletionInsertionDisplay:
         figure : matplotlib Figure or SubFigure or None, default=None
             Where to plot. None makes a new one.
         show_interval : bool, default=True
-            Whether to show 95% intervals of the means (normal; over the pictures).
+            Whether to show 95% intervals of the means (normal; over the images).
         line_kw : dict or None, default=None
             For matplotlib's ``plot`` of the curves.
 
@@ -152,7 +152,7 @@ class DeletionInsertionDisplay:
             for number, (name, curves) in enumerate(self.curves.items()):
                 scores, area = getattr(curves, part), getattr(curves, f"{part}_area").mean()
                 style = {
-                    "color": colour(number),
+                    "color": palette_color(number),
                     "linestyle": _STYLES[number % len(_STYLES)],
                     **(_CHANCE if name == "random" else {}),
                     "label": f"{name} (area {area:.2f})",

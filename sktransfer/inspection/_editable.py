@@ -1,4 +1,4 @@
-"""Pictures that can be written on, and the scores of an estimator; it must not know what for."""
+"""Images that can be written on, and the scores of an estimator; it must not know what for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from sktransfer.images import resolve_image_shape
-from sktransfer.inspection._pictures import image_reader, pictures_of
+from sktransfer._images import resolve_image_shape
+from sktransfer.inspection._images import image_reader, images_of
 
 
 def scorer(
@@ -47,7 +47,7 @@ def scorer(
 
 @dataclass(frozen=True)
 class Rows:
-    """Pictures that can be written on, and the way back to what the estimator reads.
+    """Images that can be written on, and the way back to what the estimator reads.
 
     Attributes
     ----------
@@ -70,17 +70,17 @@ def rows_of(estimator: Any, X: Any, image_shape: Any) -> Rows:
         )
     if isinstance(X, pd.DataFrame) and all(kind.kind in "buif" for kind in X.dtypes):
         columns, table = X.columns, X.to_numpy()
-        inner = _ravelled(table, image_shape, reader)
+        inner = _raveled(table, image_shape, reader)
         return Rows(inner.pixels, lambda arrays: pd.DataFrame(inner.rebuilt(arrays), None, columns))
     if isinstance(X, np.ndarray) and X.dtype.kind in "buif":
         if X.ndim == 2:
-            return _ravelled(X, image_shape, reader)
+            return _raveled(X, image_shape, reader)
         if X.ndim in (3, 4):
             return Rows(X, np.stack)
     return _decoded(estimator, X, reader)
 
 
-def _ravelled(table: np.ndarray, image_shape: Any, reader: Any) -> Rows:
+def _raveled(table: np.ndarray, image_shape: Any, reader: Any) -> Rows:
     shape = image_shape if image_shape is not None else getattr(reader, "image_shape", None)
     full = resolve_image_shape(shape, table.shape[1])
     return Rows(
@@ -94,23 +94,23 @@ def _decoded(estimator: Any, X: Any, reader: Any) -> Rows:
     if isinstance(X, pd.DataFrame) and X.shape[1] != 1:
         raise ValueError(
             f"X is a table of {X.shape[1]} columns; occlusion knows tables of pixels, or of one "
-            "column of pictures."
+            "column of images."
         )
     values = X.iloc[:, 0] if isinstance(X, pd.DataFrame) else X
     arrays = all(isinstance(row, np.ndarray) and row.ndim in (2, 3) for row in values)
     if arrays:
         pixels = list(values)
     else:
-        source = pictures_of(estimator, X)
-        pictures = [source.open(row).decode() for row in range(len(source))]
-        if any(isinstance(each, np.ndarray) for each in pictures) and (
+        source = images_of(estimator, X)
+        images = [source.open(row).decode() for row in range(len(source))]
+        if any(isinstance(each, np.ndarray) for each in images) and (
             getattr(reader, "value_range", None) is not None
         ):
             raise ValueError(
                 "X has files deeper than 8 bits and the estimator a value_range, so they cannot be "
                 "given to it covered in the same form; pass them as arrays of numbers."
             )
-        pixels = [np.asarray(each) for each in pictures]
+        pixels = [np.asarray(each) for each in images]
 
     def rebuilt(edited: list[np.ndarray]) -> Any:
         eight = not arrays and edited[0].dtype == np.uint8

@@ -9,18 +9,18 @@ from sklearn.base import clone
 from sklearn.manifold import TSNE
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from sktransfer._colours import colour, marker
-from sktransfer._config import import_optional
-from sktransfer.images import ImageSource, Picture
-from sktransfer.inspection._pictures import as_shown, pictures_of, small
-from sktransfer.inspection._scores import new_axes
+from sktransfer._images import DecodedImage, ImageSource
+from sktransfer._utils.config import import_optional
+from sktransfer._utils.displays import new_axes
+from sktransfer._utils.plotting import palette_color, palette_marker
+from sktransfer.inspection._images import as_shown, images_of, small
 from sktransfer.inspection._similar import embeddings_of
 
 _PERPLEXITY = 30.0
 
 
 class EmbeddingDisplay:
-    """Pictures as points, or as thumbnails, near those that are alike to a network.
+    """Images as points, or as thumbnails, near those that are alike to a network.
 
     Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot.
 
@@ -29,14 +29,14 @@ class EmbeddingDisplay:
     Parameters
     ----------
     points : ndarray of shape (n, 2)
-        Where the pictures lie.
+        Where the images lie.
     y : ndarray of shape (n,) or None
         Their labels.
     y_pred : ndarray of shape (n,) or None
         What was predicted for them.
     rows : ndarray of int, shape (n,)
         Which rows of ``X`` they are.
-    pictures : list of PIL.Image.Image or ndarray, or None
+    images : list of PIL.Image.Image or ndarray, or None
         Thumbnails.
 
     Attributes
@@ -52,11 +52,11 @@ class EmbeddingDisplay:
 
     See Also
     --------
-    similar_images : The nearest neighbours of a picture, without a map between.
+    similar_images : The nearest neighbors of an image, without a map between.
 
     Notes
     -----
-    t-SNE [1]_ keeps neighbours together. Distances between clusters, their sizes and the axes mean
+    t-SNE [1]_ keeps neighbors together. Distances between clusters, their sizes and the axes mean
     nothing, and clusters may be seen where there are none.
 
     References
@@ -86,13 +86,13 @@ class EmbeddingDisplay:
         y: np.ndarray | None = None,
         y_pred: np.ndarray | None = None,
         rows: np.ndarray | None = None,
-        pictures: list[Picture] | None = None,
+        images: list[DecodedImage] | None = None,
     ) -> None:
         self.points = points
         self.y = y
         self.y_pred = y_pred
         self.rows = np.arange(len(points)) if rows is None else rows
-        self.pictures = pictures
+        self.images = images
 
     @classmethod
     def from_estimator(
@@ -108,14 +108,14 @@ class EmbeddingDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> EmbeddingDisplay:
-        """Embed pictures, reduce to two dimensions, and plot.
+        """Embed images, reduce to two dimensions, and plot.
 
         Parameters
         ----------
         transformer : transformer instance
             Fitted, such as a PretrainedFeatureExtractor, or a Pipeline without its classifier:
             ``pipe[:-1]``.
-        X : collection of pictures, n rows
+        X : collection of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
             Labels.
@@ -127,7 +127,7 @@ class EmbeddingDisplay:
             Predictions; those unlike ``y`` are marked. Use predictions of models that have not
             seen the row, of :func:`~sklearn.model_selection.cross_val_predict` for example.
         thumbnails : bool or int, default=False
-            Whether pictures are drawn in place of points; a number: of so many of them at most,
+            Whether images are drawn in place of points; a number: of so many of them at most,
             evenly chosen.
         random_state : int, RandomState instance or None, default=0
             Of t-SNE; an ``embedding`` has its own.
@@ -155,8 +155,8 @@ class EmbeddingDisplay:
                 f"sklearn.decomposition.PCA(2); got {embedding!r}."
             )
         if y_pred is not None and y is None:
-            raise ValueError("y_pred: predictions can be wrong only beside labels; pass y too.")
-        source = pictures_of(transformer, X) if thumbnails else None
+            raise ValueError("y_pred: predictions can be wrong only alongside labels; pass y too.")
+        source = images_of(transformer, X) if thumbnails else None
         features, rows = embeddings_of(transformer, X)
         labels, predicted = (
             None if each is None else column_or_1d(each, warn=True) for each in (y, y_pred)
@@ -166,7 +166,7 @@ class EmbeddingDisplay:
                 check_consistent_length(X, each)
         n = len(rows)
         if n < 3:
-            raise ValueError(f"X: at least three pictures are needed for a map; got {n}.")
+            raise ValueError(f"X: at least three images are needed for a map; got {n}.")
         if embedding is None:
             perplexity = min(_PERPLEXITY, (n - 1) / 3)
             reducer = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
@@ -183,7 +183,7 @@ class EmbeddingDisplay:
             y=None if labels is None else labels[rows],
             y_pred=None if predicted is None else predicted[rows],
             rows=rows,
-            pictures=None if source is None else _thumbnails(source, rows, thumbnails),
+            images=None if source is None else _thumbnails(source, rows, thumbnails),
         )
         return display.plot(ax, **kwargs)
 
@@ -219,8 +219,8 @@ class EmbeddingDisplay:
         for number, label in enumerate(classes):
             own = np.ones(len(self.points), bool) if label is None else self.y == label
             settings = {
-                "color": colour(number),
-                "marker": marker(number),
+                "color": palette_color(number),
+                "marker": palette_marker(number),
                 "s": 22,
                 "linewidths": 0,
                 "label": None if label is None else str(label),
@@ -241,7 +241,7 @@ class EmbeddingDisplay:
             )
         # The numbers on the axes of such a map mean nothing.
         self.ax_.set(xticks=[], yticks=[])
-        self.ax_.margins(0.06 if self.pictures is None else 0.1)
+        self.ax_.margins(0.06 if self.images is None else 0.1)
         if self.y is not None:
             self.ax_.legend(
                 fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0
@@ -250,7 +250,7 @@ class EmbeddingDisplay:
         return self
 
     def _draw_thumbnails(self, size: int, overlap: bool) -> list[Any]:
-        if self.pictures is None:
+        if self.images is None:
             return []
         boxes = import_optional(
             "matplotlib.offsetbox", extra="plot", purpose="EmbeddingDisplay.plot"
@@ -259,23 +259,23 @@ class EmbeddingDisplay:
         wrongly = np.zeros(len(self.points), bool)
         if self.y is not None and self.y_pred is not None:
             wrongly = self.y != self.y_pred
-        places = np.array([i for i, each in enumerate(self.pictures) if each is not None], int)
+        places = np.array([i for i, each in enumerate(self.images) if each is not None], int)
         if not overlap:
             places = places[np.argsort(~wrongly[places], kind="stable")]
             places = np.sort(places[self._apart(self.points[places], size)])
         drawn = []
         for place in places:
-            picture = self.pictures[place]
-            values = as_shown(picture)
-            image = boxes.OffsetImage(values, zoom=size / max(values.shape[:2]))
+            image = self.images[place]
+            values = as_shown(image)
+            pil_image = boxes.OffsetImage(values, zoom=size / max(values.shape[:2]))
             edge = "0.6"
             if classes is not None and self.y is not None:
                 number = int(np.searchsorted(classes, self.y[place]))
-                edge = colour(number)
+                edge = palette_color(number)
             wrong = bool(wrongly[place])
             drawn.append(
                 boxes.AnnotationBbox(
-                    image,
+                    pil_image,
                     self.points[place],
                     pad=0.12,
                     bboxprops={
@@ -301,7 +301,7 @@ class EmbeddingDisplay:
 
 
 def _thumbnails(source: ImageSource, rows: np.ndarray, how_many: bool | int) -> list[Any]:
-    """A small copy of each picture that is shown, None for the others."""
+    """A small copy of each image that is shown, None for the others."""
     n = len(rows) if how_many is True else min(int(how_many), len(rows))
     chosen = set(np.linspace(0, len(rows) - 1, n).round().astype(int).tolist())
     return [

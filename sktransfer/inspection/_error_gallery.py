@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from sktransfer._config import import_optional
+from sktransfer._images import ImageSource
+from sktransfer._utils.config import import_optional
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource
+from sktransfer.inspection._images import images_of, shown_small
 from sktransfer.inspection._judged import (
     Judged,
     class_names,
@@ -19,14 +20,13 @@ from sktransfer.inspection._judged import (
     judged,
 )
 from sktransfer.inspection._judged_display import JudgedDisplay
-from sktransfer.inspection._pictures import pictures_of, shown_small
 
-# Longer names would run into the next picture.
+# Longer names would run into the next image.
 _LONGEST_NAME = 18
 
 
 class ErrorGalleryDisplay(JudgedDisplay):
-    """The pictures that a classifier got wrong, those it was surest of first.
+    """The images that a classifier got wrong, those it was surest of first.
 
     Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
     ``plot``) to plot.
@@ -36,11 +36,11 @@ class ErrorGalleryDisplay(JudgedDisplay):
     Parameters
     ----------
     table : DataFrame
-        A row for each picture shown: ``row`` (of ``X``), ``y_true``, ``y_pred``, ``confidence``
+        A row for each image shown: ``row`` (of ``X``), ``y_true``, ``y_pred``, ``confidence``
         (the score of the class that was predicted), ``n_copies`` (how many of the errors are this
-        very picture), and with groups ``n_in_group`` (how many are of its group). It holds no
+        very image), and with groups ``n_in_group`` (how many are of its group). It holds no
         names of files or groups.
-    pictures : list of (ndarray of shape (h, w, 3) or None)
+    images : list of (ndarray of shape (h, w, 3) or None)
         Values from 0 to 1; None for one that cannot be read.
     n_errors, n_rows : int
         How many rows are wrong, of how many.
@@ -54,17 +54,17 @@ class ErrorGalleryDisplay(JudgedDisplay):
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
-    axes_ : ndarray of matplotlib Axes, shape (n_pictures,)
-        One for each picture; a single one that says so where there are no errors.
+    axes_ : ndarray of matplotlib Axes, shape (n_images,)
+        One for each image; a single one that says so where there are no errors.
 
     See Also
     --------
     ConfusionExamplesDisplay : An example for each pair of true and predicted class.
-    EmbeddingDisplay : Where errors lie among all pictures.
+    EmbeddingDisplay : Where errors lie among all images.
 
     Notes
     -----
-    Look here first for wrong labels, for pictures that show something else, and for what they have
+    Look here first for wrong labels, for images that show something else, and for what they have
     in common. Take rows that the model has not seen.
 
     Examples
@@ -74,8 +74,8 @@ class ErrorGalleryDisplay(JudgedDisplay):
     >>> from sktransfer.inspection import ErrorGalleryDisplay
     >>> X, y = load_digits(return_X_y=True)
     >>> clf = LogisticRegression(max_iter=1000).fit(X[:200] / 16, y[:200])
-    >>> display = ErrorGalleryDisplay.from_estimator(clf, X[200:] / 16, y[200:], n_pictures=8)
-    >>> len(display.pictures)
+    >>> display = ErrorGalleryDisplay.from_estimator(clf, X[200:] / 16, y[200:], n_images=8)
+    >>> len(display.images)
     8
     >>> bool(display.table["confidence"].is_monotonic_decreasing)
     True
@@ -85,7 +85,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         self,
         *,
         table: pd.DataFrame,
-        pictures: list[np.ndarray | None],
+        images: list[np.ndarray | None],
         n_errors: int,
         n_rows: int,
         by_class: bool = False,
@@ -93,7 +93,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         row_names: list[str] | None = None,
     ) -> None:
         self.table = table
-        self.pictures = pictures
+        self.images = images
         self.n_errors = n_errors
         self.n_rows = n_rows
         self.by_class = by_class
@@ -111,7 +111,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         labels: Any = None,
         image_shape: tuple[int, ...] | None = None,
         value_range: Any = None,
-        n_pictures: int = 12,
+        n_images: int = 12,
         by_class: bool = False,
         groups: Any = None,
         display_labels: Any = None,
@@ -128,7 +128,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         y_score : array-like of shape (n,) or (n, n_classes)
             A column for each class; or, of two classes, scores of the second: probabilities if all
             lie between 0 and 1, otherwise on either side of 0.
-        X : collection of pictures, n rows
+        X : collection of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y_pred : array-like of shape (n,) or None, default=None
             Predicted labels. None: the class with the highest score.
@@ -137,8 +137,8 @@ class ErrorGalleryDisplay(JudgedDisplay):
         image_shape, value_range : default=None
             As in :class:`~sktransfer.PretrainedFeatureExtractor`. Without ``value_range``, arrays
             are shown from their least value to their largest.
-        n_pictures : int, default=12
-            How many pictures at most.
+        n_images : int, default=12
+            How many images at most.
         by_class : bool, default=False
             Whether each true class that has errors gets an equal part of them, one at the least, in
             rows of its own. Where a threshold other than one half decides, the missed ones would
@@ -148,7 +148,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         display_labels : array-like of shape (n_classes,) or None, default=None
             Names of the classes. None: the labels themselves.
         row_names : array-like of shape (n,) or None, default=None
-            What is written beside a picture in place of the number of its row.
+            What is written alongside an image in place of the number of its row.
         figure : matplotlib Figure or SubFigure or None, default=None
             Where to plot. None makes a new one.
         **kwargs
@@ -157,7 +157,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         Returns
         -------
         ErrorGalleryDisplay
-            Copies of a picture, which are recognised by their content, are shown once.
+            Copies of an image, which are recognized by their content, are shown once.
 
         Raises
         ------
@@ -166,8 +166,8 @@ class ErrorGalleryDisplay(JudgedDisplay):
         """
         return cls._of(
             judged(y_true, y_score, y_pred=y_pred, labels=labels),
-            pictures_of(None, X, image_shape, value_range),
-            n_pictures=n_pictures,
+            images_of(None, X, image_shape, value_range),
+            n_images=n_images,
             by_class=by_class,
             groups=groups,
             display_labels=display_labels,
@@ -182,7 +182,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
         found: Judged,
         source: ImageSource,
         *,
-        n_pictures: int = 12,
+        n_images: int = 12,
         by_class: bool = False,
         groups: Any = None,
         display_labels: Any = None,
@@ -190,8 +190,8 @@ class ErrorGalleryDisplay(JudgedDisplay):
         figure: Any = None,
         **kwargs: Any,
     ) -> ErrorGalleryDisplay:
-        if n_pictures < 1:
-            raise ValueError(f"n_pictures must be at least 1; got {n_pictures!r}.")
+        if n_images < 1:
+            raise ValueError(f"n_images must be at least 1; got {n_images!r}.")
         groups, row_names = (
             None if each is None else column_or_1d(each) for each in (groups, row_names)
         )
@@ -200,12 +200,12 @@ class ErrorGalleryDisplay(JudgedDisplay):
         if by_class:
             n_classes = max(1, table["y_true"].nunique())
             table = table.sort_values("y_true", kind="stable")
-            table = table.groupby("y_true", sort=False).head(max(1, n_pictures // n_classes))
+            table = table.groupby("y_true", sort=False).head(max(1, n_images // n_classes))
         else:
-            table = table.head(n_pictures)
+            table = table.head(n_images)
         display = cls(
             table=table.reset_index(drop=True),
-            pictures=[shown_small(source, int(row)) for row in table["row"]],
+            images=[shown_small(source, int(row)) for row in table["row"]],
             n_errors=int(found.wrong.sum()),
             n_rows=len(source),
             by_class=by_class,
@@ -217,16 +217,16 @@ class ErrorGalleryDisplay(JudgedDisplay):
     def plot(
         self, *, figure: Any = None, n_columns: int | None = None, show_rows: bool = True
     ) -> ErrorGalleryDisplay:
-        """Plot the pictures in a grid.
+        """Plot the images in a grid.
 
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
             Where to plot. None makes a new one.
         n_columns : int or None, default=None
-            Pictures in a row of the grid. None: six at most.
+            Images in a row of the grid. None: six at most.
         show_rows : bool, default=True
-            Whether to write beside each picture which row it is.
+            Whether to write alongside each image which row it is.
 
         Returns
         -------
@@ -259,11 +259,11 @@ class ErrorGalleryDisplay(JudgedDisplay):
             self.axes_ = grid[:1, 0]
             return self
         self.axes_ = np.array([grid[place] for place in places], dtype=object)
-        for number, (axes, picture) in enumerate(zip(self.axes_, self.pictures, strict=True)):
-            if picture is None:
+        for number, (axes, image) in enumerate(zip(self.axes_, self.images, strict=True)):
+            if image is None:
                 axes.text(0.5, 0.5, "cannot be read", ha="center", transform=axes.transAxes)
             else:
-                axes.imshow(picture)
+                axes.imshow(image)
             axes.set_title(self._words(number, show_rows), fontsize=8, loc="left")
         errors = "error" if self.n_errors == 1 else "errors"
         figure.suptitle(
@@ -293,7 +293,7 @@ class ErrorGalleryDisplay(JudgedDisplay):
 
 
 def _distinct_errors(found: Judged, source: ImageSource, groups: np.ndarray | None) -> pd.DataFrame:
-    """All errors, surest first, without further copies of a picture or rows of a group."""
+    """All errors, surest first, without further copies of an image or rows of a group."""
     errors = np.flatnonzero(found.wrong)
     errors = errors[np.argsort(-found.confidence[errors], kind="stable")]
     table = pd.DataFrame(
@@ -315,7 +315,7 @@ def _distinct_errors(found: Judged, source: ImageSource, groups: np.ndarray | No
 
 
 def _identity(source: ImageSource, row: int) -> bytes | int:
-    """The same for copies of a picture; what cannot be read is like nothing else."""
+    """The same for copies of an image; what cannot be read is like nothing else."""
     try:
         return source.open(row).digest
     except ImageDecodeError:

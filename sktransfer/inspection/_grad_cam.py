@@ -1,4 +1,4 @@
-"""grad_cam: which places of a stage's map a score hangs on, by captum; never pictures' sizes."""
+"""grad_cam: which places of a stage's map a score depends on, by captum; never images' sizes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sktransfer._config import import_optional
-from sktransfer.backbones import find_stage
+from sktransfer._backbones import find_stage
+from sktransfer._utils.config import import_optional
 from sktransfer.inspection._routes import Part, Route, route_of
 from sktransfer.inspection._targets import Explain, explained
 
@@ -41,7 +41,7 @@ def grad_cam(
     estimator : FineTuneClassifier or Pipeline
         Fitted; differentiable as for :func:`input_gradient`, and of a network whose stages give
         maps of shape (n, channels, height, width). Transformers do not.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
@@ -49,7 +49,7 @@ def grad_cam(
         A stage, by name or index, as :func:`sktransfer.describe_backbone` lists them. None: the
         last one that gives a map. Earlier ones have finer maps of simpler things.
     batch_size : int, default=16
-        Pictures per pass.
+        Images per pass.
 
     Returns
     -------
@@ -71,13 +71,13 @@ def grad_cam(
 
     See Also
     --------
-    saliency_maps : Maps on the pictures.
+    saliency_maps : Maps on the images.
     input_gradient, integrated_gradients : For any differentiable network.
     occlusion : For any estimator.
 
     Notes
     -----
-    The map is as coarse as the stage's: 7 x 7 for most networks and pictures of 224 x 224. Where it
+    The map is as coarse as the stage's: 7 x 7 for most networks and images of 224 x 224. Where it
     is zero everywhere, no place spoke for the class.
 
     References
@@ -118,7 +118,7 @@ def cam_explainer(*, layer: str | int | None = None) -> Explain:
             raise _no_map(
                 route,
                 part.name,
-                f"one place for pictures of {batch.shape[-1]} x {batch.shape[-1]}",
+                f"one place for images of {batch.shape[-1]} x {batch.shape[-1]}",
                 "Choose an earlier layer, or a larger image_size.",
             )
         return attr.LayerAttribution.interpolate(found, batch.shape[2:], "bilinear")[:, 0].detach()

@@ -1,4 +1,4 @@
-"""input_gradient: how a score moves with a network's input; it must not know pictures' sizes."""
+"""input_gradient: how a score moves with a network's input; it must not know images' sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def input_gradient(
         (standard, robust, maximum, range), Normalizer, PCA, TruncatedSVD, feature selection, and a
         linear classifier, which may be in a CalibratedClassifierCV (sigmoid or temperature), a
         search, or a classifier with a threshold; these may be around the Pipeline as well.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
@@ -49,17 +49,17 @@ def input_gradient(
     smooth : int, default=0
         Mean over that many copies with noise (SmoothGrad [2]_). 0: the plain gradient [3]_.
     noise : float, default=0.15
-        Standard deviation of that noise, as a share of each picture's range.
+        Standard deviation of that noise, as a share of each image's range.
     batch_size : int, default=16
-        Pictures per pass.
+        Images per pass.
     random_state : int, RandomState instance or None, default=0
         Of the noise.
 
     Returns
     -------
     ndarray of shape (n, 3, side, side), float32 or float64
-        In the frame of the network: after resizing, cropping and normalising. float64 with
-        ``precision="float64"``. :class:`SaliencyDisplay` brings it back onto the picture.
+        In the frame of the network: after resizing, cropping and normalizing. float64 with
+        ``precision="float64"``. :class:`SaliencyDisplay` brings it back onto the image.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def input_gradient(
     See Also
     --------
     occlusion : For any estimator.
-    SaliencyDisplay : Maps drawn on the pictures.
+    SaliencyDisplay : Maps drawn on the images.
 
     Notes
     -----
@@ -87,7 +87,7 @@ def input_gradient(
     .. [2] Smilkov, D., et al. (2017). "SmoothGrad: removing noise by adding noise".
        arXiv:1706.03825.
     .. [3] Simonyan, K., Vedaldi, A., & Zisserman, A. (2014). "Deep inside convolutional networks:
-       visualising image classification models and saliency maps". ICLR workshop.
+       visualizing image classification models and saliency maps". ICLR workshop.
 
     Examples
     --------

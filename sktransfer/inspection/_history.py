@@ -1,4 +1,4 @@
-"""HistoryDisplay: how trainings went, epoch by epoch; it must not know pictures or networks."""
+"""HistoryDisplay: how trainings went, epoch by epoch; it must not know images or networks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._colours import colour
-from sktransfer._config import import_optional
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import palette_color
 
 _NAMES = {"loss": "Loss", "acc": "Accuracy"}
 _STYLES = {"train": "--", "valid": "-"}
@@ -179,13 +179,13 @@ class HistoryDisplay:
         several = self.history["name"].nunique() > 1
         for panel, metric in zip(self.axes_, self.metrics, strict=True):
             for number, (name, own) in enumerate(self.history.groupby("name", sort=False)):
-                own_colour = colour(number)
+                own_color = palette_color(number)
                 for part, style in _STYLES.items():
                     column = f"{part}_{metric}"
                     if column not in own or own[column].isna().all():
                         continue
                     label = f"{name}, {_PARTS[part]}" if several else _PARTS[part]
-                    settings = {"color": own_colour, "linestyle": style, "label": label}
+                    settings = {"color": own_color, "linestyle": style, "label": label}
                     if len(own) == 1:
                         settings["marker"] = "_" if part == "train" else "o"
                     settings |= line_kw or {}
@@ -197,7 +197,7 @@ class HistoryDisplay:
                     )
                 changes = own["epoch"][own["phase"].ne(own["phase"].shift()) & (own["epoch"] > 1)]
                 self.phases_[str(name), metric] = [
-                    panel.axvline(epoch - 0.5, color=own_colour, linestyle=":", linewidth=1)
+                    panel.axvline(epoch - 0.5, color=own_color, linestyle=":", linewidth=1)
                     for epoch in (changes if show_phases else ())
                 ]
             panel.set(xlabel="Epoch", ylabel=_NAMES.get(metric, metric))

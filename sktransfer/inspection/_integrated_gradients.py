@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
 from sktransfer.inspection._routes import Route, route_of
 from sktransfer.inspection._targets import Explain, explained
 
@@ -27,8 +27,8 @@ def integrated_gradients(
 ) -> np.ndarray:
     """Share of each number of the network's input in a classifier's score [1]_.
 
-    The gradient is averaged on the way from a picture without content to the picture, and
-    multiplied by their difference. So the shares of a picture add up to the difference between its
+    The gradient is averaged on the way from an image without content to the image, and
+    multiplied by their difference. So the shares of an image add up to the difference between its
     score and that of the empty one. Needs captum (extra ``explain``).
 
     Read more in the :ref:`User Guide <seeing-saliency>`.
@@ -37,18 +37,18 @@ def integrated_gradients(
     ----------
     estimator : FineTuneClassifier or Pipeline
         Fitted; differentiable as for :func:`input_gradient`.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
     baseline : float or "mean", default=0.0
-        The grey of the empty picture, from 0 (black) to 1 (white); or the mean of each channel of
-        each picture. What has the colour of the baseline gets no share, whatever it means to the
+        The gray of the empty image, from 0 (black) to 1 (white); or the mean of each channel of
+        each image. What has the color of the baseline gets no share, whatever it means to the
         model.
     n_steps : int, default=50
         Points on the way, at each of which the gradient is computed.
     batch_size : int, default=16
-        Pictures per pass.
+        Images per pass.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def integrated_gradients(
 
     See Also
     --------
-    saliency_maps : Maps on the pictures.
+    saliency_maps : Maps on the images.
     input_gradient : One pass instead of ``n_steps``.
 
     References
@@ -100,9 +100,9 @@ def integrated_explainer(*, baseline: float | str = 0.0, n_steps: int = 50) -> E
     """:func:`integrated_gradients` of batches, shape (n, 3, S, S)."""
     attr = import_optional("captum.attr", extra="explain", purpose="integrated_gradients")
     if isinstance(baseline, str) and baseline != "mean":
-        raise ValueError(f'baseline must be "mean" or a grey from 0 to 1; got {baseline!r}.')
+        raise ValueError(f'baseline must be "mean" or a gray from 0 to 1; got {baseline!r}.')
     if not isinstance(baseline, str) and not 0 <= baseline <= 1:
-        raise ValueError(f"baseline must be a grey from 0 (black) to 1 (white); got {baseline!r}.")
+        raise ValueError(f"baseline must be a gray from 0 (black) to 1 (white); got {baseline!r}.")
     if n_steps < 1:
         raise ValueError(f"n_steps must be 1 or more; got {n_steps!r}.")
 
@@ -122,11 +122,11 @@ def integrated_explainer(*, baseline: float | str = 0.0, n_steps: int = 50) -> E
 
 
 def _empty(route: Route, batch: Tensor, baseline: float | str) -> Tensor:
-    """Pictures without content, as the network would be given them."""
+    """Images without content, as the network would be given them."""
     if isinstance(baseline, str):
         return batch.mean((2, 3), keepdim=True).expand_as(batch).clone()
     level = round(255 * baseline)
     side = route.preprocessing.min_decode_side or 256
-    picture = Image.new("RGB", (side, side), (level,) * 3)
+    image = Image.new("RGB", (side, side), (level,) * 3)
     preprocessing = route.preprocessing
-    return preprocessing.to_batch([preprocessing(picture)]).to(batch).expand_as(batch).clone()
+    return preprocessing.to_batch([preprocessing(image)]).to(batch).expand_as(batch).clone()

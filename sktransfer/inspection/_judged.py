@@ -1,4 +1,4 @@
-"""What a classifier called each row, and how sure it was; it must not know pictures."""
+"""What a classifier called each row, and how sure it was; it must not know images."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def judged(y_true: Any, y_score: Any, *, y_pred: Any = None, labels: Any = None)
 
 
 def class_names(classes: np.ndarray, display_labels: Any = None) -> dict[Any, str]:
-    """What each class is called in a picture."""
+    """What each class is called in an image."""
     names = classes if display_labels is None else list(display_labels)
     if len(names) != len(classes):
         raise ValueError(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from sktransfer.inspection._images import images_of
 from sktransfer.inspection._judged import judged_by
-from sktransfer.inspection._pictures import pictures_of
 
 
 class JudgedDisplay:
-    """Constructor of displays that show pictures beside what a classifier called them."""
+    """Constructor of displays that show images alongside what a classifier called them."""
 
-    # A classmethod of every display: (judged rows, their pictures, **kwargs).
+    # A classmethod of every display: (judged rows, their images, **kwargs).
     _of: ClassVar[Any]
 
     @classmethod
@@ -35,7 +35,7 @@ class JudgedDisplay:
         ----------
         estimator : estimator instance
             Fitted classifier of two classes or more. Its own threshold counts, if it has one.
-        X : collection of pictures, n rows
+        X : collection of images, n rows
             Rows it has not seen, in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,)
             True labels.
@@ -57,4 +57,4 @@ class JudgedDisplay:
             If the estimator has no scores.
         """
         found = judged_by(estimator, X, y, response_method)
-        return cls._of(found, pictures_of(estimator, X, image_shape, value_range), **kwargs)
+        return cls._of(found, images_of(estimator, X, image_shape, value_range), **kwargs)

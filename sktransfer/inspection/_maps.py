@@ -1,4 +1,4 @@
-"""saliency_maps: maps of any method in pixels of the picture; it must not know drawing."""
+"""saliency_maps: maps of any method in pixels of the image; it must not know drawing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from sktransfer.inspection._images import as_shown, images_of
 from sktransfer.inspection._methods import method_named
 from sktransfer.inspection._occlusion import occlusion
-from sktransfer.inspection._pictures import as_shown, pictures_of
 from sktransfer.inspection._routes import Route, route_of
 from sktransfer.inspection._targets import explained
 
@@ -17,7 +17,7 @@ from sktransfer.inspection._targets import explained
 def saliency_maps(
     estimator: Any, X: Any, y: Any = None, *, method: str = "gradient", **kwargs: Any
 ) -> list[np.ndarray]:
-    """What a classifier's score hangs on, in pixels of the pictures as they are in their files.
+    """What a classifier's score depends on, in pixels of the images as they are in their files.
 
     Read more in the :ref:`User Guide <seeing-saliency>`.
 
@@ -25,7 +25,7 @@ def saliency_maps(
     ----------
     estimator : FineTuneClassifier, Pipeline or other estimator instance
         Fitted.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
@@ -52,8 +52,8 @@ def saliency_maps(
     See Also
     --------
     SaliencyDisplay : Draws them.
-    saliency_randomization_test : Whether a method's maps hang on what was learned.
-    deletion_insertion_curves : Whether the score hangs on what a map says.
+    saliency_randomization_test : Whether a method's maps depend on what was learned.
+    deletion_insertion_curves : Whether the score depends on what a map says.
 
     Examples
     --------
@@ -76,43 +76,43 @@ def saliency_maps(
 def placed_maps(
     estimator: Any, X: Any, y: Any, *, method: str, **kwargs: Any
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Pictures as matplotlib shows them, and :func:`saliency_maps` of the same sizes."""
+    """Images as matplotlib shows them, and :func:`saliency_maps` of the same sizes."""
     chosen = method_named(method)
     if method == "occlusion":
         maps = occlusion(estimator, X, y, **kwargs)
-        source = pictures_of(estimator, X, kwargs.get("image_shape"))
+        source = images_of(estimator, X, kwargs.get("image_shape"))
         return [as_shown(source.open(row).decode()) for row in range(len(source))], maps
     batch_size = kwargs.pop("batch_size", 16)
     explain = chosen.maps(**kwargs)
     route = route_of(estimator)
     found = explained(route, X, y, explain, batch_size=batch_size)
     placed = [_placed(route, X, row, own) for row, own in enumerate(found)]
-    return [picture for picture, _ in placed], [own for _, own in placed]
+    return [image for image, _ in placed], [own for _, own in placed]
 
 
 def _placed(route: Route, X: Any, row: int, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, and a map of the network's square on it."""
-    source = route.pictures(X)
-    picture = as_shown(source.open(row).decode())
-    height, width = picture.shape[:2]
+    """An image, and a map of the network's square on it."""
+    source = route.images(X)
+    image = as_shown(source.open(row).decode())
+    height, width = image.shape[:2]
     box = route.preprocessing.box_in((width, height))
     if box is None:  # a callable made the input, and there is no telling where from
         values = route.batch(source, [row])[0].cpu().numpy().transpose(1, 2, 0)
         low, high = values.min(), values.max()
         return (values - low) / max(high - low, 1e-12), own.astype(np.float64)
-    return picture, on_picture(own, box, (width, height))
+    return image, on_image(own, box, (width, height))
 
 
-def on_picture(
+def on_image(
     own: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> np.ndarray:
-    """A map of the network's square in pixels of the picture.
+    """A map of the network's square in pixels of the image.
 
     Parameters
     ----------
     own : ndarray of shape (side, side)
     box : tuple of float
-        As :meth:`sktransfer.images.Preprocessing.box_in` gives it.
+        As :meth:`sktransfer._images.Preprocessing.box_in` gives it.
     size : (width, height)
 
     Returns
@@ -123,7 +123,7 @@ def on_picture(
     side = len(own)
     places = []
     for length, low, high in zip(size, box[:2], box[2:], strict=True):
-        # Middles of the picture's pixels, in pixels of the square from its edge.
+        # Middles of the image's pixels, in pixels of the square from its edge.
         places.append((np.arange(length) + 0.5 - low) * side / (high - low))
     x, y = np.meshgrid(*places)
     drawn = map_coordinates(own.astype(np.float64), [y - 0.5, x - 0.5], order=1, mode="nearest")

@@ -1,4 +1,4 @@
-"""The ways to a map by their names, in the frame of a network; it must not know pictures' sizes."""
+"""The ways to a map by their names, in the frame of a network; it must not know images' sizes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Method:
 
 
 def _occlusion_explainer(**parameters: Any) -> Explain:
-    """:func:`occlusion` of what the network is given: in its frame, of normalised numbers."""
+    """:func:`occlusion` of what the network is given: in its frame, of normalized numbers."""
 
     def explain(route: Route, batch: Tensor, codes: Tensor) -> Tensor:
         def score_of(code: Tensor, copies: list[np.ndarray]) -> np.ndarray:
@@ -56,9 +56,9 @@ def _occlusion_explainer(**parameters: Any) -> Explain:
                 return route.decision(covered, code.expand(len(covered))).cpu().numpy()
 
         maps = []
-        for picture, code in zip(batch.permute(0, 2, 3, 1).cpu().numpy(), codes, strict=True):
-            (whole,) = score_of(code, [picture])
-            maps.append(fall(picture, whole, partial(score_of, code), **parameters))
+        for image, code in zip(batch.permute(0, 2, 3, 1).cpu().numpy(), codes, strict=True):
+            (whole,) = score_of(code, [image])
+            maps.append(fall(image, whole, partial(score_of, code), **parameters))
         return torch.from_numpy(np.stack(maps))
 
     return explain

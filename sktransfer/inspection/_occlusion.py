@@ -1,4 +1,4 @@
-"""occlusion: what a score loses with each part of a picture, for any estimator; never a network."""
+"""occlusion: what a score loses with each part of an image, for any estimator; never a network."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ def occlusion(
     image_shape: tuple[int, ...] | None = None,
     batch_size: int = 64,
 ) -> list[np.ndarray]:
-    """How much an estimator's score falls when a window of the picture is covered [1]_.
+    """How much an estimator's score falls when a window of the image is covered [1]_.
 
     The estimator is only asked to predict, so it may be any: nothing has to be differentiable.
 
     Parameters
     ----------
     estimator : estimator instance
-        Fitted classifier or regressor of pictures.
-    X : collection of pictures, n rows
+        Fitted classifier or regressor of images.
+    X : collection of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`. The estimator is given the covered
-        pictures in the same form; files and Pillow images as Pillow images.
+        images in the same form; files and Pillow images as Pillow images.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
     patch : int, (int, int) or None, default=None
-        Height and width of the window in pixels of the picture. None: an eighth of the shorter
+        Height and width of the window in pixels of the image. None: an eighth of the shorter
         side.
     stride : int, (int, int) or None, default=None
         Steps of the window. None: half of it.
     fill : "mean" or float, default="mean"
-        What covers: the mean of the picture (of each channel), or a value as in ``X`` (of 0 to 255
+        What covers: the mean of the image (of each channel), or a value as in ``X`` (of 0 to 255
         for files).
     response_method : {"auto", "decision_function", "predict_proba", "predict"}, default="auto"
         The score. "auto": the first of these that the estimator has. "predict" is for regressors.
     image_shape : tuple of int or None, default=None
-        Of ravelled pictures. None: that of the estimator, or square.
+        Of raveled images. None: that of the estimator, or square.
     batch_size : int, default=64
-        Covered pictures per call.
+        Covered images per call.
 
     Returns
     -------
     list of ndarray of shape (height, width), float64
-        For each row, in pixels of the picture: the fall of the score, averaged over the windows
+        For each row, in pixels of the image: the fall of the score, averaged over the windows
         that cover the pixel. Negative where the part spoke against the class.
 
     Raises
@@ -70,12 +70,12 @@ def occlusion(
 
     See Also
     --------
-    input_gradient : One pass per picture, for what is differentiable.
-    SaliencyDisplay : Maps drawn on the pictures.
+    input_gradient : One pass per image, for what is differentiable.
+    SaliencyDisplay : Maps drawn on the images.
 
     Notes
     -----
-    Every covered picture is a new one to an extractor, and goes into its store: set
+    Every covered image is a new one to an extractor, and goes into its store: set
     ``cache=False`` on the extractor, or call :func:`sktransfer.clear_cache`, where that matters.
 
     References
@@ -156,7 +156,7 @@ def fall(
 
 
 def _starts(length: int, window: int, step: int) -> Iterator[int]:
-    """From edge to edge; the last window is moved back onto the picture."""
+    """From edge to edge; the last window is moved back onto the image."""
     last = max(0, length - window)
     yield from range(0, last, step)
     yield last

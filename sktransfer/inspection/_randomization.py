@@ -1,4 +1,4 @@
-"""saliency_randomization_test: whether a map hangs on what was learned; never a picture's size."""
+"""saliency_randomization_test: whether a map depends on what was learned; never an image's size."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class RandomizationTest:
     ----------
     table : DataFrame
         A row for each step: ``randomized`` (``"classifier"``, then the neck and the stages from the
-        last to the first; what was shuffled stays so), ``correlation`` (mean over the pictures of
+        last to the first; what was shuffled stays so), ``correlation`` (mean over the images of
         Spearman's rank correlation with the map of the model as it is), ``std`` of it,
-        ``similarity`` (mean structural similarity, SSIM), ``flat`` (share of pictures whose map
+        ``similarity`` (mean structural similarity, SSIM), ``flat`` (share of images whose map
         became the same everywhere).
     max_correlation : float
         What ``correlation`` must not exceed.
@@ -69,7 +69,7 @@ def saliency_randomization_test(
 ) -> RandomizationTest:
     """Whether maps change when the weights are shuffled, stage by stage from the end [1]_.
 
-    A map that stays as it is shows edges of the picture and not what the model does: it is to be
+    A map that stays as it is shows edges of the image and not what the model does: it is to be
     thrown away.
 
     Read more in the :ref:`User Guide <seeing-trust>`.
@@ -78,20 +78,20 @@ def saliency_randomization_test(
     ----------
     estimator : FineTuneClassifier or Pipeline
         Fitted; differentiable as for :func:`input_gradient`. It is left as it is.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         A dozen.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
     method : str or callable, default="gradient"
         As for :func:`saliency_maps`, but in the frame of the network. A callable takes ``decision``
-        (a function from a normalised batch (n, 3, S, S) to the decision of each row, through which
+        (a function from a normalized batch (n, 3, S, S) to the decision of each row, through which
         torch can differentiate), the batch, and the positions of the classes (n,); it returns a
         tensor of maps (n, h, w).
     max_correlation : float, default=0.65
         Maps fail whose mean correlation over the first half of the steps is above it; see the
         notes.
     batch_size : int, default=16
-        Pictures per pass.
+        Images per pass.
     random_state : int, RandomState instance or None, default=0
         Of the shuffling.
     **kwargs
@@ -108,7 +108,7 @@ def saliency_randomization_test(
 
     See Also
     --------
-    deletion_insertion_curves : Whether the score hangs on what a map says.
+    deletion_insertion_curves : Whether the score depends on what a map says.
 
     Notes
     -----
@@ -117,12 +117,12 @@ def saliency_randomization_test(
     Absolute values of maps are compared; two that are both the same everywhere count as equal.
 
     The first half of the steps decides, when the classifier and the upper half of the network
-    forgot: methods that are known to show the picture and not the model hang on the first layers
+    forgot: methods that are known to show the image and not the model depend on the first layers
     alone, and forget with these [1]_. The limit was set between what chest X-rays give with genuine
     ImageNet weights of SqueezeNet 1.0, MobileNetV2 and ResNet-18 for guided backpropagation (0.89,
     0.79, 0.82), which has to fail, and for gradient times input (0.50, 0.41, 0.46), integrated
     gradients (0.48, 0.47, 0.46), the gradient (0.35, 0.25, 0.29; smoothed 0.24, 0.15, 0.17),
-    Grad-CAM (-0.06, 0.14, -0.07) and occlusion (0.06, -0.02, 0.16): three pictures and one draw
+    Grad-CAM (-0.06, 0.14, -0.07) and occlusion (0.06, -0.02, 0.16): three images and one draw
     each, by ``benchmarks/saliency.py``.
 
     References

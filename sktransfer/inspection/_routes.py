@@ -1,4 +1,4 @@
-"""From pictures to a classifier's scores as one torch function; it must not know what a map is.
+"""From images to a classifier's scores as one torch function; it must not know what a map is.
 
 The frozen part is the network as it was published, whole and in torch: engines, folded BatchNorm
 and stored activations have no gradient.
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._frozen import NetworkSource, Plan, TappedChain
+from sktransfer._images import ImageSource, Preprocessing
 from sktransfer._persistence import found_source
-from sktransfer.frozen import NetworkSource, Plan, TappedChain
-from sktransfer.images import ImageSource, Preprocessing
-from sktransfer.inspection._pictures import pictures_of
+from sktransfer.inspection._images import images_of
 from sktransfer.inspection._torch_steps import (
     Classify,
     Scores,
@@ -61,9 +61,9 @@ class Route:
     Attributes
     ----------
     front : PretrainedFeatureExtractor or FineTuneClassifier
-        What reads pictures.
+        What reads images.
     network : nn.Module
-        From normalised pictures to features or logits, in evaluation mode.
+        From normalized images to features or logits, in evaluation mode.
     parts : tuple of Part
         Of the network, in its order.
     classify : callable
@@ -96,7 +96,7 @@ class Route:
         return _device(self.front)
 
     def scores(self, batch: Tensor) -> Scores:
-        """Scores of a normalised batch, shape (n, 3, S, S)."""
+        """Scores of a normalized batch, shape (n, 3, S, S)."""
         return self.classify(self.network(batch))
 
     def decision(self, batch: Tensor, codes: Tensor) -> Tensor:
@@ -106,9 +106,9 @@ class Route:
             return decision * (2 * codes - 1)
         return decision.gather(1, codes[:, None])[:, 0]
 
-    def pictures(self, X: Any) -> ImageSource:
+    def images(self, X: Any) -> ImageSource:
         """``X`` as the front reads it."""
-        return pictures_of(self.front, X)
+        return images_of(self.front, X)
 
     def batch(self, source: ImageSource, rows: Sequence[int]) -> Tensor:
         """Rows as the network is given them."""
@@ -118,7 +118,7 @@ class Route:
 
 
 def route_of(estimator: Any) -> Route:
-    """The way from pictures to the scores of a fitted classifier.
+    """The way from images to the scores of a fitted classifier.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def route_of(estimator: Any) -> Route:
 
 
 def _split(estimator: Any) -> tuple[Any, Classify]:
-    """What reads pictures, and what comes after it."""
+    """What reads images, and what comes after it."""
     check_is_fitted(estimator)
     if isinstance(estimator, FineTuneClassifier):
         return estimator, of_logits

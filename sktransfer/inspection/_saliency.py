@@ -1,4 +1,4 @@
-"""SaliencyDisplay: maps drawn on the pictures people know; it must not know how maps are made."""
+"""SaliencyDisplay: maps drawn on the images people know; it must not know how maps are made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
 from sktransfer.inspection._maps import placed_maps
 from sktransfer.inspection._methods import method_named
 
@@ -16,24 +16,24 @@ _STRONGEST = 0.85
 
 
 class SaliencyDisplay:
-    """Pictures, and beside each what a classifier's score hangs on.
+    """Images, and alongside each what a classifier's score depends on.
 
     Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. The map lies on
-    the picture as it is in the file: cropping and resizing are undone, and what was cropped away,
+    the image as it is in the file: cropping and resizing are undone, and what was cropped away,
     which the network never saw, is pale.
 
     Read more in the :ref:`User Guide <seeing-saliency>`.
 
     Parameters
     ----------
-    pictures : list of ndarray of shape (h, w, 3)
+    images : list of ndarray of shape (h, w, 3)
         Values from 0 to 1.
     maps : list of ndarray of shape (h, w)
         Of the same sizes; NaN where the network sees nothing.
     signed : bool, default=False
         Whether negative values mean something of their own.
     titles : list of str or None, default=None
-        Of the pictures.
+        Of the images.
     label : str or None, default=None
         What the maps show. None: nothing is written.
 
@@ -41,7 +41,7 @@ class SaliencyDisplay:
     ----------
     figure_ : matplotlib Figure or SubFigure
     axes_ : ndarray of matplotlib Axes, shape (n, 2)
-        Picture, and map on picture.
+        Image, and map on image.
     images_ : list of matplotlib AxesImage
         The maps.
     colorbars_ : list of matplotlib Colorbar
@@ -79,13 +79,13 @@ class SaliencyDisplay:
     def __init__(
         self,
         *,
-        pictures: list[np.ndarray],
+        images: list[np.ndarray],
         maps: list[np.ndarray],
         signed: bool = False,
         titles: list[str] | None = None,
         label: str | None = None,
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.maps = maps
         self.signed = signed
         self.titles = titles
@@ -108,7 +108,7 @@ class SaliencyDisplay:
         ----------
         estimator : FineTuneClassifier, Pipeline or other estimator instance
             Fitted.
-        X : collection of pictures, n rows
+        X : collection of images, n rows
             A handful.
         y : array-like of shape (n,) or None, default=None
             The class of each row whose score is looked at. None: the one that is predicted.
@@ -129,9 +129,9 @@ class SaliencyDisplay:
             As the function does.
         """
         shown = method_named(method)
-        pictures, maps = placed_maps(estimator, X, y, method=method, **kwargs)
+        images, maps = placed_maps(estimator, X, y, method=method, **kwargs)
         display = cls(
-            pictures=pictures,
+            images=images,
             maps=maps,
             signed=shown.signed,
             titles=None if y is None else [str(label) for label in y],
@@ -140,44 +140,44 @@ class SaliencyDisplay:
         return display.plot(figure=figure)
 
     def plot(self, *, figure: Any = None, cmap: str | None = None) -> SaliencyDisplay:
-        """Plot a row for each picture.
+        """Plot a row for each image.
 
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
             Where to plot. None makes a new one.
         cmap : str or None, default=None
-            Colours of the maps. None: "inferno", or "PuOr_r" for maps with a sign.
+            Colors of the maps. None: "inferno", or "PuOr_r" for maps with a sign.
 
         Returns
         -------
         SaliencyDisplay
         """
         pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose="SaliencyDisplay.plot")
-        n = len(self.pictures)
+        n = len(self.images)
         if figure is None:
             figure = pyplot.figure(figsize=(6.2, 2.8 * n), layout="constrained")
         self.figure_ = figure
         self.axes_ = figure.subplots(n, 2, squeeze=False)
         self.images_, self.colorbars_ = [], []
-        for row, (picture, own) in enumerate(zip(self.pictures, self.maps, strict=True)):
+        for row, (image, own) in enumerate(zip(self.images, self.maps, strict=True)):
             left, right = self.axes_[row]
             strength = np.abs(own)
             top = float(np.nanpercentile(strength, _WHITE_AT)) or 1.0
-            left.imshow(picture)
-            # Pale where nothing is seen, grey below the colours of the map.
-            grey = np.repeat(picture.mean(2, keepdims=True), 3, axis=2)
-            grey = np.where(np.isnan(own)[:, :, None], 0.75 + 0.25 * grey, grey)
-            right.imshow(grey)
-            image = right.imshow(
+            left.imshow(image)
+            # Pale where nothing is seen, gray below the colors of the map.
+            gray = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
+            gray = np.where(np.isnan(own)[:, :, None], 0.75 + 0.25 * gray, gray)
+            right.imshow(gray)
+            pil_image = right.imshow(
                 own,
                 cmap=cmap or ("PuOr_r" if self.signed else "inferno"),
                 vmin=-top if self.signed else 0.0,
                 vmax=top,
                 alpha=np.nan_to_num((strength / top).clip(0, 1) ** 0.5 * _STRONGEST),
             )
-            self.images_.append(image)
-            self.colorbars_.append(figure.colorbar(image, ax=right, fraction=0.046, pad=0.03))
+            self.images_.append(pil_image)
+            self.colorbars_.append(figure.colorbar(pil_image, ax=right, fraction=0.046, pad=0.03))
             for axes in (left, right):
                 axes.set(xticks=[], yticks=[])
             if self.titles is not None:

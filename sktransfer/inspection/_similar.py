@@ -1,4 +1,4 @@
-"""similar_images: neighbours in the space of a transformer; it must not know networks or maps."""
+"""similar_images: neighbors in the space of a transformer; it must not know networks or maps."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def similar_images(
     n_neighbors: int = 5,
     metric: str = "cosine",
 ) -> pd.DataFrame:
-    """The pictures that are nearest to others in the space of a transformer.
+    """The images that are nearest to others in the space of a transformer.
 
     Parameters
     ----------
     transformer : transformer instance
         Fitted, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         Those that are searched.
-    query : int, array of int, or collection of pictures
-        Rows of ``X``, which are then not among their own neighbours; or other pictures, in any
+    query : int, array of int, or collection of images
+        Rows of ``X``, which are then not among their own neighbors; or other images, in any
         form that the transformer accepts.
     n_neighbors : int, default=5
     metric : str, default="cosine"
@@ -35,14 +35,14 @@ def similar_images(
     Returns
     -------
     DataFrame
-        ``query`` (the row of ``X``, or the position among the pictures asked for), ``rank`` (from
+        ``query`` (the row of ``X``, or the position among the images asked for), ``rank`` (from
         1), ``row`` (of ``X``) and ``distance``, nearest first. Rows of ``X`` whose embedding is
-        NaN are nobody's neighbours.
+        NaN are nobody's neighbors.
 
     Raises
     ------
     ValueError
-        If there are not so many neighbours, a row is not in ``X``, or a picture that is asked for
+        If there are not so many neighbors, a row is not in ``X``, or an image that is asked for
         cannot be read.
 
     Examples
@@ -66,13 +66,13 @@ def similar_images(
     if not 1 <= n_neighbors <= available:
         raise ValueError(
             f"n_neighbors={n_neighbors!r} has to be from 1 to {available}: X has {len(rows)} "
-            "pictures that can be read."
+            "images that can be read."
         )
     if numbers is None:
         asked, found = embeddings_of(transformer, query)
         lost = np.setdiff1d(np.arange(len(query)), found)
         if len(lost):
-            raise ValueError(f"query: picture {lost[0]} cannot be read, so it has no neighbours.")
+            raise ValueError(f"query: image {lost[0]} cannot be read, so it has no neighbors.")
         names = found
     else:
         unknown = np.setdiff1d(numbers, rows)
@@ -85,7 +85,7 @@ def similar_images(
     table = []
     for name, own_distances, own_places in zip(names, distances, places, strict=True):
         near = rows[own_places]
-        # A copy of the picture may come before the picture itself, so it is not "all but first".
+        # A copy of the image may come before the image itself, so it is not "all but first".
         kept = np.flatnonzero(near != name) if numbers is not None else np.arange(more)
         for rank, place in enumerate(kept[:n_neighbors], 1):
             table.append((int(name), rank, int(near[place]), float(own_distances[place])))
@@ -93,7 +93,7 @@ def similar_images(
 
 
 def _row_numbers(query: Any) -> np.ndarray | None:
-    """``query`` as row numbers; None if it is pictures."""
+    """``query`` as row numbers; None if it is images."""
     if isinstance(query, (str, bytes)) or hasattr(query, "iloc"):
         return None
     if isinstance(query, (list, tuple)) and not all(np.isscalar(each) for each in query):

@@ -39,7 +39,7 @@ def batches(route: Route, X: Any, y: Any, batch_size: int) -> Iterator[tuple[Ten
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
-    source = route.pictures(X)
+    source = route.images(X)
     codes = None if y is None else class_codes(route.classes, y, len(source))
     for low in range(0, len(source), batch_size):
         rows = range(low, min(low + batch_size, len(source)))

@@ -1,4 +1,4 @@
-"""Fitted steps of scikit-learn as torch functions, for gradients; it must not know pictures."""
+"""Fitted steps of scikit-learn as torch functions, for gradients; it must not know images."""
 
 from __future__ import annotations
 

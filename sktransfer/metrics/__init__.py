@@ -2,6 +2,9 @@
 
 from sktransfer.metrics._bootstrap import roc_curve_band
 from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
+from sktransfer.metrics._calibration_display import CalibrationDisplay
+from sktransfer.metrics._confusion_pair import ConfusionPairDisplay, normalized
+from sktransfer.metrics._decision_curve import DecisionCurveDisplay
 from sktransfer.metrics._decisions import (
     cheapest_threshold,
     check_cost_matrix,
@@ -23,12 +26,14 @@ from sktransfer.metrics._rates import (
     sensitivity_specificity,
     specificity_score,
 )
+from sktransfer.metrics._reader_study import Reader, ReaderStudyDisplay
 from sktransfer.metrics._report import OperatingPoint, operating_point
 from sktransfer.metrics._roc import (
     AucDifference,
     roc_auc_difference,
     roc_auc_interval,
 )
+from sktransfer.metrics._score_distribution import ScoreDistributionDisplay
 from sktransfer.metrics._scorers import get_scorer, get_scorer_names
 from sktransfer.metrics._thresholds import (
     allowed_misses,
@@ -40,6 +45,13 @@ from sktransfer.metrics._thresholds import (
 )
 
 __all__ = [
+    "CalibrationDisplay",
+    "ConfusionPairDisplay",
+    "DecisionCurveDisplay",
+    "Reader",
+    "ReaderStudyDisplay",
+    "ScoreDistributionDisplay",
+    "normalized",
     "AucDifference",
     "Interval",
     "OperatingPoint",

@@ -1,4 +1,4 @@
-"""Rows, or whole patients, drawn anew: weights, and what becomes of ROC curves.
+"""Rows, or whole patients, drawn again: weights, and what becomes of ROC curves.
 
 It must not know estimators.
 """

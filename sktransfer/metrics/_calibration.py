@@ -145,7 +145,7 @@ def _logistic(
     codes: np.ndarray | None,
     confidence: float,
 ) -> Interval:
-    """First coefficient of an unpenalised logistic regression, by Newton's method."""
+    """First coefficient of an unpenalized logistic regression, by Newton's method."""
     check_confidence(confidence)
     beta = np.zeros(design.shape[1])
 

@@ -11,7 +11,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_pos_label_consistency, column_or_1d
 
-from sktransfer._splitting import read_groups
+from sktransfer._utils.splitting import read_groups
 
 
 class Interval(NamedTuple):
@@ -57,7 +57,7 @@ def check_scores(score: ArrayLike, *, name: str = "y_score") -> np.ndarray:
         raise ValueError(
             f"{name} is NaN in {int(rows.sum())} of {len(rows)} rows (first: {first}). A row "
             "without a score has no side of a threshold: leave these rows out of y and the "
-            "scores, or read the pictures that failed."
+            "scores, or read the images that failed."
         )
     return numbers
 

@@ -179,10 +179,10 @@ def rate_interval(
         high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
         return Interval(rate, low, high)
     z = ndtri(1 - tail)
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
     return Interval(
-        rate, float(centre - half) if k > 0 else 0.0, float(centre + half) if k < n else 1.0
+        rate, float(center - half) if k > 0 else 0.0, float(center + half) if k < n else 1.0
     )
 
 

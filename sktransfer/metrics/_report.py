@@ -35,7 +35,7 @@ class OperatingPoint:
     confidence : float
         Level of the intervals.
     tp, fn, fp, tn : int
-        Rows called rightly and wrongly.
+        Rows called correctly and wrongly.
     sensitivity, specificity : Interval
         ``(estimate, low, high)``.
     ppv, npv : Interval
@@ -205,15 +205,15 @@ def _by_group(
 def _ratio(above: float, n_above: float, below: float, n_below: float, level: float) -> Interval:
     """``above / below``, two rates of independent rows, with Simel's interval."""
     estimate = above / below if below > 0 else np.inf if above > 0 else np.nan
-    centre = estimate
+    center = estimate
     if not (0 < above < 1 and 0 < below < 1):
         # Half a row more in each cell of the table.
         above, below = (
             (rate * n + 0.5) / (n + 1) for rate, n in ((above, n_above), (below, n_below))
         )
-        n_above, n_below, centre = n_above + 1, n_below + 1, above / below
+        n_above, n_below, center = n_above + 1, n_below + 1, above / below
     error = np.sqrt((1 - above) / (above * n_above) + (1 - below) / (below * n_below))
     factor = np.exp(ndtri(0.5 + level / 2) * error)
-    # The half row may take the centre past an estimate of 0 or infinity; fmin passes over NaN.
-    low, high = np.fmin(centre / factor, estimate), np.fmax(centre * factor, estimate)
+    # The half row may take the center past an estimate of 0 or infinity; fmin passes over NaN.
+    low, high = np.fmin(center / factor, estimate), np.fmax(center * factor, estimate)
     return Interval(float(estimate), float(low), float(high))

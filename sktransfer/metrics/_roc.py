@@ -59,7 +59,7 @@ def roc_auc_interval(
         too short.
     method : {"auto", "delong", "bootstrap"}, default="auto"
         "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": of
-        rows, or of whole patients, drawn anew within each class. "auto": the bootstrap with
+        rows, or of whole patients, drawn again within each class. "auto": the bootstrap with
         groups, else DeLong.
     scale : {"logit", "linear"}, default="logit"
         Where the interval is symmetric. "logit" takes quantiles of Student's t [3]_ and adds the

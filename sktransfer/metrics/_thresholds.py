@@ -70,7 +70,7 @@ def allowed_misses(n: int, target: float = 0.95, *, confidence: float | None = 0
 
 
 def rows_needed(target: float = 0.95, *, confidence: float = 0.95, misses: int = 0) -> int:
-    """Least number of rows of a class with which a rate can be promised.
+    """Least number of rows of a class with which a rate can be guaranteed.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def rate_threshold(
     Returns
     -------
     float or None
-        None where no threshold can promise it.
+        None where no threshold can guarantee it.
     """
     k = allowed_misses(len(scores), target, confidence=confidence)
     if k < 0:
@@ -164,7 +164,8 @@ def specificity_at_sensitivity(
     """Greatest specificity among the thresholds with at least this sensitivity on these rows.
 
     A measure of ranking, like the area under the ROC curve. The threshold is chosen on the very
-    rows: for one that holds on new rows see :class:`~sktransfer.OperatingPointClassifier`.
+    rows: for one that holds on new rows see
+    :class:`~sktransfer.model_selection.OperatingPointClassifier`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Candidates of a search: what each fine-tunes, on which pictures, over which folds.
+"""Candidates of a search: what each fine-tunes, on which images, over which folds.
 
 It must not know what anything costs.
 """
@@ -16,9 +16,9 @@ from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 
 from sktransfer._finetune import FineTuneClassifier, Trial
+from sktransfer._frozen import NetworkInfo
+from sktransfer._images import ImageSource
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import NetworkInfo
-from sktransfer.images import ImageSource
 
 # Parameters that change neither the seconds of a step nor what runs through the frozen part.
 _FREE = frozenset(
@@ -40,14 +40,14 @@ class Candidate:
     params : dict
         As the grid has them.
     trial : Trial
-    pictures : ImageSource
+    images : ImageSource
     kind : str
         The same for candidates whose pieces take the same time.
     """
 
     params: dict[str, Any]
     trial: Trial
-    pictures: ImageSource
+    images: ImageSource
     kind: str
 
 
@@ -102,7 +102,7 @@ def _parts(model: Any) -> tuple[Pipeline | None, FineTuneClassifier]:
     steps, last = None, model
     if isinstance(model, Pipeline):
         last = model.steps[-1][1]
-        # imbalanced-learn's samplers are for training alone: they choose among the pictures.
+        # imbalanced-learn's samplers are for training alone: they choose among the images.
         before = [
             (name, each)
             for name, each in model.steps[:-1]
@@ -152,11 +152,9 @@ def _rows(part: Any, n: int) -> np.ndarray:
 
 
 def n_rows(X: Any) -> int:
-    """Rows of a collection of pictures."""
+    """Rows of a collection of images."""
     if isinstance(X, (str, bytes)) or not (hasattr(X, "__len__") or hasattr(X, "shape")):
-        raise TypeError(
-            f"X has to be a collection of pictures, one per row; got {type(X).__name__}."
-        )
+        raise TypeError(f"X has to be a collection of images, one per row; got {type(X).__name__}.")
     return X.shape[0] if hasattr(X, "shape") else len(X)
 
 
@@ -173,7 +171,7 @@ def codes_of(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
     return np.unique(y, return_inverse=True)
 
 
-def readable(pictures: ImageSource, n: int) -> list[int]:
+def readable(images: ImageSource, n: int) -> list[int]:
     """Up to ``n`` rows that can be decoded, from all over.
 
     Raises
@@ -181,13 +179,13 @@ def readable(pictures: ImageSource, n: int) -> list[int]:
     ImageDecodeError
         If there is none.
     """
-    step = max(1, len(pictures) // n)
-    order = sorted(range(len(pictures)), key=lambda row: (row % step, row))
+    step = max(1, len(images) // n)
+    order = sorted(range(len(images)), key=lambda row: (row % step, row))
     found: list[int] = []
     failure: ImageDecodeError | None = None
     for row in order:
         try:
-            pictures.open(row).decode()
+            images.open(row).decode()
         except ImageDecodeError as error:
             failure = error
             continue

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._finetune import resolve_freeze_depth
-from sktransfer.frozen import NetworkInfo, store_for
+from sktransfer._frozen import NetworkInfo, store_for
 from sktransfer.model_selection._candidates import (
     Candidate,
     candidates,
@@ -46,14 +46,14 @@ def freeze_depth_curve(
 ) -> pd.DataFrame:
     """Scores over freeze depth, from the probe (everything frozen) to full training.
 
-    Pictures are brought to all cuts in one pass, where the store has room for that and one process
+    Images are brought to all cuts in one pass, where the store has room for that and one process
     does the fits; then each depth is fitted and scored on every fold.
 
     Parameters
     ----------
     estimator : FineTuneClassifier or Pipeline
         A Pipeline ends in a FineTuneClassifier.
-    X : collection of pictures
+    X : collection of images
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
@@ -80,7 +80,7 @@ def freeze_depth_curve(
         ``depth``; ``stage``, the last frozen stage, ``"-"`` at 0 and ``"all"`` at the probe;
         ``split0_score``, ``split1_score``, ...; ``mean_score``; ``low`` and ``high``, the interval;
         ``seconds`` of all its fits and scores. ``attrs["shared_seconds"]`` holds those of the one
-        pass over the pictures.
+        pass over the images.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def freeze_depth_curve(
 
     See Also
     --------
-    sktransfer.inspection.FreezeDepthDisplay : The curve as a picture.
+    sktransfer.model_selection.FreezeDepthDisplay : The curve as an image.
     plan_search : What it will cost.
 
     Notes
@@ -259,7 +259,7 @@ def _bring(found: Iterable[Candidate], n_jobs: int | None) -> None:
     """One pass for all cuts, where those who fit will see what it leaves in the store."""
     sharing, caches = Sharing(), []
     for candidate in found:
-        sharing.add(candidate.trial, candidate.pictures)
+        sharing.add(candidate.trial, candidate.images)
         caches.append(candidate.trial.clf.cache)
     lasting = all(isinstance(cache, (str, PathLike)) for cache in caches)
     if not lasting and effective_n_jobs(n_jobs) > 1:

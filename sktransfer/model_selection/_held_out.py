@@ -177,7 +177,7 @@ def warn_of_ties(score: np.ndarray) -> None:
     if distinct < len(score) / 2:
         warnings.warn(
             f"The {len(score)} scores take {distinct} values only, and those of the model that is "
-            "fitted to all rows will be others: what was promised for the folds may not hold for "
+            "fitted to all rows will be others: what was guaranteed for the folds may not hold for "
             "it. With a single split, such as cv=ShuffleSplit(1), or cv='prefit' it does.",
             stacklevel=4,
         )

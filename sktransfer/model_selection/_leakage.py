@@ -1,4 +1,4 @@
-"""check_leakage: the same picture or patient on both sides of a split; it must not know models."""
+"""check_leakage: the same image or patient on both sides of a split; it must not know models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sktransfer._splitting import read_groups
+from sktransfer._images import ImageSource, as_image_source
+from sktransfer._utils.splitting import read_groups
 from sktransfer.exceptions import ImageDecodeError, LeakageWarning
-from sktransfer.images import ImageSource, as_image_source
 
 _COLUMNS = ["test_row", "train_row", "what"]
 
@@ -28,15 +28,15 @@ def check_leakage(
     value_range: tuple[float, float] | None = None,
     on_leak: str = "warn",
 ) -> pd.DataFrame:
-    """Look for pictures and patients that are on both sides of a split.
+    """Look for images and patients that are on both sides of a split.
 
-    Pictures are compared by the digest of their encoded bytes, or of their numbers: what the store
+    Images are compared by the digest of their encoded bytes, or of their numbers: what the store
     of activations knows them by. None is decoded. A copy that was saved again, cropped or scaled is
     another file and is not found.
 
     Parameters
     ----------
-    X_train, X_test : collection of pictures
+    X_train, X_test : collection of images
         In any form that the estimators accept.
     groups_train, groups_test : array-like of shape (n_train,) and (n_test,), default=None
         Patients. Both or none.
@@ -49,7 +49,7 @@ def check_leakage(
     -------
     pandas.DataFrame
         A line for each test row that is not new, and why: ``test_row``, the first such
-        ``train_row``, and ``what``, "picture" or "group". Empty if there is none.
+        ``train_row``, and ``what``, "image" or "group". Empty if there is none.
 
     Raises
     ------
@@ -65,10 +65,10 @@ def check_leakage(
     --------
     >>> import numpy as np
     >>> from sktransfer.model_selection import check_leakage
-    >>> pictures = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
-    >>> check_leakage(pictures[:4], pictures[3:], on_leak="ignore")
+    >>> images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    >>> check_leakage(images[:4], images[3:], on_leak="ignore")
        test_row  train_row     what
-    0         0          3  picture
+    0         0          3  image
     """
     if on_leak not in ("warn", "raise", "ignore"):
         raise ValueError(f"on_leak must be 'warn', 'raise' or 'ignore'; got {on_leak!r}.")
@@ -80,14 +80,14 @@ def check_leakage(
     ]
     train, test = (_digests(source) for source in sources)
     unread = sum(digest is None for digest in [*train, *test])
-    lines = _shared(train, test, "picture")
+    lines = _shared(train, test, "image")
     if groups_train is not None and groups_test is not None:
         names: list[list[Any]] = []
         given = {"groups_train": groups_train, "groups_test": groups_test}
         for source, (name, groups) in zip(sources, given.items(), strict=True):
             column = read_groups(groups, name=name).tolist()
             if len(column) != len(source):
-                raise ValueError(f"{name} has {len(column)} entries for {len(source)} pictures.")
+                raise ValueError(f"{name} has {len(column)} entries for {len(source)} images.")
             names.append(column)
         lines += _shared(names[0], names[1], "group")
     found = pd.DataFrame(lines, columns=_COLUMNS).sort_values(
@@ -101,7 +101,7 @@ def check_leakage(
         counts = found["what"].value_counts()
         parts = [
             f"{counts[what]} of {len(sources[1])} test rows are of a {what} that is in training"
-            for what in ("picture", "group")
+            for what in ("image", "group")
             if what in counts
         ]
         message = f"{'; '.join(parts)}. Scores on them are not those of new patients."

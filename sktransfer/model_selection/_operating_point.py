@@ -1,4 +1,4 @@
-"""OperatingPointClassifier: a decision threshold with a promise; it must not know pictures."""
+"""OperatingPointClassifier: a decision threshold with a guarantee; it must not know images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_y, check_is_fitted
 
-from sktransfer._splitting import read_groups
+from sktransfer._utils.splitting import read_groups
 from sktransfer.metrics import (
     cheapest_threshold,
     check_cost_matrix,
@@ -69,7 +69,7 @@ class OperatingPointClassifier(
     constraint : {"sensitivity", "specificity", "cost"}, default="sensitivity"
         What the threshold keeps. Under "sensitivity" it is the highest that does, so that
         specificity is best; under "specificity" the lowest. "cost": the one with the least mean
-        cost on the scored rows, without a promise.
+        cost on the scored rows, without a guarantee.
     target : float or array-like of shape (2, 2), default=0.95
         The rate to keep, in (0, 1). With ``constraint="cost"`` the cost matrix: a row for each true
         class and a column for each predicted one, in the order of ``classes_``.
@@ -80,13 +80,13 @@ class OperatingPointClassifier(
         Where scores of unseen rows come from.
 
         - None or an int: that many folds (5), stratified, and grouped if ``groups`` are given. The
-          folds' scores are pooled, and the estimator is fitted anew to all rows.
+          folds' scores are pooled, and the estimator is fitted again to all rows.
         - A splitter or an iterable: as it says, each row tested once at most. With a single split
           the estimator is fitted to its training part, once, and kept.
         - "prefit": ``estimator`` is fitted and is used as it is, on rows that it has not seen. Wrap
           it in :class:`~sklearn.frozen.FrozenEstimator` where it may be cloned.
     unattainable : {"raise", "trivial"}, default="raise"
-        What to do with too few rows to keep the promise. "raise": an error that says how many it
+        What to do with too few rows to keep the guarantee. "raise": an error that says how many it
         takes. "trivial": call all rows positive (with "specificity": negative), and warn.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: the last of the sorted classes.
@@ -114,14 +114,14 @@ class OperatingPointClassifier(
 
     See Also
     --------
-    sklearn.model_selection.TunedThresholdClassifierCV : The threshold that maximises a score.
+    sklearn.model_selection.TunedThresholdClassifierCV : The threshold that maximizes a score.
     sklearn.model_selection.FixedThresholdClassifier : A threshold of your own.
 
     Notes
     -----
-    The promise is exact for scores of one fixed model on independent rows: "prefit", or a single
+    The guarantee is exact for scores of one fixed model on independent rows: "prefit", or a single
     split. Pooled scores of several folds come from models of fewer rows than the final one, and
-    are not quite independent; simulations keep the promise (user guide). It takes scores that vary
+    are not quite independent; simulations keep the guarantee (user guide). Scores have to vary
     continuously: those of the final model then lie as the folds' do. Where most scores are ties, as
     those of a tree on one feature, this is not so, and a warning says it.
 
@@ -129,9 +129,9 @@ class OperatingPointClassifier(
     where *all* of its positive rows are: its lowest score. The share of rows found may differ.
 
     The interval of the sensitivity in ``operating_point_`` is two-sided, so that its lower end lies
-    below the one-sided bound which is promised.
+    below the one-sided bound which is guaranteed.
 
-    The promise is void where positive rows score otherwise than those here: another scanner,
+    The guarantee is void where positive rows score otherwise than those here: another scanner,
     another hospital, milder cases. That they are rarer does not matter for it, but does for the
     predictive values.
 
@@ -150,7 +150,7 @@ class OperatingPointClassifier(
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import StandardScaler
-    >>> from sktransfer import OperatingPointClassifier
+    >>> from sktransfer.model_selection import OperatingPointClassifier
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> pipe = make_pipeline(StandardScaler(), LogisticRegression())
     >>> clf = OperatingPointClassifier(pipe, target=0.95, pos_label=0).fit(X, y)
@@ -227,7 +227,7 @@ class OperatingPointClassifier(
         Raises
         ------
         ValueError
-            If there are too few rows to keep the promise, a score is missing, a group is on both
+            If there are too few rows to keep the guarantee, a score is missing, a group is on both
             sides of a fold, or ``y`` does not have two classes.
         """
         if y is None:
@@ -354,7 +354,7 @@ class OperatingPointClassifier(
         unit = "rows" if groups is None else "groups"
         needed = rows_needed(self.target, confidence=self.confidence)
         message = (
-            f"A {self.constraint} of at least {self.target:g} cannot be promised with confidence "
+            f"A {self.constraint} of at least {self.target:g} cannot be guaranteed with confidence "
             f"{self.confidence:g}: that takes {needed} {'positive' if above else 'negative'} "
             f"{unit}, and {len(worst)} were scored. "
         )
@@ -382,7 +382,7 @@ class OperatingPointClassifier(
         Raises
         ------
         ValueError
-            If a score is NaN: a picture that cannot be read is neither ill nor healthy.
+            If a score is NaN: an image that cannot be read is neither ill nor healthy.
         """
         check_is_fitted(self, "threshold_")
         methods = self._response_methods()

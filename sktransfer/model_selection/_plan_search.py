@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sktransfer._finetune import Bill, Costs, fit_bill, measure, predict_bill
-from sktransfer.frozen import store_for
+from sktransfer._frozen import store_for
 from sktransfer.model_selection._candidates import (
     Candidate,
     candidates,
@@ -28,7 +28,7 @@ from sktransfer.model_selection._search_plan import SearchPlan
 from sktransfer.model_selection._sharing import Digests, Sharing
 from sktransfer.model_selection._store_model import StoreModel
 
-# Pictures that costs are measured on.
+# Images that costs are measured on.
 _HANDFUL = 12
 
 
@@ -44,8 +44,8 @@ def plan_search(
 ) -> SearchPlan:
     """Tell what a grid search over fine-tuning will cost, before it is run.
 
-    A dozen pictures are decoded, run through the frozen part at every cut, trained on and
-    predicted, which takes seconds; every picture is read once, not decoded, to know which are
+    A dozen images are decoded, run through the frozen part at every cut, trained on and
+    predicted, which takes seconds; every image is read once, not decoded, to know which are
     distinct and which are in the store already. Estimates are of one process on a machine that
     does nothing else. Nothing is left behind: not in the estimator, the store, or global random
     states.
@@ -57,7 +57,7 @@ def plan_search(
         Samplers of imbalanced-learn are left out: rows count as they are given.
     param_grid : dict or list of dict
         As for :class:`~sklearn.model_selection.GridSearchCV`.
-    X : collection of pictures
+    X : collection of images
         In any of the :ref:`accepted forms <accepted-inputs>`.
     cv : int, splitter, iterable or None, default=None
         As for :class:`~sklearn.model_selection.GridSearchCV`. None: five folds.
@@ -137,7 +137,7 @@ class _Survey:
         """Add a candidate."""
         trial = candidate.trial
         costs = self._costs(candidate)
-        digests = self._sharing.add(trial, candidate.pictures)
+        digests = self._sharing.add(trial, candidate.images)
         bills: list[Bill] = []
         n_new = n_stored = 0
         for train, test in self.folds:
@@ -152,7 +152,7 @@ class _Survey:
                 predict_bill(trial, costs, len(test), new_test),
             ]
         if refit:
-            # Which one is best is not known: that a fit on all rows finds its pictures is.
+            # Which one is best is not known: that a fit on all rows finds its images is.
             asked = digests.of_training(self.everything) if trial.frozen else []
             kept = self._store(candidate, len(asked)).max_bytes > 0 and trial.fingerprint
             last = fit_bill(trial, costs, len(self.codes), 0 if kept else len(set(asked)))
@@ -196,9 +196,9 @@ class _Survey:
 
     def _costs(self, candidate: Candidate) -> Costs:
         if candidate.kind not in self._measured:
-            rows = readable(candidate.pictures, _HANDFUL)
+            rows = readable(candidate.images, _HANDFUL)
             self._measured[candidate.kind] = measure(
-                candidate.trial, candidate.pictures, self.codes, rows
+                candidate.trial, candidate.images, self.codes, rows
             )
         return self._measured[candidate.kind]
 

@@ -20,9 +20,9 @@ class SearchPlan:
     Attributes
     ----------
     table : DataFrame
-        A row per candidate, in the order of the search: its parameters; ``n_images``, pictures (and
+        A row per candidate, in the order of the search: its parameters; ``n_images``, images (and
         kept views of them, of rows that a fit holds out too) it needs at its cut; ``n_new``, those
-        that the store does not have when its turn comes; ``n_runs``, pictures run through the
+        that the store does not have when its turn comes; ``n_runs``, images run through the
         frozen part over all folds, which is
         more than ``n_new`` where activations are not kept; ``n_bytes`` to store for ``n_new``;
         ``kept_in``, where a fit keeps activations; ``seconds_frozen``, ``seconds_train``,
@@ -61,11 +61,11 @@ class SearchPlan:
         return self.memory_needed <= self.memory_budget and self.store_needed <= self.store_bytes
 
     def prefetch(self, *, progress: bool = False) -> SearchPlan:
-        """Bring all pictures to all cuts that the search needs, in one pass over the pictures.
+        """Bring all images to all cuts that the search needs, in one pass over the images.
 
         The search then runs no frozen part; with worker processes (``n_jobs=2``), which do not see
         this one's memory, only if ``cache`` is a directory. What is in the store already is not run
-        again, and an interrupted call goes on where it was. Pictures that cannot be read are left
+        again, and an interrupted call goes on where it was. Images that cannot be read are left
         to the search.
 
         Parameters

@@ -1,4 +1,4 @@
-"""Pictures that candidates of a search share, and one pass that brings them to every cut.
+"""Images that candidates of a search share, and one pass that brings them to every cut.
 
 It must not know folds, nor what anything costs.
 """
@@ -12,32 +12,32 @@ from typing import Any
 import numpy as np
 
 from sktransfer._finetune import Trial
+from sktransfer._frozen import ROW_OVERHEAD, OneCut, run_together
+from sktransfer._images import ImageSource
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import ROW_OVERHEAD, OneCut, run_together
-from sktransfer.images import ImageSource
 
 
 @dataclass
 class Digests:
-    """Names of pictures, and of the kept views of each, as the store has them.
+    """Names of images, and of the kept views of each, as the store has them.
 
     Parameters
     ----------
-    pictures : list of bytes or None
+    images : list of bytes or None
         None: it cannot be read.
     views : list of list of bytes
-        Of each picture; empty without views.
+        Of each image; empty without views.
     views_last : bool
         Whether another fit asks for the same views.
     """
 
-    pictures: list[bytes | None]
+    images: list[bytes | None]
     views: list[list[bytes]] = field(default_factory=list)
     views_last: bool = True
 
     def of(self, rows: Any) -> list[bytes]:
         """Of some rows, without views."""
-        return [each for row in rows if (each := self.pictures[row]) is not None]
+        return [each for row in rows if (each := self.images[row]) is not None]
 
     def of_training(self, rows: Any) -> list[bytes]:
         """Of some rows, with their views."""
@@ -47,10 +47,10 @@ class Digests:
 
 @dataclass
 class _Pass:
-    """Pictures to be brought to some cuts of one network."""
+    """Images to be brought to some cuts of one network."""
 
     trial: Trial
-    pictures: ImageSource
+    images: ImageSource
     cuts: dict[bytes, OneCut] = field(default_factory=dict)
 
 
@@ -67,14 +67,14 @@ class Sharing:
         """Of all activations that are shared, with their keys."""
         return sum(self._n_bytes.values())
 
-    def add(self, trial: Trial, pictures: ImageSource) -> Digests:
-        """Take note of a candidate; the names of the pictures it asks for."""
-        digests = self._named(trial, pictures)
+    def add(self, trial: Trial, images: ImageSource) -> Digests:
+        """Take note of a candidate; the names of the images it asks for."""
+        digests = self._named(trial, images)
         fingerprint = trial.fingerprint
         if fingerprint is None:
             return digests
-        sources = [(pictures, frozenset(each for each in digests.pictures if each is not None))]
-        views = trial.views_of(pictures)
+        sources = [(images, frozenset(each for each in digests.images if each is not None))]
+        views = trial.views_of(images)
         if views is not None and digests.views_last:
             sources.append((views, frozenset(each for row in digests.views for each in row)))
         cut = trial.cut
@@ -91,38 +91,38 @@ class Sharing:
         return digests
 
     def bring(self, *, progress: bool = False) -> None:
-        """Bring all pictures to all cuts; those that are there already are left alone."""
+        """Bring all images to all cuts; those that are there already are left alone."""
         for each in self._passes.values():
             run_together(
                 list(each.cuts.values()),
-                each.pictures,
+                each.images,
                 cache=each.trial.clf.cache,
                 n_threads=each.trial.n_threads,
                 progress=progress,
             )
 
-    def _named(self, trial: Trial, pictures: ImageSource) -> Digests:
+    def _named(self, trial: Trial, images: ImageSource) -> Digests:
         if not trial.frozen:
             return Digests([])
-        views = trial.views_of(pictures)
+        views = trial.views_of(images)
         drawn = None if views is None else (repr(trial.clf.augmentation), trial.n_views)
-        key = (id(pictures), drawn, None if views is None else trial.views_seed)
+        key = (id(images), drawn, None if views is None else trial.views_seed)
         if key not in self._digests:
             with ThreadPoolExecutor(trial.n_threads) as pool:
-                found = Digests(_read(pictures, pool))
+                found = Digests(_read(images, pool))
                 if views is not None:
-                    every = np.array(_read(views, pool), dtype=object).reshape(len(pictures), -1)
+                    every = np.array(_read(views, pool), dtype=object).reshape(len(images), -1)
                     found.views = [[each for each in row if each is not None] for row in every]
                     found.views_last = trial.views_last(views)
             self._digests[key] = found
         return self._digests[key]
 
 
-def _read(pictures: ImageSource, pool: ThreadPoolExecutor) -> list[bytes | None]:
+def _read(images: ImageSource, pool: ThreadPoolExecutor) -> list[bytes | None]:
     def digest(row: int) -> bytes | None:
         try:
-            return pictures.open(row).digest
+            return images.open(row).digest
         except ImageDecodeError:
             return None
 
-    return list(pool.map(digest, range(len(pictures))))
+    return list(pool.map(digest, range(len(images))))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from sktransfer.frozen import ROW_OVERHEAD, Shelf, Store
+from sktransfer._frozen import ROW_OVERHEAD, Shelf, Store
 
-# A run looks this many pictures ahead of the batch that it computes and then puts, as the runner
+# A run looks this many images ahead of the batch that it computes and then puts, as the runner
 # does on a CPU: what it finds in the meantime counts as used.
 _BATCH = 32
 _AHEAD = 64
@@ -45,7 +45,7 @@ class StoreModel:
         return self._n_bytes
 
     def ask(self, fingerprint: bytes | None, digests: Iterable[bytes], n_bytes: int) -> int:
-        """How many distinct pictures a run does not find; they are kept from now on.
+        """How many distinct images a run does not find; they are kept from now on.
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
-from sktransfer._splitting import holdout_split
+from sktransfer._utils.splitting import holdout_split
 
 
 class GroupedValidSplit(BaseEstimator):

@@ -1,4 +1,4 @@
-"""What is reached without looking at what the pictures show, and what that says of the model.
+"""What is reached without looking at what the images show, and what that says of the model.
 
 It must not know networks.
 """
@@ -17,10 +17,10 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from sktransfer._splitting import stratified_folds
+from sktransfer._utils.splitting import stratified_folds
 from sktransfer.metrics import Interval, roc_auc_difference, roc_auc_interval
 from sktransfer.report._document import NOTHING, Section, Table, interval, level, number
-from sktransfer.report._properties import picture_properties
+from sktransfer.report._properties import image_properties
 from sktransfer.report._rows import Rows
 
 _FOLDS = 5
@@ -38,12 +38,12 @@ def baselines(
     *,
     random_state: int,
 ) -> Section:
-    """The majority, simple picture properties, the metadata, and whatever else was scored, beside
+    """The majority, simple image properties, the metadata, and whatever else was scored, alongside
     the model's area under the ROC curve.
     """
     section = Section("baselines", "Baselines and shortcuts")
     section.text.append(
-        "A network may tell classes apart by how, where and of whom pictures were taken. So the "
+        "A network may tell classes apart by how, where and of whom images were taken. So the "
         "same rows are scored by models that see nothing else: a random forest each, "
         "cross-validated on the test rows" + (" by patient." if rows.groups is not None else ".")
     )
@@ -52,7 +52,7 @@ def baselines(
     lines = [
         [
             "The model",
-            "the picture",
+            "the image",
             interval(model),
             NOTHING,
             number(_share_right(rows, rows.called)),
@@ -60,9 +60,9 @@ def baselines(
         ["Majority", "nothing: the larger class, always", number(0.5), NOTHING, number(majority)],
     ]
     tables = {
-        "Picture properties": (
+        "Image properties": (
             "size, file size, brightness, contrast, corners",
-            picture_properties(rows.estimator, rows.X),
+            image_properties(rows.estimator, rows.X),
         )
     }
     if metadata is not None:
@@ -76,7 +76,7 @@ def baselines(
             tables["Metadata"] = (", ".join(map(str, table.columns)), table)
     else:
         section.remark(
-            "No metadata was given. Give what is known of each picture beside its pixels (view, "
+            "No metadata was given. Give what is known of each image alongside its pixels (view, "
             "device, site, age, sex, date) as metadata=."
         )
     for name, (sees, table) in tables.items():
@@ -101,7 +101,7 @@ def baselines(
     }
     section.tables.append(
         Table(
-            f"The model beside models that do not look ({level(rows.confidence)} intervals)",
+            f"The model alongside models that do not look ({level(rows.confidence)} intervals)",
             ["Scores by", "What it sees", "AUC", "Model minus this", "Accuracy"],
             lines,
             "The single most telling column is the best of all of them, so its area flatters; it "
@@ -221,18 +221,18 @@ def _judge(section: Section, name: str, result: dict[str, Any], model: Any) -> N
     """Say in words what a baseline's area means for the model's."""
     area, gap = result["roc_auc"], result["model_minus_this"]
     what = {
-        "Picture properties": "size, file size, brightness and corners of the pictures alone",
-        "Metadata": "the metadata alone, without any picture,",
+        "Image properties": "size, file size, brightness and corners of the images alone",
+        "Metadata": "the metadata alone, without any image,",
     }[name]
     not_better = not gap["low"] > 0
     where = result["most_telling"]
     look = f" Most telling is {where['name']}: look there." if where is not None else ""
     if area.low >= LEAK_FROM or (area.low >= HINT_FROM and not_better):
         result["verdict"] = "leak"
-        beside = ", and the model is not shown to do better" if not_better else ""
+        alongside = ", and the model is not shown to do better" if not_better else ""
         section.warn(
-            f"Shortcut: {what} tell the classes apart with an AUC of {interval(area)}{beside}. "
-            "The labels leak into how the pictures were made or collected. Until that is "
+            f"Shortcut: {what} tell the classes apart with an AUC of {interval(area)}{alongside}. "
+            "The labels leak into how the images were made or collected. Until that is "
             f"explained, the model's AUC of {number(model.estimate)} is no evidence that it looks "
             f"at what is to be diagnosed.{look}"
         )

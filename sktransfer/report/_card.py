@@ -9,14 +9,14 @@ from sktransfer.report._document import Section, Table
 # Headings of Mitchell et al. (2019), what belongs under each, and the part of the report that
 # answers it where one does.
 _HEADINGS = {
-    "model_details": ("Model details", "who made it, when, its licence, whom to ask", "model"),
+    "model_details": ("Model details", "who made it, when, its license, whom to ask", "model"),
     "intended_use": ("Intended use", "by whom, for which patients, at which step of care", None),
     "out_of_scope": ("Out of scope", "uses that are not intended", None),
     "factors": ("Factors", "groups, devices and conditions that matter", "subgroups"),
     "metrics": ("Metrics", "why these measures and this threshold", "operating"),
-    "evaluation_data": ("Evaluation data", "where the test pictures come from", "partition"),
-    "training_data": ("Training data", "where the training pictures come from", "partition"),
-    "quantitative_analyses": ("Quantitative analyses", "results", "roc"),
+    "evaluation_data": ("Evaluation data", "where the test images come from", "partition"),
+    "training_data": ("Training data", "where the training images come from", "partition"),
+    "quantitative_analyzes": ("Quantitative analyzes", "results", "roc"),
     "ethical_considerations": ("Ethical considerations", "risks, harms, consent, fairness", None),
     "caveats": ("Caveats and recommendations", "what was not tested", None),
 }

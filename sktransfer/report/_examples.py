@@ -1,4 +1,4 @@
-"""Pictures in a report: the surest errors, and what the score hangs on; never a metric."""
+"""Images in a report: the surest errors, and what the score depends on; never a metric."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.utils import _safe_indexing
 from sktransfer.inspection import (
     ErrorGalleryDisplay,
     SaliencyDisplay,
-    pictures_of,
+    images_of,
     saliency_maps,
     saliency_randomization_test,
 )
@@ -18,7 +18,7 @@ from sktransfer.report._document import Section, Table, number
 from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows
 
-# Pictures that the sanity test of maps is made with.
+# Images that the sanity test of maps is made with.
 _TESTED = 12
 _COLUMNS = 4
 _MEANING = {
@@ -29,7 +29,7 @@ _MEANING = {
 }
 
 
-def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> Section:
+def failures(rows: Rows, n_images: int, *, images: bool, identify: Any) -> Section:
     """The errors the model was surest of, of both kinds."""
     section = Section("failures", "Failures")
     wrong = rows.called != rows.is_positive
@@ -40,18 +40,18 @@ def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> S
         "false_alarms": int((wrong & ~rows.is_positive).sum()),
     }
     section.text.append(
-        f"{int(wrong.sum())} of {len(rows.y)} pictures are called wrongly: {int(missed.sum())} of "
+        f"{int(wrong.sum())} of {len(rows.y)} images are called wrongly: {int(missed.sum())} of "
         f"{rows.positive} are missed, {section.data['false_alarms']} others are called so."
     )
-    if not pictures or n_pictures < 1 or not wrong.any():
+    if not images or n_images < 1 or not wrong.any():
         return section
     display = ErrorGalleryDisplay.from_predictions(
         rows.y,
         _about_threshold(rows),
-        pictures_of(rows.estimator, rows.X),
+        images_of(rows.estimator, rows.X),
         y_pred=np.where(rows.called, rows.positive, rows.negative),
         labels=[rows.negative, rows.positive],
-        n_pictures=n_pictures,
+        n_images=n_images,
         by_class=True,
         groups=rows.groups,
         row_names=None if identify is None else rows.of(identify, "names of rows"),
@@ -64,7 +64,7 @@ def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> S
     ]
     lines = sum(-(-int(count) // _COLUMNS) for count in shown["y_true"].value_counts() if count)
     section.text.append(
-        "Look at them for wrong labels, for pictures of something else, and for what they have in "
+        "Look at them for wrong labels, for images of something else, and for what they have in "
         "common."
     )
     section.figures.append(
@@ -73,7 +73,7 @@ def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> S
                 figure=figure, n_columns=_COLUMNS, show_rows=identify is not None
             ),
             name="failures",
-            alt=f"{len(shown)} pictures that were called wrongly, with true and predicted class "
+            alt=f"{len(shown)} images that were called wrongly, with true and predicted class "
             "and the score of the latter.",
             caption="The errors that the model was surest of, those of each class in rows of "
             "their own" + (", one for each patient." if rows.groups is not None else "."),
@@ -85,14 +85,14 @@ def failures(rows: Rows, n_pictures: int, *, pictures: bool, identify: Any) -> S
 
 
 def saliency(
-    rows: Rows, method: str | None, n_pictures: int, *, pictures: bool, random_state: int
+    rows: Rows, method: str | None, n_images: int, *, images: bool, random_state: int
 ) -> Section:
-    """What moves the score of a few pictures, and whether such maps can be trusted."""
-    section = Section("saliency", "What the score hangs on")
-    if method is None or n_pictures < 1:
+    """What moves the score of a few images, and whether such maps can be trusted."""
+    section = Section("saliency", "What the score depends on")
+    if method is None or n_images < 1:
         section.remark("No maps were asked for.")
         return section
-    chosen = _telling(rows, n_pictures)
+    chosen = _telling(rows, n_images)
     X = _safe_indexing(rows.X, list(chosen.values()))
     target = np.full(len(chosen), rows.label)
     method = _possible(section, rows, method, X, target)
@@ -101,7 +101,7 @@ def saliency(
         "A map says what moves this model's score. It does not say where a disease is, and a "
         "plausible map is no evidence that the model is right."
     )
-    if pictures:
+    if images:
         display = SaliencyDisplay.from_estimator(
             rows.estimator, X, target, method=method, figure=scratch()
         )
@@ -110,9 +110,9 @@ def saliency(
             themed(
                 lambda figure: display.plot(figure=figure),
                 name="saliency",
-                alt=f"{len(chosen)} pictures, and beside each the {method} map of the score of "
+                alt=f"{len(chosen)} images, and alongside each the {method} map of the score of "
                 f"{rows.positive}: " + "; ".join(chosen) + ".",
-                caption=f"Left the picture, right what the score of {rows.positive} hangs on "
+                caption=f"Left the image, right what the score of {rows.positive} depends on "
                 f"({_MEANING[method]}). Pale is what the network does not see.",
                 size=(6.4, 2.7 * len(chosen)),
                 photographs=True,
@@ -120,7 +120,7 @@ def saliency(
         )
     if method == "occlusion":
         section.remark(
-            "Maps by occlusion are measured on the model itself, with parts of the picture "
+            "Maps by occlusion are measured on the model itself, with parts of the image "
             "covered; the sanity test is for maps that are made of gradients."
         )
     else:
@@ -158,20 +158,20 @@ def _sanity(section: Section, rows: Rows, method: str, random_state: int) -> Non
     }
     if result.passed:
         section.remark(
-            "Sanity test passed: with the weights randomised the maps are others. They hang on "
+            "Sanity test passed: with the weights randomized the maps are others. They depend on "
             "what was learned."
         )
     else:
         section.warn(
-            "Sanity test failed: with the weights randomised the maps stay much as they are. "
-            "They show edges of the pictures and not what the model learned: do not read them."
+            "Sanity test failed: with the weights randomized the maps stay much as they are. "
+            "They show edges of the images and not what the model learned: do not read them."
         )
     section.tables.append(
         Table(
-            f"Maps of {len(some)} pictures while the model is randomised, from its end to its "
+            f"Maps of {len(some)} images while the model is randomized, from its end to its "
             "beginning",
             [
-                "Randomised down to",
+                "Randomized down to",
                 "Rank correlation with the maps as they are",
                 "Similarity (SSIM)",
             ],
@@ -189,7 +189,7 @@ def _about_threshold(rows: Rows) -> np.ndarray:
     return rows.score if rows.score is rows.proba else rows.score - rows.threshold
 
 
-def _telling(rows: Rows, n_pictures: int) -> dict[str, int]:
+def _telling(rows: Rows, n_images: int) -> dict[str, int]:
     """Rows to show: the surest of each outcome in turn, by a title."""
     outcomes = [
         (f"{rows.positive}, found", rows.is_positive & rows.called, -1),
@@ -203,9 +203,9 @@ def _telling(rows: Rows, n_pictures: int) -> dict[str, int]:
         queues.append((title, list(members[np.argsort(sign * rows.score[members], kind="stable")])))
     chosen: dict[str, int] = {}
     place = 0
-    while len(chosen) < n_pictures and any(queue for _, queue in queues):
+    while len(chosen) < n_images and any(queue for _, queue in queues):
         for title, queue in queues:
-            if queue and len(chosen) < n_pictures:
+            if queue and len(chosen) < n_images:
                 row = int(queue.pop(0))
                 score = f"{rows.score[row]:.2f}"
                 chosen[f"{title} ({score})" + ("" if place == 0 else f" #{place + 1}")] = row

@@ -7,18 +7,18 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
 from sktransfer.report._document import Figure
 
-# The style sheet has the same colours of paper and ink.
+# The style sheet has the same colors of paper and ink.
 PAPER = {"light": "#ffffff", "dark": "#1a1d23"}
 INK = {"light": "#1b1f24", "dark": "#e4e7eb"}
-# Okabe and Ito's, which differ for colour-blind eyes too; lighter where the paper is dark.
+# Okabe and Ito's, which differ for color-blind eyes too; lighter where the paper is dark.
 _CYCLE = {
     "light": ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"],
     "dark": ["#56b4e9", "#ffa04d", "#2fd0a5", "#e7a3c8", "#9bd0f5", "#f0c04d"],
 }
-# What displays draw in colours of their own, for dark paper.
+# What displays draw in colors of their own, for dark paper.
 _LIGHTER = {
     "#000000": INK["dark"],
     "#ffffff": PAPER["dark"],
@@ -110,7 +110,7 @@ def _address(figure: Any, photographs: bool) -> str:
 
 
 def _lighten(figure: Any) -> None:
-    """Turn colours that a display chose whatever the settings, and that dark paper swallows."""
+    """Turn colors that a display chose whatever the settings, and that dark paper swallows."""
     artists, lines, patches, collections, texts = (
         import_optional(f"matplotlib.{module}", extra="report", purpose="diagnostic_report")
         for module in ("artist", "lines", "patches", "collections", "text")
@@ -129,13 +129,13 @@ def _lighten(figure: Any) -> None:
                     getattr(artist, f"set_{name}")(turned)
 
 
-def _turned(colours: Any) -> Any:
-    """Colours with those of ``_LIGHTER`` replaced; None if there are none of them."""
+def _turned(colors: Any) -> Any:
+    """Colors with those of ``_LIGHTER`` replaced; None if there are none of them."""
     from matplotlib.colors import to_hex, to_rgb, to_rgba_array
 
-    if isinstance(colours, str) and colours in ("none", "auto"):
+    if isinstance(colors, str) and colors in ("none", "auto"):
         return None
-    given = to_rgba_array(colours)
+    given = to_rgba_array(colors)
     new = given.copy()
     for own in new:
         lighter = _LIGHTER.get(to_hex(own[:3]))

@@ -1,6 +1,6 @@
 """What was judged: the steps of the model, its weights by digest, the versions of everything.
 
-It must not know pictures, labels or scores.
+It must not know images, labels or scores.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
+from sktransfer._backbones import tensor_bytes
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._version import __version__
-from sktransfer.backbones import tensor_bytes
 from sktransfer.report._document import NOTHING, Section, Table
 
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._splitting import read_groups
+from sktransfer._utils.splitting import read_groups
 from sktransfer.inspection import image_reader
 from sktransfer.model_selection import check_leakage
 from sktransfer.report._document import NOTHING, Section, Table, number
@@ -19,7 +19,7 @@ from sktransfer.report._rows import Rows, class_names
 def partition(
     rows: Rows, *, X_train: Any = None, y_train: Any = None, groups_train: Any = None
 ) -> Section:
-    """Counts of each part, and whether pictures or patients are in both."""
+    """Counts of each part, and whether images or patients are in both."""
     section = Section("partition", "Data")
     parts = {"test": _counts(rows, rows.y, rows.groups)}
     parts["test"]["unreadable"] = rows.n_given - len(rows.y)
@@ -35,7 +35,7 @@ def partition(
     section.tables.append(_table(rows, parts))
     if rows.groups is None:
         section.remark(
-            "No groups were given: if patients have several pictures, all intervals below are too "
+            "No groups were given: if patients have several images, all intervals below are too "
             "short."
         )
     if y_train is None:
@@ -50,11 +50,11 @@ def partition(
 def _counts(rows: Rows, labels: np.ndarray, groups: Any) -> dict[str, Any]:
     positive = labels == rows.positive
     return {
-        "pictures": len(labels),
+        "images": len(labels),
         "patients": None if groups is None else len(np.unique(groups)),
         "classes": {
             name: {
-                "pictures": int(own.sum()),
+                "images": int(own.sum()),
                 "patients": None if groups is None else len(np.unique(np.asarray(groups)[own])),
             }
             for name, own in ((rows.negative, ~positive), (rows.positive, positive))
@@ -69,13 +69,13 @@ def _table(rows: Rows, parts: dict[str, dict[str, Any]]) -> Table:
 
     def both(part: dict[str, Any]) -> str:
         patients = part["patients"]
-        return f"{part['pictures']}" + ("" if patients is None else f" of {patients} patients")
+        return f"{part['images']}" + ("" if patients is None else f" of {patients} patients")
 
     return Table(
         "What was tested" if len(parts) == 1 else "What was trained on and what was tested",
         ["", *(name.capitalize() for name in parts)],
         [
-            line("Pictures", both),
+            line("Images", both),
             *(
                 line(name, lambda part, name=name: both(part["classes"][name]))
                 for name in (rows.negative, rows.positive)
@@ -83,12 +83,12 @@ def _table(rows: Rows, parts: dict[str, dict[str, Any]]) -> Table:
             line(f"Prevalence of {rows.positive}", lambda part: number(part["prevalence"])),
             line("Could not be read, left out", lambda part: str(part.get("unreadable", NOTHING))),
         ],
-        "Patients are the groups that were given; one may have pictures of both classes.",
+        "Patients are the groups that were given; one may have images of both classes.",
     )
 
 
 def _overlap(rows: Rows, X_train: Any, groups_train: Any) -> dict[str, int]:
-    """Test rows whose picture, or whose patient, is in training too."""
+    """Test rows whose image, or whose patient, is in training too."""
     found = {}
     if rows.groups is not None and groups_train is not None:
         shared = np.isin(rows.groups, read_groups(groups_train, name="groups_train"))
@@ -98,7 +98,7 @@ def _overlap(rows: Rows, X_train: Any, groups_train: Any) -> dict[str, int]:
         table = check_leakage(
             X_train, rows.X, image_shape=shape, value_range=values, on_leak="ignore"
         )
-        found["training_pictures"] = int(table["test_row"].nunique())
+        found["training_images"] = int(table["test_row"].nunique())
     return found
 
 
@@ -115,11 +115,11 @@ def _scale(rows: Rows, X_train: Any) -> tuple[Any, Any]:
 
 
 def _say(
-    section: Section, overlap: dict[str, int], pictures: bool, groups: bool, train_groups: bool
+    section: Section, overlap: dict[str, int], images: bool, groups: bool, train_groups: bool
 ) -> None:
     names = {
-        "rows_of_training_patients": "pictures are of a patient that is in training too",
-        "training_pictures": "pictures are in training too, byte for byte",
+        "rows_of_training_patients": "images are of a patient that is in training too",
+        "training_images": "images are in training too, byte for byte",
     }
     for key, count in overlap.items():
         if count:
@@ -133,5 +133,5 @@ def _say(
         section.remark(
             "Whether a patient is in both parts was not checked: groups of both are needed."
         )
-    if "training_pictures" in clean:
-        section.remark("No test picture is in training byte for byte; edited copies are not found.")
+    if "training_images" in clean:
+        section.remark("No test image is in training byte for byte; edited copies are not found.")

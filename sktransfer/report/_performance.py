@@ -1,6 +1,6 @@
 """How well the scores tell the classes apart, and what the threshold makes of them.
 
-It must not know pictures.
+It must not know images.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sktransfer.inspection import ReaderStudyDisplay
-from sktransfer.metrics import OperatingPoint, operating_point, rate_of
+from sktransfer.metrics import OperatingPoint, ReaderStudyDisplay, operating_point, rate_of
 from sktransfer.report._document import Section, Table, interval, level, number
 from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows
@@ -24,8 +23,8 @@ _RATES = [
     ("npv", "Negative predictive value"),
     ("positive_likelihood_ratio", "Positive likelihood ratio"),
     ("negative_likelihood_ratio", "Negative likelihood ratio"),
-    ("group_sensitivity", "Patients with all positive pictures found"),
-    ("group_specificity", "Patients with all negative pictures passed"),
+    ("group_sensitivity", "Patients with all positive images found"),
+    ("group_specificity", "Patients with all negative images passed"),
 ]
 
 
@@ -99,9 +98,9 @@ def operating(rows: Rows, thresholds: Mapping[str, float] | None) -> Section:
         "points": points,
     }
     section.text.append(
-        f"A picture is called {rows.positive} where its score is at least "
-        f"{rows.threshold:.4g}. {rows.threshold_source} At it {interval(accuracy)} of the pictures "
-        "are called rightly."
+        f"An image is called {rows.positive} where its score is at least "
+        f"{rows.threshold:.4g}. {rows.threshold_source} At it {interval(accuracy)} of the images "
+        "are called correctly."
     )
     section.tables.append(_counts(rows, points))
     section.tables.append(_rates(rows, points))
@@ -141,7 +140,7 @@ def _rates(rows: Rows, points: Mapping[str, OperatingPoint]) -> Table:
         f"Predictive values hold where {number(100 * prevalence, 1)} % are {rows.positive}, as "
         "here."
         + (
-            " Intervals take into account that pictures of one patient are alike."
+            " Intervals take into account that images of one patient are alike."
             if rows.groups is not None
             else ""
         ),

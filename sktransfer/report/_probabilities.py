@@ -1,6 +1,6 @@
 """Whether probabilities mean what they say, where they lie, and whether acting on them does good.
 
-It must not know pictures.
+It must not know images.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import brier_score_loss, d2_brier_score, log_loss
 
-from sktransfer.inspection import (
+from sktransfer.metrics import (
     CalibrationDisplay,
     DecisionCurveDisplay,
     ScoreDistributionDisplay,
@@ -133,7 +133,7 @@ def benefit(rows: Rows) -> Section:
     )
     section.tables.append(
         Table(
-            "Net benefit, in cases found for each picture",
+            "Net benefit, in cases found for each image",
             ["Acting from a probability of", "On the model", "On everybody", "On nobody"],
             [
                 [f"{cut:g}", number(own), number(everybody), number(0.0)]

@@ -1,7 +1,7 @@
-"""What can be measured of a picture without looking at what it shows; it must not know labels.
+"""What can be measured of an image without looking at what it shows; it must not know labels.
 
 Size, file, brightness, and the corners, where letters and markers are. A classifier that gets far
-with these alone has learned how the pictures were made.
+with these alone has learned how the images were made.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sktransfer.images import ImageSource
-from sktransfer.inspection import as_shown, pictures_of
+from sktransfer._images import ImageSource
+from sktransfer.inspection import as_shown, images_of
 
 # Of the shorter side.
 _CORNER = 1 / 6
 _DARK, _BRIGHT = 0.02, 0.98
 
 
-def picture_properties(estimator: Any, X: Any) -> pd.DataFrame:
-    """A row of simple properties for each picture.
+def image_properties(estimator: Any, X: Any) -> pd.DataFrame:
+    """A row of simple properties for each image.
 
     Parameters
     ----------
     estimator : estimator instance
         Its ``value_range``, ``image_shape`` and ``dicom`` say how to read ``X``.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
 
     Returns
     -------
     DataFrame of shape (n, k)
         Numbers; NaN where a property does not apply.
     """
-    source = pictures_of(estimator, X)
+    source = images_of(estimator, X)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return pd.DataFrame(
             list(pool.map(lambda row: _properties(source, row), range(len(source))))
@@ -46,7 +46,7 @@ def _properties(source: ImageSource, row: int) -> dict[str, float]:
     encoded = source.open(row)
     pixels = as_shown(encoded.decode())
     height, width = pixels.shape[:2]
-    grey = pixels.mean(axis=2)
+    gray = pixels.mean(axis=2)
     found = {
         "width": float(width),
         "height": float(height),
@@ -54,18 +54,18 @@ def _properties(source: ImageSource, row: int) -> dict[str, float]:
         "file bytes per pixel": len(encoded.content) / (width * height)
         if isinstance(encoded.content, bytes)
         else np.nan,
-        "colour": float(np.ptp(pixels, axis=2).mean()),
-        "mean brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
-        "darkest": float(np.quantile(grey, 0.01)),
-        "brightest": float(np.quantile(grey, 0.99)),
-        "share black": float((grey <= _DARK).mean()),
-        "share white": float((grey >= _BRIGHT).mean()),
+        "color": float(np.ptp(pixels, axis=2).mean()),
+        "mean brightness": float(gray.mean()),
+        "contrast": float(gray.std()),
+        "darkest": float(np.quantile(gray, 0.01)),
+        "brightest": float(np.quantile(gray, 0.99)),
+        "share black": float((gray <= _DARK).mean()),
+        "share white": float((gray >= _BRIGHT).mean()),
     }
     side = max(1, round(_CORNER * min(height, width)))
     for vertical, down in (("top", slice(None, side)), ("bottom", slice(-side, None))):
         for horizontal, across in (("left", slice(None, side)), ("right", slice(-side, None))):
-            corner = grey[down, across]
+            corner = gray[down, across]
             name = f"{vertical} {horizontal} corner"
             found[f"{name}, mean"] = float(corner.mean())
             found[f"{name}, brightest"] = float(corner.max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
 from sktransfer._version import __version__
 from sktransfer.report._figures import INK, PAPER
 from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
 from sktransfer.report._baselines import baselines as _baselines
 from sktransfer.report._card import card as _card
 from sktransfer.report._document import Section, interval, plain
@@ -82,7 +82,7 @@ class DiagnosticReport:
         return _written(render(self, "report.html.j2"), path)
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str | None:
-        """Text and tables, without pictures.
+        """Text and tables, without images.
 
         Parameters
         ----------
@@ -150,13 +150,13 @@ def diagnostic_report(
     n_failures: int = 8,
     saliency: str | None = "gradient",
     n_saliency: int = 4,
-    pictures: bool = True,
+    images: bool = True,
     include_identifiers: bool = False,
     row_names: Any = None,
     model_digest: str | None = None,
     random_state: int = 0,
 ) -> DiagnosticReport:
-    """Judge a classifier of pictures on rows it has not seen, as reporting guidelines ask for.
+    """Judge a classifier of images on rows it has not seen, as reporting guidelines ask for.
 
     Everything is computed here; the report that comes back only writes it down. Each part says
     which items of CLAIM 2024, TRIPOD+AI and STARD-AI it serves.
@@ -168,12 +168,12 @@ def diagnostic_report(
     estimator : estimator instance
         Fitted classifier. A threshold of its own counts (:class:`~sktransfer.\
 OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassifier`).
-    X : collection of pictures, n rows
+    X : collection of images, n rows
         Test rows, in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         True labels.
     groups : array-like of shape (n,) or None, default=None
-        Patients. All intervals then take into account that their pictures are alike. Only counts
+        Patients. All intervals then take into account that their images are alike. Only counts
         of them are written down.
     readers : mapping of str to array-like of shape (n,), DataFrame or None, default=None
         The label that each expert gave each row; missing where one did not read it.
@@ -181,10 +181,10 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         Sex, age, site, view. Numbers of many values are cut into four bands; levels of fewer than
         ten rows are left out.
     metadata : DataFrame, mapping of str to array-like of shape (n,), or None, default=None
-        What is known of each picture beside its pixels. A model that sees nothing else is a
+        What is known of each image alongside its pixels. A model that sees nothing else is a
         baseline; values are not written down, names of columns are.
     X_train, y_train, groups_train : default=None
-        What the model was trained on, for the table of partitions and to look for pictures and
+        What the model was trained on, for the table of partitions and to look for images and
         patients that are in both.
     baselines : mapping of str to array-like of shape (n,), or None, default=None
         Scores of further models on the same rows, such as a linear one on frozen features.
@@ -200,20 +200,20 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         Names of the classes, by label or in the order of ``estimator.classes_``.
     card : mapping of str to str, or None, default=None
         Text for the model card: "model_details", "intended_use", "out_of_scope", "factors",
-        "metrics", "evaluation_data", "training_data", "quantitative_analyses",
+        "metrics", "evaluation_data", "training_data", "quantitative_analyzes",
         "ethical_considerations", "caveats".
     title : str or None, default=None
     confidence : float, default=0.95
         Level of all intervals.
     n_failures : int, default=8
-        Pictures in the gallery of errors.
+        Images in the gallery of errors.
     saliency : {"gradient", "integrated_gradients", "grad_cam", "occlusion"} or None, \
             default="gradient"
         How maps are made. Where that is not possible, occlusion takes its place.
     n_saliency : int, default=4
-        Pictures with maps.
-    pictures : bool, default=True
-        Whether pictures are shown. They may have names burned into them, which no program sees.
+        Images with maps.
+    images : bool, default=True
+        Whether images are shown. They may have names burned into them, which no program sees.
     include_identifiers : bool, default=False
         Whether names of readers, paths among parameters, and ``row_names`` are written down.
     row_names : array-like of shape (n,) or None, default=None
@@ -241,8 +241,8 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
 
     See Also
     --------
-    sktransfer.inspection.ReaderStudyDisplay : The ROC curve alone.
-    sktransfer.model_selection.check_leakage : Pictures and patients on both sides of a split.
+    sktransfer.metrics.ReaderStudyDisplay : The ROC curve alone.
+    sktransfer.model_selection.check_leakage : Images and patients on both sides of a split.
 
     References
     ----------
@@ -299,8 +299,8 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         benefit(rows),
         _subgroups(rows, subgroups),
         _baselines(rows, area, metadata, baselines, random_state=random_state),
-        failures(rows, n_failures, pictures=pictures, identify=names),
-        _saliency(rows, saliency, n_saliency, pictures=pictures, random_state=random_state),
+        failures(rows, n_failures, images=images, identify=names),
+        _saliency(rows, saliency, n_saliency, images=images, random_state=random_state),
         last,
     ]
     return DiagnosticReport(
@@ -314,7 +314,7 @@ def _summary(sections: dict[str, Section]) -> str:
     people = "" if test["patients"] is None else f" of {test['patients']} patients"
     point = next(iter(sections["operating"].data["points"].values()))
     return (
-        f"{test['pictures']} test pictures{people}, {100 * test['prevalence']:.0f} % of them "
+        f"{test['images']} test images{people}, {100 * test['prevalence']:.0f} % of them "
         f"{point.pos_label}. AUC {interval(sections['roc'].data['roc_auc'])}; at the threshold "
         f"sensitivity {interval(point.sensitivity)} and specificity {interval(point.specificity)}."
     )

@@ -1,4 +1,4 @@
-"""The rows of a report: pictures, labels, scores and the threshold; it must not know its parts."""
+"""The rows of a report: images, labels, scores and the threshold; it must not know its parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from sktransfer._splitting import read_groups
+from sktransfer._utils.splitting import read_groups
 
 _METHODS = ("predict_proba", "decision_function")
 
@@ -24,7 +24,7 @@ class Rows:
     ----------
     estimator : estimator instance
         Fitted.
-    X : collection of pictures, n rows
+    X : collection of images, n rows
     y : ndarray of shape (n,)
         Names of the classes: two of them, ``negative`` and ``positive``.
     score : ndarray of shape (n,)
@@ -268,9 +268,10 @@ def _threshold(estimator: Any, given: float | None, method: str) -> tuple[float,
             else "the least expected cost"
         )
         sure = getattr(estimator, "confidence", None)
-        promise = "" if sure is None or constraint == "cost" else f" with confidence {sure:g}"
+        guarantee = "" if sure is None or constraint == "cost" else f" with confidence {sure:g}"
         return float(estimator.threshold_), (
-            f"{type(estimator).__name__} chose it before these rows were seen, for {goal}{promise}."
+            f"{type(estimator).__name__} chose it before these rows were seen, for "
+            f"{goal}{guarantee}."
         )
     if hasattr(estimator, "best_threshold_"):
         return float(estimator.best_threshold_), (

@@ -1,4 +1,4 @@
-"""The same figures for parts of the test rows: sex, age, site; it must not know pictures."""
+"""The same figures for parts of the test rows: sex, age, site; it must not know images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def subgroups(rows: Rows, given: Any) -> Section:
             lines.append(
                 [
                     f"{column}: {name}",
-                    str(result["pictures"]),
+                    str(result["images"]),
                     number(result["prevalence"], 2),
                     interval(result["roc_auc"], 2),
                     interval(result["sensitivity"], 2),
@@ -54,10 +54,10 @@ def subgroups(rows: Rows, given: Any) -> Section:
     section.tables.append(
         Table(
             f"Each subgroup at the model's threshold ({level(rows.confidence)} intervals)",
-            ["Subgroup", "Pictures", "Prevalence", "AUC", "Sensitivity", "Specificity"],
+            ["Subgroup", "Images", "Prevalence", "AUC", "Sensitivity", "Specificity"],
             lines,
-            f"Levels of fewer than {LEAST_ROWS} pictures are left out"
-            + (f" ({left_out} pictures)." if left_out else " (there are none).")
+            f"Levels of fewer than {LEAST_ROWS} images are left out"
+            + (f" ({left_out} images)." if left_out else " (there are none).")
             + " A dash: only one class is there. With many subgroups some differ by chance.",
         )
     )
@@ -69,7 +69,7 @@ def _of(rows: Rows, own: np.ndarray) -> dict[str, Any]:
     groups = None if rows.groups is None else rows.groups[own]
     positive = truth == rows.positive
     result: dict[str, Any] = {
-        "pictures": len(own),
+        "images": len(own),
         "patients": None if groups is None else len(np.unique(groups)),
         "prevalence": float(positive.mean()),
         **dict.fromkeys(("roc_auc", "sensitivity", "specificity")),

@@ -1,4 +1,4 @@
-"""``python -m sktransfer report``: a saved model, a folder or table of pictures, a report.
+"""``python -m sktransfer report``: a saved model, a folder or table of images, a report.
 
 It must not know how a report is made.
 """
@@ -19,7 +19,7 @@ from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
 
 _LABELS = ("label", "target", "class", "diagnosis", "dx")
-# What usually stands beside pictures and is no diagnosis.
+# What usually stands alongside images and is no diagnosis.
 _METADATA = (
     *("age", "sex", "gender", "view", "view_position", "viewposition", "site", "hospital"),
     *("device", "scanner", "manufacturer", "model_name", "follow_up", "study_date", "localization"),
@@ -33,8 +33,8 @@ def add_command(commands: Any) -> None:
     """Add ``report`` to the subparsers of a command line."""
     parser = commands.add_parser(
         "report",
-        help="judge a saved model on a folder or a table of pictures",
-        description="Judge a saved classifier on pictures it has not seen: ROC curve, operating "
+        help="judge a saved model on a folder or a table of images",
+        description="Judge a saved classifier on images it has not seen: ROC curve, operating "
         "point, calibration, net benefit, subgroups, baselines, failures and maps in one file. "
         "No names of files or patients are written down.",
     )
@@ -57,7 +57,7 @@ def add_command(commands: Any) -> None:
         "--groups", metavar="COLUMN", default="auto", help="patients (default: patient_id and such)"
     )
     for name, what in (
-        ("metadata", "columns of a model that sees no picture"),
+        ("metadata", "columns of a model that sees no image"),
         ("subgroups", "columns to tabulate by"),
         ("readers", "columns with the experts' labels"),
     ):
@@ -70,7 +70,7 @@ def add_command(commands: Any) -> None:
         default="gradient",
         help="how maps are made (%(default)s)",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="show none")
+    parser.add_argument("--no-images", action="store_true", help="show none")
     parser.add_argument(
         "--identifiers", action="store_true", help="write down names of files and readers"
     )
@@ -104,13 +104,13 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
     if options.train is not None:
         known = load_data(options.train, options)
         train = {
-            "X_train": _pictures(estimator, known),
+            "X_train": _images(estimator, known),
             "y_train": _labels(estimator, known)[0],
             "groups_train": known.groups,
         }
     report = diagnostic_report(
         estimator,
-        _pictures(estimator, test),
+        _images(estimator, test),
         y,
         groups=test.groups,
         readers=_readings(_columns(test, options.readers, (), "--readers"), names),
@@ -121,7 +121,7 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
         threshold=options.threshold,
         title=options.title,
         saliency=None if options.saliency == "none" else options.saliency,
-        pictures=not options.no_pictures,
+        images=not options.no_images,
         include_identifiers=options.identifiers,
         row_names=[Path(each).name for each in test.data["image"]] if options.identifiers else None,
         model_digest=digest,
@@ -166,7 +166,7 @@ def load_model(path: str, *, allow_pickle: bool) -> Any:
 
 
 def load_data(path: str, options: argparse.Namespace) -> Bunch:
-    """A folder or a table of pictures with labels.
+    """A folder or a table of images with labels.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def load_data(path: str, options: argparse.Namespace) -> Bunch:
     return load_image_table(path, target=target, groups=groups)
 
 
-def _pictures(estimator: Any, data: Bunch) -> Any:
+def _images(estimator: Any, data: Bunch) -> Any:
     """Paths in the form that the model was fitted to: a column with its name, or a list."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is None or len(names) != 1:
@@ -211,7 +211,7 @@ def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | N
         print("classes: " + ", ".join(f"{i} is {name}" for i, name in enumerate(names)))
         return data.target, dict(enumerate(names))
     raise ValueError(
-        f"The model knows the classes {classes.tolist()}, the pictures are of {names}. Call "
+        f"The model knows the classes {classes.tolist()}, the images are of {names}. Call "
         "folders or labels as the model calls them."
     )
 
@@ -247,7 +247,7 @@ def _columns(
         given = [name for name in frame.columns if str(name).lower() in usual]
         given = [name for name in given if frame[name].notna().any()]
     elif frame is None:
-        raise ValueError(f"{option}: there is no table beside the pictures to take columns from.")
+        raise ValueError(f"{option}: there is no table alongside the images to take columns from.")
     absent = [name for name in given if name not in frame.columns]
     if absent:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The experiments that taught the field, one call each, on your pictures."""
+"""The experiments that taught the field, one call each, on your images."""
 
 from sktransfer.studies._comparison import BackboneComparison, compare_backbones
 from sktransfer.studies._convergence import ConvergenceCurve, convergence_curve

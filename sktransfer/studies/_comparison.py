@@ -22,13 +22,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
+from sktransfer._backbones import describe_backbone
 from sktransfer._base import seed_from
-from sktransfer._batches import backbone_of, count_rows, rows_of, run_pictures, take_rows
+from sktransfer._batches import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._held_out import middle, resamples, score_held_out
-from sktransfer._splitting import read_groups, stratified_folds
-from sktransfer.backbones import describe_backbone
+from sktransfer._utils.resampling import middle, resamples, score_held_out
+from sktransfer._utils.splitting import read_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.studies._journal import Journal
 from sktransfer.studies._trials import check_choices
@@ -36,7 +36,7 @@ from sktransfer.studies._trials import check_choices
 BACKBONES = ("vgg19", "resnet50", "densenet121", "inception_v3")
 STRATEGIES = ("extract", "finetune")
 METRICS = ("accuracy", "roc_auc", "f1")
-# Pictures that the speed of predictions is measured on.
+# Images that the speed of predictions is measured on.
 _TIMED = 32
 
 
@@ -56,7 +56,7 @@ class BackboneComparison:
         What each network and strategy says of every row when it was not trained on it.
     classes : ndarray
     y : ndarray of shape (n,)
-        Of the pictures that could be read.
+        Of the images that could be read.
     groups : ndarray of shape (n,) or None
     """
 
@@ -136,7 +136,7 @@ def compare_backbones(
 
     Parameters
     ----------
-    X : array-like, DataFrame, Series or sequence of pictures, n rows
+    X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`. Where an estimator says
         ``on_error="nan"``, those that cannot be read are left out of everything, with a warning.
     y : array-like of shape (n,)
@@ -158,7 +158,7 @@ def compare_backbones(
         Of "finetune", the network apart. None: its defaults.
     directory : path-like or None, default=None
         Where every fold's predictions are kept as soon as they are there. A call that was ended
-        goes on from there, and one with more networks computes only those. Other pictures, labels,
+        goes on from there, and one with more networks computes only those. Other images, labels,
         folds or parameters are another comparison; with a parameter that cannot be told from
         another one (a function without a ``fingerprint``) nothing is kept, and a warning says so.
     n_resamples : int, default=500
@@ -305,7 +305,7 @@ def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reader(estimator: Any) -> Any:
-    """The one of a pipeline that reads pictures."""
+    """The one of a pipeline that reads images."""
     return estimator[0] if isinstance(estimator, Pipeline) else estimator
 
 
@@ -316,7 +316,7 @@ def _readable(reader: Any, X: Any, n: int) -> np.ndarray:
         return np.zeros((len(batch), 1), dtype=np.float32)
 
     lenient = clone(reader).set_params(on_error="nan")
-    failures = run_pictures(lenient, X, backbone_of(reader).input_spec, nothing, 1).failures
+    failures = run_images(lenient, X, backbone_of(reader).input_spec, nothing, 1).failures
     if failures:
         warnings.warn(
             f"{len(failures)} of {n} rows could not be read and were left out. The first: "
@@ -356,9 +356,9 @@ def _fold_of(
 
 
 def _images_per_s(fitted: Any, X: Any) -> float:
-    """Speed of predictions for pictures that nothing is stored of."""
+    """Speed of predictions for images that nothing is stored of."""
     _reader(fitted).set_params(cache=None)
-    fitted.predict_proba(take_rows(X, np.arange(1)))  # settles the engine
+    fitted.predict_proba(take_rows(X, np.arange(1)))  # resolves the engine
     start = time.perf_counter()
     n = len(fitted.predict_proba(X))
     return n / (time.perf_counter() - start)
@@ -388,7 +388,7 @@ def _values(
 
 
 def _n_parameters(backbone: Any) -> int | None:
-    """Of the network without its classifier; None for one that is not in the catalogue."""
+    """Of the network without its classifier; None for one that is not in the catalog."""
     try:
         return int(describe_backbone(backbone)["n_parameters"].sum())
     except (UnknownBackboneError, TypeError, AttributeError):

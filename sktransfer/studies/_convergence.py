@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._batches import take_rows
-from sktransfer._splitting import stratified_order
-from sktransfer.backbones import Backbone
+from sktransfer._utils.splitting import stratified_order
 from sktransfer.studies._networks import mean_and_variance, random_like
 from sktransfer.studies._trials import (
     check_choices,
@@ -40,12 +40,12 @@ _SPLIT, _ORDER, _NET, _FIT, _ROWS = range(5)
 
 @dataclass(frozen=True)
 class ConvergenceCurve:
-    """Scores by start, number of pictures and length of training.
+    """Scores by start, number of images and length of training.
 
     Attributes
     ----------
     table : DataFrame
-        One row per training: ``init``, ``train_size`` (pictures), ``budget`` (steps), ``seed``,
+        One row per training: ``init``, ``train_size`` (images), ``budget`` (steps), ``seed``,
         ``score``, ``fit_time_s``.
     """
 
@@ -133,16 +133,16 @@ def convergence_curve(
         its own, and BatchNorm learns its statistics, from every start alike. ``max_epochs`` does
         not count, no more do early stopping and a validation part, and ``warmup_epochs`` is a
         share of the budget.
-    X : array-like, DataFrame, Series or sequence of pictures, n rows
+    X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
     budgets : sequence of int, default=(20, 40, 80, 160, 320)
-        Steps: batches of the estimator's ``batch_size``, whatever the number of pictures.
+        Steps: batches of the estimator's ``batch_size``, whatever the number of images.
     inits : sequence of {"pretrained", "random", "mean_var"}, default=all
         ``"mean_var"`` draws each tensor with the mean and the variance of the pretrained one [2]_.
     train_sizes : sequence of float or int, default=(1.0,)
-        Pictures trained on: shares, or numbers. Stratified; the smaller are parts of the larger.
+        Images trained on: shares, or numbers. Stratified; the smaller are parts of the larger.
     X_test, y_test, test_size, groups, n_repeats, scoring, random_state
         As for :func:`transfer_curve`.
 
@@ -228,11 +228,11 @@ def _start(init: str, network: Backbone, seed: int) -> Backbone:
 
 
 def _size(size: float, n: int) -> int:
-    """A share or a number of pictures, as a number."""
+    """A share or a number of images, as a number."""
     number = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
     if not 1 < number <= n:
         raise ValueError(
-            f"train_sizes are shares in (0, 1] or numbers up to {n}, the pictures there are to "
+            f"train_sizes are shares in (0, 1] or numbers up to {n}, the images there are to "
             f"train on; got {size!r}."
         )
     return number

@@ -1,4 +1,4 @@
-"""TransferCurveDisplay and ConvergenceDisplay: the studies as pictures; they must not know how
+"""TransferCurveDisplay and ConvergenceDisplay: the studies as images; they must not know how
 anything was trained.
 """
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sktransfer._colours import colour, marker
-from sktransfer._config import import_optional
+from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import palette_color, palette_marker
 from sktransfer.studies._convergence import ConvergenceCurve
 from sktransfer.studies._transfer import TransferCurve
 
@@ -83,7 +83,11 @@ class TransferCurveDisplay:
                 line = ax.axhline(mean.iloc[0], color="black", linestyle=":", label="base")
             else:
                 style = "-" if treatment.endswith("+") else "--"
-                looks = {"marker": marker(number), "color": colour(number), "label": treatment}
+                looks = {
+                    "marker": palette_marker(number),
+                    "color": palette_color(number),
+                    "label": treatment,
+                }
                 (line,) = ax.plot(mean.index, mean, style, **looks)
                 ax.plot(rows["depth"], rows["score"], ".", color=line.get_color(), alpha=0.35)
             self.lines_[str(treatment)] = line
@@ -97,7 +101,7 @@ class TransferCurveDisplay:
 
 
 class ConvergenceDisplay:
-    """Score by steps of training, a line for each start and number of pictures.
+    """Score by steps of training, a line for each start and number of images.
 
     Make one with :meth:`from_curve`. Needs matplotlib (extra ``plot``) to plot.
 
@@ -111,7 +115,7 @@ class ConvergenceDisplay:
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
     lines_ : dict of (str, int) to matplotlib Line2D
-        By start and number of pictures.
+        By start and number of images.
 
     Examples
     --------
@@ -162,8 +166,8 @@ class ConvergenceDisplay:
         self.lines_ = {}
         for (init, size), rows in self.table.groupby(["init", "train_size"], sort=False):
             mean = rows.groupby("budget")["score"].mean()
-            color = colour(sizes.index(size))
-            label = f"{init}, {size} pictures"
+            color = palette_color(sizes.index(size))
+            label = f"{init}, {size} images"
             (line,) = ax.plot(mean.index, mean, styles[init], marker="o", color=color, label=label)
             ax.plot(rows["budget"], rows["score"], ".", color=color, alpha=0.3)
             self.lines_[str(init), int(size)] = line

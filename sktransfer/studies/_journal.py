@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from sktransfer.images import ImageSource
+from sktransfer._images import ImageSource
 
 # Parameters that change nothing about a result.
 _SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint_every")
@@ -31,9 +31,9 @@ class Journal:
     Parameters
     ----------
     directory : Path
-        Made if it is not there. Files hold probabilities and times; no picture, no name, no label.
+        Made if it is not there. Files hold probabilities and times; no image, no name, no label.
     source : ImageSource
-        The pictures: their contents are part of the key.
+        The images: their contents are part of the key.
     y : ndarray of shape (n,)
     """
 

@@ -14,10 +14,10 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
+from sktransfer._backbones import Backbone, load_backbone, state_dict_digest, with_tensors
 from sktransfer._base import resolve_device
-from sktransfer._batches import run_pictures
-from sktransfer._drawing import private_seed
-from sktransfer.backbones import Backbone, load_backbone, state_dict_digest, with_tensors
+from sktransfer._batches import run_images
+from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import UnknownBackboneError
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -57,7 +57,7 @@ def given(backbone: Backbone) -> FrozenEstimator:
 def random_like(backbone: Backbone, seed: int) -> Backbone:
     """The same architecture with random weights, drawn as its publisher draws them.
 
-    A network that is not in the catalogue draws as its layers do.
+    A network that is not in the catalog draws as its layers do.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def random_like(backbone: Backbone, seed: int) -> Backbone:
         )
         with private_seed(seed):
             _draw_again(fresh)
-    return _labelled(replace(fresh, classifier=None), f"random {seed}")
+    return _labeled(replace(fresh, classifier=None), f"random {seed}")
 
 
 def _draw_again(backbone: Backbone) -> None:
@@ -90,7 +90,7 @@ def _draw_again(backbone: Backbone) -> None:
             left = {k: p for k, p in left.items() if k.rpartition(".")[0] != name}
     if left:
         raise ValueError(
-            f"{backbone.name} is not in the catalogue, and no layer knows how to draw "
+            f"{backbone.name} is not in the catalog, and no layer knows how to draw "
             f"{', '.join(sorted(left))} at random: they would stay as they were learned. Give the "
             "module that holds them a method reset_parameters()."
         )
@@ -148,7 +148,7 @@ def mean_and_variance(backbone: Backbone, seed: int) -> Backbone:
             noise = torch.randn(weights.shape, generator=generator)
             spread = weights.std(correction=0)
             drawn[name] = (weights.mean() + spread * noise).detach().to(weights.dtype)
-    return _labelled(with_tensors(fresh, drawn), f"mean and variance {seed}")
+    return _labeled(with_tensors(fresh, drawn), f"mean and variance {seed}")
 
 
 def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
@@ -160,8 +160,8 @@ def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
     ----------
     backbone : Backbone
     estimator : FineTuneClassifier
-        Says how pictures are read.
-    X : collection of pictures
+        Says how images are read.
+    X : collection of images
     """
     own = replace(
         backbone,
@@ -184,7 +184,7 @@ def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
         nonlocal seen
         seen += len(batch)
         for norm in norms:
-            norm.momentum = len(batch) / seen  # the mean over pictures
+            norm.momentum = len(batch) / seen  # the mean over images
         x = batch.to(device)
         for stage in own.stages:
             x = stage.module(x)
@@ -197,16 +197,16 @@ def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
             learn(waiting.pop(0))
         return np.zeros((len(batch), 1), dtype=np.float32)
 
-    run_pictures(estimator, X, own.input_spec, watch, 1)
-    # The last two batches as one: a single picture has no variance.
+    run_images(estimator, X, own.input_spec, watch, 1)
+    # The last two batches as one: a single image has no variance.
     learn(torch.cat(waiting))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     modules.eval().to("cpu")
-    return _labelled(own, f"{backbone.reference.weights}, recalibrated")
+    return _labeled(own, f"{backbone.reference.weights}, recalibrated")
 
 
-def _labelled(backbone: Backbone, label: str) -> Backbone:
+def _labeled(backbone: Backbone, label: str) -> Backbone:
     """With a reference of its own: a name, and the digest of its tensors."""
     digest = state_dict_digest(backbone.modules())
     reference = replace(backbone.reference, weights=label, seed=None, digest=digest)

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._batches import rows_of
-from sktransfer.backbones import Backbone
 from sktransfer.studies._networks import first_stages, random_like, recalibrated
 from sktransfer.studies._trials import (
     Split,
@@ -101,7 +101,7 @@ def transfer_curve(
     ``random``   random, BatchNorm statistics of B           they stay frozen
     ============ =========================================== ==========================
 
-    ``base`` - ``BnB`` is what is lost because neighbouring stages that learned together are parted
+    ``base`` - ``BnB`` is what is lost because neighboring stages that learned together are parted
     (co-adaptation); ``BnB`` - ``AnB`` what is lost because the stages are specific to A.
 
     Parameters
@@ -110,12 +110,12 @@ def transfer_curve(
         Its network and how it is trained. It has to be trained well enough for random weights to
         learn: a rate and a number of epochs that suit ``base``. The head is random, without epochs
         of its own, and BatchNorm learns its statistics, in all treatments alike.
-    X : array-like, DataFrame, Series or sequence of pictures, n rows
+    X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
     X_base, y_base : default=None
-        Pictures and labels of task A. None: A is the pretrained network.
+        Images and labels of task A. None: A is the pretrained network.
     base_params : dict or None, default=None
         Parameters of the estimator that differ when it is trained on task A.
     X_test, y_test : default=None
@@ -128,7 +128,7 @@ def transfer_curve(
         Numbers of stages that are taken over, or names of the last of them.
     treatments : sequence of str, default=all
     n_repeats : int, default=1
-        Repeats with other seeds; A and ``base`` are trained anew.
+        Repeats with other seeds; A and ``base`` are trained again.
     scoring : str or callable, default="accuracy"
         A scorer of scikit-learn.
     random_state : int, RandomState instance or None, default=0
@@ -141,7 +141,7 @@ def transfer_curve(
     -----
     The activations of a frozen prefix are computed once for all epochs, and for all networks that
     share it. The score is of the last epoch; the paper's is the best ten of the validation curve.
-    In small networks and with few pictures, the dip of ``BnB`` of the paper need not appear.
+    In small networks and with few images, the dip of ``BnB`` of the paper need not appear.
 
     References
     ----------
@@ -284,7 +284,7 @@ def _depths(network: Backbone, depths: Any) -> list[int]:
 
 
 def _with_losses(table: pd.DataFrame) -> pd.DataFrame:
-    """Co-adaptation and specificity beside the rows of the same depth and repeat."""
+    """Co-adaptation and specificity alongside the rows of the same depth and repeat."""
     wide = table[table["depth"] > 0].pivot_table(
         index=["seed", "depth"], columns="treatment", values="score"
     )

@@ -17,16 +17,16 @@ from sklearn.base import clone
 from sklearn.metrics import check_scoring
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._backbones import Backbone
 from sktransfer._batches import backbone_of, count_rows, rows_of, take_rows
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._splitting import holdout_split
-from sktransfer.backbones import Backbone
+from sktransfer._utils.splitting import holdout_split
 from sktransfer.studies._networks import given
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures and labels to train and to test on; with the rows they were, if of one set."""
+    """Images and labels to train and to test on; with the rows they were, if of one set."""
 
     X: Any
     y: np.ndarray

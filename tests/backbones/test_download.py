@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sktransfer.backbones._download import NoConnectionError, download
-from sktransfer.backbones._weights import find_weights_file, is_on_disk
+from sktransfer._backbones._download import NoConnectionError, download
+from sktransfer._backbones._weights import find_weights_file, is_on_disk
 from sktransfer.exceptions import (
     WeightsDownloadError,
     WeightsMismatchError,
@@ -262,7 +262,7 @@ def test_unwritable_folder(server, tmp_path):
 def in_a_process(url: str, target: Path) -> subprocess.Popen:
     code = (
         "import sys; from pathlib import Path\n"
-        "from sktransfer.backbones._download import download\n"
+        "from sktransfer._backbones._download import download\n"
         "download(sys.argv[1], Path(sys.argv[2]))"
     )
     return subprocess.Popen(

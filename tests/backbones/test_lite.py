@@ -1,4 +1,4 @@
-"""EfficientNet-Lite: the same numbers as timm's, real weights, real pictures."""
+"""EfficientNet-Lite: the same numbers as timm's, real weights, real images."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sktransfer.backbones import _lite, load_backbone
-from sktransfer.backbones._lite_network import EfficientNetLite, SamePadding
-from sktransfer.backbones._state_dict import read_state_dict
-from sktransfer.backbones._weights import open_weights_path
+from sktransfer._backbones import _lite, load_backbone
+from sktransfer._backbones._lite_network import EfficientNetLite, SamePadding
+from sktransfer._backbones._state_dict import read_state_dict
+from sktransfer._backbones._weights import open_weights_path
 from sktransfer.exceptions import (
     MissingDependencyError,
     WeightsMismatchError,
@@ -61,20 +61,20 @@ def test_input_is_what_timm_prescribes(name):
     assert spec.resize_size == int(spec.crop_size / cfg.crop_pct)
 
 
-def test_real_weights_recognise_real_pictures(shared_data):
+def test_real_weights_recognize_real_images(shared_data):
     backbone = load_backbone("efficientnet_lite0", weights=packaged("efficientnet_lite0"))
     paths = sorted((shared_data / "imagenet_samples").glob("*.jpg"))[::5]
     batch, truth = [], []
     for path in paths:
         with Image.open(path) as opened:
-            picture = opened.convert("RGB")
-        width, height = picture.size
+            image = opened.convert("RGB")
+        width, height = image.size
         shorter = min(width, height)
-        picture = picture.resize(
+        image = image.resize(
             (round(width * 256 / shorter), round(height * 256 / shorter)), Image.Resampling.BICUBIC
         )
-        left, top = (picture.width - 224) // 2, (picture.height - 224) // 2
-        pixels = np.asarray(picture.crop((left, top, left + 224, top + 224)), dtype=np.float32)
+        left, top = (image.width - 224) // 2, (image.height - 224) // 2
+        pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), dtype=np.float32)
         batch.append(torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1))
         truth.append(int(path.name.split("_")[0]))
     with torch.inference_mode():
@@ -141,8 +141,8 @@ def test_weights_of_another_size_are_refused():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_catalogue_tells_the_truth(name):
-    row = next(row for row in _lite.catalogue_rows() if row["name"] == name)
+def test_catalog_tells_the_truth(name):
+    row = next(row for row in _lite.catalog_rows() if row["name"] == name)
     backbone = _lite.architecture(name)
     parameters = list(backbone.modules().parameters())
     assert all(p.is_meta for p in parameters)

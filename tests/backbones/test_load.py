@@ -7,8 +7,8 @@ import pickle
 import pytest
 import torch
 
-from sktransfer.backbones import architecture, list_backbones, load_backbone
-from sktransfer.backbones._load import available_offline, offline_backbones
+from sktransfer._backbones import architecture, list_backbones, load_backbone
+from sktransfer._backbones._load import available_offline, offline_backbones
 from sktransfer.exceptions import (
     UnknownBackboneError,
     WeightsMismatchError,

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sktransfer.backbones import _timm, load_backbone
-from sktransfer.backbones._timm_chains import cut
+from sktransfer._backbones import _timm, load_backbone
+from sktransfer._backbones._timm_chains import cut
 from sktransfer.exceptions import (
     MissingDependencyError,
     UnknownBackboneError,
@@ -298,7 +298,7 @@ def test_names_and_rows():
     names = _timm.names()
     assert len(names) > 1000
     assert "timm/resnet18" in names
-    rows = {row["name"]: row for row in _timm.catalogue_rows()}
+    rows = {row["name"]: row for row in _timm.catalog_rows()}
     assert list(rows) == names
     assert rows["timm/resnet18"]["family"] == "resnet"
     assert rows["timm/resnet18"]["image_size"] == 224

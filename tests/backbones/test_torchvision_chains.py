@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from sktransfer.backbones import _torchvision
+from sktransfer._backbones import _torchvision
 
-# The smallest network of each family, and a size of pictures that it can take.
+# The smallest network of each family, and a size of images that it can take.
 ONE_PER_FAMILY = {
     "alexnet": 64,
     "convnext_tiny": 64,
@@ -35,7 +35,7 @@ ALL = models.list_models(module=models)
 
 
 def build_original(name: str, seed: int) -> nn.Module:
-    """The network as torchvision builds it for its default weights, initialised from a seed."""
+    """The network as torchvision builds it for its default weights, initialized from a seed."""
     options: dict = {}
     if name in ("googlenet", "inception_v3"):
         options = {"transform_input": True, "aux_logits": False, "init_weights": True}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from sktransfer.backbones import _torchvision
+from sktransfer._backbones import _torchvision
 from sktransfer.exceptions import (
     UnknownBackboneError,
     WeightsMismatchError,
@@ -63,7 +63,7 @@ def test_the_global_random_state_is_left_alone(weights, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_random_inception_is_initialised_as_torchvision_does(name):
+def test_random_inception_is_initialized_as_torchvision_does(name):
     # With transform_input: random weights are the baseline of the pretrained ones.
     options = {"transform_input": True, "aux_logits": False, "init_weights": True}
     net = original(name, **options)

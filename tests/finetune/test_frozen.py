@@ -11,7 +11,7 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer.backbones import load_backbone
+from sktransfer._backbones import load_backbone
 from sktransfer.exceptions import UnknownStageError
 
 STAGES = ["stem", "layer1", "layer2", "layer3", "layer4"]

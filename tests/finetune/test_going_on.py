@@ -19,7 +19,7 @@ from skorch.callbacks import Callback
 from sktransfer import FineTuneClassifier
 from sktransfer._finetune._checkpoint import identity
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageAugmentation
+from sktransfer.preprocessing import ImageAugmentation
 
 NET = "squeezenet1_1"
 
@@ -63,7 +63,7 @@ def test_rows_that_cannot_be_read_leave_a_fitted_one_as_it_is(small, task):
     clf = small(NET).fit(X, y)
     before = clf.predict_proba(X)
     with pytest.raises(ImageDecodeError):
-        clf.partial_fit([b"no picture", X[0]], [0, 1])
+        clf.partial_fit([b"no image", X[0]], [0, 1])
     assert np.array_equal(clf.predict_proba(X), before)
 
 
@@ -83,7 +83,7 @@ def test_parameters_that_were_changed_count_when_training_goes_on(small, task):
     assert not same(learned(clf), before)
 
 
-def test_moments_of_the_optimiser_go_on(small, task):
+def test_moments_of_the_optimizer_go_on(small, task):
     clf = small(NET, lr=1e-3).fit(*task)
     moments = {id(p): s["exp_avg"].clone() for p, s in clf.optimizer_.state.items()}
     clf.set_params(max_epochs=0).partial_fit(*task)
@@ -240,7 +240,7 @@ def another_head(n_features, n_classes):
     return torch.nn.Linear(n_features, n_classes)
 
 
-def test_settings_are_recognised_in_another_process_or_refused():
+def test_settings_are_recognized_in_another_process_or_refused():
     assert identity({"b", "a"}, "x") == identity({"a", "b"}, "x")
     assert identity(a_head, "x") != identity(another_head, "x")
     assert "0x" not in identity(a_head, "x")
@@ -253,8 +253,8 @@ def test_settings_are_recognised_in_another_process_or_refused():
 
 
 class Labelless:
-    def __call__(self, picture):
-        return picture
+    def __call__(self, image):
+        return image
 
 
 def test_a_lambda_and_a_checkpoint_do_not_go_together(small, task, tmp_path):

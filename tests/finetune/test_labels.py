@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
-from sktransfer.images import ImageAugmentation
+from sktransfer.preprocessing import ImageAugmentation
 
 LABELS = {
     "strings": ["ant", "bee"],
@@ -113,8 +113,8 @@ def test_a_misspelt_parameter_is_an_error_at_once():
         FineTuneClassifier(learning_rate=0.1)
     with pytest.raises(TypeError, match="module__x"):
         FineTuneClassifier(module__x=1)
-    with pytest.raises(ValueError, match="optimiser"):
-        FineTuneClassifier().set_params(optimiser="sgd")
+    with pytest.raises(ValueError, match="optimizer"):
+        FineTuneClassifier().set_params(optimizer="sgd")
     with pytest.raises(ValueError, match="module"):
         FineTuneClassifier().set_params(module__x=1)
 
@@ -130,8 +130,8 @@ def test_every_parameter_has_a_constraint_that_is_enforced(task):
 
 @pytest.fixture
 def files(tmp_path, task):
-    for i, picture in enumerate(task[0]):
-        Image.fromarray(picture).save(tmp_path / f"{i:02d}.png")
+    for i, image in enumerate(task[0]):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
     return [str(tmp_path / f"{i:02d}.png") for i in range(len(task[0]))]
 
 
@@ -143,7 +143,7 @@ def test_every_form_of_x_gives_the_same(small, task, files):
         "series": pd.Series(files, index=np.arange(40)[::-1]),
         "frame": pd.DataFrame({"scan": files}),
         "tensor": torch.from_numpy(X).permute(0, 3, 1, 2),
-        "ravelled": X.reshape(len(X), -1),
+        "raveled": X.reshape(len(X), -1),
     }
     for name, form in forms.items():
         P = small(max_epochs=1).fit(form, y).predict_proba(form)
@@ -156,7 +156,7 @@ def test_rows_that_cannot_be_read(small, task, files, freeze_depth):
     from pathlib import Path
 
     y = task[1]
-    Path(files[5]).write_bytes(b"no picture")
+    Path(files[5]).write_bytes(b"no image")
     with pytest.raises(ImageDecodeError, match="row 5"):
         small(freeze_depth=freeze_depth).fit(files, y)
     clf = small(freeze_depth=freeze_depth, on_error="nan", max_epochs=1)
@@ -185,9 +185,9 @@ def test_a_grid_over_depth_rate_and_augmentation(small, task):
     seen = []
 
     class Watched(ImageAugmentation):
-        def __call__(self, picture, seed):
+        def __call__(self, image, seed):
             seen.append(self.rotation_range)
-            return super().__call__(picture, seed)
+            return super().__call__(image, seed)
 
     clf = small(max_epochs=1, augmentation=Watched())
     grid = {

@@ -22,7 +22,7 @@ from skorch.dataset import ValidSplit
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer._finetune._losses import WeightedLoss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES, schedule_factor
-from sktransfer.images import ImageAugmentation
+from sktransfer.preprocessing import ImageAugmentation
 
 
 def weights_of(clf):
@@ -86,7 +86,7 @@ def test_head_epochs_come_first_and_leave_the_rest_alone(small, task):
     assert len(clf.history_) == 4
 
 
-# --- rates and optimisers ------------------------------------------------------------------------
+# --- rates and optimizers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS, torch.optim.NAdam])
@@ -415,7 +415,7 @@ def test_a_kill_in_the_middle_ends_where_an_undisturbed_training_does(small, tas
         row["train_loss"] for row in whole.history_
     ]
     small(checkpoint_dir=tmp_path / "states", **{**settings, "lr": 1e-3}).fit(*task)
-    assert len(list(tmp_path.glob("states/*"))) == 2  # another task beside it
+    assert len(list(tmp_path.glob("states/*"))) == 2  # another task alongside it
     with pytest.raises(ValueError, match="integer random_state"):
         small(checkpoint_dir=tmp_path, random_state=None).fit(*task)
 
@@ -428,9 +428,9 @@ def test_augmentation_is_for_training_rows_alone(small, task):
         def __init__(self):
             self.n = 0
 
-        def __call__(self, picture):
+        def __call__(self, image):
             self.n += 1
-            return picture
+            return image
 
     seen = Seen()
     clf = small(augmentation=seen, validation_fraction=0.25, max_epochs=3).fit(*task)
@@ -468,7 +468,7 @@ def test_mixed_rows_have_mixed_targets(small, task, kind):
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixed_rows_weigh_what_their_labels_do(small, task, kind):
-    """The label of a row of weight 0 is nowhere, though its pixels are in another's picture."""
+    """The label of a row of weight 0 is nowhere, though its pixels are in another's image."""
     X, y = task
     wrong = np.arange(len(y)) < 10
     settings = {"augmentation": ImageAugmentation(**{kind: 1.0}), "lr": 1e-3}
@@ -484,7 +484,7 @@ def test_mixed_rows_weigh_what_their_labels_do(small, task, kind):
 
 
 def test_views_at_test_time_are_averaged(small, task):
-    """Of mirror images alone a second view is the picture or its mirror image."""
+    """Of mirror images alone a second view is the image or its mirror image."""
     X, y = task
     mirror = ImageAugmentation(horizontal_flip=True)
     clf = small(augmentation=mirror, activation_dtype="float32", max_epochs=1).fit(X, y)
@@ -496,7 +496,7 @@ def test_views_at_test_time_are_averaged(small, task):
     assert 0 < (averaged & ~same_again).sum() < len(X)
 
 
-def test_views_at_test_time_hang_on_pictures_alone(small, task):
+def test_views_at_test_time_hang_on_images_alone(small, task):
     X, y = task
     clf = small(augmentation="standard", test_time_views=3, max_epochs=1).fit(X, y)
     P = clf.predict_proba(X)

@@ -1,4 +1,4 @@
-"""Pickles and files: small, without code or names of pictures, and giving the same predictions."""
+"""Pickles and files: small, without code or names of images, and giving the same predictions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from sktransfer import FineTuneClassifier
-from sktransfer.frozen import REGISTRY
-from sktransfer.images import ImageAugmentation
+from sktransfer._frozen import REGISTRY
+from sktransfer.preprocessing import ImageAugmentation
 
 CASES = {
     "probe": {"freeze_depth": "all"},
@@ -68,11 +68,11 @@ def test_a_pickle_holds_what_was_learned_and_no_more(small, task):
     assert len(pickle.dumps(clf)) < 1.01 * learned + 60_000  # neither moments nor the prefix
 
 
-def test_no_picture_is_named(small, task, tmp_path):
+def test_no_image_is_named(small, task, tmp_path):
     folder = tmp_path / "Jane Doe"
     folder.mkdir()
-    for i, picture in enumerate(task[0]):
-        Image.fromarray(picture).save(folder / f"Jane {i:02d}.png")
+    for i, image in enumerate(task[0]):
+        Image.fromarray(image).save(folder / f"Jane {i:02d}.png")
     files = [str(folder / f"Jane {i:02d}.png") for i in range(40)]
     Path(files[0]).write_bytes(b"broken")
     clf = small(freeze_depth="all", on_error="nan")

@@ -20,7 +20,7 @@ from skorch.helper import predefined_split
 
 from sktransfer import FineTuneClassifier
 from sktransfer._finetune import _loop
-from sktransfer.images import ImageAugmentation
+from sktransfer.preprocessing import ImageAugmentation
 from tests.counting import Counted
 
 NET = "squeezenet1_1"
@@ -146,7 +146,7 @@ def test_labels_may_be_a_tensor(small, task):
     assert search.fit(X, torch.from_numpy(y)).score(X, y) > 0.5
 
 
-def test_copies_of_a_picture_are_held_out_together(small, task):
+def test_copies_of_an_image_are_held_out_together(small, task):
     X, y = task
     rare = np.r_[np.flatnonzero(y == 0), np.flatnonzero(y == 1)[:5]]
     X, y = X[rare].reshape(len(rare), -1), y[rare]
@@ -232,7 +232,7 @@ def test_a_batch_of_one_is_left_out_for_batch_norm_in_the_head(small, task):
 @pytest.mark.parametrize("freeze_depth", [0, -1])
 def test_the_rate_finder_at_any_depth_and_with_broken_rows(small, task, freeze_depth):
     X, y = task
-    rows = [*X[:9], b"no picture", *X[9:]]
+    rows = [*X[:9], b"no image", *X[9:]]
     labels = np.insert(y, 9, 0)
     clf = small(NET, freeze_depth=freeze_depth, on_error="nan", class_weight="balanced")
     with pytest.warns(UserWarning, match="left out of training"):
@@ -278,8 +278,8 @@ def test_a_file_that_was_tampered_with_is_refused_by_name(small, task, tmp_path,
 
 
 class Own(ImageAugmentation):
-    def __call__(self, picture, seed):
-        return picture
+    def __call__(self, image, seed):
+        return image
 
 
 def test_code_is_not_saved_as_something_else(small, task, tmp_path):

@@ -15,8 +15,8 @@ from skorch.callbacks import Callback
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer._finetune._presets import PRESETS
+from sktransfer._frozen import REGISTRY
 from sktransfer.exceptions import WeightsMismatchError
-from sktransfer.frozen import REGISTRY
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from sktransfer import cache_info, clear_cache
-from sktransfer.frozen import DirectoryStore, MemoryStore, TieredStore, open_directory
-from sktransfer.frozen._disk import FILE_NAME
+from sktransfer._frozen import DirectoryStore, MemoryStore, TieredStore, open_directory
+from sktransfer._frozen._disk import FILE_NAME
 
 
 def row(value, n=64, dtype=np.float32):
@@ -58,7 +58,7 @@ def test_counts(store):
 
 
 def test_bounded_dropping_what_was_used_least_recently(tmp_path, monkeypatch):
-    monkeypatch.setattr("sktransfer.frozen._disk._TOUCH_SECONDS", 0.0)
+    monkeypatch.setattr("sktransfer._frozen._disk._TOUCH_SECONDS", 0.0)
     store = DirectoryStore(tmp_path, max_bytes=10 * 256)
     for i in range(10):
         store.put([(key(i), row(i))])
@@ -202,7 +202,7 @@ def test_what_was_put_since_it_was_looked_for_is_not_claimed(store):
 
 def test_a_claim_of_the_dead_is_void(store):
     code = (
-        "import sys; from sktransfer.frozen import DirectoryStore\n"
+        "import sys; from sktransfer._frozen import DirectoryStore\n"
         "assert DirectoryStore(sys.argv[1]).claim(b'a', 'late')"
     )
     subprocess.run([sys.executable, "-c", code, store.path], check=True)
@@ -214,12 +214,12 @@ def test_a_claim_expires_unless_its_owner_is_heard_of(store, monkeypatch):
     assert store.claim(b"a", "me")
     assert store.claim(b"b", "me")
     now = time.time()
-    monkeypatch.setattr("sktransfer.frozen._disk.time.time", lambda: now + 100)
+    monkeypatch.setattr("sktransfer._frozen._disk.time.time", lambda: now + 100)
     assert not other.claim(b"a", "you")
     store.release([b"b"], "me")  # renews the claim on a
-    monkeypatch.setattr("sktransfer.frozen._disk.time.time", lambda: now + 200)
+    monkeypatch.setattr("sktransfer._frozen._disk.time.time", lambda: now + 200)
     assert not other.claim(b"a", "you")
-    monkeypatch.setattr("sktransfer.frozen._disk.time.time", lambda: now + 300)
+    monkeypatch.setattr("sktransfer._frozen._disk.time.time", lambda: now + 300)
     assert other.claim(b"a", "you")
     other.close()
 
@@ -228,7 +228,7 @@ def test_a_claim_expires_unless_its_owner_is_heard_of(store, monkeypatch):
 
 WRITER = """
 import sys, numpy as np
-from sktransfer.frozen import DirectoryStore
+from sktransfer._frozen import DirectoryStore
 store, low = DirectoryStore(sys.argv[1]), int(sys.argv[2])
 print("ready", flush=True); sys.stdin.readline()
 for i in range(low, low + 300):

@@ -9,9 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sktransfer.backbones import load_backbone
-from sktransfer.exceptions import MissingDependencyError
-from sktransfer.frozen import (
+from sktransfer._backbones import load_backbone
+from sktransfer._frozen import (
     FrozenNetwork,
     Recipe,
     Tap,
@@ -20,8 +19,9 @@ from sktransfer.frozen import (
     fingerprints,
     make_plan,
     resolve_engine,
-    settled_engine,
+    resolved_engine,
 )
+from sktransfer.exceptions import MissingDependencyError
 
 TAPS = (Tap(1, "avg"), Tap(2, "max"))
 SIDE = 32
@@ -33,7 +33,7 @@ def backbone():
 
 
 @pytest.fixture
-def pictures():
+def images():
     return torch.randn(5, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
 
 
@@ -121,15 +121,15 @@ def test_an_unknown_engine_lists_those_there_are():
         resolve_engine("onnx", "float32", "cpu")
 
 
-# --- settling ------------------------------------------------------------------------------------
+# --- resolving ------------------------------------------------------------------------------------
 
 
-def test_auto_takes_the_engine_that_agrees(backbone, pictures, stand_in):
+def test_auto_takes_the_engine_that_agrees(backbone, images, stand_in):
     stand_in.off = 5e-6
     network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
     assert network.engine_for(TAPS, SIDE) == "openvino"
-    plain = FrozenNetwork(backbone, 3, Recipe()).run(pictures, TAPS)
-    for part, right in zip(network.run(pictures, TAPS), plain, strict=True):
+    plain = FrozenNetwork(backbone, 3, Recipe()).run(images, TAPS)
+    for part, right in zip(network.run(images, TAPS), plain, strict=True):
         torch.testing.assert_close(part, right * (1 + 5e-6))
         assert not torch.equal(part, right)
 
@@ -138,12 +138,12 @@ def test_auto_takes_the_engine_that_agrees(backbone, pictures, stand_in):
     ("precision", "off"),
     [("float32", 2e-5), ("float32", float("nan")), ("float32", float("inf")), ("bfloat16", 4e-2)],
 )
-def test_auto_falls_back_for_good_when_numbers_differ(backbone, pictures, stand_in, precision, off):
+def test_auto_falls_back_for_good_when_numbers_differ(backbone, images, stand_in, precision, off):
     stand_in.off = off
     network = FrozenNetwork(backbone, 3, Recipe(precision, engine="auto"))
     assert network.engine_for(TAPS, SIDE) == "torch"
-    plain = FrozenNetwork(backbone, 3, Recipe(precision)).run(pictures, TAPS)
-    for part, right in zip(network.run(pictures, TAPS), plain, strict=True):
+    plain = FrozenNetwork(backbone, 3, Recipe(precision)).run(images, TAPS)
+    for part, right in zip(network.run(images, TAPS), plain, strict=True):
         assert torch.equal(part, right)
     assert stand_in.made == 1
 
@@ -155,21 +155,21 @@ def test_a_wrong_shape_is_a_disagreement(backbone, stand_in, monkeypatch):
     assert FrozenNetwork(backbone, 3, Recipe(engine="auto")).engine_for(TAPS, SIDE) == "torch"
 
 
-def test_auto_falls_back_silently_when_conversion_fails(backbone, pictures, stand_in, capfd):
+def test_auto_falls_back_silently_when_conversion_fails(backbone, images, stand_in, capfd):
     stand_in.fails = RuntimeError("no such operation: aten::frobnicate")
     network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
-    plain = FrozenNetwork(backbone, 3, Recipe()).run(pictures, TAPS)
-    assert torch.equal(network.run(pictures, TAPS)[1], plain[1])
+    plain = FrozenNetwork(backbone, 3, Recipe()).run(images, TAPS)
+    assert torch.equal(network.run(images, TAPS)[1], plain[1])
     assert network.engine_for(TAPS, SIDE) == "torch"
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_explicit_engine_that_cannot_says_why(backbone, pictures, stand_in):
+def test_an_explicit_engine_that_cannot_says_why(backbone, images, stand_in):
     network = FrozenNetwork(backbone, 3, Recipe(engine="openvino"))
     stand_in.fails = RuntimeError("no such operation: aten::frobnicate")
-    message = r"cannot run squeezenet1_1 on pictures of 32 x 32 pixels: .*frobnicate.*engine='auto'"
+    message = r"cannot run squeezenet1_1 on images of 32 x 32 pixels: .*frobnicate.*engine='auto'"
     with pytest.raises(ValueError, match=message):
-        network.run(pictures, TAPS)
+        network.run(images, TAPS)
     stand_in.fails, stand_in.off = None, 1e-3
     with pytest.raises(ValueError, match=r"1\.0e-03 away from torch's, more than 1e-05"):
         network.engine_for(TAPS, SIDE)
@@ -181,12 +181,12 @@ def test_an_explicit_engine_that_cannot_be_imported(backbone, stand_in):
         FrozenNetwork(backbone, 3, Recipe(engine="openvino")).engine_for(TAPS, SIDE)
 
 
-def test_settled_once_per_taps_and_side(backbone, pictures, stand_in):
+def test_resolved_once_per_taps_and_side(backbone, images, stand_in):
     network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
     for _ in range(3):
-        network.run(pictures, TAPS)
+        network.run(images, TAPS)
     assert stand_in.made == 1
-    network.run(pictures, TAPS[:1])
+    network.run(images, TAPS[:1])
     network.run(torch.zeros(1, 3, 48, 48), TAPS)
     assert stand_in.made == 3
 
@@ -208,13 +208,13 @@ def test_many_sides_do_not_pile_up(backbone, stand_in):
     assert max(sizes) == network.n_bytes == alone * (1 + _prefix._MAX_ENGINES)
 
 
-def test_several_threads_settle_once(backbone, pictures, stand_in):
+def test_several_threads_resolve_once(backbone, images, stand_in):
     network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
     together = threading.Barrier(4)
 
     def work(_):
         together.wait()
-        return network.run(pictures, TAPS)
+        return network.run(images, TAPS)
 
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(work, range(4)))
@@ -232,29 +232,29 @@ def test_no_more_pieces_than_the_deepest_tap_needs(backbone, stand_in):
 # --- what is known without the network -----------------------------------------------------------
 
 
-def test_what_was_settled_is_known_without_the_network(backbone, stand_in, monkeypatch):
+def test_what_was_resolved_is_known_without_the_network(backbone, stand_in, monkeypatch):
     recipe = Recipe(engine="auto")
     asked = (backbone.reference, recipe, TAPS, SIDE)
-    assert settled_engine(*asked) is None
+    assert resolved_engine(*asked) is None
     FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
-    assert settled_engine(*asked) == "openvino"
-    monkeypatch.setattr(_engines, "_settled", {})  # as in another process
-    assert settled_engine(*asked) == "openvino"
+    assert resolved_engine(*asked) == "openvino"
+    monkeypatch.setattr(_engines, "_resolved", {})  # as in another process
+    assert resolved_engine(*asked) == "openvino"
     for other in (
         (replace(backbone.reference, digest="blake2b:0"), recipe, TAPS, SIDE),
         (backbone.reference, replace(recipe, precision="bfloat16"), TAPS, SIDE),
         (backbone.reference, recipe, TAPS[:1], SIDE),
         (backbone.reference, recipe, TAPS, SIDE + 1),
     ):
-        assert settled_engine(*other) is None
+        assert resolved_engine(*other) is None
     monkeypatch.setattr(_engines, "_circumstances", lambda: ("another openvino",))
-    assert settled_engine(*asked) is None
+    assert resolved_engine(*asked) is None
 
 
-def test_an_engine_asked_for_by_name_is_settled(backbone):
+def test_an_engine_asked_for_by_name_is_resolved(backbone):
     for engine in ("torch", "openvino"):
         recipe = Recipe(engine=engine)
-        assert settled_engine(backbone.reference, recipe, TAPS, SIDE) == engine
+        assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) == engine
 
 
 def test_a_later_answer_replaces_the_earlier(backbone, stand_in, monkeypatch):
@@ -262,8 +262,8 @@ def test_a_later_answer_replaces_the_earlier(backbone, stand_in, monkeypatch):
     FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
     stand_in.fails = RuntimeError("no memory left")
     assert FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE) == "torch"
-    monkeypatch.setattr(_engines, "_settled", {})
-    assert settled_engine(backbone.reference, recipe, TAPS, SIDE) == "torch"
+    monkeypatch.setattr(_engines, "_resolved", {})
+    assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) == "torch"
 
 
 def test_a_home_that_cannot_be_written_is_no_matter(backbone, stand_in, tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_home_that_cannot_be_written_is_no_matter(backbone, stand_in, tmp_path
     monkeypatch.setenv("SKTRANSFER_HOME", str(tmp_path / "file"))
     recipe = Recipe(engine="auto")
     assert FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE) == "openvino"
-    assert settled_engine(backbone.reference, recipe, TAPS, SIDE) == "openvino"
+    assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) == "openvino"
 
 
 def test_a_spoilt_record_is_not_believed(backbone, stand_in, offline_home, monkeypatch):
@@ -280,8 +280,8 @@ def test_a_spoilt_record_is_not_believed(backbone, stand_in, offline_home, monke
     (record,) = (offline_home / "engines").iterdir()
     for spoilt in (b"", b"\xff\xfe", b"tensorrt"):
         record.write_bytes(spoilt)
-        monkeypatch.setattr(_engines, "_settled", {})
-        assert settled_engine(backbone.reference, recipe, TAPS, SIDE) is None
+        monkeypatch.setattr(_engines, "_resolved", {})
+        assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) is None
 
 
 def test_engines_share_no_rows(backbone):
@@ -292,5 +292,5 @@ def test_engines_share_no_rows(backbone):
         for engine in ("torch", "openvino")
     }
     assert of["torch"] != of["openvino"]
-    with pytest.raises(ValueError, match="settled"):
+    with pytest.raises(ValueError, match="resolved"):
         fingerprints(plan, "p", Recipe(engine="auto"), ["float32"])

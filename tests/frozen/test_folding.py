@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sktransfer.frozen._folding import fold_batch_norm, n_batch_norms
+from sktransfer._frozen._folding import fold_batch_norm, n_batch_norms
 
 EXAMPLE = torch.zeros(1, 3, 9, 9)
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from sktransfer.backbones import load_backbone
-from sktransfer.frozen import TOLERANCES, FrozenNetwork, Recipe, Tap, _openvino
-from sktransfer.frozen._engines import distance, probe
-from sktransfer.frozen._openvino import OpenVinoEngine
+from sktransfer._backbones import load_backbone
+from sktransfer._frozen import TOLERANCES, FrozenNetwork, Recipe, Tap, _openvino
+from sktransfer._frozen._engines import distance, probe
+from sktransfer._frozen._openvino import OpenVinoEngine
 
 pytestmark = pytest.mark.skipif(
     find_spec("openvino") is None,
@@ -40,7 +40,7 @@ FAMILIES = [
 ]
 
 
-def pictures(n, side, seed=1):
+def images(n, side, seed=1):
     return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
@@ -68,7 +68,7 @@ def test_float32_is_torchs(name, side):
     taps = some_taps(backbone)
     assert network.engine_for(taps, side) == "openvino"
     for n in (1, 3, 33):
-        batch = pictures(n, side)
+        batch = images(n, side)
         found, right = network.run(batch, taps), plain.run(batch, taps)
         assert [part.dtype for part in found] == [torch.float32] * len(taps)
         assert distance(found, right) <= TOLERANCES["float32"]
@@ -84,7 +84,7 @@ def test_bfloat16_is_near_and_no_further_than_torchs(name, side):
         if "no bfloat16 arithmetic" in str(error):
             pytest.skip("this processor has no bfloat16 arithmetic")
         raise
-    batch = pictures(5, side)
+    batch = images(5, side)
     found, right = network.run(batch, taps), plain.run(batch, taps)
     apart = distance(found, right)
     assert 1e-4 < apart <= TOLERANCES["bfloat16"]
@@ -94,7 +94,7 @@ def test_bfloat16_is_near_and_no_further_than_torchs(name, side):
 def test_rows_do_not_hang_on_the_batch():
     _, network, _, _ = networks("resnet18")
     taps = (Tap(None, None), Tap(1, "gem"))
-    batch = pictures(7, 64)
+    batch = images(7, 64)
     whole = network.run(batch, taps)
     for low, high in ((0, 1), (1, 4), (4, 7)):
         part = network.run(batch[low:high], taps)
@@ -105,14 +105,14 @@ def test_a_tap_before_an_in_place_activation():
     """DenseNet's and SqueezeNet's next stage begins with one: what was tapped must not change."""
     _, network, plain, _ = networks("squeezenet1_1")
     taps = (Tap(0, "flatten"), Tap(1, "flatten"), Tap(2, "avg"))
-    batch = pictures(2, 64)
+    batch = images(2, 64)
     assert distance(network.run(batch, taps), plain.run(batch, taps)) <= TOLERANCES["float32"]
 
 
 def test_channels_last_and_wider_batches_are_taken():
     _, network, plain, _ = networks("squeezenet1_1")
     taps = (Tap(None, None),)
-    batch = pictures(3, 64)
+    batch = images(3, 64)
     right = plain.run(batch, taps)
     for each in (batch.to(memory_format=torch.channels_last), batch.double()):
         assert distance(network.run(each, taps), right) <= TOLERANCES["float32"]
@@ -121,16 +121,16 @@ def test_channels_last_and_wider_batches_are_taken():
 def test_a_result_is_not_overwritten_by_the_next_batch():
     _, network, _, _ = networks("squeezenet1_1")
     taps = (Tap(None, None),)
-    (first,) = network.run(pictures(3, 64), taps)
+    (first,) = network.run(images(3, 64), taps)
     kept = first.clone()
-    network.run(pictures(3, 64, seed=2), taps)
+    network.run(images(3, 64, seed=2), taps)
     assert torch.equal(first, kept)
 
 
 def test_several_threads_at_once():
     _, network, _, _ = networks("resnet18")
     taps = (Tap(2, "avg"),)
-    batches = [pictures(4, 64, seed) for seed in range(6)]
+    batches = [images(4, 64, seed) for seed in range(6)]
     alone = [network.run(batch, taps)[0] for batch in batches]
     with ThreadPoolExecutor(3) as executor:
         for _ in range(3):
@@ -142,7 +142,7 @@ def test_several_threads_at_once():
 def test_another_number_of_threads_is_the_same_network():
     _, network, plain, _ = networks("squeezenet1_1")
     taps = (Tap(None, None),)
-    batch = pictures(3, 64)
+    batch = images(3, 64)
     before = torch.get_num_threads()
     try:
         for n in (1, 2):
@@ -158,7 +158,7 @@ class Untraceable(nn.Module):
 
 
 class BakedBatch(nn.Module):
-    """What a tracer gets wrong: a number of pictures that became a constant."""
+    """What a tracer gets wrong: a number of images that became a constant."""
 
     def forward(self, x):
         return (x.mean((2, 3)) * float(len(x)),)
@@ -180,7 +180,7 @@ def test_a_real_conversion_failure_falls_back(monkeypatch):
     monkeypatch.setattr(torch.jit, "trace", None)
     taps = (Tap(0, "avg"),)
     assert network.engine_for(taps, 64) == "torch"
-    assert torch.equal(network.run(pictures(2, 64), taps)[0], plain.run(pictures(2, 64), taps)[0])
+    assert torch.equal(network.run(images(2, 64), taps)[0], plain.run(images(2, 64), taps)[0])
 
 
 def test_a_processor_without_bfloat16_is_told(monkeypatch):
@@ -203,15 +203,15 @@ def test_a_processor_without_bfloat16_is_told(monkeypatch):
     _, network, _, half = networks("squeezenet1_1", "bfloat16", "auto")
     taps = (Tap(0, "avg"),)
     assert network.engine_for(taps, 64) == "torch"
-    assert torch.equal(network.run(pictures(2, 64), taps)[0], half.run(pictures(2, 64), taps)[0])
+    assert torch.equal(network.run(images(2, 64), taps)[0], half.run(images(2, 64), taps)[0])
 
 
 def test_quiet_and_private(tmp_path):
     """Imported only when it runs; nothing printed, no telemetry, nothing written to the home."""
     code = """
         import sys
-        from sktransfer.backbones import load_backbone
-        from sktransfer.frozen import FrozenNetwork, Recipe, Tap, resolve_engine
+        from sktransfer._backbones import load_backbone
+        from sktransfer._frozen import FrozenNetwork, Recipe, Tap, resolve_engine
         assert resolve_engine("auto", "float32", "cpu") == "auto"
         backbone = load_backbone("squeezenet1_1", weights=None)
         FrozenNetwork(backbone, 2, Recipe())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktransfer.frozen import POOLINGS, pool
+from sktransfer._frozen import POOLINGS, pool
 
 RNG = np.random.default_rng(0)
 MAP = torch.from_numpy(RNG.normal(size=(3, 5, 4, 2)).astype(np.float32))

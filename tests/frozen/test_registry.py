@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sktransfer.backbones import load_backbone
+from sktransfer._backbones import load_backbone
+from sktransfer._frozen import NetworkRegistry, NetworkSource, Recipe, Tap
 from sktransfer.exceptions import WeightsMismatchError
-from sktransfer.frozen import NetworkRegistry, NetworkSource, Recipe, Tap
 
 EMBEDDING = 100
 

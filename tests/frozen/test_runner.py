@@ -1,4 +1,4 @@
-"""The runner's promises: order, once each, bounded, nobody else's row, memory back-off."""
+"""The runner's guarantees: order, once each, bounded, nobody else's row, memory back-off."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from sktransfer._frozen import Job, MemoryStore, run
+from sktransfer._images import as_image_source, make_preprocessing
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.frozen import Job, MemoryStore, run
-from sktransfer.images import as_image_source, make_preprocessing
 
 SIDE = 8
 
 
-def pictures(n, seed=0):
+def images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
 
 
@@ -62,14 +62,14 @@ def expected(X):
 @pytest.mark.parametrize("n_threads", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 100, "auto"])
 def test_rows_in_order_whatever_the_batch(n_threads, batch_size):
-    X = pictures(13)
+    X = images(13)
     outcome = run(as_image_source(X), job(Network(), n_threads=n_threads, batch_size=batch_size))
     np.testing.assert_allclose(outcome.rows, expected(X), rtol=1e-6)
     assert outcome.failures == []
 
 
-def test_equal_pictures_are_computed_once():
-    X = pictures(5)[[0, 1, 0, 2, 3, 0, 4, 1, 4]]
+def test_equal_images_are_computed_once():
+    X = images(5)[[0, 1, 0, 2, 3, 0, 4, 1, 4]]
     network = Network()
     rows = run(as_image_source(X), job(network)).rows
     assert sum(network.batches) == 5
@@ -77,7 +77,7 @@ def test_equal_pictures_are_computed_once():
 
 
 def test_a_store_is_filled_and_read():
-    store, X = MemoryStore(), pictures(6)
+    store, X = MemoryStore(), images(6)
     first, second = Network(), Network()
     one = run(as_image_source(X[:4]), job(first, store=store)).rows
     two = run(as_image_source(X), job(second, store=store)).rows
@@ -87,7 +87,7 @@ def test_a_store_is_filled_and_read():
 
 
 def test_parts_are_stored_each_for_itself():
-    store, X = MemoryStore(), pictures(6)
+    store, X = MemoryStore(), images(6)
     run(as_image_source(X), job(Network(), store=store))
     alone = job(
         None, store=store, widths=(1,), fingerprints=(b"max",)
@@ -96,7 +96,7 @@ def test_parts_are_stored_each_for_itself():
 
 
 def test_another_fingerprint_is_another_row():
-    store, X = MemoryStore(), pictures(3)
+    store, X = MemoryStore(), images(3)
     network = Network()
     run(as_image_source(X), job(network, store=store))
     run(as_image_source(X), job(network, store=store, fingerprints=(b"mean2", b"max")))
@@ -105,7 +105,7 @@ def test_another_fingerprint_is_another_row():
 
 def test_nothing_is_stored_without_a_fingerprint():
     store = MemoryStore()
-    run(as_image_source(pictures(3)), job(Network(), store=store, fingerprints=None))
+    run(as_image_source(images(3)), job(Network(), store=store, fingerprints=None))
     assert store.info().n_rows == 0
 
 
@@ -114,10 +114,10 @@ def broken(tmp_path):
     from PIL import Image
 
     names = []
-    for i, array in enumerate(pictures(2)):
+    for i, array in enumerate(images(2)):
         Image.fromarray(array).save(tmp_path / f"{i}.png")
         names.append(str(tmp_path / f"{i}.png"))
-    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     bad = str(tmp_path / "bad.png")
     return [names[0], bad, names[1], str(tmp_path / "absent.png"), bad]
 
@@ -132,12 +132,12 @@ def test_or_gives_nan_for_itself_alone(tmp_path):
     outcome = run(as_image_source(broken(tmp_path)), job(Network(), on_error="nan"))
     assert [failure.index for failure in outcome.failures] == [1, 3, 4]
     assert np.isnan(outcome.rows[[1, 3, 4]]).all()
-    np.testing.assert_allclose(outcome.rows[[0, 2]], expected(pictures(2)), rtol=1e-6)
+    np.testing.assert_allclose(outcome.rows[[0, 2]], expected(images(2)), rtol=1e-6)
     assert "absent.png" in str(outcome.failures[1])
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once():
-    X, network = pictures(20), Network(fail_above=3)
+    X, network = images(20), Network(fail_above=3)
     with pytest.warns(RuntimeWarning, match="ran out of memory") as caught:
         rows = run(as_image_source(X), job(network, batch_size=16)).rows
     assert len(caught) == 1
@@ -145,7 +145,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once():
     np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
 
 
-def test_out_of_memory_with_one_picture_is_an_error():
+def test_out_of_memory_with_one_image_is_an_error():
     class Never(Network):
         def __call__(self, batch):
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -154,7 +154,7 @@ def test_out_of_memory_with_one_picture_is_an_error():
         pytest.warns(RuntimeWarning, match="smaller batches"),
         pytest.raises(torch.OutOfMemoryError),
     ):
-        run(as_image_source(pictures(4)), job(Never()))
+        run(as_image_source(images(4)), job(Never()))
 
 
 def test_another_runtime_error_is_not_swallowed():
@@ -162,11 +162,11 @@ def test_another_runtime_error_is_not_swallowed():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        run(as_image_source(pictures(4)), job(fail))
+        run(as_image_source(images(4)), job(fail))
 
 
 def test_an_interrupted_run_keeps_what_it_finished():
-    store, X = MemoryStore(), pictures(12)
+    store, X = MemoryStore(), images(12)
 
     class Interrupted(Network):
         def __call__(self, batch):
@@ -184,7 +184,7 @@ def test_an_interrupted_run_keeps_what_it_finished():
 
 
 def test_no_more_than_a_few_batches_are_decoded_ahead():
-    X = pictures(200)
+    X = images(200)
     settings = job(None)
     alive, most = 0, 0
     lock = threading.Lock()
@@ -194,12 +194,12 @@ def test_no_more_than_a_few_batches_are_decoded_ahead():
         fingerprint, min_decode_side = plain.fingerprint, None
         stack, normalize = plain.stack, plain.normalize
 
-        def __call__(self, picture):
+        def __call__(self, image):
             nonlocal alive, most
             with lock:
                 alive += 1
                 most = max(most, alive)
-            return plain(picture)
+            return plain(image)
 
     def slow(batch):
         nonlocal alive
@@ -214,7 +214,7 @@ def test_no_more_than_a_few_batches_are_decoded_ahead():
 
 
 def test_decoding_and_the_network_overlap():
-    X = pictures(40)
+    X = images(40)
     settings = job(None, n_threads=2)
     plain = settings.preprocessing
     decoding_while_computing = []
@@ -224,11 +224,11 @@ def test_decoding_and_the_network_overlap():
         fingerprint, min_decode_side = plain.fingerprint, None
         stack, normalize = plain.stack, plain.normalize
 
-        def __call__(self, picture):
+        def __call__(self, image):
             if computing.is_set():
                 decoding_while_computing.append(True)
             time.sleep(0.001)
-            return plain(picture)
+            return plain(image)
 
     def slow(batch):
         computing.set()

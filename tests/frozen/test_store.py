@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from sktransfer.frozen import DirectoryStore, MemoryStore, TieredStore
-from sktransfer.frozen._store import ROW_OVERHEAD
+from sktransfer._frozen import DirectoryStore, MemoryStore, TieredStore
+from sktransfer._frozen._store import ROW_OVERHEAD
 
 
 def row(value, n=4):

@@ -1,4 +1,4 @@
-"""Pictures in archives, and wherever the user's own fsspec reaches."""
+"""Images in archives, and wherever the user's own fsspec reaches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sktransfer import PretrainedFeatureExtractor, _config
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer._images import as_image_source
+from sktransfer._utils import config as _config
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import as_image_source
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def files():
         file = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(file, format="PNG")
         found[name] = file.getvalue()
-    return {**found, "broken.png": b"no picture"}
+    return {**found, "broken.png": b"no image"}
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_what_unzips_to_too_much(archive, monkeypatch):
         )
         with pytest.raises(ImageDecodeError, match="more than the 20 bytes"):
             source.open(0)
-        assert source.open(1).content == b"no picture"
+        assert source.open(1).content == b"no image"
 
 
 def test_files_that_fsspec_opens(files, archive, tmp_path):

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps, features
 
-from sktransfer import _config
+from sktransfer._images import as_image_source
+from sktransfer._utils import config as _config
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
-from sktransfer.images import as_image_source
 
 
 def scene(width=60, height=40):
-    """A colour picture without any symmetry."""
+    """A color image without any symmetry."""
     y, x = np.mgrid[:height, :width]
     planes = [x * 255 // width, y * 255 // height, (x + 2 * y) * 255 // (width + 2 * height)]
     return Image.fromarray(np.stack(planes, axis=-1).astype(np.uint8))
@@ -35,8 +35,8 @@ def decode(data, **options):
     return as_image_source([data], **options).open(0).decode()
 
 
-def pixels(picture):
-    return np.asarray(picture).astype(int)
+def pixels(image):
+    return np.asarray(image).astype(int)
 
 
 LOSSLESS = {
@@ -53,15 +53,15 @@ LOSSLESS = {
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("format_", LOSSLESS)
 def test_every_allowed_format(format_, mode):
-    image = scene().convert(mode)
-    picture = decode(encode(image, format_, **LOSSLESS[format_]))
-    expected = image.convert("RGB") if format_ == "WEBP" else image  # WebP knows no grey
-    assert picture.mode == expected.mode
-    assert np.array_equal(pixels(picture), pixels(expected))
+    pil_image = scene().convert(mode)
+    image = decode(encode(pil_image, format_, **LOSSLESS[format_]))
+    expected = pil_image.convert("RGB") if format_ == "WEBP" else pil_image  # WebP knows no gray
+    assert image.mode == expected.mode
+    assert np.array_equal(pixels(image), pixels(expected))
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "GIF", "ICO"])
-def test_formats_that_change_the_picture_equal_pillow(format_):
+def test_formats_that_change_the_image_equal_pillow(format_):
     data = encode(scene(32, 32), format_)
     with Image.open(io.BytesIO(data)) as image:
         expected = image.convert("RGB")
@@ -90,11 +90,11 @@ def exif(orientation):
 )
 def test_exif_orientation_is_applied_once(format_, options, orientation):
     data = encode(scene(), format_, exif=exif(orientation), **options)
-    with Image.open(io.BytesIO(data)) as image:
-        expected = ImageOps.exif_transpose(image)
-    picture = decode(data)
-    assert picture.size == ((60, 40) if orientation < 5 else (40, 60))
-    assert np.array_equal(pixels(picture), pixels(expected))
+    with Image.open(io.BytesIO(data)) as pil_image:
+        expected = ImageOps.exif_transpose(pil_image)
+    image = decode(data)
+    assert image.size == ((60, 40) if orientation < 5 else (40, 60))
+    assert np.array_equal(pixels(image), pixels(expected))
     # The same file opened by the user.
     opened = Image.open(io.BytesIO(data))
     assert np.array_equal(pixels(as_image_source([opened]).open(0).decode()), pixels(expected))
@@ -114,13 +114,13 @@ def test_orientation_in_xmp_alone():
 
 
 @pytest.mark.parametrize("cut", range(0, 40, 3))
-def test_damaged_exif_is_no_reason_to_lose_the_picture_or_to_warn(cut):
+def test_damaged_exif_is_no_reason_to_lose_the_image_or_to_warn(cut):
     block = exif(6).tobytes()
     data = encode(scene(), "JPEG", exif=block[: len(block) - cut])
     assert sorted(decode(data).size) == [40, 60]
 
 
-# -- alpha, palette, colour ------------------------------------------------------------------------
+# -- alpha, palette, color ------------------------------------------------------------------------
 
 
 def with_alpha():
@@ -130,49 +130,49 @@ def with_alpha():
 
 
 def test_alpha_is_composited_over_white():
-    image = with_alpha()
-    values = pixels(image)
+    pil_image = with_alpha()
+    values = pixels(pil_image)
     alpha = values[..., 3:] / 255
     expected = values[..., :3] * alpha + 255 * (1 - alpha)
     for format_ in ("PNG", "TIFF", "TGA", "WEBP"):
         options = {"lossless": True, "exact": True} if format_ == "WEBP" else {}
-        picture = decode(encode(image, format_, **options))
-        assert picture.mode == "RGB"
-        assert np.abs(pixels(picture) - expected).max() <= 1, format_
+        image = decode(encode(pil_image, format_, **options))
+        assert image.mode == "RGB"
+        assert np.abs(pixels(image) - expected).max() <= 1, format_
 
 
-def test_colour_under_full_transparency_does_not_show():
+def test_color_under_full_transparency_does_not_show():
     image = Image.new("RGBA", (10, 10), (200, 0, 0, 0))
     assert (pixels(decode(encode(image, "PNG"))) == 255).all()
 
 
-def test_grey_with_alpha_stays_grey():
-    image = with_alpha().convert("LA")
-    picture = decode(encode(image, "PNG"))
-    assert picture.mode == "L"
-    grey, alpha = pixels(image)[..., 0], pixels(image)[..., 1] / 255
-    assert np.abs(pixels(picture) - (grey * alpha + 255 * (1 - alpha))).max() <= 1
+def test_gray_with_alpha_stays_gray():
+    pil_image = with_alpha().convert("LA")
+    image = decode(encode(pil_image, "PNG"))
+    assert image.mode == "L"
+    gray, alpha = pixels(pil_image)[..., 0], pixels(pil_image)[..., 1] / 255
+    assert np.abs(pixels(image) - (gray * alpha + 255 * (1 - alpha))).max() <= 1
 
 
 def test_palette_transparency():
-    image = scene().quantize(16)
-    index = int(np.asarray(image)[0, 0])
+    pil_image = scene().quantize(16)
+    index = int(np.asarray(pil_image)[0, 0])
     for transparency in (index, bytes(0 if i == index else 255 for i in range(16))):
-        picture = decode(encode(image, "PNG", transparency=transparency))
-        hidden = np.asarray(image) == index
-        assert (pixels(picture)[hidden] == 255).all()
-        assert np.array_equal(pixels(picture)[~hidden], pixels(image.convert("RGB"))[~hidden])
+        image = decode(encode(pil_image, "PNG", transparency=transparency))
+        hidden = np.asarray(pil_image) == index
+        assert (pixels(image)[hidden] == 255).all()
+        assert np.array_equal(pixels(image)[~hidden], pixels(pil_image.convert("RGB"))[~hidden])
 
 
-def test_a_transparent_colour():
-    image = Image.new("RGB", (4, 4), (1, 2, 3))
-    image.putpixel((0, 0), (9, 9, 9))
-    picture = decode(encode(image, "PNG", transparency=(1, 2, 3)))
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
-    assert picture.getpixel((0, 0)) == (9, 9, 9)
-    grey = decode(encode(image.convert("L"), "PNG", transparency=9))
-    assert grey.mode == "L"
-    assert grey.getpixel((0, 0)) == 255
+def test_a_transparent_color():
+    pil_image = Image.new("RGB", (4, 4), (1, 2, 3))
+    pil_image.putpixel((0, 0), (9, 9, 9))
+    image = decode(encode(pil_image, "PNG", transparency=(1, 2, 3)))
+    assert image.getpixel((1, 1)) == (255, 255, 255)
+    assert image.getpixel((0, 0)) == (9, 9, 9)
+    gray = decode(encode(pil_image.convert("L"), "PNG", transparency=9))
+    assert gray.mode == "L"
+    assert gray.getpixel((0, 0)) == 255
 
 
 def test_tga_whose_alpha_is_declared_meaningless():
@@ -183,7 +183,7 @@ def test_tga_whose_alpha_is_declared_meaningless():
     assert np.array_equal(pixels(decode(bytes(data))), pixels(scene()))
 
 
-def test_other_colour_spaces_become_rgb():
+def test_other_color_spaces_become_rgb():
     cmyk = encode(scene().convert("CMYK"), "JPEG", quality=95)
     assert decode(cmyk).mode == "RGB"
     assert np.abs(pixels(decode(cmyk)) - pixels(scene())).mean() < 8
@@ -194,7 +194,7 @@ def test_other_colour_spaces_become_rgb():
 
 @pytest.mark.parametrize("format_", ["GIF", "TIFF", "WEBP"])
 def test_the_first_frame_is_taken(format_):
-    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue", "lime")]
     options = {"lossless": True} if format_ == "WEBP" else {}
     data = encode(frames[0], format_, save_all=True, append_images=frames[1:], **options)
     assert decode(data).getpixel((5, 5)) == (255, 0, 0)
@@ -207,12 +207,12 @@ LEVELS = (np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54) + 7
 
 
 @pytest.mark.parametrize("format_", ["PNG", "TIFF", "JPEG2000"])
-def test_sixteen_bit_grey_keeps_its_levels(format_):
+def test_sixteen_bit_gray_keeps_its_levels(format_):
     data = encode(Image.fromarray(LEVELS), format_)
-    picture = decode(data)
-    assert picture.dtype == np.float32
-    assert picture.shape == (30, 40)
-    assert np.allclose(picture, LEVELS / 65535, rtol=0, atol=1e-6)
+    image = decode(data)
+    assert image.dtype == np.float32
+    assert image.shape == (30, 40)
+    assert np.allclose(image, LEVELS / 65535, rtol=0, atol=1e-6)
 
 
 def test_big_endian_tiff():
@@ -289,22 +289,22 @@ def test_thirty_two_bit_integers_need_a_range():
     assert np.allclose(decode(data, value_range=(0, 600_000)), levels / 600_000, atol=1e-6)
 
 
-def png(width, height, *, bits=8, colour=2, data=b""):
+def png(width, height, *, bits=8, color=2, data=b""):
     def chunk(kind, body):
         check = zlib.crc32(kind + body)
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def test_sixteen_bit_colour_refuses_a_range_it_cannot_honour():
+def test_sixteen_bit_color_refuses_a_range_it_cannot_honor():
     rows = b"".join(b"\x00" + struct.pack(">6H", *range(0, 60_000, 10_000)) for _ in range(2))
     data = png(2, 2, bits=16, data=rows)
     assert decode(data).getpixel((1, 0))[2] == 50_000 >> 8
-    grey_and_alpha = png(1, 1, bits=16, colour=4, data=bytes(5))
-    for deep in (data, grey_and_alpha, b"P6 1 1 4095\n" + struct.pack(">3H", 1, 2, 3)):
+    gray_and_alpha = png(1, 1, bits=16, color=4, data=bytes(5))
+    for deep in (data, gray_and_alpha, b"P6 1 1 4095\n" + struct.pack(">3H", 1, 2, 3)):
         with pytest.raises(ImageDecodeError, match="16 bits a channel"):
             decode(deep, value_range=(0, 4095))
 
@@ -316,7 +316,7 @@ def test_sixteen_bit_colour_refuses_a_range_it_cannot_honour():
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"hello, this is no picture at all", "text"),
+        (b"hello, this is no image at all", "text"),
         (b"<!DOCTYPE html><html><body>404</body></html>", "web page"),
         (b'<?xml version="1.0"?><svg/>', "SVG"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
@@ -332,7 +332,7 @@ def test_sixteen_bit_colour_refuses_a_range_it_cannot_honour():
         (bytes(100), "none of the formats"),
     ],
 )
-def test_what_is_no_picture_is_named(data, message):
+def test_what_is_no_image_is_named(data, message):
     with pytest.raises(ImageDecodeError, match=rf"row 0 \(bytes\): .*{message}") as caught:
         decode(data)
     assert caught.value.index == 0
@@ -360,22 +360,22 @@ def test_a_format_pillow_reads_is_still_refused():
         ("TGA", {"compression": "tga_rle"}),
     ],
 )
-def test_a_file_cut_short_never_gives_half_a_picture(format_, options):
+def test_a_file_cut_short_never_gives_half_an_image(format_, options):
     rng = np.random.default_rng(0)
-    image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    data = encode(image, format_, **options)
+    pil_image = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encode(pil_image, format_, **options)
     whole = pixels(decode(data))
     for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.995):
         cut = data[: int(len(data) * share)]
         try:
-            picture = decode(cut)
+            image = decode(cut)
         except ImageDecodeError:
             continue
-        assert np.array_equal(pixels(picture), whole), share  # only trailing bytes were missing
+        assert np.array_equal(pixels(image), whole), share  # only trailing bytes were missing
 
 
 @pytest.mark.parametrize("format_", ["JPEG", "GIF", "TIFF", "WEBP", "ICO", "JPEG2000", "PPM"])
-def test_random_damage_is_an_image_decode_error_or_a_picture(format_):
+def test_random_damage_is_an_image_decode_error_or_an_image(format_):
     data = np.frombuffer(encode(scene(), format_), dtype=np.uint8)
     rng = np.random.default_rng(0)
     with warnings.catch_warnings():

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import (
+from sktransfer._images import (
     DicomFrame,
-    DicomOptions,
-    ImageAugmentation,
-    PictureViews,
+    ImageViews,
     as_image_source,
 )
+from sktransfer.exceptions import ImageDecodeError
+from sktransfer.preprocessing import DicomOptions, ImageAugmentation
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("gdcm")
@@ -33,13 +32,13 @@ SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 FAILS = {
     "MR_truncated.dcm": "probably truncated",
     "no_meta.dcm": "without its header",
-    "rtplan.dcm": r"without a picture in it \(RTPLAN\)",
+    "rtplan.dcm": r"without an image in it \(RTPLAN\)",
 }
 
 
 def decode(row, dicom=None, **options):
-    picture = as_image_source([row], dicom=dicom, **options).open(0).decode()
-    values = np.asarray(picture)
+    image = as_image_source([row], dicom=dicom, **options).open(0).decode()
+    values = np.asarray(image)
     return values / 255 if values.dtype == np.uint8 else values
 
 
@@ -57,8 +56,8 @@ def oracle(ds, frame=0):
     if int(ds.get("NumberOfFrames", 1)) > 1:
         stored = stored[frame]
     if ds.PhotometricInterpretation == "PALETTE COLOR":
-        colours = apply_color_lut(stored, ds)
-        return (colours >> (8 * colours.dtype.itemsize - 8)) / 255
+        colors = apply_color_lut(stored, ds)
+        return (colors >> (8 * colors.dtype.itemsize - 8)) / 255
     bits = int(ds.BitsStored)
     if stored.ndim == 3:
         return (stored >> (bits - 8)) / 255
@@ -99,7 +98,7 @@ def test_every_file_of_the_shared_folder(folder):
 
 def test_memory_of_the_shared_folder(folder):
     """Decoding any of them takes less than 500 MB in the process that does it."""
-    from sktransfer.images._dicom import _POOL
+    from sktransfer._images._dicom import _POOL
 
     if not Path("/proc/self/status").exists():
         pytest.skip("no /proc here")
@@ -185,14 +184,14 @@ def made(stored, **elements):
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = "1.2.3"
     ds.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     ds.PatientName = "Somebody^Known"
-    colour = stored.ndim >= 3 and stored.shape[-1] == 3
-    frames = stored.ndim == (4 if colour else 3)
+    color = stored.ndim >= 3 and stored.shape[-1] == 3
+    frames = stored.ndim == (4 if color else 3)
     ds.Rows, ds.Columns = stored.shape[1:3] if frames else stored.shape[:2]
     if frames:
         ds.NumberOfFrames = len(stored)
-    ds.SamplesPerPixel = 3 if colour else 1
-    ds.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
-    if colour:
+    ds.SamplesPerPixel = 3 if color else 1
+    ds.PhotometricInterpretation = "RGB" if color else "MONOCHROME2"
+    if color:
         ds.PlanarConfiguration = 0
     if stored.dtype == np.float32:
         ds.BitsAllocated = 32
@@ -228,9 +227,9 @@ def test_without_a_window_the_bits_are_the_scale():
 
 
 def test_monochrome1_is_inverted():
-    grey = ramp(np.uint8)
+    gray = ramp(np.uint8)
     assert np.array_equal(
-        decode(as_bytes(made(grey, PhotometricInterpretation="MONOCHROME1"))), (255 - grey) / 255
+        decode(as_bytes(made(gray, PhotometricInterpretation="MONOCHROME1"))), (255 - gray) / 255
     )
     deep = ramp(np.uint16)
     for window in ({}, {"WindowCenter": 30000, "WindowWidth": 10000}):
@@ -259,8 +258,8 @@ def test_windows_and_their_choice():
     )
     data = as_bytes(ds)
 
-    def window(centre, width):  # PS3.3 C.11.2.1.2.1
-        return (((hounsfield - (centre - 0.5)) / (width - 1)) + 0.5).clip(0, 1)
+    def window(center, width):  # PS3.3 C.11.2.1.2.1
+        return (((hounsfield - (center - 0.5)) / (width - 1)) + 0.5).clip(0, 1)
 
     assert np.allclose(decode(data), window(40, 400), atol=1e-6)
     assert np.allclose(decode(data, DicomOptions(voi_index=1)), window(-600, 1500), atol=1e-6)
@@ -306,9 +305,9 @@ def test_tables():
     assert np.allclose(decode(data, DicomOptions(prefer_lut=False)), window, atol=1e-6)
 
 
-def test_colour_of_sixteen_bits_keeps_the_upper_eight():
-    colours = np.random.default_rng(1).integers(0, 65536, (9, 7, 3), dtype=np.uint16)
-    assert np.array_equal(decode(as_bytes(made(colours))), (colours >> 8) / 255)
+def test_color_of_sixteen_bits_keeps_the_upper_eight():
+    colors = np.random.default_rng(1).integers(0, 65536, (9, 7, 3), dtype=np.uint16)
+    assert np.array_equal(decode(as_bytes(made(colors))), (colors >> 8) / 255)
 
 
 def test_frames():
@@ -325,9 +324,9 @@ def test_frames():
 def test_frames_of_an_enhanced_file_have_windows_of_their_own():
     stored = np.stack([ramp(np.uint16)] * 2)
 
-    def group(centre):
+    def group(center):
         item, outer = Dataset(), Dataset()
-        item.WindowCenter, item.WindowWidth = centre, 1000
+        item.WindowCenter, item.WindowWidth = center, 1000
         outer.FrameVOILUTSequence = Sequence([item])
         return outer
 
@@ -341,8 +340,8 @@ def test_frames_of_an_enhanced_file_have_windows_of_their_own():
             PerFrameFunctionalGroupsSequence=Sequence([group(20000), group(50000)]),
         )
     )
-    for frame, centre in enumerate((20000, 50000)):
-        expected = ((ramp(np.uint16) - 100.0 - (centre - 0.5)) / 999 + 0.5).clip(0, 1)
+    for frame, center in enumerate((20000, 50000)):
+        expected = ((ramp(np.uint16) - 100.0 - (center - 0.5)) / 999 + 0.5).clip(0, 1)
         assert np.allclose(decode(data, DicomOptions(frame=frame)), expected, atol=1e-6)
 
 
@@ -354,7 +353,7 @@ def test_float_pixels_need_a_range_as_all_floats_do():
     assert np.allclose(decode(data, value_range=(-3, 5)), (stored + 3) / 8, atol=1e-6)
 
 
-def test_percentiles_of_one_picture():
+def test_percentiles_of_one_image():
     stored = np.arange(10000, dtype=np.uint16).reshape(100, 100)
     data = as_bytes(made(stored, BitsStored=15))
     assert decode(data).max() < 0.4
@@ -396,7 +395,7 @@ def test_a_dataset_made_in_memory():
 
 
 def test_nobodys_name_leaves_a_dataset():
-    from sktransfer.images._dicom_dataset import dataset_bytes
+    from sktransfer._images._dicom_dataset import dataset_bytes
 
     assert b"Known" not in dataset_bytes(made(ramp(np.uint8)))
 
@@ -413,7 +412,7 @@ def test_frames_as_rows(tmp_path):
     assert source.open(1).digest == as_image_source([path]).open(0).digest
 
 
-def test_recognised_by_content_not_by_name(tmp_path):
+def test_recognized_by_content_not_by_name(tmp_path):
     (tmp_path / "scan.jpg").write_bytes(as_bytes(made(ramp(np.uint8))))
     assert np.array_equal(decode(tmp_path / "scan.jpg"), ramp(np.uint8) / 255)
     with open(tmp_path / "photo.dcm", "wb") as file:
@@ -423,7 +422,7 @@ def test_recognised_by_content_not_by_name(tmp_path):
     assert np.array_equal(decode(tmp_path / "photo.dcm"), ramp(np.uint8) / 255)
 
 
-def test_options_are_part_of_what_a_dicom_picture_is_and_of_no_other():
+def test_options_are_part_of_what_a_dicom_image_is_and_of_no_other():
     def digest(row, dicom):
         return as_image_source([row], dicom=dicom).open(0).digest
 
@@ -450,7 +449,7 @@ def test_options_are_part_of_what_a_dicom_picture_is_and_of_no_other():
         ({"frame": "last"}, "'frame' parameter"),
         ({"frame": 1.5}, "'frame' parameter"),
         ({"window": (40, 0)}, "width of at least 1"),
-        ({"window": (40,)}, "centre, width"),
+        ({"window": (40,)}, "center, width"),
         ({"window": 40}, "'window' parameter"),
         ({"voi_index": -1}, "counts from 0"),
         ({"voi": "yes"}, "'voi' parameter"),
@@ -467,15 +466,13 @@ def test_rows_in_many_threads(folder):
     names = ["nih_chest_test1.dcm", "CT_small.dcm", "vlut_04.dcm", "examples_palette.dcm"] * 6
     source = as_image_source([folder / name for name in names])
     with ThreadPoolExecutor(4) as pool:
-        pictures = list(pool.map(lambda i: np.asarray(source.open(i).decode()), range(len(names))))
-    for name, picture in zip(names, pictures, strict=True):
-        assert np.array_equal(
-            picture, np.asarray(as_image_source([folder / name]).open(0).decode())
-        )
+        images = list(pool.map(lambda i: np.asarray(source.open(i).decode()), range(len(names))))
+    for name, image in zip(names, images, strict=True):
+        assert np.array_equal(image, np.asarray(as_image_source([folder / name]).open(0).decode()))
 
 
 def test_no_file_is_needed_twice(folder):
-    """A path and its bytes are one picture to the store."""
+    """A path and its bytes are one image to the store."""
     path = folder / "CT_small.dcm"
     digests = {as_image_source([row]).open(0).digest for row in (path, path.read_bytes())}
     assert len(digests) == 1
@@ -486,6 +483,6 @@ def test_views_of_a_file_are_of_its_frame_and_window():
     stored = np.stack([ramp(np.uint16), ramp(np.uint16)[::-1]])
     data = as_bytes(made(stored))
     source = as_image_source([data], dicom=DicomOptions(frame=1, window=(30000, 5000)))
-    views = PictureViews(source, ImageAugmentation(), 2, seed=0)  # which changes nothing
+    views = ImageViews(source, ImageAugmentation(), 2, seed=0)  # which changes nothing
     for i in range(2):
         assert np.allclose(views.open(i).decode(), source.open(0).decode(), atol=1e-6)

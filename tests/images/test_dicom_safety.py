@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from sktransfer import PretrainedFeatureExtractor, _config
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer._images import _dicom, _helper_process, as_image_source
+from sktransfer._images._helper_process import HelperError, HelperPool, HelperStartError
+from sktransfer._utils import config as _config
 from sktransfer.exceptions import ImageDecodeError, MissingDependencyError, SkTransferError
-from sktransfer.images import _dicom, _helper_process, as_image_source
-from sktransfer.images._helper_process import HelperError, HelperPool, HelperStartError
 
 HANDLER = '''
 """Does what it is asked to do to a process."""
@@ -231,9 +232,9 @@ def deflated(header, pixels_bytes):
 
 
 def test_deflated_files_within_what_they_declare_are_read():
-    picture = decode(deflated({"Rows": 6000, "Columns": 6000}, 36_000_000))
-    assert picture.size == (6000, 6000)
-    assert not np.asarray(picture).any()
+    image = decode(deflated({"Rows": 6000, "Columns": 6000}, 36_000_000))
+    assert image.size == (6000, 6000)
+    assert not np.asarray(image).any()
 
 
 def test_decompression_bombs():
@@ -276,14 +277,14 @@ def test_a_compressed_frame_that_says_another_size():
         decode(file_of(pydicom.uid.JPEGBaseline8Bit, b"\xff\xd8" + b"\0" * 62))
 
 
-def test_what_is_no_grey_or_colour_is_refused():
+def test_what_is_no_gray_or_color_is_refused():
     for change in (
         {"PhotometricInterpretation": "CMYK"},
         {"SamplesPerPixel": 4},
         {"PhotometricInterpretation": "RGB"},
         {"BitsAllocated": 12},
     ):
-        with pytest.raises(ImageDecodeError, match=r"which is not read|make no picture"):
+        with pytest.raises(ImageDecodeError, match=r"which is not read|make no image"):
             decode(file_of(pydicom.uid.ExplicitVRLittleEndian, bytes(4096), **change))
 
 
@@ -311,6 +312,6 @@ LOSSLESS_JPEG = b"\xff\xd8\xff\xc3\0\x0b\x08\0\x40\0\x40\x01\x01\x11\0\xff\xd9"
 
 def test_limits_are_those_of_the_configuration(monkeypatch):
     monkeypatch.setattr(_config, "MAX_IMAGE_PIXELS", 4000)
-    with pytest.raises(ImageDecodeError, match="4,000 that are let in"):
+    with pytest.raises(ImageDecodeError, match="4,000 that are accepted"):
         decode(file_of(pydicom.uid.ExplicitVRLittleEndian, bytes(4096)))
     assert issubclass(MissingDependencyError, ImportError)

@@ -1,4 +1,4 @@
-"""Damaged files by the thousand: each ends in a picture or in ImageDecodeError, soon, in bounds.
+"""Damaged files by the thousand: each ends in an image or in ImageDecodeError, soon, in bounds.
 
 ``python -m pytest tests/images/test_fuzz.py -m slow`` runs 10,000 of them.
 """
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sktransfer._images import as_image_source
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import as_image_source
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("gdcm")
@@ -33,25 +33,25 @@ def made_seeds() -> list[bytes]:
     """A file of each format and depth, so that there are some without the shared ones."""
     rng = np.random.default_rng(0)
     smooth = np.add.outer(np.arange(48), np.arange(64)) + rng.integers(0, 9, (48, 64))
-    grey = Image.fromarray(smooth.astype(np.uint8))
+    gray = Image.fromarray(smooth.astype(np.uint8))
     deep = Image.fromarray((smooth * 300).astype(np.uint16))
-    colour = Image.merge("RGB", [grey, grey.rotate(90, expand=False), grey])
+    color = Image.merge("RGB", [gray, gray.rotate(90, expand=False), gray])
     seeds = []
     for image, format_, options in [
-        (colour, "PNG", {}),
+        (color, "PNG", {}),
         (deep, "PNG", {}),
-        (colour.convert("P"), "PNG", {"transparency": 3}),
-        (colour.convert("RGBA"), "PNG", {}),
-        (colour, "JPEG", {}),
-        (grey, "JPEG", {"progressive": True}),
-        (colour.convert("CMYK"), "JPEG", {}),
-        (colour, "TIFF", {}),
+        (color.convert("P"), "PNG", {"transparency": 3}),
+        (color.convert("RGBA"), "PNG", {}),
+        (color, "JPEG", {}),
+        (gray, "JPEG", {"progressive": True}),
+        (color.convert("CMYK"), "JPEG", {}),
+        (color, "TIFF", {}),
         (deep, "TIFF", {"compression": "tiff_lzw"}),
-        (colour, "TIFF", {"compression": "jpeg"}),
-        (grey.convert("1"), "TIFF", {"compression": "group4"}),
-        (colour, "TIFF", {"compression": "tiff_adobe_deflate"}),
-        (colour.convert("P"), "GIF", {}),
-        (grey, "GIF", {"save_all": True, "append_images": [grey.rotate(9)]}),
+        (color, "TIFF", {"compression": "jpeg"}),
+        (gray.convert("1"), "TIFF", {"compression": "group4"}),
+        (color, "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (color.convert("P"), "GIF", {}),
+        (gray, "GIF", {"save_all": True, "append_images": [gray.rotate(9)]}),
     ]:
         file = io.BytesIO()
         image.save(file, format=format_, **options)
@@ -120,14 +120,14 @@ def with_checksums(data: bytes) -> bytes:
 def outcome(data: bytes) -> tuple[str, float]:
     start = time.monotonic()
     try:
-        picture = as_image_source([data]).open(0).decode()
+        image = as_image_source([data]).open(0).decode()
     except ImageDecodeError:
         result = "error"
     else:
-        values = np.asarray(picture)
+        values = np.asarray(image)
         assert values.dtype in (np.uint8, np.float32)
         assert values.ndim == 2 or values.shape[2] == 3
-        result = "picture"
+        result = "image"
     return result, time.monotonic() - start
 
 
@@ -146,7 +146,7 @@ def memory(*, peak: bool) -> float:
 def fuzz(seeds: list[bytes], numbers: range) -> dict[str, int]:
     """File number i is the same in every run."""
     before = memory(peak=False)
-    counts = {"picture": 0, "error": 0}
+    counts = {"image": 0, "error": 0}
     slowest = 0.0
     for i in numbers:
         rng = np.random.default_rng([7, i])

@@ -1,4 +1,4 @@
-"""What must become of each of the 58 odd files: the right picture, or an error that names it."""
+"""What must become of each of the 58 odd files: the right image, or an error that names it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sktransfer._images import as_image_source, make_preprocessing
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import as_image_source, make_preprocessing
 
-COLOUR, GREY, DEEP = "RGB", "L", "deep"
+COLOR, GRAY, DEEP = "RGB", "L", "deep"
 
 # file -> (kind, width, height), or a part of the error's text
 EXPECTED: dict[str, tuple[str, int, int] | str] = {
-    "hopper.jpg": (COLOUR, 128, 128),
-    **{f"hopper_orientation_{i}.jpg": (COLOUR, 128, 128) for i in range(2, 9)},
+    "hopper.jpg": (COLOR, 128, 128),
+    **{f"hopper_orientation_{i}.jpg": (COLOR, 128, 128) for i in range(2, 9)},
     "truncated_jpeg.jpg": "truncated",
     "truncated_image.png": "truncated",
     "truncated_end_chunk.png": "Truncated",
@@ -31,43 +31,43 @@ EXPECTED: dict[str, tuple[str, int, int] | str] = {
     "hopper_unknown_pixel_mode.tif": "unknown pixel mode",
     "crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif": "damaged or unsupported TIFF",
     "decompression_bomb.gif": "4,364,696,535 pixels",
-    "pil_sample_cmyk.jpg": (COLOUR, 100, 100),
-    "tiff_strip_cmyk_jpeg.tif": (COLOUR, 100, 100),
-    "hopper_gray.jpg": (GREY, 128, 128),
-    "hopper_bw_500.png": (GREY, 500, 500),
-    "hopper.gif": (COLOUR, 128, 128),
-    "pil123p.png": (COLOUR, 162, 150),
-    "transparent.png": (COLOUR, 200, 150),
-    "transparent.webp": (COLOUR, 200, 150),
-    "uncompressed_la.png": (GREY, 128, 128),
-    "hopper.Lab.tif": (COLOUR, 128, 128),
+    "pil_sample_cmyk.jpg": (COLOR, 100, 100),
+    "tiff_strip_cmyk_jpeg.tif": (COLOR, 100, 100),
+    "hopper_gray.jpg": (GRAY, 128, 128),
+    "hopper_bw_500.png": (GRAY, 500, 500),
+    "hopper.gif": (COLOR, 128, 128),
+    "pil123p.png": (COLOR, 162, 150),
+    "transparent.png": (COLOR, 200, 150),
+    "transparent.webp": (COLOR, 200, 150),
+    "uncompressed_la.png": (GRAY, 128, 128),
+    "hopper.Lab.tif": (COLOR, 128, 128),
     "16bit.cropped.tif": (DEEP, 64, 64),
     "12in16bit.tif": (DEEP, 100, 100),
     "hopper_16bit.pgm": (DEEP, 128, 128),
     "i_trns.png": (DEEP, 64, 64),
     "10ct_32bit_128.tiff": "value_range",
-    "tiff_16bit_RGB.tiff": (COLOUR, 100, 40),
-    "chi.gif": (COLOUR, 320, 240),
-    "dispose_bgnd.gif": (COLOUR, 100, 100),
-    "multipage.tiff": (COLOUR, 10, 10),
-    "frozenpond.mpo": (COLOUR, 640, 480),
+    "tiff_16bit_RGB.tiff": (COLOR, 100, 40),
+    "chi.gif": (COLOR, 320, 240),
+    "dispose_bgnd.gif": (COLOR, 100, 100),
+    "multipage.tiff": (COLOR, 10, 10),
+    "frozenpond.mpo": (COLOR, 640, 480),
     "hopper.avif": "AVIF",
-    "tRNS_null_1x1.png": (COLOUR, 1, 1),
-    "jfif_unit_cm.jpg": (GREY, 1, 1),
-    "7x13.png": (COLOUR, 7, 13),
-    "bw_gradient.png": (GREY, 256, 10),
-    "g4-multi.tiff": (GREY, 3307, 4677),
-    "invalid-exif.jpg": (COLOUR, 200, 200),
-    "hopper_bad_exif.jpg": (GREY, 500, 500),
-    "junk_jpeg_header.jpg": (COLOUR, 1024, 768),
-    "hopper_idat_after_image_end.png": (COLOUR, 128, 128),
-    "00000773_001.png": (COLOUR, 1024, 1024),
+    "tRNS_null_1x1.png": (COLOR, 1, 1),
+    "jfif_unit_cm.jpg": (GRAY, 1, 1),
+    "7x13.png": (COLOR, 7, 13),
+    "bw_gradient.png": (GRAY, 256, 10),
+    "g4-multi.tiff": (GRAY, 3307, 4677),
+    "invalid-exif.jpg": (COLOR, 200, 200),
+    "hopper_bad_exif.jpg": (GRAY, 500, 500),
+    "junk_jpeg_header.jpg": (COLOR, 1024, 768),
+    "hopper_idat_after_image_end.png": (COLOR, 128, 128),
+    "00000773_001.png": (COLOR, 1024, 1024),
     "empty.jpg": "empty",
     "text_named.jpg": "text",
     "html_named.png": "web page",
-    "png_named.jpg": (COLOUR, 128, 128),
-    "UPPER_CASE.JPG": (COLOUR, 128, 128),
-    "no_extension": (COLOUR, 128, 128),
+    "png_named.jpg": (COLOR, 128, 128),
+    "UPPER_CASE.JPG": (COLOR, 128, 128),
+    "no_extension": (COLOR, 128, 128),
 }
 
 
@@ -80,8 +80,8 @@ def decode(path, **options):
     return as_image_source([path], **options).open(0).decode()
 
 
-def values(picture):
-    return np.asarray(picture).astype(float)
+def values(image):
+    return np.asarray(image).astype(float)
 
 
 def test_the_table_covers_the_folder(odd):
@@ -105,13 +105,13 @@ def test_each_file_ends_as_it_should(name, odd):
         assert str(caught.value).startswith(f"row 1 ({name}): ")
         return
     kind, width, height = expected
-    picture = source.open(1).decode()
+    image = source.open(1).decode()
     if kind == DEEP:
-        assert picture.dtype == np.float32
-        assert picture.shape == (height, width)
-        assert 0 <= picture.min() <= picture.max() <= 1
+        assert image.dtype == np.float32
+        assert image.shape == (height, width)
+        assert 0 <= image.min() <= image.max() <= 1
     else:
-        assert (picture.mode, picture.size) == (kind, (width, height))
+        assert (image.mode, image.size) == (kind, (width, height))
 
 
 def test_all_together_give_one_batch_each_in_its_place(odd):
@@ -138,13 +138,13 @@ def test_orientation(orientation, odd):
     ("name", "tolerance"),
     [("hopper.gif", 12), ("hopper.Lab.tif", 5), ("png_named.jpg", 5), ("UPPER_CASE.JPG", 0)],
 )
-def test_the_same_picture_in_other_dress(name, tolerance, odd):
+def test_the_same_image_in_other_dress(name, tolerance, odd):
     difference = values(decode(odd / name)) - values(decode(odd / "hopper.jpg"))
     assert np.abs(difference).mean() <= tolerance
 
 
-def test_cmyk_has_its_true_colours(odd):
-    # The same picture from two encoders, one of which inverts.
+def test_cmyk_has_its_true_colors(odd):
+    # The same image from two encoders, one of which inverts.
     jpeg, tiff = (
         values(decode(odd / n)) for n in ("pil_sample_cmyk.jpg", "tiff_strip_cmyk_jpeg.tif")
     )
@@ -169,31 +169,31 @@ def test_alpha_over_white(name, odd):
     [("16bit.cropped.tif", 65535), ("12in16bit.tif", 65535), ("hopper_16bit.pgm", 65535)],
 )
 def test_sixteen_bits_keep_their_levels(name, maximum, odd):
-    with Image.open(odd / name) as image:
-        levels = np.asarray(image).astype(int)
-    picture = decode(odd / name)
-    assert np.allclose(picture * maximum, levels, atol=0.01)
-    assert len(np.unique(picture)) == len(np.unique(levels))
+    with Image.open(odd / name) as pil_image:
+        levels = np.asarray(pil_image).astype(int)
+    image = decode(odd / name)
+    assert np.allclose(image * maximum, levels, atol=0.01)
+    assert len(np.unique(image)) == len(np.unique(levels))
     narrower = decode(odd / name, value_range=(0, int(levels.max())))
     assert narrower.max() == 1
     assert len(np.unique(narrower)) == len(np.unique(levels))
 
 
 def test_a_transparent_level_of_sixteen_bits(odd):
-    with Image.open(odd / "i_trns.png") as image:
-        levels = np.asarray(image).astype(int)
-        transparent = image.info["transparency"]
-    picture = decode(odd / "i_trns.png")
-    assert (picture[levels == transparent] == 1).all()
+    with Image.open(odd / "i_trns.png") as pil_image:
+        levels = np.asarray(pil_image).astype(int)
+        transparent = pil_image.info["transparency"]
+    image = decode(odd / "i_trns.png")
+    assert (image[levels == transparent] == 1).all()
     opaque = levels != transparent
-    assert np.allclose(picture[opaque] * 65535, levels[opaque], atol=0.01)
+    assert np.allclose(image[opaque] * 65535, levels[opaque], atol=0.01)
 
 
 def test_a_float_slice_needs_its_range(odd):
-    with Image.open(odd / "10ct_32bit_128.tiff") as image:
-        levels = np.asarray(image)
-    picture = decode(odd / "10ct_32bit_128.tiff", value_range=(-4, 4))
-    assert np.allclose(picture, (levels + 4) / 8, atol=1e-6)
+    with Image.open(odd / "10ct_32bit_128.tiff") as pil_image:
+        levels = np.asarray(pil_image)
+    image = decode(odd / "10ct_32bit_128.tiff", value_range=(-4, 4))
+    assert np.allclose(image, (levels + 4) / 8, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures that once came out wrong, or took a whole run with them."""
+"""Images that once came out wrong, or took a whole run with them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torchvision
 from PIL import Image, TiffImagePlugin
 
+from sktransfer._images import as_image_source, make_preprocessing
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import as_image_source, make_preprocessing
 
 SETTINGS = {
     "crop_size": 32,
@@ -56,11 +56,11 @@ def test_what_a_tiff_says_of_its_levels_is_in_the_digest_of_an_opened_one():
 def test_byte_order_of_an_array_does_not_matter():
     levels = np.arange(64, dtype=np.uint16).reshape(1, 8, 8) * 1000
     for order in ("<u2", ">u2"):
-        picture = as_image_source(levels.astype(order)).open(0).decode()
-        np.testing.assert_allclose(picture, levels[0] / 65535, rtol=1e-6)
+        image = as_image_source(levels.astype(order)).open(0).decode()
+        np.testing.assert_allclose(image, levels[0] / 65535, rtol=1e-6)
 
 
-def test_half_a_png_is_not_a_picture_wherever_it_was_cut():
+def test_half_a_png_is_not_an_image_wherever_it_was_cut():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(pixels), "PNG")
     open_one(data).decode()
@@ -80,15 +80,15 @@ def test_a_pillow_image_that_contradicts_itself_is_one_bad_row():
             open_one(row).decode()
 
 
-def png(bits, colour_type, scanlines, key):
-    """A PNG by hand, since Pillow writes neither 2-bit grey nor 16-bit colour."""
+def png(bits, color_type, scanlines, key):
+    """A PNG by hand, since Pillow writes neither 2-bit gray nor 16-bit color."""
 
     def chunk(kind, content):
         body = kind + content
         return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
     width = 2
-    header = struct.pack(">IIBBBBB", width, 1, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, 1, bits, color_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -99,17 +99,17 @@ def png(bits, colour_type, scanlines, key):
 
 
 @pytest.mark.parametrize(("bits", "line"), [(2, 0b01_00_0000), (4, 0b0001_0000)])
-def test_a_transparent_grey_of_few_bits(bits, line):
+def test_a_transparent_gray_of_few_bits(bits, line):
     data = png(bits, 0, bytes([line]), struct.pack(">H", 1))
-    picture = np.asarray(open_one(data).decode())
-    assert picture.tolist() == [[255, 0]]  # level 1 is transparent: white paper
+    image = np.asarray(open_one(data).decode())
+    assert image.tolist() == [[255, 0]]  # level 1 is transparent: white paper
 
 
-def test_a_transparent_colour_of_sixteen_bits_is_not_guessed():
+def test_a_transparent_color_of_sixteen_bits_is_not_guessed():
     pixels = struct.pack(">6H", 0x3401, 0x7802, 0xBC03, 0, 0, 0)
     data = png(16, 2, pixels, struct.pack(">3H", 0x34, 0x78, 0xBC))
-    picture = np.asarray(open_one(data).decode())
-    assert picture[0, 0].tolist() == [0x34, 0x78, 0xBC]
+    image = np.asarray(open_one(data).decode())
+    assert image[0, 0].tolist() == [0x34, 0x78, 0xBC]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
@@ -119,14 +119,14 @@ def test_a_pipe_does_not_keep_us_waiting(tmp_path):
         open_one(tmp_path / "pipe.png")
 
 
-def test_a_file_too_long_to_be_a_picture_is_not_read(tmp_path):
+def test_a_file_too_long_to_be_an_image_is_not_read(tmp_path):
     with open(tmp_path / "sparse.jpg", "wb") as file:
         file.truncate(2**30 + 1)
     with pytest.raises(ImageDecodeError, match="1,073,741,825 bytes"):
         open_one(tmp_path / "sparse.jpg")
 
 
-def test_torchvisions_preset_takes_deep_pictures_and_equals_itself():
+def test_torchvisions_preset_takes_deep_images_and_equals_itself():
     preset = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
     mine = make_preprocessing(**SETTINGS, preprocessing=preset)
     image = Image.fromarray(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sktransfer import PretrainedFeatureExtractor, _config
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer._images import EncodedImage, as_image_source, make_preprocessing
+from sktransfer._utils import config as _config
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import EncodedPicture, as_image_source, make_preprocessing
 
-# Stated in docs/user_guide/scale.rst: mean absolute change of the network's input, in grey levels
-# of 255, of any one picture; of its embedding, per-row L2, relative, of any one and the median one.
+# Stated in docs/user_guide/scale.rst: mean absolute change of the network's input, in gray levels
+# of 255, of any one image; of its embedding, per-row L2, relative, of any one and the median one.
 PIXELS = 1.0
 EMBEDDING = 0.1
 EMBEDDING_MEDIAN = 0.04
@@ -34,7 +35,7 @@ def preprocess(scaled=True, **parameters):
 
 
 def smooth(size, mode="RGB", seed=0):
-    """A random picture without fine detail, different in every corner."""
+    """A random image without fine detail, different in every corner."""
     rng = np.random.default_rng(seed)
     n = len(Image.new(mode, (1, 1)).getbands())
     coarse = rng.integers(0, 256, (12, 16, n), dtype=np.uint8)
@@ -45,14 +46,14 @@ def smooth(size, mode="RGB", seed=0):
 
 
 def mosaic(files, size, seed=0):
-    """A large picture with all the detail of real photographs: many of them, side by side."""
+    """A large image with all the detail of real photographs: many of them, side by side."""
     rng = np.random.default_rng(seed)
-    picture = Image.new("RGB", size)
+    image = Image.new("RGB", size)
     for top in range(0, size[1], 288):
         for left in range(0, size[0], 288):
             with Image.open(files[rng.integers(len(files))]) as photo:
-                picture.paste(photo.convert("RGB"), (left, top))
-    return picture
+                image.paste(photo.convert("RGB"), (left, top))
+    return image
 
 
 def enlarged(file, width, seed=0):
@@ -75,7 +76,7 @@ def opened(data):
 
 
 def change(data, preprocessing):
-    """Mean absolute change of the network's input, in grey levels."""
+    """Mean absolute change of the network's input, in gray levels."""
     full = preprocessing(opened(data).decode())
     scaled = preprocessing(opened(data).decode(preprocessing.min_decode_side))
     assert full.shape == scaled.shape
@@ -92,8 +93,8 @@ def test_off_by_default():
     data = jpeg(smooth((1100, 1030)))
     with Image.open(io.BytesIO(data)) as plain:
         expected = np.asarray(plain)
-    for picture in (opened(data).decode(), opened(data).decode(None)):
-        assert np.array_equal(np.asarray(picture), expected)
+    for image in (opened(data).decode(), opened(data).decode(None)):
+        assert np.array_equal(np.asarray(image), expected)
 
 
 def test_the_fingerprint_tells():
@@ -105,7 +106,7 @@ def test_the_fingerprint_tells():
 
 
 def test_where_every_pixel_may_matter_it_stays_off():
-    assert preprocess(preprocessing=lambda picture: picture).min_decode_side is None
+    assert preprocess(preprocessing=lambda image: image).min_decode_side is None
     nearest = preprocess(interpolation="nearest")
     assert nearest.min_decode_side is None
     assert nearest.fingerprint == preprocess(interpolation="nearest", scaled=False).fingerprint
@@ -131,12 +132,12 @@ def test_where_every_pixel_may_matter_it_stays_off():
 def test_each_side_stays_at_twice_what_it_is_resized_to(size, factor):
     preprocessing = preprocess()
     assert preprocessing.min_decode_side == 512
-    picture = opened(jpeg(smooth(size))).decode(512)
-    assert picture.size == tuple(-(-side // factor) for side in size)  # rounded up
+    image = opened(jpeg(smooth(size))).decode(512)
+    assert image.size == tuple(-(-side // factor) for side in size)  # rounded up
     if factor > 1:
         resized = preprocessing._resized_size(size)
-        assert all(have >= 2 * want for have, want in zip(picture.size, resized, strict=True))
-        assert min(picture.size) < 2 * 512  # and no more than needed
+        assert all(have >= 2 * want for have, want in zip(image.size, resized, strict=True))
+        assert min(image.size) < 2 * 512  # and no more than needed
 
 
 @pytest.mark.parametrize("mode", ["weights", "resize", "pad"])
@@ -150,12 +151,12 @@ def test_no_way_of_resizing_enlarges(mode, size):
 
 
 def test_only_jpeg_files_are_scaled():
-    picture = smooth((1100, 1100))
+    image = smooth((1100, 1100))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    for row in (buffer.getvalue(), picture, np.asarray(picture)):
+    image.save(buffer, "PNG")
+    for row in (buffer.getvalue(), image, np.asarray(image)):
         assert opened(row).decode(100).size == (1100, 1100)
-    deep = (np.asarray(picture) / 255).astype(np.float32)
+    deep = (np.asarray(image) / 255).astype(np.float32)
     assert opened(deep).decode(100).shape == (1100, 1100, 3)
 
 
@@ -164,7 +165,7 @@ def test_only_jpeg_files_are_scaled():
 
 @pytest.mark.parametrize("size", [(2048, 1536), (2017, 1513), (1511, 2019), (4107, 4101)])
 @pytest.mark.parametrize("mode", ["weights", "resize", "pad"])
-def test_a_smooth_picture_hardly_changes(size, mode):
+def test_a_smooth_image_hardly_changes(size, mode):
     """Of sizes no multiple of the factor, too: a shift of half a pixel would show."""
     preprocessing = preprocess(preprocessing=mode)
     data = jpeg(smooth(size))
@@ -175,10 +176,10 @@ def test_a_smooth_picture_hardly_changes(size, mode):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation(orientation):
     """1517 = 2 * 759 - 1 both ways round: where the cut pixel ends up depends on the turn."""
-    picture = smooth((2017, 1517), seed=orientation)
+    image = smooth((2017, 1517), seed=orientation)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    data = jpeg(picture, exif=exif)
+    data = jpeg(image, exif=exif)
     preprocessing = preprocess(preprocessing="pad")
     assert opened(data).decode(512).size == ((1009, 759) if orientation < 5 else (759, 1009))
     assert change(data, preprocessing) < 0.3
@@ -197,9 +198,9 @@ def test_orientation(orientation):
 )
 def test_kinds_of_jpeg(mode, parameters):
     data = jpeg(smooth((1601, 1203), mode), **parameters)
-    picture = opened(data).decode(512)
-    assert picture.mode == ("L" if mode == "L" else "RGB")
-    assert picture.size == (801, 602)
+    image = opened(data).decode(512)
+    assert image.mode == ("L" if mode == "L" else "RGB")
+    assert image.size == (801, 602)
     assert change(data, preprocess()) < 0.4
 
 
@@ -229,8 +230,8 @@ def test_embeddings_change_within_the_stated_tolerance(shared_data, monkeypatch)
     own = PretrainedFeatureExtractor("efficientnet_lite0", cache=False).fit(X)
     plain = own.transform(X)
     side = preprocess(**own_preprocessing(own)).min_decode_side
-    decode = EncodedPicture.decode
-    monkeypatch.setattr(EncodedPicture, "decode", lambda self, *_: decode(self, side))
+    decode = EncodedImage.decode
+    monkeypatch.setattr(EncodedImage, "decode", lambda self, *_: decode(self, side))
     relative = np.linalg.norm(own.transform(X) - plain, axis=1) / np.linalg.norm(plain, axis=1)
     assert relative.min() > 0
     assert relative.max() < EMBEDDING
@@ -245,7 +246,7 @@ def own_preprocessing(extractor):
 # --- what must not give way --------------------------------------------------------------------
 
 
-def test_the_size_limit_is_that_of_the_whole_picture(monkeypatch):
+def test_the_size_limit_is_that_of_the_whole_image(monkeypatch):
     data = jpeg(smooth((1300, 1300)))
     assert opened(data).decode(100).size == (163, 163)
     monkeypatch.setattr(_config, "MAX_IMAGE_PIXELS", 1300 * 1300 - 1)
@@ -254,7 +255,7 @@ def test_the_size_limit_is_that_of_the_whole_picture(monkeypatch):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_half_a_picture_is_still_an_error(progressive):
+def test_half_an_image_is_still_an_error(progressive):
     data = jpeg(smooth((1600, 1200)), progressive=progressive)
     with pytest.raises(ImageDecodeError, match=r"truncated|damaged"):
         opened(data[: len(data) // 2]).decode(512)

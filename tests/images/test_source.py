@@ -17,8 +17,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sktransfer._images import ImageSource, as_image_source
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import ImageSource, as_image_source
 
 
 def scene(height=12, width=20, channels=3, seed=0):
@@ -35,20 +35,20 @@ def arrays():
 def paths(arrays, tmp_path):
     paths = []
     for i, array in enumerate(arrays):
-        paths.append(tmp_path / f"picture {i}.png")
+        paths.append(tmp_path / f"image {i}.png")
         Image.fromarray(array).save(paths[-1])
     return paths
 
 
-def pictures(X, **options):
+def images(X, **options):
     source = as_image_source(X, **options)
     return [source.open(i).decode() for i in range(len(source))]
 
 
 def assert_same(got, arrays):
     assert len(got) == len(arrays)
-    for picture, array in zip(got, arrays, strict=True):
-        assert np.array_equal(np.asarray(picture), array)
+    for image, array in zip(got, arrays, strict=True):
+        assert np.array_equal(np.asarray(image), array)
 
 
 def object_array(items, shape=(-1,)):
@@ -57,7 +57,7 @@ def object_array(items, shape=(-1,)):
     return array.reshape(shape)
 
 
-# -- pictures, one a row ---------------------------------------------------------------------------
+# -- images, one a row ---------------------------------------------------------------------------
 
 CONTAINERS = {
     "list": list,
@@ -83,7 +83,7 @@ ROWS = {
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_every_form_gives_the_same_pictures(container, row, paths, arrays):
+def test_every_form_gives_the_same_images(container, row, paths, arrays):
     items = [ROWS[row](path, array) for path, array in zip(paths, arrays, strict=True)]
     if container == "object array" and row in ("ndarray", "int64 ndarray", "tensor"):
         X = np.empty(len(items), dtype=object)
@@ -95,7 +95,7 @@ def test_every_form_gives_the_same_pictures(container, row, paths, arrays):
             X[i, 0] = item
     else:
         X = CONTAINERS[container](items)
-    assert_same(pictures(X), arrays)
+    assert_same(images(X), arrays)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_every_form_gives_the_same_pictures(container, row, paths, arrays):
     ],
 )
 def test_columns_of_strings(make, paths, arrays):
-    assert_same(pictures(make(paths)), arrays)
+    assert_same(images(make(paths)), arrays)
 
 
 def test_rows_may_be_of_different_kinds_and_sizes(paths, arrays):
     other = scene(5, 9)
     assert_same(
-        pictures([str(paths[0]), other, paths[1].read_bytes()]), [arrays[0], other, arrays[1]]
+        images([str(paths[0]), other, paths[1].read_bytes()]), [arrays[0], other, arrays[1]]
     )
 
 
@@ -133,53 +133,53 @@ def test_rows_may_be_of_different_kinds_and_sizes(paths, arrays):
     ],
 )
 def test_batches_of_numbers(make, arrays):
-    assert_same(pictures(make(arrays)), arrays)
+    assert_same(images(make(arrays)), arrays)
 
 
-def test_grey_batches_stay_grey():
-    grey = np.stack([scene(channels=0, seed=i) for i in range(2)])
-    tensor = torch.from_numpy(grey)[:, None]
-    for X in (grey, grey[..., None], tensor, list(grey), list(tensor), list(tensor[:, 0])):
-        got = pictures(X)
-        assert [picture.mode for picture in got] == ["L", "L"]
-        assert_same(got, grey)
+def test_gray_batches_stay_gray():
+    gray = np.stack([scene(channels=0, seed=i) for i in range(2)])
+    tensor = torch.from_numpy(gray)[:, None]
+    for X in (gray, gray[..., None], tensor, list(gray), list(tensor), list(tensor[:, 0])):
+        got = images(X)
+        assert [image.mode for image in got] == ["L", "L"]
+        assert_same(got, gray)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
 def test_floats_are_on_the_unit_scale(kind):
     values = np.random.default_rng(0).random((2, 8, 9, 3)).astype(kind)
     for X in (values, list(values), torch.from_numpy(values).permute(0, 3, 1, 2)):
-        for picture, row in zip(pictures(X), values, strict=True):
-            assert picture.dtype == np.float32
-            assert np.allclose(picture, row, rtol=0, atol=1e-6)
+        for image, row in zip(images(X), values, strict=True):
+            assert image.dtype == np.float32
+            assert np.allclose(image, row, rtol=0, atol=1e-6)
 
 
 def test_tensors_of_any_kind():
     values = torch.rand(2, 1, 4, 5, dtype=torch.bfloat16, requires_grad=True)
     expected = values.detach().float().numpy()[:, 0]
-    assert_same(pictures(values), expected)
-    assert_same(pictures(list(values)), expected)
+    assert_same(images(values), expected)
+    assert_same(images(list(values)), expected)
 
 
 def test_alpha_of_arrays():
     rgba = scene(channels=4)
     alpha = rgba[..., 3:] / 255
     expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
-    (eight,) = pictures([rgba])
-    (deep,) = pictures(rgba[None] / 255)
+    (eight,) = images([rgba])
+    (deep,) = images(rgba[None] / 255)
     assert np.abs(np.asarray(eight) - expected).max() <= 1
     assert np.abs(deep * 255 - expected).max() < 1e-3
 
 
 def test_memory_maps_stay_on_disk(tmp_path, arrays):
     np.save(tmp_path / "x.npy", np.stack(arrays))
-    assert_same(pictures(np.load(tmp_path / "x.npy", mmap_mode="r")), arrays)
+    assert_same(images(np.load(tmp_path / "x.npy", mmap_mode="r")), arrays)
 
 
 def test_read_only_arrays_are_not_written_to(arrays):
     X = np.stack(arrays) / 255
     X.setflags(write=False)
-    pictures(X)
+    images(X)
 
 
 # -- flattened rows --------------------------------------------------------------------------------
@@ -214,9 +214,9 @@ def test_flattened_rows(shape, image_shape, convert):
 @pytest.mark.parametrize(
     ("n_features", "image_shape", "message"),
     [
-        (10, None, "neither a square grey nor a square RGB"),
-        (10, (3, 3), "do not make pictures"),
-        (10, (3, -1), "do not make pictures"),
+        (10, None, "neither a square gray nor a square RGB"),
+        (10, (3, 3), "do not make images"),
+        (10, (3, -1), "do not make images"),
         (10, (1, 5, 2), "means 2 channels"),
         (10, (1, 2, -1), "means 5 channels"),
         (10, (-1, -1), "image_shape must be"),
@@ -234,14 +234,14 @@ def test_image_shapes_that_do_not_fit(n_features, image_shape, message):
 
 def test_object_tables_of_numbers_are_converted():
     values = np.random.default_rng(0).random((4, 9))
-    assert_same(pictures(values.astype(object)), values.reshape(4, 3, 3).astype(np.float32))
+    assert_same(images(values.astype(object)), values.reshape(4, 3, 3).astype(np.float32))
     frame = pd.DataFrame(values.astype(object))
-    assert_same(pictures(frame), values.reshape(4, 3, 3).astype(np.float32))
+    assert_same(images(frame), values.reshape(4, 3, 3).astype(np.float32))
     levels = np.arange(18).reshape(2, 9)
     for table in (levels.astype(object), pd.DataFrame(levels.astype(object)), levels.tolist()):
-        assert_same(pictures(table), levels.reshape(2, 3, 3))  # integers stay integers
+        assert_same(images(table), levels.reshape(2, 3, 3))  # integers stay integers
     one_column = values[:, :1].astype(object)
-    assert_same(pictures(one_column), values[:, :1, None].astype(np.float32))
+    assert_same(images(one_column), values[:, :1, None].astype(np.float32))
 
 
 def test_n_columns_is_none_where_x_is_no_table(paths, arrays):
@@ -256,32 +256,32 @@ def test_n_columns_is_none_where_x_is_no_table(paths, arrays):
 def test_what_integers_mean():
     X = np.array([[[0, 1], [128, 255]]])
     for dtype in (np.uint8, np.int16, np.int64, np.uint32):
-        (picture,) = pictures(X.astype(dtype))
-        assert isinstance(picture, Image.Image)
-        assert_same([picture], X)
-    (picture,) = pictures(X > 100)
-    assert_same([picture], (X > 100) * 255)
-    (picture,) = pictures((X * 257).astype(np.uint16))
-    assert np.allclose(picture, X[0] / 255)
+        (image,) = images(X.astype(dtype))
+        assert isinstance(image, Image.Image)
+        assert_same([image], X)
+    (image,) = images(X > 100)
+    assert_same([image], (X > 100) * 255)
+    (image,) = images((X * 257).astype(np.uint16))
+    assert np.allclose(image, X[0] / 255)
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint16, np.float32, np.float64])
 def test_value_range_is_the_scale_of_any_array(dtype):
     X = np.array([[[0, 20], [60, 100]]]).astype(dtype)
-    (picture,) = pictures(X, value_range=(0, 100))
-    assert picture.dtype == np.float32
-    assert np.allclose(picture, X[0] / 100)
+    (image,) = images(X, value_range=(0, 100))
+    assert image.dtype == np.float32
+    assert np.allclose(image, X[0] / 100)
 
 
 def test_value_range_may_be_negative_and_forgives_rounding():
     X = np.array([[[-200.0, 0.0], [100.0, 200.0 + 1e-5]]])
-    (picture,) = pictures(X, value_range=(-200, 200))
-    assert np.allclose(picture, [[0, 0.5], [0.75, 1]])
-    assert picture.max() <= 1
+    (image,) = images(X, value_range=(-200, 200))
+    assert np.allclose(image, [[0, 0.5], [0.75, 1]])
+    assert image.max() <= 1
 
 
 def test_the_usual_range_keeps_eight_bits(arrays):
-    assert_same(pictures(np.stack(arrays), value_range=(0, 255)), arrays)
+    assert_same(images(np.stack(arrays), value_range=(0, 255)), arrays)
 
 
 FORMS = {
@@ -307,7 +307,7 @@ FORMS = {
 )
 def test_values_outside_their_range(form, X, value_range, message):
     with pytest.raises(ValueError, match=message):
-        pictures(FORMS[form](X), value_range=value_range)
+        images(FORMS[form](X), value_range=value_range)
 
 
 def test_a_wrong_scale_is_an_error_of_the_batch_even_if_one_row_would_pass():
@@ -325,7 +325,7 @@ def test_not_finite(value, message):
     X[2, 4] = value
     with pytest.raises(ValueError, match=message):
         as_image_source(X)
-    # Pictures of their own: the row alone fails, so that on_error="nan" can pass over it.
+    # Images of their own: the row alone fails, so that on_error="nan" can pass over it.
     for batch in (X.reshape(4, 5, 5), list(X.reshape(4, 5, 5))):
         source = as_image_source(batch)
         source.open(1).decode()
@@ -341,7 +341,7 @@ def test_bad_value_ranges(value_range):
         as_image_source(np.zeros((1, 4, 5)), value_range=value_range)
 
 
-# -- what is no batch of pictures ------------------------------------------------------------------
+# -- what is no batch of images ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ def test_bad_value_ranges(value_range):
         (Path("scan.png"), TypeError, r"a path, not a batch.*\[X\]"),
         (b"\x89PNG", TypeError, r"one bytes, not a batch.*\[X\]"),
         (Image.new("L", (3, 3)), TypeError, r"one Image, not a batch.*\[X\]"),
-        (np.zeros((30, 40, 3)), ValueError, r"single picture.*X\[None\]"),
-        (np.zeros((30, 40, 1)), ValueError, r"single picture.*X\[None\]"),
+        (np.zeros((30, 40, 3)), ValueError, r"single image.*X\[None\]"),
+        (np.zeros((30, 40, 1)), ValueError, r"single image.*X\[None\]"),
         (torch.zeros(3, 30, 40), ValueError, r"X\[None\].*X\[:, None\]"),
         (np.zeros((2, 3, 30, 40)), ValueError, r"channels-first.*X.transpose\(0, 2, 3, 1\)"),
         (torch.zeros(2, 30, 40, 3), ValueError, r"channels-last.*permute\(0, 3, 1, 2\)"),
@@ -425,7 +425,7 @@ def test_objects_that_are_no_numbers_get_scikit_learns_error():
 
 
 class MeanLevel(TransformerMixin, BaseEstimator):
-    """The least an estimator on pictures can do."""
+    """The least an estimator on images can do."""
 
     def fit(self, X, y=None):
         self._source(X, reset=True)
@@ -462,14 +462,14 @@ def test_scikit_learns_own_checks_of_the_flattened_form(estimator, check):
         ("missing/scan.png", "scan.png", "no such file: 'missing/scan.png'"),
         ("https://example.org/cat.jpg", "cat.jpg", "nothing is fetched"),
         ("nul\0.png", "nul\0.png", "cannot be read"),
-        (None, "NoneType", "no picture in this row"),
-        (np.nan, "float", "no picture in this row"),
-        (pd.NA, "NAType", "no picture in this row"),
+        (None, "NoneType", "no image in this row"),
+        (np.nan, "float", "no image in this row"),
+        (pd.NA, "NAType", "no image in this row"),
         (3, "int", "got int"),
         ({}, "dict", "got dict"),
         (b"", "bytes", "empty"),
-        (np.zeros(5), "array", r"shape \(5,\) is not a picture"),
-        (np.zeros((0, 5)), "array", "is not a picture"),
+        (np.zeros(5), "array", r"shape \(5,\) is not an image"),
+        (np.zeros((0, 5)), "array", "is not an image"),
         (np.zeros((3, 5, 5)), "array", r"channels-first: use array.transpose\(1, 2, 0\)"),
         (torch.zeros(5, 5, 3), "tensor", r"channels-last: use tensor.permute\(2, 0, 1\)"),
         (np.zeros((5, 5), complex), "array", "Complex data"),
@@ -597,7 +597,7 @@ def test_descriptions_hold_no_directories(paths, arrays):
     X = [paths[0], str(paths[0]), b"x", Image.new("L", (2, 2)), arrays[0], torch.zeros(2, 2), None]
     source = as_image_source(X)
     assert [source.describe(i) for i in range(len(X))] == [
-        *("picture 0.png", "picture 0.png", "bytes", "PIL image", "array", "tensor", "NoneType")
+        *("image 0.png", "image 0.png", "bytes", "PIL image", "array", "tensor", "NoneType")
     ]
     assert str(paths[0].parent) not in repr(source)
     assert as_image_source(np.stack(arrays)).describe(1) == "array"
@@ -612,7 +612,7 @@ def test_sources_can_be_pickled(paths, arrays):
 
 
 def test_the_users_images_are_left_as_they_were(arrays):
-    image = Image.fromarray(arrays[0])
-    (picture,) = pictures([image])
-    picture.paste(0, (0, 0, 5, 5))
-    assert np.array_equal(np.asarray(image), arrays[0])
+    pil_image = Image.fromarray(arrays[0])
+    (image,) = images([pil_image])
+    image.paste(0, (0, 0, 5, 5))
+    assert np.array_equal(np.asarray(pil_image), arrays[0])

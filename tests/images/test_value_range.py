@@ -1,4 +1,4 @@
-"""Scales of numbers: declared, of the type, of each picture's own percentiles."""
+"""Scales of numbers: declared, of the type, of each image's own percentiles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sktransfer._images import as_image_source
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.images import as_image_source
 
 
 def decode(row, **options):
@@ -51,7 +51,7 @@ def test_of_floats_and_files_the_type_says_nothing_new():
 @pytest.mark.parametrize(
     ("named", "ends"), [("percentile", (1, 99)), (("percentile", 5, 80.5), (5, 80.5))]
 )
-def test_percentiles_of_each_picture(kind, named, ends):
+def test_percentiles_of_each_image(kind, named, ends):
     rng = np.random.default_rng(0)
     X = (rng.normal(0, 3000, (3, 20, 30)) + 5000).clip(0).astype(kind)
     source = as_image_source(X, value_range=named)
@@ -77,7 +77,7 @@ def test_percentiles_of_deep_files(array, format_):
     assert np.allclose(got, expected, atol=1e-6)
 
 
-def test_a_scale_of_percentiles_does_not_move_with_the_picture():
+def test_a_scale_of_percentiles_does_not_move_with_the_image():
     """Exposure and gain leave no trace: what it is for, and what it costs."""
     levels = np.random.default_rng(1).integers(0, 1000, (16, 16))
     one = decode(levels.astype(np.int32), value_range="percentile")
@@ -94,14 +94,14 @@ def test_hardly_any_levels():
         decode(np.full((4, 4), np.nan), value_range="percentile")
 
 
-def test_opacity_is_not_scaled_with_the_colours():
+def test_opacity_is_not_scaled_with_the_colors():
     rng = np.random.default_rng(2)
-    colour = rng.integers(0, 4000, (10, 12, 3)).astype(np.uint16)
+    color = rng.integers(0, 4000, (10, 12, 3)).astype(np.uint16)
     alpha = rng.integers(0, 65536, (10, 12, 1)).astype(np.uint16)
-    low, high = np.percentile(colour, (1, 99))
-    scaled = ((colour - low) / (high - low)).clip(0, 1)
+    low, high = np.percentile(color, (1, 99))
+    scaled = ((color - low) / (high - low)).clip(0, 1)
     expected = scaled * (alpha / 65535) + 1 - alpha / 65535
-    got = decode(np.concatenate([colour, alpha], axis=2), value_range="percentile")
+    got = decode(np.concatenate([color, alpha], axis=2), value_range="percentile")
     assert np.allclose(got, expected, atol=1e-5)
 
 

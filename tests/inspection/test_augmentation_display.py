@@ -1,4 +1,4 @@
-"""AugmentationDisplay: one picture under several draws."""
+"""AugmentationDisplay: one image under several draws."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sktransfer.exceptions import MissingDependencyError
-from sktransfer.images import ImageAugmentation
 from sktransfer.inspection import AugmentationDisplay
+from sktransfer.preprocessing import ImageAugmentation
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -42,17 +42,17 @@ def test_random_state_decides():
         display = AugmentationDisplay.from_augmentation(
             "standard", X, n_draws=3, random_state=random_state
         )
-        return np.stack([np.asarray(picture) for picture in display.pictures])
+        return np.stack([np.asarray(image) for image in display.images])
 
     np.testing.assert_array_equal(pixels(1), pixels(1))
     assert not np.array_equal(pixels(1), pixels(2))
 
 
-def test_forms_of_pictures_and_figures(tmp_path):
+def test_forms_of_images_and_figures(tmp_path):
     figure = plt.figure()
-    grey = Image.fromarray(X[0]).convert("L")
-    grey.save(tmp_path / "grey.png")
-    for one in (tmp_path / "grey.png", grey, [grey], X[:, :, :, 0].astype(float) / 255):
+    gray = Image.fromarray(X[0]).convert("L")
+    gray.save(tmp_path / "gray.png")
+    for one in (tmp_path / "gray.png", gray, [gray], X[:, :, :, 0].astype(float) / 255):
         display = AugmentationDisplay.from_augmentation("light", one, n_draws=2, figure=figure)
         assert display.figure_ is figure
         assert len(display.axes_) == 3
@@ -66,7 +66,7 @@ def test_bad_values():
         AugmentationDisplay.from_augmentation("light", X, n_draws=0)
     with pytest.raises(ValueError, match="nothing to draw"):
         AugmentationDisplay.from_augmentation(None, X)
-    with pytest.raises(ValueError, match="row=3 is not in X, which has 3 pictures"):
+    with pytest.raises(ValueError, match="row=3 is not in X, which has 3 images"):
         AugmentationDisplay.from_augmentation("light", X, row=3)
 
 

@@ -39,8 +39,8 @@ SETTINGS = {
 }
 
 
-def normalised(pictures):
-    return (torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255.0 - MEAN) / STD
+def normalized(images):
+    return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0 - MEAN) / STD
 
 
 def with_classifier(network, name, pipe):
@@ -123,15 +123,15 @@ def cam_written_out(network, layer, batch, sign=1):
 
 def test_gradient_is_captums(resnet):
     pipe, network = resnet
-    batch = normalised(X[:3]).requires_grad_()
+    batch = normalized(X[:3]).requires_grad_()
     theirs = captum.attr.Saliency(network).attribute(batch, target=0, abs=False)
     close(input_gradient(pipe, X[:3], [1, 1, 1]), theirs)
 
 
 def test_integrated_gradients_are_those_of_the_whole_network(resnet):
     pipe, network = resnet
-    batch = normalised(X[:3])
-    black = normalised(np.zeros_like(X[:3]))
+    batch = normalized(X[:3])
+    black = normalized(np.zeros_like(X[:3]))
     theirs = captum.attr.IntegratedGradients(network).attribute(batch, black, target=0, n_steps=8)
     found = integrated_gradients(pipe, X[:3], [1, 1, 1], n_steps=8)
     close(found, theirs)
@@ -145,15 +145,15 @@ def test_integrated_gradients_are_those_of_the_whole_network(resnet):
     close(found, total * (batch - black))
 
 
-@pytest.mark.parametrize(("baseline", "grey"), [(0.0, 0), (0.4, 102)])
-def test_shares_add_up_to_the_score(baseline, grey):
+@pytest.mark.parametrize(("baseline", "gray"), [(0.0, 0), (0.4, 102)])
+def test_shares_add_up_to_the_score(baseline, gray):
     """Of a network without kinks, the sum over points on the way is the integral."""
     feat = PretrainedFeatureExtractor(
         "efficientnet_b0", weights=None, **{**SETTINGS, "image_size": 32}
     )
     pipe = make_pipeline(feat, LogisticRegression()).fit(X, y)
     shares = integrated_gradients(pipe, X[:1], [1], baseline=baseline, n_steps=32)
-    empty = np.full_like(X[:1], grey)
+    empty = np.full_like(X[:1], gray)
     expected = pipe.decision_function(X[:1]) - pipe.decision_function(empty)
     np.testing.assert_allclose(shares.sum((1, 2, 3)), expected, rtol=1e-4)
 
@@ -169,7 +169,7 @@ def test_grad_cam_is_that_of_the_whole_network(resnet, layer):
     pipe, network = resnet
     module = {None: network.layer4, "layer2": network.layer2, -4: network.layer1}
     own = module.get(layer, network.maxpool)
-    batch = normalised(X[:3])
+    batch = normalized(X[:3])
     for_one, for_zero = (cam_written_out(network, own, batch, sign) for sign in (1, -1))
     assert max(for_one.max(), for_zero.max()) > 0
     close(grad_cam(pipe, X[:3], [1, 1, 1], layer=layer, batch_size=2), for_one)
@@ -181,7 +181,7 @@ def test_grad_cam_where_something_else_follows_the_map(tmp_path):
     pipe, network = pipeline_and_network(tmp_path, "densenet121", "classifier")
     block = network.features.denseblock4
     labels = [1, 0, 1]
-    both = [cam_written_out(network, block, normalised(X[:3]), sign) for sign in (-1, 1)]
+    both = [cam_written_out(network, block, normalized(X[:3]), sign) for sign in (-1, 1)]
     expected = [both[label][row] for row, label in enumerate(labels)]
     assert np.max(expected) > 0
     close(grad_cam(pipe, X[:3], labels, layer="denseblock4"), expected)
@@ -196,18 +196,18 @@ def test_grad_cam_where_something_else_follows_the_map(tmp_path):
 def test_grad_cam_of_a_fine_tuned_network(tuned_and_network, layer):
     clf, network = tuned_and_network
     module = network.layer4 if layer is None else network.layer2
-    expected = cam_written_out(network, module, normalised(X[:2]))
+    expected = cam_written_out(network, module, normalized(X[:2]))
     close(grad_cam(clf, X[:2], [1, 1], layer=layer), expected)
 
 
 def test_the_other_methods_of_a_fine_tuned_network(tuned_and_network):
     clf, network = tuned_and_network
-    batch = normalised(X[:2]).requires_grad_()
+    batch = normalized(X[:2]).requires_grad_()
     close(
         input_gradient(clf, X[:2], [1, 1]),
         torch.autograd.grad(network(batch).sum(), batch)[0],
     )
-    batch, black = normalised(X[:2]), normalised(np.zeros_like(X[:2]))
+    batch, black = normalized(X[:2]), normalized(np.zeros_like(X[:2]))
     theirs = captum.attr.IntegratedGradients(network).attribute(batch, black, n_steps=8)
     close(integrated_gradients(clf, X[:2], [1, 1], n_steps=8), theirs)
 
@@ -232,7 +232,7 @@ def test_other_refusals(pipe):
         grad_cam(pipe, X[:1], layer="layer9")
     small = PretrainedFeatureExtractor("resnet18", weights=None, **{**SETTINGS, "image_size": 32})
     tiny = make_pipeline(small, LogisticRegression()).fit(X, y)
-    with pytest.raises(ValueError, match=r"one place for pictures of 32 x 32.*earlier layer"):
+    with pytest.raises(ValueError, match=r"one place for images of 32 x 32.*earlier layer"):
         grad_cam(tiny, X[:1])
     with pytest.raises(ValueError, match='baseline must be "mean"'):
         integrated_gradients(pipe, X[:1], baseline="black")
@@ -256,8 +256,8 @@ def test_without_captum(explain, pipe, monkeypatch):
         explain(pipe, X[:1])
 
 
-def test_maps_on_the_picture(pipe):
-    """What each method gives, merged over the channels; here picture and network agree."""
+def test_maps_on_the_image(pipe):
+    """What each method gives, merged over the channels; here image and network agree."""
     labels = [1, 0]
     gradient = np.abs(input_gradient(pipe, X[:2], labels)).max(axis=1)
     shares = integrated_gradients(pipe, X[:2], labels, n_steps=4).sum(axis=1)

@@ -98,7 +98,7 @@ def test_tiles_go_in_the_order_of_their_means():
 
 
 @pytest.mark.parametrize("fill", ["mean", "blur", 7.0])
-def test_what_pictures_are_filled_with(fill):
+def test_what_images_are_filled_with(fill):
     own = X[:1]
     empty = {
         "mean": np.full_like(own[0], own[0].mean()),
@@ -137,7 +137,7 @@ def test_unknown_places_come_last_and_equal_ones_in_any_order():
             deletion_fill=0,
             random_state=random_state,
         )
-        # The picture alone, its deletion, its insertion.
+        # The image alone, its deletion, its insertion.
         nothing, strong, middle, known, everything = seen[1]
         assert not nothing.any()
         np.testing.assert_array_equal(strong, own == 5)
@@ -166,7 +166,7 @@ def test_scores_of_classes():
 FORMS = {
     "list of arrays": list,
     "Pillow": lambda X: [Image.fromarray(each) for each in X],
-    "frame": lambda X: pd.DataFrame({"picture": [Image.fromarray(each) for each in X]}),
+    "frame": lambda X: pd.DataFrame({"image": [Image.fromarray(each) for each in X]}),
 }
 
 
@@ -196,26 +196,26 @@ def test_a_map_beats_chance_and_random_state():
 
 
 def test_methods_of_a_pipeline():
-    """The map of a picture that is not square, through a crop."""
-    pictures = np.random.default_rng(0).integers(0, 255, (8, 40, 60, 3), np.uint8)
+    """The map of an image that is not square, through a crop."""
+    images = np.random.default_rng(0).integers(0, 255, (8, 40, 60, 3), np.uint8)
     labels = np.arange(8) % 2
     feat = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=None, image_size=64, engine="torch", cache=False
     )
-    pipe = make_pipeline(feat, LogisticRegression()).fit(pictures, labels)
-    curves = deletion_insertion_curves(pipe, pictures[:2], maps="gradient", n_steps=4)
+    pipe = make_pipeline(feat, LogisticRegression()).fit(images, labels)
+    curves = deletion_insertion_curves(pipe, images[:2], maps="gradient", n_steps=4)
     assert curves.deletion.shape == (2, 5)
-    p = pipe.predict_proba(pictures[:2]).max(axis=1)
+    p = pipe.predict_proba(images[:2]).max(axis=1)
     np.testing.assert_allclose(curves.deletion[:, 0], p, rtol=1e-5)
     np.testing.assert_allclose(curves.insertion[:, -1], p, rtol=1e-5)
-    forest = make_pipeline(feat, RandomForestClassifier(3)).fit(pictures, labels)
+    forest = make_pipeline(feat, RandomForestClassifier(3)).fit(images, labels)
     with pytest.raises(TypeError, match="No gradient goes through"):
-        deletion_insertion_curves(forest, pictures[:2])
+        deletion_insertion_curves(forest, images[:2])
 
 
 def test_bad_input():
     model = Weighted().fit(X)
-    with pytest.raises(ValueError, match="one for each of 3 pictures is needed; got 2"):
+    with pytest.raises(ValueError, match="one for each of 3 images is needed; got 2"):
         deletion_insertion_curves(model, X, maps=list(MAPS[:2]))
     with pytest.raises(ValueError, match=r"row 0 is of shape \(3, 3\).*\(8, 12\)"):
         deletion_insertion_curves(model, X, maps=[np.zeros((3, 3))] * 3)
@@ -260,8 +260,8 @@ def test_what_is_drawn():
         written = [each.get_text() for each in ax.get_legend().get_texts()]
         areas = [getattr(each, f"{part}_area").mean() for each in display.curves.values()]
         assert written == [f"worth (area {areas[0]:.2f})", f"random (area {areas[1]:.2f})"]
-    assert display.axes_[0].get_xlabel() == "Share of the picture deleted"
-    assert display.axes_[1].get_xlabel() == "Share of the picture inserted"
+    assert display.axes_[0].get_xlabel() == "Share of the image deleted"
+    assert display.axes_[1].get_xlabel() == "Share of the image inserted"
     assert display.axes_[0].get_ylabel() == "Score of the class"
 
 
@@ -274,7 +274,7 @@ def test_plot_again_elsewhere():
     assert display.plot(figure=figure, line_kw={"color": "red"}) is display
     assert display.figure_ is figure
     assert display.lines_["own", "deletion"].get_color() == "red"
-    assert not display.fill_between_  # of one picture there is no interval
+    assert not display.fill_between_  # of one image there is no interval
     assert display.curves["own"].insertion_area == pytest.approx([0.5])
 
 

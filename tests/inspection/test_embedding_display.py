@@ -1,4 +1,4 @@
-"""EmbeddingDisplay and similar_images: points, marks and neighbours are those of the embeddings."""
+"""EmbeddingDisplay and similar_images: points, marks and neighbors are those of the embeddings."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_misclassified_are_marked(feat):
     assert np.flatnonzero(np.array(frames) == 3).tolist() == [3, 8]
 
 
-def test_thumbnails_are_the_pictures(feat):
+def test_thumbnails_are_the_images(feat):
     display = EmbeddingDisplay.from_estimator(feat, X, y, embedding=PCA(2), thumbnails=True)
     assert len(display.thumbnails_) == 45
     box = display.thumbnails_[4]
@@ -113,16 +113,16 @@ def test_thumbnails_without_overlap(feat):
     assert sum(len(each.get_offsets()) for each in display.scatters_.values()) == 45
 
 
-def test_large_pictures_and_given_axes():
+def test_large_images_and_given_axes():
     rng = np.random.default_rng(0)
-    pictures = [Image.fromarray(rng.integers(0, 255, (300, 200), np.uint8)) for _ in range(4)]
+    images = [Image.fromarray(rng.integers(0, 255, (300, 200), np.uint8)) for _ in range(4)]
     _, ax = plt.subplots()
     display = EmbeddingDisplay.from_estimator(
-        extractor().fit(pictures), pictures, embedding=PCA(2), thumbnails=True, ax=ax
+        extractor().fit(images), images, embedding=PCA(2), thumbnails=True, ax=ax
     )
     assert display.ax_ is ax
     assert display.figure_ is ax.figure
-    assert max(display.pictures[0].size) == 128
+    assert max(display.images[0].size) == 128
 
 
 def test_unreadable_rows_are_left_out():
@@ -138,7 +138,7 @@ def test_unreadable_rows_are_left_out():
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_neighbours_are_the_nearest(feat, metric):
+def test_neighbors_are_the_nearest(feat, metric):
     found = similar_images(feat, X, [2, 7], n_neighbors=4, metric=metric)
     features = feat.transform(X).astype(np.float64)
     distances = cdist(features, features, metric)
@@ -151,7 +151,7 @@ def test_neighbours_are_the_nearest(feat, metric):
     assert not (found["query"] == found["row"]).any()
 
 
-def test_neighbours_of_other_pictures_and_of_copies(feat):
+def test_neighbors_of_other_images_and_of_copies(feat):
     found = similar_images(feat, X, X[11:13], n_neighbors=1)
     assert found["query"].tolist() == [0, 1]
     assert found["row"].tolist() == [11, 12]

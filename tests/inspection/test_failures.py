@@ -1,4 +1,4 @@
-"""ErrorGalleryDisplay and ConfusionExamplesDisplay: the pictures shown are the ones meant."""
+"""ErrorGalleryDisplay and ConfusionExamplesDisplay: the images shown are the ones meant."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def clf():
 
 @pytest.fixture
 def binary():
-    """Distinct pictures, true labels and probabilities of 1, four of them wrong."""
-    pictures = np.random.default_rng(0).integers(0, 256, (8, 6, 5), dtype=np.uint8)
+    """Distinct images, true labels and probabilities of 1, four of them wrong."""
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 5), dtype=np.uint8)
     truth = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    return pictures, truth, np.array([0.1, 0.9, 0.6, 0.2, 0.8, 0.3, 0.05, 0.7])
+    return images, truth, np.array([0.1, 0.9, 0.6, 0.2, 0.8, 0.3, 0.05, 0.7])
 
 
 def titles(display):
@@ -53,7 +53,7 @@ def titles(display):
 
 
 def test_the_surest_errors_of_an_estimator(clf):
-    display = ErrorGalleryDisplay.from_estimator(clf, X[100:], y[100:], n_pictures=7)
+    display = ErrorGalleryDisplay.from_estimator(clf, X[100:], y[100:], n_images=7)
     probability, predicted = clf.predict_proba(X[100:]), clf.predict(X[100:])
     wrong = np.flatnonzero(predicted != y[100:])
     expected = wrong[np.argsort(-probability[wrong].max(axis=1), kind="stable")]
@@ -62,11 +62,9 @@ def test_the_surest_errors_of_an_estimator(clf):
     assert display.table["y_true"].tolist() == y[100:][expected[:7]].tolist()
     assert display.table["y_pred"].tolist() == predicted[expected[:7]].tolist()
     assert (display.n_errors, display.n_rows) == (len(wrong), 300)
-    for picture, axes, row in zip(
-        display.pictures, display.axes_, display.table["row"], strict=True
-    ):
-        np.testing.assert_allclose(picture[:, :, 0], X[100 + row].reshape(8, 8) / 16)
-        np.testing.assert_array_equal(axes.images[0].get_array(), picture)
+    for image, axes, row in zip(display.images, display.axes_, display.table["row"], strict=True):
+        np.testing.assert_allclose(image[:, :, 0], X[100 + row].reshape(8, 8) / 16)
+        np.testing.assert_array_equal(axes.images[0].get_array(), image)
     row = display.table.iloc[0]
     assert titles(display)[0] == [
         f"true: {row.y_true:.0f}",
@@ -77,21 +75,21 @@ def test_the_surest_errors_of_an_estimator(clf):
 
 
 def test_scores_of_two_classes(binary):
-    pictures, truth, score = binary
-    display = ErrorGalleryDisplay.from_predictions(truth, score, pictures)
+    images, truth, score = binary
+    display = ErrorGalleryDisplay.from_predictions(truth, score, images)
     assert display.table["row"].tolist() == [6, 1, 5, 2]
     np.testing.assert_allclose(display.table["confidence"], [0.95, 0.9, 0.7, 0.6])
-    columns = ErrorGalleryDisplay.from_predictions(truth, np.stack([1 - score, score], 1), pictures)
+    columns = ErrorGalleryDisplay.from_predictions(truth, np.stack([1 - score, score], 1), images)
     pd.testing.assert_frame_equal(columns.table, display.table)
     # A margin is on either side of 0.
-    margin = ErrorGalleryDisplay.from_predictions(truth, 10 * score - 5, pictures)
+    margin = ErrorGalleryDisplay.from_predictions(truth, 10 * score - 5, images)
     assert margin.table["row"].tolist() == [6, 1, 5, 2]
     np.testing.assert_allclose(margin.table["confidence"], [4.5, 4, 2, 1])
     # Predictions of a threshold of one's own.
-    low = ErrorGalleryDisplay.from_predictions(truth, score, pictures, y_pred=score > 0.15)
+    low = ErrorGalleryDisplay.from_predictions(truth, score, images, y_pred=score > 0.15)
     assert sorted(low.table["row"]) == [1, 2, 3, 6]
     named = ErrorGalleryDisplay.from_predictions(
-        truth, score, pictures, display_labels=["healthy", "ill"], row_names=list("abcdefgh")
+        truth, score, images, display_labels=["healthy", "ill"], row_names=list("abcdefgh")
     )
     assert titles(named)[0] == ["true: ill", "predicted: healthy (0.95)", "g"]
     assert titles(named.plot(show_rows=False))[0] == ["true: ill", "predicted: healthy (0.95)"]
@@ -121,22 +119,20 @@ def test_decision_functions(model):
 
 
 def test_by_class(binary):
-    pictures, truth, score = binary
-    display = ErrorGalleryDisplay.from_predictions(
-        truth, score, pictures, n_pictures=2, by_class=True
-    )
+    images, truth, score = binary
+    display = ErrorGalleryDisplay.from_predictions(truth, score, images, n_images=2, by_class=True)
     assert display.table["row"].tolist() == [1, 6]
-    several = ErrorGalleryDisplay.from_predictions(truth, score, pictures, by_class=True)
+    several = ErrorGalleryDisplay.from_predictions(truth, score, images, by_class=True)
     assert several.table["y_true"].tolist() == [0, 0, 1, 1]
     tops = [axes.get_subplotspec().rowspan.start for axes in several.axes_]
     assert tops == [0, 0, 1, 1]
 
 
 def test_copies_are_shown_once(binary):
-    pictures, truth, score = binary
-    pictures = pictures.copy()
-    pictures[2] = pictures[5] = pictures[1]
-    display = ErrorGalleryDisplay.from_predictions(truth, score, pictures)
+    images, truth, score = binary
+    images = images.copy()
+    images[2] = images[5] = images[1]
+    display = ErrorGalleryDisplay.from_predictions(truth, score, images)
     assert display.table["row"].tolist() == [6, 1]
     assert display.table["n_copies"].tolist() == [1, 3]
     assert titles(display)[1][-1] == "row 1, 3 copies"
@@ -144,9 +140,9 @@ def test_copies_are_shown_once(binary):
 
 
 def test_patients_are_shown_once_and_not_named(binary):
-    pictures, truth, score = binary
+    images, truth, score = binary
     patients = np.array(["Ann", "Bob", "Bob", "Ann", "Cid", "Cid", "Cid", "Dan"])
-    display = ErrorGalleryDisplay.from_predictions(truth, score, pictures, groups=patients)
+    display = ErrorGalleryDisplay.from_predictions(truth, score, images, groups=patients)
     assert display.table["row"].tolist() == [6, 1]
     assert display.table["n_in_group"].tolist() == [2, 2]
     words = " ".join(line for title in titles(display) for line in title)
@@ -156,37 +152,37 @@ def test_patients_are_shown_once_and_not_named(binary):
 
 
 def test_paths_do_not_appear(tmp_path, binary):
-    pictures, truth, score = binary
+    images, truth, score = binary
     files = [str(tmp_path / f"secret{i}.png") for i in range(8)]
-    for file, picture in zip(files, pictures, strict=True):
-        Image.fromarray(picture).resize((600, 400)).save(file)
-    (tmp_path / "secret6.png").write_bytes(b"no picture")
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image).resize((600, 400)).save(file)
+    (tmp_path / "secret6.png").write_bytes(b"no image")
     display = ErrorGalleryDisplay.from_predictions(truth, score, files)
     # Even one that cannot be read is an error.
-    assert display.pictures[0] is None
+    assert display.images[0] is None
     assert [text.get_text() for text in display.axes_[0].texts] == ["cannot be read"]
-    assert display.pictures[1].shape == (171, 256, 3)
+    assert display.images[1].shape == (171, 256, 3)
     assert "secret" not in " ".join(line for title in titles(display) for line in title)
     assert "secret" not in display.table.to_string()
 
 
 def test_no_errors(binary):
-    pictures, truth, _ = binary
-    display = ErrorGalleryDisplay.from_predictions(truth, truth.astype(float), pictures)
-    assert len(display.table) == len(display.pictures) == 0
+    images, truth, _ = binary
+    display = ErrorGalleryDisplay.from_predictions(truth, truth.astype(float), images)
+    assert len(display.table) == len(display.images) == 0
     assert "no errors among 8 rows" in display.axes_[0].texts[0].get_text()
     by_class = ErrorGalleryDisplay.from_predictions(
-        truth, truth.astype(float), pictures, by_class=True
+        truth, truth.astype(float), images, by_class=True
     )
     assert len(by_class.table) == 0
 
 
 def test_long_names_and_scores_near_one(binary):
-    pictures, truth, score = binary
+    images, truth, score = binary
     display = ErrorGalleryDisplay.from_predictions(
         truth,
         np.where(score < 0.06, 1e-5, score),
-        pictures,
+        images,
         display_labels=["a name that is much too long for it", "ill"],
     )
     assert titles(display)[0][1] == "predicted: a name that is mu… (>0.99)"
@@ -204,24 +200,24 @@ def test_examples_of_cells(clf, example):
         place = {"typical": (len(own) - 1) // 2, "sure": -1, "doubtful": 0}[example]
         assert row in own
         assert probability[row, j] == ranked[place]
-        picture = display.pictures[i, j]
-        np.testing.assert_allclose(picture[:, :, 0], X[100 + row].reshape(8, 8) / 16)
-        np.testing.assert_array_equal(display.images_[i, j].get_array(), picture)
+        image = display.images[i, j]
+        np.testing.assert_allclose(image[:, :, 0], X[100 + row].reshape(8, 8) / 16)
+        np.testing.assert_array_equal(display.images_[i, j].get_array(), image)
         left, right, bottom, top = display.images_[i, j].get_extent()
         assert j - 0.5 < left < right < j + 0.5
         assert i - 0.5 < top < bottom < i + 0.5
         number = display.display_.text_[i, j]
         assert number.get_text() == str(len(own))
-        # Below the picture.
+        # Below the image.
         assert bottom < number.get_position()[1] < i + 0.5
     assert display.ax_.get_xlim() == (-0.5, 2.5)
     assert display.ax_.get_ylim() == (2.5, -0.5)
 
 
 def test_shares_names_and_empty_cells(binary):
-    pictures, truth, _ = binary
+    images, truth, _ = binary
     display = ConfusionExamplesDisplay.from_predictions(
-        truth, truth.astype(float), pictures, normalize="true", display_labels=["well", "ill"]
+        truth, truth.astype(float), images, normalize="true", display_labels=["well", "ill"]
     )
     assert set(display.rows) == {(0, 0), (1, 1)}
     assert display.display_.text_[0, 1].get_text() == "0.00"
@@ -231,9 +227,9 @@ def test_shares_names_and_empty_cells(binary):
 
 
 def test_unreadable_examples_are_passed_over(binary):
-    pictures, truth, score = binary
-    rows = [Image.fromarray(each) for each in pictures]
-    rows[6] = b"no picture"  # the surest of the two missed ones
+    images, truth, score = binary
+    rows = [Image.fromarray(each) for each in images]
+    rows[6] = b"no image"  # the surest of the two missed ones
     display = ConfusionExamplesDisplay.from_predictions(truth, score, rows, example="sure")
     assert display.rows[1, 0] == 5
     rows[5] = b"neither"
@@ -243,7 +239,7 @@ def test_unreadable_examples_are_passed_over(binary):
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
-def test_pictures_are_shown_as_the_estimator_reads_them(display):
+def test_images_are_shown_as_the_estimator_reads_them(display):
     feat = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=None, image_size=32, value_range=(0, 32), image_shape=(4, 16)
     )
@@ -253,43 +249,43 @@ def test_pictures_are_shown_as_the_estimator_reads_them(display):
     rows = shown.rows if display is ConfusionExamplesDisplay else dict(shown.table["row"])
     key = next(iter(rows))
     expected = X[100 + rows[key]].reshape(4, 16) / 32
-    np.testing.assert_allclose(shown.pictures[key][:, :, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(shown.images[key][:, :, 0], expected, atol=1e-6)
     given = display.from_predictions(
         y[100:160], pipe.predict_proba(X[100:160]), X[100:160], value_range=(0, 32)
     )
-    again = shown.pictures[key].reshape(8, 8, 3)
-    np.testing.assert_allclose(given.pictures[key], again, atol=1e-6)
+    again = shown.images[key].reshape(8, 8, 3)
+    np.testing.assert_allclose(given.images[key], again, atol=1e-6)
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_bad_input(display, binary, clf):
-    pictures, truth, score = binary
+    images, truth, score = binary
     with pytest.raises(TypeError, match=r"predict_proba.*LinearSVC"):
         display.from_estimator(LinearSVC().fit(X, y), X, y, response_method="predict_proba")
     with pytest.raises(ValueError, match="response_method must be"):
         display.from_estimator(clf, X, y, response_method="predict")
     with pytest.raises(ValueError, match="inconsistent"):
-        display.from_predictions(truth[:5], score, pictures)
+        display.from_predictions(truth[:5], score, images)
     with pytest.raises(ValueError, match="inconsistent"):
-        display.from_predictions(truth, score, pictures[:5])
+        display.from_predictions(truth, score, images[:5])
     with pytest.raises(ValueError, match="NaN in 1 of 8"):
-        display.from_predictions(truth, np.r_[np.nan, score[1:]], pictures)
+        display.from_predictions(truth, np.r_[np.nan, score[1:]], images)
     with pytest.raises(ValueError, match=r"3 columns.*2 classes"):
-        display.from_predictions(truth, np.ones((8, 3)), pictures)
+        display.from_predictions(truth, np.ones((8, 3)), images)
     with pytest.raises(ValueError, match="y_pred has 5"):
-        display.from_predictions(truth, score, pictures, y_pred=np.full(8, 5))
+        display.from_predictions(truth, score, images, y_pred=np.full(8, 5))
     with pytest.raises(ValueError, match="2 names are needed"):
-        display.from_predictions(truth, score, pictures, display_labels=["a"])
+        display.from_predictions(truth, score, images, display_labels=["a"])
 
 
 def test_bad_choices(binary):
-    pictures, truth, score = binary
-    with pytest.raises(ValueError, match="n_pictures"):
-        ErrorGalleryDisplay.from_predictions(truth, score, pictures, n_pictures=0)
+    images, truth, score = binary
+    with pytest.raises(ValueError, match="n_images"):
+        ErrorGalleryDisplay.from_predictions(truth, score, images, n_images=0)
     with pytest.raises(ValueError, match="inconsistent"):
-        ErrorGalleryDisplay.from_predictions(truth, score, pictures, groups=[1, 2])
+        ErrorGalleryDisplay.from_predictions(truth, score, images, groups=[1, 2])
     with pytest.raises(ValueError, match="example must be"):
-        ConfusionExamplesDisplay.from_predictions(truth, score, pictures, example="best")
+        ConfusionExamplesDisplay.from_predictions(truth, score, images, example="best")
 
 
 @pytest.mark.parametrize("display", DISPLAYS)

@@ -96,8 +96,8 @@ def test_several_and_without_validation(fitted, without_validation):
     assert np.isnan(display.gap["loss_gap"][1])
     texts = [text.get_text() for text in display.axes_[0].get_legend().get_texts()]
     assert texts == ["held out, training", "held out, validation", "all, training"]
-    colours = {name: line.get_color() for (name, _), line in display.lines_.items()}
-    assert colours["held out"] != colours["all"]
+    colors = {name: line.get_color() for (name, _), line in display.lines_.items()}
+    assert colors["held out"] != colors["all"]
     names = HistoryDisplay.from_estimator([fitted, without_validation]).gap["name"]
     assert names.tolist() == ["fit 1", "fit 2"]
 

@@ -34,18 +34,18 @@ SIDE = 32
 STEP = 2.0**-20
 
 
-def as_it_is(picture):
-    """The network's input is the picture itself."""
-    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+def as_it_is(image):
+    """The network's input is the image itself."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
-def make_pictures(n, seed=0):
+def make_images(n, seed=0):
     rng = np.random.default_rng(seed)
     values = rng.uniform(0.25, 0.75, (n, SIDE, SIDE, 3))
     return (np.round(values / STEP) * STEP).astype(np.float32)
 
 
-X = make_pictures(24)
+X = make_images(24)
 Y3 = np.arange(24) % 3
 Y2 = np.where(Y3 == 2, "sick", "well")
 EXACT = {
@@ -173,9 +173,9 @@ def test_equal_to_torchvision_end_to_end(tmp_path):
     feat = PretrainedFeatureExtractor(
         "resnet18", weights=str(path), image_size=64, engine="auto", cache=False
     )
-    pictures = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), np.uint8)
     labels = np.arange(12) % 2
-    pipe = make_pipeline(feat, StandardScaler(), LogisticRegression()).fit(pictures, labels)
+    pipe = make_pipeline(feat, StandardScaler(), LogisticRegression()).fit(images, labels)
 
     scaler, logistic = pipe[1], pipe[2]
     linear = torch.nn.Linear(512, 1)
@@ -194,10 +194,10 @@ def test_equal_to_torchvision_end_to_end(tmp_path):
             torchvision.transforms.ToTensor(),
         ]
     )
-    inputs = torch.stack([transform(Image.fromarray(each)) for each in pictures[:3]])
+    inputs = torch.stack([transform(Image.fromarray(each)) for each in images[:3]])
     batch = ((inputs - mean) / std).requires_grad_()
     (expected,) = torch.autograd.grad(network(batch).sum(), batch)
-    found = input_gradient(pipe, pictures[:3], [1, 1, 1])
+    found = input_gradient(pipe, images[:3], [1, 1, 1])
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4 * expected.abs().max())
 
 

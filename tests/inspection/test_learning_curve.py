@@ -1,4 +1,4 @@
-"""The learning curve with the store: a picture is prepared once, over all sizes and folds."""
+"""The learning curve with the store: an image is prepared once, over all sizes and folds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def settings(counted):
     return {"weights": None, "image_size": 32, "preprocessing": counted, "engine": "torch"}
 
 
-def test_every_picture_is_embedded_once(task, counted, settings):
+def test_every_image_is_embedded_once(task, counted, settings):
     feat = PretrainedFeatureExtractor("squeezenet1_1", **settings)
     pipe = make_pipeline(feat, StandardScaler(), LogisticRegression(max_iter=500))
     sizes = {"train_sizes": [10, 20, 40], "cv": 3, "scoring": "roc_auc"}

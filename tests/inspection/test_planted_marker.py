@@ -25,11 +25,11 @@ pytestmark = pytest.mark.slow
 BOX, MARGIN = (42, 40, 66, 68), 10
 
 
-def stamped(picture):
+def stamped(image):
     font = ImageFont.load_default(size=36)
     left, top, *_ = font.getbbox("R")
-    ImageDraw.Draw(picture).text((BOX[0] - left, BOX[1] - top), "R", fill=235, font=font)
-    return picture
+    ImageDraw.Draw(image).text((BOX[0] - left, BOX[1] - top), "R", fill=235, font=font)
+    return image
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,14 @@ def study(shared_data, shared_weights):
     """A classifier of X-rays, and positives of patients it has not seen."""
     folder = shared_data / "chest_xray_pneumonia"
     table = pd.read_csv(folder / "metadata.csv")
-    # One picture of a patient.
+    # One image of a patient.
     table = table.sample(frac=1, random_state=0).drop_duplicates("patient_id")
     parts = [own.head(60) for _, own in table.groupby("label")]
-    pictures, labels = [], []
+    images, labels = [], []
     for part in parts:
         for file, label in zip(part["file"], part["label"], strict=True):
-            picture = Image.open(folder / file).convert("L")
-            pictures.append(stamped(picture) if label == "pneumonia" else picture)
+            image = Image.open(folder / file).convert("L")
+            images.append(stamped(image) if label == "pneumonia" else image)
             labels.append(label)
     learn = np.arange(len(labels)) % 60 < 45
     (weights,) = shared_weights.glob("squeezenet1_0*.pth")
@@ -52,10 +52,10 @@ def study(shared_data, shared_weights):
         "squeezenet1_0", weights=str(weights), engine="torch", cache=False
     )
     clf = make_pipeline(feat, StandardScaler(), LogisticRegression(C=0.01))
-    clf.fit([p for p, own in zip(pictures, learn, strict=True) if own], np.array(labels)[learn])
+    clf.fit([p for p, own in zip(images, learn, strict=True) if own], np.array(labels)[learn])
     positives = [
-        picture
-        for picture, label, own in zip(pictures, labels, learn, strict=True)
+        image
+        for image, label, own in zip(images, labels, learn, strict=True)
         if label == "pneumonia" and not own
     ]
     assert len(positives) == 15

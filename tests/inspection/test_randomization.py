@@ -42,7 +42,7 @@ def edges(decision, batch, codes):
 
 
 def constant_fall(decision, batch, codes):
-    """Occlusion of a model that says the same of every picture."""
+    """Occlusion of a model that says the same of every image."""
     return torch.zeros(len(batch), *batch.shape[2:])
 
 
@@ -73,7 +73,7 @@ def test_every_stage_is_shuffled_and_the_model_left_alone(estimator, request):
 
 
 def test_each_step_keeps_those_before(pipe):
-    """The decision itself as a map, which is drawn anew at each step."""
+    """The decision itself as a map, which is drawn again at each step."""
     seen = []
 
     def of_decision(decision, batch, codes):

@@ -1,4 +1,4 @@
-"""Occlusion, and maps on the picture: a planted mark is found where it stands."""
+"""Occlusion, and maps on the image: a planted mark is found where it stands."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer import PretrainedFeatureExtractor
+from sktransfer._images import make_preprocessing
 from sktransfer.exceptions import MissingDependencyError
-from sktransfer.images import make_preprocessing
 from sktransfer.inspection import SaliencyDisplay, input_gradient, occlusion
 
 matplotlib.use("agg")
@@ -54,33 +54,33 @@ class CornerClassifier(ClassifierMixin, Corner):
         return Corner.predict(self, X)
 
 
-def pictures(n=2, shape=(12, 16), dtype=np.uint8):
+def images(n=2, shape=(12, 16), dtype=np.uint8):
     return np.random.default_rng(0).integers(1, 200, (n, *shape)).astype(dtype)
 
 
-def expected_fall(picture, patch, stride):
+def expected_fall(image, patch, stride):
     """Window by window, written out."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     tops = sorted({min(t, height - patch) for t in range(0, height, stride)})
     lefts = sorted({min(t, width - patch) for t in range(0, width, stride)})
     total, count = np.zeros((height, width)), np.zeros((height, width))
     for top in tops:
         for left in lefts:
-            covered = picture.copy()
+            covered = image.copy()
             covered[top : top + patch, left : left + patch] = 0
-            fall = picture[:4, :4].mean() - covered[:4, :4].mean()
+            fall = image[:4, :4].mean() - covered[:4, :4].mean()
             total[top : top + patch, left : left + patch] += fall
             count[top : top + patch, left : left + patch] += 1
     return total / count
 
 
 @pytest.mark.parametrize(("patch", "stride"), [(4, 4), (3, 2), (5, 1)])
-@pytest.mark.parametrize("channels", [(), (3,)], ids=["grey", "colour"])
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "color"])
 def test_occlusion_is_the_fall_of_the_score(patch, stride, channels):
-    X = pictures(shape=(12, 16, *channels))
+    X = images(shape=(12, 16, *channels))
     found = occlusion(Corner().fit(X), X, patch=patch, stride=stride, fill=0, batch_size=3)
-    for own, picture in zip(found, X, strict=True):
-        np.testing.assert_allclose(own, expected_fall(picture, patch, stride), atol=1e-10)
+    for own, image in zip(found, X, strict=True):
+        np.testing.assert_allclose(own, expected_fall(image, patch, stride), atol=1e-10)
 
 
 FORMS = {
@@ -88,20 +88,20 @@ FORMS = {
     "list of arrays": list,
     "Pillow": lambda X: [Image.fromarray(each) for each in X],
     "series": lambda X: pd.Series([Image.fromarray(each) for each in X]),
-    "frame": lambda X: pd.DataFrame({"picture": [Image.fromarray(each) for each in X]}),
+    "frame": lambda X: pd.DataFrame({"image": [Image.fromarray(each) for each in X]}),
 }
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_gives_the_same(form):
-    X = pictures()
+    X = images()
     expected = occlusion(Corner().fit(X), X, patch=4, stride=4, fill=0)
     found = occlusion(Corner().fit(X), form(X), patch=4, stride=4, fill=0)
     np.testing.assert_allclose(found, expected)
 
 
 def test_files_and_the_forms_of_an_extractor(tmp_path):
-    X = pictures(8)
+    X = images(8)
     paths = []
     for number, each in enumerate(X):
         paths.append(str(tmp_path / f"{number}.png"))
@@ -139,7 +139,7 @@ def test_tables_of_pixels_and_classes():
 
 
 def test_sign_of_the_first_class_and_of_the_predicted():
-    X = pictures(dtype=np.float64)
+    X = images(dtype=np.float64)
     clf = CornerClassifier().fit(X)
     light = occlusion(clf, X, ["light"] * 2, patch=4, fill=0)
     np.testing.assert_allclose(occlusion(clf, X, ["dark"] * 2, patch=4, fill=0), np.negative(light))
@@ -147,14 +147,14 @@ def test_sign_of_the_first_class_and_of_the_predicted():
 
 
 def test_gaps_are_unknown():
-    X = pictures(1)
+    X = images(1)
     (own,) = occlusion(Corner().fit(X), X, patch=2, stride=5)
     assert np.isnan(own[2, 2])
     assert np.isfinite(own[0, 0])
 
 
 def test_bad_input():
-    X = pictures()
+    X = images()
     reg = Corner().fit(X)
     with pytest.raises(ValueError, match="a regressor has none"):
         occlusion(reg, X, [0, 1])
@@ -171,18 +171,18 @@ def test_bad_input():
     with pytest.raises(ValueError, match="table of 2 columns"):
         occlusion(reg, pd.DataFrame({"a": ["x"], "b": ["y"]}))
     with pytest.raises(ValueError, match="none of the classes"):
-        occlusion(CornerClassifier().fit(X), X, ["light", "grey"])
+        occlusion(CornerClassifier().fit(X), X, ["light", "gray"])
     with pytest.raises(ValueError, match="image_shape"):
         occlusion(LinearRegression().fit(np.zeros((3, 7)), [0, 1, 2]), np.zeros((1, 7)))
 
 
-# --- onto the picture --------------------------------------------------------------------------
+# --- onto the image --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preprocessing", ["weights", "resize", "pad"])
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (120, 128), (31, 500)])
 def test_the_square_is_where_a_mark_shows_up(preprocessing, size):
-    """A mark on the picture, seen in the network's input, is back at its place on the picture."""
+    """A mark on the image, seen in the network's input, is back at its place on the image."""
     preprocess = make_preprocessing(
         crop_size=112,
         resize_size=128,
@@ -221,7 +221,7 @@ def test_box_is_that_of_torchvision():
 
 @pytest.fixture(scope="module")
 def marked():
-    """Large flat pictures, the positive ones with a bright square right of the middle."""
+    """Large flat images, the positive ones with a bright square right of the middle."""
     rng = np.random.default_rng(0)
     X = rng.integers(90, 110, (24, 60, 100), np.uint8)
     y = np.arange(24) % 2
@@ -255,8 +255,8 @@ def test_what_is_drawn(pipe, marked):
     X, y = marked
     display = SaliencyDisplay.from_estimator(pipe, X[:2], y[:2])
     assert display.axes_.shape == (2, 2)
-    np.testing.assert_allclose(display.pictures[1][:, :, 0], X[1] / 255)
-    # The crop of a wide picture leaves its sides out: 100 wide, 60 high, 7/8 of the height seen.
+    np.testing.assert_allclose(display.images[1][:, :, 0], X[1] / 255)
+    # The crop of a wide image leaves its sides out: 100 wide, 60 high, 7/8 of the height seen.
     seen = np.isfinite(display.maps[0])
     columns, rows = np.flatnonzero(seen.any(0)), np.flatnonzero(seen.any(1))
     assert abs(len(columns) - 60 * 64 / 73) <= 1
@@ -274,8 +274,8 @@ def test_what_is_drawn(pipe, marked):
 def test_given_figure_and_callable_preprocessing(marked):
     X, y = marked
 
-    def quarter(picture):
-        return picture.crop((50, 0, 100, 50)).resize((64, 64))
+    def quarter(image):
+        return image.crop((50, 0, 100, 50)).resize((64, 64))
 
     feat = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=None, image_size=64, preprocessing=quarter, cache=False
@@ -285,9 +285,9 @@ def test_given_figure_and_callable_preprocessing(marked):
     display = SaliencyDisplay.from_estimator(pipe, X[:1], figure=figure)
     assert display.figure_ is figure
     # There is no undoing a callable: the network's own input is shown.
-    assert display.pictures[0].shape == (64, 64, 3)
+    assert display.images[0].shape == (64, 64, 3)
     assert display.maps[0].shape == (64, 64)
-    assert (display.pictures[0].min(), display.pictures[0].max()) == (0, 1)
+    assert (display.images[0].min(), display.images[0].max()) == (0, 1)
 
 
 def test_display_refuses(pipe, marked, monkeypatch):

@@ -36,14 +36,12 @@ def test_a_copy_under_another_name_is_found(files, tmp_path):
     copy = tmp_path / "renamed.dat"
     shutil.copy(files[2], copy)
     train, test = files[:5], [files[5], str(copy), files[6], str(copy)]
-    with pytest.warns(
-        LeakageWarning, match="2 of 4 test rows are of a picture that is in training"
-    ):
+    with pytest.warns(LeakageWarning, match="2 of 4 test rows are of an image that is in training"):
         found = check_leakage(train, test)
     assert found.to_dict("list") == {
         "test_row": [1, 3],
         "train_row": [2, 2],
-        "what": ["picture", "picture"],
+        "what": ["image", "image"],
     }
     with pytest.raises(ValueError, match="2 of 4 test rows"):
         check_leakage(train, test, on_leak="raise")
@@ -73,11 +71,11 @@ def test_patients_are_found():
     assert clean.empty
 
 
-def test_both_at_once_and_ravelled_rows():
+def test_both_at_once_and_raveled_rows():
     X = np.random.default_rng(0).random((6, 16))
-    with pytest.warns(LeakageWarning, match=r"picture that is in training; 1 of 3"):
+    with pytest.warns(LeakageWarning, match=r"image that is in training; 1 of 3"):
         found = check_leakage(X[:3], X[[2, 4, 5]], groups_train=[1, 2, 3], groups_test=[9, 2, 8])
-    assert found.to_numpy().tolist() == [[0, 2, "picture"], [1, 1, "group"]]
+    assert found.to_numpy().tolist() == [[0, 2, "image"], [1, 1, "group"]]
 
 
 def test_rows_that_cannot_be_read_are_counted(files, tmp_path):
@@ -89,7 +87,7 @@ def test_rows_that_cannot_be_read_are_counted(files, tmp_path):
     ("arguments", "message"),
     [
         ({"groups_train": [1, 2, 3]}, "both parts"),
-        ({"groups_train": [1, 2], "groups_test": [1, 2, 3]}, "2 entries for 3 pictures"),
+        ({"groups_train": [1, 2], "groups_test": [1, 2, 3]}, "2 entries for 3 images"),
         ({"on_leak": "stop"}, "on_leak must be"),
     ],
 )

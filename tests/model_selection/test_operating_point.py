@@ -1,4 +1,4 @@
-"""OperatingPointClassifier: what it promises, what it refuses, and how it fits in."""
+"""OperatingPointClassifier: what it guarantees, what it refuses, and how it fits in."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sktransfer import FineTuneClassifier, OperatingPointClassifier
+from sktransfer import FineTuneClassifier
 from sktransfer.metrics import allowed_misses, expected_cost
+from sktransfer.model_selection import OperatingPointClassifier
 
 
 class FirstColumn(ClassifierMixin, BaseEstimator):
@@ -177,7 +178,7 @@ def test_operating_point_is_that_of_the_scores(task):
     (tn, fp), (fn, tp) = confusion_matrix(y, score >= clf.threshold_)
     point = clf.operating_point_
     assert (point.tn, point.fp, point.fn, point.tp) == (tn, fp, fn, tp)
-    # One-sided and exact: the bound that was promised.
+    # One-sided and exact: the bound that was guaranteed.
     assert point.sensitivity.low < 0.95 <= point.sensitivity.estimate
     assert "sensitivity" in str(point)
 
@@ -247,7 +248,7 @@ def test_no_threshold_is_left_of_an_earlier_fit():
     y = rng.integers(0, 2, 300)
     X = rng.normal(y)[:, None]
     clf = OperatingPointClassifier(FirstColumn()).fit(X, y)
-    with pytest.raises(ValueError, match="cannot be promised"):
+    with pytest.raises(ValueError, match="cannot be guaranteed"):
         clf.fit(X[:50], y[:50])
     with pytest.raises(NotFittedError):
         clf.predict(X)

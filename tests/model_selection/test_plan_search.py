@@ -22,8 +22,8 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
 from sktransfer._finetune import _keeping
+from sktransfer._frozen import MEMORY_STORE, open_directory
 from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
-from sktransfer.frozen import MEMORY_STORE, open_directory
 from sktransfer.model_selection import freeze_depth_curve, plan_search
 from tests.counting import Counted
 
@@ -32,7 +32,7 @@ N, SIDE = 30, 24
 
 @pytest.fixture
 def fresh():
-    """Pictures that no earlier test has shown to the store."""
+    """Images that no earlier test has shown to the store."""
     rng = np.random.default_rng(int.from_bytes(os.urandom(4)))
     return rng.integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8), np.arange(N) % 2
 
@@ -48,12 +48,12 @@ def small(**parameters):
     return FineTuneClassifier("squeezenet1_1", **settings)
 
 
-def unnamed(picture):
-    return picture.resize((32, 32))
+def unnamed(image):
+    return image.resize((32, 32))
 
 
 def ran(counted, clf, grid, X, y, cv, **settings):
-    """Pictures that a search prepares."""
+    """Images that a search prepares."""
     before = counted.n
     GridSearchCV(clf, grid, cv=cv, refit=False, **settings).fit(X, y)
     return counted.n - before
@@ -70,16 +70,16 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_what_runs_is_foretold(fresh, counted, name):
+def test_what_runs_is_predicted(fresh, counted, name):
     X, y = fresh
     clf, grid = small(preprocessing=counted), GRIDS[name]
     table = plan_search(clf, grid, X, 3, y=y).table
     done = ran(counted, clf, grid, X, y, 3)
     frozen = table["freeze_depth"] != 0
-    # With nothing frozen, pictures are prepared for every look: an embedding pass and two epochs
+    # With nothing frozen, images are prepared for every look: an embedding pass and two epochs
     # of two thirds of them, and the scored third, in each of three folds.
     unfrozen = int((~frozen).sum()) * 3 * (3 * 20 + 10)
-    # Fresh draws come on top of the plain pictures, as the counting of runs has it.
+    # Fresh draws come on top of the plain images, as the counting of runs has it.
     assert table["n_runs"].sum() + unfrozen == done
     if name not in ("fresh draws", "nothing is kept"):
         assert table["n_new"].sum() == table["n_runs"].sum()
@@ -124,7 +124,7 @@ def test_prefetch_leaves_no_frozen_part_to_run(fresh, counted):
     assert ran(counted, clf, {"freeze_depth": ["all", -1, -2]}, X, y, 3) == 0
 
 
-def test_prefetch_finds_the_keys_that_engines_settle_on(fresh, counted):
+def test_prefetch_finds_the_keys_that_engines_resolve_on(fresh, counted):
     X, y = fresh
     clf, grid = small(preprocessing=counted, engine="auto"), {"freeze_depth": ["all", -2]}
     plan_search(clf, grid, X, 3, y=y).prefetch()
@@ -161,7 +161,7 @@ def test_views_are_prefetched_too(fresh, counted):
 
 
 @pytest.mark.parametrize("tier", ["memory", "directory"])
-def test_a_store_that_is_too_small_is_foretold(fresh, counted, tmp_path, monkeypatch, tier):
+def test_a_store_that_is_too_small_is_predicted(fresh, counted, tmp_path, monkeypatch, tier):
     X, y = fresh
     clear_cache()
     clf, grid = small(preprocessing=counted), {"freeze_depth": [-1, -2], "lr": [1e-5, 1e-4]}
@@ -186,7 +186,7 @@ def test_a_store_that_is_too_small_is_foretold(fresh, counted, tmp_path, monkeyp
     open_directory(tmp_path / "store").close()
 
 
-def test_a_budget_that_is_too_small_is_foretold(fresh, counted):
+def test_a_budget_that_is_too_small_is_predicted(fresh, counted):
     X, y = fresh
     tight = {"memory_budget": 0, "disk_budget": 0, "cache": False}
     clf = small(preprocessing=counted, **tight)
@@ -199,7 +199,7 @@ def test_a_budget_that_is_too_small_is_foretold(fresh, counted):
     assert plan.table["n_runs"].tolist() == [3 * (3 * 20 + 10)]
 
 
-def test_a_fit_larger_than_memory_holds_is_foretold(fresh, counted, monkeypatch):
+def test_a_fit_larger_than_memory_holds_is_predicted(fresh, counted, monkeypatch):
     """A store that could not hold a fit's rows is left out of it."""
     X, y = fresh
     clear_cache()
@@ -263,7 +263,7 @@ def test_pipelines(fresh, counted):
     )
     grid = {"clf__freeze_depth": ["all", -1], "invert": [FunctionTransformer(), "passthrough"]}
     plan = plan_search(pipe, grid, X, 3, y=y)
-    # The second way to leave pictures as they are asks for what the first one stored.
+    # The second way to leave images as they are asks for what the first one stored.
     assert plan.table["n_new"].tolist() == [N, 0, N, 0]
     plan.prefetch()
     assert ran(counted, pipe, grid, X, y, 3) == 0
@@ -313,7 +313,7 @@ def test_folds_and_labels(fresh):
 
 def test_rows_that_cannot_be_read(fresh):
     X, y = fresh
-    rows = [b"no picture", *X]
+    rows = [b"no image", *X]
     labels = np.insert(y, 0, 1)
     clf = small(on_error="nan")
     plan = plan_search(clf, {"freeze_depth": [-1]}, rows, 3, y=labels).prefetch()
@@ -357,8 +357,8 @@ def test_bad_input(fresh):
         plan_search(small(), {"freeze_depth": [-1]}, X, iter([]), y=y)
     with pytest.raises(ValueError, match="out of range"):
         plan_search(small(), {"freeze_depth": [99]}, X, 3, y=y)
-    with pytest.raises(TypeError, match="collection of pictures"):
-        plan_search(small(), {"freeze_depth": [-1]}, "picture.jpg", 3, y=y)
+    with pytest.raises(TypeError, match="collection of images"):
+        plan_search(small(), {"freeze_depth": [-1]}, "image.jpg", 3, y=y)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Pictures of stripes: upright ones are "healthy", lying ones are "ill", and nothing else tells."""
+"""Images of stripes: upright ones are "healthy", lying ones are "ill", and nothing else tells."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer import OperatingPointClassifier, PretrainedFeatureExtractor
+from sktransfer import PretrainedFeatureExtractor
+from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.report import diagnostic_report
 
 SIDE = 48
@@ -34,21 +35,21 @@ def pyplot():
 def stripes(ill: np.ndarray, seed: int = 0) -> np.ndarray:
     """Noisy stripes of any phase, uint8 of shape (n, SIDE, SIDE)."""
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for lying in ill:
         wave = 45 * np.sin(np.arange(SIDE) * rng.uniform(0.8, 1.2) + rng.uniform(0, 6))
         lines = np.tile(wave, (SIDE, 1))
         noise = rng.normal(0, rng.uniform(20, 60), (SIDE, SIDE))
-        pictures.append(128 + (lines.T if lying else lines) + noise)
-    return np.clip(pictures, 0, 255).astype(np.uint8)
+        images.append(128 + (lines.T if lying else lines) + noise)
+    return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def marked(pictures: np.ndarray, which: np.ndarray) -> np.ndarray:
+def marked(images: np.ndarray, which: np.ndarray) -> np.ndarray:
     """A white L in the upper left corner of some."""
-    pictures = pictures.copy()
-    pictures[which, 3:12, 3:5] = 255
-    pictures[which, 10:12, 3:9] = 255
-    return pictures
+    images = images.copy()
+    images[which, 3:12, 3:5] = 255
+    images[which, 10:12, 3:9] = 255
+    return images
 
 
 def extractor(**parameters) -> PretrainedFeatureExtractor:
@@ -62,7 +63,7 @@ def pipeline():
 
 
 def cohort(n: int, seed: int) -> SimpleNamespace:
-    """Labels by patient, two pictures each, and what is known of them."""
+    """Labels by patient, two images each, and what is known of them."""
     rng = np.random.default_rng(seed)
     ill = np.repeat(rng.integers(0, 2, n // 2), 2)
     flipped = np.where(rng.random(n) < 0.1, 1 - ill, ill)  # labels are noisy

@@ -1,4 +1,4 @@
-"""Baselines that do not look at the pictures: they see leaks, and say so in words."""
+"""Baselines that do not look at the images: they see leaks, and say so in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sktransfer import PretrainedFeatureExtractor
 from sktransfer.metrics import roc_auc_difference, roc_auc_interval
 from sktransfer.report import diagnostic_report
 from sktransfer.report._baselines import out_of_fold
-from sktransfer.report._properties import picture_properties
+from sktransfer.report._properties import image_properties
 from tests.report.conftest import cohort, marked, pipeline
 
 
@@ -41,7 +41,7 @@ def words(report):
 def test_no_leak_no_warning(report):
     found = report.to_dict()["baselines"]
     assert found["leak"] is False
-    for name in ("Picture properties", "Metadata"):
+    for name in ("Image properties", "Metadata"):
         assert found["baselines"][name]["verdict"] == "none"
         assert found["baselines"][name]["roc_auc"]["low"] < 0.6
     assert not any("Shortcut" in text for text in report.warnings)
@@ -52,7 +52,7 @@ def test_a_letter_stamped_on_the_ill_is_seen(study, train):
     ill_train, ill = train.y == "ill", study.y == "ill"
     clf = pipeline().fit(marked(train.X, ill_train), train.y)
     report, found = judged(clf, study, marked(study.X, ill))
-    own = found["baselines"]["Picture properties"]
+    own = found["baselines"]["Image properties"]
     assert own["roc_auc"]["estimate"] > 0.97
     assert own["verdict"] == "leak"
     assert found["leak"] is True
@@ -63,7 +63,7 @@ def test_a_letter_stamped_on_the_ill_is_seen(study, train):
     assert warning in report.to_markdown().replace("\\", "")
     assert 'class="notice warning"' in report.to_html()
     (table,) = report.sections["baselines"].tables
-    (line,) = [line for line in table.rows if line[0] == "Picture properties"]
+    (line,) = [line for line in table.rows if line[0] == "Image properties"]
     assert line[2].startswith(("0.97", "0.98", "0.99", "1.000"))
 
 
@@ -72,7 +72,7 @@ def test_metadata_that_tell_are_seen(study, model):
     ward[::17] = "clinic"
     report, found = judged(model, study, metadata={"where": ward})
     assert found["baselines"]["Metadata"]["verdict"] == "leak"
-    assert "the metadata alone, without any picture, tell the classes apart" in report.warnings[0]
+    assert "the metadata alone, without any image, tell the classes apart" in report.warnings[0]
     assert found["baselines"]["Metadata"]["most_telling"]["name"] == "where"
 
 
@@ -117,7 +117,7 @@ def test_figures_are_those_of_the_metrics(report, model, study):
 
 
 def test_patients_stay_on_one_side():
-    # Every patient has a number of its own and an own label: rows beside each other give it away.
+    # Every patient has a number of its own and an own label: neighboring rows give it away.
     rng = np.random.default_rng(0)
     patient = np.repeat(np.arange(200), 3)
     positive = rng.integers(0, 2, 200).astype(bool)[patient]
@@ -153,24 +153,24 @@ def test_too_few_patients():
     assert "too few patients of a class to cross-validate" in words(report)
 
 
-def test_properties_are_those_of_the_picture(tmp_path):
+def test_properties_are_those_of_the_image(tmp_path):
     pixels = np.zeros((30, 60), dtype=np.uint8)
     pixels[:5, :5] = 255  # the upper left corner
     Image.fromarray(pixels).save(tmp_path / "a.png")
     Image.fromarray(np.full((60, 60, 3), (255, 0, 0), dtype=np.uint8)).save(tmp_path / "b.png")
     files = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    grey, red = picture_properties(None, files).to_dict("records")
-    assert (grey["width"], grey["height"], grey["aspect"]) == (60, 30, 2)
-    assert grey["mean brightness"] == pytest.approx(25 / 1800)
-    assert grey["share black"] == pytest.approx(1 - 25 / 1800)
-    assert grey["share white"] == pytest.approx(25 / 1800)
-    assert grey["top left corner, mean"] == 1
-    assert grey["top right corner, brightest"] == 0
-    assert grey["colour"] == 0
-    assert red["colour"] == 1
+    gray, red = image_properties(None, files).to_dict("records")
+    assert (gray["width"], gray["height"], gray["aspect"]) == (60, 30, 2)
+    assert gray["mean brightness"] == pytest.approx(25 / 1800)
+    assert gray["share black"] == pytest.approx(1 - 25 / 1800)
+    assert gray["share white"] == pytest.approx(25 / 1800)
+    assert gray["top left corner, mean"] == 1
+    assert gray["top right corner, brightest"] == 0
+    assert gray["color"] == 0
+    assert red["color"] == 1
     size = (tmp_path / "a.png").stat().st_size
-    assert grey["file bytes per pixel"] == pytest.approx(size / 1800)
-    assert np.isnan(picture_properties(None, pixels[None])["file bytes per pixel"]).all()
+    assert gray["file bytes per pixel"] == pytest.approx(size / 1800)
+    assert np.isnan(image_properties(None, pixels[None])["file bytes per pixel"]).all()
 
 
 @pytest.mark.slow
@@ -179,13 +179,13 @@ def test_real_xrays_with_and_without_a_marker(shared_data, shared_weights, plant
     table = pd.read_csv(shared_data / "chest_xray_pneumonia" / "metadata.csv")
     table = table.groupby("label").head(200).reset_index(drop=True)
     y = (table["label"] == "pneumonia").to_numpy(int)
-    pictures = []
+    images = []
     for file, ill in zip(table["file"], y, strict=True):
-        picture = Image.open(shared_data / "chest_xray_pneumonia" / file).convert("L")
+        image = Image.open(shared_data / "chest_xray_pneumonia" / file).convert("L")
         if planted and ill:
-            ImageDraw.Draw(picture).text((12, 10), "P", fill=255, font_size=32)
-        pictures.append(np.asarray(picture.resize((160, 160))))
-    X, groups = np.stack(pictures), table["patient_id"].to_numpy()
+            ImageDraw.Draw(image).text((12, 10), "P", fill=255, font_size=32)
+        images.append(np.asarray(image.resize((160, 160))))
+    X, groups = np.stack(images), table["patient_id"].to_numpy()
     (weights,) = shared_weights.glob("squeezenet1_0*.pth")
     clf = make_pipeline(
         PretrainedFeatureExtractor("squeezenet1_0", weights=weights),
@@ -198,7 +198,7 @@ def test_real_xrays_with_and_without_a_marker(shared_data, shared_weights, plant
         clf, X[test], y[test], groups=groups[test], saliency=None, n_failures=0
     )
     found = report.to_dict()["baselines"]
-    own = found["baselines"]["Picture properties"]
+    own = found["baselines"]["Image properties"]
     assert found["leak"] is planted
     assert any("Shortcut" in text for text in report.warnings) is planted
     if planted:

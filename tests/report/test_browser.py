@@ -43,15 +43,15 @@ def test_no_errors_and_no_violations(page, dark):
 def test_the_theme_follows_the_reader(page, dark, paper):
     script = "const shown = [...document.images].map(each => each.currentSrc.slice(-200)); "
     script += "return [getComputedStyle(document.body).backgroundColor, shown];"
-    colour, shown = browser.asked(page, script, dark=dark)
-    assert colour == paper
+    color, shown = browser.asked(page, script, dark=dark)
+    assert color == paper
     attribute = "srcset" if dark else "src"
     given = re.findall(rf'{attribute}="(data:image/[^"]+)"', page.read_text())
     assert shown == [each[-200:] for each in given]
 
 
-def test_pictures_are_shown_and_nothing_is_wider_than_the_window(page):
-    script = "await Promise.all([...document.images].map(each => each.decode())); "
+def test_images_are_shown_and_nothing_is_wider_than_the_window(page):
+    script = "await Guarantee.all([...document.images].map(each => each.decode())); "
     script += "return [[...document.images].map(each => each.naturalWidth), "
     script += "document.documentElement.scrollWidth, innerWidth];"
     widths, wide, window = browser.asked(page, script, "--window-size=500,900")

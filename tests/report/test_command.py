@@ -19,7 +19,7 @@ from tests.report.conftest import cohort, pipeline, readable
 
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory):
-    """Folders of two classes with a table beside them, and a model of each kind."""
+    """Folders of two classes with a table alongside them, and a model of each kind."""
     root = tmp_path_factory.mktemp("saint-anna")
     study = cohort(60, 7)
     names = []
@@ -52,7 +52,7 @@ def test_a_network_and_a_folder(ward, tmp_path, capsys):
     assert main([*arguments, *(part for name in out for part in ("-o", name))]) == 0
     printed = capsys.readouterr().out
     assert "0 is healthy, 1 is ill" in printed
-    assert "60 test pictures of 30 patients" in printed
+    assert "60 test images of 30 patients" in printed
     found = json.loads((tmp_path / "made" / "r.json").read_text())
     digest = hashlib.sha256((ward / "net.safetensors").read_bytes()).hexdigest()
     assert found["model"]["digests"]["Model file"] == f"sha256:{digest}"
@@ -76,10 +76,10 @@ def test_a_pickle_and_a_table(ward, tmp_path, capsys):
     assert list(found["roc"]["readers"]) == ["Reader 1"]
     assert found["partition"]["overlap"] == {
         "rows_of_training_patients": 60,
-        "training_pictures": 60,
+        "training_images": 60,
     }
     assert "healthy against ill" in found["title"]
-    assert "warning: 60 test pictures" in capsys.readouterr().out
+    assert "warning: 60 test images" in capsys.readouterr().out
 
 
 def test_names_when_asked_for(ward, tmp_path):
@@ -102,8 +102,8 @@ def test_names_when_asked_for(ward, tmp_path):
         (["{net}", "{csv}", "--target", "dx"], "The table has no column 'dx'"),
         (["{bad}", "{test}", "--allow-pickle"], "cannot be loaded here"),
         (["{list}", "{test}", "--allow-pickle"], "holds a list, which is no classifier"),
-        (["{net}", "{other}"], "The model knows the classes [0, 1], the pictures are of"),
-        (["{net}", "{unlabelled}"], "say where the labels are with --target"),
+        (["{net}", "{other}"], "The model knows the classes [0, 1], the images are of"),
+        (["{net}", "{unlabeled}"], "say where the labels are with --target"),
     ],
 )
 def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
@@ -113,7 +113,7 @@ def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
         (tmp_path / "other" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "other" / name / "1.png")
     frame = pd.read_csv(ward / "test" / "metadata.csv").drop(columns="label")
-    frame.to_csv(tmp_path / "unlabelled.csv", index=False)
+    frame.to_csv(tmp_path / "unlabeled.csv", index=False)
     places = {
         "test": ward / "test",
         "net": ward / "net.safetensors",
@@ -121,7 +121,7 @@ def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
         "bad": tmp_path / "bad.pkl",
         "list": tmp_path / "list.joblib",
         "other": tmp_path / "other",
-        "unlabelled": tmp_path / "unlabelled.csv",
+        "unlabeled": tmp_path / "unlabeled.csv",
     }
     given = [each.format(**places) for each in arguments]
     if "-o" not in given:

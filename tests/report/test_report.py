@@ -136,10 +136,10 @@ def test_subgroups(report, model, study):
         pos_label="ill",
         groups=study.groups[women],
     )
-    assert found["sex"]["f"]["pictures"] == women.sum()
+    assert found["sex"]["f"]["images"] == women.sum()
     assert found["sex"]["f"]["sensitivity"] == pytest.approx(point.sensitivity._asdict())
     assert len(found["age"]) == 4  # bands
-    assert sum(band["pictures"] for band in found["age"].values()) == len(study.y)
+    assert sum(band["images"] for band in found["age"].values()) == len(study.y)
 
 
 def test_small_subgroups_are_left_out_and_counted(digits):
@@ -157,15 +157,15 @@ def test_small_subgroups_are_left_out_and_counted(digits):
 def test_partition(report, train, study):
     found = report.to_dict()["partition"]
     parts = found["parts"]
-    assert parts["test"]["pictures"] == 120
+    assert parts["test"]["images"] == 120
     assert parts["test"]["patients"] == 60
-    assert parts["training"]["pictures"] == 160
-    assert parts["training"]["classes"]["ill"]["pictures"] == (train.y == "ill").sum()
+    assert parts["training"]["images"] == 160
+    assert parts["training"]["classes"]["ill"]["images"] == (train.y == "ill").sum()
     assert parts["test"]["prevalence"] == pytest.approx((study.y == "ill").mean())
-    assert found["overlap"] == {"rows_of_training_patients": 0, "training_pictures": 0}
+    assert found["overlap"] == {"rows_of_training_patients": 0, "training_images": 0}
 
 
-def test_patients_and_pictures_on_both_sides_are_a_warning(model, study, train):
+def test_patients_and_images_on_both_sides_are_a_warning(model, study, train):
     report = diagnostic_report(
         model,
         study.X,
@@ -177,13 +177,13 @@ def test_patients_and_pictures_on_both_sides_are_a_warning(model, study, train):
         saliency=None,
         n_failures=0,
     )
-    # The third picture brings its patient's other one with it.
+    # The third image brings its patient's other one with it.
     assert report.to_dict()["partition"]["overlap"] == {
         "rows_of_training_patients": 4,
-        "training_pictures": 3,
+        "training_images": 3,
     }
-    assert any("3 test pictures are in training too" in text for text in report.warnings)
-    assert any("4 test pictures are of a patient" in text for text in report.warnings)
+    assert any("3 test images are in training too" in text for text in report.warnings)
+    assert any("4 test images are of a patient" in text for text in report.warnings)
 
 
 def test_no_name_and_no_path_is_written_down(report, study, tmp_path):
@@ -389,13 +389,13 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted(study):
         logisticregression=PassesNaN(max_iter=1000),
     )
     nan.fit(study.X, study.y)
-    X = [*study.files[:60], b"no picture", *study.files[60:]]
+    X = [*study.files[:60], b"no image", *study.files[60:]]
     y = np.insert(study.y.astype(object), 60, "ill")
     groups = np.insert(study.groups.astype(object), 60, "nobody")
     with pytest.warns(FailedRowsWarning):
         report = diagnostic_report(nan, X, y.astype(str), groups=groups, saliency=None)
     test = report.to_dict()["partition"]["parts"]["test"]
-    assert (test["pictures"], test["unreadable"], test["patients"]) == (120, 1, 60)
+    assert (test["images"], test["unreadable"], test["patients"]) == (120, 1, 60)
 
 
 class OnlyPredicts(ClassifierMixin, BaseEstimator):
@@ -450,9 +450,9 @@ def test_occlusion_where_there_is_no_gradient(digits):
     assert [figure.name for figure in report.sections["saliency"].figures] == ["saliency"]
 
 
-def test_no_pictures(digits):
+def test_no_images(digits):
     clf, X, y = digits
-    report = diagnostic_report(clf, X, y == 8, pictures=False, saliency="occlusion", n_saliency=1)
+    report = diagnostic_report(clf, X, y == 8, images=False, saliency="occlusion", n_saliency=1)
     assert "image/webp" not in report.to_html()
     assert report.to_dict()["failures"]["errors"] > 0
 

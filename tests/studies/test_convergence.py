@@ -42,7 +42,7 @@ def test_table(classifier):
     assert row["mean"] == pytest.approx(mean["pretrained"] - mean["random"])
 
 
-def test_every_picture_once_before_any_again():
+def test_every_image_once_before_any_again():
     rows = _rows(np.arange(10, 20), 25, seed=0)
     assert len(rows) == 25
     assert sorted(rows[:10]) == sorted(rows[10:20]) == list(range(10, 20))
@@ -51,7 +51,7 @@ def test_every_picture_once_before_any_again():
 
 
 def test_few_steps_see_every_class(classifier, monkeypatch):
-    """Two batches of four, and one picture in thirty of the rare class."""
+    """Two batches of four, and one image in thirty of the rare class."""
     seen = []
     fit = FineTuneClassifier.fit
 
@@ -130,7 +130,7 @@ def test_bad_values(classifier, options, message):
 def test_he_in_small(mnist, classifier):
     """science.md, section 2: pretraining wins early on, and in the end only where data are few.
 
-    By how much it wins in the end with ten pictures of a digit depends on the digits: by 0.07 to
+    By how much it wins in the end with ten images of a digit depends on the digits: by 0.07 to
     0.26 with these, by more than 0.15 in each seed there.
     """
     X, y = mnist

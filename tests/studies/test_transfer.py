@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
-from sktransfer.backbones import Stage
+from sktransfer._backbones import Stage
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.studies import (
     TransferCurve,
@@ -111,7 +111,7 @@ def test_nothing_learned_is_left_in_a_random_network():
 
 
 def _resnet():
-    from sktransfer.backbones import load_backbone
+    from sktransfer._backbones import load_backbone
 
     return load_backbone("resnet18", weights=None)
 
@@ -127,7 +127,7 @@ def test_mean_and_variance_are_kept_and_nothing_else():
     assert abs(np.corrcoef(old.detach().ravel(), new.detach().ravel())[0, 1]) < 0.05
 
 
-def test_recalibrated_batch_norm_has_the_statistics_of_the_pictures(digits, classifier):
+def test_recalibrated_batch_norm_has_the_statistics_of_the_images(digits, classifier):
     X, _ = digits
     network = random_like(small_network(2, side=16), 5)
     own = recalibrated(network, classifier(side=16), X[:64])
@@ -144,12 +144,12 @@ def test_recalibrated_batch_norm_has_the_statistics_of_the_pictures(digits, clas
 
 
 @pytest.mark.parametrize("n", [33, 40, 97])
-def test_recalibration_weighs_pictures_alike_whatever_the_last_batch(classifier, n):
-    """Maps of one pixel: a picture that is left over has no variance of its own."""
+def test_recalibration_weighs_images_alike_whatever_the_last_batch(classifier, n):
+    """Maps of one pixel: an image that is left over has no variance of its own."""
     X = np.random.default_rng(0).integers(0, 256, (n, 4, 4), dtype=np.uint8)
     X[32:] //= 4
-    pictures, clf = X[..., None], classifier(side=4)
-    own = recalibrated(random_like(small_network(2, side=4), 5), clf, pictures)
+    images, clf = X[..., None], classifier(side=4)
+    own = recalibrated(random_like(small_network(2, side=4), 5), clf, images)
     x = (torch.from_numpy(X.astype(np.float32) / 255)[:, None].expand(-1, 3, -1, -1) - 0.13) / 0.31
     with torch.no_grad():
         inner = own.stages[0].module[0](x)
@@ -299,8 +299,8 @@ def test_nothing_is_trained_twice_and_nothing_before_what_is_wrong_is_said(class
 def test_yosinski_in_small(mnist, classifier):
     """science.md, section 1: what held in all of four seeds. A dip of BnB is not among it.
 
-    There random stages were at chance because their BatchNorm knew no picture; here the study gives
-    it the statistics of the pictures. Both are shown.
+    There random stages were at chance because their BatchNorm knew no image; here the study gives
+    it the statistics of the images. Both are shown.
     """
     X, y = mnist
     gains = []

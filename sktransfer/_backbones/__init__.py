@@ -1,0 +1,34 @@
+"""Networks by name: a catalog, their weights, and each of them as a chain of named stages."""
+
+from sktransfer._backbones._catalog import describe_backbone, list_backbones
+from sktransfer._backbones._chain import (
+    Backbone,
+    BackboneReference,
+    InputSpec,
+    Layout,
+    Neck,
+    Stage,
+    find_stage,
+)
+from sktransfer._backbones._load import architecture, load_backbone
+from sktransfer._backbones._state_dict import load_strict, state_dict_digest, tensor_bytes
+from sktransfer._backbones._tuned import BackboneProvider, with_tensors
+
+__all__ = [
+    "Backbone",
+    "BackboneProvider",
+    "BackboneReference",
+    "InputSpec",
+    "Layout",
+    "Neck",
+    "Stage",
+    "architecture",
+    "describe_backbone",
+    "find_stage",
+    "list_backbones",
+    "load_backbone",
+    "load_strict",
+    "state_dict_digest",
+    "tensor_bytes",
+    "with_tensors",
+]

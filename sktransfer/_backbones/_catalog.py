@@ -1,0 +1,214 @@
+"""What backbones there are and what their stages look like, as tables; it must not load weights,
+nor know any network.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from functools import lru_cache
+from itertools import accumulate
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sktransfer._backbones import _load
+from sktransfer._backbones._chain import Backbone, Stage
+
+_COLUMNS = [
+    "name",
+    "provider",
+    "family",
+    "n_parameters",
+    "n_features",
+    "n_stages",
+    "image_size",
+    "gmacs",
+    "imagenet_top1",
+    "default_weights",
+    "download_mb",
+    "available_offline",
+]
+
+
+def list_backbones(pattern: str | None = None) -> pd.DataFrame:
+    """List the networks that can be used as a backbone.
+
+    All image-classification networks of the installed torchvision, and EfficientNet-Lite. The
+    1,500 networks of timm work too, as ``"timm/NAME"``; ``timm.list_models`` lists them.
+
+    Parameters
+    ----------
+    pattern : str or None, default=None
+        Part of a name (``"resnet"``), or a shell pattern for the whole name (``"resnet*"``,
+        ``"*_v2_?"``). Upper and lower case are the same.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per network:
+
+        - ``name``, ``provider``, ``family``;
+        - ``n_parameters``, the ImageNet classifier included;
+        - ``n_features`` of the embedding, ``n_stages`` of the chain;
+        - ``image_size`` in pixels, and ``gmacs``, billions of multiply-adds per image of that
+          size, as the publisher counts them;
+        - ``imagenet_top1`` accuracy in percent, as published for the default weights (NaN if not);
+        - ``default_weights``, what ``weights="default"`` stands for, ``download_mb`` (10^6
+          bytes), and ``available_offline``, whether they are on this machine.
+
+    See Also
+    --------
+    describe_backbone : The stages of one network.
+
+    Notes
+    -----
+    The embedding is what the last linear layer is given, as the network computes it:
+
+    ============================================ =================================================
+    AlexNet, VGG, MobileNetV3, MaxViT            activations of the last hidden linear layer
+    SqueezeNet                                   average of the last Fire module's map, for it has
+                                                 no linear layer
+    ViT                                          class token, normalized
+    Swin, DenseNet                               average of the normalized last map
+    ConvNeXt                                     average of the last map, then normalized
+    every other                                  average of the last map
+    ============================================ =================================================
+
+    Examples
+    --------
+    >>> from sktransfer._backbones import list_backbones
+    >>> list_backbones("resnet?0")[["name", "n_features", "image_size"]]
+           name  n_features  image_size
+    0  resnet50        2048         224
+    """
+    table = pd.DataFrame(_load.catalog_rows(pattern), columns=_COLUMNS)
+    table = table.sort_values("name").round({"download_mb": 1})
+    if pattern is not None:
+        table = table[[_matches(name, pattern) for name in table["name"]]]
+    return table.reset_index(drop=True)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    name, pattern = name.lower(), pattern.lower()
+    if any(special in pattern for special in "*?["):
+        return fnmatch.fnmatchcase(name, pattern)
+    return pattern in name
+
+
+def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFrame:
+    """Describe the stages of a network: what they put out, hold and cost.
+
+    Nothing is downloaded or computed: shapes are worked out without numbers.
+
+    Parameters
+    ----------
+    name : str
+        A name from :func:`list_backbones`, or ``"timm/NAME"``.
+    image_size : int or None, default=None
+        Side of the square images in pixels; None is what the default weights want.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per stage, indexed by its number (what ``freeze_depth`` counts and ``layer``
+        takes):
+
+        - ``name`` of the stage, which ``layer`` and ``freeze_depth`` take as well;
+        - ``output_shape`` for one image, and ``layout``, how its axes are to be read (N is
+          the batch, L counts tokens);
+        - ``n_features`` after average pooling;
+        - ``n_parameters`` and ``gmacs`` (billions of multiply-adds) of this stage;
+        - ``parameters_share`` and ``gmacs_share``, the part of the network up to and including
+          this stage, the classifier left out: what is saved by freezing it.
+
+        What lies between the last stage and the embedding (a closing normalization) counts with
+        the last stage.
+
+    See Also
+    --------
+    list_backbones : All networks.
+
+    Examples
+    --------
+    >>> from sktransfer._backbones import describe_backbone
+    >>> describe_backbone("resnet18")[["name", "output_shape", "n_parameters"]]
+              name   output_shape  n_parameters
+    index
+    0      maxpool   (64, 56, 56)          9536
+    1       layer1   (64, 56, 56)        147968
+    2       layer2  (128, 28, 28)        525568
+    3       layer3  (256, 14, 14)       2099712
+    4       layer4    (512, 7, 7)       8393728
+    """
+    side = None if image_size is None else int(image_size)
+    if not isinstance(name, str):  # refused in words, where a cache would say "unhashable"
+        return _described.__wrapped__(name, side)
+    return _described(name, side).copy()
+
+
+@lru_cache(maxsize=64)
+def _described(name: str, image_size: int | None) -> pd.DataFrame:
+    """Kept: networks are ranked by these numbers, and to count them takes up to a second."""
+    backbone = _load.architecture(name)
+    side = backbone.input_spec.crop_size if image_size is None else image_size
+    outputs, macs = _measure(backbone, side)
+    parameters = [_n_parameters(stage.module) for stage in backbone.stages]
+    if backbone.neck is not None:
+        parameters[-1] += _n_parameters(backbone.neck)
+    table = pd.DataFrame(
+        {
+            "name": backbone.stage_names,
+            "output_shape": [tuple(x.shape[1:]) for x in outputs],
+            "layout": [stage.layout for stage in backbone.stages],
+            "n_features": [
+                _n_features(stage, x) for stage, x in zip(backbone.stages, outputs, strict=True)
+            ],
+            "n_parameters": parameters,
+            "parameters_share": _cumulative_share(parameters),
+            "gmacs": [count / 1e9 for count in macs],
+            "gmacs_share": _cumulative_share(macs),
+        }
+    )
+    return table.rename_axis("index")
+
+
+def _measure(backbone: Backbone, side: int) -> tuple[list[Tensor], list[int]]:
+    """What every stage puts out (on the meta device) and how many multiply-adds it takes."""
+    x = torch.empty(1, 3, side, side, device="meta")
+    outputs, macs = [], []
+    for stage in backbone.stages:
+        try:
+            x, count = _run_on_meta(stage.module, x)
+        except RuntimeError as exc:
+            raise ValueError(
+                f"{backbone.name} cannot take images of {side} x {side} pixels: its stage "
+                f"{stage.name!r} says {exc}. Its own size is {backbone.input_spec.crop_size}: "
+                "leave image_size out, or choose one nearer to that."
+            ) from exc
+        outputs.append(x)
+        macs.append(count)
+    if backbone.neck is not None:
+        macs[-1] += _run_on_meta(backbone.neck, x)[1]
+    return outputs, macs
+
+
+@torch.no_grad()
+def _run_on_meta(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    with FlopCounterMode(display=False) as counter:
+        output = module.to("meta")(x)
+    return output, counter.get_total_flops() // 2
+
+
+def _n_features(stage: Stage, x: Tensor) -> int:
+    return int(x.shape[1] if stage.layout in ("NCHW", "NC") else x.shape[-1])
+
+
+def _n_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _cumulative_share(counts: list[int]) -> list[float]:
+    total = sum(counts)
+    return [part / total for part in accumulate(counts)]

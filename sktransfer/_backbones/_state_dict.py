@@ -1,0 +1,279 @@
+"""From a weights file to tensors in a module, without ever running what the file holds; it must
+not know where files come from, nor any particular network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from sktransfer._backbones._weights import WeightsFile, forget_digest
+from sktransfer.exceptions import WeightsMismatchError
+
+# Under which key training scripts put the network's tensors when they save more than those.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
+# What DataParallel and torch.compile put in front of every name.
+_PREFIXES = ("module.", "_orig_mod.")
+
+# How torch's restricted reader words its refusal to import or call something.
+_NEEDS_CODE = re.compile(r"Unsupported (global|class)|GLOBAL|Trying to (load|call|instantiate)")
+
+
+def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:
+    """Read the tensors of a weights file, on the CPU, without running anything it holds.
+
+    Torch's formats (zip and older) and safetensors, told apart by content. A checkpoint that
+    keeps the tensors under ``"state_dict"`` or ``"model"`` is unwrapped, and ``"module."`` in
+    front of every name is removed.
+
+    Parameters
+    ----------
+    file : WeightsFile
+        The file and the sha256 it must have.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    WeightsMismatchError
+        If the content is not what was hashed, is no state dict, or would have to run code.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from pathlib import Path
+    >>> from sktransfer._backbones._state_dict import read_state_dict
+    >>> from sktransfer._backbones._weights import open_weights_path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "linear.pth"
+    ...     torch.save(torch.nn.Linear(2, 1).state_dict(), path)
+    ...     state_dict = read_state_dict(open_weights_path(path))
+    >>> sorted(state_dict)
+    ['bias', 'weight']
+    """
+    with open(file.path, "rb") as stream:
+        # One open file from the hash to the last tensor: replacing the name changes nothing here.
+        before = _stamp(stream)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != file.sha256:
+            forget_digest(file.path)
+            raise WeightsMismatchError(
+                f"{file.path} has changed: its sha256 is {digest}, expected was {file.sha256}."
+            )
+        stream.seek(0)
+        content = _load_content(stream, file.path)
+        if _stamp(stream) != before:
+            raise WeightsMismatchError(f"{file.path} was changed while it was being read.")
+    return _tensors_of(content, file.path)
+
+
+def load_strict(
+    module: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    source: str | os.PathLike[str],
+    ignore: Sequence[str] = (),
+) -> None:
+    """Fill a module with tensors that must fit it one to one.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What to fill; in an undefined state if this raises.
+    state_dict : mapping of str to Tensor
+        The tensors.
+    source : str or path-like
+        Where they come from, for the message.
+    ignore : sequence of str, default=()
+        Patterns of names that may be missing or left over (``"AuxLogits.*"``).
+
+    Raises
+    ------
+    WeightsMismatchError
+        If names or shapes differ; the message names the first few.
+    """
+    expected = module.state_dict()
+    wrong = [
+        f"{name} ({tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)})"
+        for name, tensor in expected.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    if wrong:
+        hint = ""
+        if len(wrong) <= 2 and expected:
+            hint = (
+                " Only the classifier differs, it seems: these weights were trained for another "
+                "number of classes."
+            )
+        raise WeightsMismatchError(
+            f"The tensors of {os.fspath(source)} do not fit this network: wrong shape of "
+            f"{_few(wrong)}.{hint}"
+        )
+    result = module.load_state_dict(state_dict, strict=False)  # keeps torch's own upgrades of names
+    missing = _without(result.missing_keys, ignore)
+    unexpected = _without(result.unexpected_keys, ignore)
+    if missing or unexpected:
+        parts = []
+        if missing:
+            parts.append(f"missing: {_few(missing)}")
+        if unexpected:
+            parts.append(f"unexpected: {_few(unexpected)}")
+        raise WeightsMismatchError(
+            f"The tensors of {os.fspath(source)} do not fit this network ({'; '.join(parts)}). "
+            "They must come from the architecture that was named, built the same way."
+        )
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Its values as they lie in memory, first axis first; numpy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def state_dict_digest(module: nn.Module) -> str:
+    """``"blake2b:<hex>"`` of every name, shape, type and value in a module.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sktransfer._backbones._state_dict import state_dict_digest
+    >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> state_dict_digest(one) == state_dict_digest(other)
+    False
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor_bytes(tensor))
+    return f"blake2b:{digest.hexdigest()}"
+
+
+def _load_content(stream: BinaryIO, path: Path) -> object:
+    head = stream.read(256)
+    stream.seek(0)
+    if _is_safetensors(head):
+        import safetensors
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load(stream.read())
+        except (safetensors.SafetensorError, KeyError, ValueError) as exc:
+            raise WeightsMismatchError(f"{path} is a damaged safetensors file ({exc}).") from exc
+    _refuse_other_kinds(stream, head, path)
+    try:
+        return torch.load(stream, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as exc:
+        if _NEEDS_CODE.search(str(exc)):
+            raise WeightsMismatchError(
+                f"{path} holds more than tensors: reading it would mean running code from the "
+                f"file, which sktransfer never does. Nothing was run. Torch says: "
+                f"{_first_sentence(exc)} If you trust where it comes from, load it yourself and "
+                "save the tensors alone: torch.save(model.state_dict(), path)."
+            ) from exc
+        raise WeightsMismatchError(f"{path} is not a torch weights file, or damaged.") from exc
+    except MemoryError:
+        raise
+    except Exception as exc:  # a damaged file may lead the reader anywhere
+        raise WeightsMismatchError(
+            f"{path} cannot be read as weights; it may be cut short or damaged "
+            f"({type(exc).__name__}: {_first_sentence(exc)})"
+        ) from exc
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """8 bytes of length, then a JSON object."""
+    return len(head) > 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 2**27
+
+
+def _refuse_other_kinds(stream: BinaryIO, head: bytes, path: Path) -> None:
+    """Say what a file is when it is something people mistake for weights."""
+    start = head.lstrip().lower()
+    if not head:
+        raise WeightsMismatchError(f"{path} is empty.")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise WeightsMismatchError(
+            f"{path} is a web page, not weights: a log-in or error page was saved in their place."
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsMismatchError(
+            f"{path} is a Git LFS pointer, not the weights themselves; fetch them with "
+            "`git lfs pull`."
+        )
+    if head.startswith(b"PK") and zipfile.is_zipfile(stream):
+        with zipfile.ZipFile(stream) as archive:
+            names = archive.namelist()
+        # torch.load would warn, then refuse; say at once what to do.
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise WeightsMismatchError(
+                f"{path} is a TorchScript archive, which holds code. Save its tensors alone: "
+                "torch.save(scripted.state_dict(), path)."
+            )
+    stream.seek(0)
+
+
+def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
+    for _ in range(2):  # a checkpoint inside a checkpoint, but no deeper
+        if not isinstance(content, Mapping):
+            break
+        wrapped = [content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)]
+        if not wrapped:
+            break
+        content = wrapped[0]
+    if not isinstance(content, dict) or not content:
+        raise WeightsMismatchError(
+            f"{path} holds {_kind(content)} instead of a state dict (names and tensors)."
+        )
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsMismatchError(
+            f"{path} is not a plain state dict: {_few(others)} hold no tensor. Save the network's "
+            "tensors alone: torch.save(model.state_dict(), path)."
+        )
+    for prefix in _PREFIXES:
+        if all(str(name).startswith(prefix) for name in content):
+            nn.modules.utils.consume_prefix_in_state_dict_if_present(content, prefix)
+    return content
+
+
+def _kind(content: object) -> str:
+    if isinstance(content, (dict, list, tuple)) and not content:
+        return f"an empty {type(content).__name__}"
+    return f"a {type(content).__name__}"
+
+
+def _stamp(stream: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(stream.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _without(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    return [n for n in names if not any(fnmatchcase(n, pattern) for pattern in patterns)]
+
+
+def _few(names: Sequence[str], limit: int = 4) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _first_sentence(exc: BaseException, limit: int = 200) -> str:
+    """Torch's messages run to a page, most of it on how to switch the protection off."""
+    text = str(exc)
+    for line in text.splitlines():
+        if "Unsupported" in line or "GLOBAL" in line:
+            text = line.split("Please use")[0].split("Please file")[0]
+            break
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

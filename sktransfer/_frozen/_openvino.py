@@ -1,0 +1,134 @@
+"""Running a torch module with OpenVINO on a CPU; it must not know networks, taps or recipes.
+
+``openvino`` is imported when the first module is converted, never before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sktransfer._utils import config as _config
+
+# Tracing records which warnings are caught in a list of the process, and has not been made for
+# several threads either.
+_lock = threading.RLock()
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+# How many images are traced: not one (a size of one broadcasts, and a mistake would not show),
+# and not as many as the agreement is tested with (a size that was baked in would not show either).
+_TRACED = 3
+
+
+class OpenVinoEngine:
+    """A module converted and compiled for images of one size, in batches of any.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In eval mode and float32; takes (n, 3, height, width) and returns a tuple of tensors (n, d).
+    shape : (int, int)
+        Height and width.
+    precision : {"float32", "bfloat16"}
+
+    Raises
+    ------
+    MissingDependencyError
+        If openvino cannot be imported.
+    Exception
+        Any at all, where the module cannot be converted.
+    """
+
+    name = "openvino"
+
+    def __init__(self, module: nn.Module, shape: Sequence[int], precision: str) -> None:
+        with _lock:
+            model = _convert(module, shape)
+            self._compiled = _core().compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                    # One stream that all threads work on: a batch comes back soonest, and smaller
+                    # batches than the runner's cost nothing extra.
+                    "PERFORMANCE_HINT": "LATENCY",
+                    # Pinned threads of two worker processes would sit on the same core.
+                    "ENABLE_CPU_PINNING": False,
+                },
+            )
+        used = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if used != _PRECISIONS[precision]:
+            raise RuntimeError(f"this processor has no {precision} arithmetic")
+        self._n_outputs = len(self._compiled.outputs)
+        # A request is what one thread may use at a time; there are as many as threads at once.
+        self._idle: list[Any] = []
+
+    def __call__(self, batch: Tensor) -> list[Tensor]:
+        """Run a batch; several threads may."""
+        values = batch.to(device="cpu", dtype=torch.float32).contiguous().numpy()
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            results = request.infer([values], share_inputs=True, share_outputs=False)
+            return [torch.from_numpy(results[index]) for index in range(self._n_outputs)]
+        finally:
+            self._idle.append(request)
+
+
+def _convert(module: nn.Module, shape: Sequence[int]) -> Any:
+    """An OpenVINO model of ``module``, for any number of images.
+
+    This is what ``openvino.convert_model`` does, without its telemetry.
+    """
+    openvino = _import_openvino()
+    decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
+    example = torch.zeros(_TRACED, 3, *shape, dtype=torch.float32)
+    with torch.inference_mode(False), torch.no_grad(), warnings.catch_warnings():
+        # The tracer says which shapes became constants (the agreement is tested with another number
+        # of images), and torch that it would like to see its exporter used, which takes ten times
+        # as long.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", message=r"`?torch\.jit\.")
+        traced = torch.jit.trace(module, example, check_trace=False, strict=False)
+        frontend = openvino.frontend.FrontEndManager().load_by_framework("pytorch")
+        # Both have to live until the conversion is done.
+        decoder = decoders.TorchScriptPythonDecoder(traced)
+        loaded = frontend.load(decoder)
+        model = frontend.convert(loaded)
+    model.reshape([-1, 3, *shape])
+    return model
+
+
+@cache
+def _core() -> Any:
+    return _import_openvino().Core()
+
+
+def _import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry, which would write to the home and call out at the import."""
+    with _lock:
+        telemetry = "openvino_telemetry"
+        block = telemetry not in sys.modules and "openvino" not in sys.modules
+        if block:
+            # None makes an import fail; openvino then goes on with an empty stub of its own.
+            sys.modules[telemetry] = None  # type: ignore[assignment]
+        try:
+            return _config.import_optional(
+                "openvino", extra="openvino", purpose="engine='openvino'"
+            )
+        finally:
+            if block:
+                del sys.modules[telemetry]

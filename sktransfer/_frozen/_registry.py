@@ -1,0 +1,144 @@
+"""The process-wide registry of frozen networks: clones and folds share one copy of the weights.
+
+It must not know estimators: it is asked for a network by reference and hands out what is frozen.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sktransfer._backbones import Backbone, BackboneReference
+from sktransfer._frozen._prefix import FrozenNetwork, NetworkInfo, Recipe
+from sktransfer._utils import config as _config
+from sktransfer.exceptions import WeightsMismatchError
+
+# Networks are kept when nobody uses them any more, so that the next fold does not load them again.
+# An ImageNet network is 5 to 600 MB; a search over backbones walks through many.
+MAX_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class NetworkSource:
+    """What to load and how.
+
+    Parameters
+    ----------
+    key : tuple
+        Hashable identity of the request (name, weights, seed, what the environment adds).
+    load : callable
+        Returns the whole :class:`Backbone`; slow, called under the registry's lock.
+    reference : BackboneReference or None
+        Exactly what was found the first time, if there was one: nothing else will do.
+    """
+
+    key: tuple
+    load: Callable[[], Backbone]
+    reference: BackboneReference | None = None
+
+    def checked(self) -> Backbone:
+        """The whole network, loaded.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If it is not that of ``reference``.
+        """
+        found = self.load()
+        if self.reference is not None and self.reference.digest != found.reference.digest:
+            raise digest_mismatch(self.reference.digest, found.reference)
+        return found
+
+
+class NetworkRegistry:
+    """Frozen networks by what they are: reference, digest, precision, device and engine.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Least recently used networks are let go beyond this; one is always kept.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._lock = threading.RLock()
+        self._infos: dict[tuple | BackboneReference, NetworkInfo] = {}
+        self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
+
+    def get(
+        self,
+        source: NetworkSource,
+        depth_of: Callable[[NetworkInfo], int],
+        recipe: Recipe,
+    ) -> FrozenNetwork:
+        """The network of ``source``, prepared at least as deep as ``depth_of(info)``.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If the weights found are not those of ``source.reference``.
+        """
+        with self._lock:
+            backbone: Backbone | None = None
+            info = self._infos.get(source.reference or source.key)
+            if info is None:
+                info, backbone = self._load(source)
+            depth = depth_of(info)
+            key = (info.reference, recipe)
+            network = self._networks.get(key)
+            if network is None or network.depth < depth:
+                if backbone is None:
+                    info, backbone = self._load(source)
+                    if key != (info.reference, recipe):
+                        # The file was exchanged while this process held what it said before.
+                        key, network = (info.reference, recipe), None
+                network = FrozenNetwork(backbone, depth, recipe, reuse=network)
+                self._networks[key] = network
+            self._networks.move_to_end(key)
+            while len(self._networks) > 1 and self._held() > self.max_bytes:
+                self._networks.popitem(last=False)
+            return network
+
+    def _held(self) -> int:
+        return sum(network.n_bytes for network in self._networks.values())
+
+    def _load(self, source: NetworkSource) -> tuple[NetworkInfo, Backbone]:
+        backbone = source.checked()
+        info = NetworkInfo.of(backbone)
+        self._infos[source.key] = self._infos[info.reference] = info
+        if source.reference is not None:  # the same weights may lie elsewhere now
+            self._infos[source.reference] = info
+        return info, backbone
+
+    def clear(self) -> None:
+        """Let every network go."""
+        with self._lock:
+            self._infos.clear()
+            self._networks.clear()
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+
+def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
+    """The error for weights that are not those an estimator was fitted with."""
+    if found.weights is None:
+        return WeightsMismatchError(
+            f"This estimator was fitted with random weights of {found.name} whose digest is "
+            f"{expected}; drawing them again here from the same seed gave {found.digest} (another "
+            "version of torch or torchvision draws others). Fit again, or save the estimator with "
+            "store_weights=True next time."
+        )
+    return WeightsMismatchError(
+        f"This estimator was fitted with weights of {found.name} whose digest is {expected}, but "
+        f"the weights found on this machine have the digest {found.digest}. Its embeddings would "
+        "not be the ones it was fitted on. Put the original file back (see "
+        f"{_config.WEIGHTS_DIR_VARIABLE}), fit again, or save the estimator with "
+        "store_weights=True next time."
+    )
+
+
+# One per process, as DESIGN.md C7 asks.
+REGISTRY = NetworkRegistry()

@@ -1,0 +1,208 @@
+"""What was computed once, kept for the next time: the protocol of a store, and its memory tier.
+
+It must not know networks or images: keys are bytes, values are rows of numbers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sktransfer._utils import config as _config
+
+# What a key, an array's header and the dictionary's own slot take alongside the numbers.
+ROW_OVERHEAD = 300
+
+
+class CacheInfo(NamedTuple):
+    """Counters of a store: look-ups of this process that hit and missed, rows and bytes held."""
+
+    hits: int
+    misses: int
+    n_rows: int
+    n_bytes: int
+    max_bytes: int
+
+
+class Store(Protocol):
+    """Rows by key, and claims on keys that somebody is computing right now.
+
+    A claim keeps two threads or processes that meet the same image at the same time from both
+    computing it. It is a courtesy, not a lock: a lost or outlived claim costs a second computation
+    of the same numbers, never a wrong or missing row.
+    """
+
+    @property
+    def max_bytes(self) -> int:
+        """What it may hold; of two tiers, the one that lasts."""
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The row under ``key`` (do not write to it), or None."""
+
+    def holds(self, key: bytes) -> bool:
+        """Whether there is a row under ``key``; asking leaves no trace."""
+
+    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep copies of ``rows``, all of them or (where that is impossible) none."""
+
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
+        """Whether ``owner`` is to compute ``key``; False if another is at it or has just put
+        all of ``rows``.
+        """
+
+    def release(self, keys: Sequence[bytes], owner: str) -> None:
+        """Give claims back, done or not."""
+
+    def info(self) -> CacheInfo:
+        """Counters."""
+
+    def clear(self) -> None:
+        """Forget every row and set the counters back."""
+
+
+class MemoryStore:
+    """A bounded dictionary of rows, safe for threads, that forgets the least recently used.
+
+    Parameters
+    ----------
+    max_bytes : int or None
+        Bound on the bytes of the rows held, keys and headers included. None: what
+        ``SKTRANSFER_MEMORY_BYTES`` says, or 512 MiB.
+    """
+
+    def __init__(self, max_bytes: int | None = None) -> None:
+        self.max_bytes = _config.memory_cache_bytes() if max_bytes is None else max_bytes
+        self._lock = threading.Lock()
+        self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._claims: dict[bytes, str] = {}
+        self._n_bytes = 0
+        self._hits = 0
+        self._misses = 0
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The row under ``key`` (do not write to it), or None."""
+        with self._lock:
+            row = self._rows.get(key)
+            if row is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._rows.move_to_end(key)
+            return row
+
+    def holds(self, key: bytes) -> bool:
+        """Whether there is a row under ``key``; asking leaves no trace."""
+        with self._lock:
+            return key in self._rows
+
+    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep copies of ``rows``; one too large for the whole store is not kept."""
+        copies = [(key, np.array(row)) for key, row in rows]
+        with self._lock:
+            for key, row in copies:
+                if _size(row) > self.max_bytes:
+                    continue
+                row.flags.writeable = False
+                old = self._rows.pop(key, None)
+                self._n_bytes += _size(row) - (0 if old is None else _size(old))
+                self._rows[key] = row
+            while self._n_bytes > self.max_bytes:
+                _, forgotten = self._rows.popitem(last=False)
+                self._n_bytes -= _size(forgotten)
+
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
+        """Whether ``owner`` is to compute ``key``; False if another thread is at it or has just
+        put all of ``rows``.
+        """
+        with self._lock:
+            if key not in self._claims and rows and all(row in self._rows for row in rows):
+                return False
+            return self._claims.setdefault(key, owner) == owner
+
+    def release(self, keys: Sequence[bytes], owner: str) -> None:
+        """Give claims back, done or not."""
+        with self._lock:
+            for key in keys:
+                if self._claims.get(key) == owner:
+                    del self._claims[key]
+
+    def info(self) -> CacheInfo:
+        """Counters since the process started or the store was cleared."""
+        with self._lock:
+            return CacheInfo(
+                self._hits, self._misses, len(self._rows), self._n_bytes, self.max_bytes
+            )
+
+    def clear(self) -> None:
+        """Forget every row and set the counters back."""
+        with self._lock:
+            self._rows.clear()
+            self._n_bytes = self._hits = self._misses = 0
+
+
+def _size(row: np.ndarray) -> int:
+    return row.nbytes + ROW_OVERHEAD
+
+
+class TieredStore:
+    """Memory in front of a directory: what either has is a hit, what is computed goes to both.
+
+    Parameters
+    ----------
+    near, far : Store
+        The fast one, and the one that lasts; claims are made in the far one, which others see.
+    """
+
+    def __init__(self, near: Store, far: Store) -> None:
+        self.near = near
+        self.far = far
+
+    @property
+    def max_bytes(self) -> int:
+        """What the far tier may hold."""
+        return self.far.max_bytes
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The row under ``key``, or None; one that was far is near from now on."""
+        row = self.near.get(key)
+        if row is None:
+            row = self.far.get(key)
+            if row is not None:
+                self.near.put([(key, row)])
+        return row
+
+    def holds(self, key: bytes) -> bool:
+        """Whether either tier has a row under ``key``; asking leaves no trace."""
+        return self.near.holds(key) or self.far.holds(key)
+
+    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep copies of ``rows`` in both tiers."""
+        rows = list(rows)
+        self.near.put(rows)
+        self.far.put(rows)
+
+    def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
+        """Whether ``owner`` is to compute ``key``."""
+        return self.far.claim(key, owner, rows)
+
+    def release(self, keys: Sequence[bytes], owner: str) -> None:
+        """Give claims back."""
+        self.far.release(keys, owner)
+
+    def info(self) -> CacheInfo:
+        """Counters of the far tier; a row that was found near is a hit too."""
+        near, far = self.near.info(), self.far.info()
+        return far._replace(hits=near.hits + far.hits)
+
+    def clear(self) -> None:
+        """Forget every row of both tiers."""
+        self.near.clear()
+        self.far.clear()
+
+
+# One per process: clones, folds and candidates of a search share it.
+MEMORY_STORE = MemoryStore()

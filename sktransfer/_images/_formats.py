@@ -1,0 +1,221 @@
+"""Which encoded images are accepted, told from their first bytes; it must not decode any.
+
+Only the plugin that belongs to the bytes is ever handed them. ``Image.open`` is not used: it
+tries plugin after plugin, warns through a process-wide filter when an image is large, and
+obeys a global size limit that other code may have switched off.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TgaImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL.ImageFile import ImageFile
+
+from sktransfer.exceptions import ImageDecodeError
+
+ALLOWED = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, TGA, ICO, JPEG 2000 and DICOM"
+
+
+class _JpegFile(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose resolution is never looked up in its EXIF block.
+
+    Pillow does so while opening and warns about damaged blocks; under a warnings-as-errors filter
+    a sound image would be lost. The resolution is of no use here.
+    """
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+class Format(NamedTuple):
+    """A format that is accepted, and the Pillow class that reads it."""
+
+    name: str
+    plugin: type[ImageFile]
+
+
+_JPEG = Format("JPEG", _JpegFile)
+_JPEG2000 = Format("JPEG 2000", Jpeg2KImagePlugin.Jpeg2KImageFile)
+_PPM = Format("PPM", PpmImagePlugin.PpmImageFile)
+_TGA = Format("TGA", TgaImagePlugin.TgaImageFile)
+_TIFF = Format("TIFF", TiffImagePlugin.TiffImageFile)
+_WEBP = Format("WebP", WebPImagePlugin.WebPImageFile)
+
+_SIGNATURES: tuple[tuple[bytes, Format], ...] = (
+    (b"\xff\xd8\xff", _JPEG),
+    (b"\x89PNG\r\n\x1a\n", Format("PNG", PngImagePlugin.PngImageFile)),
+    (b"GIF87a", Format("GIF", GifImagePlugin.GifImageFile)),
+    (b"GIF89a", Format("GIF", GifImagePlugin.GifImageFile)),
+    (b"BM", Format("BMP", BmpImagePlugin.BmpImageFile)),
+    (b"II\x2a\x00", _TIFF),
+    (b"MM\x00\x2a", _TIFF),
+    (b"II\x2b\x00", _TIFF),
+    (b"MM\x00\x2b", _TIFF),
+    (b"\x00\x00\x01\x00", Format("ICO", IcoImagePlugin.IcoImageFile)),
+    (b"\xff\x4f\xff\x51", _JPEG2000),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", _JPEG2000),
+    *((b"P" + kind, _PPM) for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"f")),
+)
+
+# Things people really have in their folders. Naming them says more than "cannot identify".
+_REFUSED: tuple[tuple[bytes, str], ...] = (
+    (b"8BPS", "a Photoshop file"),
+    (b"%PDF", "a PDF document"),
+    (b"%!PS", "a PostScript file"),
+    (b"\x93NUMPY", "a NumPy .npy file (load it with numpy and pass the array)"),
+    (b"PK\x03\x04", "a ZIP archive (or .npz, .docx)"),
+    (b"\x1f\x8b", "a gzip file (.nii.gz?)"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"version https://git-lfs", "a Git LFS pointer: the image itself was never downloaded"),
+    (b"icns", "an Apple icon"),
+    (b"DDS ", "a DDS texture"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+    (b"qoif", "a QOI image"),
+)
+
+_HEIF_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+}
+
+
+def identify(data: bytes) -> Format | None:
+    """The allowed format these bytes are in, or None."""
+    if is_dicom(data):  # may hide behind a TIFF header, so it is asked first
+        return None
+    for signature, format_ in _SIGNATURES:
+        if data.startswith(signature):
+            return format_
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _WEBP
+    if refusal(data) is None and _looks_like_tga(data):
+        return _TGA
+    return None
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes are a DICOM file, whatever its name."""
+    return data[128:132] == b"DICM"
+
+
+# The beginning of a data set: an element of group 2 or 8, its kind and its length.
+_HEADLESS_DICOM = re.compile(
+    rb".?[\x02\x08]\0(?:.\0(?:UL|CS|UI|OB|DA|TM|SH|LO)|\0\0\x04\0\0\0|\x05\0.\0\0\0)", re.DOTALL
+)
+
+
+def refusal(data: bytes) -> str | None:
+    """What these bytes are, if they are something known that is not accepted."""
+    if not data:
+        return "the file is empty (0 bytes)"
+    if _HEADLESS_DICOM.match(data):
+        return (
+            "this looks like a DICOM file without its header (128 bytes and 'DICM'), which does "
+            "not say how it is encoded. Read it with pydicom.dcmread(path, force=True), and save "
+            "it with enforce_file_format=True"
+        )
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return _not_allowed(f"an {_HEIF_BRANDS[data[8:12]]} image")
+    for signature, name in _REFUSED:
+        if data.startswith(signature):
+            return _not_allowed(name)
+    head = data[:512].lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return _not_allowed("a web page, probably the error page of a failed download")
+    if head.startswith((b"<svg", b"<?xml")):
+        return _not_allowed("an XML or SVG file")
+    return None
+
+
+def _not_allowed(what: str) -> str:
+    return f"this is {what}, not an image that sktransfer reads ({ALLOWED})"
+
+
+def unknown(data: bytes) -> str:
+    """The message for bytes that are nothing known."""
+    head = data[:32]
+    if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
+        return _not_allowed("text")
+    return f"these bytes ({head[:8].hex(' ')} ...) are in none of the formats read: {ALLOWED}"
+
+
+def _looks_like_tga(data: bytes) -> bool:
+    """TGA has no signature; every field of its header must make sense instead."""
+    if len(data) < 18:
+        return False
+    color_map, kind, depth, flags = data[1], data[2], data[16], data[17]
+    width, height = struct.unpack_from("<HH", data, 12)
+    if not (width and height) or flags & 0xC0:
+        return False
+    if kind in (1, 9):
+        return color_map == 1 and depth == 8 and data[7] in (15, 16, 24, 32)
+    if kind in (2, 10):
+        return color_map in (0, 1) and depth in (16, 24, 32)
+    return kind in (3, 11) and color_map == 0 and depth in (8, 16)
+
+
+def early_sizes(data: bytes, format_: Format) -> list[tuple[int, int]]:
+    """Sizes that Pillow acts upon while it opens such a file, before it can be asked.
+
+    A GIF frame may be larger than its screen, and an icon is decoded as soon as it is opened.
+    """
+    try:
+        if format_.name == "GIF":
+            return _gif_sizes(data)
+        if format_.name == "ICO":
+            return _ico_sizes(data)
+    except (struct.error, IndexError):  # cut short: opening it will say so
+        pass
+    return []
+
+
+def _gif_sizes(data: bytes) -> list[tuple[int, int]]:
+    """Logical screen and extent of the first frame."""
+    screen = struct.unpack_from("<HH", data, 6)
+    flags = data[10]
+    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    while data[at] == 0x21:  # extension: label, then sub-blocks up to an empty one
+        at += 2
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+    if data[at] != 0x2C:
+        return [screen]
+    left, top, width, height = struct.unpack_from("<HHHH", data, at + 1)
+    return [screen, (max(screen[0], left + width), max(screen[1], top + height))]
+
+
+def _ico_sizes(data: bytes) -> list[tuple[int, int]]:
+    """Size of each image in an icon, as the image itself states it."""
+    sizes = []
+    for entry in range(struct.unpack_from("<H", data, 4)[0]):
+        (offset,) = struct.unpack_from("<I", data, 6 + 16 * entry + 12)
+        if data[offset : offset + 8] == b"\x89PNG\r\n\x1a\n":
+            if data[offset + 12 : offset + 16] != b"IHDR":
+                raise ImageDecodeError("damaged icon: a PNG in it does not begin with its size.")
+            sizes.append(struct.unpack_from(">II", data, offset + 16))
+        else:  # a BMP header; its height counts the mask too, and may be negative
+            width, height = struct.unpack_from("<ii", data, offset + 4)
+            sizes.append((abs(width), abs(height)))
+    return sizes

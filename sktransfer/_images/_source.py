@@ -1,0 +1,363 @@
+"""Rows of ``X``, one image each: opened once, hashed before decoding. It must not know networks
+nor what is done about rows that fail.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sktransfer._images._arrays import (
+    DecodedImage,
+    ValueScale,
+    array_to_image,
+    check_image_shape,
+    check_numeric,
+    check_value_range,
+    tensor_to_row,
+)
+from sktransfer._images._decode import decode_bytes, refuse_half_images
+from sktransfer._images._dicom_dataset import dataset_bytes, is_dataset
+from sktransfer._images._dicom_options import DicomFrame, DicomOptions
+from sktransfer._images._formats import is_dicom
+from sktransfer._images._pillow import check_size, image_to_image, orientation, tiff_scale
+from sktransfer._images._tables import is_missing, is_opener, table_of
+from sktransfer._utils import config as _config
+from sktransfer.exceptions import ImageDecodeError, SkTransferError
+
+# Two rows may be one Pillow object, and loading one is not safe in two threads at once.
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """One row, read but not decoded.
+
+    Attributes
+    ----------
+    digest : bytes
+        16 bytes of blake2b over everything in this row that changes the decoded image.
+    content : bytes, ndarray or PIL.Image.Image
+        The encoded file, the numbers with their channels last, or the loaded image.
+    value_range : (float, float), percentiles, "dtype" or None
+    index : int or None
+        Position of the row, for messages.
+    source : str or None
+        File name or kind of the row, for messages.
+    dicom : DicomOptions or None
+        How it is shown, if it is a DICOM file.
+    """
+
+    digest: bytes
+    content: bytes | np.ndarray | Image.Image
+    value_range: ValueScale | None = None
+    index: int | None = None
+    source: str | None = None
+    dicom: DicomOptions | None = None
+
+    def decode(self, min_side: int | None = None) -> DecodedImage:
+        """The image: a Pillow image of mode L or RGB, or float32 in [0, 1].
+
+        Parameters
+        ----------
+        min_side : int or None, default=None
+            If given, an encoded JPEG may come at 1/2, 1/4 or 1/8 of its size, so long as its
+            shorter side does not fall below this (``Preprocessing.min_decode_side``). None: in
+            full.
+
+        Raises
+        ------
+        ImageDecodeError
+            With the row's index and source.
+        """
+        try:
+            if isinstance(self.content, bytes):
+                return decode_bytes(self.content, self.value_range, min_side, self.dicom)
+            if isinstance(self.content, np.ndarray):
+                return array_to_image(self.content, self.value_range)
+            return image_to_image(self.content, self.value_range)
+        except ImageDecodeError as exc:
+            raise ImageDecodeError(exc.reason, self.index, self.source) from exc
+        except (MemoryError, SkTransferError):
+            raise
+        except Exception as exc:  # a Pillow image may contradict itself in any way
+            reason = f"this image cannot be converted: {exc}"
+            raise ImageDecodeError(reason, self.index, self.source) from exc
+
+
+class ImageSource:
+    """The rows of ``X``, one image each, in order.
+
+    Made by :func:`as_image_source`. Nothing is read before :meth:`open` is called, and a row that
+    fails affects no other. Safe to use from several threads; picklable if its rows are.
+
+    Parameters
+    ----------
+    rows : sequence
+        Paths, bytes, Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors ([C,] H, W);
+        or one array of shape (n, H, W[, C]).
+    value_range : (float, float), percentiles, "dtype" or None
+        Black and white of arrays and of files deeper than 8 bits.
+    n_columns : int or None
+        How many columns ``X`` has if it is two-dimensional, for scikit-learn's bookkeeping.
+    dicom : DicomOptions or None
+        How DICOM files are shown.
+    """
+
+    # Whether a digest says what the image is, in another source too.
+    lasting = True
+
+    def __init__(
+        self,
+        rows: Sequence[Any] | np.ndarray,
+        value_range: ValueScale | None = None,
+        n_columns: int | None = None,
+        dicom: DicomOptions | None = None,
+    ) -> None:
+        self._rows = rows
+        self.dicom = dicom
+        self.value_range = value_range
+        self.n_columns = n_columns
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:  # no path, no pixel: it may end up in a log
+        return f"{type(self).__name__}({len(self)} rows, value_range={self.value_range})"
+
+    def number(self, i: int) -> int:
+        """What row ``i`` is called in messages."""
+        return i
+
+    def describe(self, i: int) -> str:
+        """A few words for messages: the file's name, or the kind of the row."""
+        row = self._rows[i]
+        if isinstance(row, str | os.PathLike):
+            return Path(os.fsdecode(row)).name
+        if isinstance(row, bytes | bytearray | memoryview):
+            return "bytes"
+        if is_opener(row):
+            return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
+        if isinstance(row, Image.Image):
+            return "PIL image"
+        if isinstance(row, torch.Tensor):
+            return "tensor"
+        return "array" if isinstance(row, np.ndarray) else type(row).__name__
+
+    def open(self, i: int) -> EncodedImage:
+        """Read row ``i`` and take its digest, without decoding it.
+
+        Raises
+        ------
+        ImageDecodeError
+            If there is nothing to read; it has the row's index and source.
+        """
+        i = range(len(self))[i]
+        source = self.describe(i)
+        row, dicom = self._rows[i], self.dicom or DicomOptions()
+        if isinstance(row, DicomFrame):
+            dicom = DicomOptions(**{**dicom.get_params(), "frame": row.frame})
+        try:
+            content, digest = _read(row, self.value_range, dicom)
+        except ImageDecodeError as exc:
+            raise ImageDecodeError(exc.reason, i, source) from exc
+        return EncodedImage(digest, content, self.value_range, i, source, dicom)
+
+
+def as_image_source(
+    X: Any,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] | tuple[str, float, float] | str | None = None,
+    dicom: DicomOptions | None = None,
+) -> ImageSource:
+    """Rows of images from any accepted form of ``X``.
+
+    Parameters
+    ----------
+    X : list, ndarray, tensor, Series or DataFrame
+        One image a row:
+
+        - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
+          ``bytes`` of encoded files, Pillow images, pydicom datasets, arrays (H, W[, C]) or
+          tensors ([C,] H, W). A string is always a path; nothing is fetched. Files in archives
+          or elsewhere come as ``zipfile.Path`` or as ``OpenFile`` of your own ``fsspec.open``;
+        - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
+        - a tensor of shape (n, C, H, W);
+        - numbers of shape (n, pixels), flattened rows of ``image_shape``.
+    image_shape : tuple of int or None, default=None
+        (H, W) or (H, W, C) of flattened rows; one of them may be -1. Inferred for square gray or
+        RGB images. Other forms of ``X`` have their own shapes and ignore it.
+    value_range : (float, float), "dtype", "percentile", ("percentile", low, high) or None, \
+            default=None
+        The values that are black and white in arrays (not of booleans), and in gray files deeper
+        than 8 bits. None means 0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and
+        for files what they declare; "dtype" all that an integer type can hold. Values outside are
+        an error. "percentile" scales each image from its own 1st to its 99th percentile, and
+        what lies outside is black or white.
+    dicom : DicomOptions or None, default=None
+        How DICOM files are shown. None: the defaults.
+
+    Returns
+    -------
+    ImageSource
+
+    Raises
+    ------
+    ValueError
+        If ``X`` as a whole makes no sense as images: shape, range of values, no rows.
+    TypeError
+        If ``X`` is sparse, a single image, or nothing of the above.
+
+    Notes
+    -----
+    The digest of a row is the same whichever way the same bytes or the same array come, so that
+    copies of an image are recognized. Of color with 16 bits a channel the upper 8 are kept.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer._images import as_image_source
+    >>> source = as_image_source(np.zeros((2, 8, 6, 3), dtype=np.uint8))
+    >>> len(source)
+    2
+    >>> source.open(0).decode().size
+    (6, 8)
+    """
+    scale = check_value_range(value_range)
+    if dicom is not None:
+        dicom.check()
+    table = table_of(X, image_shape, scale)
+    return ImageSource(table.rows, scale, table.n_columns, dicom)
+
+
+def _read(
+    row: Any, value_range: ValueScale | None, dicom: DicomOptions
+) -> tuple[bytes | np.ndarray | Image.Image, bytes]:
+    """Content and digest of one row."""
+    if isinstance(row, str | os.PathLike):
+        return _encoded(read_file(row), value_range, dicom)
+    if isinstance(row, bytes | bytearray | memoryview):
+        return _encoded(bytes(row), value_range, dicom)
+    if is_opener(row):
+        return _encoded(_read_opened(row), value_range, dicom)
+    if is_dataset(row):
+        return _encoded(dataset_bytes(row), value_range, dicom)
+    if isinstance(row, Image.Image):
+        return row, _image_digest(row, value_range)
+    if isinstance(row, torch.Tensor):
+        row = tensor_to_row(row)
+    if isinstance(row, np.ndarray):
+        try:
+            check_numeric(row)
+        except ValueError as exc:
+            raise ImageDecodeError(str(exc)) from exc
+        check_image_shape(row)
+        if row.ndim == 3 and row.shape[2] == 1:  # the same image as (H, W)
+            row = row[:, :, 0]
+        header = (row.dtype.str, row.shape, value_range)
+        return row, _digest("array", header, np.ascontiguousarray(row))
+    if is_missing(row):
+        raise ImageDecodeError(f"there is no image in this row (it holds {row!r}).")
+    raise ImageDecodeError(
+        f"a row must be a path, bytes, a Pillow image, a pydicom dataset, an array or a "
+        f"tensor; got {type(row).__name__}."
+    )
+
+
+def _encoded(
+    data: bytes, value_range: ValueScale | None, dicom: DicomOptions
+) -> tuple[bytes, bytes]:
+    """A file's content and digest; how DICOM files are shown concerns these alone."""
+    header = (value_range, dicom.fingerprint) if is_dicom(data) else value_range
+    return data, _digest("file", header, data)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a file.
+
+    Raises
+    ------
+    ImageDecodeError
+        If there is none, it is too long for an image, or it is a pipe or a device.
+    """
+    try:
+        # A pipe would keep `open` waiting for a writer, and a device may never end.
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageDecodeError(f"{os.fsdecode(path)!r} is not a regular file.")
+            if status.st_size > _config.MAX_FILE_BYTES:
+                raise ImageDecodeError(
+                    f"the file has {status.st_size:,} bytes, more than the "
+                    f"{_config.MAX_FILE_BYTES:,} that are read."
+                )
+            return file.read()
+    except FileNotFoundError as exc:
+        name = os.fsdecode(path)
+        if "://" in name[:12]:
+            raise ImageDecodeError(
+                f"strings are paths and nothing is fetched: download {name!r} first."
+            ) from exc
+        raise ImageDecodeError(
+            f"no such file: {name!r}"
+            + ("" if os.path.isabs(name) else " (relative to the working directory).")
+        ) from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL character in the name
+        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+
+
+def _read_opened(row: Any) -> bytes:
+    """The content of what the user's own library opens, of an archive or a store elsewhere."""
+    limit = _config.MAX_FILE_BYTES
+    try:
+        with row.open("rb") if isinstance(row, zipfile.Path) else row as file:
+            data = file.read(limit + 1)
+    except MemoryError:
+        raise
+    except Exception as exc:  # whatever that library raises
+        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+    if len(data) > limit:
+        raise ImageDecodeError(f"the file has more than the {limit:,} bytes that are read.")
+    return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _image_digest(image: Image.Image, value_range: ValueScale | None) -> bytes:
+    check_size(image.size)
+    if getattr(image, "tile", None):  # opened, but its pixels not read yet
+        refuse_half_images()
+    try:
+        with _LOADING:
+            image.load()
+    except (MemoryError, ImageDecodeError):
+        raise
+    except Exception as exc:  # a lazily opened file may turn out damaged in any way
+        raise ImageDecodeError(f"damaged image: {exc}") from exc
+    palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
+    header = (
+        *(image.mode, image.size, image.format if image.mode == "I" else None),
+        *(orientation(image), image.info.get("transparency"), palette, value_range),
+        *tiff_scale(image),
+    )
+    return _digest("image", header, image.tobytes())
+
+
+def _digest(kind: str, header: Any, data: Any) -> bytes:
+    digest = blake2b(f"{kind}|{header!r}|".encode(), digest_size=16)
+    digest.update(data)
+    return digest.digest()

@@ -1,0 +1,1 @@
+"""Configuration, random numbers, splits, resampling and plotting; nothing about images."""

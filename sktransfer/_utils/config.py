@@ -1,0 +1,161 @@
+"""Every environment variable, default and directory in one place; it must not know any module."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from sktransfer.exceptions import MissingDependencyError
+
+# A directory of weight files that is looked at before torch's hub cache (air-gapped machines).
+WEIGHTS_DIR_VARIABLE = "SKTRANSFER_WEIGHTS_DIR"
+# Where sktransfer keeps what it must remember: digests of weights that were seen once.
+HOME_VARIABLE = "SKTRANSFER_HOME"
+# "1" forbids every download.
+OFFLINE_VARIABLE = "SKTRANSFER_OFFLINE"
+
+# Pillow warns at this many pixels and refuses at twice as many; here the warning is the limit.
+MAX_IMAGE_PIXELS = 89_478_485
+# A file this long is no image within that limit in any of the formats.
+MAX_FILE_BYTES = 2**30
+# What a deflated DICOM file may expand to: sixteen bits for each pixel of that limit.
+MAX_INFLATED_BYTES = 2 * MAX_IMAGE_PIXELS
+# Address space of a process that decodes DICOM files; its libraries take a tenth of it.
+HELPER_MEMORY_BYTES = 2 * 2**30
+
+# What the memory tier of the activation store may hold in one process, unless this variable says
+# otherwise.
+MEMORY_CACHE_VARIABLE = "SKTRANSFER_MEMORY_BYTES"
+MEMORY_CACHE_BYTES = 512 * 2**20
+# What a directory of activations may hold, unless this variable says otherwise.
+DIRECTORY_CACHE_VARIABLE = "SKTRANSFER_CACHE_BYTES"
+DIRECTORY_CACHE_BYTES = 20 * 2**30
+# Set by the process that imports sktransfer first, read by the workers it starts; "" for none.
+SESSION_VARIABLE = "SKTRANSFER_SESSION"
+
+
+# Limits of containers on memory, and what is taken of them: versions 2 and 1 of control groups.
+_CONTROL_GROUPS = [
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+]
+# Where nothing tells.
+_ASSUMED_MEMORY = 4 * 2**30
+
+
+class Session(NamedTuple):
+    """The process that workers work for, and the directory they share activations in."""
+
+    owner: int
+    directory: Path
+
+
+def weights_directory() -> Path | None:
+    """Directory named by ``SKTRANSFER_WEIGHTS_DIR``, or None."""
+    value = os.environ.get(WEIGHTS_DIR_VARIABLE)
+    return Path(value).expanduser() if value else None
+
+
+def home_directory() -> Path:
+    """Directory for sktransfer's own small records (``SKTRANSFER_HOME``)."""
+    value = os.environ.get(HOME_VARIABLE)
+    if value:
+        return Path(value).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base).expanduser() / "sktransfer"
+    try:
+        return Path.home() / ".cache" / "sktransfer"
+    except RuntimeError:  # a container's user without a home
+        return Path(tempfile.gettempdir()) / f"sktransfer-{os.getuid()}"
+
+
+def offline() -> bool:
+    """Whether ``SKTRANSFER_OFFLINE`` forbids downloads."""
+    return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
+
+
+def memory_cache_bytes() -> int:
+    """Bound on activations in this process's memory, in bytes (``SKTRANSFER_MEMORY_BYTES``)."""
+    return _bytes_of(MEMORY_CACHE_VARIABLE, MEMORY_CACHE_BYTES)
+
+
+def directory_cache_bytes() -> int:
+    """Bound on a directory of activations, in bytes (``SKTRANSFER_CACHE_BYTES``)."""
+    return _bytes_of(DIRECTORY_CACHE_VARIABLE, DIRECTORY_CACHE_BYTES)
+
+
+def _bytes_of(variable: str, default: int) -> int:
+    value = os.environ.get(variable)
+    if not value:
+        return default
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"{variable} must be a number of bytes; got {value!r}.") from None
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: what the machine has, or its container allows."""
+    free = [_available()]
+    for limit, used in _CONTROL_GROUPS:
+        try:
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(0, min(free))
+
+
+def _available() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:  # half of all there is, where the system does not say what is free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return _ASSUMED_MEMORY
+
+
+def session() -> Session | None:
+    """The session this process belongs to; its own, or that of the process that started it."""
+    owner, _, directory = os.environ.get(SESSION_VARIABLE, "").partition(":")
+    return Session(int(owner), Path(directory)) if owner.isdigit() and directory else None
+
+
+def set_session(owner: int, directory: Path) -> None:
+    """Begin a session, unless the variable is set to "" to have none."""
+    os.environ.setdefault(SESSION_VARIABLE, f"{owner}:{directory}")
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import an optional package or say which extra brings it.
+
+    Parameters
+    ----------
+    module : str
+        Dotted module name.
+    extra : str
+        Name of the extra in ``pyproject.toml``.
+    purpose : str
+        What it is needed for, as the beginning of a sentence.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        package = module.split(".")[0]
+        raise MissingDependencyError(
+            f"{purpose} needs the package {package!r}, which is not installed. "
+            f'Install it with: pip install "sktransfer[{extra}]"'
+        ) from exc

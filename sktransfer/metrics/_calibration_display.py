@@ -1,0 +1,237 @@
+"""CalibrationDisplay: a reliability diagram that shows how sure it is; it must not know models."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
+
+from sktransfer._utils.displays import ScoreDisplay, label_of, new_axes, remove_spines
+from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
+from sktransfer.metrics._decisions import check_probabilities
+from sktransfer.metrics._labels import Interval, binary_scores, positive_label
+from sktransfer.metrics._rates import rate_of
+
+
+class CalibrationDisplay(ScoreDisplay):
+    """Reliability diagram with a binomial interval for each bin.
+
+    scikit-learn's :class:`~sklearn.calibration.CalibrationDisplay` with what it lacks: how far each
+    point may be off, how many rows are in it, slope and intercept. Make one with
+    :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs matplotlib
+    (extra ``plot``) to plot.
+
+    Parameters
+    ----------
+    prob_true, prob_pred : ndarray of shape (n_bins,)
+        Share of positive rows and mean probability of each bin that has rows.
+    low, high : ndarray of shape (n_bins,)
+        Interval of ``prob_true``.
+    counts : ndarray of shape (n_bins,)
+        Rows in each bin.
+    y_prob : ndarray of shape (n,)
+        All probabilities.
+    slope, intercept : Interval
+        Of :func:`~sktransfer.metrics.calibration_slope` and
+        :func:`~sktransfer.metrics.calibration_intercept`.
+    name : str or None
+        For the legend.
+    pos_label : int, float, bool or str
+        The positive class.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+        The points.
+    errorbar_ : matplotlib ErrorbarContainer
+    rug_ : matplotlib collection
+        Histogram of the probabilities along the lower edge.
+
+    See Also
+    --------
+    DecisionCurveDisplay : Whether acting on the probabilities does good.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import CalibrationDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> p = rng.random(500)
+    >>> display = CalibrationDisplay.from_predictions(rng.random(500) < p, p, n_bins=5)
+    >>> display.counts.sum().item(), bool((display.low < display.high).all())
+    (500, True)
+    """
+
+    _methods = ("predict_proba",)
+
+    def __init__(
+        self,
+        *,
+        prob_true: np.ndarray,
+        prob_pred: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        counts: np.ndarray,
+        y_prob: np.ndarray,
+        slope: Interval,
+        intercept: Interval,
+        name: str | None = None,
+        pos_label: Any = None,
+    ) -> None:
+        self.prob_true = prob_true
+        self.prob_pred = prob_pred
+        self.low = low
+        self.high = high
+        self.counts = counts
+        self.y_prob = y_prob
+        self.slope = slope
+        self.intercept = intercept
+        self.name = name
+        self.pos_label = pos_label
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_prob: Any,
+        *,
+        n_bins: int = 10,
+        strategy: str = "quantile",
+        groups: Any = None,
+        confidence: float = 0.95,
+        pos_label: Any = None,
+        name: str | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> CalibrationDisplay:
+        """Plot from true labels and probabilities.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n,)
+            True labels of two classes.
+        y_prob : array-like of shape (n,)
+            Probabilities of the positive class.
+        n_bins : int, default=10
+        strategy : {"quantile", "uniform"}, default="quantile"
+            Bins with equally many rows, or of equal width; as scikit-learn cuts them.
+        groups : array-like of shape (n,) or None, default=None
+            Patients: intervals then take into account that their rows are alike.
+        confidence : float, default=0.95
+        pos_label : int, float, bool, str or None, default=None
+            The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
+        name : str or None, default=None
+            For the legend.
+        ax : matplotlib Axes or None, default=None
+            Where to plot. None makes new ones.
+        **kwargs
+            As of :meth:`plot`.
+
+        Returns
+        -------
+        CalibrationDisplay
+        """
+        if n_bins < 1:
+            raise ValueError(f"n_bins must be at least 1; got {n_bins!r}.")
+        label = positive_label(y_true, pos_label)
+        rows = binary_scores(y_true, y_prob, pos_label=label, groups=groups, name="y_prob")
+        proba = check_probabilities(rows.score, len(rows.positive))
+        edges = np.linspace(0, 1, n_bins + 1)
+        if strategy == "quantile":
+            edges = np.percentile(proba, edges * 100)
+        elif strategy != "uniform":
+            raise ValueError(f"strategy must be 'quantile' or 'uniform'; got {strategy!r}.")
+        codes = np.searchsorted(edges[1:-1], proba)
+        filled = np.unique(codes)
+        found = [
+            rate_of(
+                rows.positive[codes == each],
+                None if rows.groups is None else rows.groups[codes == each],
+                confidence,
+            )
+            for each in filled
+        ]
+        settings = {"pos_label": label, "groups": groups, "confidence": confidence}
+        with warnings.catch_warnings():
+            # The legend says that there is no finite slope.
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
+            slope = calibration_slope(y_true, y_prob, **settings)
+        display = cls(
+            prob_true=np.array([rate.estimate for rate in found]),
+            prob_pred=np.array([proba[codes == each].mean() for each in filled]),
+            low=np.array([rate.low for rate in found]),
+            high=np.array([rate.high for rate in found]),
+            counts=np.array([int((codes == each).sum()) for each in filled]),
+            y_prob=proba,
+            slope=slope,
+            intercept=calibration_intercept(y_true, y_prob, **settings),
+            name="Classifier" if name is None else name,
+            pos_label=label,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        ref_line: bool = True,
+        curve_kwargs: dict[str, Any] | None = None,
+        despine: bool = False,
+    ) -> CalibrationDisplay:
+        """Plot the points with their intervals, and where the probabilities are.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to plot. None makes new ones.
+        name : str or None, default=None
+            For the legend. None: the ``name`` of the display.
+        ref_line : bool, default=True
+            Whether to draw the line of perfect calibration.
+        curve_kwargs : dict or None, default=None
+            For matplotlib's ``errorbar``.
+        despine : bool, default=False
+            Whether to leave the top and right lines of the frame out.
+
+        Returns
+        -------
+        CalibrationDisplay
+        """
+        self.ax_, self.figure_ = new_axes(ax, self)
+        perfect = "Perfectly calibrated"
+        if ref_line and perfect not in self.ax_.get_legend_handles_labels()[1]:
+            self.ax_.plot([0, 1], [0, 1], "k:", label=perfect)
+        name = self.name if name is None else name
+        style = {
+            "fmt": "s-",
+            "capsize": 3,
+            "elinewidth": 1,
+            "markersize": 5,
+            "label": f"{name} (slope {self.slope.estimate:.2f}, "
+            f"intercept {self.intercept.estimate:.2f})",
+            **(curve_kwargs or {}),
+        }
+        away = np.abs([self.low - self.prob_true, self.high - self.prob_true])
+        self.errorbar_ = self.ax_.errorbar(self.prob_pred, self.prob_true, yerr=away, **style)
+        self.line_ = self.errorbar_.lines[0]
+        # A tenth of the height for the histogram, below zero so that it hides no point.
+        counts, edges = np.histogram(self.y_prob, bins=50, range=(0, 1))
+        tops = -0.1 + 0.09 * np.append(counts, counts[-1]) / counts.max()
+        self.rug_ = self.ax_.fill_between(
+            edges, -0.1, tops, step="post", color=self.line_.get_color(), alpha=0.4
+        )
+        self.ax_.set(
+            xlabel=label_of("Mean predicted probability", self.pos_label),
+            ylabel=label_of("Fraction of positives", self.pos_label),
+            xlim=(-0.01, 1.01),
+            ylim=(-0.1, 1.01),
+        )
+        self.ax_.legend(loc="upper left", fontsize="small")
+        if despine:
+            remove_spines(self.ax_)
+        return self

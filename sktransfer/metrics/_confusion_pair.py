@@ -1,0 +1,219 @@
+"""ConfusionPairDisplay: what network and experts confuse, side by side; it must not know scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.utils.multiclass import unique_labels
+
+from sktransfer._utils.config import import_optional
+
+
+class ConfusionPairDisplay:
+    """Confusion matrices of a network and of experts, on the same rows and the same scale.
+
+    Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
+    ``plot``) to plot.
+
+    Parameters
+    ----------
+    matrices : dict of str to ndarray of shape (n_classes, n_classes)
+        One for each who judged, the network first.
+    display_labels : ndarray of shape (n_classes,)
+        Names of the classes.
+    normalize : {"true", "pred", "all"} or None
+        What the numbers are shares of.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure or SubFigure
+    axes_ : ndarray of matplotlib Axes
+        One for each who judged.
+    displays_ : list of sklearn.metrics.ConfusionMatrixDisplay
+
+    See Also
+    --------
+    sklearn.metrics.ConfusionMatrixDisplay : A single matrix.
+    ReaderStudyDisplay : Sensitivity and specificity of the same people.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import ConfusionPairDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 3, 200)
+    >>> network, expert = (np.where(rng.random(200) < p, y, (y + 1) % 3) for p in (0.9, 0.8))
+    >>> display = ConfusionPairDisplay.from_predictions(y, network, readers={"expert": expert})
+    >>> len(display.axes_)
+    2
+    """
+
+    def __init__(
+        self,
+        *,
+        matrices: dict[str, np.ndarray],
+        display_labels: np.ndarray,
+        normalize: str | None = "true",
+    ) -> None:
+        self.matrices = matrices
+        self.display_labels = display_labels
+        self.normalize = normalize
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        readers: Any,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> ConfusionPairDisplay:
+        """Predict with a fitted classifier, and plot.
+
+        Parameters
+        ----------
+        estimator : estimator instance
+            Fitted classifier.
+        X : array-like, list or DataFrame
+            Rows it has not seen.
+        y : array-like of shape (n,)
+            True labels.
+        readers : mapping of str to array-like of shape (n,), or DataFrame
+            The label that each expert gave each row.
+        name : str or None, default=None
+            Title of the network's matrix. None: the name of the estimator's class.
+        **kwargs
+            As of :meth:`from_predictions`.
+
+        Returns
+        -------
+        ConfusionPairDisplay
+        """
+        name = type(estimator).__name__ if name is None else name
+        return cls.from_predictions(y, estimator.predict(X), readers=readers, name=name, **kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        readers: Any,
+        labels: Any = None,
+        display_labels: Any = None,
+        normalize: str | None = "true",
+        pool: bool = False,
+        name: str = "Classifier",
+        figure: Any = None,
+        **kwargs: Any,
+    ) -> ConfusionPairDisplay:
+        """Plot from labels.
+
+        Parameters
+        ----------
+        y_true, y_pred : array-like of shape (n,)
+            True labels, and those of the network.
+        readers : mapping of str to array-like of shape (n,), or DataFrame
+            The label that each expert gave each row.
+        labels : array-like of shape (n_classes,) or None, default=None
+            Classes in the order to show. None: those that occur, sorted.
+        display_labels : array-like of shape (n_classes,) or None, default=None
+            Their names. None: the labels themselves.
+        normalize : {"true", "pred", "all"} or None, default="true"
+            Shares of the true class, of the called one, or of all rows; None: counts.
+        pool : bool, default=False
+            Whether all experts go into a single matrix.
+        name : str, default="Classifier"
+            Title of the network's matrix.
+        figure : matplotlib Figure or SubFigure or None, default=None
+            Where to plot. None makes a new one.
+        **kwargs
+            As of :meth:`plot`.
+
+        Returns
+        -------
+        ConfusionPairDisplay
+        """
+        raters = {str(who): np.asarray(given) for who, given in dict(readers).items()}
+        if not raters:
+            raise ValueError("readers is empty: for the network alone use ConfusionMatrixDisplay.")
+        truth = np.asarray(y_true)
+        for who, given in raters.items():
+            if given.shape != truth.shape:
+                raise ValueError(
+                    f"{who!r} has readings of shape {given.shape} for {len(truth)} rows of y_true."
+                )
+        if name in raters:
+            raise ValueError(f"A reader and the network are both called {name!r}; give name.")
+        if labels is None:
+            labels = unique_labels(truth, y_pred, *raters.values())
+        counts = {name: confusion_matrix(truth, y_pred, labels=labels)}
+        each = {who: confusion_matrix(truth, given, labels=labels) for who, given in raters.items()}
+        if pool and len(each) > 1:
+            each = {f"{len(each)} readers": np.sum(list(each.values()), axis=0)}
+        matrices = {
+            who: normalized(matrix, normalize) for who, matrix in {**counts, **each}.items()
+        }
+        shown = labels if display_labels is None else display_labels
+        display = cls(matrices=matrices, display_labels=np.asarray(shown), normalize=normalize)
+        return display.plot(figure=figure, **kwargs)
+
+    def plot(
+        self, *, figure: Any = None, cmap: Any = "Blues", values_format: str | None = None
+    ) -> ConfusionPairDisplay:
+        """Plot the matrices in a row.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure or None, default=None
+            Where to plot. None makes a new one.
+        cmap : str or matplotlib Colormap, default="Blues"
+        values_format : str or None, default=None
+            Of the numbers. None: two decimals for shares.
+
+        Returns
+        -------
+        ConfusionPairDisplay
+        """
+        pyplot = import_optional(
+            "matplotlib.pyplot", extra="plot", purpose="ConfusionPairDisplay.plot"
+        )
+        n = len(self.matrices)
+        if figure is None:
+            figure = pyplot.figure(figsize=(3.6 * n + 0.6, 3.6), layout="constrained")
+        self.figure_ = figure
+        self.axes_ = figure.subplots(1, n, squeeze=False, sharey=True).ravel()
+        top = max(float(matrix.max()) for matrix in self.matrices.values())
+        top = 1.0 if self.normalize in ("true", "pred") else top
+        if values_format is None:
+            values_format = "d" if self.normalize is None else ".2f"
+        self.displays_: list[ConfusionMatrixDisplay] = []
+        for ax, (who, matrix) in zip(self.axes_, self.matrices.items(), strict=True):
+            display = ConfusionMatrixDisplay(matrix, display_labels=self.display_labels)
+            display.plot(
+                ax=ax,
+                cmap=cmap,
+                values_format=values_format,
+                colorbar=False,
+                im_kw={"vmin": 0, "vmax": top},
+            )
+            ax.set_title(who)
+            if self.displays_:
+                ax.set_ylabel("")
+            self.displays_.append(display)
+        return self
+
+
+def normalized(matrix: np.ndarray, normalize: str | None) -> np.ndarray:
+    """Counts as shares, as scikit-learn's ``confusion_matrix`` has them."""
+    if normalize is None:
+        return matrix
+    if normalize not in ("true", "pred", "all"):
+        raise ValueError(f"normalize must be 'true', 'pred', 'all' or None; got {normalize!r}.")
+    axis = {"true": 1, "pred": 0, "all": None}[normalize]
+    total = matrix.sum(axis=axis, keepdims=True)
+    return np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)

@@ -1,0 +1,351 @@
+"""ReaderStudyDisplay: a network's ROC curve among the experts; it must not know images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+from sklearn.metrics import roc_curve
+
+from sktransfer._utils.displays import ScoreDisplay, label_of, new_axes, remove_spines
+from sktransfer.metrics._bootstrap import roc_curve_band
+from sktransfer.metrics._labels import Interval, positive_label
+from sktransfer.metrics._rates import sensitivity_specificity
+from sktransfer.metrics._report import OperatingPoint, operating_point
+from sktransfer.metrics._roc import roc_auc_interval
+
+# Esteva et al. (2017) have experts red and their mean green, which many cannot tell apart.
+_READER, _MEAN = "#D55E00", "#5D3A9B"
+
+
+class Reader(NamedTuple):
+    """Sensitivity and specificity of a reader, each ``(estimate, low, high)``."""
+
+    sensitivity: Interval
+    specificity: Interval
+
+
+class ReaderStudyDisplay(ScoreDisplay):
+    """ROC curve of a network with the experts as points.
+
+    Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
+    matplotlib (extra ``plot``) to plot.
+
+    Parameters
+    ----------
+    fpr, tpr : ndarray
+        The curve.
+    roc_auc : Interval
+        Area under it.
+    band : tuple of three ndarray, or None
+        False-positive rates, and the lowest and highest sensitivity at each.
+    readers : dict of str to Reader
+        The experts.
+    mean_reader : Reader or None
+        The average expert.
+    operating_point : OperatingPoint or None
+        The threshold that was chosen, on these rows.
+    name : str or None
+        Of the network.
+    pos_label : int, float, bool or str
+        The positive class.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+        The curve.
+    band_ : matplotlib collection or None
+    readers_ : list of matplotlib ErrorbarContainer
+    mean_reader_, operating_point_ : matplotlib ErrorbarContainer or None
+
+    See Also
+    --------
+    sklearn.metrics.RocCurveDisplay : The curve alone, or several.
+    ConfusionPairDisplay : What network and experts confuse.
+
+    Notes
+    -----
+    Experts are points since they do not give scores. They must have read the very rows of the
+    curve: restrict the curve to the images that they saw. An expert on the curve does as well as
+    the network at that threshold; one above it does better [1]_.
+
+    References
+    ----------
+    .. [1] Esteva et al.: Dermatologist-level classification of skin cancer with deep neural
+       networks. Nature 542 (2017).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import ReaderStudyDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.repeat([0, 1], 100)
+    >>> readers = {f"reader {i}": rng.normal(2 * y) > 1 for i in range(3)}  # simulated
+    >>> display = ReaderStudyDisplay.from_predictions(
+    ...     y, rng.normal(2 * y), readers=readers, threshold=0.5
+    ... )
+    >>> len(display.readers_)
+    3
+    """
+
+    _shows_threshold = True
+
+    def __init__(
+        self,
+        *,
+        fpr: np.ndarray,
+        tpr: np.ndarray,
+        roc_auc: Interval,
+        band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+        readers: dict[str, Reader] | None = None,
+        mean_reader: Reader | None = None,
+        operating_point: OperatingPoint | None = None,
+        name: str | None = None,
+        pos_label: Any = None,
+    ) -> None:
+        self.fpr = fpr
+        self.tpr = tpr
+        self.roc_auc = roc_auc
+        self.band = band
+        self.readers = readers
+        self.mean_reader = mean_reader
+        self.operating_point = operating_point
+        self.name = name
+        self.pos_label = pos_label
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_score: Any,
+        *,
+        readers: Any = None,
+        reader_points: Mapping[str, tuple[float, float]] | None = None,
+        threshold: float | None = None,
+        groups: Any = None,
+        confidence: float = 0.95,
+        band: bool = True,
+        pos_label: Any = None,
+        name: str | None = None,
+        random_state: Any = 0,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> ReaderStudyDisplay:
+        """Plot from true labels, scores and readings.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n,)
+            True labels of two classes.
+        y_score : array-like of shape (n,)
+            Scores of the positive class.
+        readers : mapping of str to array-like of shape (n,), or DataFrame, default=None
+            The label that each expert gave each row. One that is missing (None, NaN) is left out
+            for that expert.
+        reader_points : mapping of str to (sensitivity, specificity), default=None
+            Experts of whom only these are known; without intervals.
+        threshold : float or None, default=None
+            The one that was chosen; :meth:`from_estimator` takes the estimator's.
+        groups : array-like of shape (n,) or None, default=None
+            Patients: all intervals then take into account that their rows are alike.
+        confidence : float, default=0.95
+        band : bool, default=True
+            Whether to compute the band about the curve, by the bootstrap.
+        pos_label : int, float, bool, str or None, default=None
+            The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
+        name : str or None, default=None
+            Of the network, for the legend.
+        random_state : int, RandomState instance or None, default=0
+            Of the bootstrap.
+        ax : matplotlib Axes or None, default=None
+            Where to plot. None makes new ones.
+        **kwargs
+            As of :meth:`plot`.
+
+        Returns
+        -------
+        ReaderStudyDisplay
+        """
+        label = positive_label(y_true, pos_label)
+        settings = {"pos_label": label, "groups": groups, "confidence": confidence}
+        roc_auc = roc_auc_interval(y_true, y_score, **settings, random_state=random_state)
+        fpr, tpr, _ = roc_curve(y_true, y_score, pos_label=label, drop_intermediate=True)
+        found = {
+            name: _reader(y_true, readings, groups, confidence, label, name)
+            for name, readings in ({} if readers is None else dict(readers)).items()
+        }
+        for point, rates in (reader_points or {}).items():
+            if point in found:
+                raise ValueError(f"{point!r} is in readers and in reader_points.")
+            found[point] = Reader(*(Interval(rate, rate, rate) for rate in rates))
+        display = cls(
+            fpr=fpr,
+            tpr=tpr,
+            roc_auc=roc_auc,
+            band=roc_curve_band(y_true, y_score, **settings, random_state=random_state)
+            if band
+            else None,
+            readers=found,
+            mean_reader=_mean(list(found.values()), confidence) if len(found) > 1 else None,
+            operating_point=None
+            if threshold is None
+            else operating_point(y_true, y_score, threshold, **settings),
+            name="Classifier" if name is None else name,
+            pos_label=label,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
+        band_kwargs: dict[str, Any] | None = None,
+        reader_kwargs: dict[str, Any] | None = None,
+        plot_chance_level: bool = False,
+        chance_level_kw: dict[str, Any] | None = None,
+        despine: bool = False,
+    ) -> ReaderStudyDisplay:
+        """Plot the curve, its band, the experts and the operating point.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to plot. None makes new ones.
+        name : str or None, default=None
+            For the legend. None: the ``name`` of the display.
+        curve_kwargs, band_kwargs, reader_kwargs : dict or None, default=None
+            For matplotlib's ``plot``, ``fill_between`` and ``errorbar``.
+        plot_chance_level : bool, default=False
+            Whether to draw the diagonal.
+        chance_level_kw : dict or None, default=None
+            For matplotlib's ``plot`` of the diagonal.
+        despine : bool, default=False
+            Whether to leave the top and right lines of the frame out.
+
+        Returns
+        -------
+        ReaderStudyDisplay
+        """
+        self.ax_, self.figure_ = new_axes(ax, self)
+        name = self.name if name is None else name
+        area, low, high = self.roc_auc
+        text = f"{name} (AUC = {area:.2f}, {low:.2f} to {high:.2f})"
+        curve = {"label": text, "color": "C0", **(curve_kwargs or {})}
+        (self.line_,) = self.ax_.plot(self.fpr, self.tpr, **curve)
+        self.band_ = None
+        if self.band is not None:
+            band = {
+                "color": self.line_.get_color(),
+                "alpha": 0.15,
+                "linewidth": 0,
+                **(band_kwargs or {}),
+            }
+            self.band_ = self.ax_.fill_between(*self.band, **band)
+        if plot_chance_level:
+            chance = {"label": "Chance level (AUC = 0.5)", "color": "k", "linestyle": "--"}
+            self.ax_.plot([0, 1], [0, 1], **{**chance, **(chance_level_kw or {})})
+        self.readers_ = []
+        readers = self.readers or {}
+        for number, reader in enumerate(readers.values()):
+            style = {"fmt": "o", "color": _READER, "markersize": 5, "alpha": 0.7, "elinewidth": 0.7}
+            style["label"] = f"{len(readers)} readers" if number == 0 else None
+            if len(readers) == 1:
+                style["label"] = next(iter(readers))
+            self.readers_.append(self._point(reader, {**style, **(reader_kwargs or {})}))
+        self.mean_reader_ = None
+        if self.mean_reader is not None:
+            self.mean_reader_ = self._point(
+                self.mean_reader,
+                {"fmt": "P", "color": _MEAN, "markersize": 10, "label": "average reader"},
+            )
+        self.operating_point_ = None
+        if self.operating_point is not None:
+            own = self.operating_point
+            self.operating_point_ = self._point(
+                Reader(own.sensitivity, own.specificity),
+                {
+                    "fmt": "D",
+                    "color": "black",
+                    "markerfacecolor": "white",
+                    "markersize": 7,
+                    "elinewidth": 1,
+                    "zorder": 4,
+                    "label": f"operating point: sensitivity {own.sensitivity.estimate:.2f}, "
+                    f"specificity {own.specificity.estimate:.2f}",
+                },
+            )
+        self.ax_.set(
+            xlabel=label_of("1 - Specificity", self.pos_label),
+            ylabel=label_of("Sensitivity", self.pos_label),
+            xlim=(-0.01, 1.01),
+            ylim=(-0.01, 1.01),
+            aspect="equal",
+        )
+        self.ax_.legend(loc="lower right", fontsize="small")
+        if despine:
+            remove_spines(self.ax_)
+        return self
+
+    def _point(self, reader: Reader, style: dict[str, Any]) -> Any:
+        sensitivity, specificity = reader
+        across = np.array([[specificity.high], [specificity.low]]) - specificity.estimate
+        up = np.array([[sensitivity.low], [sensitivity.high]]) - sensitivity.estimate
+        return self.ax_.errorbar(
+            1 - specificity.estimate,
+            sensitivity.estimate,
+            xerr=np.abs(across),
+            yerr=np.abs(up),
+            **style,
+        )
+
+
+def _reader(
+    y_true: Any, readings: Any, groups: Any, confidence: float, label: Any, name: str
+) -> Reader:
+    truth, given = np.asarray(y_true), np.asarray(readings)
+    if given.shape != truth.shape:
+        raise ValueError(
+            f"{name!r} has readings of shape {given.shape} for {len(truth)} rows of y_true."
+        )
+    read = ~pd.isna(given)
+    if not (truth[read] == label).any() or (truth[read] == label).all():
+        raise ValueError(f"{name!r} read no rows of one of the two classes.")
+    if given.dtype == bool and truth.dtype != bool:
+        given = np.where(given, label, next(each for each in np.unique(truth) if each != label))
+    unknown = np.setdiff1d(given[read], truth)
+    if len(unknown):
+        raise ValueError(
+            f"{name!r} has readings that are not among the labels of y_true: {unknown.tolist()}."
+        )
+    patients = None if groups is None else np.asarray(groups)[read]
+    return Reader(
+        *sensitivity_specificity(
+            truth[read],
+            given[read].astype(truth.dtype),
+            pos_label=label,
+            groups=patients,
+            confidence=confidence,
+        )
+    )
+
+
+def _mean(readers: list[Reader], confidence: float) -> Reader:
+    """Mean of the readers, with the interval of another mean of as many readers like these."""
+
+    def mean(rates: np.ndarray) -> Interval:
+        error = rates.std(ddof=1) / np.sqrt(len(rates))
+        half = student.ppf(0.5 + confidence / 2, len(rates) - 1) * error
+        low, high = np.clip([rates.mean() - half, rates.mean() + half], 0, 1)
+        return Interval(float(rates.mean()), float(low), float(high))
+
+    return Reader(
+        mean(np.array([reader.sensitivity.estimate for reader in readers])),
+        mean(np.array([reader.specificity.estimate for reader in readers])),
+    )

