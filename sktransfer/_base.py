@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransfer._backbones import InputSpec
@@ -24,6 +23,7 @@ from sktransfer._images import (
     as_image_source,
     make_preprocessing,
 )
+from sktransfer._utils.sklearn_compat import Interval, StrOptions
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 _LARGEST_SEED = np.iinfo(np.int32).max

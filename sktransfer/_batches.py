@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import _safe_indexing
 from torch import Tensor
 
 from sktransfer._backbones import Backbone, InputSpec
 from sktransfer._base import ImageInputMixin, n_decoding_threads, resolve_device, seed_from
 from sktransfer._frozen import Job, Outcome, run
 from sktransfer._persistence import request_source
+from sktransfer._utils.sklearn_compat import _safe_indexing
 from sktransfer.exceptions import ImageDecodeError
 
 

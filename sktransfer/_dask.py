@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils._set_output import _get_output_config
 
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.sklearn_compat import _get_output_config
 
 _LAZY = (("dask.dataframe", "DataFrame"), ("dask.dataframe", "Series"), ("dask.bag", "Bag"))
 

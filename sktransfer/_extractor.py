@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
-from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torchvision.models import WeightsEnum
 
@@ -39,6 +38,7 @@ from sktransfer._frozen import (
 )
 from sktransfer._images import DicomOptions, ImageSource
 from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
+from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
 
 
 class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):

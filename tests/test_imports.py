@@ -124,3 +124,14 @@ def test_only_finetune_imports_skorch():
         if "_finetune" not in str(path):
             assert "import skorch" not in path.read_text()
             assert "from skorch" not in path.read_text()
+
+
+def test_private_names_of_sklearn_are_imported_in_one_file():
+    for path in MODULES:
+        if path.name == "sklearn_compat.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sklearn":
+                parts = [*node.module.split("."), *(alias.name for alias in node.names)]
+                private = [part for part in parts if part.startswith("_")]
+                assert not private, f"{path.name}: import {private} from _utils/sklearn_compat.py"

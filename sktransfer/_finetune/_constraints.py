@@ -6,7 +6,6 @@ import os
 from numbers import Integral, Real
 from typing import Any
 
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torchvision.models import WeightsEnum
 
 from sktransfer._finetune._checkpoint import SILENT, identity
@@ -14,6 +13,7 @@ from sktransfer._finetune._head import check_head
 from sktransfer._finetune._losses import LOSSES, check_loss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
 from sktransfer._images import resolve_augmentation
+from sktransfer._utils.sklearn_compat import HasMethods, Interval, StrOptions
 
 CONSTRAINTS: dict[str, list[Any]] = {
     "backbone": [str, os.PathLike, HasMethods("fit")],

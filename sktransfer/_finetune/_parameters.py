@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import validate_parameter_constraints
+
+from sktransfer._utils.sklearn_compat import validate_parameter_constraints
 
 
 class Parameters:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, _check_y, check_consistent_length
+from sklearn.utils.validation import check_consistent_length
 
 from sktransfer._images import ImageSource
+from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
 from sktransfer._utils.splitting import holdout_split, read_groups
 from sktransfer.exceptions import ImageDecodeError
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
 from sktransfer._images._affine import FILL_MODES
 from sktransfer._images._arrays import DecodedImage
@@ -25,6 +24,7 @@ from sktransfer._images._augmentation_steps import (
     read_shift,
 )
 from sktransfer._images._mixing import mix_batch, soft_targets
+from sktransfer._utils.sklearn_compat import Interval, StrOptions, validate_parameter_constraints
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "light": {

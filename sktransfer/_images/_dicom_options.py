@@ -8,7 +8,8 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import StrOptions, validate_parameter_constraints
+
+from sktransfer._utils.sklearn_compat import StrOptions, validate_parameter_constraints
 
 # Part of every digest: raised when the same file and options come to give other pixels.
 _VERSION = 1

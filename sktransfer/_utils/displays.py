@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.utils import _safe_indexing
-from sklearn.utils._response import _get_response_values_binary
 
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.sklearn_compat import _get_response_values_binary, _safe_indexing
 
 
 def new_axes(ax: Any, owner: object, **settings: Any) -> tuple[Any, Any]:

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
-from sklearn.utils import _safe_indexing, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
+
+from sktransfer._utils.sklearn_compat import _safe_indexing
 
 # Groups looked at in all tries together: many groups need few tries to come near.
 _MAX_STEPS = 30_000

@@ -13,7 +13,6 @@ from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.feature_selection import SelectorMixin
 from sklearn.linear_model import LogisticRegression, SGDClassifier
-from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.preprocessing import (
     FunctionTransformer,
     MaxAbsScaler,
@@ -24,6 +23,8 @@ from sklearn.preprocessing import (
 )
 from torch import Tensor
 from torch.nn import functional
+
+from sktransfer._utils.sklearn_compat import is_linear_classifier
 
 _NORMS = {"l1": 1.0, "l2": 2.0, "max": torch.inf}
 
@@ -107,7 +108,7 @@ def as_classifier(classifier: Any) -> Classify:
     TypeError
         If it is not linear.
     """
-    if not isinstance(classifier, LinearClassifierMixin) or not hasattr(classifier, "coef_"):
+    if not is_linear_classifier(classifier) or not hasattr(classifier, "coef_"):
         raise no_gradient(classifier)
     weight = np.atleast_2d(classifier.coef_)  # RidgeClassifier has a vector for two classes
     linear = _linear(weight, classifier.intercept_)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _check_pos_label_consistency, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.sklearn_compat import _check_pos_label_consistency
 from sktransfer._utils.splitting import read_groups
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _estimator_has, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
+
+from sktransfer._utils.sklearn_compat import _estimator_has
 
 
 class DelegatedResponses:

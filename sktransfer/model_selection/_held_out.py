@@ -10,11 +10,14 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import StratifiedGroupKFold, check_cv
-from sklearn.utils import _safe_indexing
-from sklearn.utils._response import _get_response_values_binary
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._utils.sklearn_compat import (
+    _check_method_params,
+    _get_response_values_binary,
+    _safe_indexing,
+)
 from sktransfer.metrics import check_scores
 
 _DEFAULT_FOLDS = 5

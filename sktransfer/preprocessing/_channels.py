@@ -11,13 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from sktransfer._utils.sklearn_compat import _fit_context
 
 
 class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

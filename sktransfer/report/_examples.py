@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 
+from sktransfer._utils.sklearn_compat import _safe_indexing
 from sktransfer.inspection import (
     ErrorGalleryDisplay,
     SaliencyDisplay,

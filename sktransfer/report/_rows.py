@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from sktransfer._utils.sklearn_compat import _safe_indexing
 from sktransfer._utils.splitting import read_groups
 
 _METHODS = ("predict_proba", "decision_function")

@@ -1,0 +1,55 @@
+"""Every private name of scikit-learn that the library uses, imported here and nowhere else.
+
+These names may move or change in any release of scikit-learn; then this file alone is edited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import _fit_context
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils._plotting import _validate_score_name
+from sklearn.utils._response import _get_response_values_binary
+from sklearn.utils._set_output import _get_output_config
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_method_params,
+    _check_pos_label_consistency,
+    _check_sample_weight,
+    _check_y,
+    _estimator_has,
+)
+
+__all__ = [
+    "HasMethods",
+    "Interval",
+    "StrOptions",
+    "_check_feature_names_in",
+    "_check_method_params",
+    "_check_pos_label_consistency",
+    "_check_sample_weight",
+    "_check_y",
+    "_estimator_has",
+    "_fit_context",
+    "_get_output_config",
+    "_get_response_values_binary",
+    "_safe_indexing",
+    "_validate_score_name",
+    "is_linear_classifier",
+    "validate_parameter_constraints",
+]
+
+
+def is_linear_classifier(estimator: Any) -> bool:
+    """Return whether an estimator is one of scikit-learn's linear classifiers."""
+    # Imported when asked: the linear models take a noticeable part of the library's import.
+    from sklearn.linear_model._base import LinearClassifierMixin
+
+    return isinstance(estimator, LinearClassifierMixin)
