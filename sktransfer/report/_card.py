@@ -16,7 +16,7 @@ _HEADINGS = {
     "metrics": ("Metrics", "why these measures and this threshold", "operating"),
     "evaluation_data": ("Evaluation data", "where the test images come from", "partition"),
     "training_data": ("Training data", "where the training images come from", "partition"),
-    "quantitative_analyzes": ("Quantitative analyzes", "results", "roc"),
+    "quantitative_analyses": ("Quantitative analyses", "results", "roc"),
     "ethical_considerations": ("Ethical considerations", "risks, harms, consent, fairness", None),
     "caveats": ("Caveats and recommendations", "what was not tested", None),
 }

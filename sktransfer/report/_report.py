@@ -200,7 +200,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         Names of the classes, by label or in the order of ``estimator.classes_``.
     card : mapping of str to str, or None, default=None
         Text for the model card: "model_details", "intended_use", "out_of_scope", "factors",
-        "metrics", "evaluation_data", "training_data", "quantitative_analyzes",
+        "metrics", "evaluation_data", "training_data", "quantitative_analyses",
         "ethical_considerations", "caveats".
     title : str or None, default=None
     confidence : float, default=0.95

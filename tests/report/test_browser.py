@@ -51,7 +51,7 @@ def test_the_theme_follows_the_reader(page, dark, paper):
 
 
 def test_images_are_shown_and_nothing_is_wider_than_the_window(page):
-    script = "await Guarantee.all([...document.images].map(each => each.decode())); "
+    script = "await Promise.all([...document.images].map(each => each.decode())); "
     script += "return [[...document.images].map(each => each.naturalWidth), "
     script += "document.documentElement.scrollWidth, innerWidth];"
     widths, wide, window = browser.asked(page, script, "--window-size=500,900")

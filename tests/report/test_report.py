@@ -257,6 +257,11 @@ def test_figures_in_both_themes(report):
     for own in figures:
         assert own.light.startswith("data:image/")
         assert own.light != own.dark
+    # A browser reads `source` only inside `picture`.
+    tags = [tag for tag, _ in Page(report.to_html()).tags]
+    places = [place for place, tag in enumerate(tags) if tag == "source"]
+    assert len(places) == len(figures)
+    assert all(tags[place - 1 : place + 2] == ["picture", "source", "img"] for place in places)
 
 
 def test_text_is_escaped(study, model):
