@@ -96,7 +96,7 @@ def cross_fitted(model: Any, X: Any, y: np.ndarray, patients: np.ndarray) -> Any
     calibrated = CalibratedClassifierCV(
         model, method="sigmoid", cv=StratifiedGroupKFold(5), ensemble=True
     )
-    clf = OperatingPointClassifier(calibrated, target=TARGET, cv=StratifiedGroupKFold(5))
+    clf = OperatingPointClassifier(calibrated, target_level=TARGET, cv=StratifiedGroupKFold(5))
     return clf.fit(X, y, groups=patients)
 
 
@@ -111,7 +111,7 @@ def from_one_fit(model: Any, X: Any, y: np.ndarray, patients: np.ndarray, seed: 
     fitted = FrozenEstimator(model.fit(X[fit], y[fit]))
     calibrated = CalibratedClassifierCV(fitted, method="sigmoid", ensemble=False)
     calibrated = FrozenEstimator(calibrated.fit(X[decide], y[decide]))
-    clf = OperatingPointClassifier(calibrated, target=TARGET, cv="prefit")
+    clf = OperatingPointClassifier(calibrated, target_level=TARGET, cv="prefit")
     return clf.fit(X[decide], y[decide], groups=patients[decide])
 
 

@@ -220,7 +220,7 @@ def learning_curve() -> Any:
         score_type="both",
         score_name="ROC AUC",
         ax=ax,
-        line_kw={"marker": "o"},
+        line_kwargs={"marker": "o"},
     )
     ax.set_xticks(display.train_sizes, display.train_sizes)
     ax.minorticks_off()

@@ -48,7 +48,7 @@ def chest_report(shared: Path) -> DiagnosticReport:
         StandardScaler(),
         LogisticRegression(C=0.01, max_iter=2000),
     )
-    clf = OperatingPointClassifier(pipe, target=0.9)
+    clf = OperatingPointClassifier(pipe, target_level=0.9)
     clf.fit(xrays.data.iloc[train], xrays.target[train], groups=xrays.groups[train])
     rng = np.random.default_rng(0)
     truth = xrays.target[test]

@@ -50,7 +50,7 @@ features = PretrainedFeatureExtractor(
 )
 pipe = make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 calibrated = CalibratedClassifierCV(pipe, method="sigmoid", cv=5)
-clf = OperatingPointClassifier(calibrated, target=0.9, confidence=0.95)
+clf = OperatingPointClassifier(calibrated, target_level=0.9, confidence_level=0.95)
 clf.fit(X_train, y_train)
 print(clf.operating_point_)
 

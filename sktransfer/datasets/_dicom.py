@@ -33,7 +33,7 @@ _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
 def dicom_table(
-    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     columns: Sequence[str] = tuple(KEYWORDS),
     frames: str = "first",
@@ -49,7 +49,7 @@ def dicom_table(
 
     Parameters
     ----------
-    folder : path
+    path : path-like
     columns : sequence of str
         Any of "patient", "study", "series", "view", "age", "sex", "height" and "width", which are
         the default, and keywords of the standard ("BodyPartExamined", "Manufacturer").
@@ -93,29 +93,29 @@ def dicom_table(
         raise ValueError(f'frames must be "first" or "all"; got {frames!r}.')
     if isinstance(columns, str):
         raise TypeError(f"columns is a list of names; got {columns!r}. Pass [{columns!r}].")
-    base = Path(folder)
+    base = Path(path)
     if not base.is_dir():
         raise FileNotFoundError(f"There is no folder {str(base)!r}.")
-    files = [path for path in sorted(base.rglob("*")) if _is_dicom_file(path)]
+    files = [file for file in sorted(base.rglob("*")) if _is_dicom_file(file)]
     headers, failures = read_headers(files, columns, n_jobs)
     if failures:
-        path, reason = failures[0]
+        file, reason = failures[0]
         warnings.warn(
             f"{len(failures)} of {len(files)} DICOM files cannot be read and are not in the table. "
-            f"The first: {path.name}: {reason}",
+            f"The first: {file.name}: {reason}",
             FailedRowsWarning,
             stacklevel=2,
         )
     rows = []
-    for path, header in zip(files, headers, strict=True):
+    for file, header in zip(files, headers, strict=True):
         if header is None:
             continue
         n = int(header.pop(_FRAMES) or 1) if frames == "all" else 1
         header.pop(_FRAMES, None)
         for frame in range(n):
-            place: dict[str, Any] = {"path": str(path)}
+            place: dict[str, Any] = {"path": str(file)}
             if frames == "all":
-                place = {"path": DicomFrame(str(path), frame), "frame": frame}
+                place = {"path": DicomFrame(str(file), frame), "frame": frame}
             rows.append({**place, **header})
     if not rows:
         raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with an image in it.")

@@ -22,7 +22,7 @@ _BOX = ["x", "y", "width", "height"]
 
 
 def load_rsna_pneumonia(
-    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     columns: Sequence[str] = (),
     n_jobs: int | None = None,
@@ -35,7 +35,7 @@ def load_rsna_pneumonia(
 
     Parameters
     ----------
-    folder : path
+    path : path-like
         Folder with ``stage_2_train_labels.csv``, ``stage_2_detailed_class_info.csv`` and
         ``stage_2_train_images/``; and, if you have it,
         ``pneumonia-challenge-dataset-mappings_2018.json`` of the RSNA, which tells who is who.
@@ -82,7 +82,7 @@ def load_rsna_pneumonia(
        dataset with expert annotations of possible pneumonia". Radiology: Artificial Intelligence,
        1(1), e180041.
     """
-    base = Path(folder)
+    base = Path(path)
     labels = _read(base / _LABELS, ["patientId", *_BOX, "Target"])
     classes = _read(base / _CLASSES, ["patientId", "class"])
     frame, boxes = _grouped(labels)

@@ -76,7 +76,7 @@ class DeletionInsertionDisplay:
         maps: Sequence[str] | Mapping[str, Any] = ("gradient", "random"),
         figure: Any = None,
         show_interval: bool = True,
-        line_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> DeletionInsertionDisplay:
         """Compute the curves of several kinds of maps, and plot.
@@ -91,7 +91,7 @@ class DeletionInsertionDisplay:
             The class of each row whose score is looked at. None: the one that is predicted.
         maps : sequence of str, or dict, default=("gradient", "random")
             As for :func:`deletion_insertion_curves`; in a dict, by names for the legend.
-        figure, show_interval, line_kw
+        figure, show_interval, line_kwargs
             As for :meth:`plot`.
         **kwargs
             Of :func:`deletion_insertion_curves`, such as ``patch`` or ``n_steps``.
@@ -115,14 +115,14 @@ class DeletionInsertionDisplay:
             for name, own in named.items()
         }
         display = cls(curves=curves)
-        return display.plot(figure=figure, show_interval=show_interval, line_kw=line_kw)
+        return display.plot(figure=figure, show_interval=show_interval, line_kwargs=line_kwargs)
 
     def plot(
         self,
         *,
         figure: Any = None,
         show_interval: bool = True,
-        line_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
     ) -> DeletionInsertionDisplay:
         """Plot two panels.
 
@@ -132,7 +132,7 @@ class DeletionInsertionDisplay:
             Where to plot. None makes a new one.
         show_interval : bool, default=True
             Whether to show 95% intervals of the means (normal; over the images).
-        line_kw : dict or None, default=None
+        line_kwargs : dict or None, default=None
             For matplotlib's ``plot`` of the curves.
 
         Returns
@@ -156,7 +156,7 @@ class DeletionInsertionDisplay:
                     "linestyle": _STYLES[number % len(_STYLES)],
                     **(_CHANCE if name == "random" else {}),
                     "label": f"{name} (area {area:.2f})",
-                    **(line_kw or {}),
+                    **(line_kwargs or {}),
                 }
                 mean = scores.mean(axis=0)
                 (line,) = ax.plot(curves.fraction, mean, **style)

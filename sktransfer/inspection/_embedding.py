@@ -193,7 +193,7 @@ class EmbeddingDisplay:
         *,
         thumbnail_size: int = 28,
         overlap: bool = True,
-        scatter_kw: dict[str, Any] | None = None,
+        scatter_kwargs: dict[str, Any] | None = None,
     ) -> EmbeddingDisplay:
         """Plot the map.
 
@@ -206,7 +206,7 @@ class EmbeddingDisplay:
         overlap : bool, default=True
             Whether thumbnails may lie on each other, misclassified ones above. False: those that
             would are left out, correct ones first, and their points stay.
-        scatter_kw : dict or None, default=None
+        scatter_kwargs : dict or None, default=None
             For matplotlib's ``scatter``.
 
         Returns
@@ -224,7 +224,7 @@ class EmbeddingDisplay:
                 "s": 22,
                 "linewidths": 0,
                 "label": None if label is None else str(label),
-                **(scatter_kw or {}),
+                **(scatter_kwargs or {}),
             }
             self.scatters_[_plain(label)] = self.ax_.scatter(*self.points[own].T, **settings)
         self.misclassified_ = None

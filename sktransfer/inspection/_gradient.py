@@ -20,7 +20,7 @@ def input_gradient(
     X: Any,
     y: Any = None,
     *,
-    target: str = "decision",
+    objective: str = "decision",
     smooth: int = 0,
     noise: float = 0.15,
     batch_size: int = 16,
@@ -41,7 +41,7 @@ def input_gradient(
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is looked at. None: the one that is predicted.
-    target : {"decision", "loss"}, default="decision"
+    objective : {"decision", "loss"}, default="decision"
         ``"decision"``: the ``decision_function`` of that class (of two classes, its negative for
         the first); for a calibrated classifier, which has none, the log-odds. ``"loss"``: the cross
         entropy of the class, as in [1]_; where the classifier is sure, that is flat and its
@@ -66,7 +66,7 @@ def input_gradient(
     TypeError
         If a step is not differentiable; :func:`occlusion` is possible for any.
     ValueError
-        If labels are unknown, or ``target="loss"`` of a classifier without probabilities.
+        If labels are unknown, or ``objective="loss"`` of a classifier without probabilities.
     ImageDecodeError
         For the first row that cannot be read.
 
@@ -105,27 +105,27 @@ def input_gradient(
     (2, 3, 32, 32)
     """
     explain = gradient_explainer(
-        target=target, smooth=smooth, noise=noise, random_state=random_state
+        objective=objective, smooth=smooth, noise=noise, random_state=random_state
     )
     return explained(route_of(estimator), X, y, explain, batch_size=batch_size)
 
 
 def gradient_explainer(
     *,
-    target: str = "decision",
+    objective: str = "decision",
     smooth: int = 0,
     noise: float = 0.15,
     random_state: int | np.random.RandomState | None = 0,
 ) -> Explain:
     """:func:`input_gradient` of batches, shape (n, 3, S, S)."""
-    if target not in ("decision", "loss"):
-        raise ValueError(f'target must be "decision" or "loss"; got {target!r}.')
+    if objective not in ("decision", "loss"):
+        raise ValueError(f'objective must be "decision" or "loss"; got {objective!r}.')
     if smooth < 0:
         raise ValueError(f"smooth must be 0 or more; got {smooth!r}.")
     rng = check_random_state(random_state)
 
     def explain(route: Route, batch: Tensor, codes: Tensor) -> Tensor:
-        value = partial(_value, route, codes, target)
+        value = partial(_value, route, codes, objective)
         if not smooth:
             return gradient_of(value, batch)
         span = batch.amax((1, 2, 3), keepdim=True) - batch.amin((1, 2, 3), keepdim=True)
@@ -147,12 +147,13 @@ def gradient_of(value: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     return gradient.detach()
 
 
-def _value(route: Route, codes: Tensor, target: str, batch: Tensor) -> Tensor:
-    if target == "decision":
+def _value(route: Route, codes: Tensor, objective: str, batch: Tensor) -> Tensor:
+    if objective == "decision":
         return route.decision(batch, codes)
     log_proba = route.scores(batch).log_proba
     if log_proba is None:
         raise ValueError(
-            'target="loss" needs probabilities, and the classifier has none; use target="decision".'
+            'objective="loss" needs probabilities, and the classifier has none; use '
+            'objective="decision".'
         )
     return -log_proba.gather(1, codes[:, None])[:, 0]

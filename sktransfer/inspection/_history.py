@@ -85,7 +85,7 @@ class HistoryDisplay:
         *,
         metrics: Sequence[str] = ("loss", "acc"),
         ax: Any = None,
-        line_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
     ) -> HistoryDisplay:
         """Read the history of fitted classifiers, and plot.
 
@@ -97,7 +97,7 @@ class HistoryDisplay:
         metrics : sequence of str, default=("loss", "acc")
             What of ``history_`` is shown, without ``train_`` and ``valid_``; a skorch callback can
             add to it.
-        ax, line_kw
+        ax, line_kwargs
             As for :meth:`plot`.
 
         Returns
@@ -121,7 +121,7 @@ class HistoryDisplay:
                 raise ValueError(
                     f"metrics: there is no {metric!r} in the history; there is: {', '.join(there)}."
                 )
-        return cls(history=history, metrics=tuple(metrics)).plot(ax, line_kw=line_kw)
+        return cls(history=history, metrics=tuple(metrics)).plot(ax, line_kwargs=line_kwargs)
 
     @property
     def gap(self) -> pd.DataFrame:
@@ -153,7 +153,7 @@ class HistoryDisplay:
         ax: Any = None,
         *,
         show_phases: bool = True,
-        line_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
     ) -> HistoryDisplay:
         """Plot a panel for each metric.
 
@@ -164,7 +164,7 @@ class HistoryDisplay:
             figure.
         show_phases : bool, default=True
             Whether lines show where a phase of training ends and the next begins.
-        line_kw : dict or None, default=None
+        line_kwargs : dict or None, default=None
             For matplotlib's ``plot`` of the curves.
 
         Returns
@@ -188,7 +188,7 @@ class HistoryDisplay:
                     settings = {"color": own_color, "linestyle": style, "label": label}
                     if len(own) == 1:
                         settings["marker"] = "_" if part == "train" else "o"
-                    settings |= line_kw or {}
+                    settings |= line_kwargs or {}
                     (line,) = panel.plot(own["epoch"], own[column], **settings)
                     self.lines_[str(name), column] = line
                     best = own[own["best"]]

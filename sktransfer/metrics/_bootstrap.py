@@ -53,7 +53,7 @@ def roc_curve_band(
     y_true: ArrayLike,
     y_score: ArrayLike,
     *,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
     pos_label: Any = None,
     n_points: int = 101,
@@ -68,7 +68,7 @@ def roc_curve_band(
         True labels of two classes.
     y_score : array-like of shape (n,)
         Scores of the positive class.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
         For each point on its own, not for the whole curve.
     groups : array-like of shape (n,) or None, default=None
         Patients, drawn whole.
@@ -93,7 +93,7 @@ def roc_curve_band(
     >>> fpr.tolist(), bool((low <= high).all())
     ([0.0, 0.25, 0.5, 0.75, 1.0], True)
     """
-    tail = (1 - check_confidence(confidence)) / 2
+    tail = (1 - check_confidence(confidence_level)) / 2
     rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
     order = np.argsort(-rows.score, kind="stable")
     positive, score = rows.positive[order], rows.score[order]

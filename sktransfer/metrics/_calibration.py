@@ -22,7 +22,7 @@ def calibration_slope(
     y_proba: ArrayLike,
     *,
     pos_label: Any = None,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Interval:
     """Slope of a logistic regression of the labels on the log odds of the probabilities.
@@ -38,7 +38,7 @@ def calibration_slope(
         Probabilities of the positive class. 0 and 1 count as the nearest numbers inside.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
     groups : array-like of shape (n,) or None, default=None
         Patients: the variance then is robust to rows of one patient being alike.
 
@@ -81,7 +81,7 @@ def calibration_slope(
         slope = np.inf if low.min() >= high.max() else -np.inf
         return Interval(slope, np.nan, np.nan)
     return _logistic(
-        positive, np.column_stack([x, np.ones_like(x)]), np.zeros_like(x), codes, confidence
+        positive, np.column_stack([x, np.ones_like(x)]), np.zeros_like(x), codes, confidence_level
     )
 
 
@@ -90,7 +90,7 @@ def calibration_intercept(
     y_proba: ArrayLike,
     *,
     pos_label: Any = None,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Interval:
     """What to add to the log odds so that they are right on average: calibration in the large.
@@ -106,7 +106,7 @@ def calibration_intercept(
         Probabilities of the positive class. 0 and 1 count as the nearest numbers inside.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
     groups : array-like of shape (n,) or None, default=None
         Patients: the variance then is robust to rows of one patient being alike.
 
@@ -124,7 +124,7 @@ def calibration_intercept(
     -1.386
     """
     positive, x, codes = _log_odds(y_true, y_proba, pos_label, groups)
-    return _logistic(positive, np.ones((len(x), 1)), x, codes, confidence)
+    return _logistic(positive, np.ones((len(x), 1)), x, codes, confidence_level)
 
 
 def _log_odds(
@@ -143,10 +143,10 @@ def _logistic(
     design: np.ndarray,
     offset: np.ndarray,
     codes: np.ndarray | None,
-    confidence: float,
+    confidence_level: float,
 ) -> Interval:
     """First coefficient of an unpenalized logistic regression, by Newton's method."""
-    check_confidence(confidence)
+    check_confidence(confidence_level)
     beta = np.zeros(design.shape[1])
 
     def loss(beta: np.ndarray) -> float:
@@ -175,5 +175,5 @@ def _logistic(
         n_groups = len(sums)
         meat = n_groups / max(n_groups - 1, 1) * (sums.T @ sums)
         covariance = covariance @ meat @ covariance
-    half = ndtri(0.5 + confidence / 2) * np.sqrt(covariance[0, 0])
+    half = ndtri(0.5 + confidence_level / 2) * np.sqrt(covariance[0, 0])
     return Interval(float(beta[0]), float(beta[0] - half), float(beta[0] + half))

@@ -31,7 +31,7 @@ class CalibrationDisplay(ScoreDisplay):
         Interval of ``prob_true``.
     counts : ndarray of shape (n_bins,)
         Rows in each bin.
-    y_prob : ndarray of shape (n,)
+    y_proba : ndarray of shape (n,)
         All probabilities.
     slope, intercept : Interval
         Of :func:`~sktransfer.metrics.calibration_slope` and
@@ -76,7 +76,7 @@ class CalibrationDisplay(ScoreDisplay):
         low: np.ndarray,
         high: np.ndarray,
         counts: np.ndarray,
-        y_prob: np.ndarray,
+        y_proba: np.ndarray,
         slope: Interval,
         intercept: Interval,
         name: str | None = None,
@@ -87,7 +87,7 @@ class CalibrationDisplay(ScoreDisplay):
         self.low = low
         self.high = high
         self.counts = counts
-        self.y_prob = y_prob
+        self.y_proba = y_proba
         self.slope = slope
         self.intercept = intercept
         self.name = name
@@ -97,12 +97,12 @@ class CalibrationDisplay(ScoreDisplay):
     def from_predictions(
         cls,
         y_true: Any,
-        y_prob: Any,
+        y_proba: Any,
         *,
         n_bins: int = 10,
         strategy: str = "quantile",
         groups: Any = None,
-        confidence: float = 0.95,
+        confidence_level: float = 0.95,
         pos_label: Any = None,
         name: str | None = None,
         ax: Any = None,
@@ -114,14 +114,14 @@ class CalibrationDisplay(ScoreDisplay):
         ----------
         y_true : array-like of shape (n,)
             True labels of two classes.
-        y_prob : array-like of shape (n,)
+        y_proba : array-like of shape (n,)
             Probabilities of the positive class.
         n_bins : int, default=10
         strategy : {"quantile", "uniform"}, default="quantile"
             Bins with equally many rows, or of equal width; as scikit-learn cuts them.
         groups : array-like of shape (n,) or None, default=None
             Patients: intervals then take into account that their rows are alike.
-        confidence : float, default=0.95
+        confidence_level : float, default=0.95
         pos_label : int, float, bool, str or None, default=None
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
@@ -138,7 +138,7 @@ class CalibrationDisplay(ScoreDisplay):
         if n_bins < 1:
             raise ValueError(f"n_bins must be at least 1; got {n_bins!r}.")
         label = positive_label(y_true, pos_label)
-        rows = binary_scores(y_true, y_prob, pos_label=label, groups=groups, name="y_prob")
+        rows = binary_scores(y_true, y_proba, pos_label=label, groups=groups, name="y_proba")
         proba = check_probabilities(rows.score, len(rows.positive))
         edges = np.linspace(0, 1, n_bins + 1)
         if strategy == "quantile":
@@ -151,24 +151,24 @@ class CalibrationDisplay(ScoreDisplay):
             rate_of(
                 rows.positive[codes == each],
                 None if rows.groups is None else rows.groups[codes == each],
-                confidence,
+                confidence_level,
             )
             for each in filled
         ]
-        settings = {"pos_label": label, "groups": groups, "confidence": confidence}
+        settings = {"pos_label": label, "groups": groups, "confidence_level": confidence_level}
         with warnings.catch_warnings():
             # The legend says that there is no finite slope.
             warnings.simplefilter("ignore", UndefinedMetricWarning)
-            slope = calibration_slope(y_true, y_prob, **settings)
+            slope = calibration_slope(y_true, y_proba, **settings)
         display = cls(
             prob_true=np.array([rate.estimate for rate in found]),
             prob_pred=np.array([proba[codes == each].mean() for each in filled]),
             low=np.array([rate.low for rate in found]),
             high=np.array([rate.high for rate in found]),
             counts=np.array([int((codes == each).sum()) for each in filled]),
-            y_prob=proba,
+            y_proba=proba,
             slope=slope,
-            intercept=calibration_intercept(y_true, y_prob, **settings),
+            intercept=calibration_intercept(y_true, y_proba, **settings),
             name="Classifier" if name is None else name,
             pos_label=label,
         )
@@ -220,7 +220,7 @@ class CalibrationDisplay(ScoreDisplay):
         self.errorbar_ = self.ax_.errorbar(self.prob_pred, self.prob_true, yerr=away, **style)
         self.line_ = self.errorbar_.lines[0]
         # A tenth of the height for the histogram, below zero so that it hides no point.
-        counts, edges = np.histogram(self.y_prob, bins=50, range=(0, 1))
+        counts, edges = np.histogram(self.y_proba, bins=50, range=(0, 1))
         tops = -0.1 + 0.09 * np.append(counts, counts[-1]) / counts.max()
         self.rug_ = self.ax_.fill_between(
             edges, -0.1, tops, step="post", color=self.line_.get_color(), alpha=0.4

@@ -40,13 +40,13 @@ class BinaryScores:
     groups: np.ndarray | None = None
 
 
-def check_confidence(confidence: float) -> float:
+def check_confidence(confidence_level: float) -> float:
     """The level of an interval, which lies between 0 and 1."""
-    if not 0 < confidence < 1:
+    if not 0 < confidence_level < 1:
         raise ValueError(
-            f"confidence is a share such as 0.95, between 0 and 1; got {confidence!r}."
+            f"confidence_level is a share such as 0.95, between 0 and 1; got {confidence_level!r}."
         )
-    return float(confidence)
+    return float(confidence_level)
 
 
 def check_scores(score: ArrayLike, *, name: str = "y_score") -> np.ndarray:

@@ -134,7 +134,7 @@ def specificity_score(
 
 
 def rate_interval(
-    k: float, n: float, *, confidence: float = 0.95, method: str = "exact"
+    k: float, n: float, *, confidence_level: float = 0.95, method: str = "exact"
 ) -> Interval:
     """Confidence interval of a rate: ``k`` of ``n``.
 
@@ -142,7 +142,7 @@ def rate_interval(
     ----------
     k, n : int or float
         Successes and trials. They need not be whole: an effective number of trials is not.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
     method : {"exact", "wilson"}, default="exact"
         "exact" [1]_ covers at least as often as it says; "wilson" [2]_ does so on average and is
         shorter.
@@ -166,7 +166,7 @@ def rate_interval(
     >>> f"{rate:.3f} ({low:.3f} to {high:.3f})"
     '0.950 (0.861 to 0.990)'
     """
-    tail = (1 - check_confidence(confidence)) / 2
+    tail = (1 - check_confidence(confidence_level)) / 2
     if not 0 <= k <= n:
         raise ValueError(f"k of n needs 0 <= k <= n; got k={k!r}, n={n!r}.")
     if method not in ("exact", "wilson"):
@@ -187,7 +187,7 @@ def rate_interval(
 
 
 def effective_trials(
-    success: np.ndarray, groups: np.ndarray | None, confidence: float = 0.95
+    success: np.ndarray, groups: np.ndarray | None, confidence_level: float = 0.95
 ) -> float:
     """How many independent rows a rate over groups is worth (Korn and Graubard, 1998).
 
@@ -196,7 +196,7 @@ def effective_trials(
     success : ndarray of bool, shape (n,)
     groups : ndarray of int, shape (n,), or None
         None: rows are independent.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
         Of the interval that it is for: few groups estimate the variance badly, and the quantile of
         Student's t says how badly at this level.
 
@@ -219,7 +219,7 @@ def effective_trials(
     variance = n_groups / (n_groups - 1) * (residuals**2).sum() / n**2
     if variance == 0:
         return float(n)
-    tail = (1 - confidence) / 2
+    tail = (1 - confidence_level) / 2
     few = (student.ppf(tail, n - 1) / student.ppf(tail, n_groups - 1)) ** 2
     return float(min(n, rate * (1 - rate) / variance * few))
 
@@ -230,7 +230,7 @@ def sensitivity_specificity(
     *,
     pos_label: Any = None,
     groups: ArrayLike | None = None,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
 ) -> tuple[Interval, Interval]:
     """Sensitivity and specificity of predicted labels, each with its exact interval.
 
@@ -242,7 +242,7 @@ def sensitivity_specificity(
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     groups : array-like of shape (n,) or None, default=None
         Patients. Intervals then are those of an effective number of rows [1]_.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
 
     Returns
     -------
@@ -268,14 +268,14 @@ def sensitivity_specificity(
         raise ValueError(f"y_pred has shape {called.shape} for {len(positive)} rows of y_true.")
     codes = group_codes(groups, len(positive))
     return tuple(
-        rate_of(right[rows], None if codes is None else codes[rows], confidence)
+        rate_of(right[rows], None if codes is None else codes[rows], confidence_level)
         for right, rows in ((called, positive), (~called, ~positive))
     )  # type: ignore[return-value]
 
 
-def rate_of(success: np.ndarray, groups: np.ndarray | None, confidence: float) -> Interval:
+def rate_of(success: np.ndarray, groups: np.ndarray | None, confidence_level: float) -> Interval:
     """Rate of success with its exact interval, rows of one group together."""
     if not len(success):
-        return rate_interval(0, 0, confidence=confidence)
-    n = effective_trials(success, groups, confidence)
-    return rate_interval(float(success.mean()) * n, n, confidence=confidence)
+        return rate_interval(0, 0, confidence_level=confidence_level)
+    n = effective_trials(success, groups, confidence_level)
+    return rate_interval(float(success.mean()) * n, n, confidence_level=confidence_level)

@@ -128,7 +128,7 @@ class ReaderStudyDisplay(ScoreDisplay):
         reader_points: Mapping[str, tuple[float, float]] | None = None,
         threshold: float | None = None,
         groups: Any = None,
-        confidence: float = 0.95,
+        confidence_level: float = 0.95,
         band: bool = True,
         pos_label: Any = None,
         name: str | None = None,
@@ -153,7 +153,7 @@ class ReaderStudyDisplay(ScoreDisplay):
             The one that was chosen; :meth:`from_estimator` takes the estimator's.
         groups : array-like of shape (n,) or None, default=None
             Patients: all intervals then take into account that their rows are alike.
-        confidence : float, default=0.95
+        confidence_level : float, default=0.95
         band : bool, default=True
             Whether to compute the band about the curve, by the bootstrap.
         pos_label : int, float, bool, str or None, default=None
@@ -172,11 +172,11 @@ class ReaderStudyDisplay(ScoreDisplay):
         ReaderStudyDisplay
         """
         label = positive_label(y_true, pos_label)
-        settings = {"pos_label": label, "groups": groups, "confidence": confidence}
+        settings = {"pos_label": label, "groups": groups, "confidence_level": confidence_level}
         roc_auc = roc_auc_interval(y_true, y_score, **settings, random_state=random_state)
         fpr, tpr, _ = roc_curve(y_true, y_score, pos_label=label, drop_intermediate=True)
         found = {
-            name: _reader(y_true, readings, groups, confidence, label, name)
+            name: _reader(y_true, readings, groups, confidence_level, label, name)
             for name, readings in ({} if readers is None else dict(readers)).items()
         }
         for point, rates in (reader_points or {}).items():
@@ -191,7 +191,7 @@ class ReaderStudyDisplay(ScoreDisplay):
             if band
             else None,
             readers=found,
-            mean_reader=_mean(list(found.values()), confidence) if len(found) > 1 else None,
+            mean_reader=_mean(list(found.values()), confidence_level) if len(found) > 1 else None,
             operating_point=None
             if threshold is None
             else operating_point(y_true, y_score, threshold, **settings),
@@ -209,7 +209,7 @@ class ReaderStudyDisplay(ScoreDisplay):
         band_kwargs: dict[str, Any] | None = None,
         reader_kwargs: dict[str, Any] | None = None,
         plot_chance_level: bool = False,
-        chance_level_kw: dict[str, Any] | None = None,
+        chance_level_kwargs: dict[str, Any] | None = None,
         despine: bool = False,
     ) -> ReaderStudyDisplay:
         """Plot the curve, its band, the experts and the operating point.
@@ -224,7 +224,7 @@ class ReaderStudyDisplay(ScoreDisplay):
             For matplotlib's ``plot``, ``fill_between`` and ``errorbar``.
         plot_chance_level : bool, default=False
             Whether to draw the diagonal.
-        chance_level_kw : dict or None, default=None
+        chance_level_kwargs : dict or None, default=None
             For matplotlib's ``plot`` of the diagonal.
         despine : bool, default=False
             Whether to leave the top and right lines of the frame out.
@@ -250,7 +250,7 @@ class ReaderStudyDisplay(ScoreDisplay):
             self.band_ = self.ax_.fill_between(*self.band, **band)
         if plot_chance_level:
             chance = {"label": "Chance level (AUC = 0.5)", "color": "k", "linestyle": "--"}
-            self.ax_.plot([0, 1], [0, 1], **{**chance, **(chance_level_kw or {})})
+            self.ax_.plot([0, 1], [0, 1], **{**chance, **(chance_level_kwargs or {})})
         self.readers_ = []
         readers = self.readers or {}
         for number, reader in enumerate(readers.values()):
@@ -307,7 +307,7 @@ class ReaderStudyDisplay(ScoreDisplay):
 
 
 def _reader(
-    y_true: Any, readings: Any, groups: Any, confidence: float, label: Any, name: str
+    y_true: Any, readings: Any, groups: Any, confidence_level: float, label: Any, name: str
 ) -> Reader:
     truth, given = np.asarray(y_true), np.asarray(readings)
     if given.shape != truth.shape:
@@ -331,17 +331,17 @@ def _reader(
             given[read].astype(truth.dtype),
             pos_label=label,
             groups=patients,
-            confidence=confidence,
+            confidence_level=confidence_level,
         )
     )
 
 
-def _mean(readers: list[Reader], confidence: float) -> Reader:
+def _mean(readers: list[Reader], confidence_level: float) -> Reader:
     """Mean of the readers, with the interval of another mean of as many readers like these."""
 
     def mean(rates: np.ndarray) -> Interval:
         error = rates.std(ddof=1) / np.sqrt(len(rates))
-        half = student.ppf(0.5 + confidence / 2, len(rates) - 1) * error
+        half = student.ppf(0.5 + confidence_level / 2, len(rates) - 1) * error
         low, high = np.clip([rates.mean() - half, rates.mean() + half], 0, 1)
         return Interval(float(rates.mean()), float(low), float(high))
 

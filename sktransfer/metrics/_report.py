@@ -32,7 +32,7 @@ class OperatingPoint:
         A row is called positive where its score is at least this.
     pos_label : int, float, bool or str
         The positive class.
-    confidence : float
+    confidence_level : float
         Level of the intervals.
     tp, fn, fp, tn : int
         Rows called correctly and wrongly.
@@ -52,7 +52,7 @@ class OperatingPoint:
 
     threshold: float
     pos_label: Any
-    confidence: float
+    confidence_level: float
     tp: int
     fn: int
     fp: int
@@ -89,7 +89,7 @@ class OperatingPoint:
                 label = field.name.replace("_", " ")
                 lines.append(
                     f"{label:<25} {value.estimate:.3f} "
-                    f"({100 * self.confidence:g} %: {value.low:.3f} to {value.high:.3f})"
+                    f"({100 * self.confidence_level:g} %: {value.low:.3f} to {value.high:.3f})"
                 )
         return "\n".join(lines)
 
@@ -101,7 +101,7 @@ def operating_point(
     *,
     pos_label: Any = None,
     groups: ArrayLike | None = None,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
 ) -> OperatingPoint:
     """Sensitivity, specificity, predictive values and likelihood ratios at a threshold.
 
@@ -118,7 +118,7 @@ def operating_point(
     groups : array-like of shape (n,) or None, default=None
         Patients. Intervals are then those of an effective number of rows [1]_, and the share of
         patients without a mistake is given too.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
 
     Returns
     -------
@@ -147,7 +147,7 @@ def operating_point(
     positive likelihood ratio 3.000 (95 %: 0.569 to 8.681)
     negative likelihood ratio 0.000 (95 %: 0.000 to 3.743)
     """
-    check_confidence(confidence)
+    check_confidence(confidence_level)
     if np.isnan(threshold):
         raise ValueError("threshold is NaN.")
     rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
@@ -155,22 +155,22 @@ def operating_point(
     called = rows.score >= threshold
 
     def rate(success: np.ndarray, among: np.ndarray) -> Interval:
-        return rate_of(success[among], None if groups is None else groups[among], confidence)
+        return rate_of(success[among], None if groups is None else groups[among], confidence_level)
 
     sensitivity, specificity = rate(called, positive), rate(~called, ~positive)
     tp, fn = int(called[positive].sum()), int((~called)[positive].sum())
     fp, tn = int(called[~positive].sum()), int((~called)[~positive].sum())
     n_positive = effective_trials(
-        called[positive], None if groups is None else groups[positive], confidence
+        called[positive], None if groups is None else groups[positive], confidence_level
     )
     n_negative = effective_trials(
-        called[~positive], None if groups is None else groups[~positive], confidence
+        called[~positive], None if groups is None else groups[~positive], confidence_level
     )
     false_alarms = 1 - specificity.estimate
     return OperatingPoint(
         threshold=float(threshold),
         pos_label=positive_label(y_true, pos_label),
-        confidence=confidence,
+        confidence_level=confidence_level,
         tp=tp,
         fn=fn,
         fp=fp,
@@ -180,26 +180,26 @@ def operating_point(
         ppv=rate(positive, called),
         npv=rate(~positive, ~called),
         positive_likelihood_ratio=_ratio(
-            sensitivity.estimate, n_positive, false_alarms, n_negative, confidence
+            sensitivity.estimate, n_positive, false_alarms, n_negative, confidence_level
         ),
         negative_likelihood_ratio=_ratio(
-            1 - sensitivity.estimate, n_positive, specificity.estimate, n_negative, confidence
+            1 - sensitivity.estimate, n_positive, specificity.estimate, n_negative, confidence_level
         ),
         prevalence=float(positive.mean()),
-        group_sensitivity=_by_group(rows, called, confidence, True),
-        group_specificity=_by_group(rows, ~called, confidence, False),
+        group_sensitivity=_by_group(rows, called, confidence_level, True),
+        group_specificity=_by_group(rows, ~called, confidence_level, False),
     )
 
 
 def _by_group(
-    rows: BinaryScores, right: np.ndarray, confidence: float, side: bool
+    rows: BinaryScores, right: np.ndarray, confidence_level: float, side: bool
 ) -> Interval | None:
     if rows.groups is None:
         return None
     own = rows.positive == side
     names, codes = np.unique(rows.groups[own], return_inverse=True)
     wrong = np.bincount(codes, weights=~right[own], minlength=len(names))
-    return rate_of(wrong == 0, None, confidence)
+    return rate_of(wrong == 0, None, confidence_level)
 
 
 def _ratio(above: float, n_above: float, below: float, n_below: float, level: float) -> Interval:

@@ -35,7 +35,7 @@ def roc_auc_interval(
     y_true: ArrayLike,
     y_score: ArrayLike,
     *,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
     method: str = "auto",
     scale: str = "logit",
@@ -53,7 +53,7 @@ def roc_auc_interval(
         True labels.
     y_score : array-like of shape (n,) or (n, n_classes)
         Scores of the positive class; or a column for each class, each taken against the rest.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
     groups : array-like of shape (n,) or None, default=None
         Patients. Rows of one patient resemble each other, and an interval that does not know it is
         too short.
@@ -115,7 +115,7 @@ def roc_auc_interval(
     >>> f"{auc:.2f} ({low:.2f} to {high:.2f})"
     '0.83 (0.71 to 0.90)'
     """
-    check_confidence(confidence)
+    check_confidence(confidence_level)
     for name, value, options in (
         ("method", method, ("auto", "delong", "bootstrap")),
         ("scale", scale, ("logit", "linear")),
@@ -148,8 +148,8 @@ def roc_auc_interval(
             else:
                 error = float(np.sqrt(variance))
         if area in (0.0, 1.0):
-            return _separated(area, own_positive, codes, confidence)
-        return _symmetric(area, error, freedom, scale, confidence)
+            return _separated(area, own_positive, codes, confidence_level)
+        return _symmetric(area, error, freedom, scale, confidence_level)
 
     k = positive.shape[1]
     if k == 1 or average == "macro":
@@ -162,7 +162,7 @@ def roc_auc_difference(
     y_score_a: ArrayLike,
     y_score_b: ArrayLike,
     *,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
     pos_label: Any = None,
     labels: ArrayLike | None = None,
@@ -176,7 +176,7 @@ def roc_auc_difference(
     y_score_a, y_score_b : array-like of shape (n,) or (n, n_classes)
         Scores by two models; with several classes it is the mean of the areas of each against the
         rest.
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
     groups : array-like of shape (n,) or None, default=None
         Patients: the variance then is Obuchowski's for clusters.
     pos_label : int, float, bool, str or None, default=None
@@ -205,7 +205,7 @@ def roc_auc_difference(
     >>> bool(difference.low > 0), difference.pvalue < 0.05
     (True, True)
     """
-    check_confidence(confidence)
+    check_confidence(confidence_level)
     if np.shape(y_score_a) != np.shape(y_score_b):
         raise ValueError(
             "Both scores must be of the same rows and classes; got shapes "
@@ -233,7 +233,7 @@ def roc_auc_difference(
             )
             return AucDifference(difference, np.nan, np.nan, np.nan)
         return AucDifference(0.0, 0.0, 0.0, 1.0)
-    low, high = norm.interval(confidence, difference, error)
+    low, high = norm.interval(confidence_level, difference, error)
     pvalue = 2 * norm.sf(abs(difference) / error)
     return AucDifference(difference, float(low), float(high), float(pvalue))
 
@@ -305,18 +305,18 @@ def _groups_in(strata: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _symmetric(
-    area: float, error: float, freedom: float, scale: str, confidence: float
+    area: float, error: float, freedom: float, scale: str, confidence_level: float
 ) -> Interval:
     if scale == "linear":
-        half = ndtri(0.5 + confidence / 2) * error
+        half = ndtri(0.5 + confidence_level / 2) * error
         return Interval(area, float(area - half), float(area + half))
-    half = student.ppf(0.5 + confidence / 2, freedom) * error
+    half = student.ppf(0.5 + confidence_level / 2, freedom) * error
     low, high = expit(logit(area) + np.array([-half, half]))
     return Interval(area, float(low), float(high))
 
 
 def _separated(
-    area: float, positive: np.ndarray, codes: np.ndarray | None, confidence: float
+    area: float, positive: np.ndarray, codes: np.ndarray | None, confidence_level: float
 ) -> Interval:
     """The interval where no pair is out of order, or none in order.
 
@@ -329,7 +329,7 @@ def _separated(
     else:
         sides = [set(codes[strata == each]) for each in np.unique(strata)]
     pairs = max(1, min(*map(len, sides), len(set.union(*sides)) // 2))
-    bound = float(((1 - confidence) / 2) ** (1 / pairs))
+    bound = float(((1 - confidence_level) / 2) ** (1 / pairs))
     return Interval(1.0, bound, 1.0) if area == 1 else Interval(0.0, 0.0, 1 - bound)
 
 

@@ -14,31 +14,33 @@ from scipy.stats import binom
 
 from sktransfer.metrics._labels import binary_scores, check_confidence, one_vs_rest
 
-# n * (1 - target) in floating point may fall just short of a whole number.
+# n * (1 - target_level) in floating point may fall just short of a whole number.
 _ROUNDING = 1e-9
 
 
-def _check_target(target: float, name: str = "target") -> float:
-    if not 0 < target < 1:
-        raise ValueError(f"{name} is a share such as 0.95, between 0 and 1; got {target!r}.")
-    return float(target)
+def _check_target(target_level: float, name: str = "target_level") -> float:
+    if not 0 < target_level < 1:
+        raise ValueError(f"{name} is a share such as 0.95, between 0 and 1; got {target_level!r}.")
+    return float(target_level)
 
 
-def allowed_misses(n: int, target: float = 0.95, *, confidence: float | None = 0.95) -> int:
-    """How many of ``n`` may be missed so that the true rate is at least ``target``.
+def allowed_misses(
+    n: int, target_level: float = 0.95, *, confidence_level: float | None = 0.95
+) -> int:
+    """How many of ``n`` may be missed so that the true rate is at least ``target_level``.
 
     If the ``k`` lowest of ``n`` scores are below a threshold that is the next one, the share of
-    *all* such scores at or above it is at least ``target`` with probability ``confidence``, by the
-    order statistics [1]_.
+    *all* such scores at or above it is at least ``target_level`` with probability
+    ``confidence_level``, by the order statistics [1]_.
 
     Parameters
     ----------
     n : int
         Rows of the class whose rate it is; independent, so one for each patient.
-    target : float, default=0.95
-    confidence : float or None, default=0.95
-        None: the rate among the ``n`` themselves is at least ``target``; that of new rows falls
-        short in about every second case.
+    target_level : float, default=0.95
+    confidence_level : float or None, default=0.95
+        None: the rate among the ``n`` themselves is at least ``target_level``; that of new rows
+        falls short in about every second case.
 
     Returns
     -------
@@ -55,27 +57,29 @@ def allowed_misses(n: int, target: float = 0.95, *, confidence: float | None = 0
     >>> from sktransfer.metrics import allowed_misses
     >>> allowed_misses(58), allowed_misses(59), allowed_misses(200)
     (-1, 0, 4)
-    >>> allowed_misses(200, confidence=None)
+    >>> allowed_misses(200, confidence_level=None)
     10
     """
-    target = _check_target(target)
-    if confidence is None:
-        return math.floor(n * (1 - target) + _ROUNDING) if n else -1
-    tail = 1 - check_confidence(confidence)
+    target_level = _check_target(target_level)
+    if confidence_level is None:
+        return math.floor(n * (1 - target_level) + _ROUNDING) if n else -1
+    tail = 1 - check_confidence(confidence_level)
     # With k missed the rate of all is Beta(n - k, k + 1): below the target as often as k or fewer
     # of n are missed at a rate that is the target.
-    k = np.arange(n - math.floor(n * target) + 1 if n else 0)
-    below = binom.cdf(k[k < n], n, 1 - target)
+    k = np.arange(n - math.floor(n * target_level) + 1 if n else 0)
+    below = binom.cdf(k[k < n], n, 1 - target_level)
     return int(np.count_nonzero(below <= tail + _ROUNDING)) - 1
 
 
-def rows_needed(target: float = 0.95, *, confidence: float = 0.95, misses: int = 0) -> int:
+def rows_needed(
+    target_level: float = 0.95, *, confidence_level: float = 0.95, misses: int = 0
+) -> int:
     """Least number of rows of a class with which a rate can be guaranteed.
 
     Parameters
     ----------
-    target : float, default=0.95
-    confidence : float, default=0.95
+    target_level : float, default=0.95
+    confidence_level : float, default=0.95
     misses : int, default=0
         How many of them may be missed.
 
@@ -89,16 +93,16 @@ def rows_needed(target: float = 0.95, *, confidence: float = 0.95, misses: int =
     >>> [rows_needed(0.95, misses=misses) for misses in (0, 1, 2, 5)]
     [59, 93, 124, 208]
     """
-    _check_target(target)
-    check_confidence(confidence)
+    _check_target(target_level)
+    check_confidence(confidence_level)
     if misses < 0:
         raise ValueError(f"misses must be at least 0; got {misses!r}.")
     low, high = misses, misses + 1
-    while allowed_misses(high, target, confidence=confidence) < misses:
+    while allowed_misses(high, target_level, confidence_level=confidence_level) < misses:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        if allowed_misses(middle, target, confidence=confidence) < misses:
+        if allowed_misses(middle, target_level, confidence_level=confidence_level) < misses:
             low = middle
         else:
             high = middle
@@ -106,7 +110,7 @@ def rows_needed(target: float = 0.95, *, confidence: float = 0.95, misses: int =
 
 
 def rate_threshold(
-    scores: np.ndarray, target: float, *, confidence: float | None, above: bool
+    scores: np.ndarray, target_level: float, *, confidence_level: float | None, above: bool
 ) -> float | None:
     """The threshold that keeps the rate of a class and gives the other class most.
 
@@ -123,7 +127,7 @@ def rate_threshold(
     float or None
         None where no threshold can guarantee it.
     """
-    k = allowed_misses(len(scores), target, confidence=confidence)
+    k = allowed_misses(len(scores), target_level, confidence_level=confidence_level)
     if k < 0:
         return None
     if above:
@@ -239,34 +243,39 @@ def sensitivity_at_specificity(
 def _at_rate(
     y_true: ArrayLike,
     y_score: ArrayLike,
-    target: float,
+    target_level: float,
     name: str,
     pos_label: Any,
     labels: ArrayLike | None,
     average: str | None,
 ) -> Any:
-    if not 0 < target <= 1:
-        raise ValueError(f"{name} is a share such as 0.95, above 0 and at most 1; got {target!r}.")
+    if not 0 < target_level <= 1:
+        raise ValueError(
+            f"{name} is a share such as 0.95, above 0 and at most 1; got {target_level!r}."
+        )
     if average not in ("macro", None):
         raise ValueError(f"average must be 'macro' or None; got {average!r}.")
     if np.ndim(y_score) == 2:
         positive, score, _ = one_vs_rest(y_true, y_score, labels)
         values = np.array(
-            [_other_rate(s, p, target, name) for s, p in zip(score.T, positive.T, strict=True)]
+            [
+                _other_rate(s, p, target_level, name)
+                for s, p in zip(score.T, positive.T, strict=True)
+            ]
         )
         return values if average is None else float(values.mean())
     rows = binary_scores(y_true, y_score, pos_label=pos_label)
-    return _other_rate(rows.score, rows.positive, target, name)
+    return _other_rate(rows.score, rows.positive, target_level, name)
 
 
-def _other_rate(score: np.ndarray, positive: np.ndarray, target: float, name: str) -> float:
+def _other_rate(score: np.ndarray, positive: np.ndarray, target_level: float, name: str) -> float:
     above = name == "sensitivity"
     own, other = (positive, ~positive) if above else (~positive, positive)
-    if target == 1:
+    if target_level == 1:
         kept = score[own]
         threshold = kept.min() if above else np.nextafter(kept.max(), np.inf)
     else:
-        found = rate_threshold(score[own], target, confidence=None, above=above)
+        found = rate_threshold(score[own], target_level, confidence_level=None, above=above)
         assert found is not None  # of at least one row
         threshold = found
     called = score[other] >= threshold

@@ -91,10 +91,10 @@ class FreezeDepthDisplay:
         score_name: str | None = None,
         interval_style: str | None = "errorbar",
         show_seconds: bool = True,
-        line_kw: dict[str, Any] | None = None,
-        fill_between_kw: dict[str, Any] | None = None,
-        errorbar_kw: dict[str, Any] | None = None,
-        bar_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
+        fill_between_kwargs: dict[str, Any] | None = None,
+        errorbar_kwargs: dict[str, Any] | None = None,
+        bar_kwargs: dict[str, Any] | None = None,
     ) -> FreezeDepthDisplay:
         """Fit and score at several freeze depths, and plot.
 
@@ -110,7 +110,7 @@ class FreezeDepthDisplay:
             As for :func:`~sktransfer.model_selection.freeze_depth_curve`.
         ax, negate_score, score_name, interval_style, show_seconds
             As for :meth:`plot`.
-        line_kw, fill_between_kw, errorbar_kw, bar_kw : dict, default=None
+        line_kwargs, fill_between_kwargs, errorbar_kwargs, bar_kwargs : dict, default=None
             As for :meth:`plot`.
 
         Returns
@@ -137,10 +137,10 @@ class FreezeDepthDisplay:
             negate_score=negate_score,
             interval_style=interval_style,
             show_seconds=show_seconds,
-            line_kw=line_kw,
-            fill_between_kw=fill_between_kw,
-            errorbar_kw=errorbar_kw,
-            bar_kw=bar_kw,
+            line_kwargs=line_kwargs,
+            fill_between_kwargs=fill_between_kwargs,
+            errorbar_kwargs=errorbar_kwargs,
+            bar_kwargs=bar_kwargs,
         )
 
     @classmethod
@@ -154,10 +154,10 @@ class FreezeDepthDisplay:
         score_name: str | None = None,
         interval_style: str | None = "errorbar",
         show_seconds: bool = True,
-        line_kw: dict[str, Any] | None = None,
-        fill_between_kw: dict[str, Any] | None = None,
-        errorbar_kw: dict[str, Any] | None = None,
-        bar_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
+        fill_between_kwargs: dict[str, Any] | None = None,
+        errorbar_kwargs: dict[str, Any] | None = None,
+        bar_kwargs: dict[str, Any] | None = None,
     ) -> FreezeDepthDisplay:
         """Plot a search over ``freeze_depth`` that was run already.
 
@@ -169,7 +169,7 @@ class FreezeDepthDisplay:
             Of the interval of the mean; test parts are taken to be as large as k folds have them.
         ax, negate_score, score_name, interval_style, show_seconds
             As for :meth:`plot`.
-        line_kw, fill_between_kw, errorbar_kw, bar_kw : dict, default=None
+        line_kwargs, fill_between_kwargs, errorbar_kwargs, bar_kwargs : dict, default=None
             As for :meth:`plot`.
 
         Returns
@@ -186,10 +186,10 @@ class FreezeDepthDisplay:
             negate_score=negate_score,
             interval_style=interval_style,
             show_seconds=show_seconds,
-            line_kw=line_kw,
-            fill_between_kw=fill_between_kw,
-            errorbar_kw=errorbar_kw,
-            bar_kw=bar_kw,
+            line_kwargs=line_kwargs,
+            fill_between_kwargs=fill_between_kwargs,
+            errorbar_kwargs=errorbar_kwargs,
+            bar_kwargs=bar_kwargs,
         )
 
     def plot(
@@ -200,10 +200,10 @@ class FreezeDepthDisplay:
         score_name: str | None = None,
         interval_style: str | None = "errorbar",
         show_seconds: bool = True,
-        line_kw: dict[str, Any] | None = None,
-        fill_between_kw: dict[str, Any] | None = None,
-        errorbar_kw: dict[str, Any] | None = None,
-        bar_kw: dict[str, Any] | None = None,
+        line_kwargs: dict[str, Any] | None = None,
+        fill_between_kwargs: dict[str, Any] | None = None,
+        errorbar_kwargs: dict[str, Any] | None = None,
+        bar_kwargs: dict[str, Any] | None = None,
     ) -> FreezeDepthDisplay:
         """Plot visualization.
 
@@ -219,7 +219,7 @@ class FreezeDepthDisplay:
             How the intervals of the means are shown. None: not at all.
         show_seconds : bool, default=True
             Whether to show the seconds of each depth, as bars with an axis of their own.
-        line_kw, fill_between_kw, errorbar_kw, bar_kw : dict, default=None
+        line_kwargs, fill_between_kwargs, errorbar_kwargs, bar_kwargs : dict, default=None
             Additional keyword arguments passed to ``plot``, ``fill_between``, ``errorbar`` and
             ``bar`` of matplotlib's axes.
 
@@ -244,15 +244,15 @@ class FreezeDepthDisplay:
         self.ax_, self.figure_ = ax, figure
         self.seconds_ax_ = self.bars_ = self.errorbar_ = self.fill_between_ = None
         if show_seconds:
-            self._plot_seconds(places, curve["seconds"].to_numpy(), bar_kw or {})
-        line_kw = {"marker": "o", "color": "C0", "label": "score", **(line_kw or {})}
-        (self.line_,) = ax.plot(places, means, **line_kw)
+            self._plot_seconds(places, curve["seconds"].to_numpy(), bar_kwargs or {})
+        line_kwargs = {"marker": "o", "color": "C0", "label": "score", **(line_kwargs or {})}
+        (self.line_,) = ax.plot(places, means, **line_kwargs)
         color = self.line_.get_color()
         if interval_style == "errorbar":
-            settings = {"fmt": "none", "ecolor": color, "capsize": 4, **(errorbar_kw or {})}
+            settings = {"fmt": "none", "ecolor": color, "capsize": 4, **(errorbar_kwargs or {})}
             self.errorbar_ = ax.errorbar(places, means, [means - low, high - means], **settings)
         elif interval_style == "fill_between":
-            settings = {"alpha": 0.3, "color": color, "linewidth": 0, **(fill_between_kw or {})}
+            settings = {"alpha": 0.3, "color": color, "linewidth": 0, **(fill_between_kwargs or {})}
             self.fill_between_ = ax.fill_between(places, low, high, **settings)
         labels = [_label(*row) for row in zip(curve["depth"], curve["stage"], strict=True)]
         ax.set_xticks(places, labels)
@@ -267,9 +267,9 @@ class FreezeDepthDisplay:
             ax.set_ylim(low_end - 0.45 * (high_end - low_end), high_end)
         return self
 
-    def _plot_seconds(self, places: np.ndarray, seconds: np.ndarray, bar_kw: dict) -> None:
+    def _plot_seconds(self, places: np.ndarray, seconds: np.ndarray, bar_kwargs: dict) -> None:
         ax = self.seconds_ax_ = self.ax_.twinx()
-        settings = {"color": "0.85", "width": 0.6, "label": "seconds", **bar_kw}
+        settings = {"color": "0.85", "width": 0.6, "label": "seconds", **bar_kwargs}
         self.bars_ = ax.bar(places, seconds, **settings)
         written = [f"{each:.2g} s" if each < 99.5 else f"{each:,.0f} s" for each in seconds]
         ax.bar_label(self.bars_, written, fontsize="small", color="0.4")

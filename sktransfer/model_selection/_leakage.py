@@ -100,8 +100,8 @@ def check_leakage(
     if len(found) and on_leak != "ignore":
         counts = found["what"].value_counts()
         parts = [
-            f"{counts[what]} of {len(sources[1])} test rows are of a {what} that is in training"
-            for what in ("image", "group")
+            f"{counts[what]} of {len(sources[1])} test rows are of {one} that is in training"
+            for what, one in (("image", "an image"), ("group", "a group"))
             if what in counts
         ]
         message = f"{'; '.join(parts)}. Scores on them are not those of new patients."

@@ -56,9 +56,9 @@ class OperatingPointClassifier(
 
     "No more than one case in twenty is missed": the threshold is an order statistic of the scores
     of the positive rows, on rows that the model which scores them has not seen. With probability
-    ``confidence`` (over what rows are drawn) the true sensitivity is then at least ``target``
-    [1]_ [2]_; a threshold that just meets the target on the rows at hand misses it on new ones
-    about every second time.
+    ``confidence_level`` (over what rows are drawn) the true sensitivity is then at least
+    ``target_level`` [1]_ [2]_; a threshold that just meets it on the rows at hand falls short on
+    new ones about every second time.
 
     Read more in the :ref:`User Guide <deciding>`.
 
@@ -70,13 +70,15 @@ class OperatingPointClassifier(
     constraint : {"sensitivity", "specificity", "cost"}, default="sensitivity"
         What the threshold keeps. Under "sensitivity" it is the highest that does, so that
         specificity is best; under "specificity" the lowest. "cost": the one with the least mean
-        cost on the scored rows, without a guarantee.
-    target : float or array-like of shape (2, 2), default=0.95
-        The rate to keep, in (0, 1). With ``constraint="cost"`` the cost matrix: a row for each true
+        cost on the scored rows, without a guarantee; ``target_level`` then is not used.
+    target_level : float, default=0.95
+        The rate to keep, in (0, 1).
+    cost_matrix : array-like of shape (2, 2) or None, default=None
+        What a decision costs, for ``constraint="cost"`` and for nothing else: a row for each true
         class and a column for each predicted one, in the order of ``classes_``.
-    confidence : float or None, default=0.95
-        Probability with which the true rate is at least ``target``. None: the rate on the scored
-        rows is. Also the level of the intervals in ``operating_point_`` (0.95 for None).
+    confidence_level : float or None, default=0.95
+        Probability with which the true rate is at least ``target_level``. None: the rate on the
+        scored rows is. Also the level of the intervals in ``operating_point_`` (0.95 for None).
     cv : int, splitter, iterable of splits, "prefit" or None, default=None
         Where scores of unseen rows come from.
 
@@ -154,7 +156,7 @@ class OperatingPointClassifier(
     >>> from sktransfer.model_selection import OperatingPointClassifier
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> pipe = make_pipeline(StandardScaler(), LogisticRegression())
-    >>> clf = OperatingPointClassifier(pipe, target=0.95, pos_label=0).fit(X, y)
+    >>> clf = OperatingPointClassifier(pipe, target_level=0.95, pos_label=0).fit(X, y)
     >>> sensitivity, low, high = clf.operating_point_.sensitivity
     >>> f"{sensitivity:.3f} ({low:.3f} to {high:.3f})"
     '0.976 (0.946 to 0.992)'
@@ -169,8 +171,9 @@ class OperatingPointClassifier(
             HasMethods(["fit", "decision_function"]),
         ],
         "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],
-        "target": [Interval(Real, 0, 1, closed="neither"), "array-like"],
-        "confidence": [Interval(Real, 0, 1, closed="neither"), None],
+        "target_level": [Interval(Real, 0, 1, closed="neither")],
+        "cost_matrix": ["array-like", None],
+        "confidence_level": [Interval(Real, 0, 1, closed="neither"), None],
         "cv": ["cv_object", StrOptions({"prefit"})],
         "unattainable": [StrOptions({"raise", "trivial"})],
         "pos_label": [Real, str, "boolean", None],
@@ -183,8 +186,9 @@ class OperatingPointClassifier(
         estimator: Any,
         *,
         constraint: str = "sensitivity",
-        target: Any = 0.95,
-        confidence: float | None = 0.95,
+        target_level: float = 0.95,
+        cost_matrix: ArrayLike | None = None,
+        confidence_level: float | None = 0.95,
         cv: Any = None,
         unattainable: str = "raise",
         pos_label: Any = None,
@@ -193,8 +197,9 @@ class OperatingPointClassifier(
     ) -> None:
         self.estimator = estimator
         self.constraint = constraint
-        self.target = target
-        self.confidence = confidence
+        self.target_level = target_level
+        self.cost_matrix = cost_matrix
+        self.confidence_level = confidence_level
         self.cv = cv
         self.unattainable = unattainable
         self.pos_label = pos_label
@@ -240,11 +245,10 @@ class OperatingPointClassifier(
         self.__dict__.pop("threshold_", None)
         labels = self._labels(y)
         patients: np.ndarray | None = None if groups is None else read_groups(groups)
-        if np.ndim(self.target) != (2 if self.constraint == "cost" else 0):
-            expected = "a cost matrix" if self.constraint == "cost" else "a share such as 0.95"
+        if (self.cost_matrix is None) == (self.constraint == "cost"):
             raise ValueError(
-                f"With constraint={self.constraint!r}, target must be {expected}; got "
-                f"{self.target!r}."
+                "cost_matrix is what constraint='cost' needs and nothing else uses; got "
+                f"constraint={self.constraint!r} and cost_matrix={self.cost_matrix!r}."
             )
         fit_params, split_params = self._route(patients, params)
         held = self._held_out(X, labels, patients, fit_params, split_params)
@@ -253,7 +257,7 @@ class OperatingPointClassifier(
             # A row of no weight is a row that is not there.
             there = np.asarray(fit_params["sample_weight"])[scored] > 0
             scored, score = scored[there], score[there]
-        if held.refitted and self.confidence is not None and self.constraint != "cost":
+        if held.refitted and self.confidence_level is not None and self.constraint != "cost":
             warn_of_ties(score)
         labels = labels[scored]
         patients = None if patients is None else patients[scored]
@@ -264,7 +268,7 @@ class OperatingPointClassifier(
             self.threshold_,
             pos_label=self.pos_label_,
             groups=patients,
-            confidence=self.confidence or _USUAL,
+            confidence_level=self.confidence_level or _USUAL,
         )
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
@@ -341,28 +345,31 @@ class OperatingPointClassifier(
                 "left out; use another cv."
             )
         if self.constraint == "cost":
-            costs = check_cost_matrix(self.target, 2)
+            costs = check_cost_matrix(self.cost_matrix, 2)
             if not self._positive_column():
                 costs = costs[::-1, ::-1]
             return cheapest_threshold(positive, score, costs)
         above = self.constraint == "sensitivity"
         own = positive if above else ~positive
         worst = worst_scores(score[own], None if groups is None else groups[own], above=above)
-        threshold = rate_threshold(worst, self.target, confidence=self.confidence, above=above)
+        threshold = rate_threshold(
+            worst, self.target_level, confidence_level=self.confidence_level, above=above
+        )
         if threshold is not None:
             return threshold
-        assert self.confidence is not None  # a point estimate takes one row
+        assert self.confidence_level is not None  # a point estimate takes one row
         unit = "rows" if groups is None else "groups"
-        needed = rows_needed(self.target, confidence=self.confidence)
+        needed = rows_needed(self.target_level, confidence_level=self.confidence_level)
         message = (
-            f"A {self.constraint} of at least {self.target:g} cannot be guaranteed with confidence "
-            f"{self.confidence:g}: that takes {needed} {'positive' if above else 'negative'} "
-            f"{unit}, and {len(worst)} were scored. "
+            f"A {self.constraint} of at least {self.target_level:g} cannot be guaranteed with "
+            f"confidence {self.confidence_level:g}: that takes {needed} "
+            f"{'positive' if above else 'negative'} {unit}, and {len(worst)} were scored. "
         )
         if self.unattainable == "raise":
             raise ValueError(
-                message + "Give more of them, lower target or confidence, ask for a point estimate "
-                "with confidence=None, or call every row the same with unattainable='trivial'."
+                message + "Give more of them, lower target_level or confidence_level, ask for a "
+                "point estimate with confidence_level=None, or call every row the same with "
+                "unattainable='trivial'."
             )
         warnings.warn(
             message + f"Every row is called {'positive' if above else 'negative'}.", stacklevel=4

@@ -24,7 +24,7 @@ class GroupedValidSplit(BaseEstimator):
 
     Parameters
     ----------
-    fraction : float, default=0.2
+    test_size : float, default=0.2
         Share of the rows held out, as nearly as whole groups allow.
     random_state : int, RandomState instance or None, default=None
 
@@ -44,8 +44,8 @@ class GroupedValidSplit(BaseEstimator):
     (30, 10, set())
     """
 
-    def __init__(self, fraction: float = 0.2, *, random_state: Any = None) -> None:
-        self.fraction = fraction
+    def __init__(self, test_size: float = 0.2, *, random_state: Any = None) -> None:
+        self.test_size = test_size
         self.random_state = random_state
 
     def __call__(
@@ -77,6 +77,6 @@ class GroupedValidSplit(BaseEstimator):
         if len(labels) != len(dataset):
             raise ValueError(f"y has {len(labels)} entries for {len(dataset)} rows.")
         train, valid = holdout_split(
-            labels, self.fraction, groups=groups, random_state=self.random_state
+            labels, self.test_size, groups=groups, random_state=self.random_state
         )
         return Subset(dataset, train.tolist()), Subset(dataset, valid.tolist())

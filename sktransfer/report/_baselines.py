@@ -101,7 +101,8 @@ def baselines(
     }
     section.tables.append(
         Table(
-            f"The model alongside models that do not look ({level(rows.confidence)} intervals)",
+            "The model alongside models that do not look "
+            f"({level(rows.confidence_level)} intervals)",
             ["Scores by", "What it sees", "AUC", "Model minus this", "Accuracy"],
             lines,
             "The single most telling column is the best of all of them, so its area flatters; it "

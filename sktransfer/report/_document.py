@@ -124,9 +124,9 @@ def interval(value: Interval | None, digits: int = 3) -> str:
     return f"{number(value.estimate, digits)} ({low} to {high})"
 
 
-def level(confidence: float) -> str:
-    """How an interval's confidence is written: "95 %"."""
-    return f"{100 * confidence:g} %"
+def level(confidence_level: float) -> str:
+    """How an interval's level is written: "95 %"."""
+    return f"{100 * confidence_level:g} %"
 
 
 def plain(value: Any) -> Any:

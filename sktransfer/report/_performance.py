@@ -51,13 +51,13 @@ def roc(rows: Rows, readers: Any, *, identify: bool, random_state: Any) -> Secti
         "readers": {name: reader._asdict() for name, reader in experts.items()},
     }
     section.text.append(
-        f"The area under the ROC curve is {interval(area)} ({level(rows.confidence)} interval"
+        f"The area under the ROC curve is {interval(area)} ({level(rows.confidence_level)} interval"
         + (", by the bootstrap over patients)." if rows.groups is not None else ", by DeLong).")
     )
     section.figures.append(
         themed(
             lambda figure: display.plot(
-                ax=figure.subplots(), plot_chance_level=True, chance_level_kw={"linewidth": 0.8}
+                ax=figure.subplots(), plot_chance_level=True, chance_level_kwargs={"linewidth": 0.8}
             ),
             name="roc",
             alt=f"ROC curve of the model, area {interval(area, 2)}, with the point of its threshold"
@@ -71,7 +71,7 @@ def roc(rows: Rows, readers: Any, *, identify: bool, random_state: Any) -> Secti
     if experts:
         section.tables.append(
             Table(
-                f"Readers ({level(rows.confidence)} intervals)",
+                f"Readers ({level(rows.confidence_level)} intervals)",
                 ["Reader", "Sensitivity", "Specificity"],
                 [
                     [name, interval(reader.sensitivity), interval(reader.specificity)]
@@ -91,7 +91,7 @@ def operating(rows: Rows, thresholds: Mapping[str, float] | None) -> Section:
         for name, threshold in chosen.items()
     }
     right = rows.called == rows.is_positive
-    accuracy = rate_of(right, rows.groups, rows.confidence)
+    accuracy = rate_of(right, rows.groups, rows.confidence_level)
     section.data = {
         "threshold_source": rows.threshold_source,
         "accuracy": accuracy,
@@ -134,7 +134,7 @@ def _rates(rows: Rows, points: Mapping[str, OperatingPoint]) -> Table:
             lines.append([title, *(interval(value, digits) for value in values)])
     prevalence = next(iter(points.values())).prevalence
     return Table(
-        f"Rates ({level(rows.confidence)} intervals)",
+        f"Rates ({level(rows.confidence_level)} intervals)",
         ["", *points],
         lines,
         f"Predictive values hold where {number(100 * prevalence, 1)} % are {rows.positive}, as "

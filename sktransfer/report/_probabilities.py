@@ -48,7 +48,7 @@ def calibration(rows: Rows) -> Section:
     section.data = {"slope": display.slope, "intercept": display.intercept, **scores}
     section.tables.append(
         Table(
-            f"Agreement of probabilities with outcomes ({level(rows.confidence)} intervals)",
+            f"Agreement of probabilities with outcomes ({level(rows.confidence_level)} intervals)",
             ["Measure", "Value", "Ideal"],
             [
                 ["Calibration slope", interval(display.slope, 2), "1"],

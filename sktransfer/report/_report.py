@@ -146,7 +146,7 @@ def diagnostic_report(
     target_names: Any = None,
     card: Mapping[str, str] | None = None,
     title: str | None = None,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
     n_failures: int = 8,
     saliency: str | None = "gradient",
     n_saliency: int = 4,
@@ -203,7 +203,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         "metrics", "evaluation_data", "training_data", "quantitative_analyses",
         "ethical_considerations", "caveats".
     title : str or None, default=None
-    confidence : float, default=0.95
+    confidence_level : float, default=0.95
         Level of all intervals.
     n_failures : int, default=8
         Images in the gallery of errors.
@@ -281,7 +281,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         pos_label=pos_label,
         target_names=target_names,
         threshold=threshold,
-        confidence=confidence,
+        confidence_level=confidence_level,
     )
 
     names = row_names if include_identifiers else None

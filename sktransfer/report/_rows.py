@@ -46,7 +46,7 @@ class Rows:
         Positions of the rows among those given.
     n_given : int
         Rows given; those without a score are left out.
-    confidence : float
+    confidence_level : float
     """
 
     estimator: Any
@@ -63,7 +63,7 @@ class Rows:
     threshold_source: str
     kept: np.ndarray
     n_given: int
-    confidence: float
+    confidence_level: float
 
     @property
     def is_positive(self) -> np.ndarray:
@@ -83,7 +83,7 @@ class Rows:
     @property
     def interval_settings(self) -> dict[str, Any]:
         """What intervals want to know."""
-        return {**self.settings, "confidence": self.confidence}
+        return {**self.settings, "confidence_level": self.confidence_level}
 
     def named(self, given: Any) -> np.ndarray:
         """Labels of the estimator as names; what is missing stays missing."""
@@ -114,7 +114,7 @@ def score_rows(
     pos_label: Any = None,
     target_names: Mapping[Any, str] | Sequence[str] | None = None,
     threshold: float | None = None,
-    confidence: float = 0.95,
+    confidence_level: float = 0.95,
 ) -> Rows:
     """Ask a fitted classifier for its scores.
 
@@ -174,7 +174,7 @@ def score_rows(
         threshold_source=source,
         kept=kept,
         n_given=len(y),
-        confidence=confidence,
+        confidence_level=confidence_level,
     )
 
 
@@ -263,11 +263,11 @@ def _threshold(estimator: Any, given: float | None, method: str) -> tuple[float,
     if hasattr(estimator, "operating_point_"):
         constraint = getattr(estimator, "constraint", "sensitivity")
         goal = (
-            f"a {constraint} of at least {estimator.target:g}"
-            if np.isscalar(getattr(estimator, "target", None))
-            else "the least expected cost"
+            "the least expected cost"
+            if constraint == "cost"
+            else f"a {constraint} of at least {estimator.target_level:g}"
         )
-        sure = getattr(estimator, "confidence", None)
+        sure = getattr(estimator, "confidence_level", None)
         guarantee = "" if sure is None or constraint == "cost" else f" with confidence {sure:g}"
         return float(estimator.threshold_), (
             f"{type(estimator).__name__} chose it before these rows were seen, for "

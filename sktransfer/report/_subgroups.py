@@ -53,7 +53,7 @@ def subgroups(rows: Rows, given: Any) -> Section:
     section.data = {"subgroups": found, "rows_left_out": left_out}
     section.tables.append(
         Table(
-            f"Each subgroup at the model's threshold ({level(rows.confidence)} intervals)",
+            f"Each subgroup at the model's threshold ({level(rows.confidence_level)} intervals)",
             ["Subgroup", "Images", "Prevalence", "AUC", "Sensitivity", "Specificity"],
             lines,
             f"Levels of fewer than {LEAST_ROWS} images are left out"
@@ -78,7 +78,7 @@ def _of(rows: Rows, own: np.ndarray) -> dict[str, Any]:
         settings: dict[str, Any] = {
             "pos_label": rows.positive,
             "groups": groups,
-            "confidence": rows.confidence,
+            "confidence_level": rows.confidence_level,
         }
         point = operating_point(truth, score, rows.threshold, **settings)
         result["roc_auc"] = roc_auc_interval(truth, score, **settings)

@@ -127,7 +127,7 @@ def compare_backbones(
     extractor: PretrainedFeatureExtractor | None = None,
     classifier: Any = None,
     finetune: FineTuneClassifier | None = None,
-    directory: Any = None,
+    path: Any = None,
     n_resamples: int = 500,
     random_state: int | np.random.RandomState | None = 0,
     verbose: int = 0,
@@ -156,7 +156,7 @@ def compare_backbones(
         logistic regression.
     finetune : FineTuneClassifier or None, default=None
         Of "finetune", the network apart. None: its defaults.
-    directory : path-like or None, default=None
+    path : path-like or None, default=None
         Where every fold's predictions are kept as soon as they are there. A call that was ended
         goes on from there, and one with more networks computes only those. Other images, labels,
         folds or parameters are another comparison; with a parameter that cannot be told from
@@ -225,8 +225,8 @@ def compare_backbones(
                 "group. Use other folds (cv), or leave the class out."
             )
     journal = None
-    if directory is not None:
-        journal = Journal(Path(directory), reader._image_source(X, reset=True), labels)
+    if path is not None:
+        journal = Journal(Path(path), reader._image_source(X, reset=True), labels)
     probabilities: dict[tuple[str, str], np.ndarray] = {}
     records = []
     for (name, strategy), estimator in cases.items():

@@ -271,7 +271,7 @@ def test_plot_again_elsewhere():
         curves={"own": DeletionInsertionCurves(fraction, scores, scores[:, ::-1])}
     )
     figure = plt.figure()
-    assert display.plot(figure=figure, line_kw={"color": "red"}) is display
+    assert display.plot(figure=figure, line_kwargs={"color": "red"}) is display
     assert display.figure_ is figure
     assert display.lines_["own", "deletion"].get_color() == "red"
     assert not display.fill_between_  # of one image there is no interval

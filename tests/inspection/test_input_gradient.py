@@ -125,7 +125,7 @@ def test_loss_is_the_cross_entropy(classifier, labels):
     def loss(Z):
         return -np.log(pipe.predict_proba(Z)[[0, 1], codes])
 
-    check_differences(pipe, loss, y=labels[:2], target="loss")
+    check_differences(pipe, loss, y=labels[:2], objective="loss")
 
 
 def log_odds(estimator, codes):
@@ -253,9 +253,9 @@ def test_other_steps_are_refused(steps, named):
 def test_bad_input():
     pipe = make_pipeline(extractor(), LinearSVC()).fit(X, Y2)
     with pytest.raises(ValueError, match="needs probabilities"):
-        input_gradient(pipe, X[:2], target="loss")
-    with pytest.raises(ValueError, match="target must be"):
-        input_gradient(pipe, X[:2], target="logit")
+        input_gradient(pipe, X[:2], objective="loss")
+    with pytest.raises(ValueError, match="objective must be"):
+        input_gradient(pipe, X[:2], objective="logit")
     with pytest.raises(ValueError, match="none of the classes"):
         input_gradient(pipe, X[:2], ["well", "ill"])
     with pytest.raises(ValueError, match=r"shape \(2,\)"):

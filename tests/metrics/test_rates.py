@@ -60,10 +60,10 @@ def test_several_classes():
 
 @pytest.mark.parametrize("method", ["exact", "wilson"])
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (57, 60), (10, 10), (500, 1000)])
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-def test_interval_is_scipys(k, n, confidence, method):
-    theirs = binomtest(k, n).proportion_ci(confidence, method)
-    ours = rate_interval(k, n, confidence=confidence, method=method)
+@pytest.mark.parametrize("confidence_level", [0.8, 0.95, 0.99])
+def test_interval_is_scipys(k, n, confidence_level, method):
+    theirs = binomtest(k, n).proportion_ci(confidence_level, method)
+    ours = rate_interval(k, n, confidence_level=confidence_level, method=method)
     np.testing.assert_allclose(ours, (k / n, theirs.low, theirs.high), atol=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_published_interval():
     ("arguments", "message"),
     [
         ({"k": 5, "n": 4}, "0 <= k <= n"),
-        ({"k": 1, "n": 4, "confidence": 95}, "share such as 0.95"),
+        ({"k": 1, "n": 4, "confidence_level": 95}, "share such as 0.95"),
         ({"k": 1, "n": 4, "method": "wald"}, "'exact' or 'wilson'"),
     ],
 )

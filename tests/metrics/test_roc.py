@@ -17,23 +17,23 @@ def draw(rng, auc, n_positive, n_negative):
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_mlstatkit_agrees(confidence, ties):
+@pytest.mark.parametrize("confidence_level", [0.9, 0.95])
+def test_mlstatkit_agrees(confidence_level, ties):
     oracle = pytest.importorskip("MLstatkit")
     rng = np.random.default_rng(0)
     y, a = draw(rng, 0.9, 40, 110)
     b = 0.5 * a + rng.normal(size=150)
     if ties:
         a, b = a.round(1), b.round(1)
-    z, pvalue, ci_a, ci_b, auc_a, auc_b, info = oracle.Delong_test(y, a, b, alpha=confidence)
+    z, pvalue, ci_a, ci_b, auc_a, auc_b, info = oracle.Delong_test(y, a, b, alpha=confidence_level)
     assert info["method"] == "delong"
     for score, auc, (low, high) in ((a, auc_a, ci_a), (b, auc_b, ci_b)):
-        ours = roc_auc_interval(y, score, confidence=confidence, scale="linear")
+        ours = roc_auc_interval(y, score, confidence_level=confidence_level, scale="linear")
         np.testing.assert_allclose(ours, (auc, low, high), atol=1e-10)
-    ours = roc_auc_difference(y, a, b, confidence=confidence)
+    ours = roc_auc_difference(y, a, b, confidence_level=confidence_level)
     assert ours.estimate == pytest.approx(auc_a - auc_b, abs=1e-10)
     assert ours.pvalue == pytest.approx(pvalue, abs=1e-10)
-    error = (ours.high - ours.low) / 2 / norm.ppf(0.5 + confidence / 2)
+    error = (ours.high - ours.low) / 2 / norm.ppf(0.5 + confidence_level / 2)
     assert -ours.estimate / error == pytest.approx(z, abs=1e-8)
 
 
@@ -226,7 +226,10 @@ def test_no_test_without_variance():
         (lambda: roc_auc_interval([0, 1], [0, 1], method="hanley"), "method must be one of"),
         (lambda: roc_auc_interval([0, 1], [0, 1], scale="log"), "scale must be one of"),
         (lambda: roc_auc_interval([0, 1], [0, 1], average="micro"), "average must be one of"),
-        (lambda: roc_auc_interval([0, 1], [0, 1], confidence=0), "confidence is a share"),
+        (
+            lambda: roc_auc_interval([0, 1], [0, 1], confidence_level=0),
+            "confidence_level is a share",
+        ),
         (lambda: roc_auc_interval([1, 1], [0, 1]), "both classes"),
         (lambda: roc_auc_interval([0, 1], [np.nan, 1]), "NaN in 1 of 2 rows"),
         (lambda: roc_auc_interval([0, 1, 2], [0, 1, 2]), "two classes"),

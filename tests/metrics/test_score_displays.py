@@ -79,7 +79,7 @@ def test_conventions(display, fitted, study, pyplot):
         assert list(parameters)[:2] in (
             ["estimator", "X"],
             ["y_true", "y_score"],
-            ["y_true", "y_prob"],
+            ["y_true", "y_proba"],
             ["y_true", "y_proba"],
             ["cv_results", "X"],
         )
@@ -119,7 +119,7 @@ def test_folds_are_pooled(display, fitted):
     expected = display.from_predictions(truth, score, groups=np.arange(200) // 2)
     for name in inspect.signature(display.__init__).parameters:
         one, other = getattr(shown, name, None), getattr(expected, name, None)
-        if isinstance(one, np.ndarray) and name != "y_prob":
+        if isinstance(one, np.ndarray) and name != "y_proba":
             np.testing.assert_allclose(one, other)
     with pytest.raises(ValueError, match="return_indices=True"):
         display.from_cv_results(cross_validate(clf, X, y, cv=2), X, y)
@@ -201,7 +201,7 @@ def test_readers_in_other_forms(study):
 def test_estimators_bring_their_thresholds(display, fitted):
     clf, X, y = fitted
     for wrapped in (
-        OperatingPointClassifier(FrozenEstimator(clf), cv="prefit", target=0.9, pos_label=0),
+        OperatingPointClassifier(FrozenEstimator(clf), cv="prefit", target_level=0.9, pos_label=0),
         TunedThresholdClassifierCV(FrozenEstimator(clf), cv="prefit", refit=False),
     ):
         wrapped.fit(X, y)

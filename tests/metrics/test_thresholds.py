@@ -38,22 +38,22 @@ def test_rows_needed_are_wilks(target, needed):
         assert allowed_misses(n - 1, target) == misses - 1
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("confidence_level", [0.5, 0.9, 0.95, 0.99])
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.95])
-def test_misses_are_the_most_that_the_binomial_allows(target, confidence):
+def test_misses_are_the_most_that_the_binomial_allows(target, confidence_level):
     for n in (1, 2, 5, 17, 60, 100, 333):
-        k = allowed_misses(n, target, confidence=confidence)
-        # At most k misses of n happen, at the target itself, in 1 - confidence of all cases.
-        assert binom.cdf(k, n, 1 - target) <= 1 - confidence + 1e-9
-        assert binom.cdf(k + 1, n, 1 - target) > 1 - confidence + 1e-9
+        k = allowed_misses(n, target, confidence_level=confidence_level)
+        # At most k misses of n happen, at the target itself, in 1 - confidence_level of all cases.
+        assert binom.cdf(k, n, 1 - target) <= 1 - confidence_level + 1e-9
+        assert binom.cdf(k + 1, n, 1 - target) > 1 - confidence_level + 1e-9
         if k >= 0:
-            assert beta.ppf(1 - confidence, n - k, k + 1) >= target - 1e-9
+            assert beta.ppf(1 - confidence_level, n - k, k + 1) >= target - 1e-9
 
 
 def test_point_estimate_is_the_share_itself():
     for n in range(1, 300):
         for target in (0.5, 0.9, 0.95, 0.99):
-            k = allowed_misses(n, target, confidence=None)
+            k = allowed_misses(n, target, confidence_level=None)
             assert (n - k) / n >= target - 1e-9
             assert (n - k - 1) / n < target
 
@@ -116,8 +116,8 @@ def test_several_classes_each_against_the_rest():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: allowed_misses(10, 1.0), "target is a share"),
-        (lambda: allowed_misses(10, confidence=2), "confidence is a share"),
+        (lambda: allowed_misses(10, 1.0), "target_level is a share"),
+        (lambda: allowed_misses(10, confidence_level=2), "confidence_level is a share"),
         (lambda: rows_needed(misses=-1), "at least 0"),
         (lambda: specificity_at_sensitivity([0, 1], [0, 1], sensitivity=95), "sensitivity is a"),
         (lambda: sensitivity_at_specificity([0, 1], [0, 1], average="micro"), "'macro' or None"),

@@ -73,11 +73,13 @@ def test_styles_and_axes():
     assert display.fill_between_ is not None
     assert display.bars_ is display.seconds_ax_ is None
     assert ax.get_ylabel() == "Score"
-    display.plot(interval_style=None, score_name="Gain", line_kw={"color": "red", "marker": "x"})
+    display.plot(
+        interval_style=None, score_name="Gain", line_kwargs={"color": "red", "marker": "x"}
+    )
     assert display.errorbar_ is display.fill_between_ is None
     assert display.line_.get_color() == "red"
     assert display.ax_.get_ylabel() == "Gain"
-    display.plot(errorbar_kw={"capsize": 1}, bar_kw={"color": "blue"})
+    display.plot(errorbar_kwargs={"capsize": 1}, bar_kwargs={"color": "blue"})
     assert display.bars_[0].get_facecolor()[2] == 1
     with pytest.raises(ValueError, match="Unknown interval_style: 'box'"):
         display.plot(interval_style="box")

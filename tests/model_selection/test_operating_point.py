@@ -62,12 +62,15 @@ tree = DecisionTreeClassifier(random_state=0)
 
 @parametrize_with_checks(
     [
-        OperatingPointClassifier(tree, confidence=None),
+        OperatingPointClassifier(tree, confidence_level=None),
         OperatingPointClassifier(
-            tree, target=0.5, confidence=0.5, cv=ShuffleSplit(1, test_size=0.5, random_state=0)
+            tree,
+            target_level=0.5,
+            confidence_level=0.5,
+            cv=ShuffleSplit(1, test_size=0.5, random_state=0),
         ),
-        OperatingPointClassifier(tree, constraint="specificity", confidence=None),
-        OperatingPointClassifier(tree, constraint="cost", target=[[0, 1], [1, 0]]),
+        OperatingPointClassifier(tree, constraint="specificity", confidence_level=None),
+        OperatingPointClassifier(tree, constraint="cost", cost_matrix=[[0, 1], [1, 0]]),
     ]
 )
 def test_scikit_learns_own_checks(estimator, check):
@@ -75,7 +78,7 @@ def test_scikit_learns_own_checks(estimator, check):
 
 
 @parametrize_with_checks(
-    [OperatingPointClassifier(LogisticRegression(), target=0.99, confidence=None)],
+    [OperatingPointClassifier(LogisticRegression(), target_level=0.99, confidence_level=None)],
     expected_failed_checks=lambda estimator: {
         "check_classifiers_train": "Threshold at probability 0.5 does not hold"
     },
@@ -90,17 +93,17 @@ def task():
 
 
 @pytest.mark.parametrize("constraint", ["sensitivity", "specificity"])
-@pytest.mark.parametrize("confidence", [None, 0.9, 0.95])
+@pytest.mark.parametrize("confidence_level", [None, 0.9, 0.95])
 @pytest.mark.parametrize("target", [0.8, 0.95])
-def test_threshold_is_the_order_statistic(task, constraint, confidence, target):
+def test_threshold_is_the_order_statistic(task, constraint, confidence_level, target):
     X, y = task
     inner = LogisticRegression()
     clf = OperatingPointClassifier(
-        inner, constraint=constraint, target=target, confidence=confidence
+        inner, constraint=constraint, target_level=target, confidence_level=confidence_level
     ).fit(X, y)
     score = cross_val_predict(inner, X, y, method="predict_proba")[:, 1]
     own = np.sort(score[y == (constraint == "sensitivity")])
-    k = allowed_misses(len(own), target, confidence=confidence)
+    k = allowed_misses(len(own), target, confidence_level=confidence_level)
     if constraint == "sensitivity":
         assert clf.threshold_ == own[k]
         rate = clf.operating_point_.sensitivity.estimate
@@ -122,7 +125,7 @@ def test_cost(task, positive):
     X, y = task
     costs = [[0, 1], [8, 1]]
     clf = OperatingPointClassifier(
-        LogisticRegression(), constraint="cost", target=costs, pos_label=positive
+        LogisticRegression(), constraint="cost", cost_matrix=costs, pos_label=positive
     ).fit(X, y)
     score = cross_val_predict(LogisticRegression(), X, y, method="predict_proba")[:, positive]
     table = np.array(costs)
@@ -140,7 +143,7 @@ def test_cost(task, positive):
 def test_costs_that_make_one_call_cheapest(task):
     X, y = task
     nobody = OperatingPointClassifier(
-        LogisticRegression(), constraint="cost", target=[[0, 1], [0, 1]]
+        LogisticRegression(), constraint="cost", cost_matrix=[[0, 1], [0, 1]]
     ).fit(X, y)
     assert nobody.threshold_ == np.inf
     assert not nobody.predict(X).any()
@@ -163,7 +166,7 @@ def test_positive_label(task, scale):
 
 def test_decision_function_is_turned_for_the_first_class(task):
     X, y = task
-    clf = OperatingPointClassifier(LinearSVC(), pos_label=0, target=0.9).fit(X, y)
+    clf = OperatingPointClassifier(LinearSVC(), pos_label=0, target_level=0.9).fit(X, y)
     assert not hasattr(clf, "predict_proba")
     assert clf.operating_point_.sensitivity.estimate >= 0.9
     np.testing.assert_array_equal(
@@ -219,13 +222,13 @@ def test_one_split_keeps_its_model(task):
 
 
 @pytest.mark.parametrize(
-    ("n_positive", "confidence", "needed"), [(58, 0.95, 59), (10, 0.9, 45), (58, 0.99, 90)]
+    ("n_positive", "confidence_level", "needed"), [(58, 0.95, 59), (10, 0.9, 45), (58, 0.99, 90)]
 )
-def test_too_few_positives(n_positive, confidence, needed):
+def test_too_few_positives(n_positive, confidence_level, needed):
     rng = np.random.default_rng(0)
     y = np.repeat([0, 1], [200, n_positive])
     X = rng.normal(y)[:, None]
-    clf = OperatingPointClassifier(FirstColumn(), confidence=confidence)
+    clf = OperatingPointClassifier(FirstColumn(), confidence_level=confidence_level)
     message = f"takes {needed} positive rows, and {n_positive} were scored"
     with pytest.raises(ValueError, match=message):
         clf.fit(X, y)
@@ -238,7 +241,7 @@ def test_too_few_positives(n_positive, confidence, needed):
     with pytest.warns(UserWarning, match=r"negative rows.* Every row is called negative"):
         clf.fit(-X, y)
     assert (clf.predict(X) == 1).all()
-    enough = OperatingPointClassifier(FirstColumn(), confidence=confidence)
+    enough = OperatingPointClassifier(FirstColumn(), confidence_level=confidence_level)
     y = np.r_[y, np.ones(needed - n_positive, int)]
     assert np.isfinite(enough.fit(rng.normal(y)[:, None], y).threshold_)
 
@@ -306,7 +309,7 @@ def test_groups_stay_together_without_being_asked_to():
     X = np.column_stack([rng.normal(y), patients])
     for cv in (None, 4, GroupKFold(3), StratifiedGroupKFold(3)):
         seen.clear()
-        clf = OperatingPointClassifier(Spy(), cv=cv, target=0.9).fit(X, y, groups=patients)
+        clf = OperatingPointClassifier(Spy(), cv=cv, target_level=0.9).fit(X, y, groups=patients)
         folds, whole = seen[:-1], seen[-1]
         assert len(folds) == {None: 5, 4: 4}.get(cv if cv is None or cv == 4 else 0, 3)
         assert whole == set(range(200))
@@ -325,13 +328,13 @@ def test_groups_stay_together_without_being_asked_to():
         ),
         ({"cv": RepeatedStratifiedKFold(n_repeats=2)}, {}, "more than once"),
         ({"cv": [(np.arange(400), np.arange(300, 400))]}, {}, "training and the test part"),
-        ({"target": 95}, {}, "'target' parameter"),
-        ({"target": [[0, 1], [5, 0]]}, {}, "must be a share"),
-        ({"constraint": "cost"}, {}, "must be a cost matrix"),
-        ({"constraint": "cost", "target": [[0, 1, 2], [5, 0, 1]]}, {}, r"shape \(2, 2\)"),
+        ({"target_level": 95}, {}, "'target_level' parameter"),
+        ({"cost_matrix": [[0, 1], [5, 0]]}, {}, "nothing else uses"),
+        ({"constraint": "cost"}, {}, "cost_matrix is what"),
+        ({"constraint": "cost", "cost_matrix": [[0, 1, 2], [5, 0, 1]]}, {}, r"shape \(2, 2\)"),
         ({"constraint": "recall"}, {}, "'constraint' parameter"),
         ({"unattainable": "ignore"}, {}, "'unattainable' parameter"),
-        ({"confidence": 1.0}, {}, "'confidence' parameter"),
+        ({"confidence_level": 1.0}, {}, "'confidence_level' parameter"),
         ({"pos_label": 7}, {}, "pos_label=7"),
         ({"cv": "none"}, {}, "'cv' parameter"),
         ({"cv": [(np.arange(400)[::2], np.flatnonzero(np.arange(400) % 4 == 1))]}, {}, "one class"),
@@ -390,15 +393,15 @@ def test_in_searches_pipelines_and_around_calibration(task):
     X, y = task
     pipe = make_pipeline(StandardScaler(), LogisticRegression())
     calibrated = CalibratedClassifierCV(pipe, method="temperature", cv=3)
-    clf = OperatingPointClassifier(calibrated, cv=3, target=0.9)
+    clf = OperatingPointClassifier(calibrated, cv=3, target_level=0.9)
     assert cross_val_score(clf, X, y, cv=3, scoring="recall").min() > 0.8
     search = GridSearchCV(
-        OperatingPointClassifier(pipe, target=0.9),
-        {"estimator__logisticregression__C": [0.01, 1], "target": [0.8, 0.9]},
+        OperatingPointClassifier(pipe, target_level=0.9),
+        {"estimator__logisticregression__C": [0.01, 1], "target_level": [0.8, 0.9]},
         scoring="roc_auc",
         cv=3,
     ).fit(X, y)
-    assert search.best_params_.keys() == {"estimator__logisticregression__C", "target"}
+    assert search.best_params_.keys() == {"estimator__logisticregression__C", "target_level"}
     again = pickle.loads(pickle.dumps(clf.fit(X, y)))
     np.testing.assert_array_equal(again.predict(X), clf.predict(X))
     assert again.operating_point_ == clf.operating_point_
@@ -419,7 +422,7 @@ def test_rows_may_be_a_list_of_anything():
 
     y = np.tile([0, 1], 100)
     X = ["a" * (3 + i % 7 + 3 * label) for i, label in enumerate(y)]
-    clf = OperatingPointClassifier(Lengths(), target=0.9, confidence=None).fit(X, y)
+    clf = OperatingPointClassifier(Lengths(), target_level=0.9, confidence_level=None).fit(X, y)
     assert clf.predict(X)[y == 1].mean() >= 0.9
 
 
@@ -427,7 +430,7 @@ def test_ties_are_told():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 600)
     X = rng.poisson(2 + y)[:, None].astype(float)
-    clf = OperatingPointClassifier(DecisionTreeClassifier(max_depth=3), target=0.9)
+    clf = OperatingPointClassifier(DecisionTreeClassifier(max_depth=3), target_level=0.9)
     with pytest.warns(UserWarning, match=r"600 scores take \d+ values only"):
         clf.fit(X, y)
     clf.set_params(cv=ShuffleSplit(1, test_size=0.5, random_state=0)).fit(X, y)
@@ -480,7 +483,7 @@ def test_groups_reach_a_nested_calibration():
         method="sigmoid",
         cv=StratifiedGroupKFold(2),
     )
-    clf = OperatingPointClassifier(calibrated, cv=StratifiedGroupKFold(3), target=0.9)
+    clf = OperatingPointClassifier(calibrated, cv=StratifiedGroupKFold(3), target_level=0.9)
     clf.fit(X, y, groups=patients)
     assert clf.operating_point_.group_sensitivity.estimate >= 0.9
     with pytest.raises(ValueError, match="groups on both sides"):
@@ -498,10 +501,12 @@ def test_around_fine_tuning():
         freeze_depth="all",
         random_state=0,
     )
-    clf = OperatingPointClassifier(inner, cv=2, target=0.8, pos_label="small")
+    clf = OperatingPointClassifier(inner, cv=2, target_level=0.8, pos_label="small")
     clf.fit(X, y, groups=np.arange(150) // 2)
     assert clf.operating_point_.group_sensitivity.estimate >= 0.8
     assert set(clf.predict(X[:20])) <= {"small", "large"}
     assert clf.predict_proba(X[:3]).shape == (3, 2)
-    frozen = OperatingPointClassifier(FrozenEstimator(clf.estimator_), cv="prefit", target=0.8)
+    frozen = OperatingPointClassifier(
+        FrozenEstimator(clf.estimator_), cv="prefit", target_level=0.8
+    )
     assert frozen.fit(X, y).operating_point_.pos_label == "small"

@@ -46,7 +46,7 @@ def true_patient_sensitivity(clf, population):
     return float((missed[np.unique(groups[y == 1])] == 0).mean())
 
 
-def below(case, repeats, confidence=CONFIDENCE, seed=0):
+def below(case, repeats, confidence_level=CONFIDENCE, seed=0):
     """Share of the repeats in which the true rate is below the target."""
     rng = np.random.default_rng(seed)
     fitted = LogisticRegression().fit(*rows(rng, 2000))
@@ -57,8 +57,8 @@ def below(case, repeats, confidence=CONFIDENCE, seed=0):
         clf = OperatingPointClassifier(
             FrozenEstimator(fitted) if prefit else LogisticRegression(),
             cv="prefit" if prefit else None,
-            target=TARGET,
-            confidence=confidence,
+            target_level=TARGET,
+            confidence_level=confidence_level,
         )
         if case.endswith("patients"):
             X, y, groups = patients(rng, 500)
@@ -90,7 +90,7 @@ def test_guarantee_is_kept_over_400_repeats(case):
 
 
 def test_point_estimates_guarantee_nothing():
-    assert 0.3 < below("prefit", 100, confidence=None) < 0.7
+    assert 0.3 < below("prefit", 100, confidence_level=None) < 0.7
 
 
 def test_ignoring_patients_breaks_the_guarantee():
@@ -101,6 +101,6 @@ def test_ignoring_patients_breaks_the_guarantee():
     count = 0
     for _ in range(40):
         X, y, _ = patients(rng, 500)
-        clf = OperatingPointClassifier(fitted, cv="prefit", target=TARGET).fit(X, y)
+        clf = OperatingPointClassifier(fitted, cv="prefit", target_level=TARGET).fit(X, y)
         count += true_patient_sensitivity(clf, population) < TARGET
     assert count / 40 > 0.2

@@ -100,7 +100,7 @@ def train():
 @pytest.fixture(scope="session")
 def model(train):
     """With a threshold of its own."""
-    clf = OperatingPointClassifier(pipeline(), target=0.8, pos_label="ill", cv=3)
+    clf = OperatingPointClassifier(pipeline(), target_level=0.8, pos_label="ill", cv=3)
     return clf.fit(train.X, train.y, groups=train.groups)
 
 

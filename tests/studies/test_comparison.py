@@ -64,7 +64,7 @@ def test_scores_are_of_predictions_for_rows_of_other_folds(digits):
 def test_both_strategies_and_taking_it_up_again(digits, tmp_path, monkeypatch):
     X, y = digits
     options = {
-        "cv": 2, "extractor": EXTRACTOR, "finetune": FINETUNE, "directory": tmp_path / "kept",
+        "cv": 2, "extractor": EXTRACTOR, "finetune": FINETUNE, "path": tmp_path / "kept",
     }  # fmt: skip
     fits = []
     fit = FineTuneClassifier.fit
@@ -94,7 +94,7 @@ def test_damaged_records_are_computed_again(digits, tmp_path):
     X, y = digits
     options = {
         "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 3,
-        "extractor": EXTRACTOR, "directory": tmp_path,
+        "extractor": EXTRACTOR, "path": tmp_path,
     }  # fmt: skip
     first = compare_backbones(X, y, **options)
     for file, damage in zip(sorted(tmp_path.iterdir()), (b"\xff\xfe", b"{}", b""), strict=True):
@@ -113,7 +113,7 @@ def test_what_changes_a_result_is_another_comparison(digits, tmp_path):
     def n_files(X=X, y=y, **params):
         options = {
             "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 2,
-            "extractor": EXTRACTOR, "directory": tmp_path,
+            "extractor": EXTRACTOR, "path": tmp_path,
             "classifier": TellsWhatItIsGiven(C), **params,
         }  # fmt: skip
         compare_backbones(X, y, **options)
@@ -142,7 +142,7 @@ def test_functions_are_not_told_apart_and_nothing_is_kept(digits, tmp_path):
     X, y = digits
     options = {
         "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 2,
-        "directory": tmp_path,
+        "path": tmp_path,
     }  # fmt: skip
 
     def darker(image):
