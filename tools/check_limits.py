@@ -339,6 +339,10 @@ def trace(action: Callable[[], Any]) -> set[tuple[str, str]]:
     return seen
 
 
+# Torch's own engine: what an installation without further engines runs.
+NETWORK = {"backbone": "squeezenet1_1", "weights": None, "image_size": 32, "engine": "torch"}
+
+
 def run_fit() -> set[tuple[str, str]]:
     """Run a small fine-tune and return what ran of ours."""
     from sklearn.datasets import load_digits
@@ -346,9 +350,7 @@ def run_fit() -> set[tuple[str, str]]:
     from sktransfer import FineTuneClassifier
 
     digits = load_digits(n_class=2)
-    classifier = FineTuneClassifier(
-        "resnet18", weights=None, image_size=32, max_epochs=1, random_state=0
-    )
+    classifier = FineTuneClassifier(**NETWORK, max_epochs=1, random_state=0)
     return trace(lambda: classifier.fit(digits.images[:40] / 16, digits.target[:40]))
 
 
@@ -358,7 +360,7 @@ def run_transform() -> set[tuple[str, str]]:
 
     from sktransfer import PretrainedFeatureExtractor
 
-    extractor = PretrainedFeatureExtractor("resnet18", weights=None, image_size=32)
+    extractor = PretrainedFeatureExtractor(**NETWORK)
     images = load_digits().images[:40] / 16
     return trace(lambda: extractor.fit_transform(images))
 
