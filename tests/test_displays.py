@@ -24,7 +24,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parents[1] / "docs"
-ROOMS = ("inspection", "selection", "studies", "model_selection", "metrics", "datasets", "images")
+PACKAGES = ("inspection", "metrics", "model_selection", "studies")
 FACTORIES = (
     "from_estimator",
     "from_predictions",
@@ -41,8 +41,8 @@ SCORE = np.random.default_rng(0).random(40)
 
 def displays():
     found = {}
-    for room in ROOMS:
-        public = importlib.import_module(f"sktransfer.{room}")
+    for package in PACKAGES:
+        public = importlib.import_module(f"sktransfer.{package}")
         for name in public.__all__:
             if name.endswith("Display"):
                 found[name] = getattr(public, name)
@@ -144,13 +144,13 @@ def _no_windows(monkeypatch):
     plt.close("all")
 
 
-def test_none_is_forgotten():
+def test_every_display_is_tested_here():
     assert len(DISPLAYS) >= 15
     assert set(MADE) == set(DISPLAYS)
 
 
 @each
-def test_signatures(name):
+def test_constructors_take_keywords_and_plot_takes_axes(name):
     cls = DISPLAYS[name]
     assert any(hasattr(cls, factory) for factory in FACTORIES)
     _, *parameters = inspect.signature(cls.__init__).parameters.values()
@@ -167,7 +167,7 @@ def test_signatures(name):
 
 
 @each
-def test_plots_what_it_holds(name):
+def test_a_display_plots_again_from_its_attributes(name):
     cls = DISPLAYS[name]
     display = MADE[name](cls)
     assert isinstance(display, cls)

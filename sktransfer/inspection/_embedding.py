@@ -11,8 +11,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._images import DecodedImage, ImageSource
 from sktransfer._utils.config import import_optional
-from sktransfer._utils.displays import new_axes
-from sktransfer._utils.plotting import palette_color, palette_marker
+from sktransfer._utils.plotting import new_axes, palette_color, palette_marker
 from sktransfer.inspection._images import as_shown, images_of, small
 from sktransfer.inspection._similar import embeddings_of
 

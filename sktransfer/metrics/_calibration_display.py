@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sktransfer._utils.displays import ScoreDisplay, label_of, new_axes, remove_spines
+from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes
 from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
 from sktransfer.metrics._decisions import check_probabilities
 from sktransfer.metrics._labels import Interval, binary_scores, positive_label
 from sktransfer.metrics._rates import rate_of
 
 
-class CalibrationDisplay(ScoreDisplay):
+class CalibrationDisplay(ScoreDisplayMixin):
     """Reliability diagram with a binomial interval for each bin.
 
     scikit-learn's :class:`~sklearn.calibration.CalibrationDisplay` with what it lacks: how far each
@@ -225,13 +225,13 @@ class CalibrationDisplay(ScoreDisplay):
         self.rug_ = self.ax_.fill_between(
             edges, -0.1, tops, step="post", color=self.line_.get_color(), alpha=0.4
         )
-        self.ax_.set(
+        finish_axes(
+            self.ax_,
             xlabel=label_of("Mean predicted probability", self.pos_label),
             ylabel=label_of("Fraction of positives", self.pos_label),
             xlim=(-0.01, 1.01),
             ylim=(-0.1, 1.01),
+            legend={"loc": "upper left"},
+            despine=despine,
         )
-        self.ax_.legend(loc="upper left", fontsize="small")
-        if despine:
-            remove_spines(self.ax_)
         return self

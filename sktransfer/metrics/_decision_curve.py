@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._utils.displays import (
-    ScoreDisplay,
+from sktransfer._utils.plotting import (
+    ScoreDisplayMixin,
+    finish_axes,
     label_of,
     new_axes,
-    remove_spines,
-    shares_of_groups,
 )
 from sktransfer.metrics._decisions import net_benefit
-from sktransfer.metrics._labels import binary_labels, positive_label
+from sktransfer.metrics._labels import binary_labels, positive_label, shares_of_groups
 
 
-class DecisionCurveDisplay(ScoreDisplay):
+class DecisionCurveDisplay(ScoreDisplayMixin):
     """Net benefit of acting on probabilities, alongside acting on everybody and on nobody.
 
     Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
@@ -173,14 +172,13 @@ class DecisionCurveDisplay(ScoreDisplay):
             self.ax_.axhline(0, color="k", linewidth=0.8, label="act on nobody")
         curve = {"label": self.name if name is None else name, **(curve_kwargs or {})}
         (self.line_,) = self.ax_.plot(self.thresholds, self.benefit, **curve)
-        self.ax_.set(
+        finish_axes(
+            self.ax_,
             xlabel=label_of("Threshold probability", self.pos_label),
             ylabel="Net benefit",
             xlim=(0, 1),
             # Acting on everybody falls without bound.
             ylim=(-0.15 * self.prevalence, 1.05 * self.prevalence),
+            despine=despine,
         )
-        self.ax_.legend(fontsize="small")
-        if despine:
-            remove_spines(self.ax_)
         return self

@@ -133,6 +133,12 @@ def group_codes(groups: ArrayLike | None, n: int) -> np.ndarray | None:
     return np.unique(names, return_inverse=True)[1]
 
 
+def shares_of_groups(groups: ArrayLike) -> np.ndarray:
+    """Return a weight for each row, so that every group weighs the same."""
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return 1 / sizes[codes]
+
+
 def one_vs_rest(
     y_true: ArrayLike, y_score: ArrayLike, labels: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

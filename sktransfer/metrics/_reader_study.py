@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import t as student
 from sklearn.metrics import roc_curve
 
-from sktransfer._utils.displays import ScoreDisplay, label_of, new_axes, remove_spines
+from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes
 from sktransfer.metrics._bootstrap import roc_curve_band
 from sktransfer.metrics._labels import Interval, positive_label
 from sktransfer.metrics._rates import sensitivity_specificity
@@ -28,7 +28,7 @@ class Reader(NamedTuple):
     specificity: Interval
 
 
-class ReaderStudyDisplay(ScoreDisplay):
+class ReaderStudyDisplay(ScoreDisplayMixin):
     """ROC curve of a network with the experts as points.
 
     Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
@@ -281,16 +281,16 @@ class ReaderStudyDisplay(ScoreDisplay):
                     f"specificity {own.specificity.estimate:.2f}",
                 },
             )
-        self.ax_.set(
+        finish_axes(
+            self.ax_,
             xlabel=label_of("1 - Specificity", self.pos_label),
             ylabel=label_of("Sensitivity", self.pos_label),
             xlim=(-0.01, 1.01),
             ylim=(-0.01, 1.01),
             aspect="equal",
+            legend={"loc": "lower right"},
+            despine=despine,
         )
-        self.ax_.legend(loc="lower right", fontsize="small")
-        if despine:
-            remove_spines(self.ax_)
         return self
 
     def _point(self, reader: Reader, style: dict[str, Any]) -> Any:

@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._utils.displays import (
-    ScoreDisplay,
+from sktransfer._utils.plotting import (
+    ScoreDisplayMixin,
+    finish_axes,
     label_of,
     new_axes,
-    remove_spines,
-    shares_of_groups,
 )
-from sktransfer.metrics._labels import binary_scores, positive_label
+from sktransfer.metrics._labels import binary_scores, positive_label, shares_of_groups
 
 
-class ScoreDistributionDisplay(ScoreDisplay):
+class ScoreDistributionDisplay(ScoreDisplayMixin):
     """Histogram of the scores of each class, with the threshold between.
 
     Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
@@ -180,12 +179,11 @@ class ScoreDistributionDisplay(ScoreDisplay):
             self.threshold_ = self.ax_.axvline(
                 self.threshold, color="k", linestyle="--", label=f"threshold {self.threshold:.3g}"
             )
-        self.ax_.set(
+        finish_axes(
+            self.ax_,
             xlabel=label_of("Score", self.pos_label),
             ylabel="Share of the class",
             title=(self.name if name is None else name) or "",
+            despine=despine,
         )
-        self.ax_.legend(fontsize="small")
-        if despine:
-            remove_spines(self.ax_)
         return self

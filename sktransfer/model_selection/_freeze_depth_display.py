@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sktransfer._utils.displays import new_axes
+from sktransfer._utils.plotting import new_axes
 from sktransfer._utils.sklearn_compat import _validate_score_name
 from sktransfer.model_selection._depth_curve import curve_of_search, freeze_depth_curve
 
