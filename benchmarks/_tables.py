@@ -387,7 +387,7 @@ def studies(content: dict[str, Any]) -> str:
 
 def depth_search(content: dict[str, Any]) -> str:
     parts = [where(content)]
-    header = ("trained", "", "seconds", "times faster", "score", "standard error", "predicted, s")
+    header = ("trained", "", "seconds", "times faster", "score", "standard error")
     for task, found in content["summary"].items():
         its = content["settings"][task]
         many = "" if its["n"] is None else f"{its['n']} images, "
@@ -399,23 +399,20 @@ def depth_search(content: dict[str, Any]) -> str:
             (
                 *(row["case"], row["who"], number(row["seconds"]), number(row["times"])),
                 *(f"{row['mean']:.3f}", number(row["standard_error"], 2)),
-                number(row.get("predicted_seconds")),
             )
             for row in found["rows"]
         ]
         for row in found["total"]:
             if row.get("one_pass_seconds"):
                 once = ("one pass for all cuts", row["who"], number(row["one_pass_seconds"]))
-                rows.append((*once, "", "", "", ""))
+                rows.append((*once, "", "", ""))
         for row in found["total"]:
             memory = f"{row['who']} ({number(row['peak_mb'])} MB)"
-            seconds, predicted = number(row["seconds"]), number(row.get("predicted_seconds"))
-            rows.append(("**all**", memory, seconds, number(row["times"]), "", "", predicted))
+            seconds = number(row["seconds"])
+            rows.append(("**all**", memory, seconds, number(row["times"]), "", ""))
         for row in found.get("with_full", []):
             bound = f"{number(row['times'])} (bound {number(row['bound'])})"
-            rows.append(
-                ("**and everything**", row["who"], number(row["seconds"]), bound, "", "", "")
-            )
+            rows.append(("**and everything**", row["who"], number(row["seconds"]), bound, "", ""))
         parts.append(rst_table(header, rows))
     return "\n".join(parts)
 

@@ -53,11 +53,11 @@ def test_a_search_over_windows(scans):
 def test_a_plan_tells_windows_apart(scans):
     clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=48, random_state=0)
     clf.set_params(dicom=DicomOptions(), freeze_depth="all", engine="torch")
-    grid = {"dicom__window": [None, (40, 400)]}
-    plan = plan_search(clf, grid, scans * 3, 2, y=[0, 1] * 3).prefetch()
-    assert plan.table["n_new"].tolist() == [2, 2]
-    again = plan_search(clf, grid, scans * 3, 2, y=[0, 1] * 3)
-    assert again.table["n_new"].tolist() == [0, 0]
+    search = GridSearchCV(clf, {"dicom__window": [None, (40, 400)]}, cv=2)
+    clear_cache()
+    plan = plan_search(search, scans * 3, [0, 1] * 3).prefetch()
+    assert len(plan.cuts) == 2
+    assert cache_info().n_rows == 4  # two scans in two windows
 
 
 def test_a_broken_scan_is_a_row_of_nan(scans, shared_data):

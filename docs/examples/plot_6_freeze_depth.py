@@ -26,16 +26,15 @@ clf = FineTuneClassifier(
 )
 
 # %%
-# What it will cost, before it is run. Each image goes through the frozen stages once per cut;
-# folds and epochs share what comes out.
-from sklearn.model_selection import StratifiedKFold
+# What the search needs of the frozen stages, before it is run: each image goes through them once
+# per cut, and folds and epochs share what comes out.
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from sktransfer.model_selection import plan_search
 
 cv = StratifiedKFold(4, shuffle=True, random_state=0)
 depths = ["all", -1, -2, -4, 0]
-plan = plan_search(clf, {"freeze_depth": depths}, X, cv, y=y, refit=False)
-print(plan)
+plan_search(GridSearchCV(clf, {"freeze_depth": depths}, cv=cv), X, y).cuts
 
 # %%
 # The curve: mean accuracy over the folds with its interval, and the seconds of each depth.

@@ -15,7 +15,6 @@ from sktransfer.model_selection._plan_search import plan_search
 from sktransfer.model_selection._ranking import BackboneRanking, rank_backbones
 from sktransfer.model_selection._ranking_display import BackboneRankingDisplay
 from sktransfer.model_selection._ridge import loo_ridge_decisions, loo_ridge_score
-from sktransfer.model_selection._search_plan import SearchPlan
 from sktransfer.model_selection._strategy import StrategyAdvice, recommend_strategy
 from sktransfer.model_selection._valid_split import GroupedValidSplit
 
@@ -39,7 +38,6 @@ __all__ = [
     "FreezeDepthDisplay",
     "GroupedValidSplit",
     "OperatingPointClassifier",
-    "SearchPlan",
     "check_leakage",
     "curve_of_search",
     "freeze_depth_curve",

@@ -6,29 +6,21 @@ It must not know how a fit goes, nor how a curve is drawn.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from os import PathLike
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from joblib import effective_n_jobs
 from scipy import stats
-from sklearn.model_selection import GridSearchCV
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, check_cv
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._finetune import resolve_freeze_depth
-from sktransfer._frozen import NetworkInfo, store_for
-from sktransfer.model_selection._candidates import (
-    Candidate,
-    candidates,
-    codes_of,
-    depth_parameter,
-    folds_of,
-    n_rows,
-    network_of,
-)
-from sktransfer.model_selection._sharing import Sharing
+from sktransfer._finetune import FrozenPart, resolve_freeze_depth
+from sktransfer._frozen import NetworkInfo
+from sktransfer.model_selection._plan_search import plan_search, split_model, stage_at
 
 
 def freeze_depth_curve(
@@ -92,7 +84,7 @@ def freeze_depth_curve(
     See Also
     --------
     sktransfer.model_selection.FreezeDepthDisplay : The curve as an image.
-    plan_search : What it will cost.
+    plan_search : Prefetch for a search, and estimate its time.
 
     Notes
     -----
@@ -121,32 +113,33 @@ def freeze_depth_curve(
     0      4  layer3
     1      5     all
     """
-    name = depth_parameter(estimator)
+    name = _depth_parameter(estimator)
     if isinstance(scoring, (list, tuple, set, dict)):
         raise ValueError(f"A curve has one metric; got scoring={scoring!r}.")
-    n = n_rows(X)
-    classes, _ = codes_of(y, n)
-    folds = folds_of(cv, n, y, groups)
-    info = network_of(estimator)
+    info = _network_of(estimator)
     values = [*range(len(info.stages), -1, -1)] if depths is None else list(depths)
     found = {_depth(value, info): value for value in values}
     if len(found) < len(values):
         raise ValueError(f"depths={depths!r} names the same cut twice.")
-    # Deepest first: what is quick is known soon.
-    grid = {name: [found[depth] for depth in sorted(found, reverse=True)]}
-    start = time.perf_counter()
-    _bring(candidates(estimator, grid, X, y, classes), n_jobs)
-    shared_seconds = time.perf_counter() - start
+    folds = list(check_cv(cv, y, classifier=True).split(X, y, groups))
     search = GridSearchCV(
         estimator,
-        grid,
+        # Deepest first: what is quick is known soon.
+        {name: [found[depth] for depth in sorted(found, reverse=True)]},
         cv=folds,
         scoring=scoring,
         n_jobs=n_jobs,
         refit=False,
         error_score="raise",
         verbose=verbose,
-    ).fit(X, y)
+    )
+    start = time.perf_counter()
+    plan = plan_search(search, X, y)
+    # Where those who fit will see what it leaves in the store.
+    if 0 < plan.n_bytes <= plan.store_bytes and (plan.lasting or effective_n_jobs(n_jobs) == 1):
+        plan.prefetch()
+    shared_seconds = time.perf_counter() - start
+    search.fit(X, y)
     curve = curve_of_search(
         search,
         confidence_level=confidence_level,
@@ -185,7 +178,7 @@ def curve_of_search(
     check_is_fitted(search, "cv_results_")
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must lie between 0 and 1; got {confidence_level!r}.")
-    results, name = search.cv_results_, depth_parameter(search.estimator)
+    results, name = search.cv_results_, _depth_parameter(search.estimator)
     for needed, what in ((f"param_{name}", name), ("mean_test_score", "a single metric")):
         if needed not in results:
             raise ValueError(
@@ -196,7 +189,7 @@ def curve_of_search(
     others = [key for key in searched if key.rpartition("__")[2] in ("backbone", "weights")]
     if others:
         raise ValueError(f"The depths of several networks are no curve: the grid has {others}.")
-    info = network_of(search.estimator)
+    info = _network_of(search.estimator)
     # Where one of several grids does not name it, it is the estimator's own.
     own = search.estimator.get_params()[name]
     depths = np.array([_depth(params.get(name, own), info) for params in results["params"]])
@@ -230,13 +223,6 @@ def curve_of_search(
     return pd.DataFrame(rows)
 
 
-def stage_at(depth: int, names: Sequence[str]) -> str:
-    """The last frozen stage; the ends have names of their own."""
-    if depth == len(names):
-        return "all"
-    return names[depth - 1] if depth else "-"
-
-
 def _half_interval(scores: np.ndarray, test_to_train: float, level: float) -> float:
     k = len(scores)
     if k < 2:
@@ -255,15 +241,15 @@ def _depth(value: Any, info: NetworkInfo) -> int:
     return cut.depth
 
 
-def _bring(found: Iterable[Candidate], n_jobs: int | None) -> None:
-    """One pass for all cuts, where those who fit will see what it leaves in the store."""
-    sharing, caches = Sharing(), []
-    for candidate in found:
-        sharing.add(candidate.trial, candidate.images)
-        caches.append(candidate.trial.clf.cache)
-    lasting = all(isinstance(cache, (str, PathLike)) for cache in caches)
-    if not lasting and effective_n_jobs(n_jobs) > 1:
-        return
-    stores = [store_for(cache) for cache in caches]
-    if all(store is not None and sharing.n_bytes <= store.max_bytes for store in stores):
-        sharing.bring()
+def _depth_parameter(estimator: Any) -> str:
+    """Return what ``freeze_depth`` is called in a grid over ``estimator``."""
+    split_model(estimator)
+    if isinstance(estimator, Pipeline):
+        return f"{estimator.steps[-1][0]}__freeze_depth"
+    return "freeze_depth"
+
+
+def _network_of(estimator: Any) -> NetworkInfo:
+    """Return what is known of the network that is fine-tuned."""
+    _, clf = split_model(clone(estimator))
+    return FrozenPart(clf.set_params(freeze_depth="all")).info

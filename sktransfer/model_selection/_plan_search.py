@@ -1,85 +1,60 @@
-"""plan_search: what a grid over fine-tuning will cost, before it is run.
-
-It must not know how a fit goes; its pieces are measured in ``_finetune``.
-"""
+"""plan_search: one pass over the images for all that a search over fine-tuning needs frozen."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from typing import Any
+import os
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.pipeline import Pipeline
 
-from sktransfer._finetune import Bill, Costs, fit_bill, measure, predict_bill
-from sktransfer._frozen import store_for
-from sktransfer.model_selection._candidates import (
-    Candidate,
-    candidates,
-    check_estimator_is_known,
-    check_grid,
-    codes_of,
-    folds_of,
-    n_rows,
-    readable,
-)
-from sktransfer.model_selection._search_plan import SearchPlan
-from sktransfer.model_selection._sharing import Digests, Sharing
-from sktransfer.model_selection._store_model import StoreModel
-
-# Images that costs are measured on.
-_HANDFUL = 12
+from sktransfer._base import n_decoding_threads
+from sktransfer._finetune import FineTuneClassifier, FrozenPart, as_size
+from sktransfer._frozen import ROW_OVERHEAD, OneCut, run_together, store_for
+from sktransfer._images import ImageSource
+from sktransfer._utils.sklearn_compat import _safe_indexing
 
 
-def plan_search(
-    estimator: Any,
-    param_grid: Any,
-    X: Any,
-    cv: Any = None,
-    *,
-    y: Any = None,
-    groups: Any = None,
-    refit: bool = True,
-) -> SearchPlan:
-    """Tell what a grid search over fine-tuning will cost, before it is run.
+def plan_search(search: Any, X: Any, y: Any = None, *, groups: Any = None) -> SearchPlan:
+    """Plan a search over fine-tuning: bytes to keep, one pass for every cut, an estimated time.
 
-    A dozen images are decoded, run through the frozen part at every cut, trained on and
-    predicted, which takes seconds; every image is read once, not decoded, to know which are
-    distinct and which are in the store already. Estimates are of one process on a machine that
-    does nothing else. Nothing is left behind: not in the estimator, the store, or global random
-    states.
+    Nothing is run or trained until a method of the plan is called.
 
     Parameters
     ----------
-    estimator : FineTuneClassifier or Pipeline
-        A Pipeline ends in a FineTuneClassifier; its other steps are fitted on all of ``X``.
-        Samplers of imbalanced-learn are left out: rows count as they are given.
-    param_grid : dict or list of dict
-        As for :class:`~sklearn.model_selection.GridSearchCV`.
+    search : GridSearchCV, RandomizedSearchCV or their like
+        An unfitted search with ``param_grid`` or ``param_distributions``. Its estimator is a
+        :class:`~sktransfer.FineTuneClassifier` or a Pipeline that ends in one; the other steps of
+        a Pipeline are fitted on all of ``X``, and samplers of imbalanced-learn are left out.
     X : collection of images
         In any of the :ref:`accepted forms <accepted-inputs>`.
-    cv : int, splitter, iterable or None, default=None
-        As for :class:`~sklearn.model_selection.GridSearchCV`. None: five folds.
-    y : array-like of shape (n,) or None, default=None
-        Labels; None: two classes are assumed, and folds do not look at them.
-    groups : array-like of shape (n,) or None, default=None
-        For splitters that need them.
-    refit : bool, default=True
-        Whether the search fits once more on all rows.
+    y : array-like of shape (n,), default=None
+        Labels, as for the search's ``fit``; a plan that only calls ``prefetch`` needs none.
+    groups : array-like of shape (n,), default=None
+        Groups for a splitter that needs them.
 
     Returns
     -------
-    SearchPlan
-        Its ``table`` has a row per candidate; printing it shows the table and the totals;
-        ``prefetch()`` runs the frozen part for all candidates at once.
+    plan : SearchPlan
+        ``plan.cuts`` is a DataFrame with a row per cut and set of images that candidates share:
+        ``stage``, the last frozen one (``"all"`` at the embedding), ``n_images``, kept views among
+        them, and ``n_bytes`` of the store. ``plan.n_bytes`` is their sum, ``plan.n_candidates`` and
+        ``plan.n_fits`` count what the search fits. ``plan.prefetch(progress=False)`` runs every
+        distinct image once through the frozen stages for all cuts, and returns the plan.
+        ``plan.estimate_seconds()`` fits and scores one candidate on one fold and returns the
+        seconds that the whole search would take at that rate.
 
     Raises
     ------
     TypeError
-        If ``estimator`` is neither of the two, or ``param_grid`` is no grid.
+        If ``search`` is no search, or its estimator is neither of the two.
     ValueError
-        If a candidate's parameters make no sense, or ``cv`` needs ``y`` or ``groups``.
+        If a candidate's parameters are invalid.
 
     See Also
     --------
@@ -87,144 +62,225 @@ def plan_search(
 
     Notes
     -----
-    Early stopping is not foreseen: epochs are counted as ``max_epochs``. With worker processes
-    (``n_jobs=2`` in the search) divide by what they bring on your machine.
+    What the store has already is not run again, and an interrupted ``prefetch`` resumes where it
+    was. Images that cannot be read are left to the search. Worker processes (``n_jobs=2`` in the
+    search) find what was prefetched only if ``cache`` is a directory.
+
+    The candidate that is timed is the one with the fewest frozen stages: it is the slowest of a
+    search over freeze depth, so that the estimate is an upper bound there. Call ``prefetch`` first,
+    or the pass over the images is part of the time of every fit. The estimate is of one process.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import GridSearchCV
     >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.model_selection import plan_search
     >>> X, y = load_digits(return_X_y=True)
+    >>> X, y = X[:90], y[:90]
     >>> clf = FineTuneClassifier(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), random_state=0,
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=1,
+    ...     random_state=0,
     ... )
-    >>> plan = plan_search(clf, {"freeze_depth": ["all", -1]}, X[:90], cv=3, y=y[:90])
-    >>> plan.table[["freeze_depth", "n_images", "kept_in"]]
-      freeze_depth  n_images kept_in
-    0          all        90  memory
-    1           -1        90  memory
-    >>> plan.prefetch().total_seconds > 0
+    >>> search = GridSearchCV(clf, {"freeze_depth": ["all", -1]}, cv=3)
+    >>> plan = plan_search(search, X, y)
+    >>> plan.cuts
+             stage  n_images  n_bytes
+    0          all        90   211320
+    1  features.11        90   119160
+    >>> plan.prefetch().estimate_seconds() > 0
     True
     """
-    check_estimator_is_known(estimator)
-    check_grid(param_grid)
-    n = n_rows(X)
-    classes, codes = codes_of(y, n)
-    folds = folds_of(cv, n, y, groups)
-    survey = _Survey(codes, folds)
-    for candidate in candidates(estimator, param_grid, X, y, classes):
-        survey.take(candidate, refit=refit)
-    return survey.plan()
+    candidates = _candidates(search)
+    split_model(search.estimator)
+    return SearchPlan(search, candidates, X, y, groups)
 
 
-class _Survey:
-    """Walks through a search, candidate by candidate and fold by fold, as the search would."""
+class _Shared(NamedTuple):
+    """Images that are to be brought to some cuts of one network."""
 
-    def __init__(self, codes: np.ndarray, folds: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        self.codes = codes
-        self.folds = folds
-        self.everything = np.arange(len(codes))
-        self.rows: list[dict[str, Any]] = []
-        self.refits: list[float] = []
-        self.memory_needed = 0
-        self.memory_budget = sys.maxsize
-        self._measured: dict[str, Costs] = {}
-        self._stores: dict[str, StoreModel] = {}
-        self._sharing = Sharing()
+    clf: FineTuneClassifier
+    images: ImageSource
+    cuts: dict[bytes, OneCut]
 
-    def take(self, candidate: Candidate, *, refit: bool) -> None:
-        """Add a candidate."""
-        trial = candidate.trial
-        costs = self._costs(candidate)
-        digests = self._sharing.add(trial, candidate.images)
-        bills: list[Bill] = []
-        n_new = n_stored = 0
-        for train, test in self.folds:
-            new_train = self._ask(candidate, digests, train, training=True)
-            new_test = self._ask(candidate, digests, test, training=False)
-            n_new += new_train + new_test
-            for new, rows, views in ((new_train, train, trial.n_views), (new_test, test, 0)):
-                lasts = self._store(candidate, len(rows) * (1 + views)).max_bytes > 0
-                n_stored += new if lasts and trial.fingerprint is not None else 0
-            bills += [
-                fit_bill(trial, costs, len(train), new_train),
-                predict_bill(trial, costs, len(test), new_test),
-            ]
-        if refit:
-            # Which one is best is not known: that a fit on all rows finds its images is.
-            asked = digests.of_training(self.everything) if trial.frozen else []
-            kept = self._store(candidate, len(asked)).max_bytes > 0 and trial.fingerprint
-            last = fit_bill(trial, costs, len(self.codes), 0 if kept else len(set(asked)))
-            self.refits.append(last.frozen + last.train)
-        largest = max([*(len(train) for train, _ in self.folds), refit * len(self.codes)])
-        if trial.frozen:
-            needed = largest * (1 + trial.n_views) * trial.prefix.n_bytes
-            self.memory_needed = max(self.memory_needed, needed)
-        self.memory_budget = min(self.memory_budget, trial.memory_bytes)
-        place = trial.place(largest * (1 + trial.n_views)).value if trial.frozen else "-"
-        seconds = {
-            f"seconds_{part}": sum(getattr(bill, part) for bill in bills)
-            for part in ("frozen", "train", "predict")
-        }
-        self.rows.append(
-            {
-                **{name: _shown(value) for name, value in candidate.params.items()},
-                "n_images": len(set(digests.of_training(self.everything))) if trial.frozen else 0,
-                "n_new": n_new if trial.frozen else 0,
-                "n_runs": sum(bill.n_runs for bill in bills),
-                "n_bytes": n_stored * trial.prefix.n_bytes,
-                "kept_in": place,
-                **seconds,
-                "seconds": sum(seconds.values()),
-            }
-        )
 
-    def plan(self) -> SearchPlan:
-        """What it all comes to."""
-        holds = [model.max_bytes for model in self._stores.values()]
-        return SearchPlan(
-            table=pd.DataFrame(self.rows),
-            refit_seconds=float(np.mean(self.refits)) if self.refits else 0.0,
-            n_folds=len(self.folds),
-            memory_needed=self.memory_needed,
-            memory_budget=self.memory_budget,
-            store_needed=self._sharing.n_bytes,
-            store_bytes=min(holds, default=0),
-            _sharing=self._sharing,
-        )
+class SearchPlan:
+    """What candidates of a search share; see :func:`plan_search`."""
 
-    def _costs(self, candidate: Candidate) -> Costs:
-        if candidate.kind not in self._measured:
-            rows = readable(candidate.images, _HANDFUL)
-            self._measured[candidate.kind] = measure(
-                candidate.trial, candidate.images, self.codes, rows
+    def __init__(
+        self, search: Any, candidates: Iterable[dict[str, Any]], X: Any, y: Any, groups: Any
+    ) -> None:
+        self._search, self._X, self._y, self._groups = search, X, y, groups
+        self._shared: dict[tuple, _Shared] = {}
+        self._models: list[tuple[int, int, Any]] = []
+        self.any_frozen = False
+        images: dict[tuple, ImageSource] = {}
+        prepared: dict[str, Any] = {}
+        rows = []
+        for params in candidates:
+            model = clone(search.estimator)
+            model.set_params(**{name: clone(each, safe=False) for name, each in params.items()})
+            steps, clf = split_model(model)
+            part = FrozenPart(clf)
+            self._models.append((part.depth, -clf.max_epochs, model))
+            self.any_frozen |= part.depth > 0
+            cut = part.cut()
+            if cut is None:
+                continue
+            if repr(steps) not in prepared:
+                prepared[repr(steps)] = X if steps is None else steps.fit_transform(X, y)
+            form = (repr(steps), repr((clf.image_shape, clf.value_range, clf.dicom)))
+            if form not in images:
+                images[form] = part.images(prepared[repr(steps)])
+            frozen = cut.frozen
+            where = (repr(clf.cache), frozen.plan.info.reference, frozen.recipe)
+            n_images = 0
+            for name, source in part.sources(images[form]).items():
+                key = (*form, *where, frozen.preprocessing.fingerprint, *name)
+                shared = self._shared.setdefault(key, _Shared(clf, source, {}))
+                if cut.fingerprint not in shared.cuts:
+                    shared.cuts[cut.fingerprint] = cut
+                    n_images += len(source)
+            if n_images:
+                stage = stage_at(part.depth, [stage.name for stage in part.info.stages])
+                n_bytes = n_images * (cut.width * cut.dtype.itemsize + ROW_OVERHEAD)
+                rows.append((stage, n_images, n_bytes))
+        self.cuts = pd.DataFrame(rows, columns=["stage", "n_images", "n_bytes"])
+        self.n_candidates = len(self._models)
+        self.n_bytes = int(self.cuts["n_bytes"].sum())
+
+    @property
+    def n_fits(self) -> int:
+        """Fits of the search, its refit included."""
+        n_folds = self._cv().get_n_splits(self._X, self._y, self._groups)
+        return self.n_candidates * n_folds + bool(self._search.refit)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether other processes find what this one stores."""
+        return all(isinstance(each.clf.cache, (str, os.PathLike)) for each in self._shared.values())
+
+    @property
+    def store_bytes(self) -> int:
+        """Bytes that the smallest of the stores may hold."""
+        stores = [store_for(each.clf.cache) for each in self._shared.values()]
+        return min((0 if store is None else store.max_bytes for store in stores), default=0)
+
+    def prefetch(self, *, progress: bool = False) -> SearchPlan:
+        """Run every distinct image once through the frozen stages, for all cuts of the search.
+
+        Parameters
+        ----------
+        progress : bool, default=False
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        self : SearchPlan
+            This plan.
+
+        Raises
+        ------
+        ValueError
+            If the store cannot hold what is run, or nothing of it can be stored.
+        """
+        if self.any_frozen and not self._shared:
+            raise ValueError(
+                "Nothing that the search runs can be stored for it: cache is False, preprocessing "
+                "is a callable without a fingerprint, or weights are random and random_state is "
+                "None. Set cache, give the callable a fingerprint, or set random_state."
             )
-        return self._measured[candidate.kind]
+        if self._shared and self.n_bytes > self.store_bytes:
+            raise ValueError(
+                f"The search needs {as_size(self.n_bytes)} of activations, and the store may "
+                f"hold {as_size(self.store_bytes)}: pass cache='a/directory' to the estimator, or "
+                "raise SKTRANSFER_MEMORY_BYTES (memory) or SKTRANSFER_CACHE_BYTES (a directory) "
+                "before sktransfer is imported."
+            )
+        for each in self._shared.values():
+            run_together(
+                list(each.cuts.values()),
+                each.images,
+                cache=each.clf.cache,
+                n_threads=n_decoding_threads(each.clf.n_jobs),
+                progress=progress,
+            )
+        return self
 
-    def _ask(
-        self, candidate: Candidate, digests: Digests, rows: np.ndarray, *, training: bool
-    ) -> int:
-        trial = candidate.trial
-        if not trial.frozen:
-            return 0
-        wanted = digests.of_training(rows) if training else digests.of(rows)
-        model = self._store(candidate, len(rows) * (1 + trial.n_views * training))
-        n_bytes = trial.prefix.n_bytes
-        if not training or digests.views_last:
-            return model.ask(trial.fingerprint, wanted, n_bytes)
-        # Views that no other fit will ask for: all of them are new.
-        plain = digests.of(rows)
-        return model.ask(trial.fingerprint, plain, n_bytes) + len(set(wanted)) - len(set(plain))
+    def estimate_seconds(self) -> float:
+        """Fit and score the slowest candidate on one fold, and multiply by the number of fits.
 
-    def _store(self, candidate: Candidate, n_rows: int) -> StoreModel:
-        """The store that a run over so many rows uses."""
-        cache = candidate.trial.clf.cache
-        model = self._stores.setdefault(repr(cache), StoreModel(store_for(cache)))
-        much = store_for(cache, n_rows * candidate.trial.prefix.n_bytes) is None
-        return StoreModel(None) if much else model
+        Returns
+        -------
+        seconds : float
+            Estimated seconds of the search in one process.
+        """
+        train, test = next(iter(self._cv().split(np.zeros(len(self._y)), self._y, self._groups)))
+        slowest = min(self._models, key=lambda each: each[:2])[2]
+        model = clone(slowest)
+        _, clf = split_model(model)
+        clf.set_params(verbose=0, callbacks=None, checkpoint_dir=None)
+        start = time.perf_counter()
+        model.fit(_safe_indexing(self._X, train), _safe_indexing(self._y, train))
+        model.predict(_safe_indexing(self._X, test))
+        return (time.perf_counter() - start) * self.n_fits
+
+    def _cv(self) -> Any:
+        if hasattr(self._search.cv, "__next__"):
+            raise ValueError(
+                "cv is an iterator, which gives its folds once: pass list(cv) to the search, so "
+                "that the plan leaves them to it."
+            )
+        return check_cv(self._search.cv, self._y, classifier=True)
 
 
-def _shown(value: Any) -> Any:
-    """A parameter as a table's cell."""
-    return value if np.isscalar(value) or value is None else repr(value)
+def _candidates(search: Any) -> Iterable[dict[str, Any]]:
+    """Return the parameters of every candidate of a search, without running it."""
+    if hasattr(search, "param_grid"):
+        return ParameterGrid(search.param_grid)
+    if hasattr(search, "param_distributions") and isinstance(search.random_state, int):
+        n = getattr(search, "n_iter", None) or search.n_candidates
+        return ParameterSampler(search.param_distributions, n, random_state=search.random_state)
+    if hasattr(search, "param_distributions"):
+        raise ValueError(
+            f"The candidates of {type(search).__name__} are drawn again by its fit: set its "
+            "random_state to a number, so that the plan sees the same ones."
+        )
+    raise TypeError(
+        "plan_search needs a search with param_grid or param_distributions, such as GridSearchCV; "
+        f"got {type(search).__name__}."
+    )
+
+
+def split_model(model: Any) -> tuple[Pipeline | None, FineTuneClassifier]:
+    """Return what comes before the FineTuneClassifier, and it.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is neither a FineTuneClassifier nor a Pipeline that ends in one.
+    """
+    steps, last = None, model
+    if isinstance(model, Pipeline):
+        last = model.steps[-1][1]
+        # imbalanced-learn's samplers are for training alone: they choose among the images.
+        before = [
+            (name, each)
+            for name, each in model.steps[:-1]
+            if each not in (None, "passthrough") and not hasattr(each, "fit_resample")
+        ]
+        steps = Pipeline(before, memory=model.memory) if before else None
+    if not isinstance(last, FineTuneClassifier):
+        raise TypeError(
+            "A search over freeze depth needs a FineTuneClassifier, or a Pipeline whose last step "
+            f"is one; got {type(model).__name__}"
+            + (f" that ends in {type(last).__name__}." if last is not model else ".")
+        )
+    return steps, last
+
+
+def stage_at(depth: int, names: list[str]) -> str:
+    """Return the name of the last frozen stage: ``"all"`` for all of them, ``"-"`` for none."""
+    if depth == len(names):
+        return "all"
+    return names[depth - 1] if depth else "-"
