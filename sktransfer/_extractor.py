@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from enum import Enum
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
-from torchvision.models import WeightsEnum
 
 from sktransfer._base import (
     ImageInputMixin,
@@ -175,7 +175,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageInputMixin._image_parameter_constraints,
         "backbone": [str, os.PathLike, HasMethods("fit")],
-        "weights": [str, os.PathLike, WeightsEnum, None],
+        "weights": [str, os.PathLike, Enum, None],
         "layer": [str, Integral, list, tuple, None],
         "pooling": [StrOptions(set(POOLINGS))],
     }

@@ -11,7 +11,6 @@ from itertools import accumulate
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sktransfer._backbones import _load
 from sktransfer._backbones._chain import Backbone, Stage
@@ -196,6 +195,8 @@ def _measure(backbone: Backbone, side: int) -> tuple[list[Tensor], list[int]]:
 
 @torch.no_grad()
 def _run_on_meta(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import: it loads triton
+
     with FlopCounterMode(display=False) as counter:
         output = module.to("meta")(x)
     return output, counter.get_total_flops() // 2

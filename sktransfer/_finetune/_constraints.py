@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from numbers import Integral, Real
 from typing import Any
-
-from torchvision.models import WeightsEnum
 
 from sktransfer._finetune._checkpoint import SILENT, identity
 from sktransfer._finetune._head import check_head
@@ -17,7 +16,7 @@ from sktransfer._utils.sklearn_compat import HasMethods, Interval, StrOptions
 
 CONSTRAINTS: dict[str, list[Any]] = {
     "backbone": [str, os.PathLike, HasMethods("fit")],
-    "weights": [str, os.PathLike, WeightsEnum, None],
+    "weights": [str, os.PathLike, Enum, None],
     "freeze_depth": [Integral, str, list, tuple, set, frozenset],
     "head": [StrOptions({"linear"}), list, tuple, callable],
     "head_init": [StrOptions({"auto", "logistic", "random"})],

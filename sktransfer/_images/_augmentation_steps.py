@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tvf
 from PIL import Image
 
 from sktransfer._images._affine import affine_matrix, crop_matrix, resample
@@ -236,7 +235,9 @@ def _flip(image: DecodedImage, mirror: bool, upside_down: bool) -> DecodedImage:
 
 def _brighten(image: DecodedImage, factor: float) -> DecodedImage:
     if isinstance(image, Image.Image):
-        return tvf.adjust_brightness(image, factor)
+        from torchvision.transforms.v2.functional import adjust_brightness
+
+        return adjust_brightness(image, factor)
     return (image * np.float32(factor)).clip(0.0, 1.0)
 
 

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms import v2
 
 
-class _MixUp(v2.MixUp):
-    """torchvision's, with a generator of our own: torch's global one belongs to the user."""
-
-    def __init__(self, alpha: float, generator: np.random.Generator) -> None:
-        super().__init__(alpha=alpha)
-        self.share = float(generator.beta(alpha, alpha))
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        return {"lam": self.share}
-
-
-class _CutMix(v2.CutMix):
-    """The same for CutMix: where the rectangle lies is drawn too."""
-
-    def __init__(self, alpha: float, generator: np.random.Generator) -> None:
-        super().__init__(alpha=alpha)
-        self.share = float(generator.beta(alpha, alpha))
-        self.center = generator.random(2)
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = flat_inputs[0].shape[-2:]
-        x, y = int(self.center[0] * width), int(self.center[1] * height)
-        half = 0.5 * math.sqrt(1.0 - self.share)
-        x1, x2 = max(x - int(half * width), 0), min(x + int(half * width), width)
-        y1, y2 = max(y - int(half * height), 0), min(y + int(half * height), height)
-        kept = 1.0 - (x2 - x1) * (y2 - y1) / (width * height)
-        return {"box": (x1, y1, x2, y2), "lam_adjusted": kept}
+def _cut_box(share: float, center: np.ndarray, side: Sequence[int]) -> dict[str, Any]:
+    """Return torchvision's parameters of one CutMix: the rectangle, and the share it leaves."""
+    height, width = side
+    x, y = int(center[0] * width), int(center[1] * height)
+    half = 0.5 * math.sqrt(1.0 - share)
+    x1, x2 = max(x - int(half * width), 0), min(x + int(half * width), width)
+    y1, y2 = max(y - int(half * height), 0), min(y + int(half * height), height)
+    kept = 1.0 - (x2 - x1) * (y2 - y1) / (width * height)
+    return {"box": (x1, y1, x2, y2), "lam_adjusted": kept}
 
 
 def soft_targets(targets: torch.Tensor, n_classes: int | None) -> torch.Tensor:
@@ -79,8 +61,18 @@ def mix_batch(
             f"as targets; got shape {tuple(batch.shape)} and dtype {batch.dtype} for "
             f"{len(targets)} targets."
         )
+    from torchvision.transforms import v2
+
     coin = generator.random()
-    kind: type[_MixUp] | type[_CutMix]
-    kind, alpha = (_MixUp, mixup) if not cutmix or (mixup and coin < 0.5) else (_CutMix, cutmix)
-    mixed, soft = kind(alpha, generator)(batch, targets)
+    use_mixup = not cutmix or (mixup and coin < 0.5)
+    alpha = mixup if use_mixup else cutmix
+    share = float(generator.beta(alpha, alpha))
+    # torchvision's own draws come from torch's global generator, which belongs to the user.
+    mix: Any = v2.MixUp(alpha=alpha) if use_mixup else v2.CutMix(alpha=alpha)
+    if use_mixup:
+        params: dict[str, Any] = {"lam": share}
+    else:
+        params = _cut_box(share, generator.random(2), batch.shape[-2:])
+    mix.make_params = lambda flat_inputs: params
+    mixed, soft = mix(batch, targets)
     return mixed, soft

@@ -29,58 +29,6 @@ _WRITERS = {".html": "to_html", ".md": "to_markdown", ".json": "to_json"}
 _PICKLES = (".joblib", ".pkl", ".pickle")
 
 
-def add_command(commands: Any) -> None:
-    """Add ``report`` to the subparsers of a command line."""
-    parser = commands.add_parser(
-        "report",
-        help="judge a saved model on a folder or a table of images",
-        description="Judge a saved classifier on images it has not seen: ROC curve, operating "
-        "point, calibration, net benefit, subgroups, baselines, failures and maps in one file. "
-        "No names of files or patients are written down.",
-    )
-    parser.add_argument(
-        "model", help="file of FineTuneClassifier.save, or a pickle with --allow-pickle"
-    )
-    parser.add_argument(
-        "data", help="folder with one sub-folder a class, or a CSV of file names and labels"
-    )
-    parser.add_argument(
-        *("-o", "--output"),
-        action="append",
-        metavar="FILE",
-        help="report.html (the default), .md or .json; may be repeated",
-    )
-    parser.add_argument("--positive", metavar="CLASS", help="class to look for")
-    parser.add_argument("--train", metavar="DATA", help="what it was trained on, in the same form")
-    parser.add_argument("--target", metavar="COLUMN", help="labels in the CSV")
-    parser.add_argument(
-        "--groups", metavar="COLUMN", default="auto", help="patients (default: patient_id and such)"
-    )
-    for name, what in (
-        ("metadata", "columns of a model that sees no image"),
-        ("subgroups", "columns to tabulate by"),
-        ("readers", "columns with the experts' labels"),
-    ):
-        parser.add_argument(f"--{name}", nargs="+", metavar="COLUMN", help=what)
-    parser.add_argument("--threshold", type=float, help="instead of the model's")
-    parser.add_argument("--title")
-    parser.add_argument(
-        "--saliency",
-        choices=["gradient", "integrated_gradients", "grad_cam", "occlusion", "none"],
-        default="gradient",
-        help="how maps are made (%(default)s)",
-    )
-    parser.add_argument("--no-images", action="store_true", help="show none")
-    parser.add_argument(
-        "--identifiers", action="store_true", help="write down names of files and readers"
-    )
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="load a pickle, which may run any code: only of whom you trust",
-    )
-
-
 def run_command(options: argparse.Namespace) -> DiagnosticReport:
     """Load, judge, write.
 
