@@ -148,7 +148,12 @@ def strategies(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str
         }
         for seed in range(args.splits):
             X, X_test, y, y_test = grouped_train_test_split(
-                part.X, part.y, y=part.y, groups=part.groups, test_size=0.4, random_state=seed
+                part.X,
+                part.y,
+                stratify=part.y,
+                groups=part.groups,
+                test_size=0.4,
+                random_state=seed,
             )
             for name in STRATEGIES:
                 estimator = advice.make_estimator(name)

@@ -106,7 +106,7 @@ def from_one_fit(model: Any, X: Any, y: np.ndarray, patients: np.ndarray, seed: 
     Calibration is monotone, so that it does not matter to the guarantee that it saw the same rows.
     """
     fit, decide = grouped_train_test_split(
-        np.arange(len(y)), y=y, groups=patients, test_size=0.4, random_state=seed
+        np.arange(len(y)), stratify=y, groups=patients, test_size=0.4, random_state=seed
     )
     fitted = FrozenEstimator(model.fit(X[fit], y[fit]))
     calibrated = CalibratedClassifierCV(fitted, method="sigmoid", ensemble=False)
@@ -153,7 +153,7 @@ def held_out(shared: Path, store: Path, backbone: str, *, tuned: bool) -> list[d
     X, y, patients = chest(shared)
     tables = tables_of(shared)
     develop, test = grouped_train_test_split(
-        np.arange(len(y)), y=y, groups=patients, test_size=0.3, random_state=0
+        np.arange(len(y)), stratify=y, groups=patients, test_size=0.3, random_state=0
     )
     models = cheap_models(shared, store)
     if tuned:
@@ -178,7 +178,7 @@ def repeated(shared: Path, store: Path, repeats: int) -> dict[str, Any]:
     found: dict[str, list[float]] = {"patients": [], "images": [], "specificity": []}
     for seed in range(repeats):
         develop, test = grouped_train_test_split(
-            np.arange(len(y)), y=y, groups=patients, test_size=0.3, random_state=seed
+            np.arange(len(y)), stratify=y, groups=patients, test_size=0.3, random_state=seed
         )
         model = cheap_models(shared, store)["extractor"]
         clf = cross_fitted(model, X[develop], y[develop], patients[develop])

@@ -74,7 +74,7 @@ def task(shared: Path, n: int) -> tuple[list[str], np.ndarray, np.ndarray, np.nd
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.choice(np.flatnonzero(y == label), n, False) for label in (0, 1)])
     learn, look = grouped_train_test_split(
-        np.arange(len(rows)), y=y[rows], groups=patients[rows], test_size=0.3, random_state=0
+        np.arange(len(rows)), stratify=y[rows], groups=patients[rows], test_size=0.3, random_state=0
     )
     return list(X[rows]), y[rows], learn, look
 

@@ -46,7 +46,7 @@ def measure(
     for task, rate in itertools.product(tasks, args.rates):
         part = thinned(task, 2 * args.n_train)
         X, X_test, y, y_test = grouped_train_test_split(
-            part.X, part.y, y=part.y, groups=part.groups, test_size=0.5, random_state=0
+            part.X, part.y, stratify=part.y, groups=part.groups, test_size=0.5, random_state=0
         )
         clf = FineTuneClassifier(
             args.network,

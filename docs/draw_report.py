@@ -41,8 +41,8 @@ def chest_report(shared: Path) -> DiagnosticReport:
     (weights,) = (shared / "weights").glob("resnet18*.pth")
     rows = np.arange(len(xrays.target))
     train, test = grouped_train_test_split(
-        rows, y=xrays.target, groups=xrays.groups, test_size=0.4, random_state=0
-    )[:2]
+        rows, groups=xrays.groups, stratify=xrays.target, test_size=0.4, random_state=0
+    )
     pipe = make_pipeline(
         PretrainedFeatureExtractor("resnet18", weights=weights),
         StandardScaler(),

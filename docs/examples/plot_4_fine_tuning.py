@@ -9,12 +9,13 @@ digits, one digit against the rest.
 
 # %%
 # The images: 8 by 8 pixels, enlarged, 10 % of them positive. A third is kept for the end.
+from sklearn.model_selection import train_test_split
+
 from sktransfer.datasets import load_digit_screening
-from sktransfer.model_selection import grouped_train_test_split
 
 digits = load_digit_screening()
-X, X_test, y, y_test = grouped_train_test_split(
-    digits.data, digits.target, y=digits.target, test_size=1 / 3, random_state=0
+X, X_test, y, y_test = train_test_split(
+    digits.data, digits.target, stratify=digits.target, test_size=1 / 3, random_state=0
 )
 X, y = X[:500], y[:500]
 

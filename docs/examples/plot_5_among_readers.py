@@ -13,17 +13,15 @@ these images.
 # The images, with noise over them so that the task is not too easy. A part of them is held out.
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.model_selection import train_test_split
 
 from sktransfer.datasets import load_digit_screening
-from sktransfer.model_selection import grouped_train_test_split
 
 task = load_digit_screening(digit=8)
 rng = np.random.default_rng(0)
 X = np.clip(task.data + rng.normal(scale=3, size=task.data.shape), *task.value_range)
 y = task.target
-X_train, X_test, y_train, y_test = grouped_train_test_split(
-    X, y, y=y, test_size=0.4, random_state=0
-)
+X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, test_size=0.4, random_state=0)
 figure, axes = plt.subplots(1, 8, figsize=(8, 1.4), layout="constrained")
 for ax, image, positive in zip(axes, X_test, y_test, strict=False):
     ax.imshow(image.reshape(8, 8), cmap="gray_r")

@@ -44,6 +44,7 @@ __all__ = [
     "_validate_score_name",
     "is_linear_classifier",
     "validate_parameter_constraints",
+    "validate_shuffle_split",
 ]
 
 
@@ -53,3 +54,12 @@ def is_linear_classifier(estimator: Any) -> bool:
     from sklearn.linear_model._base import LinearClassifierMixin
 
     return isinstance(estimator, LinearClassifierMixin)
+
+
+def validate_shuffle_split(
+    n_samples: int, test_size: float | None, train_size: float | None
+) -> tuple[int, int]:
+    """Return the rows of the training and of the test part, as ``train_test_split`` has them."""
+    from sklearn.model_selection._split import _validate_shuffle_split
+
+    return _validate_shuffle_split(n_samples, test_size, train_size, default_test_size=0.25)

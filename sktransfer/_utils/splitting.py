@@ -11,10 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
-from sklearn.utils import check_random_state, indexable
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import column_or_1d
-
-from sktransfer._utils.sklearn_compat import _safe_indexing
 
 # Groups looked at in all tries together: many groups need few tries to come near.
 _MAX_STEPS = 30_000
@@ -229,50 +227,3 @@ def _distance(shares: np.ndarray, share: float, fraction: float) -> float:
 
 def _counts(classes: np.ndarray, counts: np.ndarray) -> str:
     return ", ".join(f"{c!r}: {n}" for c, n in zip(classes.tolist(), counts.tolist(), strict=True))
-
-
-def grouped_train_test_split(
-    *arrays: Any,
-    y: ArrayLike,
-    groups: ArrayLike | None = None,
-    test_size: float = 0.25,
-    random_state: Any = None,
-) -> list[Any]:
-    """Split arrays into train and test parts, stratified by class, groups kept whole.
-
-    What :func:`sklearn.model_selection.train_test_split` does, for patients with several images.
-
-    Parameters
-    ----------
-    *arrays : indexables with the same length
-        Lists, arrays, DataFrames or Series.
-    y : array-like of shape (n,)
-        Class labels to stratify by; not among what is returned unless given in ``arrays`` too.
-    groups : array-like of shape (n,) or None, default=None
-        Rows of one group are in one part.
-    test_size : float, default=0.25
-        Share of the rows in the test part, as nearly as whole groups allow.
-    random_state : int, RandomState instance or None, default=None
-
-    Returns
-    -------
-    list
-        Train and test part of each array, in turn.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sktransfer.model_selection import grouped_train_test_split
-    >>> patients = np.repeat(np.arange(20), 2)
-    >>> y = np.repeat(np.arange(20) % 2, 2)
-    >>> train, test = grouped_train_test_split(
-    ...     np.arange(40), y=y, groups=patients, test_size=0.25, random_state=0
-    ... )
-    >>> len(train), len(test), bool(set(patients[train]) & set(patients[test]))
-    (30, 10, False)
-    """
-    if not arrays:
-        raise ValueError("At least one array to split is needed.")
-    arrays = tuple(indexable(*arrays))
-    train, test = holdout_split(y, test_size, groups=groups, random_state=random_state)
-    return [_safe_indexing(array, part) for array in arrays for part in (train, test)]

@@ -1,6 +1,5 @@
 """Choosing, deciding and validating: splits by group, thresholds, searches over freeze depth."""
 
-from sktransfer._utils.splitting import grouped_train_test_split
 from sktransfer.model_selection._depth_curve import curve_of_search, freeze_depth_curve
 from sktransfer.model_selection._distance import DomainDistance, domain_distance
 from sktransfer.model_selection._distance_thresholds import Threshold
@@ -15,8 +14,8 @@ from sktransfer.model_selection._plan_search import plan_search
 from sktransfer.model_selection._ranking import BackboneRanking, rank_backbones
 from sktransfer.model_selection._ranking_display import BackboneRankingDisplay
 from sktransfer.model_selection._ridge import loo_ridge_decisions, loo_ridge_score
+from sktransfer.model_selection._split import GroupedValidSplit, grouped_train_test_split
 from sktransfer.model_selection._strategy import StrategyAdvice, recommend_strategy
-from sktransfer.model_selection._valid_split import GroupedValidSplit
 
 __all__ = [
     "BackboneRanking",

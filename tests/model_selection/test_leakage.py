@@ -66,7 +66,7 @@ def test_patients_are_found():
     with pytest.warns(LeakageWarning, match="3 of 5 test rows are of a group"):
         found = check_leakage(X[:5], X[5:], groups_train=patients[:5], groups_test=patients[5:])
     assert found.to_numpy().tolist() == [[0, 4, "group"], [1, 1, "group"], [2, 2, "group"]]
-    parts = grouped_train_test_split(X, patients, y=np.arange(10) % 2, groups=patients)
+    parts = grouped_train_test_split(X, patients, groups=patients, stratify=np.arange(10) % 2)
     clean = check_leakage(parts[0], parts[1], groups_train=parts[2], groups_test=parts[3])
     assert clean.empty
 
@@ -103,7 +103,7 @@ def test_chest_x_rays_of_the_shared_data_have_no_copies(shared_data):
     files = np.array([str(folder / name) for name in table["file"]], dtype=object)
     y = (table["label"] == "pneumonia").to_numpy(int)
     train, test = grouped_train_test_split(
-        np.arange(1000), y=y, groups=table["patient_id"], random_state=0
+        np.arange(1000), groups=table["patient_id"], stratify=y, random_state=0
     )
     patients = table["patient_id"].to_numpy()
     found = check_leakage(

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
 
 from sktransfer import FineTuneClassifier
 from sktransfer._utils.splitting import holdout_split, stratified_order, stratified_part
@@ -68,14 +69,40 @@ def test_frames_and_lists_are_split_alike():
     table = pd.DataFrame({"file": [f"{i}.png" for i in range(40)]}, index=np.arange(40) + 100)
     patients, y = np.repeat(np.arange(20), 2), np.repeat(np.arange(20) % 2, 2)
     a, b, c, d = grouped_train_test_split(
-        table, list(patients), y=y, groups=patients, test_size=0.3, random_state=1
+        table, list(patients), groups=patients, stratify=y, test_size=0.3, random_state=1
     )
     assert isinstance(a, pd.DataFrame)
     assert len(a) == len(c)
     assert len(b) == len(d)
     assert (a.index - 100).tolist() == [i for i in range(40) if patients[i] in set(c)]
     with pytest.raises(ValueError, match="At least one"):
-        grouped_train_test_split(y=y)
+        grouped_train_test_split(groups=patients)
+
+
+def test_sizes_are_those_of_train_test_split():
+    patients = np.repeat(np.arange(100), 2)
+    for sizes, expected in (
+        ({}, (150, 50)),
+        ({"test_size": 0.3}, (140, 60)),
+        ({"test_size": 40}, (160, 40)),
+        ({"train_size": 0.9}, (180, 20)),
+        ({"train_size": 60, "test_size": 40}, (60, 40)),
+    ):
+        theirs = train_test_split(patients, random_state=0, **sizes)
+        assert tuple(map(len, theirs)) == expected
+        train, test = grouped_train_test_split(patients, groups=patients, random_state=0, **sizes)
+        assert (len(train), len(test)) == expected
+        assert not set(train) & set(test)
+    with pytest.raises(ValueError, match="test_size"):
+        grouped_train_test_split(patients, groups=patients, test_size=2.0)
+
+
+def test_without_groups_a_grouped_split_is_train_test_split():
+    y = np.arange(40) % 2
+    ours = grouped_train_test_split(np.arange(40), y, stratify=y, test_size=0.3, random_state=3)
+    theirs = train_test_split(np.arange(40), y, stratify=y, test_size=0.3, random_state=3)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("n", [2, 20, 99, 100, 101])
@@ -115,7 +142,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint
 LABELS = np.array([0, 1] * 4)
 SCORES = np.linspace(0, 1, 8)
 TAKES_GROUPS = {
-    "split": lambda groups: grouped_train_test_split(LABELS, y=LABELS, groups=groups),
+    "split": lambda groups: grouped_train_test_split(LABELS, groups=groups, stratify=LABELS),
     "interval": lambda groups: roc_auc_interval(LABELS, SCORES, groups=groups),
     "rates": lambda groups: operating_point(LABELS, SCORES, 0.5, groups=groups),
     "score": lambda groups: loo_ridge_score(SCORES[:, None], LABELS, groups=groups),

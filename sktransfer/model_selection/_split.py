@@ -1,0 +1,164 @@
+"""Hold-out splits that keep the images of a patient together, outside and inside of ``fit``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_consistent_length, check_random_state, indexable
+from sklearn.utils.validation import column_or_1d
+
+from sktransfer._utils.sklearn_compat import _safe_indexing, validate_shuffle_split
+from sktransfer._utils.splitting import holdout_split, read_groups, stratified_part
+
+
+def grouped_train_test_split(
+    *arrays: Any,
+    groups: ArrayLike | None = None,
+    test_size: float | int | None = None,
+    train_size: float | int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    stratify: ArrayLike | None = None,
+) -> list[Any]:
+    """Split arrays into train and test parts that share no group.
+
+    :func:`sklearn.model_selection.train_test_split` for patients with several images: it is called
+    in the same way, and ``groups`` says whose each row is.
+
+    Parameters
+    ----------
+    *arrays : sequence of indexables with the same length
+        Lists, arrays, DataFrames or Series.
+    groups : array-like of shape (n,) or None, default=None
+        Group of each row, such as the patient. All rows of a group are in one part. None: every
+        row is a group of its own, and ``train_test_split`` does the work.
+    test_size : float, int or None, default=None
+        Share or number of the rows in the test part, met as nearly as whole groups allow. None:
+        the complement of ``train_size``, or 0.25.
+    train_size : float, int or None, default=None
+        Share or number of the rows in the training part. None: the complement of ``test_size``.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the choice of groups.
+    stratify : array-like of shape (n,) or None, default=None
+        Class labels whose shares both parts keep, as nearly as whole groups allow.
+
+    Returns
+    -------
+    splitting : list, length=2 * len(arrays)
+        Train and test part of each array, in turn.
+
+    See Also
+    --------
+    GroupedValidSplit : The same for the ``train_split`` of skorch nets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.model_selection import grouped_train_test_split
+    >>> patients = np.repeat(np.arange(20), 2)
+    >>> X, y = np.arange(40).reshape(-1, 1), np.repeat(np.arange(20) % 2, 2)
+    >>> X_train, X_test, y_train, y_test = grouped_train_test_split(
+    ...     X, y, groups=patients, stratify=y, random_state=0
+    ... )
+    >>> len(X_train), len(X_test), set(patients[X_train[:, 0]]) & set(patients[X_test[:, 0]])
+    (30, 10, set())
+    """
+    if not arrays:
+        raise ValueError("At least one array to split is needed.")
+    if groups is None:
+        return train_test_split(
+            *arrays,
+            test_size=test_size,
+            train_size=train_size,
+            random_state=random_state,
+            stratify=stratify,
+        )
+    arrays = tuple(indexable(*arrays))
+    patients = read_groups(groups)
+    check_consistent_length(arrays[0], patients)
+    n = len(patients)
+    n_train, n_test = validate_shuffle_split(n, test_size, train_size)
+    labels: np.ndarray = np.zeros(n) if stratify is None else column_or_1d(stratify)
+    check_consistent_length(patients, labels)
+    random = check_random_state(random_state)
+    share = test_size if isinstance(test_size, float) else n_test / n
+    train, test = holdout_split(labels, share, groups=patients, random_state=random)
+    if n_train + n_test < n:  # both sizes were given, and rows are left over
+        seed = random.randint(np.iinfo(np.int32).max)
+        part = stratified_part(labels[train], n_train, groups=patients[train], random_state=seed)
+        train = train[part]
+    return [_safe_indexing(array, part) for array in arrays for part in (train, test)]
+
+
+class GroupedValidSplit(BaseEstimator):
+    """Hold validation rows out inside ``fit``: stratified by class, no patient on both sides.
+
+    For the ``train_split`` of :class:`~sktransfer.FineTuneClassifier` or of any skorch net;
+    skorch's own ``ValidSplit`` takes either the classes or the groups into account. Without groups
+    it is stratified only.
+
+    :class:`~sktransfer.FineTuneClassifier` does the same with ``validation_fraction``, and hands
+    ``groups`` on. A plain skorch net gives what is passed to ``fit`` to its module as well: let
+    ``forward`` take ``groups`` and ignore it.
+
+    Parameters
+    ----------
+    test_size : float, default=0.2
+        Share of the rows held out, as nearly as whole groups allow.
+    random_state : int, RandomState instance or None, default=None
+
+    See Also
+    --------
+    grouped_train_test_split : For splits outside ``fit``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.model_selection import GroupedValidSplit
+    >>> patients = np.repeat(np.arange(20), 2)
+    >>> y = np.repeat(np.arange(20) % 2, 2)
+    >>> split = GroupedValidSplit(0.25, random_state=0)
+    >>> train, valid = split(list(range(40)), y, groups=patients)
+    >>> len(train), len(valid), set(patients[train.indices]) & set(patients[valid.indices])
+    (30, 10, set())
+    """
+
+    def __init__(self, test_size: float = 0.2, *, random_state: Any = None) -> None:
+        self.test_size = test_size
+        self.random_state = random_state
+
+    def __call__(
+        self, dataset: Any, y: ArrayLike | None = None, groups: ArrayLike | None = None
+    ) -> tuple[Any, Any]:
+        """Split a data set.
+
+        Parameters
+        ----------
+        dataset : sized and indexable
+            What skorch trains on.
+        y : array-like or tensor of shape (n,)
+            Class labels.
+        groups : array-like of shape (n,) or None, default=None
+            Patients.
+
+        Returns
+        -------
+        train, valid : torch.utils.data.Subset
+        """
+        from torch.utils.data import Subset
+
+        if y is None:
+            raise ValueError(
+                "GroupedValidSplit needs the labels to be stratified by them: pass y to fit, also "
+                "where the data set has its own."
+            )
+        labels = np.asarray(y)
+        if len(labels) != len(dataset):
+            raise ValueError(f"y has {len(labels)} entries for {len(dataset)} rows.")
+        train, valid = holdout_split(
+            labels, self.test_size, groups=groups, random_state=self.random_state
+        )
+        return Subset(dataset, train.tolist()), Subset(dataset, valid.tolist())
