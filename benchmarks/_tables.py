@@ -153,6 +153,21 @@ def scaling(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def import_time(content: dict[str, Any]) -> str:
+    header = ("", "seconds", "times the first row", "CPU seconds", "times the first row")
+    rows = [
+        (
+            f"``{row['statement']}``",
+            number(row["seconds"], 2),
+            number(row["times_seconds"], 2),
+            number(row["cpu_seconds"], 2),
+            number(row["times_cpu_seconds"], 2),
+        )
+        for row in content["rows"]
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
 def engines(content: dict[str, Any]) -> str:
     header = ("", "engine", "precision", "images/s", "times eager", "difference", "to resolve, s")
     eager = {
@@ -456,6 +471,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "search": ("performance.rst", search),
     "hits": ("performance.rst", hits),
     "scaling": ("performance.rst", scaling),
+    "import_time": ("performance.rst", import_time),
     "engines": ("engines.rst", engines),
     "finetune": ("finetune.rst", finetune),
     "operating_point": ("deciding.rst", operating_point),

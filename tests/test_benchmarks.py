@@ -125,6 +125,15 @@ def test_hits_and_scaling(tmp_path):
 
 
 @pytest.mark.slow
+def test_import_time_is_measured_against_torch_and_scikit_learn(tmp_path):
+    content, table = run_script("import_time", "--rounds", "1", results=tmp_path)
+    rows = {row["statement"]: row for row in content["rows"]}
+    assert rows[content["baseline"]]["times_seconds"] == 1
+    assert rows["from sktransfer import PretrainedFeatureExtractor"]["times_cpu_seconds"] > 0
+    assert "python -m sktransfer --help" in table
+
+
+@pytest.mark.slow
 def test_depth_search_is_resumed(tmp_path, shared_data, shared_weights):
     settings = ("--n", "16", "--epochs", "1", "--folds", "2", "--tasks", "hymenoptera-full")
     content, table = run_script("depth_search", *settings, results=tmp_path)
@@ -165,7 +174,7 @@ def test_every_table_of_the_page_can_be_made(tmp_path):
     """The page has a place for each script's table."""
     page = BENCHMARKS.parent / "docs" / "user_guide" / "performance.rst"
     text = page.read_text()
-    for script in ("extraction", "search", "hits", "scaling"):
+    for script in ("extraction", "search", "hits", "scaling", "import_time"):
         assert f".. begin {script}\n" in text
         assert f".. end {script}\n" in text
     text = (page.parent / "depth_search.rst").read_text()
