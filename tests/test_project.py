@@ -1,0 +1,45 @@
+"""What the papers of the project say of it is true."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def declared_minimums():
+    """Lower bounds of all dependencies but the tools that check the code and build the pages."""
+    extras = PROJECT["optional-dependencies"]
+    names = [name for name in extras if name not in ("docs", "dev")]
+    requirements = PROJECT["dependencies"] + [each for name in names for each in extras[name]]
+    found = (re.match(r"([\w-]+)(?:\[.*\])?>=([\d.]+)", each) for each in requirements)
+    bounds = {match[1].lower(): match[2] for match in found if match}
+    return {name: bound for name, bound in bounds.items() if name not in ("ruff", "mypy")}
+
+
+def test_ci_tests_the_oldest_versions_that_are_declared():
+    lines = (ROOT / "tools" / "oldest.txt").read_text().splitlines()
+    tested = {
+        match[1].lower(): match[2] for line in lines if (match := re.match(r"([\w-]+)==(.*)", line))
+    }
+    for name, bound in declared_minimums().items():
+        assert re.match(rf"{re.escape(bound)}(\.0)*$", tested[name]), f"{name}: {tested[name]}"
+    # distributed comes with dask, in the same version.
+    assert tested.keys() - declared_minimums().keys() == {"distributed"}
+
+
+def pages():
+    found = sorted((ROOT / "docs" / "contributing").glob("*.rst")) + [ROOT / "CONTRIBUTING.md"]
+    return [page for page in found if page.is_file()]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_files_that_contributors_are_sent_to_exist(page):
+    named = re.findall(r"(?:sktransfer|tests|tools|benchmarks|docs)/[\w/.-]*\w", page.read_text())
+    for path in named:
+        assert (ROOT / path).exists(), f"{page.name} names {path}, which does not exist"
