@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_consistent_length
 
 from sktransfer._images import ImageSource
 from sktransfer._utils.plotting import new_axes
-from sktransfer.inspection._images import images_of, shown_small
+from sktransfer.inspection._estimator_images import images_of, shown_small
 from sktransfer.inspection._judged import Judged, class_names, judged
 from sktransfer.inspection._judged_display import JudgedDisplay
 from sktransfer.metrics import normalized

@@ -1,38 +1,47 @@
-"""deletion_insertion_curves: a score while an image goes and comes back in a map's order.
+"""Deletion and insertion curves: how a score changes as a map's most important parts come and go.
 
-Any map and any estimator; it must not know networks, nor how curves are drawn.
+Any map and any estimator will do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
-from sktransfer.inspection._editable import rows_of, scorer
-from sktransfer.inspection._maps import saliency_maps
-from sktransfer.inspection._targets import class_codes
+from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import palette_color
+from sktransfer.inspection._estimator_images import scored_images
+from sktransfer.inspection._saliency import saliency_maps
 
-# Tiles along the shorter side; as wide as a tile, a blur leaves little of what is in it.
+# Tiles along the shorter side; a blur as wide as a tile leaves little of what is in it.
 _TILES = 16
 _METHODS = ("predict_proba", "decision_function", "predict")
+# Styles that differ on paper without colors.
+_STYLES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+_CHANCE = {"color": "0.35", "linestyle": ":"}
+_PANELS = {
+    "deletion": ("Deletion (lower is better)", "Share of the image deleted"),
+    "insertion": ("Insertion (higher is better)", "Share of the image inserted"),
+}
 
 
 @dataclass(frozen=True)
 class DeletionInsertionCurves:
-    """Scores of images while a map says what is deleted, and what is inserted, first.
+    """Scores of images while parts are deleted, and inserted, in the order of a map.
 
-    Attributes
+    Parameters
     ----------
     fraction : ndarray of shape (n_steps + 1,)
         Share of the image that is deleted, or inserted, from 0 to 1.
-    deletion, insertion : ndarray of shape (n, n_steps + 1)
-        Scores of the rows.
+    deletion : ndarray of shape (n, n_steps + 1)
+        Scores of the rows while their images are deleted.
+    insertion : ndarray of shape (n, n_steps + 1)
+        Scores of the rows while their images are inserted.
     """
 
     fraction: np.ndarray
@@ -41,12 +50,12 @@ class DeletionInsertionCurves:
 
     @property
     def deletion_area(self) -> np.ndarray:
-        """Area under the deletion curve of each row, (n,): small for a good map."""
+        """Return the area under the deletion curve of each row, (n,): small for a good map."""
         return np.trapezoid(self.deletion, self.fraction, axis=1)
 
     @property
     def insertion_area(self) -> np.ndarray:
-        """Area under the insertion curve of each row, (n,): large for a good map."""
+        """Return the area under the insertion curve of each row, (n,): large for a good map."""
         return np.trapezoid(self.insertion, self.fraction, axis=1)
 
 
@@ -65,10 +74,10 @@ def deletion_insertion_curves(
     batch_size: int = 64,
     random_state: int | np.random.RandomState | None = 0,
 ) -> DeletionInsertionCurves:
-    """How a score falls as what a map calls important is deleted, and rises as it is inserted [1]_.
+    """Compute how a score falls as the important parts of an image are deleted or inserted [1]_.
 
     A map is faithful to a model if the score falls sooner, and rises sooner, than in a random
-    order: compare with ``maps="random"``. The estimator is only asked to predict, so it may be any.
+    order: compare with ``maps="random"``. The estimator only predicts, so any estimator will do.
 
     Read more in the :ref:`User Guide <seeing-trust>`.
 
@@ -77,56 +86,60 @@ def deletion_insertion_curves(
     estimator : estimator instance
         Fitted classifier or regressor of images.
     X : collection of images, n rows
-        In any of the :ref:`accepted forms <accepted-inputs>`.
+        Images in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
-        The class of each row whose score is looked at. None: the one that is predicted.
+        The class of each row whose score is explained. None: the predicted class.
     maps : str or list of ndarray of shape (height, width), default="gradient"
-        Of the sizes of the images, NaN where nothing is known, which comes last; or the
-        ``method`` of :func:`saliency_maps` that makes them; or ``"random"``.
+        A map of the size of each image, where NaN comes last; or the ``method`` of
+        :func:`saliency_maps` that computes them; or ``"random"``.
     patch : int or None, default=None
-        Images are deleted and inserted in tiles of so many pixels a side, in the order of their
-        means. None: a sixteenth of the shorter side. 1: pixel by pixel, as in [1]_; an order that
-        scatters pixels then looks better than it is, since noise is what the model has never seen
-        [2]_.
+        Side in pixels of the tiles in which images are deleted and inserted, in the order of the
+        tiles' means. None: a sixteenth of the shorter side. 1: pixel by pixel, as in [1]_; an order
+        that scatters pixels then looks better than it is, since the model has never seen such
+        noise [2]_.
     n_steps : int, default=32
-        Steps from the whole image to nothing.
+        Number of steps from the whole image to nothing.
     deletion_fill : {"mean", "blur"} or float, default="mean"
-        What deleted tiles have instead: the mean of the image (of each channel), the blurred
-        image, or a value as in ``X`` (of 0 to 255 for files).
+        What replaces deleted tiles: the mean of the image (of each channel), the blurred image, or
+        a value as in ``X`` (from 0 to 255 for files).
     insertion_fill : {"mean", "blur"} or float, default="blur"
-        What an image is before anything is inserted. Its blur has a standard deviation of a
+        What an image is before anything is inserted. The blur has a standard deviation of a
         sixteenth of the shorter side.
     response_method : {"auto", "predict_proba", "decision_function", "predict"}, default="auto"
-        The score. "auto": the first of these that the estimator has. "predict" is for regressors.
+        The method that gives the score. "auto": the first of these that the estimator has.
+        "predict" is for regressors.
     image_shape : tuple of int or None, default=None
-        Of raveled images. None: that of the estimator, or square.
+        Shape of raveled images. None: that of the estimator, or square.
     batch_size : int, default=64
-        Edited images per call.
+        Number of edited images per call of the estimator.
     random_state : int, RandomState instance or None, default=0
-        Of the order of tiles that are equal, and of ``maps="random"``.
+        Seed of the order of equal tiles, and of ``maps="random"``.
 
     Returns
     -------
-    DeletionInsertionCurves
+    curves : DeletionInsertionCurves
+        An object with the arrays ``fraction`` of shape (n_steps + 1,), ``deletion`` and
+        ``insertion`` of shape (n, n_steps + 1), ``deletion_area`` and ``insertion_area`` of
+        shape (n,).
 
     Raises
     ------
     ValueError
-        If a parameter makes no sense, or maps are not of the sizes of the images.
+        If a parameter is out of range, or maps are not of the sizes of the images.
     TypeError
-        As :func:`saliency_maps`.
+        As :func:`saliency_maps` does.
     ImageDecodeError
         For the first row that cannot be read.
 
     See Also
     --------
-    DeletionInsertionDisplay : Draws curves of several maps.
-    saliency_randomization_test : Whether a method's maps depend on what was learned.
+    DeletionInsertionDisplay : Plot curves of several maps.
+    saliency_randomization_test : Test whether a method's maps depend on what was learned.
 
     Notes
     -----
-    Every edited image is a new one to an extractor, and goes into its store: set ``cache=False``
-    on the extractor, or call :func:`sktransfer.clear_cache`, where that matters.
+    An extractor caches the features of every edited image: set ``cache=False`` on the extractor,
+    or call :func:`sktransfer.clear_cache`, where that matters.
 
     References
     ----------
@@ -154,32 +167,21 @@ def deletion_insertion_curves(
     for name, value in (("n_steps", n_steps), ("batch_size", batch_size), ("patch", patch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value!r}.")
-    check_is_fitted(estimator)
-    score = scorer(estimator, response_method, auto=_METHODS)
-    rows = rows_of(estimator, X, image_shape)
-    n = len(rows.pixels)
-    codes = None
-    if y is not None:
-        if not hasattr(estimator, "classes_"):
-            raise ValueError("y names classes, and a regressor has none; leave it None.")
-        codes = class_codes(estimator.classes_, y, n)
+    images, codes, score = scored_images(
+        estimator, X, y, response_method=response_method, auto=_METHODS, image_shape=image_shape
+    )
     rng = check_random_state(random_state)
-    own_maps = _maps_of(estimator, X, y, maps, rows.pixels, image_shape, rng)
-    deletion, insertion = np.empty((2, n, n_steps + 1))
-    for row, (pixels, own) in enumerate(zip(rows.pixels, own_maps, strict=True)):
-        code = int(score(rows.rebuilt([pixels]))[0].argmax()) if codes is None else int(codes[row])
+    own_maps = _maps_of(estimator, X, y, maps, images, image_shape, rng)
+    deletion, insertion = np.empty((2, len(images), n_steps + 1))
+    for row, (image, own, code) in enumerate(zip(images, own_maps, codes, strict=True)):
         ranks, n_tiles = _ranks(own, patch, rng)
-        gone = [ranks < round(step / n_steps * n_tiles) for step in range(n_steps + 1)]
-
-        def scores(make: Callable[[np.ndarray], np.ndarray], steps: list, code: int) -> np.ndarray:
-            parts = []
-            for low in range(0, len(steps), batch_size):
-                edited = [make(where) for where in steps[low : low + batch_size]]
-                parts.append(score(rows.rebuilt(edited))[:, code])
-            return np.concatenate(parts)
-
-        deletion[row] = scores(_mixer(pixels, "deletion_fill", deletion_fill, True), gone, code)
-        insertion[row] = scores(_mixer(pixels, "insertion_fill", insertion_fill, False), gone, code)
+        gone = _filled(image, "deletion_fill", deletion_fill)
+        blank = _filled(image, "insertion_fill", insertion_fill)
+        for low in range(0, n_steps + 1, batch_size):
+            steps = np.arange(low, min(low + batch_size, n_steps + 1))
+            limits = [round(step / n_steps * n_tiles) for step in steps]
+            deletion[row, steps] = score([_edit(image, gone, ranks < n) for n in limits])[:, code]
+            insertion[row, steps] = score([_edit(blank, image, ranks < n) for n in limits])[:, code]
     return DeletionInsertionCurves(np.linspace(0, 1, n_steps + 1), deletion, insertion)
 
 
@@ -188,11 +190,12 @@ def _maps_of(
     X: Any,
     y: Any,
     maps: Any,
-    pixels: Any,
+    images: Sequence[np.ndarray],
     image_shape: Any,
     rng: np.random.RandomState,
 ) -> Sequence[np.ndarray]:
-    sizes = [each.shape[:2] for each in pixels]
+    """Return a map of the size of each image: given, computed or random."""
+    sizes = [image.shape[:2] for image in images]
     if isinstance(maps, str):
         if maps == "random":
             return [rng.uniform(size=size) for size in sizes]
@@ -203,14 +206,14 @@ def _maps_of(
     for row, (own, size) in enumerate(zip(maps, sizes, strict=True)):
         if np.shape(own) != size:
             raise ValueError(
-                f"maps: that of row {row} is of shape {np.shape(own)}, and its image of "
-                f"{size}. saliency_maps makes maps in pixels of the image."
+                f"maps: the map of row {row} is of shape {np.shape(own)}, but its image is of "
+                f"shape {size}. Use saliency_maps, which computes maps in pixels of the image."
             )
     return maps
 
 
 def _ranks(own: np.ndarray, patch: int | None, rng: np.random.RandomState) -> tuple[Any, int]:
-    """For each pixel the place of its tile in the order, (h, w), and how many tiles there are."""
+    """Return the rank of each pixel's tile, (h, w), and the number of tiles."""
     height, width = own.shape
     side = max(1, min(height, width) // _TILES) if patch is None else patch
     down, across = -(-height // side), -(-width // side)
@@ -219,35 +222,180 @@ def _ranks(own: np.ndarray, patch: int | None, rng: np.random.RandomState) -> tu
     counts = np.bincount(tiles.ravel(), known.ravel(), down * across)
     sums = np.bincount(tiles.ravel(), np.where(known, own, 0).ravel(), down * across)
     means = np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0)
-    # Equal tiles, of which coarse maps have many, in no order of their places.
+    # Equal tiles, of which coarse maps have many, in random order.
     order = np.lexsort((rng.permutation(len(means)), -means))
-    places = np.empty(len(order), dtype=int)
-    places[order] = np.arange(len(order))
-    return places[tiles], len(means)
+    return np.argsort(order)[tiles], len(means)
 
 
-def _mixer(
-    pixels: np.ndarray, name: str, fill: Any, deletes: bool
-) -> Callable[[np.ndarray], np.ndarray]:
-    """From the places that were treated to the image as it is then."""
-    other = _filled(pixels, name, fill)
-
-    def mixed(treated: np.ndarray) -> np.ndarray:
-        where = treated if pixels.ndim == 2 else treated[:, :, None]
-        return np.where(where, other, pixels) if deletes else np.where(where, pixels, other)
-
-    return mixed
+def _edit(before: np.ndarray, after: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.where(where if before.ndim == 2 else where[:, :, None], after, before)
 
 
-def _filled(pixels: np.ndarray, name: str, fill: Any) -> np.ndarray:
-    """An image without content, of the same shape and dtype."""
+def _filled(image: np.ndarray, name: str, fill: Any) -> np.ndarray:
+    """Return an image without content, of the same shape and dtype."""
     if isinstance(fill, str) and fill == "blur":
-        sigma = min(pixels.shape[:2]) / _TILES
-        values = gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0)[: pixels.ndim])
+        sigma = min(image.shape[:2]) / _TILES
+        values = gaussian_filter(image.astype(np.float64), (sigma, sigma, 0)[: image.ndim])
     elif isinstance(fill, str) and fill == "mean":
-        values = np.broadcast_to(pixels.mean((0, 1)), pixels.shape)
+        values = np.broadcast_to(image.mean((0, 1)), image.shape)
     elif isinstance(fill, str):
         raise ValueError(f'{name} must be "mean", "blur" or a number; got {fill!r}.')
     else:
-        values = np.full(pixels.shape, fill, dtype=np.float64)
-    return (np.rint(values) if pixels.dtype.kind in "bui" else values).astype(pixels.dtype)
+        values = np.full(image.shape, fill, dtype=np.float64)
+    return (np.rint(values) if image.dtype.kind in "bui" else values).astype(image.dtype)
+
+
+class DeletionInsertionDisplay:
+    """Scores while what maps call important is deleted, and inserted.
+
+    Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. Lines are means
+    over the images, with the mean area under them in the legend.
+
+    Read more in the :ref:`User Guide <seeing-trust>`.
+
+    Parameters
+    ----------
+    curves : dict of str to DeletionInsertionCurves
+        By the names of the maps. ``"random"`` is drawn as chance.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure or SubFigure
+    axes_ : ndarray of matplotlib Axes, shape (2,)
+        Deletion and insertion.
+    lines_ : dict of (name, "deletion" or "insertion") to matplotlib Line2D
+    fill_between_ : dict of (name, "deletion" or "insertion") to matplotlib PolyCollection
+        Intervals of the means; empty without them.
+
+    See Also
+    --------
+    deletion_insertion_curves : Compute the curves of one kind of map.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from sktransfer.inspection import DeletionInsertionDisplay
+    >>> X, y = load_digits(return_X_y=True)
+    >>> forest = RandomForestClassifier(random_state=0).fit(X[:500], y[:500])
+    >>> display = DeletionInsertionDisplay.from_estimator(
+    ...     forest, X[600:605], maps=["occlusion", "random"], patch=1, n_steps=8
+    ... )
+    >>> list(display.curves)
+    ['occlusion', 'random']
+    """
+
+    def __init__(self, *, curves: Mapping[str, DeletionInsertionCurves]) -> None:
+        self.curves = curves
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any = None,
+        *,
+        maps: Sequence[str] | Mapping[str, Any] = ("gradient", "random"),
+        figure: Any = None,
+        show_interval: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> DeletionInsertionDisplay:
+        """Compute the curves of several kinds of maps, and plot.
+
+        Parameters
+        ----------
+        estimator : estimator instance
+            Fitted classifier or regressor of images.
+        X : collection of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+        y : array-like of shape (n,) or None, default=None
+            The class of each row whose score is looked at. None: the one that is predicted.
+        maps : sequence of str, or dict, default=("gradient", "random")
+            As for :func:`deletion_insertion_curves`; in a dict, by names for the legend.
+        figure, show_interval, line_kwargs
+            As for :meth:`plot`.
+        **kwargs
+            Of :func:`deletion_insertion_curves`, such as ``patch`` or ``n_steps``.
+
+        Returns
+        -------
+        DeletionInsertionDisplay
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`deletion_insertion_curves`; or if there are no maps.
+        """
+        if isinstance(maps, str):
+            maps = (maps,)
+        named = maps if isinstance(maps, Mapping) else {name: name for name in maps}
+        if not named:
+            raise ValueError("maps: at least one kind of map is needed; got none.")
+        curves = {
+            str(name): deletion_insertion_curves(estimator, X, y, maps=own, **kwargs)
+            for name, own in named.items()
+        }
+        display = cls(curves=curves)
+        return display.plot(figure=figure, show_interval=show_interval, line_kwargs=line_kwargs)
+
+    def plot(
+        self,
+        *,
+        figure: Any = None,
+        show_interval: bool = True,
+        line_kwargs: dict[str, Any] | None = None,
+    ) -> DeletionInsertionDisplay:
+        """Plot two panels.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure or SubFigure or None, default=None
+            Where to plot. None makes a new one.
+        show_interval : bool, default=True
+            Whether to show 95% intervals of the means (normal; over the images).
+        line_kwargs : dict or None, default=None
+            For matplotlib's ``plot`` of the curves.
+
+        Returns
+        -------
+        DeletionInsertionDisplay
+        """
+        pyplot = import_optional(
+            "matplotlib.pyplot", extra="plot", purpose="DeletionInsertionDisplay.plot"
+        )
+        if figure is None:
+            figure = pyplot.figure(figsize=(8.8, 4.4), layout="constrained")
+        self.figure_ = figure
+        self.axes_ = figure.subplots(1, 2, sharey=True)
+        self.lines_: dict[tuple[str, str], Any] = {}
+        self.fill_between_: dict[tuple[str, str], Any] = {}
+        for ax, (part, (title, share)) in zip(self.axes_, _PANELS.items(), strict=True):
+            for number, (name, curves) in enumerate(self.curves.items()):
+                scores, area = getattr(curves, part), getattr(curves, f"{part}_area").mean()
+                style = {
+                    "color": palette_color(number),
+                    "linestyle": _STYLES[number % len(_STYLES)],
+                    **(_CHANCE if name == "random" else {}),
+                    "label": f"{name} (area {area:.2f})",
+                    **(line_kwargs or {}),
+                }
+                mean = scores.mean(axis=0)
+                (line,) = ax.plot(curves.fraction, mean, **style)
+                self.lines_[name, part] = line
+                if show_interval and len(scores) > 1:
+                    wide = 1.96 * scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
+                    self.fill_between_[name, part] = ax.fill_between(
+                        curves.fraction,
+                        mean - wide,
+                        mean + wide,
+                        color=line.get_color(),
+                        alpha=0.15,
+                        linewidth=0,
+                    )
+            ax.set_title(title, fontsize="medium")
+            ax.set(xlabel=share, xlim=(0, 1))
+            # Below: curves go through every corner of the panel.
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
+        self.axes_[0].set_ylabel("Score of the class")
+        return self

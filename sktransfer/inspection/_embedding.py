@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 from sktransfer._images import DecodedImage, ImageSource
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.plotting import new_axes, palette_color, palette_marker
-from sktransfer.inspection._images import as_shown, images_of, small
+from sktransfer.inspection._estimator_images import as_shown, images_of, thumbnail
 from sktransfer.inspection._similar import embeddings_of
 
 _PERPLEXITY = 30.0
@@ -304,7 +304,7 @@ def _thumbnails(source: ImageSource, rows: np.ndarray, how_many: bool | int) -> 
     n = len(rows) if how_many is True else min(int(how_many), len(rows))
     chosen = set(np.linspace(0, len(rows) - 1, n).round().astype(int).tolist())
     return [
-        small(source.open(int(row)).decode(), 128) if place in chosen else None
+        thumbnail(source.open(int(row)).decode(), 128) if place in chosen else None
         for place, row in enumerate(rows)
     ]
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 from sktransfer._images import ImageSource
 from sktransfer._utils.config import import_optional
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.inspection._images import images_of, shown_small
+from sktransfer.inspection._estimator_images import images_of, shown_small
 from sktransfer.inspection._judged import (
     Judged,
     class_names,

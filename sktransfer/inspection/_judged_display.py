@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sktransfer.inspection._images import images_of
+from sktransfer.inspection._estimator_images import images_of
 from sktransfer.inspection._judged import judged_by
 
 

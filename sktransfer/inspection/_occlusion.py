@@ -1,18 +1,17 @@
-"""occlusion: what a score loses with each part of an image, for any estimator; never a network."""
+"""occlusion: how much a score falls when parts of an image are covered, for any estimator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from sktransfer.inspection._editable import rows_of, scorer
-from sktransfer.inspection._targets import class_codes
+from sktransfer.inspection._estimator_images import scored_images
 
-# Windows along the shorter side, where nothing is said.
+# Windows along the shorter side, by default.
 _WINDOWS = 8
+_METHODS = ("decision_function", "predict_proba", "predict")
 
 
 def occlusion(
@@ -27,56 +26,58 @@ def occlusion(
     image_shape: tuple[int, ...] | None = None,
     batch_size: int = 64,
 ) -> list[np.ndarray]:
-    """How much an estimator's score falls when a window of the image is covered [1]_.
+    """Compute how much an estimator's score falls when a window of the image is covered [1]_.
 
-    The estimator is only asked to predict, so it may be any: nothing has to be differentiable.
+    The estimator only predicts, so any estimator will do: nothing has to be differentiable.
 
     Parameters
     ----------
     estimator : estimator instance
         Fitted classifier or regressor of images.
     X : collection of images, n rows
-        In any of the :ref:`accepted forms <accepted-inputs>`. The estimator is given the covered
-        images in the same form; files and Pillow images as Pillow images.
+        Images in any of the :ref:`accepted forms <accepted-inputs>`. The covered images are passed
+        to the estimator in the same form; files and Pillow images as Pillow images.
     y : array-like of shape (n,) or None, default=None
-        The class of each row whose score is looked at. None: the one that is predicted.
+        The class of each row whose score is explained. None: the predicted class.
     patch : int, (int, int) or None, default=None
         Height and width of the window in pixels of the image. None: an eighth of the shorter
         side.
     stride : int, (int, int) or None, default=None
-        Steps of the window. None: half of it.
+        Vertical and horizontal step of the window in pixels. None: half of the window.
     fill : "mean" or float, default="mean"
-        What covers: the mean of the image (of each channel), or a value as in ``X`` (of 0 to 255
-        for files).
+        What covers the window: the mean of the image (of each channel), or a value as in ``X``
+        (from 0 to 255 for files).
     response_method : {"auto", "decision_function", "predict_proba", "predict"}, default="auto"
-        The score. "auto": the first of these that the estimator has. "predict" is for regressors.
+        The method that gives the score. "auto": the first of these that the estimator has.
+        "predict" is for regressors.
     image_shape : tuple of int or None, default=None
-        Of raveled images. None: that of the estimator, or square.
+        Shape of raveled images. None: that of the estimator, or square.
     batch_size : int, default=64
-        Covered images per call.
+        Number of covered images per call of the estimator.
 
     Returns
     -------
-    list of ndarray of shape (height, width), float64
+    maps : list of ndarray of shape (height, width), float64
         For each row, in pixels of the image: the fall of the score, averaged over the windows
-        that cover the pixel. Negative where the part spoke against the class.
+        that cover the pixel. It is negative where the part is evidence against the class, and NaN
+        between windows that leave gaps.
 
     Raises
     ------
     ValueError
-        If a parameter, or the form of ``X``, makes no sense; the message says what would.
+        If a parameter is out of range, or ``X`` is in a form that cannot be edited.
     ImageDecodeError
         For the first row that cannot be read.
 
     See Also
     --------
-    input_gradient : One pass per image, for what is differentiable.
-    SaliencyDisplay : Maps drawn on the images.
+    input_gradient : Compute gradients, in one pass per image, where there are any.
+    SaliencyDisplay : Draw maps on the images.
 
     Notes
     -----
-    Every covered image is a new one to an extractor, and goes into its store: set
-    ``cache=False`` on the extractor, or call :func:`sktransfer.clear_cache`, where that matters.
+    An extractor caches the features of every covered image: set ``cache=False`` on the extractor,
+    or call :func:`sktransfer.clear_cache`, where that matters.
 
     References
     ----------
@@ -96,40 +97,27 @@ def occlusion(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
-    check_is_fitted(estimator)
-    score = scorer(estimator, response_method)
-    rows = rows_of(estimator, X, image_shape)
-    codes = None
-    if y is not None:
-        if not hasattr(estimator, "classes_"):
-            raise ValueError("y names classes, and a regressor has none; leave it None.")
-        codes = class_codes(estimator.classes_, y, len(rows.pixels))
-    maps = []
-    for row, pixels in enumerate(rows.pixels):
-        whole = score(rows.rebuilt([pixels]))[0]
-        code = int(whole.argmax()) if codes is None else int(codes[row])
-
-        def score_of(copies: list[np.ndarray], code: int = code) -> np.ndarray:
-            return score(rows.rebuilt(copies))[:, code]
-
-        maps.append(
-            fall(pixels, whole[code], score_of, patch, stride, fill=fill, batch_size=batch_size)
-        )
-    return maps
+    images, codes, score = scored_images(
+        estimator, X, y, response_method=response_method, auto=_METHODS, image_shape=image_shape
+    )
+    settings = {"patch": patch, "stride": stride, "fill": fill, "batch_size": batch_size}
+    return [
+        fall(image, lambda edited, code=code: score(edited)[:, code], **settings)
+        for image, code in zip(images, codes, strict=True)
+    ]
 
 
 def fall(
-    pixels: np.ndarray,
-    whole: float,
-    score: Callable[[list[np.ndarray]], np.ndarray],
+    image: np.ndarray,
+    score: Callable[[Sequence[np.ndarray]], np.ndarray],
+    *,
     patch: Any = None,
     stride: Any = None,
-    *,
     fill: str | float = "mean",
     batch_size: int = 64,
 ) -> np.ndarray:
-    """:func:`occlusion` of one array (h, w[, c]) with the score ``whole``."""
-    height, width = pixels.shape[:2]
+    """Return :func:`occlusion` of one array (h, w[, c]), whose edited copies ``score`` scores."""
+    height, width = image.shape[:2]
     window = _pair("patch", patch, (max(1, min(height, width) // _WINDOWS),) * 2)
     steps = _pair("stride", stride, (max(1, window[0] // 2), max(1, window[1] // 2)))
     places = [
@@ -137,26 +125,26 @@ def fall(
         for top in _starts(height, window[0], steps[0])
         for left in _starts(width, window[1], steps[1])
     ]
-    cover = pixels.mean((0, 1)) if isinstance(fill, str) and fill == "mean" else fill
+    cover = image.mean((0, 1)) if isinstance(fill, str) and fill == "mean" else fill
     if isinstance(cover, str):
         raise ValueError(f'fill must be "mean" or a number; got {fill!r}.')
+    (whole,) = score([image])
     total, covered = np.zeros((height, width)), np.zeros((height, width))
     for low in range(0, len(places), batch_size):
-        some = places[low : low + batch_size]
+        batch = places[low : low + batch_size]
         copies = []
-        for place in some:
-            copy = pixels.copy()
-            copy[place] = cover
-            copies.append(copy)
-        for place, value in zip(some, score(copies), strict=True):
+        for place in batch:
+            copies.append(image.copy())
+            copies[-1][place] = cover
+        for place, value in zip(batch, score(copies), strict=True):
             total[place] += whole - value
             covered[place] += 1
-    # A stride longer than the window leaves gaps, of which nothing is known.
+    # A stride longer than the window leaves gaps.
     return np.divide(total, covered, out=np.full_like(total, np.nan), where=covered > 0)
 
 
 def _starts(length: int, window: int, step: int) -> Iterator[int]:
-    """From edge to edge; the last window is moved back onto the image."""
+    """Yield where windows start; the last one is moved back onto the image."""
     last = max(0, length - window)
     yield from range(0, last, step)
     yield last

@@ -1,59 +1,233 @@
-"""SaliencyDisplay: maps drawn on the images people know; it must not know how maps are made."""
+"""saliency_maps and SaliencyDisplay: maps of any method in pixels of the image, and drawn on it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from scipy.ndimage import map_coordinates
+from torch import Tensor
 
 from sktransfer._utils.config import import_optional
-from sktransfer.inspection._maps import placed_maps
-from sktransfer.inspection._methods import method_named
+from sktransfer.inspection._differentiable import (
+    DifferentiableClassifier,
+    Explain,
+    differentiable,
+    explained,
+)
+from sktransfer.inspection._estimator_images import as_shown, images_of
+from sktransfer.inspection._gradient_maps import (
+    explain_by_grad_cam,
+    explain_by_gradient,
+    explain_by_integrating,
+)
+from sktransfer.inspection._occlusion import fall, occlusion
 
-# One strong pixel of a gradient would leave nothing else to be seen.
+# A single extreme pixel of a gradient would leave nothing else visible.
 _WHITE_AT = 99.5
-_STRONGEST = 0.85
+_MOST_OPAQUE = 0.85
+
+
+def _explain_by_occlusion(**parameters: Any) -> Explain:
+    """Return :func:`occlusion` of the network's normalized inputs, (n, side, side)."""
+
+    def explain(classifier: DifferentiableClassifier, batch: Tensor, codes: Tensor) -> Tensor:
+        def score(copies: Any, code: Tensor) -> np.ndarray:
+            covered = torch.from_numpy(np.stack(copies)).permute(0, 3, 1, 2).to(batch)
+            with torch.no_grad():
+                return classifier.decision(covered, code.expand(len(covered))).cpu().numpy()
+
+        maps = [
+            fall(image, lambda copies, code=code: score(copies, code), **parameters)
+            for image, code in zip(batch.permute(0, 2, 3, 1).cpu().numpy(), codes, strict=True)
+        ]
+        return torch.from_numpy(np.stack(maps))
+
+    return explain
+
+
+class _Method(NamedTuple):
+    """A method of saliency: how batches are explained, and reduced to a number for each pixel."""
+
+    explain: Callable[..., Explain]
+    reduce: Callable[[Tensor], Tensor]
+    signed: bool
+    label: str
+
+
+_METHODS = {
+    "gradient": _Method(explain_by_gradient, lambda x: x.abs().amax(1), False, "|gradient|"),
+    "integrated_gradients": _Method(
+        explain_by_integrating, lambda x: x.sum(1), True, "share of the score"
+    ),
+    "grad_cam": _Method(explain_by_grad_cam, lambda x: x, False, "Grad-CAM"),
+    "occlusion": _Method(_explain_by_occlusion, lambda x: x, True, "fall of the score"),
+}
+
+
+def explain_by(method: Any, **parameters: Any) -> Explain:
+    """Return the method of that name, reduced to maps (n, side, side)."""
+    chosen = _METHODS[method]
+    explain = chosen.explain(**parameters)
+    return lambda classifier, batch, codes: chosen.reduce(explain(classifier, batch, codes))
+
+
+def check_method(method: Any, *, also: str = "") -> None:
+    """Raise a ValueError if there is no such method; ``also`` names what else is accepted."""
+    if not isinstance(method, str) or method not in _METHODS:
+        names = ", ".join(map(repr, _METHODS))
+        raise ValueError(f"method must be one of {names}{also}; got {method!r}.")
+
+
+def saliency_maps(
+    estimator: Any, X: Any, y: Any = None, *, method: str = "gradient", **kwargs: Any
+) -> list[np.ndarray]:
+    """Compute what a classifier's score depends on, in pixels of the original images.
+
+    Read more in the :ref:`User Guide <seeing-saliency>`.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier, Pipeline or other estimator instance
+        Fitted classifier, or for occlusion also a regressor.
+    X : collection of images, n rows
+        Images in any of the :ref:`accepted forms <accepted-inputs>`.
+    y : array-like of shape (n,) or None, default=None
+        The class of each row whose score is explained. None: the predicted class.
+    method : {"gradient", "integrated_gradients", "grad_cam", "occlusion"}, default="gradient"
+        :func:`input_gradient`, of which the largest absolute value over the channels is taken;
+        :func:`integrated_gradients`, summed over them; :func:`grad_cam`; or :func:`occlusion`.
+    **kwargs
+        Parameters of that function, such as ``smooth``, ``layer`` or ``patch``.
+
+    Returns
+    -------
+    maps : list of ndarray of shape (height, width), float64
+        A map for each row. Resizing and cropping are undone; it is NaN where the network sees
+        nothing. Where ``preprocessing`` is a callable, this is not possible, and the map is that
+        of the network's input, (side, side).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the function of the method does.
+    ImageDecodeError
+        For the first row that cannot be read.
+
+    See Also
+    --------
+    SaliencyDisplay : Draw maps on the images.
+    saliency_randomization_test : Test whether a method's maps depend on what was learned.
+    deletion_insertion_curves : Measure whether the score depends on what a map marks.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.inspection import saliency_maps
+    >>> X, y = load_digits(return_X_y=True)
+    >>> feat = PretrainedFeatureExtractor(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
+    ... )
+    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
+    >>> [each.shape for each in saliency_maps(pipe, X[:2], smooth=4)]
+    [(8, 8), (8, 8)]
+    """
+    return placed_maps(estimator, X, y, method=method, **kwargs)[1]
+
+
+def placed_maps(
+    estimator: Any, X: Any, y: Any, *, method: str, **kwargs: Any
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return images as matplotlib shows them, and :func:`saliency_maps` of the same sizes."""
+    check_method(method)
+    if method == "occlusion":
+        maps = occlusion(estimator, X, y, **kwargs)
+        source = images_of(estimator, X, kwargs.get("image_shape"))
+        return [as_shown(source.open(row).decode()) for row in range(len(source))], maps
+    batch_size = kwargs.pop("batch_size", 16)
+    explain = explain_by(method, **kwargs)
+    classifier = differentiable(estimator)
+    source = images_of(classifier.reader, X)
+    images, maps = [], []
+    for row, own in enumerate(explained(classifier, X, y, explain, batch_size=batch_size)):
+        image = as_shown(source.open(row).decode())
+        height, width = image.shape[:2]
+        box = classifier.preprocessing.box_in((width, height))
+        if box is None:  # a callable made the input, and nobody knows from which pixels
+            values = classifier.batch(source, [row])[0].cpu().numpy().transpose(1, 2, 0)
+            low, high = values.min(), values.max()
+            images.append((values - low) / max(high - low, 1e-12))
+            maps.append(own.astype(np.float64))
+        else:
+            images.append(image)
+            maps.append(_on_image(own, box, (width, height)))
+    return images, maps
+
+
+def _on_image(
+    own: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """Return a map of the network's square (in ``box``) in pixels of an image of (width, height).
+
+    It is linear between the square's pixels, and NaN outside.
+    """
+    side = len(own)
+    places = []
+    for length, low, high in zip(size, box[:2], box[2:], strict=True):
+        # Centers of the image's pixels, in pixels of the square from its edge.
+        places.append((np.arange(length) + 0.5 - low) * side / (high - low))
+    x, y = np.meshgrid(*places)
+    drawn = map_coordinates(own.astype(np.float64), [y - 0.5, x - 0.5], order=1, mode="nearest")
+    drawn[(x < 0) | (x > side) | (y < 0) | (y > side)] = np.nan
+    return drawn
 
 
 class SaliencyDisplay:
-    """Images, and alongside each what a classifier's score depends on.
+    """Plot of images, each alongside a map of what a classifier's score depends on.
 
-    Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. The map lies on
-    the image as it is in the file: cropping and resizing are undone, and what was cropped away,
-    which the network never saw, is pale.
+    Use :meth:`from_estimator` to create one. Plotting needs matplotlib (extra ``plot``). The map
+    lies on the original image: cropping and resizing are undone, and what was cropped away, which
+    the network never sees, is pale.
 
     Read more in the :ref:`User Guide <seeing-saliency>`.
 
     Parameters
     ----------
     images : list of ndarray of shape (h, w, 3)
-        Values from 0 to 1.
+        Images with values from 0 to 1.
     maps : list of ndarray of shape (h, w)
-        Of the same sizes; NaN where the network sees nothing.
+        Maps of the same sizes; NaN where the network sees nothing.
     signed : bool, default=False
-        Whether negative values mean something of their own.
+        Whether negative values are evidence against the class.
     titles : list of str or None, default=None
-        Of the images.
+        Titles of the images.
     label : str or None, default=None
-        What the maps show. None: nothing is written.
+        Title of the maps. None: no title.
 
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
+        Figure with the plot.
     axes_ : ndarray of matplotlib Axes, shape (n, 2)
-        Image, and map on image.
+        Axes of each image, and of its map on the image.
     images_ : list of matplotlib AxesImage
         The maps.
     colorbars_ : list of matplotlib Colorbar
+        The color bar of each map.
 
     See Also
     --------
-    saliency_maps : The maps alone.
+    saliency_maps : Compute the maps alone.
 
     Notes
     -----
-    A map says what moves this model's score. It does not say where a disease is, nor what causes
-    what, and a plausible map is no evidence that the model is right [1]_.
+    A map shows what changes this model's score. It does not show where a disease is, nor what
+    causes what, and a plausible map is no evidence that the model is right [1]_.
 
     References
     ----------
@@ -102,34 +276,35 @@ class SaliencyDisplay:
         figure: Any = None,
         **kwargs: Any,
     ) -> SaliencyDisplay:
-        """Make maps, and plot.
+        """Compute maps, and plot them.
 
         Parameters
         ----------
         estimator : FineTuneClassifier, Pipeline or other estimator instance
-            Fitted.
+            Fitted classifier, or for occlusion also a regressor.
         X : collection of images, n rows
-            A handful.
+            A few images in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
-            The class of each row whose score is looked at. None: the one that is predicted.
+            The class of each row whose score is explained. None: the predicted class.
         method : {"gradient", "integrated_gradients", "grad_cam", "occlusion"}, default="gradient"
-            As for :func:`saliency_maps`.
+            Method, as for :func:`saliency_maps`.
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
+            Figure to plot into. None makes a new one.
         **kwargs
-            Of that function, such as ``smooth`` or ``patch``.
+            Parameters of the method's function, such as ``smooth`` or ``patch``.
 
         Returns
         -------
-        SaliencyDisplay
+        display : SaliencyDisplay
+            Display with the images and maps.
 
         Raises
         ------
         TypeError, ValueError
-            As the function does.
+            As the function of the method does.
         """
-        shown = method_named(method)
         images, maps = placed_maps(estimator, X, y, method=method, **kwargs)
+        shown = _METHODS[method]
         display = cls(
             images=images,
             maps=maps,
@@ -145,13 +320,14 @@ class SaliencyDisplay:
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
+            Figure to plot into. None makes a new one.
         cmap : str or None, default=None
-            Colors of the maps. None: "inferno", or "PuOr_r" for maps with a sign.
+            Colormap of the maps. None: "inferno", or "PuOr_r" for signed maps.
 
         Returns
         -------
-        SaliencyDisplay
+        display : SaliencyDisplay
+            The display itself.
         """
         pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose="SaliencyDisplay.plot")
         n = len(self.images)
@@ -165,19 +341,19 @@ class SaliencyDisplay:
             strength = np.abs(own)
             top = float(np.nanpercentile(strength, _WHITE_AT)) or 1.0
             left.imshow(image)
-            # Pale where nothing is seen, gray below the colors of the map.
+            # Pale where the network sees nothing, gray below the colors of the map.
             gray = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
             gray = np.where(np.isnan(own)[:, :, None], 0.75 + 0.25 * gray, gray)
             right.imshow(gray)
-            pil_image = right.imshow(
+            drawn = right.imshow(
                 own,
                 cmap=cmap or ("PuOr_r" if self.signed else "inferno"),
                 vmin=-top if self.signed else 0.0,
                 vmax=top,
-                alpha=np.nan_to_num((strength / top).clip(0, 1) ** 0.5 * _STRONGEST),
+                alpha=np.nan_to_num((strength / top).clip(0, 1) ** 0.5 * _MOST_OPAQUE),
             )
-            self.images_.append(pil_image)
-            self.colorbars_.append(figure.colorbar(pil_image, ax=right, fraction=0.046, pad=0.03))
+            self.images_.append(drawn)
+            self.colorbars_.append(figure.colorbar(drawn, ax=right, fraction=0.046, pad=0.03))
             for axes in (left, right):
                 axes.set(xticks=[], yticks=[])
             if self.titles is not None:

@@ -10,10 +10,10 @@ from sktransfer._utils.sklearn_compat import _safe_indexing
 from sktransfer.inspection import (
     ErrorGalleryDisplay,
     SaliencyDisplay,
-    images_of,
     saliency_maps,
     saliency_randomization_test,
 )
+from sktransfer.inspection._estimator_images import images_of
 from sktransfer.report._document import Section, Table, number
 from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sktransfer._utils.splitting import read_groups
-from sktransfer.inspection import image_reader
+from sktransfer.inspection._estimator_images import image_reader
 from sktransfer.model_selection import check_leakage
 from sktransfer.report._document import NOTHING, Section, Table, number
 from sktransfer.report._rows import Rows, class_names

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sktransfer._images import ImageSource
-from sktransfer.inspection import as_shown, images_of
+from sktransfer.inspection._estimator_images import as_shown, images_of
 
 # Of the shorter side.
 _CORNER = 1 / 6

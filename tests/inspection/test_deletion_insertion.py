@@ -209,7 +209,7 @@ def test_methods_of_a_pipeline():
     np.testing.assert_allclose(curves.deletion[:, 0], p, rtol=1e-5)
     np.testing.assert_allclose(curves.insertion[:, -1], p, rtol=1e-5)
     forest = make_pipeline(feat, RandomForestClassifier(3)).fit(images, labels)
-    with pytest.raises(TypeError, match="No gradient goes through"):
+    with pytest.raises(TypeError, match="No gradient passes through"):
         deletion_insertion_curves(forest, images[:2])
 
 

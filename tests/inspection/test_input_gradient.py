@@ -268,5 +268,5 @@ def test_bad_input():
         input_gradient(make_pipeline(extractor()).fit(X), X[:2])
     flat = X.reshape(len(X), -1)
     plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(flat, Y2)
-    with pytest.raises(TypeError, match="begin with the extractor"):
+    with pytest.raises(TypeError, match="must be the extractor"):
         input_gradient(plain, flat)

@@ -155,5 +155,5 @@ def test_bad_input(pipe):
     with pytest.raises(ValueError, match="none of the classes"):
         saliency_randomization_test(pipe, X[:2], [7, 7])
     feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
-    with pytest.raises(TypeError, match="No gradient goes through SVC"):
+    with pytest.raises(TypeError, match="No gradient passes through SVC"):
         saliency_randomization_test(make_pipeline(feat, SVC()).fit(X, y), X[:2])

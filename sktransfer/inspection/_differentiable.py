@@ -1,15 +1,15 @@
-"""From images to a classifier's scores as one torch function; it must not know what a map is.
+"""From images to a classifier's scores as one torch function.
 
-The frozen part is the network as it was published, whole and in torch: engines, folded BatchNorm
+The frozen part is the whole network as it was published, run in torch: engines, folded BatchNorm
 and stored activations have no gradient.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from sktransfer._finetune import FineTuneClassifier
 from sktransfer._frozen import NetworkSource, Plan, TappedChain
 from sktransfer._images import ImageSource, Preprocessing
 from sktransfer._persistence import found_source
-from sktransfer.inspection._images import images_of
-from sktransfer.inspection._torch_steps import (
+from sktransfer.inspection._estimator_images import class_codes, images_of
+from sktransfer.inspection._torch_classifiers import (
     Classify,
     Scores,
     as_calibrated,
@@ -36,18 +36,8 @@ from sktransfer.inspection._torch_steps import (
 )
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stage of a network, its neck or its head.
-
-    Attributes
-    ----------
-    name : str
-        Of the stage; ``"neck"`` or ``"classifier"``.
-    module : nn.Module
-    layout : str or None
-        Of what a stage gives, such as ``"NCHW"``; None for the others.
-    """
+class Part(NamedTuple):
+    """A stage of a network with the layout of its output; ``"neck"`` and head have no layout."""
 
     name: str
     module: nn.Module
@@ -55,24 +45,26 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Route:
-    """What takes a network's input to scores.
+class DifferentiableClassifier:
+    """A fitted classifier of images as a torch function.
 
     Attributes
     ----------
-    front : PretrainedFeatureExtractor or FineTuneClassifier
-        What reads images.
+    reader : PretrainedFeatureExtractor or FineTuneClassifier
+        The estimator that reads images.
     network : nn.Module
         From normalized images to features or logits, in evaluation mode.
     parts : tuple of Part
-        Of the network, in its order.
+        The parts of the network in their order.
     classify : callable
-        From these to scores.
+        From features or logits to scores.
     classes : ndarray of shape (n_classes,)
+        The classes of the estimator.
     preprocessing : Preprocessing
+        From a decoded image to the network's input.
     """
 
-    front: Any
+    reader: Any
     network: nn.Module
     parts: tuple[Part, ...]
     classify: Classify
@@ -81,87 +73,98 @@ class Route:
 
     @property
     def name(self) -> str:
-        """Of the network."""
-        tuned = isinstance(self.front, FineTuneClassifier)
-        return (self.front._prefix if tuned else self.front._plan).info.reference.name
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What is computed in: half precision has no gradients worth a look."""
-        return torch.float64 if self.front.precision == "float64" else torch.float32
-
-    @property
-    def device(self) -> str:
-        """Where it is computed."""
-        return _device(self.front)
+        """Return the name of the backbone."""
+        tuned = isinstance(self.reader, FineTuneClassifier)
+        return (self.reader._prefix if tuned else self.reader._plan).info.reference.name
 
     def scores(self, batch: Tensor) -> Scores:
-        """Scores of a normalized batch, shape (n, 3, S, S)."""
+        """Return the scores of a normalized batch, (n, 3, side, side)."""
         return self.classify(self.network(batch))
 
     def decision(self, batch: Tensor, codes: Tensor) -> Tensor:
-        """The decision for one class of each row; of two, minus that for the other."""
-        decision = self.scores(batch).decision
+        """Return the decision for one class of each row; of two, the first has the opposite one."""
+        decision, _ = self.scores(batch)
         if decision.ndim == 1:
             return decision * (2 * codes - 1)
         return decision.gather(1, codes[:, None])[:, 0]
 
-    def images(self, X: Any) -> ImageSource:
-        """``X`` as the front reads it."""
-        return images_of(self.front, X)
-
     def batch(self, source: ImageSource, rows: Sequence[int]) -> Tensor:
-        """Rows as the network is given them."""
+        """Return the network's input for these rows."""
         side = self.preprocessing.min_decode_side
         arrays = [self.preprocessing(source.open(row).decode(side)) for row in rows]
-        return self.preprocessing.to_batch(arrays).to(device=self.device, dtype=self.dtype)
+        batch = self.preprocessing.to_batch(arrays)
+        return batch.to(device=_device(self.reader), dtype=_dtype(self.reader))
+
+    def batches(self, X: Any, y: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the network's inputs with the positions of the classes ``y``, or the predicted."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
+        source = images_of(self.reader, X)
+        codes = None if y is None else class_codes(self.classes, y, len(source))
+        for low in range(0, len(source), batch_size):
+            rows = range(low, min(low + batch_size, len(source)))
+            batch = self.batch(source, rows)
+            if codes is not None:
+                yield batch, torch.from_numpy(codes[low : rows.stop]).to(batch.device)
+                continue
+            with torch.no_grad():
+                decision, _ = self.scores(batch)
+            yield batch, (decision > 0).long() if decision.ndim == 1 else decision.argmax(1)
 
 
-def route_of(estimator: Any) -> Route:
-    """The way from images to the scores of a fitted classifier.
+# From a classifier, a batch (n, 3, side, side) and the positions of the classes (n,) to what is
+# attributed to the numbers or the pixels of the batch.
+Explain = Callable[[DifferentiableClassifier, Tensor, Tensor], Tensor]
 
-    Raises
-    ------
-    TypeError
-        If something on the way is not differentiable; the message says what.
-    """
-    front, classify = _split(estimator)
-    tuned = isinstance(front, FineTuneClassifier)
-    network, parts = _tuned_network(front) if tuned else _frozen_network(front)
-    dtype = torch.float64 if front.precision == "float64" else torch.float32
-    network = network.to(device=_device(front), dtype=dtype).eval().requires_grad_(False)
+
+def explained(
+    classifier: DifferentiableClassifier, X: Any, y: Any, explain: Explain, *, batch_size: int
+) -> np.ndarray:
+    """Return what ``explain`` gives for every row, in the frame of the network."""
+    batches = classifier.batches(X, y, batch_size)
+    return np.concatenate([explain(classifier, *each).cpu().numpy() for each in batches])
+
+
+def differentiable(estimator: Any) -> DifferentiableClassifier:
+    """Return a fitted estimator as a torch function; a TypeError names what has no gradient."""
+    reader, classify = _split(estimator)
+    tuned = isinstance(reader, FineTuneClassifier)
+    network, parts = _tuned_network(reader) if tuned else _frozen_network(reader)
+    network = network.to(device=_device(reader), dtype=_dtype(reader)).eval().requires_grad_(False)
     for module in network.modules():
         if hasattr(module, "inplace"):
             # Would write over what the gradient needs.
             setattr(module, "inplace", False)  # noqa: B010 - torch types attributes as tensors
     classes = np.asarray(estimator.classes_)
-    return Route(front, network, parts, classify, classes, _preprocessing(front))
+    return DifferentiableClassifier(
+        reader, network, parts, classify, classes, _preprocessing(reader)
+    )
 
 
 def _split(estimator: Any) -> tuple[Any, Classify]:
-    """What reads images, and what comes after it."""
+    """Return the estimator that reads images, and the steps after it as a torch function."""
     check_is_fitted(estimator)
     if isinstance(estimator, FineTuneClassifier):
         return estimator, of_logits
     if isinstance(estimator, CalibratedClassifierCV):
         parts = [_split(each.estimator) for each in estimator.calibrated_classifiers_]
-        front = _same([each for each, _ in parts], estimator)
-        return front, as_calibrated(estimator, [classify for _, classify in parts])
+        reader = _common_reader([each for each, _ in parts], estimator)
+        return reader, as_calibrated(estimator, [classify for _, classify in parts])
     if isinstance(estimator, Pipeline):
         steps = _steps(estimator)
         if isinstance(steps[0], PretrainedFeatureExtractor):
             return steps[0], _after(steps[1:])
         if len(steps) == 1:
             return _split(steps[0])
-        raise no_gradient(steps[0], "a Pipeline has to begin with the extractor")
-    inner = _inner(estimator)
+        raise no_gradient(steps[0], "the first step of a Pipeline must be the extractor")
+    inner = _unwrapped(estimator)
     if inner is None:
         raise no_gradient(estimator)
     return _split(inner)
 
 
-def _inner(estimator: Any) -> Any:
-    """What a wrapper that leaves scores alone holds: a frozen estimator, a threshold, a search."""
+def _unwrapped(estimator: Any) -> Any:
+    """Return the estimator in a wrapper that does not change scores: frozen, threshold, search."""
     if isinstance(estimator, FrozenEstimator):
         return estimator.estimator
     for name in ("best_estimator_", "estimator_"):
@@ -172,10 +175,13 @@ def _inner(estimator: Any) -> Any:
 
 
 def _after(steps: list[Any]) -> Classify:
-    """Steps on features, the last of which is a classifier."""
-    transforms = [as_transform(step) for step in steps[:-1]]
+    """Return steps on features, the last of which is a classifier, as a torch function."""
     if not steps:
-        raise no_gradient(None, "the Pipeline ends in the extractor: there is no classifier")
+        raise TypeError(
+            "The Pipeline ends with the extractor: there is no classifier whose score could be "
+            "differentiated. Add one, such as LogisticRegression."
+        )
+    transforms = [as_transform(step) for step in steps[:-1]]
     last = _on_features(steps[-1])
 
     def classify(x: Tensor) -> Scores:
@@ -192,12 +198,12 @@ def _on_features(classifier: Any) -> Classify:
     if isinstance(classifier, CalibratedClassifierCV):
         inner = [_on_features(each.estimator) for each in classifier.calibrated_classifiers_]
         return as_calibrated(classifier, inner)
-    inner_estimator = _inner(classifier)
-    return as_classifier(classifier) if inner_estimator is None else _on_features(inner_estimator)
+    unwrapped = _unwrapped(classifier)
+    return as_classifier(classifier) if unwrapped is None else _on_features(unwrapped)
 
 
 def _steps(pipeline: Pipeline) -> list[Any]:
-    """Steps, those of pipelines inside in their place; what does nothing is left out."""
+    """Return the steps that do anything, those of inner pipelines in their place."""
     found: list[Any] = []
     for _, step in pipeline.steps:
         if isinstance(step, Pipeline):
@@ -207,10 +213,10 @@ def _steps(pipeline: Pipeline) -> list[Any]:
     return found
 
 
-def _same(fronts: list[Any], owner: Any) -> Any:
-    """The one front of several models; an ensemble of networks has no single one."""
-    first = fronts[0]
-    for other in fronts[1:]:
+def _common_reader(readers: list[Any], owner: Any) -> Any:
+    """Return the reader that members share; an ensemble of several networks has none."""
+    first = readers[0]
+    for other in readers[1:]:
         alike = (
             isinstance(first, PretrainedFeatureExtractor)
             and isinstance(other, PretrainedFeatureExtractor)
@@ -218,18 +224,23 @@ def _same(fronts: list[Any], owner: Any) -> Any:
             and _preprocessing(first) == _preprocessing(other)
         )
         if not alike and other is not first:
-            raise no_gradient(owner, "its members have networks of their own; use ensemble=False")
+            raise no_gradient(owner, "its members have different networks; use ensemble=False")
     return first
 
 
-def _preprocessing(front: Any) -> Preprocessing:
-    if isinstance(front, FineTuneClassifier):
-        return front._prefix.preprocessing
-    return front._preprocessing_for(front._plan.info.input_spec)
+def _preprocessing(reader: Any) -> Preprocessing:
+    if isinstance(reader, FineTuneClassifier):
+        return reader._prefix.preprocessing
+    return reader._preprocessing_for(reader._plan.info.input_spec)
 
 
-def _device(front: Any) -> str:
-    return front.device_ if isinstance(front, FineTuneClassifier) else front._recipe().device
+def _device(reader: Any) -> str:
+    return reader.device_ if isinstance(reader, FineTuneClassifier) else reader._recipe().device
+
+
+def _dtype(reader: Any) -> torch.dtype:
+    # Half precision has no gradients worth a look.
+    return torch.float64 if reader.precision == "float64" else torch.float32
 
 
 def _frozen_network(extractor: PretrainedFeatureExtractor) -> tuple[nn.Module, tuple[Part, ...]]:
@@ -262,7 +273,7 @@ def _parts_of_chain(chain: TappedChain) -> tuple[Part, ...]:
 
 
 def _chain(source: NetworkSource, plan: Plan) -> TappedChain:
-    """A copy of the leading part of a network, as it was published."""
+    """Return a copy of the leading part of a network as it was published."""
     backbone = source.checked()
     neck = backbone.neck
     ends = None if neck is None else (neck.norm, nn.Sequential(neck.pool, neck.post))
@@ -271,7 +282,7 @@ def _chain(source: NetworkSource, plan: Plan) -> TappedChain:
 
 
 class _SideBySide(nn.Module):
-    """Several taps as the columns of one tensor, as extractors give them."""
+    """Several taps as the columns of one tensor, as extractors return them."""
 
     def __init__(self, chain: TappedChain) -> None:
         super().__init__()
