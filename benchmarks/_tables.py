@@ -474,7 +474,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "import_time": ("performance.rst", import_time),
     "engines": ("engines.rst", engines),
     "finetune": ("finetune.rst", finetune),
-    "operating_point": ("deciding.rst", operating_point),
+    "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_ranking": ("choosing.rst", choosing_ranking),
@@ -483,5 +483,5 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "choosing_layers": ("choosing.rst", choosing_layers),
     "studies": ("studies.rst", studies),
     "depth_search": ("depth_search.rst", depth_search),
-    "saliency": ("seeing.rst", saliency),
+    "saliency": ("inspection.rst", saliency),
 }

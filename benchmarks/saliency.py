@@ -1,6 +1,6 @@
 """Whether maps can be trusted: X-rays with a letter on the positives, and networks that forget.
 
-    python benchmarks/saliency.py [--networks ...] [--n 100] [--figures docs/_static/seeing]
+    python benchmarks/saliency.py [--networks ...] [--n 100] [--figures docs/_static/saliency]
 
 The first network is that of the curves and figures.
 
