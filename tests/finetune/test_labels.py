@@ -113,8 +113,8 @@ def test_a_misspelt_parameter_is_an_error_at_once():
         FineTuneClassifier(learning_rate=0.1)
     with pytest.raises(TypeError, match="module__x"):
         FineTuneClassifier(module__x=1)
-    with pytest.raises(ValueError, match="optimizer"):
-        FineTuneClassifier().set_params(optimizer="sgd")
+    with pytest.raises(ValueError, match="optimiser"):
+        FineTuneClassifier().set_params(optimiser="sgd")
     with pytest.raises(ValueError, match="module"):
         FineTuneClassifier().set_params(module__x=1)
 
