@@ -36,7 +36,7 @@ from sktransfer import PretrainedFeatureExtractor
 from sktransfer.metrics import (
     calibration_intercept,
     calibration_slope,
-    sensitivity_specificity,
+    operating_point,
     specificity_at_sensitivity,
 )
 
@@ -90,7 +90,7 @@ def measure(shared: Path, store: Path, repeats: int, rate: float) -> list[dict[s
             for train, test in folds.split(X, labels, groups):
                 model.fit(X.iloc[train], labels[train])
                 score[test] = model.predict_proba(X.iloc[test])[:, 1]
-            sensitivity, specificity = sensitivity_specificity(labels, (score >= 0.5).astype(int))
+            point = operating_point(labels, score, 0.5)
             found.setdefault(name, []).append(
                 {
                     "positive": int(labels.sum()),
@@ -103,8 +103,8 @@ def measure(shared: Path, store: Path, repeats: int, rate: float) -> list[dict[s
                     "intercept": calibration_intercept(labels, score).estimate,
                     "slope": calibration_slope(labels, score).estimate,
                     "brier": float(brier_score_loss(labels, score)),
-                    "sensitivity at 0.5": sensitivity.estimate,
-                    "specificity at 0.5": specificity.estimate,
+                    "sensitivity at 0.5": point.sensitivity.estimate,
+                    "specificity at 0.5": point.specificity.estimate,
                 }
             )
         print(f"repeat {seed}: {labels.sum()} of {len(labels)} positive", flush=True)

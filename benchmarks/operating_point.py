@@ -199,7 +199,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     import matplotlib.pyplot as plt
 
     from sktransfer.metrics import (
-        CalibrationDisplay,
+        CalibrationIntervalDisplay,
         DecisionCurveDisplay,
         ReaderStudyDisplay,
         ScoreDistributionDisplay,
@@ -215,7 +215,9 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     ReaderStudyDisplay.from_predictions(
         y, score, threshold=best["threshold"], groups=patients, name=best["model"], ax=axes[0]
     )
-    CalibrationDisplay.from_predictions(y, score, groups=patients, name=best["model"], ax=axes[1])
+    CalibrationIntervalDisplay.from_predictions(
+        y, score, groups=patients, name=best["model"], ax=axes[1]
+    )
     DecisionCurveDisplay.from_predictions(y, score, name=best["model"], ax=axes[2])
     ScoreDistributionDisplay.from_predictions(
         y, score, threshold=best["threshold"], groups=patients, ax=axes[3]

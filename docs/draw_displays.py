@@ -37,7 +37,7 @@ from sktransfer.inspection import (
     HistoryDisplay,
 )
 from sktransfer.metrics import (
-    CalibrationDisplay,
+    CalibrationIntervalDisplay,
     ConfusionPairDisplay,
     DecisionCurveDisplay,
     ReaderStudyDisplay,
@@ -125,7 +125,7 @@ def augmentation() -> Any:
 
 def calibration() -> Any:
     groups = chest()["fine-tuned"]["patients"]
-    return scored(CalibrationDisplay, groups=groups, name="fine-tuned")
+    return scored(CalibrationIntervalDisplay, groups=groups, name="fine-tuned")
 
 
 def confusion_examples() -> Any:

@@ -113,7 +113,7 @@ MADE = {
         ImageAugmentation(rotation_range=9), X, value_range=(0, 16)
     ),
     "BackboneRankingDisplay": lambda cls: cls(table=RANKING, metric="loo_ridge").plot(),
-    "CalibrationDisplay": lambda cls: cls.from_predictions(y, SCORE),
+    "CalibrationIntervalDisplay": lambda cls: cls.from_predictions(y, SCORE),
     "ConfusionExamplesDisplay": lambda cls: cls.from_predictions(y, SCORE, X),
     "ConfusionPairDisplay": lambda cls: cls.from_predictions(y, y, readers={"expert": 1 - y}),
     "ConvergenceDisplay": lambda cls: cls(table=CONVERGENCE).plot(),

@@ -92,13 +92,13 @@ pair.axes_[1].set_title("12 simulated readers")
 # What a study must show besides: calibration with the uncertainty of every bin, whether acting on
 # the probabilities is of use, and the scores of either class.
 from sktransfer.metrics import (
-    CalibrationDisplay,
+    CalibrationIntervalDisplay,
     DecisionCurveDisplay,
     ScoreDistributionDisplay,
 )
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-CalibrationDisplay.from_estimator(clf, X_test, y_test, n_bins=6, name="network", ax=axes[0])
+CalibrationIntervalDisplay.from_estimator(clf, X_test, y_test, n_bins=6, name="network", ax=axes[0])
 DecisionCurveDisplay.from_estimator(clf, X_test, y_test, name="network", ax=axes[1])
 ScoreDistributionDisplay.from_estimator(clf, X_test, y_test, name="network", ax=axes[2])
 plt.show()

@@ -13,7 +13,7 @@ from sktransfer._utils.plotting import new_axes
 from sktransfer.inspection._estimator_images import images_of, shown_small
 from sktransfer.inspection._judged import Judged, class_names, judged
 from sktransfer.inspection._judged_display import JudgedDisplay
-from sktransfer.metrics import normalized
+from sktransfer.metrics._confusion_pair import normalized
 
 # Of a cell of side 1: the longer side of its image, and how far that is above the middle.
 _SIDE, _RAISED = 0.72, 0.09

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from sktransfer.metrics import check_scores
+from sktransfer.metrics._labels import check_scores
 
 _METHODS = ("predict_proba", "decision_function")
 

@@ -1,7 +1,4 @@
-"""Rows, or whole patients, drawn again: weights, and what becomes of ROC curves.
-
-It must not know estimators.
-"""
+"""The bootstrap of rows or of whole patients: weights, areas and bands of ROC curves."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
-from sktransfer.metrics._labels import binary_scores, check_confidence
+from sktransfer.metrics._labels import among, binary_scores, check_confidence
 
-# Samples weighted at once; a block takes rows * 1 kB.
+# Resamples computed at once; a block takes 1 kB for each row.
 _BLOCK = 128
 
 
 def resample_counts(
     strata: np.ndarray, codes: np.ndarray | None, n_resamples: int, random_state: Any
 ) -> Iterator[np.ndarray]:
-    """How often each row is drawn, in blocks of shape (n_resamples, n)."""
+    """Yield how often each row is drawn, in blocks of shape (resamples, n)."""
     random = check_random_state(random_state)
     if codes is None:
         codes = np.arange(len(strata))
@@ -39,7 +36,7 @@ def resample_counts(
 
 
 def weighted_area(positive: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Area for each row of weights, of shape (n_resamples, n)."""
+    """Return the area for each row of weights, which have the shape (resamples, n)."""
     order = np.argsort(score, kind="stable")
     weight, positive = weight[:, order], positive[order]
     levels = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
@@ -60,7 +57,7 @@ def roc_curve_band(
     n_resamples: int = 500,
     random_state: Any = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How far the sensitivity at each false-positive rate may be off, by the bootstrap.
+    """Compute a band of confidence intervals about an ROC curve, by the bootstrap.
 
     Parameters
     ----------
@@ -69,19 +66,22 @@ def roc_curve_band(
     y_score : array-like of shape (n,)
         Scores of the positive class.
     confidence_level : float, default=0.95
-        For each point on its own, not for the whole curve.
+        Level of the interval at each point on its own, not of the whole curve.
     groups : array-like of shape (n,) or None, default=None
-        Patients, drawn whole.
+        Patients, which are drawn whole.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     n_points : int, default=101
-        False-positive rates, evenly from 0 to 1.
+        Number of false-positive rates, evenly spaced from 0 to 1.
     n_resamples : int, default=500
+        Number of resamples.
     random_state : int, RandomState instance or None, default=0
+        Seed of the bootstrap.
 
     Returns
     -------
     fpr, low, high : ndarray of shape (n_points,)
+        False-positive rates, and the ends of the interval of the sensitivity at each.
 
     Examples
     --------
@@ -94,14 +94,13 @@ def roc_curve_band(
     ([0.0, 0.25, 0.5, 0.75, 1.0], True)
     """
     tail = (1 - check_confidence(confidence_level)) / 2
-    rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
-    order = np.argsort(-rows.score, kind="stable")
-    positive, score = rows.positive[order], rows.score[order]
+    positive, score, codes = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
+    order = np.argsort(-score, kind="stable")
+    positive, score, codes = positive[order], score[order], among(codes, order)
     ends = np.flatnonzero(np.r_[np.diff(score) < 0, True])
     fpr = np.linspace(0, 1, n_points)
     curves = []
     strata = positive.astype(int)
-    codes = None if rows.groups is None else rows.groups[order]
     for weight in resample_counts(strata, codes, n_resamples, random_state):
         true = np.cumsum(weight * positive, axis=1)[:, ends]
         false = np.cumsum(weight * ~positive, axis=1)[:, ends]

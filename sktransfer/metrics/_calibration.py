@@ -1,4 +1,4 @@
-"""Slope and intercept of the calibration of probabilities; it must not know estimators."""
+"""Slope and intercept of the calibration of probabilities."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sktransfer.metrics._decisions import check_probabilities
-from sktransfer.metrics._labels import Interval, binary_scores, check_confidence
+from sktransfer.metrics._labels import (
+    Interval,
+    binary_scores,
+    check_confidence,
+    check_probabilities,
+)
 
 # Newton's method doubles its digits at each step; far more steps than it ever needs.
 _MAX_STEPS = 100
@@ -25,32 +29,33 @@ def calibration_slope(
     confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Interval:
-    """Slope of a logistic regression of the labels on the log odds of the probabilities.
+    """Compute the slope of a logistic regression of labels on the log odds of probabilities.
 
-    1 is ideal; less means that the probabilities are too extreme, as those of an overfitted model
-    are; more, that they are too timid [1]_.
+    1 is ideal; less means that the probabilities are too extreme, as those of an overfit model are;
+    more, that they are not extreme enough [1]_.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
         True labels of two classes.
     y_proba : array-like of shape (n,)
-        Probabilities of the positive class. 0 and 1 count as the nearest numbers inside.
+        Probabilities of the positive class. 0 and 1 count as the nearest numbers between them.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     confidence_level : float, default=0.95
+        Level of the interval.
     groups : array-like of shape (n,) or None, default=None
         Patients: the variance then is robust to rows of one patient being alike.
 
     Returns
     -------
-    Interval
-        ``(estimate, low, high)``.
+    interval : tuple of float
+        Named tuple ``(estimate, low, high)``.
 
     Warns
     -----
     UndefinedMetricWarning
-        If the probabilities separate the classes, or do not differ: there is no finite slope.
+        If the probabilities separate the classes, or are all the same: there is no finite slope.
 
     References
     ----------
@@ -72,7 +77,7 @@ def calibration_slope(
     low, high = x[positive], x[~positive]
     if low.min() >= high.max() or low.max() <= high.min():
         warnings.warn(
-            "The probabilities separate the classes or do not differ: there is no finite slope.",
+            "The probabilities separate the classes or are all the same: there is no finite slope.",
             UndefinedMetricWarning,
             stacklevel=2,
         )
@@ -93,27 +98,28 @@ def calibration_intercept(
     confidence_level: float = 0.95,
     groups: ArrayLike | None = None,
 ) -> Interval:
-    """What to add to the log odds so that they are right on average: calibration in the large.
+    """Compute what to add to the log odds so that they are correct on average.
 
-    0 is ideal; less means that the probabilities are too high, more that they are too low. The
-    slope is held at 1.
+    This is calibration in the large: 0 is ideal; less means that the probabilities are too high,
+    more that they are too low. The slope is held at 1.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
         True labels of two classes.
     y_proba : array-like of shape (n,)
-        Probabilities of the positive class. 0 and 1 count as the nearest numbers inside.
+        Probabilities of the positive class. 0 and 1 count as the nearest numbers between them.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     confidence_level : float, default=0.95
+        Level of the interval.
     groups : array-like of shape (n,) or None, default=None
         Patients: the variance then is robust to rows of one patient being alike.
 
     Returns
     -------
-    Interval
-        ``(estimate, low, high)``.
+    interval : tuple of float
+        Named tuple ``(estimate, low, high)``.
 
     Examples
     --------
@@ -130,12 +136,15 @@ def calibration_intercept(
 def _log_odds(
     y_true: ArrayLike, y_proba: ArrayLike, pos_label: Any, groups: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return which rows are positive, the log odds, and the groups numbered from 0."""
     kind = np.asarray(y_proba).dtype
-    rows = binary_scores(y_true, y_proba, pos_label=pos_label, groups=groups, name="y_proba")
-    proba = check_probabilities(rows.score, len(rows.positive))
+    positive, proba, codes = binary_scores(
+        y_true, y_proba, pos_label=pos_label, groups=groups, name="y_proba"
+    )
+    check_probabilities(proba, len(positive))
     # The distance of 1 to the number before it, at the precision they were given in.
     margin = float(np.finfo(kind).epsneg) if np.issubdtype(kind, np.floating) else 2.0**-53
-    return rows.positive, logit(proba.clip(margin, 1 - margin)), rows.groups
+    return positive, logit(proba.clip(margin, 1 - margin)), codes
 
 
 def _logistic(
@@ -145,7 +154,7 @@ def _logistic(
     codes: np.ndarray | None,
     confidence_level: float,
 ) -> Interval:
-    """First coefficient of an unpenalized logistic regression, by Newton's method."""
+    """Return the first coefficient of an unpenalized logistic regression, by Newton's method."""
     check_confidence(confidence_level)
     beta = np.zeros(design.shape[1])
 

@@ -1,4 +1,4 @@
-"""CalibrationDisplay: a reliability diagram that shows how sure it is; it must not know models."""
+"""CalibrationIntervalDisplay: a reliability diagram with the interval of each point."""
 
 from __future__ import annotations
 
@@ -8,18 +8,29 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes
+from sktransfer._utils.plotting import (
+    ScoreDisplayMixin,
+    finish_axes,
+    label_of,
+    new_axes,
+    styled,
+)
 from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
-from sktransfer.metrics._decisions import check_probabilities
-from sktransfer.metrics._labels import Interval, binary_scores, positive_label
+from sktransfer.metrics._labels import (
+    Interval,
+    among,
+    binary_scores,
+    check_probabilities,
+    positive_label,
+)
 from sktransfer.metrics._rates import rate_of
 
 
-class CalibrationDisplay(ScoreDisplayMixin):
+class CalibrationIntervalDisplay(ScoreDisplayMixin):
     """Reliability diagram with a binomial interval for each bin.
 
-    scikit-learn's :class:`~sklearn.calibration.CalibrationDisplay` with what it lacks: how far each
-    point may be off, how many rows are in it, slope and intercept. Make one with
+    scikit-learn's :class:`~sklearn.calibration.CalibrationDisplay` with what it lacks: the interval
+    of each point, how many rows are in it, slope and intercept. Make one with
     :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs matplotlib
     (extra ``plot``) to plot.
 
@@ -33,35 +44,39 @@ class CalibrationDisplay(ScoreDisplayMixin):
         Rows in each bin.
     y_proba : ndarray of shape (n,)
         All probabilities.
-    slope, intercept : Interval
-        Of :func:`~sktransfer.metrics.calibration_slope` and
-        :func:`~sktransfer.metrics.calibration_intercept`.
-    name : str or None
-        For the legend.
-    pos_label : int, float, bool or str
+    slope, intercept : tuple of float
+        ``(estimate, low, high)`` as :func:`calibration_slope` and :func:`calibration_intercept`
+        compute them.
+    name : str or None, default=None
+        Name in the legend.
+    pos_label : int, float, bool, str or None, default=None
         The positive class.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
+        Axes with the diagram.
     figure_ : matplotlib Figure
-    line_ : matplotlib Line2D
-        The points.
+        Figure with the axes.
     errorbar_ : matplotlib ErrorbarContainer
+        The points and their intervals.
+    line_ : matplotlib Line2D
+        The line through the points.
     rug_ : matplotlib collection
-        Histogram of the probabilities along the lower edge.
+        The histogram of the probabilities at the foot.
 
     See Also
     --------
-    DecisionCurveDisplay : Whether acting on the probabilities does good.
+    sklearn.calibration.CalibrationDisplay : Without intervals.
+    calibration_slope : The slope in the legend.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from sktransfer.metrics import CalibrationDisplay
+    >>> from sktransfer.metrics import CalibrationIntervalDisplay
     >>> rng = np.random.default_rng(0)
     >>> p = rng.random(500)
-    >>> display = CalibrationDisplay.from_predictions(rng.random(500) < p, p, n_bins=5)
+    >>> display = CalibrationIntervalDisplay.from_predictions(rng.random(500) < p, p, n_bins=5)
     >>> display.counts.sum().item(), bool((display.low < display.high).all())
     (500, True)
     """
@@ -107,7 +122,7 @@ class CalibrationDisplay(ScoreDisplayMixin):
         name: str | None = None,
         ax: Any = None,
         **kwargs: Any,
-    ) -> CalibrationDisplay:
+    ) -> CalibrationIntervalDisplay:
         """Plot from true labels and probabilities.
 
         Parameters
@@ -117,55 +132,53 @@ class CalibrationDisplay(ScoreDisplayMixin):
         y_proba : array-like of shape (n,)
             Probabilities of the positive class.
         n_bins : int, default=10
+            Number of bins; those without rows are left out.
         strategy : {"quantile", "uniform"}, default="quantile"
             Bins with equally many rows, or of equal width; as scikit-learn cuts them.
         groups : array-like of shape (n,) or None, default=None
             Patients: intervals then take into account that their rows are alike.
         confidence_level : float, default=0.95
+            Level of the intervals.
         pos_label : int, float, bool, str or None, default=None
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
-            For the legend.
+            Name in the legend. None: "Classifier".
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
-        **kwargs
-            As of :meth:`plot`.
+            Axes to plot in. None makes new ones.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
 
         Returns
         -------
-        CalibrationDisplay
+        display : CalibrationIntervalDisplay
+            The display, plotted.
         """
         if n_bins < 1:
             raise ValueError(f"n_bins must be at least 1; got {n_bins!r}.")
+        if strategy not in ("quantile", "uniform"):
+            raise ValueError(f"strategy must be 'quantile' or 'uniform'; got {strategy!r}.")
         label = positive_label(y_true, pos_label)
-        rows = binary_scores(y_true, y_proba, pos_label=label, groups=groups, name="y_proba")
-        proba = check_probabilities(rows.score, len(rows.positive))
+        positive, proba, codes = binary_scores(
+            y_true, y_proba, pos_label=label, groups=groups, name="y_proba"
+        )
+        check_probabilities(proba, len(positive))
         edges = np.linspace(0, 1, n_bins + 1)
         if strategy == "quantile":
             edges = np.percentile(proba, edges * 100)
-        elif strategy != "uniform":
-            raise ValueError(f"strategy must be 'quantile' or 'uniform'; got {strategy!r}.")
-        codes = np.searchsorted(edges[1:-1], proba)
-        filled = np.unique(codes)
-        found = [
-            rate_of(
-                rows.positive[codes == each],
-                None if rows.groups is None else rows.groups[codes == each],
-                confidence_level,
-            )
-            for each in filled
-        ]
+        bin_of = np.searchsorted(edges[1:-1], proba)
+        bins = [bin_of == each for each in np.unique(bin_of)]
+        rates = [rate_of(positive[rows], among(codes, rows), confidence_level) for rows in bins]
         settings = {"pos_label": label, "groups": groups, "confidence_level": confidence_level}
         with warnings.catch_warnings():
             # The legend says that there is no finite slope.
             warnings.simplefilter("ignore", UndefinedMetricWarning)
             slope = calibration_slope(y_true, y_proba, **settings)
         display = cls(
-            prob_true=np.array([rate.estimate for rate in found]),
-            prob_pred=np.array([proba[codes == each].mean() for each in filled]),
-            low=np.array([rate.low for rate in found]),
-            high=np.array([rate.high for rate in found]),
-            counts=np.array([int((codes == each).sum()) for each in filled]),
+            prob_true=np.array([rate.estimate for rate in rates]),
+            prob_pred=np.array([proba[rows].mean() for rows in bins]),
+            low=np.array([rate.low for rate in rates]),
+            high=np.array([rate.high for rate in rates]),
+            counts=np.array([int(rows.sum()) for rows in bins]),
             y_proba=proba,
             slope=slope,
             intercept=calibration_intercept(y_true, y_proba, **settings),
@@ -182,42 +195,43 @@ class CalibrationDisplay(ScoreDisplayMixin):
         ref_line: bool = True,
         curve_kwargs: dict[str, Any] | None = None,
         despine: bool = False,
-    ) -> CalibrationDisplay:
-        """Plot the points with their intervals, and where the probabilities are.
+    ) -> CalibrationIntervalDisplay:
+        """Plot the points with their intervals, and a histogram of the probabilities.
 
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
+            Axes to plot in. None makes new ones.
         name : str or None, default=None
-            For the legend. None: the ``name`` of the display.
+            Name in the legend. None: the ``name`` of the display.
         ref_line : bool, default=True
             Whether to draw the line of perfect calibration.
         curve_kwargs : dict or None, default=None
-            For matplotlib's ``errorbar``.
+            Keyword arguments for matplotlib's ``errorbar``.
         despine : bool, default=False
-            Whether to leave the top and right lines of the frame out.
+            Whether to leave out the top and right lines of the frame.
 
         Returns
         -------
-        CalibrationDisplay
+        display : CalibrationIntervalDisplay
+            The display itself.
         """
         self.ax_, self.figure_ = new_axes(ax, self)
         perfect = "Perfectly calibrated"
         if ref_line and perfect not in self.ax_.get_legend_handles_labels()[1]:
             self.ax_.plot([0, 1], [0, 1], "k:", label=perfect)
         name = self.name if name is None else name
-        style = {
-            "fmt": "s-",
-            "capsize": 3,
-            "elinewidth": 1,
-            "markersize": 5,
-            "label": f"{name} (slope {self.slope.estimate:.2f}, "
+        style = styled(
+            curve_kwargs,
+            fmt="s-",
+            capsize=3,
+            elinewidth=1,
+            markersize=5,
+            label=f"{name} (slope {self.slope.estimate:.2f}, "
             f"intercept {self.intercept.estimate:.2f})",
-            **(curve_kwargs or {}),
-        }
-        away = np.abs([self.low - self.prob_true, self.high - self.prob_true])
-        self.errorbar_ = self.ax_.errorbar(self.prob_pred, self.prob_true, yerr=away, **style)
+        )
+        error = np.abs([self.low - self.prob_true, self.high - self.prob_true])
+        self.errorbar_ = self.ax_.errorbar(self.prob_pred, self.prob_true, yerr=error, **style)
         self.line_ = self.errorbar_.lines[0]
         # A tenth of the height for the histogram, below zero so that it hides no point.
         counts, edges = np.histogram(self.y_proba, bins=50, range=(0, 1))

@@ -1,4 +1,4 @@
-"""ConfusionPairDisplay: what network and experts confuse, side by side; it must not know scores."""
+"""ConfusionPairDisplay: what a classifier and experts confuse, side by side."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 
-from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import new_panels
 
 
 class ConfusionPairDisplay:
-    """Confusion matrices of a network and of experts, on the same rows and the same scale.
+    """Confusion matrices of a classifier and of experts, on the same rows and the same scale.
 
     Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
     ``plot``) to plot.
@@ -20,23 +20,25 @@ class ConfusionPairDisplay:
     Parameters
     ----------
     matrices : dict of str to ndarray of shape (n_classes, n_classes)
-        One for each who judged, the network first.
+        A matrix for each who judged, the classifier first.
     display_labels : ndarray of shape (n_classes,)
         Names of the classes.
-    normalize : {"true", "pred", "all"} or None
-        What the numbers are shares of.
+    normalize : {"true", "pred", "all"} or None, default="true"
+        What the numbers are shares of; None: counts.
 
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
+        Figure with the axes.
     axes_ : ndarray of matplotlib Axes
-        One for each who judged.
+        Axes for each who judged.
     displays_ : list of sklearn.metrics.ConfusionMatrixDisplay
+        Display for each who judged.
 
     See Also
     --------
     sklearn.metrics.ConfusionMatrixDisplay : A single matrix.
-    ReaderStudyDisplay : Sensitivity and specificity of the same people.
+    ReaderStudyDisplay : Sensitivity and specificity of the same experts.
 
     Examples
     --------
@@ -72,26 +74,27 @@ class ConfusionPairDisplay:
         name: str | None = None,
         **kwargs: Any,
     ) -> ConfusionPairDisplay:
-        """Predict with a fitted classifier, and plot.
+        """Plot the labels that a fitted classifier predicts.
 
         Parameters
         ----------
         estimator : estimator instance
             Fitted classifier.
         X : array-like, list or DataFrame
-            Rows it has not seen.
+            Rows that the classifier has not seen.
         y : array-like of shape (n,)
             True labels.
         readers : mapping of str to array-like of shape (n,), or DataFrame
             The label that each expert gave each row.
         name : str or None, default=None
-            Title of the network's matrix. None: the name of the estimator's class.
-        **kwargs
-            As of :meth:`from_predictions`.
+            Title of the classifier's matrix. None: the name of the estimator's class.
+        **kwargs : dict
+            Further parameters of :meth:`from_predictions`.
 
         Returns
         -------
-        ConfusionPairDisplay
+        display : ConfusionPairDisplay
+            The display, plotted.
         """
         name = type(estimator).__name__ if name is None else name
         return cls.from_predictions(y, estimator.predict(X), readers=readers, name=name, **kwargs)
@@ -116,39 +119,46 @@ class ConfusionPairDisplay:
         Parameters
         ----------
         y_true, y_pred : array-like of shape (n,)
-            True labels, and those of the network.
+            True labels, and those of the classifier.
         readers : mapping of str to array-like of shape (n,), or DataFrame
             The label that each expert gave each row.
         labels : array-like of shape (n_classes,) or None, default=None
             Classes in the order to show. None: those that occur, sorted.
         display_labels : array-like of shape (n_classes,) or None, default=None
-            Their names. None: the labels themselves.
+            Names of the classes. None: the labels themselves.
         normalize : {"true", "pred", "all"} or None, default="true"
-            Shares of the true class, of the called one, or of all rows; None: counts.
+            Shares of the rows of each true class, of each predicted class, or of all; None: counts.
         pool : bool, default=False
             Whether all experts go into a single matrix.
         name : str, default="Classifier"
-            Title of the network's matrix.
+            Title of the classifier's matrix.
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
-        **kwargs
-            As of :meth:`plot`.
+            Figure to plot in. None makes a new one.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
 
         Returns
         -------
-        ConfusionPairDisplay
+        display : ConfusionPairDisplay
+            The display, plotted.
         """
         raters = {str(who): np.asarray(given) for who, given in dict(readers).items()}
         if not raters:
-            raise ValueError("readers is empty: for the network alone use ConfusionMatrixDisplay.")
+            raise ValueError(
+                "readers is empty; for the classifier alone use sklearn's ConfusionMatrixDisplay."
+            )
         truth = np.asarray(y_true)
         for who, given in raters.items():
             if given.shape != truth.shape:
                 raise ValueError(
-                    f"{who!r} has readings of shape {given.shape} for {len(truth)} rows of y_true."
+                    f"Reader {who!r} must have one label for each of the {len(truth)} rows of "
+                    f"y_true; got shape {given.shape}."
                 )
         if name in raters:
-            raise ValueError(f"A reader and the network are both called {name!r}; give name.")
+            raise ValueError(
+                f"A reader and the classifier are both called {name!r}; give the classifier "
+                "another name."
+            )
         if labels is None:
             labels = unique_labels(truth, y_pred, *raters.values())
         counts = {name: confusion_matrix(truth, y_pred, labels=labels)}
@@ -170,23 +180,22 @@ class ConfusionPairDisplay:
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
+            Figure to plot in. None makes a new one.
         cmap : str or matplotlib Colormap, default="Blues"
+            Colors of the matrices.
         values_format : str or None, default=None
-            Of the numbers. None: two decimals for shares.
+            Format of the numbers. None: two decimals for shares.
 
         Returns
         -------
-        ConfusionPairDisplay
+        display : ConfusionPairDisplay
+            The display itself.
         """
-        pyplot = import_optional(
-            "matplotlib.pyplot", extra="plot", purpose="ConfusionPairDisplay.plot"
-        )
         n = len(self.matrices)
-        if figure is None:
-            figure = pyplot.figure(figsize=(3.6 * n + 0.6, 3.6), layout="constrained")
-        self.figure_ = figure
-        self.axes_ = figure.subplots(1, n, squeeze=False, sharey=True).ravel()
+        axes, self.figure_ = new_panels(
+            figure, self, 1, n, figsize=(3.6 * n + 0.6, 3.6), sharey=True
+        )
+        self.axes_ = axes.ravel()
         top = max(float(matrix.max()) for matrix in self.matrices.values())
         top = 1.0 if self.normalize in ("true", "pred") else top
         if values_format is None:
@@ -209,7 +218,7 @@ class ConfusionPairDisplay:
 
 
 def normalized(matrix: np.ndarray, normalize: str | None) -> np.ndarray:
-    """Counts as shares, as scikit-learn's ``confusion_matrix`` has them."""
+    """Return counts as shares, as scikit-learn's ``confusion_matrix`` has them."""
     if normalize is None:
         return matrix
     if normalize not in ("true", "pred", "all"):

@@ -1,4 +1,4 @@
-"""DecisionCurveDisplay: whether acting on probabilities does good; it must not know models."""
+"""DecisionCurveDisplay: the net benefit of acting on probabilities."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from sktransfer._utils.plotting import (
     finish_axes,
     label_of,
     new_axes,
+    styled,
 )
 from sktransfer.metrics._decisions import net_benefit
-from sktransfer.metrics._labels import binary_labels, positive_label, shares_of_groups
+from sktransfer.metrics._labels import binary_labels, group_weights, positive_label
 
 
 class DecisionCurveDisplay(ScoreDisplayMixin):
-    """Net benefit of acting on probabilities, alongside acting on everybody and on nobody.
+    """Decision curve: net benefit of acting on probabilities, on everybody and on nobody.
 
     Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
     matplotlib (extra ``plot``) to plot.
@@ -27,32 +28,34 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
     thresholds : ndarray of shape (k,)
         Probabilities from which on one acts.
     benefit : ndarray of shape (k,)
-        Of acting on the probabilities.
+        Net benefit of acting on the probabilities.
     benefit_all : ndarray of shape (k,)
-        Of acting on everybody.
+        Net benefit of acting on everybody.
     prevalence : float
-        The most that can be gained.
-    name : str or None
-        For the legend.
-    pos_label : int, float, bool or str
+        Share of positive rows, which is the most that can be gained.
+    name : str or None, default=None
+        Name in the legend.
+    pos_label : int, float, bool, str or None, default=None
         The positive class.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
+        Axes with the plot.
     figure_ : matplotlib Figure
+        Figure with the axes.
     line_ : matplotlib Line2D
         The curve.
 
     See Also
     --------
-    sktransfer.metrics.net_benefit : What is drawn.
+    net_benefit : Computes the curve.
 
     Notes
     -----
-    Read it at the thresholds that somebody would choose: who would rather see ten patients without
-    the disease than miss one with it acts from a probability of 1/11 on. Below the higher of the
-    two other lines the probabilities do harm.
+    Read the curve at the thresholds that somebody would choose: whoever would rather see ten
+    patients without the disease than miss one with it acts from a probability of 1/11 on. Where the
+    curve is below the higher of the two other lines, the probabilities do harm.
 
     Examples
     --------
@@ -107,27 +110,29 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
         y_proba : array-like of shape (n,)
             Calibrated probabilities of the positive class.
         thresholds : array-like of shape (k,) or None, default=None
-            None: 0.01 to 0.99.
+            Probabilities in [0, 1) from which on one acts. None: 0.01 to 0.99.
         sample_weight : array-like of shape (n,) or None, default=None
+            Weight of each row.
         groups : array-like of shape (n,) or None, default=None
             Patients: each then weighs the same, however many rows it has.
         pos_label : int, float, bool, str or None, default=None
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
-            For the legend.
+            Name in the legend. None: "Classifier".
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
-        **kwargs
-            As of :meth:`plot`.
+            Axes to plot in. None makes new ones.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
 
         Returns
         -------
-        DecisionCurveDisplay
+        display : DecisionCurveDisplay
+            The display, plotted.
         """
         label = positive_label(y_true, pos_label)
         weight = np.ones(len(y_true)) if sample_weight is None else np.asarray(sample_weight)
         if groups is not None:
-            weight = weight * shares_of_groups(groups)
+            weight = weight * group_weights(groups)
         cuts = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds)
         settings = {"pos_label": label, "sample_weight": weight}
         display = cls(
@@ -153,24 +158,25 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to plot; the two lines are drawn there once. None makes new ones.
+            Axes to plot in; the two other lines are drawn there once. None makes new ones.
         name : str or None, default=None
-            For the legend. None: the ``name`` of the display.
+            Name in the legend. None: the ``name`` of the display.
         curve_kwargs : dict or None, default=None
-            For matplotlib's ``plot``.
+            Keyword arguments for matplotlib's ``plot``.
         despine : bool, default=False
-            Whether to leave the top and right lines of the frame out.
+            Whether to leave out the top and right lines of the frame.
 
         Returns
         -------
-        DecisionCurveDisplay
+        display : DecisionCurveDisplay
+            The display itself.
         """
         self.ax_, self.figure_ = new_axes(ax, self)
         if "act on everybody" not in self.ax_.get_legend_handles_labels()[1]:
             everybody = {"color": "0.5", "linestyle": "--", "label": "act on everybody"}
             self.ax_.plot(self.thresholds, self.benefit_all, **everybody)
             self.ax_.axhline(0, color="k", linewidth=0.8, label="act on nobody")
-        curve = {"label": self.name if name is None else name, **(curve_kwargs or {})}
+        curve = styled(curve_kwargs, label=self.name if name is None else name)
         (self.line_,) = self.ax_.plot(self.thresholds, self.benefit, **curve)
         finish_axes(
             self.ax_,

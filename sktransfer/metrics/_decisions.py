@@ -1,4 +1,4 @@
-"""What decisions cost and what they are worth; it must not know estimators."""
+"""What decisions cost and what they are worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import column_or_1d
 
-from sktransfer.metrics._labels import binary_labels, check_scores
+from sktransfer.metrics._labels import binary_labels, check_probabilities
 
 
 def expected_cost(
@@ -21,69 +21,72 @@ def expected_cost(
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> float:
-    """Mean cost of the predicted labels.
+    """Compute the mean cost of predicted labels.
 
     Parameters
     ----------
     y_true, y_pred : array-like of shape (n,)
         True and predicted labels.
     cost_matrix : array-like of shape (n_classes, n_classes)
-        What it costs to call a row of class ``i`` a ``j``.
+        What it costs to call a row of class ``i`` a ``j``, in row ``i`` and column ``j``.
     labels : array-like of shape (n_classes,) or None, default=None
         Classes in the order of the matrix. None: those that occur, sorted.
     sample_weight : array-like of shape (n,) or None, default=None
+        Weight of each row in the mean.
 
     Returns
     -------
-    float
-        Lower is better: ``make_scorer(expected_cost, greater_is_better=False, cost_matrix=...)``.
+    cost : float
+        The mean cost; lower is better.
+
+    See Also
+    --------
+    sktransfer.model_selection.OperatingPointClassifier : A threshold of least cost.
 
     Examples
     --------
     A missed case costs as much as ten false alarms.
 
+    >>> from sklearn.metrics import make_scorer
     >>> from sktransfer.metrics import expected_cost
-    >>> expected_cost([0, 0, 1, 1], [0, 1, 1, 0], [[0, 1], [10, 0]])
+    >>> costs = [[0, 1], [10, 0]]
+    >>> expected_cost([0, 0, 1, 1], [0, 1, 1, 0], costs)
     2.75
+
+    For ``scoring=`` of a search or a cross-validation:
+
+    >>> scorer = make_scorer(expected_cost, greater_is_better=False, cost_matrix=costs)
     """
     classes = unique_labels(y_true, y_pred) if labels is None else column_or_1d(labels)
     costs = check_cost_matrix(cost_matrix, len(classes))
     unknown = np.setdiff1d(unique_labels(y_true, y_pred), classes)
     if len(unknown):
-        raise ValueError(f"labels lack {unknown.tolist()}, which occur in y.")
+        raise ValueError(
+            f"labels must name all classes in y_true and y_pred; {unknown.tolist()} are missing."
+        )
     table = confusion_matrix(y_true, y_pred, labels=classes, sample_weight=sample_weight)
     return float((table * costs).sum() / table.sum())
 
 
 def check_cost_matrix(cost_matrix: ArrayLike, n_classes: int) -> np.ndarray:
-    """Costs as float64, one row and one column for each class."""
+    """Return costs as float64, one row and one column for each class."""
     costs = np.asarray(cost_matrix, dtype=np.float64)
     if costs.shape != (n_classes, n_classes):
         raise ValueError(
-            f"A cost matrix of {n_classes} classes has shape {(n_classes, n_classes)}: a row for "
-            f"each true class, a column for each predicted one; got shape {costs.shape}. Where "
+            f"cost_matrix for {n_classes} classes must have shape {(n_classes, n_classes)}: a row "
+            f"for each true class, a column for each predicted one; got shape {costs.shape}. Where "
             "a class does not occur in y, give labels."
         )
     if not np.isfinite(costs).all():
-        raise ValueError("Costs must be finite numbers.")
+        raise ValueError(f"cost_matrix must hold finite numbers; got {costs.tolist()}.")
     return costs
 
 
 def cheapest_threshold(positive: np.ndarray, score: np.ndarray, costs: np.ndarray) -> float:
-    """The threshold with the least total cost; of several the lowest, which finds most.
+    """Return the threshold with the least total cost; of several the lowest, which finds most.
 
-    Parameters
-    ----------
-    positive : ndarray of bool, shape (n,)
-    score : ndarray of shape (n,)
-        Called positive where it is at least the threshold.
-    costs : ndarray of shape (2, 2)
-        Negative class first.
-
-    Returns
-    -------
-    float
-        One of the scores; infinite where it is cheapest to call nobody positive.
+    It is one of the scores, or infinite where it is cheapest to call nobody positive. ``costs`` has
+    the negative class first.
     """
     order = np.argsort(score, kind="stable")
     score, positive = score[order], positive[order]
@@ -104,11 +107,12 @@ def net_benefit(
     pos_label: Any = None,
     sample_weight: ArrayLike | None = None,
 ) -> np.ndarray:
-    """What acting on probabilities at or above each threshold gains, in true positives a row.
+    """Compute the net benefit of acting on probabilities at or above each threshold.
 
-    True positives less false ones, which weigh ``t / (1 - t)``: who acts from a probability ``t``
-    on takes one true positive to be worth ``(1 - t) / t`` false ones [1]_. Acting on everybody has
-    the net benefit of probabilities that are all 1, acting on nobody has 0.
+    Net benefit is counted in true positives per row: true positives less false ones, which weigh
+    ``t / (1 - t)``. Whoever acts from a probability ``t`` on takes one true positive to be worth
+    ``(1 - t) / t`` false ones [1]_. Acting on everybody has the net benefit of probabilities that
+    are all 1, acting on nobody has 0.
 
     Parameters
     ----------
@@ -121,11 +125,16 @@ def net_benefit(
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     sample_weight : array-like of shape (n,) or None, default=None
+        Weight of each row.
 
     Returns
     -------
-    ndarray of shape (k,)
-        A single number for a single threshold.
+    benefit : ndarray of shape (k,)
+        The net benefit at each threshold; a single number for a single threshold.
+
+    See Also
+    --------
+    DecisionCurveDisplay : Plots net benefit against thresholds.
 
     References
     ----------
@@ -142,7 +151,7 @@ def net_benefit(
     proba = check_probabilities(y_proba, len(positive))
     cuts = np.asarray(thresholds, dtype=np.float64)
     if cuts.ndim > 1 or not ((cuts >= 0) & (cuts < 1)).all():
-        raise ValueError(f"thresholds are probabilities in [0, 1); got {thresholds!r}.")
+        raise ValueError(f"thresholds must be probabilities in [0, 1); got {thresholds!r}.")
     weight = np.ones(len(proba)) if sample_weight is None else column_or_1d(sample_weight)
     if len(weight) != len(proba):
         raise ValueError(f"sample_weight has {len(weight)} entries for {len(proba)} rows.")
@@ -151,19 +160,3 @@ def net_benefit(
     gained, lost = share[positive] @ called[positive], share[~positive] @ called[~positive]
     benefit = gained - lost * np.atleast_1d(cuts) / (1 - np.atleast_1d(cuts))
     return benefit if cuts.ndim else benefit[0]
-
-
-def check_probabilities(y_proba: ArrayLike, n: int) -> np.ndarray:
-    """Probabilities of one class as float64."""
-    proba = check_scores(y_proba, name="y_proba")
-    if proba.ndim != 1 or len(proba) != n:
-        raise ValueError(
-            f"y_proba must have one probability of the positive class for each of {n} rows; got "
-            f"shape {proba.shape}. Of predict_proba take the column of that class."
-        )
-    if len(proba) and (proba.min() < 0 or proba.max() > 1):
-        raise ValueError(
-            f"Probabilities lie in [0, 1]; got {proba.min():.3g} to {proba.max():.3g}. These may "
-            "be scores of a decision_function: calibrate them first."
-        )
-    return proba

@@ -1,8 +1,7 @@
-"""Labels and scores, read and checked for the metrics; it must not know estimators."""
+"""Labels, scores and groups, read and checked for the metrics."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,67 +22,49 @@ class Interval(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
-class BinaryScores:
-    """Rows of a two-class problem.
-
-    Attributes
-    ----------
-    positive : ndarray of bool, shape (n,)
-    score : ndarray of float64, shape (n,)
-    groups : ndarray of int, shape (n,), or None
-        Codes from 0.
-    """
-
-    positive: np.ndarray
-    score: np.ndarray
-    groups: np.ndarray | None = None
-
-
 def check_confidence(confidence_level: float) -> float:
-    """The level of an interval, which lies between 0 and 1."""
+    """Return the level of an interval, which lies between 0 and 1."""
     if not 0 < confidence_level < 1:
         raise ValueError(
-            f"confidence_level is a share such as 0.95, between 0 and 1; got {confidence_level!r}."
+            "confidence_level must be a share between 0 and 1, such as 0.95; got "
+            f"{confidence_level!r}."
         )
     return float(confidence_level)
 
 
 def check_scores(score: ArrayLike, *, name: str = "y_score") -> np.ndarray:
-    """Scores as float64; a missing one is an error that names its rows."""
+    """Return scores as float64; a missing one is an error that names its rows."""
     numbers = np.asarray(score, dtype=np.float64)
     rows = np.isnan(numbers if numbers.ndim == 1 else numbers.sum(axis=-1))
     if rows.any():
         first = ", ".join(map(str, np.flatnonzero(rows)[:5]))
         raise ValueError(
             f"{name} is NaN in {int(rows.sum())} of {len(rows)} rows (first: {first}). A row "
-            "without a score has no side of a threshold: leave these rows out of y and the "
+            "without a score is on no side of a threshold: leave these rows out of y and the "
             "scores, or read the images that failed."
         )
     return numbers
 
 
-def binary_labels(y_true: ArrayLike, pos_label: Any = None) -> np.ndarray:
-    """Which rows are positive.
-
-    Parameters
-    ----------
-    y_true : array-like of shape (n,)
-        Labels of two classes at most.
-    pos_label : int, float, bool, str or None, default=None
-        None: 1, where the labels are 0 and 1 or -1 and 1.
-
-    Raises
-    ------
-    ValueError
-        If there are more than two classes, or the positive one is not known.
-    """
-    y: np.ndarray = column_or_1d(y_true)
-    return np.asarray(y == positive_label(y, pos_label))
+def check_probabilities(y_proba: ArrayLike, n: int) -> np.ndarray:
+    """Return probabilities of one class as float64."""
+    proba = check_scores(y_proba, name="y_proba")
+    if proba.ndim != 1 or len(proba) != n:
+        raise ValueError(
+            f"y_proba must have one probability of the positive class for each of {n} rows; got "
+            f"shape {proba.shape}. Take the column of that class from predict_proba."
+        )
+    if len(proba) and (proba.min() < 0 or proba.max() > 1):
+        raise ValueError(
+            f"Probabilities must lie in [0, 1]; got {proba.min():.3g} to {proba.max():.3g}. If "
+            "these are scores of decision_function, calibrate them first, with "
+            "sklearn.calibration.CalibratedClassifierCV."
+        )
+    return proba
 
 
 def positive_label(y_true: ArrayLike, pos_label: Any = None) -> Any:
-    """The positive class of two; parameters and errors as of :func:`binary_labels`."""
+    """Return the positive class of two: ``pos_label``, or 1 where the labels leave no doubt."""
     y: np.ndarray = column_or_1d(y_true)
     kind = type_of_target(y, input_name="y_true")
     if kind != "binary":
@@ -97,6 +78,12 @@ def positive_label(y_true: ArrayLike, pos_label: Any = None) -> Any:
     return label
 
 
+def binary_labels(y_true: ArrayLike, pos_label: Any = None) -> np.ndarray:
+    """Return which rows are of the positive class."""
+    y: np.ndarray = column_or_1d(y_true)
+    return np.asarray(y == positive_label(y, pos_label))
+
+
 def binary_scores(
     y_true: ArrayLike,
     y_score: ArrayLike,
@@ -104,13 +91,10 @@ def binary_scores(
     pos_label: Any = None,
     groups: ArrayLike | None = None,
     name: str = "y_score",
-) -> BinaryScores:
-    """Labels and scores of a two-class problem with rows of both classes.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return which rows are positive, their scores, and their groups numbered from 0.
 
-    Raises
-    ------
-    ValueError
-        If lengths differ, a score is missing, or a class has no rows.
+    There must be rows of both classes, and every row needs a score.
     """
     score = column_or_1d(check_scores(y_score, name=name))
     positive = binary_labels(y_true, pos_label)
@@ -120,11 +104,11 @@ def binary_scores(
             f"Rows of both classes are needed; got {int(positive.sum())} positive and "
             f"{int((~positive).sum())} negative ones."
         )
-    return BinaryScores(positive, score, group_codes(groups, len(positive)))
+    return positive, score, group_codes(groups, len(positive))
 
 
 def group_codes(groups: ArrayLike | None, n: int) -> np.ndarray | None:
-    """Groups numbered from 0."""
+    """Return groups numbered from 0."""
     if groups is None:
         return None
     names = read_groups(groups)
@@ -133,7 +117,12 @@ def group_codes(groups: ArrayLike | None, n: int) -> np.ndarray | None:
     return np.unique(names, return_inverse=True)[1]
 
 
-def shares_of_groups(groups: ArrayLike) -> np.ndarray:
+def among(codes: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Return the groups of some rows."""
+    return None if codes is None else codes[rows]
+
+
+def group_weights(groups: ArrayLike) -> np.ndarray:
     """Return a weight for each row, so that every group weighs the same."""
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     return 1 / sizes[codes]
@@ -141,27 +130,10 @@ def shares_of_groups(groups: ArrayLike) -> np.ndarray:
 
 def one_vs_rest(
     y_true: ArrayLike, y_score: ArrayLike, labels: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A problem of several classes as one of two classes for each.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which rows are of each class, and their scores, a column for each class.
 
-    Parameters
-    ----------
-    y_true : array-like of shape (n,)
-    y_score : array-like of shape (n, n_classes)
-        A column for each class.
-    labels : array-like of shape (n_classes,) or None
-        The classes in the order of the columns. None: those of ``y_true``, sorted.
-
-    Returns
-    -------
-    positive : ndarray of bool, shape (n, n_classes)
-    score : ndarray of float64, shape (n, n_classes)
-    classes : ndarray of shape (n_classes,)
-
-    Raises
-    ------
-    ValueError
-        If columns and classes do not match, or a class has no rows.
+    ``labels`` are the classes in the order of the columns; None: those of ``y_true``, sorted.
     """
     y: np.ndarray = column_or_1d(y_true)
     score = check_array(check_scores(y_score), ensure_all_finite=False, input_name="y_score")
@@ -177,7 +149,7 @@ def one_vs_rest(
     empty = ~positive.any(axis=0)
     if empty.any() or len(classes) < 2:
         raise ValueError(
-            "Every class needs rows, and there must be two at least; without rows are "
+            "There must be at least two classes with rows in y_true; without rows are "
             f"{classes[empty].tolist()} of {classes.tolist()}."
         )
-    return positive, score, classes
+    return positive, score

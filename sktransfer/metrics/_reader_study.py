@@ -1,4 +1,4 @@
-"""ReaderStudyDisplay: a network's ROC curve among the experts; it must not know images."""
+"""ReaderStudyDisplay: the ROC curve of a classifier with experts as points."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import pandas as pd
 from scipy.stats import t as student
 from sklearn.metrics import roc_curve
 
-from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes
+from sktransfer._utils.plotting import (
+    ScoreDisplayMixin,
+    finish_axes,
+    label_of,
+    new_axes,
+    styled,
+)
 from sktransfer.metrics._bootstrap import roc_curve_band
 from sktransfer.metrics._labels import Interval, positive_label
-from sktransfer.metrics._rates import sensitivity_specificity
-from sktransfer.metrics._report import OperatingPoint, operating_point
+from sktransfer.metrics._operating_point import OperatingPoint, operating_point
 from sktransfer.metrics._roc import roc_auc_interval
 
 # Esteva et al. (2017) have experts red and their mean green, which many cannot tell apart.
@@ -22,14 +27,14 @@ _READER, _MEAN = "#D55E00", "#5D3A9B"
 
 
 class Reader(NamedTuple):
-    """Sensitivity and specificity of a reader, each ``(estimate, low, high)``."""
+    """Sensitivity and specificity of a reader, each with its interval."""
 
     sensitivity: Interval
     specificity: Interval
 
 
 class ReaderStudyDisplay(ScoreDisplayMixin):
-    """ROC curve of a network with the experts as points.
+    """ROC curve of a classifier with experts as points.
 
     Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
     matplotlib (extra ``plot``) to plot.
@@ -37,42 +42,48 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
     Parameters
     ----------
     fpr, tpr : ndarray
-        The curve.
-    roc_auc : Interval
-        Area under it.
-    band : tuple of three ndarray, or None
+        False-positive rates and sensitivities of the curve.
+    roc_auc : tuple of float
+        Area under the curve, ``(estimate, low, high)``.
+    band : tuple of three ndarray, or None, default=None
         False-positive rates, and the lowest and highest sensitivity at each.
-    readers : dict of str to Reader
-        The experts.
-    mean_reader : Reader or None
-        The average expert.
-    operating_point : OperatingPoint or None
-        The threshold that was chosen, on these rows.
-    name : str or None
-        Of the network.
-    pos_label : int, float, bool or str
+    readers : dict of str to tuple, or None, default=None
+        Sensitivity and specificity of each expert, as named tuples ``(sensitivity, specificity)``
+        of ``(estimate, low, high)``.
+    mean_reader : tuple or None, default=None
+        The same of the average expert.
+    operating_point : OperatingPoint or None, default=None
+        The threshold that was chosen, on these rows, as :func:`operating_point` gives it.
+    name : str or None, default=None
+        Name of the classifier.
+    pos_label : int, float, bool, str or None, default=None
         The positive class.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
+        Axes with the plot.
     figure_ : matplotlib Figure
+        Figure with the axes.
     line_ : matplotlib Line2D
         The curve.
     band_ : matplotlib collection or None
+        The band about the curve.
     readers_ : list of matplotlib ErrorbarContainer
+        Points of the experts.
     mean_reader_, operating_point_ : matplotlib ErrorbarContainer or None
+        Points of the average expert and of the threshold.
 
     See Also
     --------
     sklearn.metrics.RocCurveDisplay : The curve alone, or several.
-    ConfusionPairDisplay : What network and experts confuse.
+    ConfusionPairDisplay : What classifier and experts confuse.
 
     Notes
     -----
-    Experts are points since they do not give scores. They must have read the very rows of the
-    curve: restrict the curve to the images that they saw. An expert on the curve does as well as
-    the network at that threshold; one above it does better [1]_.
+    Experts are points since they do not give scores. They must have read the same rows as the
+    classifier: restrict the curve to the images that they saw. An expert on the curve does as well
+    as the classifier at that threshold; one above it does better [1]_.
 
     References
     ----------
@@ -145,31 +156,33 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
         y_score : array-like of shape (n,)
             Scores of the positive class.
         readers : mapping of str to array-like of shape (n,), or DataFrame, default=None
-            The label that each expert gave each row. One that is missing (None, NaN) is left out
-            for that expert.
+            The label that each expert gave each row. Rows whose label is missing (None, NaN) are
+            left out for that expert.
         reader_points : mapping of str to (sensitivity, specificity), default=None
-            Experts of whom only these are known; without intervals.
+            Experts of whom only these are known; they have no intervals.
         threshold : float or None, default=None
-            The one that was chosen; :meth:`from_estimator` takes the estimator's.
+            Threshold that was chosen; :meth:`from_estimator` takes the estimator's.
         groups : array-like of shape (n,) or None, default=None
             Patients: all intervals then take into account that their rows are alike.
         confidence_level : float, default=0.95
+            Level of the intervals.
         band : bool, default=True
             Whether to compute the band about the curve, by the bootstrap.
         pos_label : int, float, bool, str or None, default=None
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
-            Of the network, for the legend.
+            Name in the legend. None: "Classifier".
         random_state : int, RandomState instance or None, default=0
-            Of the bootstrap.
+            Seed of the bootstrap.
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
-        **kwargs
-            As of :meth:`plot`.
+            Axes to plot in. None makes new ones.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
 
         Returns
         -------
-        ReaderStudyDisplay
+        display : ReaderStudyDisplay
+            The display, plotted.
         """
         label = positive_label(y_true, pos_label)
         settings = {"pos_label": label, "groups": groups, "confidence_level": confidence_level}
@@ -217,70 +230,39 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
+            Axes to plot in. None makes new ones.
         name : str or None, default=None
-            For the legend. None: the ``name`` of the display.
+            Name in the legend. None: the ``name`` of the display.
         curve_kwargs, band_kwargs, reader_kwargs : dict or None, default=None
-            For matplotlib's ``plot``, ``fill_between`` and ``errorbar``.
+            Keyword arguments for matplotlib's ``plot``, ``fill_between`` and ``errorbar``.
         plot_chance_level : bool, default=False
             Whether to draw the diagonal.
         chance_level_kwargs : dict or None, default=None
-            For matplotlib's ``plot`` of the diagonal.
+            Keyword arguments for matplotlib's ``plot`` of the diagonal.
         despine : bool, default=False
-            Whether to leave the top and right lines of the frame out.
+            Whether to leave out the top and right lines of the frame.
 
         Returns
         -------
-        ReaderStudyDisplay
+        display : ReaderStudyDisplay
+            The display itself.
         """
         self.ax_, self.figure_ = new_axes(ax, self)
         name = self.name if name is None else name
         area, low, high = self.roc_auc
         text = f"{name} (AUC = {area:.2f}, {low:.2f} to {high:.2f})"
-        curve = {"label": text, "color": "C0", **(curve_kwargs or {})}
+        curve = styled(curve_kwargs, label=text, color="C0")
         (self.line_,) = self.ax_.plot(self.fpr, self.tpr, **curve)
         self.band_ = None
         if self.band is not None:
-            band = {
-                "color": self.line_.get_color(),
-                "alpha": 0.15,
-                "linewidth": 0,
-                **(band_kwargs or {}),
-            }
+            color = self.line_.get_color()
+            band = styled(band_kwargs, color=color, alpha=0.15, linewidth=0)
             self.band_ = self.ax_.fill_between(*self.band, **band)
         if plot_chance_level:
-            chance = {"label": "Chance level (AUC = 0.5)", "color": "k", "linestyle": "--"}
-            self.ax_.plot([0, 1], [0, 1], **{**chance, **(chance_level_kwargs or {})})
-        self.readers_ = []
-        readers = self.readers or {}
-        for number, reader in enumerate(readers.values()):
-            style = {"fmt": "o", "color": _READER, "markersize": 5, "alpha": 0.7, "elinewidth": 0.7}
-            style["label"] = f"{len(readers)} readers" if number == 0 else None
-            if len(readers) == 1:
-                style["label"] = next(iter(readers))
-            self.readers_.append(self._point(reader, {**style, **(reader_kwargs or {})}))
-        self.mean_reader_ = None
-        if self.mean_reader is not None:
-            self.mean_reader_ = self._point(
-                self.mean_reader,
-                {"fmt": "P", "color": _MEAN, "markersize": 10, "label": "average reader"},
-            )
-        self.operating_point_ = None
-        if self.operating_point is not None:
-            own = self.operating_point
-            self.operating_point_ = self._point(
-                Reader(own.sensitivity, own.specificity),
-                {
-                    "fmt": "D",
-                    "color": "black",
-                    "markerfacecolor": "white",
-                    "markersize": 7,
-                    "elinewidth": 1,
-                    "zorder": 4,
-                    "label": f"operating point: sensitivity {own.sensitivity.estimate:.2f}, "
-                    f"specificity {own.specificity.estimate:.2f}",
-                },
-            )
+            label = "Chance level (AUC = 0.5)"
+            chance = styled(chance_level_kwargs, label=label, color="k", linestyle="--")
+            self.ax_.plot([0, 1], [0, 1], **chance)
+        self._plot_points(reader_kwargs)
         finish_axes(
             self.ax_,
             xlabel=label_of("1 - Specificity", self.pos_label),
@@ -293,8 +275,38 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
         )
         return self
 
-    def _point(self, reader: Reader, style: dict[str, Any]) -> Any:
-        sensitivity, specificity = reader
+    def _plot_points(self, reader_kwargs: dict[str, Any] | None) -> None:
+        """Plot the experts, their average and the operating point."""
+        readers = self.readers or {}
+        labels = [f"{len(readers)} readers" if len(readers) > 1 else next(iter(readers), None)]
+        labels += [None] * len(readers)  # one entry in the legend for all of them
+        look = {"fmt": "o", "color": _READER, "markersize": 5, "alpha": 0.7, "elinewidth": 0.7}
+        self.readers_ = [
+            self._point(*reader, **styled(reader_kwargs, **look, label=label))
+            for reader, label in zip(readers.values(), labels, strict=False)
+        ]
+        self.mean_reader_ = self.operating_point_ = None
+        if self.mean_reader is not None:
+            self.mean_reader_ = self._point(
+                *self.mean_reader, fmt="P", color=_MEAN, markersize=10, label="average reader"
+            )
+        if self.operating_point is not None:
+            own = self.operating_point
+            self.operating_point_ = self._point(
+                own.sensitivity,
+                own.specificity,
+                fmt="D",
+                color="black",
+                markerfacecolor="white",
+                markersize=7,
+                elinewidth=1,
+                zorder=4,
+                label=f"operating point: sensitivity {own.sensitivity.estimate:.2f}, "
+                f"specificity {own.specificity.estimate:.2f}",
+            )
+
+    def _point(self, sensitivity: Interval, specificity: Interval, **style: Any) -> Any:
+        """Plot a point with its two intervals."""
         across = np.array([[specificity.high], [specificity.low]]) - specificity.estimate
         up = np.array([[sensitivity.low], [sensitivity.high]]) - sensitivity.estimate
         return self.ax_.errorbar(
@@ -309,35 +321,39 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
 def _reader(
     y_true: Any, readings: Any, groups: Any, confidence_level: float, label: Any, name: str
 ) -> Reader:
+    """Return the rates of an expert on the rows that the expert read."""
     truth, given = np.asarray(y_true), np.asarray(readings)
     if given.shape != truth.shape:
         raise ValueError(
-            f"{name!r} has readings of shape {given.shape} for {len(truth)} rows of y_true."
+            f"Reader {name!r} must have one label for each of the {len(truth)} rows of y_true; got "
+            f"shape {given.shape}."
         )
     read = ~pd.isna(given)
     if not (truth[read] == label).any() or (truth[read] == label).all():
-        raise ValueError(f"{name!r} read no rows of one of the two classes.")
+        raise ValueError(
+            f"Reader {name!r} read no rows of one of the two classes; rows of both are needed."
+        )
     if given.dtype == bool and truth.dtype != bool:
         given = np.where(given, label, next(each for each in np.unique(truth) if each != label))
     unknown = np.setdiff1d(given[read], truth)
     if len(unknown):
         raise ValueError(
-            f"{name!r} has readings that are not among the labels of y_true: {unknown.tolist()}."
+            f"Reader {name!r} gave labels that are not among the labels of y_true: "
+            f"{unknown.tolist()}."
         )
-    patients = None if groups is None else np.asarray(groups)[read]
-    return Reader(
-        *sensitivity_specificity(
-            truth[read],
-            given[read].astype(truth.dtype),
-            pos_label=label,
-            groups=patients,
-            confidence_level=confidence_level,
-        )
+    point = operating_point(
+        truth[read],
+        given[read] == label,
+        1,
+        pos_label=label,
+        groups=None if groups is None else np.asarray(groups)[read],
+        confidence_level=confidence_level,
     )
+    return Reader(point.sensitivity, point.specificity)
 
 
 def _mean(readers: list[Reader], confidence_level: float) -> Reader:
-    """Mean of the readers, with the interval of another mean of as many readers like these."""
+    """Return the mean of the readers, with its interval over readers like these."""
 
     def mean(rates: np.ndarray) -> Interval:
         error = rates.std(ddof=1) / np.sqrt(len(rates))

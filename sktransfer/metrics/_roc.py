@@ -1,4 +1,4 @@
-"""Areas under ROC curves with intervals, and their differences; it must not know estimators."""
+"""Areas under ROC curves with intervals, and their differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sktransfer.metrics._labels import (
 
 
 class AucDifference(NamedTuple):
-    """The difference of two areas, the ends of its interval, and the p-value of "none"."""
+    """A difference of two areas, the ends of its interval, and the p-value of no difference."""
 
     estimate: float
     low: float
@@ -45,7 +45,7 @@ def roc_auc_interval(
     n_resamples: int = 1000,
     random_state: Any = 0,
 ) -> Any:
-    """Area under the ROC curve with a confidence interval.
+    """Compute the area under the ROC curve with a confidence interval.
 
     Parameters
     ----------
@@ -54,35 +54,42 @@ def roc_auc_interval(
     y_score : array-like of shape (n,) or (n, n_classes)
         Scores of the positive class; or a column for each class, each taken against the rest.
     confidence_level : float, default=0.95
+        Level of the interval.
     groups : array-like of shape (n,) or None, default=None
-        Patients. Rows of one patient resemble each other, and an interval that does not know it is
-        too short.
+        Patients. Rows of one patient resemble each other, and an interval that ignores this is too
+        short.
     method : {"auto", "delong", "bootstrap"}, default="auto"
-        "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": of
-        rows, or of whole patients, drawn again within each class. "auto": the bootstrap with
+        "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": the
+        bootstrap of rows, or of whole patients, within each class. "auto": the bootstrap with
         groups, else DeLong.
     scale : {"logit", "linear"}, default="logit"
-        Where the interval is symmetric. "logit" takes quantiles of Student's t [3]_ and adds the
-        variance of a single pair to that of DeLong (see Notes); it covers what it says near 1 and
-        with few rows. "linear" is the interval of [1]_, which does not, and may end above 1.
+        Scale on which the interval is symmetric. "logit" takes quantiles of Student's t [3]_ and
+        adds the variance of a single pair to that of DeLong (see Notes); its coverage is as stated
+        near 1 and with few rows. "linear" is the interval of [1]_, whose coverage is not, and which
+        may end above 1.
     pos_label : int, float, bool, str or None, default=None
         The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
     labels : array-like of shape (n_classes,) or None, default=None
         Classes in the order of the columns. None: those of ``y_true``, sorted.
     average : {"macro"} or None, default="macro"
-        What to make of several classes: the mean of their areas, or a list with one interval for
-        each.
+        What to make of several classes: the interval of their mean area, or a list with one
+        interval for each.
     n_resamples : int, default=1000
-        Of the bootstrap.
+        Number of resamples of the bootstrap.
     random_state : int, RandomState instance or None, default=0
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------
-    Interval or list of Interval
-        ``(estimate, low, high)``. Where every positive row is above every negative one (or below)
-        the variance is zero; the interval then is the exact one of as many pairs of rows, or of
-        patients, as can be formed, each used once.
+    interval : tuple of float, or list of these
+        Named tuple ``(estimate, low, high)``. Where every positive row is above every negative one
+        (or below) the variance is zero; the interval then is the exact one of as many pairs of
+        rows, or of patients, as can be formed, each used once.
+
+    See Also
+    --------
+    roc_auc_difference : The paired difference of two areas.
+    roc_curve_band : Intervals along the curve.
 
     Notes
     -----
@@ -123,12 +130,7 @@ def roc_auc_interval(
     ):
         if value not in options:
             raise ValueError(f"{name} must be one of {options}; got {value!r}.")
-    if np.ndim(y_score) == 2:
-        positive, score, _ = one_vs_rest(y_true, y_score, labels)
-        codes = group_codes(groups, len(positive))
-    else:
-        rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
-        positive, score, codes = rows.positive[:, None], rows.score[:, None], rows.groups
+    positive, score, codes = _columns(y_true, y_score, labels, pos_label, groups)
     by_bootstrap = method == "bootstrap" or (method == "auto" and codes is not None)
 
     def interval(columns: slice) -> Interval:
@@ -167,16 +169,17 @@ def roc_auc_difference(
     pos_label: Any = None,
     labels: ArrayLike | None = None,
 ) -> AucDifference:
-    """Difference of the areas under two ROC curves on the same rows: ``a`` minus ``b``.
+    """Compare the areas under two ROC curves on the same rows: ``a`` minus ``b``.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
         True labels.
     y_score_a, y_score_b : array-like of shape (n,) or (n, n_classes)
-        Scores by two models; with several classes it is the mean of the areas of each against the
+        Scores by two models; with several classes, areas are means over each class against the
         rest.
     confidence_level : float, default=0.95
+        Level of the interval.
     groups : array-like of shape (n,) or None, default=None
         Patients: the variance then is Obuchowski's for clusters.
     pos_label : int, float, bool, str or None, default=None
@@ -186,8 +189,9 @@ def roc_auc_difference(
 
     Returns
     -------
-    AucDifference
-        ``(estimate, low, high, pvalue)`` of the paired test by DeLong et al. (1988), two-sided.
+    difference : tuple of float
+        Named tuple ``(estimate, low, high, pvalue)`` of the two-sided paired test by DeLong et al.
+        (1988).
 
     Warns
     -----
@@ -208,18 +212,11 @@ def roc_auc_difference(
     check_confidence(confidence_level)
     if np.shape(y_score_a) != np.shape(y_score_b):
         raise ValueError(
-            "Both scores must be of the same rows and classes; got shapes "
+            "y_score_a and y_score_b must be of the same rows and classes; got shapes "
             f"{np.shape(y_score_a)} and {np.shape(y_score_b)}."
         )
-    if np.ndim(y_score_a) == 2:
-        positive, a, _ = one_vs_rest(y_true, y_score_a, labels)
-        _, b, _ = one_vs_rest(y_true, y_score_b, labels)
-        codes = group_codes(groups, len(positive))
-    else:
-        first = binary_scores(y_true, y_score_a, pos_label=pos_label, groups=groups)
-        second = binary_scores(y_true, y_score_b, pos_label=pos_label)
-        positive, codes = first.positive[:, None], first.groups
-        a, b = first.score[:, None], second.score[:, None]
+    positive, a, codes = _columns(y_true, y_score_a, labels, pos_label, groups)
+    _, b, _ = _columns(y_true, y_score_b, labels, pos_label, None)
     areas_a, parts_a = _areas(positive, a)
     areas_b, parts_b = _areas(positive, b)
     difference = float(areas_a.mean() - areas_b.mean())
@@ -238,8 +235,23 @@ def roc_auc_difference(
     return AucDifference(difference, float(low), float(high), float(pvalue))
 
 
+def _columns(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    labels: ArrayLike | None,
+    pos_label: Any,
+    groups: ArrayLike | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return which rows are positive and their scores, a column for each problem, and groups."""
+    if np.ndim(y_score) == 2:
+        positive, score = one_vs_rest(y_true, y_score, labels)
+        return positive, score, group_codes(groups, len(positive))
+    positive, score, codes = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
+    return positive[:, None], score[:, None], codes
+
+
 def _areas(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area of each column, and what each row contributes to their mean.
+    """Return the area of each column, and what each row contributes to their mean.
 
     The contributions are DeLong's structural components divided by the rows of their class: those
     of the positive rows of a column sum to its area, and so do those of the negative ones.
@@ -256,16 +268,17 @@ def _areas(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _strata(positive: np.ndarray) -> np.ndarray:
-    """Code of each row's class."""
+    """Return the class of each row as a number."""
     return positive[:, 0].astype(int) if positive.shape[1] == 1 else positive.argmax(axis=1)
 
 
 def _variance(
     parts: np.ndarray, strata: np.ndarray, codes: np.ndarray | None
 ) -> tuple[float, float]:
-    """Of a sum of contributions, the number of rows in each class given; its degrees of freedom.
+    """Return the variance of a sum of contributions, and its degrees of freedom.
 
-    The latter as Satterthwaite has them: few when most of the variance is of a small class.
+    The numbers of rows in the classes are taken as given. Degrees of freedom are Satterthwaite's:
+    few when most of the variance is of a small class.
     """
     counts = np.bincount(strata)
     residuals = parts - (np.bincount(strata, weights=parts) / counts)[strata]
@@ -286,11 +299,11 @@ def _variance(
 
 
 def _of_one_pair(areas: np.ndarray, positive: np.ndarray, codes: np.ndarray | None) -> float:
-    """Variance that a single pair of rows brings in.
+    """Return the variance that a single pair of rows contributes.
 
-    Of a few rows in nearly perfect order the variance is estimated from the one or two that are
-    not, and is too small when by chance they are fewer. This much more mends it, and is nothing
-    with many rows.
+    With a few rows in nearly perfect order, the variance is estimated from the one or two that are
+    out of it, and is too small when by chance they are fewer. Adding this much corrects that, and
+    is next to nothing with many rows.
     """
     columns = positive.T.astype(int)
     units = np.array(
@@ -300,13 +313,14 @@ def _of_one_pair(areas: np.ndarray, positive: np.ndarray, codes: np.ndarray | No
 
 
 def _groups_in(strata: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Number of groups with rows of each class."""
+    """Return the number of groups with rows of each class."""
     return np.array([len(np.unique(codes[strata == each])) for each in range(strata.max() + 1)])
 
 
 def _symmetric(
     area: float, error: float, freedom: float, scale: str, confidence_level: float
 ) -> Interval:
+    """Return an interval that is symmetric on its scale."""
     if scale == "linear":
         half = ndtri(0.5 + confidence_level / 2) * error
         return Interval(area, float(area - half), float(area + half))
@@ -318,10 +332,10 @@ def _symmetric(
 def _separated(
     area: float, positive: np.ndarray, codes: np.ndarray | None, confidence_level: float
 ) -> Interval:
-    """The interval where no pair is out of order, or none in order.
+    """Return the interval where no pair is out of order, or none in order.
 
-    Pairs that share no row are independent and each is in order with a probability that is the
-    area; so if all of them are, the area cannot well be small.
+    Pairs that share no row are independent, and each is in order with a probability that is the
+    area; if all of them are, the area can hardly be small.
     """
     strata = _strata(positive)
     if codes is None:
@@ -341,7 +355,7 @@ def _bootstrap_error(
     n_resamples: int,
     random_state: Any,
 ) -> float:
-    """Standard deviation of the area over resamples, on the scale of the interval."""
+    """Return the standard deviation of the area over resamples, on the scale of the interval."""
     strata = _strata(positive)
     areas = [
         np.mean(

@@ -1,4 +1,4 @@
-"""ScoreDistributionDisplay: the scores of each class; it must not know models."""
+"""ScoreDistributionDisplay: histograms of the scores of each class."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sktransfer._utils.plotting import (
     finish_axes,
     label_of,
     new_axes,
+    styled,
 )
-from sktransfer.metrics._labels import binary_scores, positive_label, shares_of_groups
+from sktransfer.metrics._labels import binary_scores, group_weights, positive_label
 
 
 class ScoreDistributionDisplay(ScoreDisplayMixin):
-    """Histogram of the scores of each class, with the threshold between.
+    """Histogram of the scores of each class, with the threshold.
 
     Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
     matplotlib (extra ``plot``) to plot.
@@ -24,25 +25,32 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
     Parameters
     ----------
     edges : ndarray of shape (n_bins + 1,)
-        Of the bins.
+        Edges of the bins.
     shares : dict of label to ndarray of shape (n_bins,)
         Share of the rows of each class in each bin; the positive class last.
     counts : dict of label to int
         Rows of each class.
-    threshold : float or None
-        From which on a row is called positive.
-    name : str or None
-        For the title.
-    pos_label : int, float, bool or str
+    threshold : float or None, default=None
+        Score from which on a row is called positive.
+    name : str or None, default=None
+        Title of the plot.
+    pos_label : int, float, bool, str or None, default=None
         The positive class.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
+        Axes with the plot.
     figure_ : matplotlib Figure
+        Figure with the axes.
     stairs_ : list of matplotlib StepPatch
-        One for each class.
+        Histograms, one for each class.
     threshold_ : matplotlib Line2D or None
+        Line at the threshold.
+
+    See Also
+    --------
+    operating_point : What a threshold does, in numbers.
 
     Examples
     --------
@@ -97,36 +105,36 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
         y_score : array-like of shape (n,)
             Scores or probabilities of the positive class.
         n_bins : int, default=20
+            Number of bins.
         threshold : float or None, default=None
-            The one that was chosen; :meth:`from_estimator` takes the estimator's.
+            Threshold that was chosen; :meth:`from_estimator` takes the estimator's.
         groups : array-like of shape (n,) or None, default=None
             Patients: each then weighs the same, however many rows of a class it has.
         pos_label : int, float, bool, str or None, default=None
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
-            For the title.
+            Title of the plot.
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
-        **kwargs
-            As of :meth:`plot`.
+            Axes to plot in. None makes new ones.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
 
         Returns
         -------
-        ScoreDistributionDisplay
+        display : ScoreDistributionDisplay
+            The display, plotted.
         """
         label = positive_label(y_true, pos_label)
-        rows = binary_scores(y_true, y_score, pos_label=label, groups=groups)
+        positive, score, codes = binary_scores(y_true, y_score, pos_label=label, groups=groups)
         other = next(each for each in np.unique(y_true).tolist() if each != label)
-        low, high = rows.score.min(), rows.score.max()
-        # Probabilities are shown on their whole scale, so that images can be compared.
+        low, high = score.min(), score.max()
+        # Probabilities are shown on their whole scale, so that plots can be compared.
         span = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
-        edges = np.histogram_bin_edges(rows.score, bins=n_bins, range=span)
+        edges = np.histogram_bin_edges(score, bins=n_bins, range=span)
         shares, counts = {}, {}
-        for each, own in ((other, ~rows.positive), (label, rows.positive)):
-            weight = np.ones(int(own.sum()))
-            if rows.groups is not None:
-                weight = shares_of_groups(rows.groups[own])
-            found, _ = np.histogram(rows.score[own], bins=edges, weights=weight)
+        for each, own in ((other, ~positive), (label, positive)):
+            weight = None if codes is None else group_weights(codes[own])
+            found, _ = np.histogram(score[own], bins=edges, weights=weight)
             shares[each], counts[each] = found / found.sum(), int(own.sum())
         display = cls(
             edges=edges,
@@ -151,28 +159,29 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
+            Axes to plot in. None makes new ones.
         name : str or None, default=None
-            For the title. None: the ``name`` of the display.
+            Title of the plot. None: the ``name`` of the display.
         curve_kwargs : dict or None, default=None
-            For matplotlib's ``stairs``.
+            Keyword arguments for matplotlib's ``stairs``.
         despine : bool, default=False
-            Whether to leave the top and right lines of the frame out.
+            Whether to leave out the top and right lines of the frame.
 
         Returns
         -------
-        ScoreDistributionDisplay
+        display : ScoreDistributionDisplay
+            The display itself.
         """
         self.ax_, self.figure_ = new_axes(ax, self)
         self.stairs_ = []
         for number, (label, share) in enumerate(self.shares.items()):
-            style = {
-                "fill": True,
-                "alpha": 0.5,
-                "color": f"C{number}",
-                "label": f"{label} ({self.counts[label]} rows)",
-                **(curve_kwargs or {}),
-            }
+            style = styled(
+                curve_kwargs,
+                fill=True,
+                alpha=0.5,
+                color=f"C{number}",
+                label=f"{label} ({self.counts[label]} rows)",
+            )
             self.stairs_.append(self.ax_.stairs(share, self.edges, **style))
         self.threshold_ = None
         if self.threshold is not None and np.isfinite(self.threshold):

@@ -1,4 +1,4 @@
-"""Thresholds that keep a rate, and what is lost by them; it must not know estimators.
+"""Thresholds that keep a rate, and what is lost by them.
 
 A row is called positive where its score is at least the threshold.
 """
@@ -18,16 +18,18 @@ from sktransfer.metrics._labels import binary_scores, check_confidence, one_vs_r
 _ROUNDING = 1e-9
 
 
-def _check_target(target_level: float, name: str = "target_level") -> float:
+def _check_target(target_level: float) -> float:
     if not 0 < target_level < 1:
-        raise ValueError(f"{name} is a share such as 0.95, between 0 and 1; got {target_level!r}.")
+        raise ValueError(
+            f"target_level must be a share between 0 and 1, such as 0.95; got {target_level!r}."
+        )
     return float(target_level)
 
 
 def allowed_misses(
     n: int, target_level: float = 0.95, *, confidence_level: float | None = 0.95
 ) -> int:
-    """How many of ``n`` may be missed so that the true rate is at least ``target_level``.
+    """Count how many of ``n`` may be missed so that the true rate is at least ``target_level``.
 
     If the ``k`` lowest of ``n`` scores are below a threshold that is the next one, the share of
     *all* such scores at or above it is at least ``target_level`` with probability
@@ -38,14 +40,19 @@ def allowed_misses(
     n : int
         Rows of the class whose rate it is; independent, so one for each patient.
     target_level : float, default=0.95
+        The rate to keep.
     confidence_level : float or None, default=0.95
-        None: the rate among the ``n`` themselves is at least ``target_level``; that of new rows
-        falls short in about every second case.
+        Probability with which it is kept. None: the rate among the ``n`` themselves is at least
+        ``target_level``; that of new rows falls short in about every second case.
 
     Returns
     -------
-    int
-        -1 where no threshold will do: ``n`` is less than :func:`rows_needed`.
+    n_misses : int
+        Number of rows; -1 where no threshold will do, as ``n`` is less than :func:`rows_needed`.
+
+    See Also
+    --------
+    sktransfer.model_selection.OperatingPointClassifier : Chooses a threshold by this number.
 
     References
     ----------
@@ -74,18 +81,25 @@ def allowed_misses(
 def rows_needed(
     target_level: float = 0.95, *, confidence_level: float = 0.95, misses: int = 0
 ) -> int:
-    """Least number of rows of a class with which a rate can be guaranteed.
+    """Count how many rows of a class it takes to guarantee a rate.
 
     Parameters
     ----------
     target_level : float, default=0.95
+        The rate to keep.
     confidence_level : float, default=0.95
+        Probability with which it is kept.
     misses : int, default=0
-        How many of them may be missed.
+        How many of the rows may be missed.
 
     Returns
     -------
-    int
+    n : int
+        The least number of rows.
+
+    See Also
+    --------
+    allowed_misses : How many of the rows at hand may be missed.
 
     Examples
     --------
@@ -112,20 +126,10 @@ def rows_needed(
 def rate_threshold(
     scores: np.ndarray, target_level: float, *, confidence_level: float | None, above: bool
 ) -> float | None:
-    """The threshold that keeps the rate of a class and gives the other class most.
+    """Return the threshold that keeps the rate of a class and gives the other class most.
 
-    Parameters
-    ----------
-    scores : ndarray of shape (n,)
-        Of the rows of the class, one for each patient.
-    above : bool
-        Whether the rows of the class belong at or above the threshold (sensitivity) or below it
-        (specificity).
-
-    Returns
-    -------
-    float or None
-        None where no threshold can guarantee it.
+    ``scores`` are of the rows of the class, one for each patient; they belong at or ``above`` the
+    threshold (sensitivity) or below it (specificity). None: no threshold can guarantee the rate.
     """
     k = allowed_misses(len(scores), target_level, confidence_level=confidence_level)
     if k < 0:
@@ -138,15 +142,9 @@ def rate_threshold(
 
 
 def worst_scores(score: np.ndarray, groups: np.ndarray | None, *, above: bool) -> np.ndarray:
-    """For each group the score that is missed first; all scores without groups.
+    """Return for each group the score that is missed first; without groups, all scores.
 
-    Parameters
-    ----------
-    score : ndarray of shape (n,)
-        Of rows of one class.
-    groups : ndarray of shape (n,) or None
-    above : bool
-        Whether the rows belong at or above a threshold.
+    The rows are of one class and belong at or ``above`` a threshold, or below it.
     """
     if groups is None:
         return score
@@ -165,9 +163,9 @@ def specificity_at_sensitivity(
     labels: ArrayLike | None = None,
     average: str | None = "macro",
 ) -> Any:
-    """Greatest specificity among the thresholds with at least this sensitivity on these rows.
+    """Compute the greatest specificity of a threshold that has at least this sensitivity.
 
-    A measure of ranking, like the area under the ROC curve. The threshold is chosen on the very
+    A measure of ranking, like the area under the ROC curve. The threshold is chosen on the same
     rows: for one that holds on new rows see
     :class:`~sktransfer.model_selection.OperatingPointClassifier`.
 
@@ -178,6 +176,7 @@ def specificity_at_sensitivity(
     y_score : array-like of shape (n,) or (n, n_classes)
         Scores of the positive class; or a column for each class, each taken against the rest.
     sensitivity : float, default=0.95
+        Least sensitivity of the threshold.
     pos_label : int, float, bool, str or None, default=None
         The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
     labels : array-like of shape (n_classes,) or None, default=None
@@ -187,16 +186,25 @@ def specificity_at_sensitivity(
 
     Returns
     -------
-    float or ndarray of shape (n_classes,)
+    specificity : float or ndarray of shape (n_classes,)
+        The specificity; an array with several classes and ``average=None``.
 
     Examples
     --------
+    >>> from sklearn.metrics import make_scorer
     >>> from sktransfer.metrics import specificity_at_sensitivity
     >>> y, score = [0, 0, 0, 1, 1, 1], [0.1, 0.3, 0.6, 0.4, 0.7, 0.9]
     >>> round(specificity_at_sensitivity(y, score, sensitivity=1), 3)
     0.667
     >>> specificity_at_sensitivity(y, score, sensitivity=0.6)
     1.0
+
+    For ``scoring=`` of a search or a cross-validation:
+
+    >>> scorer = make_scorer(
+    ...     specificity_at_sensitivity, sensitivity=0.9,
+    ...     response_method=("decision_function", "predict_proba"),
+    ... )
     """
     return _at_rate(y_true, y_score, sensitivity, "sensitivity", pos_label, labels, average)
 
@@ -210,7 +218,9 @@ def sensitivity_at_specificity(
     labels: ArrayLike | None = None,
     average: str | None = "macro",
 ) -> Any:
-    """Greatest sensitivity among the thresholds with at least this specificity on these rows.
+    """Compute the greatest sensitivity of a threshold that has at least this specificity.
+
+    The counterpart of :func:`specificity_at_sensitivity`.
 
     Parameters
     ----------
@@ -219,6 +229,7 @@ def sensitivity_at_specificity(
     y_score : array-like of shape (n,) or (n, n_classes)
         Scores of the positive class; or a column for each class, each taken against the rest.
     specificity : float, default=0.95
+        Least specificity of the threshold.
     pos_label : int, float, bool, str or None, default=None
         The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
     labels : array-like of shape (n_classes,) or None, default=None
@@ -228,7 +239,8 @@ def sensitivity_at_specificity(
 
     Returns
     -------
-    float or ndarray of shape (n_classes,)
+    sensitivity : float or ndarray of shape (n_classes,)
+        The sensitivity; an array with several classes and ``average=None``.
 
     Examples
     --------
@@ -243,39 +255,35 @@ def sensitivity_at_specificity(
 def _at_rate(
     y_true: ArrayLike,
     y_score: ArrayLike,
-    target_level: float,
+    least: float,
     name: str,
     pos_label: Any,
     labels: ArrayLike | None,
     average: str | None,
 ) -> Any:
-    if not 0 < target_level <= 1:
-        raise ValueError(
-            f"{name} is a share such as 0.95, above 0 and at most 1; got {target_level!r}."
-        )
+    """Return the other rate where the one with this name is at least ``least``."""
+    if not 0 < least <= 1:
+        raise ValueError(f"{name} must be a share above 0 and at most 1; got {least!r}.")
     if average not in ("macro", None):
         raise ValueError(f"average must be 'macro' or None; got {average!r}.")
+    above = name == "sensitivity"
     if np.ndim(y_score) == 2:
-        positive, score, _ = one_vs_rest(y_true, y_score, labels)
+        positive, score = one_vs_rest(y_true, y_score, labels)
         values = np.array(
-            [
-                _other_rate(s, p, target_level, name)
-                for s, p in zip(score.T, positive.T, strict=True)
-            ]
+            [_other_rate(s, p, least, above) for s, p in zip(score.T, positive.T, strict=True)]
         )
         return values if average is None else float(values.mean())
-    rows = binary_scores(y_true, y_score, pos_label=pos_label)
-    return _other_rate(rows.score, rows.positive, target_level, name)
+    positive, score, _ = binary_scores(y_true, y_score, pos_label=pos_label)
+    return _other_rate(score, positive, least, above)
 
 
-def _other_rate(score: np.ndarray, positive: np.ndarray, target_level: float, name: str) -> float:
-    above = name == "sensitivity"
+def _other_rate(score: np.ndarray, positive: np.ndarray, least: float, above: bool) -> float:
     own, other = (positive, ~positive) if above else (~positive, positive)
-    if target_level == 1:
+    if least == 1:
         kept = score[own]
         threshold = kept.min() if above else np.nextafter(kept.max(), np.inf)
     else:
-        found = rate_threshold(score[own], target_level, confidence_level=None, above=above)
+        found = rate_threshold(score[own], least, confidence_level=None, above=above)
         assert found is not None  # of at least one row
         threshold = found
     called = score[other] >= threshold

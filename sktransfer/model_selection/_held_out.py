@@ -18,7 +18,7 @@ from sktransfer._utils.sklearn_compat import (
     _get_response_values_binary,
     _safe_indexing,
 )
-from sktransfer.metrics import check_scores
+from sktransfer.metrics._labels import check_scores
 
 _DEFAULT_FOLDS = 5
 

@@ -28,14 +28,9 @@ from sktransfer._utils.sklearn_compat import (
     _fit_context,
 )
 from sktransfer._utils.splitting import read_groups
-from sktransfer.metrics import (
-    cheapest_threshold,
-    check_cost_matrix,
-    operating_point,
-    rate_threshold,
-    rows_needed,
-    worst_scores,
-)
+from sktransfer.metrics import operating_point, rows_needed
+from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
+from sktransfer.metrics._thresholds import rate_threshold, worst_scores
 from sktransfer.model_selection._delegated import DelegatedResponses
 from sktransfer.model_selection._held_out import (
     HeldOut,
@@ -104,8 +99,8 @@ class OperatingPointClassifier(
         A row is called positive where its score is at least this.
     operating_point_ : OperatingPoint
         Sensitivity, specificity, predictive values and likelihood ratios of ``threshold_`` on the
-        scored rows, each with its interval, and counts (see
-        :class:`~sktransfer.metrics.OperatingPoint`).
+        scored rows, each with its interval, and counts, as
+        :func:`~sktransfer.metrics.operating_point` gives them.
     estimator_ : estimator instance
         The classifier that predicts.
     pos_label_ : int, float, bool or str

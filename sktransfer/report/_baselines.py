@@ -18,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from sktransfer._utils.splitting import stratified_folds
-from sktransfer.metrics import Interval, roc_auc_difference, roc_auc_interval
+from sktransfer.metrics import roc_auc_difference, roc_auc_interval
+from sktransfer.metrics._labels import Interval
 from sktransfer.report._document import NOTHING, Section, Table, interval, level, number
 from sktransfer.report._properties import image_properties
 from sktransfer.report._rows import Rows

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer.metrics import Interval
+from sktransfer.metrics._labels import Interval
 
 # In a cell of a table without a value.
 NOTHING = "\N{EN DASH}"

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sktransfer.metrics import OperatingPoint, ReaderStudyDisplay, operating_point, rate_of
+from sktransfer.metrics import ReaderStudyDisplay, operating_point
+from sktransfer.metrics._operating_point import OperatingPoint
+from sktransfer.metrics._rates import rate_of
 from sktransfer.report._document import Section, Table, interval, level, number
 from sktransfer.report._figures import scratch, themed
 from sktransfer.report._rows import Rows

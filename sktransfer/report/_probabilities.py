@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import brier_score_loss, d2_brier_score, log_loss
 
 from sktransfer.metrics import (
-    CalibrationDisplay,
+    CalibrationIntervalDisplay,
     DecisionCurveDisplay,
     ScoreDistributionDisplay,
 )
@@ -31,7 +31,7 @@ def calibration(rows: Rows) -> Section:
     if rows.proba is None:
         section.remark(_NO_PROBABILITIES)
         return section
-    display = CalibrationDisplay.from_predictions(
+    display = CalibrationIntervalDisplay.from_predictions(
         rows.y,
         rows.proba,
         n_bins=int(np.clip(len(rows.y) // 25, 3, 10)),

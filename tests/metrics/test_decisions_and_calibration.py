@@ -120,15 +120,15 @@ def test_no_slope_of_separated_classes():
     [
         (lambda: expected_cost([0, 1], [0, 1], [1, 2]), r"shape \(2, 2\)"),
         (lambda: expected_cost([0, 1], [0, 1], [[0, np.inf], [1, 0]]), "finite"),
-        (lambda: expected_cost([0, 1], [0, 2], np.eye(2), labels=[0, 1]), "labels lack"),
+        (lambda: expected_cost([0, 1], [0, 2], np.eye(2), labels=[0, 1]), "labels must name"),
         (lambda: net_benefit([0, 1], [0.1, 0.9], 1.0), r"in \[0, 1\)"),
         (lambda: net_benefit([0, 1], [-3.0, 0.9], 0.5), "calibrate them"),
-        (lambda: net_benefit([0, 1], np.eye(2), 0.5), "take the column"),
+        (lambda: net_benefit([0, 1], np.eye(2), 0.5), "Take the column"),
         (lambda: net_benefit([0, 1], [0.1, 0.9], 0.5, sample_weight=[1]), "1 entries for 2"),
         (lambda: calibration_slope([0, 1, 1], [0.1, 2.0, 0.3]), "calibrate them"),
         (lambda: calibration_intercept([0, 0], [0.1, 0.2]), "both classes"),
     ],
 )
-def test_bad_values(call, message):
+def test_bad_values_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from imblearn.metrics import sensitivity_specificity_support
 from scipy.stats import binomtest
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    class_likelihood_ratios,
-    precision_score,
-    recall_score,
-)
+from sklearn.metrics import class_likelihood_ratios, precision_score, recall_score
 
-from sktransfer.metrics import (
-    operating_point,
-    rate_interval,
-    sensitivity_score,
-    sensitivity_specificity,
-    specificity_score,
-)
+from sktransfer.metrics import operating_point, rate_interval
 
 
 @pytest.fixture
@@ -27,48 +17,28 @@ def labels():
     return rng.integers(0, 2, 300), rng.integers(0, 2, 300), rng.random(300)
 
 
-def test_sensitivity_and_specificity_are_recalls(labels):
-    y, called, weight = labels
-    assert sensitivity_score(y, called) == recall_score(y, called)
-    assert specificity_score(y, called) == pytest.approx(recall_score(y, called, pos_label=0))
-    assert specificity_score(y, called, sample_weight=weight) == pytest.approx(
-        recall_score(y, called, pos_label=0, sample_weight=weight)
-    )
+def test_rates_of_predicted_labels_are_imbalanced_learns(labels):
+    y, called, _ = labels
     words = np.array(["healthy", "ill"])
-    assert specificity_score(words[y], words[called], pos_label="healthy") == pytest.approx(
-        recall_score(words[y], words[called], pos_label="ill")
+    point = operating_point(words[y], words[called] == "ill", 1, pos_label="ill")
+    sensitivity, specificity, _ = sensitivity_specificity_support(
+        words[y], words[called], pos_label="ill", average="binary"
     )
-
-
-def test_several_classes():
-    rng = np.random.default_rng(1)
-    y, called = rng.integers(0, 4, 200), rng.integers(0, 4, 200)
-    each = [recall_score(y == c, called == c, pos_label=False) for c in range(4)]
-    np.testing.assert_allclose(specificity_score(y, called, average=None), each)
-    assert specificity_score(y, called, average="macro") == pytest.approx(np.mean(each))
-    # What Esteva et al. call accuracy.
-    assert sensitivity_score(y, called, average="macro") == pytest.approx(
-        balanced_accuracy_score(y, called)
-    )
-    with pytest.raises(ValueError, match="average='macro'"):
-        specificity_score(y, called)
-    with pytest.raises(ValueError, match="average must be"):
-        specificity_score(y, called, average="median")
-    with pytest.raises(ValueError, match="pos_label=7"):
-        specificity_score([0, 1], [0, 1], pos_label=7)
+    assert point.sensitivity.estimate == pytest.approx(sensitivity)
+    assert point.specificity.estimate == pytest.approx(specificity)
 
 
 @pytest.mark.parametrize("method", ["exact", "wilson"])
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (57, 60), (10, 10), (500, 1000)])
 @pytest.mark.parametrize("confidence_level", [0.8, 0.95, 0.99])
-def test_interval_is_scipys(k, n, confidence_level, method):
+def test_intervals_are_those_of_scipy(k, n, confidence_level, method):
     theirs = binomtest(k, n).proportion_ci(confidence_level, method)
     ours = rate_interval(k, n, confidence_level=confidence_level, method=method)
     np.testing.assert_allclose(ours, (k / n, theirs.low, theirs.high), atol=1e-12)
 
 
 def test_published_interval():
-    # Kermany et al. 2018 with 390 and 234 chest X-rays: anchors, section 6.
+    # Kermany et al. (Cell, 2018), with 390 and 234 chest X-rays.
     sensitivity = rate_interval(0.932 * 390, 390, method="wilson")
     specificity = rate_interval(0.901 * 234, 234, method="wilson")
     np.testing.assert_allclose(sensitivity[1:], (0.901, 0.952), atol=2e-3)
@@ -79,11 +49,11 @@ def test_published_interval():
     ("arguments", "message"),
     [
         ({"k": 5, "n": 4}, "0 <= k <= n"),
-        ({"k": 1, "n": 4, "confidence_level": 95}, "share such as 0.95"),
+        ({"k": 1, "n": 4, "confidence_level": 95}, "such as 0.95"),
         ({"k": 1, "n": 4, "method": "wald"}, "'exact' or 'wilson'"),
     ],
 )
-def test_bad_rates(arguments, message):
+def test_impossible_rates_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         rate_interval(**arguments)
 
@@ -94,15 +64,20 @@ def test_rows_of_patients_count_for_less():
     y = np.ones(200, int)
     y[:80] = 0
     alike = rng.integers(0, 2, 50)[patients]
+
+    def rates(y, called, **groups):
+        point = operating_point(y, called, 1, **groups)
+        return point.sensitivity, point.specificity
+
     for called, shorter in ((alike, False), (rng.integers(0, 2, 200), True)):
-        alone = sensitivity_specificity(y, called)
-        grouped = sensitivity_specificity(y, called, groups=patients)
+        alone = rates(y, called)
+        grouped = rates(y, called, groups=patients)
         for one, other in zip(alone, grouped, strict=True):
             assert one.estimate == pytest.approx(other.estimate)
             assert other.high - other.low >= (one.high - one.low) - 1e-12
         if not shorter:
             # Four equal rows are worth one: the interval is near that of the patients themselves.
-            of_patients = sensitivity_specificity(y[::4], called[::4])
+            of_patients = rates(y[::4], called[::4])
             for one, other in zip(of_patients, grouped, strict=True):
                 np.testing.assert_allclose(one, other, atol=0.03)
 
@@ -115,16 +90,17 @@ def test_grouped_intervals_cover(rate):
         size = 1 + rng.poisson(1.5, 80)
         patients = np.repeat(np.arange(80), size)
         own = rng.beta(rate * 2, (1 - rate) * 2, 80)[patients]
-        y, called = np.ones(len(own), int), (rng.random(len(own)) < own).astype(int)
+        # The last row is of a healthy patient, without whom there would be one class only.
+        y, called = np.r_[np.ones(len(own), int), 0], np.r_[rng.random(len(own)) < own, False]
         for grouped in hits:
-            groups = patients if grouped else None
-            found, _ = sensitivity_specificity(y, called, groups=groups)
+            groups = np.r_[patients, 80] if grouped else None
+            found = operating_point(y, called, 1, groups=groups).sensitivity
             hits[grouped] += found.low <= rate <= found.high
     assert hits[True] / 300 > 0.92
     assert hits[False] / 300 < hits[True] / 300
 
 
-def test_operating_point_is_scikit_learns(labels):
+def test_operating_points_are_those_of_scikit_learn(labels):
     y, _, score = labels
     called = (score >= 0.4).astype(int)
     point = operating_point(y, score, 0.4)
@@ -143,7 +119,7 @@ def test_operating_point_is_scikit_learns(labels):
     assert point.group_sensitivity is None
 
 
-def test_likelihood_ratio_interval_is_simels():
+def test_likelihood_ratio_intervals_are_those_of_simel():
     # The formula as published, by hand: 24/30 of the ill, 10/60 of the healthy called ill.
     y = np.repeat([1, 0], [30, 60])
     score = np.r_[np.ones(24), np.zeros(6), np.ones(10), np.zeros(50)]
@@ -185,10 +161,10 @@ def test_share_of_patients_without_a_mistake():
         ({"y_true": ["a", "b", "a"], "pos_label": "c"}, "not a label of y_true"),
         ({"y_true": [0, 1, 2]}, "two classes"),
         ({"groups": [0, 1]}, "2 entries for 3 rows"),
-        ({"threshold": np.nan}, "threshold is NaN"),
+        ({"threshold": np.nan}, "got NaN"),
     ],
 )
-def test_bad_operating_points(change, message):
+def test_operating_points_of_bad_input_are_refused(change, message):
     arguments = {"y_true": [0, 1, 1], "y_score": [0.1, 0.2, 0.3], "threshold": 0.2, **change}
     with pytest.raises(ValueError, match=message):
         operating_point(**arguments)

@@ -228,7 +228,7 @@ def test_no_test_without_variance():
         (lambda: roc_auc_interval([0, 1], [0, 1], average="micro"), "average must be one of"),
         (
             lambda: roc_auc_interval([0, 1], [0, 1], confidence_level=0),
-            "confidence_level is a share",
+            "confidence_level must be a share",
         ),
         (lambda: roc_auc_interval([1, 1], [0, 1]), "both classes"),
         (lambda: roc_auc_interval([0, 1], [np.nan, 1]), "NaN in 1 of 2 rows"),
@@ -236,6 +236,6 @@ def test_no_test_without_variance():
         (lambda: roc_auc_difference([0, 1], [0, 1], [0, 1, 2]), "same rows"),
     ],
 )
-def test_bad_values(call, message):
+def test_bad_values_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -22,7 +22,7 @@ from sklearn.model_selection import (
 from sklearn.svm import LinearSVC
 
 from sktransfer.metrics import (
-    CalibrationDisplay,
+    CalibrationIntervalDisplay,
     ConfusionPairDisplay,
     DecisionCurveDisplay,
     ReaderStudyDisplay,
@@ -36,7 +36,7 @@ from sktransfer.metrics import (
 from sktransfer.model_selection import OperatingPointClassifier
 
 DISPLAYS = [
-    CalibrationDisplay,
+    CalibrationIntervalDisplay,
     DecisionCurveDisplay,
     ReaderStudyDisplay,
     ScoreDistributionDisplay,
@@ -231,7 +231,9 @@ def test_band_covers_the_true_curve():
 @pytest.mark.parametrize("n_bins", [5, 10])
 def test_calibration_is_scikit_learns_with_bands(study, strategy, n_bins):
     y, probability, _, _ = study
-    shown = CalibrationDisplay.from_predictions(y, probability, n_bins=n_bins, strategy=strategy)
+    shown = CalibrationIntervalDisplay.from_predictions(
+        y, probability, n_bins=n_bins, strategy=strategy
+    )
     true, predicted = calibration_curve(y, probability, n_bins=n_bins, strategy=strategy)
     np.testing.assert_allclose(shown.prob_true, true)
     np.testing.assert_allclose(shown.prob_pred, predicted)
@@ -242,15 +244,17 @@ def test_calibration_is_scikit_learns_with_bands(study, strategy, n_bins):
         exact = binomtest(round(share * n), int(n)).proportion_ci()
         np.testing.assert_allclose((low, high), (exact.low, exact.high))
     assert shown.slope == calibration_slope(y, probability)
-    grouped = CalibrationDisplay.from_predictions(
+    grouped = CalibrationIntervalDisplay.from_predictions(
         np.repeat(y, 2), np.repeat(probability, 2), groups=np.repeat(np.arange(400), 2)
     )
-    alone = CalibrationDisplay.from_predictions(np.repeat(y, 2), np.repeat(probability, 2))
+    alone = CalibrationIntervalDisplay.from_predictions(np.repeat(y, 2), np.repeat(probability, 2))
     assert (grouped.high - grouped.low).mean() > 1.2 * (alone.high - alone.low).mean()
 
 
 def test_the_histogram_has_all_of_its_bins():
-    shown = CalibrationDisplay.from_predictions([0, 0, 1, 1], [0.1, 0.2, 0.995, 0.999], n_bins=2)
+    shown = CalibrationIntervalDisplay.from_predictions(
+        [0, 0, 1, 1], [0.1, 0.2, 0.995, 0.999], n_bins=2
+    )
     (path,) = shown.rug_.get_paths()
     highest = path.vertices[path.vertices[:, 1] == path.vertices[:, 1].max()]
     # Two of four in the last of fifty bins, which is as wide as the others.
@@ -259,20 +263,22 @@ def test_the_histogram_has_all_of_its_bins():
 
 
 def test_perfect_separation_can_be_drawn():
-    shown = CalibrationDisplay.from_predictions([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], n_bins=2)
+    shown = CalibrationIntervalDisplay.from_predictions(
+        [0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], n_bins=2
+    )
     assert shown.slope.estimate == np.inf
     with pytest.raises(ValueError, match="calibrate them"):
-        CalibrationDisplay.from_predictions([0, 1], [-2.0, 3.0])
+        CalibrationIntervalDisplay.from_predictions([0, 1], [-2.0, 3.0])
     with pytest.raises(ValueError, match="n_bins"):
-        CalibrationDisplay.from_predictions([0, 1], [0.1, 0.2], n_bins=0)
+        CalibrationIntervalDisplay.from_predictions([0, 1], [0.1, 0.2], n_bins=0)
     with pytest.raises(ValueError, match="strategy"):
-        CalibrationDisplay.from_predictions([0, 1], [0.1, 0.2], strategy="equal")
+        CalibrationIntervalDisplay.from_predictions([0, 1], [0.1, 0.2], strategy="equal")
 
 
 def test_only_probabilities_are_calibrated(fitted):
     _, X, y = fitted
     machine = LinearSVC().fit(X, y)
-    for display in (CalibrationDisplay, DecisionCurveDisplay):
+    for display in (CalibrationIntervalDisplay, DecisionCurveDisplay):
         with pytest.raises(AttributeError, match="predict_proba"):
             display.from_estimator(machine, X, y)
     assert ReaderStudyDisplay.from_estimator(machine, X, y).name == "LinearSVC"

@@ -27,7 +27,6 @@ from sktransfer.metrics import (
     net_benefit,
     operating_point,
     roc_auc_interval,
-    sensitivity_specificity,
 )
 from sktransfer.report import diagnostic_report
 from tests.report.conftest import extractor, pipeline, readable
@@ -116,13 +115,14 @@ def test_readers(report, study):
     found = report.to_dict()["roc"]["readers"]
     assert list(found) == ["Reader 1", "Reader 2", "Average reader"]
     read = np.array([each is not None for each in study.readers["Dr Jones"]])
-    expected, _ = sensitivity_specificity(
+    expected = operating_point(
         study.y[read],
-        study.readers["Dr Jones"][read].astype(str),
+        study.readers["Dr Jones"][read] == "ill",
+        1,
         pos_label="ill",
         groups=study.groups[read],
     )
-    assert found["Reader 2"]["sensitivity"] == pytest.approx(expected._asdict())
+    assert found["Reader 2"]["sensitivity"] == pytest.approx(expected.sensitivity._asdict())
 
 
 def test_subgroups(report, model, study):

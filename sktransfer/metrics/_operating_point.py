@@ -1,7 +1,4 @@
-"""What a threshold does: counts, rates and ratios with their intervals.
-
-It must not know how the threshold was chosen.
-"""
+"""What a threshold does on some rows: counts, rates and ratios with their intervals."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from sktransfer.metrics._labels import (
-    BinaryScores,
     Interval,
+    among,
     binary_scores,
     check_confidence,
     positive_label,
@@ -24,31 +21,7 @@ from sktransfer.metrics._rates import effective_trials, rate_of
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what comes of it on some rows.
-
-    Attributes
-    ----------
-    threshold : float
-        A row is called positive where its score is at least this.
-    pos_label : int, float, bool or str
-        The positive class.
-    confidence_level : float
-        Level of the intervals.
-    tp, fn, fp, tn : int
-        Rows called correctly and wrongly.
-    sensitivity, specificity : Interval
-        ``(estimate, low, high)``.
-    ppv, npv : Interval
-        Share of those called positive that are, of those called negative that are. They hold where
-        as many rows are positive as here.
-    positive_likelihood_ratio, negative_likelihood_ratio : Interval
-        By how much a call multiplies the odds of being positive.
-    prevalence : float
-        Share of positive rows.
-    group_sensitivity, group_specificity : Interval or None
-        Share of the groups (patients) *all* of whose positive rows are called positive, or all of
-        whose negative rows negative. None without groups.
-    """
+    """A threshold and what it does on some rows; :func:`operating_point` lists the attributes."""
 
     threshold: float
     pos_label: Any
@@ -69,12 +42,12 @@ class OperatingPoint:
 
     @property
     def n_positive(self) -> int:
-        """Positive rows."""
+        """Number of positive rows."""
         return self.tp + self.fn
 
     @property
     def n_negative(self) -> int:
-        """Negative rows."""
+        """Number of negative rows."""
         return self.fp + self.tn
 
     def __str__(self) -> str:
@@ -103,14 +76,15 @@ def operating_point(
     groups: ArrayLike | None = None,
     confidence_level: float = 0.95,
 ) -> OperatingPoint:
-    """Sensitivity, specificity, predictive values and likelihood ratios at a threshold.
+    """Compute sensitivity, specificity, predictive values and likelihood ratios at a threshold.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
         True labels of two classes.
     y_score : array-like of shape (n,)
-        Scores of the positive class.
+        Scores of the positive class. Labels that were predicted, or given by a reader, are scores
+        too: ``operating_point(y_true, y_pred == pos_label, 1, pos_label=pos_label)``.
     threshold : float
         A row is called positive where its score is at least this.
     pos_label : int, float, bool, str or None, default=None
@@ -119,12 +93,33 @@ def operating_point(
         Patients. Intervals are then those of an effective number of rows [1]_, and the share of
         patients without a mistake is given too.
     confidence_level : float, default=0.95
+        Level of the intervals.
 
     Returns
     -------
-    OperatingPoint
-        Intervals of rates are exact, those of ratios by the logarithm [2]_; with a cell of the
-        table empty, half a row is added to each for the latter.
+    point : OperatingPoint
+        Frozen dataclass that prints as a table. Each interval is a named tuple
+        ``(estimate, low, high)``; those of rates are exact, those of ratios go by the logarithm
+        [2]_, with half a row added to each cell of the table where one is empty. It has the
+        attributes
+
+        - ``threshold``, ``pos_label``, ``confidence_level``: what was given;
+        - ``tp``, ``fn``, ``fp``, ``tn``, ``n_positive``, ``n_negative``: numbers of rows;
+        - ``sensitivity``, ``specificity``: intervals of the share of positive rows that are called
+          positive, and of negative rows that are called negative;
+        - ``ppv``, ``npv``: intervals of the share of positive rows among those called positive, and
+          of negative rows among those called negative. They hold where as many rows are positive
+          as here: ``prevalence``, the share of positive rows;
+        - ``positive_likelihood_ratio``, ``negative_likelihood_ratio``: intervals of the factor by
+          which a call multiplies the odds of being positive;
+        - ``group_sensitivity``, ``group_specificity``: intervals of the share of groups *all* of
+          whose positive rows are called positive, or all of whose negative rows negative. None
+          without groups.
+
+    See Also
+    --------
+    imblearn.metrics.sensitivity_specificity_support : Rates of predicted labels, without intervals.
+    sktransfer.model_selection.OperatingPointClassifier : A threshold that keeps a rate.
 
     References
     ----------
@@ -149,61 +144,56 @@ def operating_point(
     """
     check_confidence(confidence_level)
     if np.isnan(threshold):
-        raise ValueError("threshold is NaN.")
-    rows = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
-    positive, groups = rows.positive, rows.groups
-    called = rows.score >= threshold
+        raise ValueError("threshold must be a number; got NaN.")
+    positive, score, codes = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
+    called = score >= threshold
 
-    def rate(success: np.ndarray, among: np.ndarray) -> Interval:
-        return rate_of(success[among], None if groups is None else groups[among], confidence_level)
+    def rate(success: np.ndarray, rows: np.ndarray) -> Interval:
+        return rate_of(success[rows], among(codes, rows), confidence_level)
+
+    def trials(rows: np.ndarray) -> float:
+        return effective_trials(called[rows], among(codes, rows), confidence_level)
 
     sensitivity, specificity = rate(called, positive), rate(~called, ~positive)
-    tp, fn = int(called[positive].sum()), int((~called)[positive].sum())
-    fp, tn = int(called[~positive].sum()), int((~called)[~positive].sum())
-    n_positive = effective_trials(
-        called[positive], None if groups is None else groups[positive], confidence_level
-    )
-    n_negative = effective_trials(
-        called[~positive], None if groups is None else groups[~positive], confidence_level
-    )
-    false_alarms = 1 - specificity.estimate
+    found, alarms = sensitivity.estimate, 1 - specificity.estimate
+    n_positive, n_negative = trials(positive), trials(~positive)
     return OperatingPoint(
         threshold=float(threshold),
         pos_label=positive_label(y_true, pos_label),
         confidence_level=confidence_level,
-        tp=tp,
-        fn=fn,
-        fp=fp,
-        tn=tn,
+        tp=int((called & positive).sum()),
+        fn=int((~called & positive).sum()),
+        fp=int((called & ~positive).sum()),
+        tn=int((~called & ~positive).sum()),
         sensitivity=sensitivity,
         specificity=specificity,
         ppv=rate(positive, called),
         npv=rate(~positive, ~called),
-        positive_likelihood_ratio=_ratio(
-            sensitivity.estimate, n_positive, false_alarms, n_negative, confidence_level
-        ),
+        positive_likelihood_ratio=_ratio(found, n_positive, alarms, n_negative, confidence_level),
         negative_likelihood_ratio=_ratio(
-            1 - sensitivity.estimate, n_positive, specificity.estimate, n_negative, confidence_level
+            1 - found, n_positive, specificity.estimate, n_negative, confidence_level
         ),
         prevalence=float(positive.mean()),
-        group_sensitivity=_by_group(rows, called, confidence_level, True),
-        group_specificity=_by_group(rows, ~called, confidence_level, False),
+        group_sensitivity=_by_group(codes, positive, called, confidence_level),
+        group_specificity=_by_group(codes, ~positive, ~called, confidence_level),
     )
 
 
 def _by_group(
-    rows: BinaryScores, right: np.ndarray, confidence_level: float, side: bool
+    codes: np.ndarray | None, rows: np.ndarray, right: np.ndarray, confidence_level: float
 ) -> Interval | None:
-    if rows.groups is None:
+    """Return the share of the groups of ``rows`` in which all of these rows are right."""
+    if codes is None:
         return None
-    own = rows.positive == side
-    names, codes = np.unique(rows.groups[own], return_inverse=True)
-    wrong = np.bincount(codes, weights=~right[own], minlength=len(names))
+    names, own = np.unique(codes[rows], return_inverse=True)
+    wrong = np.bincount(own, weights=~right[rows], minlength=len(names))
     return rate_of(wrong == 0, None, confidence_level)
 
 
-def _ratio(above: float, n_above: float, below: float, n_below: float, level: float) -> Interval:
-    """``above / below``, two rates of independent rows, with Simel's interval."""
+def _ratio(
+    above: float, n_above: float, below: float, n_below: float, confidence_level: float
+) -> Interval:
+    """Return ``above / below``, two rates of independent rows, with Simel's interval."""
     estimate = above / below if below > 0 else np.inf if above > 0 else np.nan
     center = estimate
     if not (0 < above < 1 and 0 < below < 1):
@@ -213,7 +203,7 @@ def _ratio(above: float, n_above: float, below: float, n_below: float, level: fl
         )
         n_above, n_below, center = n_above + 1, n_below + 1, above / below
     error = np.sqrt((1 - above) / (above * n_above) + (1 - below) / (below * n_below))
-    factor = np.exp(ndtri(0.5 + level / 2) * error)
+    factor = np.exp(ndtri(0.5 + confidence_level / 2) * error)
     # The half row may take the center past an estimate of 0 or infinity; fmin passes over NaN.
     low, high = np.fmin(center / factor, estimate), np.fmax(center * factor, estimate)
     return Interval(float(estimate), float(low), float(high))
