@@ -1,21 +1,22 @@
-"""From ``X`` to images and from images to batches; it must not know networks or estimators."""
+"""From ``X`` to images and from images to batches."""
 
-from sktransfer._images._arrays import DecodedImage
 from sktransfer._images._augmentation import ImageAugmentation
 from sktransfer._images._augmentation_callables import CallableAugmentation, resolve_augmentation
 from sktransfer._images._decode import encoded_kind
-from sktransfer._images._derived import ImageSelection, ImageViews, portions
-from sktransfer._images._dicom import read_dicom_header
-from sktransfer._images._dicom_options import DicomFrame, DicomOptions
+from sktransfer._images._dicom import DicomFrame, DicomOptions, read_dicom_header
 from sktransfer._images._formats import is_dicom
 from sktransfer._images._preprocess import Preprocessing, make_preprocessing
+from sktransfer._images._rows import resolve_image_shape
 from sktransfer._images._source import (
     EncodedImage,
+    ImageSelection,
     ImageSource,
+    ImageViews,
     as_image_source,
+    portions,
     read_file,
 )
-from sktransfer._images._tables import resolve_image_shape
+from sktransfer._images._values import DecodedImage
 
 __all__ = [
     "CallableAugmentation",

@@ -1,30 +1,47 @@
-"""ImageAugmentation: what may be done to a training image, and doing it from a seed.
-
-It must not know batches of rows, networks, folds, or who trains.
-"""
+"""ImageAugmentation: what may be done to a training image, and doing it from a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, ClassVar
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import torch
+from PIL import Image, ImageEnhance, ImageOps
 from sklearn.base import BaseEstimator
 
-from sktransfer._images._affine import FILL_MODES
-from sktransfer._images._arrays import DecodedImage
-from sktransfer._images._augmentation_steps import (
-    VERSION,
-    Plan,
-    augment,
-    check_image,
-    generator,
-    read_pair,
-    read_shift,
+from sktransfer._images._transforms import (
+    FILL_MODES,
+    affine_matrix,
+    crop_matrix,
+    mix_batch,
+    resample,
+    soft_targets,
+    trivial_augment,
 )
-from sktransfer._images._mixing import mix_batch, soft_targets
-from sktransfer._utils.sklearn_compat import Interval, StrOptions, validate_parameter_constraints
+from sktransfer._images._values import EXTENT, DecodedImage, Extent
+from sktransfer._utils.sklearn_compat import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+
+# Part of every fingerprint: to be raised when the same parameters come to give other pixels.
+_VERSION = 1
+
+# Every one is drawn for every image, needed or not, so that switching one parameter on leaves
+# what the others do as it was. New ones go to the end.
+_DRAWS = (
+    *("rotation", "width_shift", "height_shift", "shear", "zoom_x", "zoom_y", "channel_shift"),
+    *("horizontal_flip", "vertical_flip", "brightness"),
+    *("crop_scale", "crop_ratio", "crop_x", "crop_y"),
+    *("trivial_operation", "trivial_strength", "trivial_sign"),
+)
+
+# A shift parameter, read: evenly from -extent to extent, or one of the choices; and whether that is
+# a fraction of the image's side, or pixels.
+_Shift: TypeAlias = tuple[float, tuple[float, ...], bool]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     "light": {
@@ -192,7 +209,7 @@ class ImageAugmentation(BaseEstimator):
 
     @classmethod
     def preset(cls, name: str) -> ImageAugmentation:
-        """A new object with the parameters of a preset.
+        """Return a new object with the parameters of a preset.
 
         Parameters
         ----------
@@ -204,6 +221,7 @@ class ImageAugmentation(BaseEstimator):
         Returns
         -------
         ImageAugmentation
+            An object of its own, whose parameters may be changed.
 
         Examples
         --------
@@ -227,38 +245,61 @@ class ImageAugmentation(BaseEstimator):
 
     @property
     def fingerprint(self) -> str:
-        """A text equal if and only if calling it gives the same pixels, in any process.
+        """Text equal if and only if calling it gives the same pixels, in any process.
 
         ``mixup`` and ``cutmix`` are not in it: they come later, to batches.
         """
-        return f"augmentation{(VERSION, *self._plan())}"
+        return f"augmentation{(_VERSION, *self._plan().values())}"
 
     @property
     def is_identity(self) -> bool:
-        """Whether calling it gives back every image as it is."""
-        return not self._plan().changes_pixels
+        """Whether calling it returns every image as it is."""
+        return not _changes_pixels(self._plan())
 
     @property
     def mixes(self) -> bool:
-        """Whether :meth:`mix` mixes."""
+        """Whether :meth:`mix` mixes images."""
         return bool(self.mixup or self.cutmix)
 
     def __call__(self, image: DecodedImage, seed: int) -> DecodedImage:
-        """The image as the draw of a seed has it.
+        """Return the image as the draw of a seed has it.
 
         Parameters
         ----------
         image : PIL.Image.Image of mode L or RGB, or float32 ndarray (H, W[, 3]) in [0, 1]
+            An image as training has it, before it is resized and normalized.
         seed : int
             Not negative. It alone decides the draw.
 
         Returns
         -------
-        Of the kind and size of ``image``; the very object if nothing changed.
+        PIL.Image.Image or ndarray
+            An image of the same kind and size; the very object if nothing changed.
         """
         plan = self._plan()
         check_image(image)
-        return augment(image, plan, seed)
+        if not _changes_pixels(plan):
+            return image
+        draws = dict(zip(_DRAWS, generator(seed).random(len(_DRAWS)).tolist(), strict=True))
+        mirror = plan["horizontal_flip"] and draws["horizontal_flip"] < 0.5
+        upside_down = plan["vertical_flip"] and draws["vertical_flip"] < 0.5
+        result = _flip(_move_and_shift(image, plan, draws), mirror, upside_down)
+        if plan["brightness"] is not None:
+            factor = _between(draws["brightness"], plan["brightness"])
+            if isinstance(result, Image.Image):
+                result = ImageEnhance.Brightness(result).enhance(factor)
+            else:
+                result = (result * np.float32(factor)).clip(0.0, 1.0)
+        if plan["trivial"]:
+            three = [draws[f"trivial_{what}"] for what in ("operation", "strength", "sign")]
+            if isinstance(result, Image.Image):
+                result = trivial_augment(result, three)
+            else:
+                planes = trivial_augment(to_tensor(result), three).numpy().transpose(1, 2, 0)
+                result = planes.astype(np.float32).clip(0.0, 1.0).reshape(result.shape)
+        if isinstance(result, Image.Image) and result is not image:
+            result.info = _mirrored_extent(image, mirror, upside_down)
+        return result
 
     def mix(
         self,
@@ -268,7 +309,7 @@ class ImageAugmentation(BaseEstimator):
         *,
         n_classes: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch with mixup or CutMix, on the device it is on.
+        """Apply mixup or CutMix to a batch, on the device it is on.
 
         Parameters
         ----------
@@ -279,12 +320,14 @@ class ImageAugmentation(BaseEstimator):
         seed : int
             It alone decides the draw.
         n_classes : int or None, default=None
-            Needed with class indices.
+            Number of classes, which class indices alone do not tell.
 
         Returns
         -------
-        batch : tensor of the same shape
+        batch : float tensor of shape (n, channels, height, width)
+            The mixed images; the very object if neither is on.
         targets : float tensor of shape (n, n_classes)
+            The share of each class in each image.
 
         Examples
         --------
@@ -303,37 +346,217 @@ class ImageAugmentation(BaseEstimator):
         rng = generator(seed, stream=1)
         return mix_batch(batch, soft, rng, mixup=self.mixup or 0, cutmix=self.cutmix or 0)
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> dict[str, Any]:
+        """Return the parameters, checked and in one form each."""
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
         )
-        zoom = self.zoom_range
-        return Plan(
-            rotation=float(self.rotation_range),
-            width_shift=read_shift("width_shift_range", self.width_shift_range),
-            height_shift=read_shift("height_shift_range", self.height_shift_range),
-            shear=float(self.shear_range),
-            zoom=(
+        zoom, brightness = self.zoom_range, self.brightness_range
+        scale = (1, 1) if self.crop_scale is None else self.crop_scale
+        ratio = (1, 1) if self.crop_ratio is None else self.crop_ratio
+        return {
+            "rotation": float(self.rotation_range),
+            "width_shift": _read_shift("width_shift_range", self.width_shift_range),
+            "height_shift": _read_shift("height_shift_range", self.height_shift_range),
+            "shear": float(self.shear_range),
+            "zoom": (
                 (1 - float(zoom), 1 + float(zoom))
                 if isinstance(zoom, Real)
-                else read_pair("zoom_range", zoom, above=0)
+                else _read_pair("zoom_range", zoom, above=0)
             ),
-            brightness=read_pair("brightness_range", self.brightness_range, least=0)
-            if self.brightness_range is not None
-            else None,
-            channel_shift=float(self.channel_shift_range),
-            horizontal_flip=bool(self.horizontal_flip),
-            vertical_flip=bool(self.vertical_flip),
-            fill_mode=self.fill_mode,
-            cval=float(self.cval),
-            crop_scale=read_pair(
-                "crop_scale",
-                (1, 1) if self.crop_scale is None else self.crop_scale,
-                above=0,
-                most=1,
+            "brightness": (
+                None if brightness is None else _read_pair("brightness_range", brightness, least=0)
             ),
-            crop_ratio=read_pair(
-                "crop_ratio", (1, 1) if self.crop_ratio is None else self.crop_ratio, above=0
-            ),
-            trivial=bool(self.trivial_augment),
+            "channel_shift": float(self.channel_shift_range),
+            "horizontal_flip": bool(self.horizontal_flip),
+            "vertical_flip": bool(self.vertical_flip),
+            "fill_mode": self.fill_mode,
+            "cval": float(self.cval),
+            "crop_scale": _read_pair("crop_scale", scale, above=0, most=1),
+            "crop_ratio": _read_pair("crop_ratio", ratio, above=0),
+            "trivial": bool(self.trivial_augment),
+        }
+
+
+# Reading parameters -----------------------------------------------------------------------------
+
+
+def _read_shift(name: str, value: Any) -> _Shift:
+    """Read a shift parameter as Keras documents it."""
+    if isinstance(value, Integral):
+        pixels = range(1 - int(value), int(value)) if value else ()
+        return 0.0, tuple(map(float, pixels)), False
+    if isinstance(value, Real):
+        return float(value), (), bool(value < 1)
+    choices = _numbers(name, value)
+    if not choices:
+        raise ValueError(f"{name} must not be an empty sequence; use 0 for no shift.")
+    return 0.0, choices, all(abs(choice) < 1 for choice in choices)
+
+
+def _read_pair(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float = np.inf,
+) -> tuple[float, float]:
+    """Read two numbers in ascending order within bounds."""
+    pair = _numbers(name, value)
+    low = above if least is None else least
+    assert low is not None
+    fits = len(pair) == 2 and low <= pair[0] <= pair[1] <= most and pair[0] != above
+    if not fits:
+        bound = "" if most == np.inf else f", at most {most:g}"
+        raise ValueError(
+            f"{name} must be two numbers (low, high) with low <= high, "
+            f"{'above' if least is None else 'at least'} {low:g}{bound}; got {value!r}."
         )
+    return pair[0], pair[1]
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(number) for number in value)
+    except (TypeError, ValueError):
+        numbers = (np.nan,)
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{name} must hold finite numbers; got {value!r}.")
+    return numbers
+
+
+def generator(seed: int, *, stream: int = 0) -> np.random.Generator:
+    """Return the generator of a seed's draws; a stream for each purpose."""
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must be an integer that is not negative; got {seed!r}.")
+    return np.random.default_rng((int(seed), stream))
+
+
+def check_image(image: Any) -> None:
+    """Refuse what is not a decoded image."""
+    if isinstance(image, Image.Image):
+        if image.mode in ("L", "RGB"):
+            return
+        got = f"a Pillow image of mode {image.mode}"
+    elif isinstance(image, np.ndarray):
+        gray_or_rgb = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if gray_or_rgb and image.size and image.dtype == np.float32:
+            return
+        got = f"an array of shape {image.shape} and dtype {image.dtype}"
+    else:
+        got = type(image).__name__
+    raise TypeError(
+        "An augmentation takes a Pillow image of mode L or RGB, or a float32 array of shape "
+        f"(height, width[, 3]) with values in [0, 1]; got {got}. Image.fromarray makes a Pillow "
+        "image of a uint8 array, image.convert('RGB') one of another mode."
+    )
+
+
+def _moves(plan: dict[str, Any]) -> bool:
+    """Return whether images are resampled."""
+    shifts = (plan["width_shift"], plan["height_shift"])
+    return bool(
+        plan["rotation"]
+        or plan["shear"]
+        or any(extent or any(choices) for extent, choices, _ in shifts)
+        or plan["zoom"] != (1.0, 1.0)
+        or plan["crop_scale"] != (1.0, 1.0)
+    )
+
+
+def _changes_pixels(plan: dict[str, Any]) -> bool:
+    """Return whether any image may come out other than it went in."""
+    switches = ("channel_shift", "horizontal_flip", "vertical_flip", "trivial")
+    return (
+        _moves(plan)
+        or any(plan[name] for name in switches)
+        or plan["brightness"] not in (None, (1.0, 1.0))
+    )
+
+
+# Applying a draw --------------------------------------------------------------------------------
+
+
+def _between(draw: float, bounds: tuple[float, float]) -> float:
+    return bounds[0] + draw * (bounds[1] - bounds[0])
+
+
+def _shift_of(shift: _Shift, draw: float, side: int) -> float:
+    """Return how many pixels a draw shifts an image of that side."""
+    extent, choices, relative = shift
+    amount = choices[int(draw * len(choices))] if choices else _between(draw, (-extent, extent))
+    return amount * side if relative else amount
+
+
+def _drawn_matrix(
+    plan: dict[str, Any], draws: dict[str, float], size: tuple[int, int]
+) -> np.ndarray:
+    """Return where the pixels of the result come from, for an image of size (width, height)."""
+    matrix = affine_matrix(
+        rotation=_between(draws["rotation"], (-plan["rotation"], plan["rotation"])),
+        shift=(
+            _shift_of(plan["width_shift"], draws["width_shift"], size[0]),
+            _shift_of(plan["height_shift"], draws["height_shift"], size[1]),
+        ),
+        shear=_between(draws["shear"], (-plan["shear"], plan["shear"])),
+        zoom=(_between(draws["zoom_x"], plan["zoom"]), _between(draws["zoom_y"], plan["zoom"])),
+    )
+    if plan["crop_scale"] == (1.0, 1.0):
+        return matrix
+    # Of the moved image, so that the crop may leave out what was filled in at the edges.
+    scale = _between(draws["crop_scale"], plan["crop_scale"])
+    ratios = np.log(np.clip(plan["crop_ratio"], scale, 1 / scale))  # those that fit
+    ratio = float(np.exp(_between(draws["crop_ratio"], ratios)))
+    fractions = (min(1.0, (scale * ratio) ** 0.5), min(1.0, (scale / ratio) ** 0.5))
+    return matrix @ crop_matrix(fractions, (draws["crop_x"], draws["crop_y"]), size)
+
+
+def _move_and_shift(
+    image: DecodedImage, plan: dict[str, Any], draws: dict[str, float]
+) -> DecodedImage:
+    """Move the pixels of an image and shift its levels, if the plan does."""
+    moves = _moves(plan)
+    if not (moves or plan["channel_shift"]):
+        return image
+    array = np.asarray(image, dtype=np.float32)
+    white = 255.0 if isinstance(image, Image.Image) else 1.0
+    values = array[:, :, None] if array.ndim == 2 else array
+    if moves:
+        matrix = _drawn_matrix(plan, draws, (values.shape[1], values.shape[0]))
+        values = resample(values, matrix, plan["fill_mode"], plan["cval"] / 255 * white)
+    if plan["channel_shift"]:
+        levels = _between(draws["channel_shift"], (-plan["channel_shift"], plan["channel_shift"]))
+        values = values + np.float32(levels / 255 * white)
+    values = values.clip(0.0, white).reshape(array.shape)
+    if isinstance(image, Image.Image):
+        return Image.fromarray(np.rint(values).astype(np.uint8))
+    return values
+
+
+def _flip(image: DecodedImage, mirror: bool, upside_down: bool) -> DecodedImage:
+    if isinstance(image, Image.Image):
+        image = ImageOps.mirror(image) if mirror else image
+        return ImageOps.flip(image) if upside_down else image
+    axes = [axis for axis, flipped in enumerate((upside_down, mirror)) if flipped]
+    return np.ascontiguousarray(np.flip(image, axes)) if axes else image
+
+
+def _mirrored_extent(image: DecodedImage, mirror: bool, upside_down: bool) -> dict[Any, Any]:
+    """Return what of the image's ``info`` the result has: which part of it counts."""
+    extent = image.info.get(EXTENT) if isinstance(image, Image.Image) else None
+    if extent is None:
+        return {}
+    assert isinstance(image, Image.Image)
+    left, upper, right, lower = extent.box
+    if mirror:
+        left, right = image.width - right, image.width - left
+    if upside_down:
+        upper, lower = image.height - lower, image.height - upper
+    return {EXTENT: Extent(extent.size, (left, upper, right, lower))}
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a deep image (H, W[, 3]) as torchvision wants it: (1|3, H, W)."""
+    planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(planes, order="C"))  # its own memory: transforms may write

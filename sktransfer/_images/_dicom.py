@@ -1,21 +1,29 @@
-"""DICOM bytes to an image: what is asked of the helper process, and what its answer becomes.
+"""DICOM: how files are shown, the question to the helper process, and what its answer becomes.
 
-It must not know pydicom, which is optional and read by the helper alone.
+pydicom is optional: the helper alone reads files with it, so that a damaged file harms no other.
 """
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
+from sklearn.base import BaseEstimator
 
-from sktransfer._images._arrays import DecodedImage, ValueScale, scale_values
-from sktransfer._images._dicom_options import DicomOptions
 from sktransfer._images._helper_process import HelperError, HelperPool, HelperStartError
+from sktransfer._images._values import DecodedImage, ValueScale, scale_values
 from sktransfer._utils import config as _config
+from sktransfer._utils.sklearn_compat import StrOptions, validate_parameter_constraints
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
+
+# Part of every digest: raised when the same file and options come to give other pixels.
+_VERSION = 1
 
 _POOL = HelperPool("sktransfer._images._dicom_worker:answer", _config.HELPER_MEMORY_BYTES)
 
@@ -24,53 +32,156 @@ _SECONDS, _SECONDS_PER_MEGABYTE = 5, 2
 
 _KINDS = ("|u1", "<u2", "|i1", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
 
+# Groups of a dataset that say what its pixels look like; nobody's name is among them.
+_PIXEL_GROUPS = (0x0028, 0x2050, 0x5200, 0x7FE0)
+
+
+class DicomOptions(BaseEstimator):
+    """How DICOM files are shown: which frame, through which window.
+
+    An object of parameters: it is given to an estimator as ``dicom``, and a search reaches into it
+    with ``dicom__window``. Files of other formats are not concerned.
+
+    Read more in the :ref:`User Guide <dicom>`.
+
+    Parameters
+    ----------
+    frame : int or "middle", default=0
+        Frame of files that have several; negative numbers count from the last.
+    window : (float, float) or None, default=None
+        Center and width, in the units of the modality (Hounsfield units for CT), instead of what
+        the file says: ``(40, 400)`` for soft tissue. What lies outside is black or white.
+    voi : bool, default=True
+        Whether the file's own VOI table or window is applied. Without, or where the file has none,
+        its values are scaled from the lowest to the highest that its bits can hold, or by
+        ``value_range`` of the estimator.
+    voi_index : int, default=0
+        Which table or window is applied, of several that a file has.
+    prefer_lut : bool, default=True
+        Whether the table is applied where a file has both a table and a window.
+
+    See Also
+    --------
+    sktransfer.datasets.dicom_table : One row per file of a folder.
+
+    Examples
+    --------
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.preprocessing import DicomOptions
+    >>> lungs = DicomOptions(window=(-600, 1500))
+    >>> PretrainedFeatureExtractor("resnet18", dicom=lungs).get_params()["dicom__window"]
+    (-600, 1500)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "frame": [Integral, StrOptions({"middle"})],
+        "window": [tuple, list, None],
+        "voi": ["boolean"],
+        "voi_index": [Integral],
+        "prefer_lut": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        *,
+        frame: int | str = 0,
+        window: tuple[float, float] | None = None,
+        voi: bool = True,
+        voi_index: int = 0,
+        prefer_lut: bool = True,
+    ) -> None:
+        self.frame = frame
+        self.window = window
+        self.voi = voi
+        self.voi_index = voi_index
+        self.prefer_lut = prefer_lut
+
+    def check(self) -> dict[str, Any]:
+        """Check the parameters and return them as plain values.
+
+        Returns
+        -------
+        dict
+            Each parameter by its name.
+
+        Raises
+        ------
+        ValueError
+            If one makes no sense; the message says what would.
+        """
+        validate_parameter_constraints(
+            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
+        )
+        window = self.window
+        if window is not None:
+            valid = len(window) == 2 and all(isinstance(value, Real) for value in window)
+            if not valid or not window[1] >= 1:
+                raise ValueError(
+                    f"window is (center, width) with a width of at least 1, for example (40, 400); "
+                    f"got {window!r}."
+                )
+            window = (float(window[0]), float(window[1]))
+        if self.voi_index < 0:
+            raise ValueError(f"voi_index counts from 0; got {self.voi_index}.")
+        return {
+            "frame": self.frame if isinstance(self.frame, str) else int(self.frame),
+            "window": window,
+            "voi": bool(self.voi),
+            "voi_index": int(self.voi_index),
+            "prefer_lut": bool(self.prefer_lut),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that is equal if and only if the pixels are."""
+        return f"dicom{(_VERSION, *sorted(self.check().items()))}"
+
+
+@dataclass(frozen=True)
+class DicomFrame(os.PathLike):
+    """One frame of a DICOM file, as a row of ``X``; it overrides ``DicomOptions.frame``."""
+
+    path: str
+    frame: int
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
 
 def decode_dicom(
     data: bytes, value_range: ValueScale | None, options: DicomOptions | None = None
 ) -> DecodedImage:
-    """One frame of a DICOM file as it is to be shown.
+    """Return one frame of a DICOM file as it is to be shown.
 
-    Parameters
-    ----------
-    data : bytes
-        A file's content.
-    value_range : scale or None
-        Black and white, after the rescaling of the modality, of frames deeper than 8 bits that go
-        through no window. None: the ends of what its bits can hold.
-    options : DicomOptions or None
-        None for the defaults.
-
-    Raises
-    ------
-    ImageDecodeError
-        If the bytes are damaged, no image, too large or compressed in a way that is not read, or
-        the decoder crashes, hangs or wants too much memory.
-    MissingDependencyError
-        If pydicom or a decoder is not installed.
+    ``value_range`` is black and white, after the rescaling of the modality, of frames deeper than
+    8 bits that go through no window; None stands for the ends of what the bits can hold. Raises
+    ImageDecodeError where the file or its decoder fails, and MissingDependencyError where pydicom
+    or a decoder is not installed.
     """
     question = {"ask": "image", "options": (options or DicomOptions()).check()}
     answer, payload = _ask(question, data)
-    values = _values(answer, payload)
+    # The payload as the array it is said to be; the helper is believed nothing else.
+    shape, kind = tuple(answer["shape"]), answer["dtype"]
+    gray = len(shape) == 2
+    valid = kind in _KINDS and (gray or (len(shape) == 3 and shape[2] == 3 and kind == "|u1"))
+    if not valid or (answer["eight_bit"] and kind != "|u1") or 0 in shape:
+        raise ImageDecodeError(f"a DICOM file with pixels of shape {shape} and type {kind}.")
+    values = np.frombuffer(payload, dtype=kind).reshape(shape)
     if answer["eight_bit"]:
         return Image.fromarray(values)
-    declared = answer["range"]
+    scale = value_range
     if answer["windowed"] or value_range in (None, "dtype"):
-        scale: ValueScale | None = None if declared is None else (declared[0], declared[1])
-    else:
-        scale = value_range
+        declared = answer["range"]
+        scale = None if declared is None else (declared[0], declared[1])
     shown = scale_values(values, values.dtype, scale)
     return np.float32(1) - shown if answer["inverted"] else shown
 
 
 def read_dicom_header(data: bytes, keywords: Iterable[str]) -> dict[str, Any] | None:
-    """Elements of a DICOM file by their keywords; None if it holds no image.
+    """Return elements of a DICOM file by their keywords, or None if it holds no image.
 
-    Absent ones are None, several values a list, names and dates text.
-
-    Raises
-    ------
-    ImageDecodeError, MissingDependencyError
-        As :func:`decode_dicom` does.
+    Absent ones are None, several values a list, names and dates text. Raises what
+    :func:`decode_dicom` raises.
     """
     answer, _ = _ask({"ask": "header", "keywords": list(keywords)}, data)
     return answer["values"] if answer["is_image"] else None
@@ -99,11 +210,34 @@ def _ask(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearr
     return answer, payload
 
 
-def _values(answer: dict[str, Any], payload: bytearray) -> np.ndarray:
-    """The payload as the array it is said to be; the helper is believed nothing else."""
-    shape, kind = tuple(answer["shape"]), answer["dtype"]
-    gray = len(shape) == 2
-    valid = kind in _KINDS and (gray or (len(shape) == 3 and shape[2] == 3 and kind == "|u1"))
-    if not valid or (answer["eight_bit"] and kind != "|u1") or 0 in shape:
-        raise ImageDecodeError(f"a DICOM file with pixels of shape {shape} and type {kind}.")
-    return np.frombuffer(payload, dtype=kind).reshape(shape)
+def dataset_bytes(dataset: Any) -> bytes:
+    """Return a pydicom ``Dataset`` as a file of its pixels and what they need, no patient's name.
+
+    Raises ImageDecodeError if it cannot be written.
+    """
+    import pydicom
+
+    kept = pydicom.Dataset()
+    try:
+        for tag in dataset.keys():  # noqa: SIM118 - it iterates over elements
+            if tag.group in _PIXEL_GROUPS:
+                kept.add(dataset[tag])
+        given = getattr(dataset, "file_meta", None)
+        syntax = None if given is None else given.get("TransferSyntaxUID")
+        if syntax is None:
+            implicit, little = dataset.original_encoding
+            syntax = (
+                pydicom.uid.ImplicitVRLittleEndian
+                if implicit
+                else pydicom.uid.ExplicitVRLittleEndian
+                if little in (None, True)
+                else pydicom.uid.ExplicitVRBigEndian
+            )
+        kept.preamble = bytes(128)
+        kept.file_meta = pydicom.dataset.FileMetaDataset()
+        kept.file_meta.TransferSyntaxUID = syntax
+        file = io.BytesIO()
+        kept.save_as(file, enforce_file_format=False)
+    except Exception as exc:  # a dataset may hold anything
+        raise ImageDecodeError(f"this pydicom Dataset cannot be read: {exc}") from exc
+    return file.getvalue()

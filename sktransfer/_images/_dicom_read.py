@@ -1,6 +1,6 @@
 """From the bytes of a DICOM file to the stored values of one frame, checked before they expand.
 
-Runs in a helper process (``_dicom_worker``); it must not know how values are shown.
+It runs in a helper process (``_dicom_worker``).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydicom import dcmread, uid
@@ -65,22 +65,20 @@ class MissingDecoderError(Exception):
     """What is compressed in a way that nothing installed can undo."""
 
 
-class Limits(NamedTuple):
-    """What a file may be: pixels of a frame, bytes that a deflated one may expand to."""
+def read_header(data: bytes, max_inflated: int) -> tuple[Dataset, bytes]:
+    """Return everything before the pixels, and the file's bytes, inflated if they were deflated.
 
-    pixels: int
-    inflated: int
-
-
-def read_header(data: bytes, limits: Limits) -> tuple[Dataset, bytes]:
-    """Everything before the pixels, and the file's bytes, inflated if they were deflated.
-
-    Raises
-    ------
-    UnreadableError
-        If it is no DICOM file, or compressed in a way that is not accepted.
+    Raises UnreadableError if it is no DICOM file, compressed in a way that is not accepted, or
+    expands to more than ``max_inflated`` bytes.
     """
-    meta, start = _read_meta(data)
+    file = io.BytesIO(data)
+    file.seek(_PREAMBLE)
+    meta = read_dataset(  # group 2, which is never compressed
+        file,
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, vr, length: tag.group != 2,
+    )
     syntax = meta.get("TransferSyntaxUID")
     if not syntax:
         raise UnreadableError("damaged DICOM file: it does not say how it is encoded.")
@@ -91,29 +89,12 @@ def read_header(data: bytes, limits: Limits) -> tuple[Dataset, bytes]:
             "that are in the file itself, one by one, are. Have it converted (dcmconv, gdcmconv)."
         )
     if syntax == uid.DeflatedExplicitVRLittleEndian:
-        data = _inflated(data, meta, start, limits)
-    return _header_of(data), data
+        data = _inflated(data, meta, file.tell(), max_inflated)
+    return dcmread(io.BytesIO(data), stop_before_pixels=True), data
 
 
-def _read_meta(data: bytes) -> tuple[Dataset, int]:
-    """Group 2, which is never compressed, and where it ends."""
-    file = io.BytesIO(data)
-    file.seek(_PREAMBLE)
-    meta = read_dataset(
-        file,
-        is_implicit_VR=False,
-        is_little_endian=True,
-        stop_when=lambda tag, vr, length: tag.group != 2,
-    )
-    return meta, file.tell()
-
-
-def _header_of(data: bytes) -> Dataset:
-    return dcmread(io.BytesIO(data), stop_before_pixels=True)
-
-
-def _inflated(data: bytes, meta: Dataset, start: int, limits: Limits) -> bytes:
-    """The same file as if it had never been deflated, unless it is larger than it declares."""
+def _inflated(data: bytes, meta: Dataset, start: int, at_most: int) -> bytes:
+    """Return the file as if it had never been deflated, unless it is larger than it declares."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     head = DicomBytesIO()
@@ -121,12 +102,12 @@ def _inflated(data: bytes, meta: Dataset, start: int, limits: Limits) -> bytes:
     write_file_meta_info(head, FileMetaDataset(meta), enforce_standard=False)
     parts = [head.getvalue(), inflater.decompress(data[start:], _HEADER_BYTES)]
     if not inflater.eof:
-        header = _header_of(b"".join(parts))
+        header = dcmread(io.BytesIO(b"".join(parts)), stop_before_pixels=True)
         allowed = _declared_bytes(header) + _SLACK_BYTES
-        if allowed > limits.inflated:
+        if allowed > at_most:
             raise UnreadableError(
                 f"a deflated DICOM file that expands to {allowed:,} bytes, more than the "
-                f"{limits.inflated:,} that are accepted (it could be a decompression bomb)."
+                f"{at_most:,} that are accepted (it could be a decompression bomb)."
             )
         parts.append(inflater.decompress(inflater.unconsumed_tail, allowed))
         if not inflater.eof:
@@ -138,7 +119,7 @@ def _inflated(data: bytes, meta: Dataset, start: int, limits: Limits) -> bytes:
 
 
 def _declared_bytes(header: Dataset) -> int:
-    """Of all frames, uncompressed."""
+    """Return the bytes that all frames take when they are uncompressed."""
     bits = int(header.get("BitsAllocated") or 8)
     frames = int(header.get("NumberOfFrames") or 1)
     samples = int(header.get("SamplesPerPixel") or 1)
@@ -146,7 +127,7 @@ def _declared_bytes(header: Dataset) -> int:
     return rows * columns * samples * frames * bits // 8
 
 
-def check_image(header: Dataset, limits: Limits) -> None:
+def check_image(header: Dataset, max_pixels: int) -> None:
     """Refuse what is no image, or too large a one, before a pixel is decoded."""
     rows, columns = header.get("Rows"), header.get("Columns")
     if rows is None or columns is None:
@@ -154,10 +135,10 @@ def check_image(header: Dataset, limits: Limits) -> None:
         raise UnreadableError(f"a DICOM file without an image in it ({what}).")
     if not rows or not columns:
         raise UnreadableError(f"the image has no pixels ({columns} x {rows}).")
-    if rows * columns > limits.pixels:
+    if rows * columns > max_pixels:
         raise UnreadableError(
             f"the image claims {columns} x {rows} = {rows * columns:,} pixels, more than the "
-            f"{limits.pixels:,} that are accepted."
+            f"{max_pixels:,} that are accepted."
         )
     samples, kind = header.get("SamplesPerPixel"), header.get("PhotometricInterpretation")
     if (samples, kind in _COLORS) != (3, True) and (samples != 1 or kind not in (*_GRAYS, PALETTE)):
@@ -170,7 +151,7 @@ def check_image(header: Dataset, limits: Limits) -> None:
 
 
 def find_frame(header: Dataset, wanted: int | str) -> int:
-    """Which frame, counted from 0."""
+    """Return which frame is wanted, counted from 0."""
     n = max(1, int(header.get("NumberOfFrames") or 1))
     if isinstance(wanted, str):
         return n // 2
@@ -181,7 +162,7 @@ def find_frame(header: Dataset, wanted: int | str) -> int:
 
 
 def read_frame(data: bytes, header: Dataset, frame: int) -> np.ndarray:
-    """Stored values of one frame, (H, W), or its colors as RGB, (H, W, 3)."""
+    """Return the stored values of one frame, (H, W), or its colors as RGB, (H, W, 3)."""
     syntax = header.file_meta.TransferSyntaxUID
     if syntax in _NATIVE:
         try:
@@ -194,11 +175,12 @@ def read_frame(data: bytes, header: Dataset, frame: int) -> np.ndarray:
     dataset = dcmread(io.BytesIO(data))
     if "PixelData" not in dataset:
         raise UnreadableError("a DICOM file without an image in it.")
+    offsets = (dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths"))
     encoded = get_frame(
         dataset.PixelData,
         frame,
         number_of_frames=max(1, int(dataset.get("NumberOfFrames") or 1)),
-        extended_offsets=_extended_offsets(dataset),
+        extended_offsets=offsets if all(offsets) else None,
     )
     _check_codestream(encoded, syntax, (int(dataset.Rows), int(dataset.Columns)))
     if syntax == uid.JPEGExtended12Bit and dataset.BitsStored > 8:
@@ -208,12 +190,6 @@ def read_frame(data: bytes, header: Dataset, frame: int) -> np.ndarray:
     if plugin is None:
         raise MissingDecoderError(syntax.name)
     return decoder.as_array(dataset, index=frame, decoding_plugin=plugin)[0]
-
-
-def _extended_offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:
-    offsets = dataset.get("ExtendedOffsetTable")
-    lengths = dataset.get("ExtendedOffsetTableLengths")
-    return (offsets, lengths) if offsets and lengths else None
 
 
 def _check_codestream(encoded: bytes, syntax: str, size: tuple[int, int]) -> None:
@@ -237,7 +213,7 @@ def _check_codestream(encoded: bytes, syntax: str, size: tuple[int, int]) -> Non
 
 
 def _jpeg2000_size(encoded: bytes) -> tuple[int, int] | None:
-    """Rows and columns of the size marker; the codestream may be in a JP2 file."""
+    """Read rows and columns from the size marker; the codestream may be in a JP2 file."""
     at = encoded.find(b"\xff\x4f\xff\x51")
     if at < 0 or at + 24 > len(encoded):
         return None
@@ -246,7 +222,7 @@ def _jpeg2000_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Rows and columns of the frame header, of JPEG or JPEG-LS."""
+    """Read rows and columns from the frame header of JPEG or JPEG-LS."""
     at = 2
     while at + 9 <= len(encoded):
         if encoded[at] != 0xFF:
@@ -265,7 +241,7 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _twelve_bit_jpeg(encoded: bytes, dataset: Any) -> np.ndarray:
-    """Twelve-bit JPEG through GDCM itself; pydicom hands it eight-bit ones only."""
+    """Decode twelve-bit JPEG by GDCM itself; pydicom hands it eight-bit ones only."""
     try:
         import gdcm
     except ImportError:

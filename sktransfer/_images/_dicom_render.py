@@ -1,13 +1,12 @@
 """From the stored values of a DICOM frame to values to be shown, in the order of the standard.
 
-Stored values -> modality LUT -> VOI LUT or window. Runs in a helper process (``_dicom_worker``); it
-must not know files or compression.
+Stored values -> modality LUT -> VOI LUT or window. It runs in a helper process (``_dicom_worker``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -25,37 +24,21 @@ _PER_FRAME = {
 }
 
 
-class Shown(NamedTuple):
-    """A frame to be shown.
+def render(
+    stored: np.ndarray, header: Dataset, frame: int, options: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the stored values of a frame as they are to be shown, and what they mean.
 
-    ``values`` are 8-bit gray or RGB where ``range`` is None and ``eight_bit``; else numbers of
-    which ``range`` are black and white (None: the file does not say).
-    """
-
-    values: np.ndarray
-    eight_bit: bool = False
-    range: tuple[float, float] | None = None
-    inverted: bool = False
-    windowed: bool = False
-
-
-def render(stored: np.ndarray, header: Dataset, frame: int, options: dict[str, Any]) -> Shown:
-    """The stored values of a frame as they are to be shown.
-
-    Parameters
-    ----------
-    stored : ndarray of shape (H, W) or (H, W, 3)
-    header : Dataset
-    frame : int
-        Where enhanced files look up its window.
-    options : dict
-        As ``DicomOptions.check`` gives them.
+    With ``eight_bit`` the values are 8-bit gray or RGB; else ``range`` of them are black and white
+    (None: the file does not say), the other way round if ``inverted``, and ``windowed`` says that a
+    window or table was applied. ``options`` are what ``DicomOptions.check`` returns.
     """
     header = _of_frame(header, frame)
     if stored.ndim == 3:
-        return Shown(_eight_bits(stored, int(header.BitsStored)), eight_bit=True)
+        return _eight_bits(stored, int(header.BitsStored)), _described(eight_bit=True)
     if header.PhotometricInterpretation == PALETTE:
-        return Shown(_palette(stored, header), eight_bit=True)
+        colors = apply_color_lut(stored, header)[:, :, :3]
+        return _eight_bits(colors, 8 * colors.dtype.itemsize), _described(eight_bit=True)
     inverted = header.PhotometricInterpretation == "MONOCHROME1"
     if options["window"] is not None:
         _use_window(header, options["window"])
@@ -71,7 +54,7 @@ def render(stored: np.ndarray, header: Dataset, frame: int, options: dict[str, A
     ends = _modality_range(stored.dtype, header)
     _widen_modality_table(header)
     if not voi:
-        return Shown(_in_strips(stored, modality, None), False, ends, inverted)
+        return _in_strips(stored, modality, None), _described(range=ends, inverted=inverted)
     is_table, index = _choose_voi(header, options)
 
     def through_window(values: np.ndarray) -> np.ndarray:
@@ -87,25 +70,31 @@ def render(stored: np.ndarray, header: Dataset, frame: int, options: dict[str, A
         black, white = apply_voi_lut(np.array([-1e30, 1e30]), header, index, prefer_lut=False)
     _check_range(black, white)
     shown = _in_strips(stored, through_window, (black, white))
-    return Shown(shown, False, (0.0, 1.0), inverted, windowed=True)
+    return shown, _described(range=(0.0, 1.0), inverted=inverted, windowed=True)
 
 
-def _plain(stored: np.ndarray, header: Dataset, inverted: bool) -> Shown:
-    """Nothing to be applied: the values as they are, on the scale of their bits."""
+def _described(**known: Any) -> dict[str, Any]:
+    return {"eight_bit": False, "range": None, "inverted": False, "windowed": False, **known}
+
+
+def _plain(
+    stored: np.ndarray, header: Dataset, inverted: bool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return values to which nothing is to be applied, on the scale of their bits."""
     if stored.dtype.kind == "f":
-        return Shown(stored.astype(np.float32), False, None, inverted)
+        return stored.astype(np.float32), _described(inverted=inverted)
     bits = int(header.BitsStored)
     if bits <= 8 and not header.get("PixelRepresentation"):
         gray = stored.astype(np.uint8)
         if bits < 8:
             gray = np.rint(stored * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)
-        return Shown(255 - gray if inverted else gray, eight_bit=True)
+        return 255 - gray if inverted else gray, _described(eight_bit=True)
     low, high = _stored_range(header)
-    return Shown(stored, False, (float(low), float(high)), inverted)
+    return stored, _described(range=(float(low), float(high)), inverted=inverted)
 
 
 def _of_frame(header: Dataset, frame: int) -> Dataset:
-    """The header, with what an enhanced file says of this frame or of all of them on top."""
+    """Return the header with what an enhanced file says of this frame or of all of them."""
     flat = Dataset(header)
     flat.file_meta = header.file_meta
     shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
@@ -149,7 +138,7 @@ def _use_window(header: Dataset, window: tuple[float, float]) -> None:
 
 
 def _choose_voi(header: Dataset, options: dict[str, Any]) -> tuple[bool, int]:
-    """Whether it is a table, and which of those there are."""
+    """Return whether a table is applied and not a window, and which of those there are."""
     own = options["window"] is not None
     is_table = _has_table(header) and (options["prefer_lut"] or not _has_window(header))
     index = 0 if own else options["voi_index"]
@@ -165,7 +154,7 @@ def _choose_voi(header: Dataset, options: dict[str, Any]) -> tuple[bool, int]:
 
 
 def _modality_range(dtype: np.dtype, header: Dataset) -> tuple[float, float] | None:
-    """What the lowest and the highest stored value become; None where floats are stored."""
+    """Return what the extreme stored values become; None where floats are stored."""
     tables = header.get("ModalityLUTSequence")
     if tables:
         return 0.0, float(2 ** int(tables[0].LUTDescriptor[2]) - 1)
@@ -178,7 +167,7 @@ def _modality_range(dtype: np.dtype, header: Dataset) -> tuple[float, float] | N
 
 
 def _widen_modality_table(header: Dataset) -> None:
-    """Entries of 9 to 15 bits, which pydicom does not take, are stored in 16."""
+    """Declare entries of 9 to 15 bits, which pydicom refuses, as what they are stored in: 16."""
     for table in header.get("ModalityLUTSequence") or []:
         entries, first, bits = table.LUTDescriptor
         if 8 < int(bits) < 16:
@@ -205,7 +194,7 @@ def _in_strips(
     function: Callable[[np.ndarray], np.ndarray],
     ends: tuple[float, float] | None,
 ) -> np.ndarray:
-    """``function`` of every value as float32, scaled from ``ends`` to [0, 1] if they are given."""
+    """Apply ``function`` to every value, and scale ``ends`` to [0, 1] if they are given."""
     shown = np.empty(stored.shape, dtype=np.float32)
     step = max(1, _STRIP_VALUES // max(1, stored.shape[1]))
     for start in range(0, len(stored), step):
@@ -216,13 +205,8 @@ def _in_strips(
     return shown
 
 
-def _palette(stored: np.ndarray, header: Dataset) -> np.ndarray:
-    colors = apply_color_lut(stored, header)[:, :, :3]
-    return _eight_bits(colors, 8 * colors.dtype.itemsize)
-
-
 def _eight_bits(colors: np.ndarray, bits: int) -> np.ndarray:
-    """Of deeper color the upper eight bits, as for other files."""
+    """Return the upper eight bits of deeper color, as for other files."""
     if bits <= 8:
         return colors.astype(np.uint8)
     return (colors >> (bits - 8)).astype(np.uint8)

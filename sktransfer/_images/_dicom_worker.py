@@ -1,4 +1,4 @@
-"""Questions about DICOM files, answered in a helper process; it must not know who asks.
+"""Questions about DICOM files, answered in a helper process.
 
 Everything that pydicom and the native decoders do happens here: in a process of its own, damaged
 files may warn, crash, hang or ask for memory without harm.
@@ -19,13 +19,9 @@ _LONGEST_REASON = 300
 
 
 def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
-    """What ``question["ask"]`` wants of a file: its "image" or its "header".
+    """Return what ``question["ask"]`` wants of a file, its "image" or its "header".
 
-    Returns
-    -------
-    answer : dict
-        ``error``, ``missing``, or what describes the payload.
-    payload : buffer
+    The answer has ``error`` or ``missing``, or describes the payload.
     """
     if pydicom is None:
         return {"missing": "pydicom", "why": "Reading DICOM files"}, b""
@@ -51,32 +47,23 @@ def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     from sktransfer._images import _dicom_read as read
     from sktransfer._images._dicom_render import render
 
-    limits = read.Limits(question["max_pixels"], question["max_inflated"])
-    header, data = read.read_header(data, limits)
-    read.check_image(header, limits)
+    header, data = read.read_header(data, question["max_inflated"])
+    read.check_image(header, question["max_pixels"])
     options = question["options"]
     frame = read.find_frame(header, options["frame"])
     stored = read.read_frame(data, header, frame)
     if stored.shape[:2] != (header.Rows, header.Columns):
         raise read.UnreadableError(f"its pixels come as an array of shape {stored.shape}.")
-    shown = render(stored, header, frame, options)
-    values = np.ascontiguousarray(shown.values.astype(shown.values.dtype.newbyteorder("<")))
-    described = {
-        "shape": values.shape,
-        "dtype": values.dtype.str,
-        "eight_bit": shown.eight_bit,
-        "range": shown.range,
-        "inverted": shown.inverted,
-        "windowed": shown.windowed,
-    }
+    shown, described = render(stored, header, frame, options)
+    values = np.ascontiguousarray(shown.astype(shown.dtype.newbyteorder("<")))
+    described |= {"shape": values.shape, "dtype": values.dtype.str}
     return described, values.reshape(-1).view(np.uint8)
 
 
 def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
     from sktransfer._images import _dicom_read as read
 
-    limits = read.Limits(question["max_pixels"], question["max_inflated"])
-    header, _ = read.read_header(data, limits)
+    header, _ = read.read_header(data, question["max_inflated"])
     return {
         "values": {name: _plain(header.get(name)) for name in question["keywords"]},
         "is_image": "Rows" in header and "Columns" in header,
@@ -84,7 +71,7 @@ def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """An element's value as JSON can hold it."""
+    """Return an element's value as JSON can hold it."""
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, int):  # of a type of pydicom's, as are the floats

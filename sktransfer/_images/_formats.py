@@ -1,4 +1,4 @@
-"""Which encoded images are accepted, told from their first bytes; it must not decode any.
+"""Which encoded images are accepted, told from their first bytes; none is decoded here.
 
 Only the plugin that belongs to the bytes is ever handed them. ``Image.open`` is not used: it
 tries plugin after plugin, warns through a process-wide filter when an image is large, and
@@ -101,21 +101,22 @@ _HEIF_BRANDS = {
 
 
 def identify(data: bytes) -> Format | None:
-    """The allowed format these bytes are in, or None."""
-    if is_dicom(data):  # may hide behind a TIFF header, so it is asked first
-        return None
+    """Return the accepted format that these bytes are in, or None.
+
+    DICOM may hide behind a TIFF header: ask :func:`is_dicom` first.
+    """
     for signature, format_ in _SIGNATURES:
         if data.startswith(signature):
             return format_
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _WEBP
-    if refusal(data) is None and _looks_like_tga(data):
+    if _refused_kind(data) is None and _looks_like_tga(data):
         return _TGA
     return None
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the bytes are a DICOM file, whatever its name."""
+    """Return whether the bytes are a DICOM file, whatever its name."""
     return data[128:132] == b"DICM"
 
 
@@ -125,8 +126,8 @@ _HEADLESS_DICOM = re.compile(
 )
 
 
-def refusal(data: bytes) -> str | None:
-    """What these bytes are, if they are something known that is not accepted."""
+def _refused_kind(data: bytes) -> str | None:
+    """Return what these bytes are, if they are something known that is not accepted."""
     if not data:
         return "the file is empty (0 bytes)"
     if _HEADLESS_DICOM.match(data):
@@ -152,8 +153,10 @@ def _not_allowed(what: str) -> str:
     return f"this is {what}, not an image that sktransfer reads ({ALLOWED})"
 
 
-def unknown(data: bytes) -> str:
-    """The message for bytes that are nothing known."""
+def describe_refused(data: bytes) -> str:
+    """Return the error message for bytes that are in no accepted format."""
+    if known := _refused_kind(data):
+        return known
     head = data[:32]
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
         return _not_allowed("text")
@@ -161,7 +164,7 @@ def unknown(data: bytes) -> str:
 
 
 def _looks_like_tga(data: bytes) -> bool:
-    """TGA has no signature; every field of its header must make sense instead."""
+    """Return whether every field of a TGA header makes sense, since TGA has no signature."""
     if len(data) < 18:
         return False
     color_map, kind, depth, flags = data[1], data[2], data[16], data[17]
@@ -176,7 +179,7 @@ def _looks_like_tga(data: bytes) -> bool:
 
 
 def early_sizes(data: bytes, format_: Format) -> list[tuple[int, int]]:
-    """Sizes that Pillow acts upon while it opens such a file, before it can be asked.
+    """Return sizes that Pillow acts upon while it opens such a file, before it can be asked.
 
     A GIF frame may be larger than its screen, and an icon is decoded as soon as it is opened.
     """
@@ -191,7 +194,7 @@ def early_sizes(data: bytes, format_: Format) -> list[tuple[int, int]]:
 
 
 def _gif_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Logical screen and extent of the first frame."""
+    """Return the logical screen and the extent of the first frame."""
     screen = struct.unpack_from("<HH", data, 6)
     flags = data[10]
     at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
@@ -207,7 +210,7 @@ def _gif_sizes(data: bytes) -> list[tuple[int, int]]:
 
 
 def _ico_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Size of each image in an icon, as the image itself states it."""
+    """Return the size of each image in an icon, as the image itself states it."""
     sizes = []
     for entry in range(struct.unpack_from("<H", data, 4)[0]):
         (offset,) = struct.unpack_from("<I", data, 6 + 16 * entry + 12)

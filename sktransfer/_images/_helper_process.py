@@ -1,26 +1,39 @@
 """Processes that do for us what might crash, hang or eat all memory, and are used again.
 
-It must not know what they do. A helper is asked one thing at a time, in JSON and plain bytes, so
-that nothing it answers can run code here.
+A helper is asked one thing at a time, in JSON and plain bytes, so that nothing it answers can run
+code here. It runs this file as a script, which must therefore import nothing but the standard
+library: the package's own ``__init__`` would take seconds.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import json
 import os
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
+import types
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _FRAME = struct.Struct("<QQ")  # lengths of JSON and payload
 _TAKEN = b"!"  # sent back as soon as a question has been read
-_MAIN = Path(__file__).with_name("_helper_main.py")
+_IDLE_SECONDS = 600  # then a helper ends; the next question starts another
+_FILE = Path(__file__)
 
 
 class HelperError(RuntimeError):
@@ -28,19 +41,15 @@ class HelperError(RuntimeError):
 
 
 class HelperStartError(HelperError):
-    """None can be started; the question is not to blame."""
+    """No helper can be started; the question is not to blame."""
 
 
 class HelperPool:
     """As many helper processes as threads ask at once; idle ones wait for the next question.
 
-    Parameters
-    ----------
-    handler : str
-        ``"module:function"``, imported in the helper without this package's ``__init__``. The
-        function takes (question, payload) and returns (answer, payload).
-    memory : int
-        Bytes of address space a helper may have, where the system can limit it (not on Windows).
+    ``handler`` is ``"module:function"``, imported in the helper without this package's
+    ``__init__``; it takes (question, payload) and returns (answer, payload). ``memory`` is how many
+    bytes of address space a helper may have, where the system can limit it (not on Windows).
     """
 
     def __init__(self, handler: str, memory: int) -> None:
@@ -60,24 +69,12 @@ class HelperPool:
     def ask(
         self, question: dict[str, Any], payload: bytes, *, seconds: int, at_most: int
     ) -> tuple[dict[str, Any], bytearray]:
-        """Answer of a helper.
+        """Return the answer of a helper to a question that JSON can express.
 
-        Parameters
-        ----------
-        question : dict
-            Of what JSON can say.
-        payload : bytes
-        seconds : int
-            Processor time it may take. The clock on the wall may show several times that.
-        at_most : int
-            Bytes of payload that are taken back.
-
-        Raises
-        ------
-        HelperError
-            If it crashed, or took longer. The next question gets a new helper.
-        HelperStartError
-            If no process can be started.
+        ``seconds`` is the processor time it may take (the clock on the wall may show several times
+        that), ``at_most`` how many bytes of payload are accepted back. Raises HelperError if it
+        crashed or took longer, after which the next question gets a new helper, and
+        HelperStartError if no process can be started.
         """
         message = json.dumps({"seconds": seconds, **question}).encode()
         while True:
@@ -118,10 +115,10 @@ class _GoneError(Exception):
 
 class _Helper:
     def __init__(self, setup: dict[str, Any]) -> None:
-        arguments = json.dumps({**setup, "path": sys.path, "package": str(_MAIN.parents[1])})
+        arguments = json.dumps({**setup, "path": sys.path, "package": str(_FILE.parents[1])})
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, str(_MAIN), arguments],
+            [sys.executable, str(_FILE), arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -195,3 +192,68 @@ class _Helper:
         for pipe in (self._in, self._out):
             with contextlib.suppress(OSError):  # what was still to be written
                 pipe.close()
+
+
+# In the helper ----------------------------------------------------------------------------------
+
+Handler = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], Any]]
+
+
+def main(setup: dict[str, Any]) -> None:
+    """Take the pipes, set the limits and answer until the pipes are closed."""
+    # Standard input and output for ourselves: native decoders print to the latter.
+    answer_pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")  # what a file is worth is told by the answer alone
+    sys.path[:] = setup["path"]
+    root = Path(setup["package"])
+    for name, path in (("sktransfer", root), ("sktransfer._images", root / "_images")):
+        package = types.ModuleType(name)  # instead of an __init__ that imports everything
+        package.__path__ = [str(path)]
+        sys.modules[name] = package
+    module, function = setup["handler"].split(":")
+    handler = getattr(importlib.import_module(module), function)
+    if resource is not None:
+        _limit(resource.RLIMIT_AS, setup["memory"])
+        _limit(resource.RLIMIT_CORE, 0)
+    while _answer_one(handler, sys.stdin.buffer, answer_pipe):
+        pass
+
+
+def _answer_one(handler: Handler, questions: BinaryIO, answers: BinaryIO) -> bool:
+    if os.name == "posix" and not select.select([questions], [], [], _IDLE_SECONDS)[0]:
+        return False
+    head = questions.read(_FRAME.size)
+    if len(head) < _FRAME.size:
+        return False
+    n_json, n_payload = _FRAME.unpack(head)
+    question = json.loads(questions.read(n_json))
+    payload = questions.read(n_payload)
+    answers.write(_TAKEN)
+    answers.flush()
+    if resource is not None:
+        _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + question.pop("seconds"))
+    try:
+        answer, data = handler(question, payload)
+        view = memoryview(data).cast("B")
+    except MemoryError:
+        answer, view = {"error": "it needs more memory than is allowed."}, memoryview(b"")
+    message = json.dumps(answer).encode()
+    answers.write(_FRAME.pack(len(message), len(view)))
+    answers.write(message)
+    answers.write(view)
+    answers.flush()
+    return True
+
+
+def _limit(what: int, value: int) -> None:
+    """Set a soft limit, as far as the hard one allows it and the system knows it."""
+    hard = resource.getrlimit(what)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(what, (value, hard))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,18 +1,16 @@
-"""From an image to what the weights expect: resize, crop, scale, normalize. It must not know
-where images come from, nor networks.
-"""
+"""From an image to what the weights expect: resize, crop, scale, normalize."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sktransfer._images._arrays import EXTENT, DecodedImage, Extent, gray_or_rgb
+from sktransfer._images._values import EXTENT, DecodedImage, Extent, as_color, returned_image
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -32,6 +30,8 @@ _HUGE = 2**24
 # resize then averages pixels of its own, and hides most of what libjpeg's averaging did otherwise.
 _DECODE_MARGIN = 2
 
+_TORCHVISION_PRESET = ("torchvision.transforms._presets", "ImageClassification")
+
 # Part of every fingerprint: to be raised when the same parameters come to give other pixels.
 _VERSION = 1
 
@@ -48,7 +48,7 @@ def make_preprocessing(
     image_size: int | None = None,
     scaled_decoding: bool = False,
 ) -> Preprocessing:
-    """Preprocessing from what the weights want and what the user asked for.
+    """Return the preprocessing that the weights want and the user asked for.
 
     Parameters
     ----------
@@ -56,8 +56,9 @@ def make_preprocessing(
         The weights' own sides: shorter (or each) side resized to ``resize_size``, then the center
         square of ``crop_size``.
     interpolation : {"bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"}
+        How images are resized.
     mean, std : sequence of 3 floats
-        On the [0, 1] scale.
+        What is subtracted from each channel and then divided by, on the [0, 1] scale.
     resize_mode : {"shortest", "squash"}, default="shortest"
         Whether ``resize_size`` is the shorter side or both.
     preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
@@ -74,16 +75,7 @@ def make_preprocessing(
     Returns
     -------
     Preprocessing
-
-    Examples
-    --------
-    >>> from PIL import Image
-    >>> from sktransfer._images import make_preprocessing
-    >>> preprocess = make_preprocessing(
-    ...     crop_size=224, resize_size=256, interpolation="bilinear",
-    ...     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    >>> preprocess.to_batch([preprocess(Image.new("RGB", (320, 240)))]).shape
-    torch.Size([1, 3, 224, 224])
+        Called with one image at a time.
     """
     if interpolation not in _RESAMPLING:
         raise ValueError(
@@ -101,14 +93,15 @@ def make_preprocessing(
             raise ValueError(f"image_size must be a positive number of pixels; got {image_size}.")
         resize_size = round(resize_size * image_size / crop_size)
         crop_size = int(image_size)
-    if _is_torchvision_preset(preprocessing):
+    kind: Any = type(preprocessing)  # by name: torchvision is not needed otherwise
+    if (kind.__module__, kind.__name__) == _TORCHVISION_PRESET:
         # The same numbers from our own steps, which also take what is deeper than 8 bits.
-        preset = cast(Any, preprocessing)
+        preset: Any = preprocessing
         if image_size is None:
             (crop_size,), (resize_size,) = preset.crop_size, preset.resize_size
         resize_mode, preprocessing = "shortest", "weights"
         interpolation = preset.interpolation.value
-        mean, std = tuple(preset.mean), tuple(preset.std)
+        mean, std = preset.mean, preset.std
     if preprocessing == "resize":
         resize_mode, resize_size = "squash", crop_size
     elif preprocessing == "pad":
@@ -118,8 +111,8 @@ def make_preprocessing(
         resize_size=resize_size,
         resize_mode=resize_mode,
         interpolation=interpolation,
-        mean=tuple(float(value) for value in mean),
-        std=tuple(float(value) for value in std),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
         function=preprocessing if callable(preprocessing) else None,
         scaled_decoding=bool(scaled_decoding),
     )
@@ -142,7 +135,9 @@ class Preprocessing:
     resize_mode : {"shortest", "longest", "squash"}
         Which of its sides that is.
     interpolation : str
+        How images are resized.
     mean, std : tuple of float
+        What is subtracted from each channel and then divided by.
     function : callable or None
         The user's own preprocessing.
     scaled_decoding : bool
@@ -160,7 +155,7 @@ class Preprocessing:
 
     @property
     def min_decode_side(self) -> int | None:
-        """What the shorter side of a decoded image must not fall below; None: decode in full.
+        """Length that the shorter side of a decoded image must keep; None: decode in full.
 
         Twice the side it is resized to, so that whichever side that is (``resize_mode``), none is
         ever enlarged. None for a callable, which may need every pixel, and for "nearest", which
@@ -172,19 +167,26 @@ class Preprocessing:
 
     @property
     def fingerprint(self) -> str | None:
-        """A text equal if and only if the result is, in any process; None if nobody can tell."""
-        parts = (
+        """Text equal if and only if the result is, in any process; None if nobody can tell.
+
+        Code cannot be hashed with all it depends on, so only a callable that says what it is (a
+        ``fingerprint`` string) counts.
+        """
+        parts: tuple[object, ...] = (
             *(_VERSION, self.size, self.resize_size, self.resize_mode, self.interpolation),
             *(self.mean, self.std),
-            *(() if self.min_decode_side is None else ("scaled", self.min_decode_side)),
         )
-        if self.function is None:
-            return f"preprocessing{parts}"
-        own = _function_fingerprint(self.function)
-        return None if own is None else f"preprocessing{(*parts, own)}"
+        if (least := self.min_decode_side) is not None:
+            parts = (*parts, "scaled", least)
+        if self.function is not None:
+            own = getattr(self.function, "fingerprint", None)
+            if not isinstance(own, str):
+                return None
+            parts = (*parts, own)
+        return f"preprocessing{parts}"
 
     def box_in(self, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-        """Where the network's square lies in an image of ``size`` (width, height).
+        """Return where the network's square lies in an image of ``size`` (width, height).
 
         Left, top, right and bottom in pixels of the image, beyond its edges where it is padded.
         None where a callable decides.
@@ -200,29 +202,34 @@ class Preprocessing:
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
 
     def __call__(self, image: DecodedImage) -> np.ndarray:
-        """One image, ready to be stacked.
+        """Return one image ready to be stacked, of shape (1, S, S) or (3, S, S).
 
-        Parameters
-        ----------
-        image : PIL.Image.Image of mode L or RGB, or float32 ndarray (H, W[, 3]) in [0, 1]
-
-        Returns
-        -------
-        ndarray of shape (1, S, S) or (3, S, S)
-            uint8, or float32 for deep data; already normalized if a callable was given.
+        It is uint8, or float32 for deep images; normalized already if a callable was given.
         """
-        if self.function is None:
-            return self._standard(image)
-        result = self.function(_as_color(image))
-        finished = self._finished(result)
-        if finished is None:
-            standard = self._standard(_returned_image(result))
-            finished = self._normalize(self.stack([standard]))[0].numpy()
-        return finished
+        if self.function is not None:
+            result = self.function(as_color(image))
+            finished = self._finished(result)
+            if finished is None:
+                standard = replace(self, function=None)
+                also = ", or a finished float tensor (3, S, S)"
+                image = returned_image(result, "preprocessing", also)
+                finished = standard.to_batch([standard(image)])[0].numpy()
+            return finished
+        if isinstance(image, Image.Image):
+            pixels = np.asarray(self._resize_and_crop(image))
+            planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            return np.ascontiguousarray(planes)
+        planes = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
+        resized = [
+            np.asarray(self._resize_and_crop(Image.fromarray(np.ascontiguousarray(plane))))
+            for plane in planes
+        ]
+        return np.stack(resized).clip(0.0, 1.0)  # bicubic overshoots; eight bits would be clipped
 
     def stack(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
-        """Results of calling it to one tensor (n, 3, S, S): uint8 if all are, else float32."""
-        dtype = np.uint8 if all(array.dtype == np.uint8 for array in arrays) else np.float32
+        """Join results of calling it to one tensor (n, 3, S, S): uint8 if all are, else float32."""
+        dtypes = {array.dtype for array in arrays}
+        dtype = np.uint8 if dtypes == {np.dtype(np.uint8)} else np.float32
         batch = np.empty((len(arrays), 3, self.size, self.size), dtype=dtype)
         for place, array in zip(batch, arrays, strict=True):
             if array.dtype == np.uint8 and dtype == np.float32:
@@ -231,38 +238,21 @@ class Preprocessing:
         return torch.from_numpy(batch)
 
     def normalize(self, batch: torch.Tensor) -> torch.Tensor:
-        """A stacked batch, on whatever device, to float32 as the network wants it."""
+        """Turn a stacked batch, on whatever device, into float32 as the network wants it."""
         if self.function is not None:
             return batch.float()  # each image was normalized on its own
-        return self._normalize(batch)
-
-    def to_batch(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
-        """Results of calling it to one normalized float32 tensor (n, 3, S, S)."""
-        return self.normalize(self.stack(arrays))
-
-    def _normalize(self, batch: torch.Tensor) -> torch.Tensor:
         # The very operations of torchvision, in its order: the last bit depends on them.
         scaled = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device)
         return (scaled - mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
 
-    def _standard(self, image: DecodedImage) -> np.ndarray:
-        if isinstance(image, Image.Image):
-            pixels = np.asarray(self._resize_and_crop(image))
-            pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-            return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        planes = image[:, :, None] if image.ndim == 2 else image
-        resized = np.stack(
-            [
-                np.asarray(self._resize_and_crop(Image.fromarray(np.ascontiguousarray(plane))))
-                for plane in planes.transpose(2, 0, 1)
-            ]
-        )
-        return resized.clip(0.0, 1.0)  # bicubic overshoots; eight bits would have clipped too
+    def to_batch(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        """Join results of calling it to one normalized float32 tensor (n, 3, S, S)."""
+        return self.normalize(self.stack(arrays))
 
     def _resize_and_crop(self, image: Image.Image) -> Image.Image:
-        """Resized, then the center square; what lies outside the image is black.
+        """Resize, and take the center square; what lies outside the image is black.
 
         Rounding follows torchvision's ``resize`` and ``center_crop`` to the pixel.
         """
@@ -270,11 +260,29 @@ class Preprocessing:
         # its sides would shift it by up to a pixel.
         size, box = image.info.get(EXTENT) or Extent(image.size, (0, 0, *image.size))
         width, height = self._resized_size(size)
+        resampling, side = _RESAMPLING[self.interpolation], self.size
+        left, kept_width = _middle(width, side)
+        top, kept_height = _middle(height, side)
+        kept = (kept_width, kept_height)
         if width * height > max(_HUGE, image.width * image.height):
-            image = self._resize_middle(image, width, height)
+            # A strip of 1 x 5000 pixels would first become 256 x 1,280,000: only its middle is
+            # made. The filter still sees the pixels around it, so nothing but rounding differs.
+            box = (
+                left * image.width / width,
+                top * image.height / height,
+                (left + kept_width) * image.width / width,
+                (top + kept_height) * image.height / height,
+            )
+            image = image.resize(kept, resampling, box)
         else:
-            image = image.resize((width, height), _RESAMPLING[self.interpolation], box)
-        return _center_crop(image, self.size)
+            image = image.resize((width, height), resampling, box)
+            if image.size != kept:
+                image = image.crop((left, top, left + kept_width, top + kept_height))
+        if kept == (side, side):
+            return image
+        canvas = Image.new(image.mode, (side, side))  # black
+        canvas.paste(image, ((side - kept_width) // 2, (side - kept_height) // 2))
+        return canvas
 
     def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
         width, height = size
@@ -288,24 +296,8 @@ class Preprocessing:
             return side, int(side * height / width)
         return int(side * width / height), side
 
-    def _resize_middle(self, image: Image.Image, width: int, height: int) -> Image.Image:
-        """The middle of what resizing to (width, height) would give, without the rest.
-
-        A strip of 1 x 5000 pixels would first become 256 x 1,280,000. The filter still sees the
-        pixels around the middle, so nothing but rounding differs.
-        """
-        left, kept_width = _middle(width, self.size)
-        top, kept_height = _middle(height, self.size)
-        box = (
-            left * image.width / width,
-            top * image.height / height,
-            (left + kept_width) * image.width / width,
-            (top + kept_height) * image.height / height,
-        )
-        return image.resize((kept_width, kept_height), _RESAMPLING[self.interpolation], box=box)
-
     def _finished(self, result: Any) -> np.ndarray | None:
-        """What a callable returned as float32 (3, S, S), or None if it is still an image."""
+        """Return what a callable gave as float32 (3, S, S), or None if it is still an image."""
         if isinstance(result, torch.Tensor):
             if not result.is_floating_point():
                 raise ValueError(
@@ -331,72 +323,7 @@ class Preprocessing:
 
 
 def _middle(length: int, kept: int) -> tuple[int, int]:
-    """Start and length of the center, rounded as torchvision's ``center_crop`` rounds."""
+    """Return start and length of the center, rounded as torchvision's ``center_crop`` rounds."""
     if length <= kept:
         return 0, length
     return round((length - kept) / 2.0), kept
-
-
-def _center_crop(image: Image.Image, side: int) -> Image.Image:
-    left, width = _middle(image.width, side)
-    top, height = _middle(image.height, side)
-    if (width, height) != image.size:
-        image = image.crop((left, top, left + width, top + height))
-    if (width, height) == (side, side):
-        return image
-    canvas = Image.new(image.mode, (side, side))  # black
-    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
-    return canvas
-
-
-def _as_color(image: DecodedImage) -> DecodedImage:
-    """Three channels, so that a callable need not think of gray."""
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
-
-
-def _returned_image(result: Any) -> DecodedImage:
-    """An image as a user's callable may return it, to one of the two kinds used here."""
-    if isinstance(result, Image.Image):
-        plain = gray_or_rgb(result)
-        if plain is not None:
-            return plain
-    if isinstance(result, np.ndarray) and (
-        result.ndim == 2 or (result.ndim == 3 and result.shape[2] in (1, 3))
-    ):
-        array = result[:, :, 0] if result.ndim == 3 and result.shape[2] == 1 else result
-        if array.dtype == np.uint8:
-            return Image.fromarray(np.ascontiguousarray(array))
-        if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
-            return array.astype(np.float32)
-    what = (
-        f"an array of shape {result.shape} and dtype {result.dtype}"
-        if isinstance(result, np.ndarray)
-        else f"{type(result).__name__} of mode {result.mode}"
-        if isinstance(result, Image.Image)
-        else type(result).__name__
-    )
-    raise TypeError(
-        f"the preprocessing callable returned {what}; expected a Pillow image, an array "
-        "(H, W[, 3]) of uint8 or of floats in [0, 1], or a finished float tensor (3, S, S)."
-    )
-
-
-def _function_fingerprint(function: Callable[[Any], Any]) -> str | None:
-    """Text that stands for a callable in every process, or None.
-
-    Code cannot be hashed with all it depends on, so only a callable that says what it is (a
-    ``fingerprint`` string) counts, and torchvision's own ``Weights.transforms()``, whose repr does.
-    """
-    own = getattr(function, "fingerprint", None)
-    if isinstance(own, str):
-        return own
-    return None
-
-
-def _is_torchvision_preset(function: object) -> bool:
-    # By name: this package does not need torchvision otherwise.
-    kind = type(function)
-    name = ("torchvision.transforms._presets", "ImageClassification")
-    return (kind.__module__, kind.__name__) == name

@@ -1,15 +1,14 @@
-"""Rows of ``X``, one image each: opened once, hashed before decoding. It must not know networks
-nor what is done about rows that fail.
-"""
+"""Rows of ``X``, one image each: opened once, hashed before decoding; some of them, or views."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import threading
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,26 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sktransfer._images._arrays import (
+from sktransfer._images._decode import (
+    check_size,
+    decode_bytes,
+    image_to_image,
+    orientation,
+    refuse_truncated_loading,
+    tiff_scale,
+)
+from sktransfer._images._dicom import DicomFrame, DicomOptions, dataset_bytes
+from sktransfer._images._formats import is_dicom
+from sktransfer._images._rows import is_instance, is_missing, is_opener, rows_of
+from sktransfer._images._values import (
     DecodedImage,
     ValueScale,
     array_to_image,
-    check_image_shape,
+    check_axes,
     check_numeric,
     check_value_range,
     tensor_to_row,
 )
-from sktransfer._images._decode import decode_bytes, refuse_half_images
-from sktransfer._images._dicom_dataset import dataset_bytes, is_dataset
-from sktransfer._images._dicom_options import DicomFrame, DicomOptions
-from sktransfer._images._formats import is_dicom
-from sktransfer._images._pillow import check_size, image_to_image, orientation, tiff_scale
-from sktransfer._images._tables import is_missing, is_opener, table_of
 from sktransfer._utils import config as _config
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
@@ -51,12 +55,12 @@ class EncodedImage:
     content : bytes, ndarray or PIL.Image.Image
         The encoded file, the numbers with their channels last, or the loaded image.
     value_range : (float, float), percentiles, "dtype" or None
-    index : int or None
-        Position of the row, for messages.
-    source : str or None
-        File name or kind of the row, for messages.
+    index, source : int and str, or None
+        Position of the row and its file name or kind, for messages.
     dicom : DicomOptions or None
         How it is shown, if it is a DICOM file.
+    augmentation, seed : callable and int
+        Which draw of an augmentation is applied to it, if any.
     """
 
     digest: bytes
@@ -65,28 +69,24 @@ class EncodedImage:
     index: int | None = None
     source: str | None = None
     dicom: DicomOptions | None = None
+    augmentation: Callable[[DecodedImage, int], DecodedImage] | None = None
+    seed: int = 0
 
     def decode(self, min_side: int | None = None) -> DecodedImage:
-        """The image: a Pillow image of mode L or RGB, or float32 in [0, 1].
+        """Return the image: a Pillow image of mode L or RGB, or float32 in [0, 1].
 
-        Parameters
-        ----------
-        min_side : int or None, default=None
-            If given, an encoded JPEG may come at 1/2, 1/4 or 1/8 of its size, so long as its
-            shorter side does not fall below this (``Preprocessing.min_decode_side``). None: in
-            full.
-
-        Raises
-        ------
-        ImageDecodeError
-            With the row's index and source.
+        With ``min_side`` an encoded JPEG may come at 1/2, 1/4 or 1/8 of its size, so long as its
+        shorter side does not fall below this (``Preprocessing.min_decode_side``). An
+        ImageDecodeError has the row's index and source.
         """
+        content, scale = self.content, self.value_range
         try:
-            if isinstance(self.content, bytes):
-                return decode_bytes(self.content, self.value_range, min_side, self.dicom)
-            if isinstance(self.content, np.ndarray):
-                return array_to_image(self.content, self.value_range)
-            return image_to_image(self.content, self.value_range)
+            if isinstance(content, bytes):
+                image = decode_bytes(content, scale, min_side, self.dicom)
+            elif isinstance(content, np.ndarray):
+                image = array_to_image(content, scale)
+            else:
+                image = image_to_image(content, scale)
         except ImageDecodeError as exc:
             raise ImageDecodeError(exc.reason, self.index, self.source) from exc
         except (MemoryError, SkTransferError):
@@ -94,13 +94,14 @@ class EncodedImage:
         except Exception as exc:  # a Pillow image may contradict itself in any way
             reason = f"this image cannot be converted: {exc}"
             raise ImageDecodeError(reason, self.index, self.source) from exc
+        return image if self.augmentation is None else self.augmentation(image, self.seed)
 
 
 class ImageSource:
-    """The rows of ``X``, one image each, in order.
+    """The rows of ``X``, one image each, in order; made by :func:`as_image_source`.
 
-    Made by :func:`as_image_source`. Nothing is read before :meth:`open` is called, and a row that
-    fails affects no other. Safe to use from several threads; picklable if its rows are.
+    Nothing is read before :meth:`open` is called, and a row that fails affects no other. Safe to
+    use from several threads; picklable if its rows are.
 
     Parameters
     ----------
@@ -137,11 +138,11 @@ class ImageSource:
         return f"{type(self).__name__}({len(self)} rows, value_range={self.value_range})"
 
     def number(self, i: int) -> int:
-        """What row ``i`` is called in messages."""
+        """Return what row ``i`` is called in messages."""
         return i
 
     def describe(self, i: int) -> str:
-        """A few words for messages: the file's name, or the kind of the row."""
+        """Return a few words for messages: the file's name, or the kind of the row."""
         row = self._rows[i]
         if isinstance(row, str | os.PathLike):
             return Path(os.fsdecode(row)).name
@@ -158,21 +159,82 @@ class ImageSource:
     def open(self, i: int) -> EncodedImage:
         """Read row ``i`` and take its digest, without decoding it.
 
-        Raises
-        ------
-        ImageDecodeError
-            If there is nothing to read; it has the row's index and source.
+        An ImageDecodeError, if there is nothing to read, has the row's index and source.
         """
-        i = range(len(self))[i]
-        source = self.describe(i)
-        row, dicom = self._rows[i], self.dicom or DicomOptions()
+        i = range(len(self._rows))[i]
+        row, dicom = self._rows[i], self.dicom
         if isinstance(row, DicomFrame):
-            dicom = DicomOptions(**{**dicom.get_params(), "frame": row.frame})
+            shown = {} if dicom is None else dicom.get_params()
+            dicom = DicomOptions(**{**shown, "frame": row.frame})
         try:
             content, digest = _read(row, self.value_range, dicom)
         except ImageDecodeError as exc:
-            raise ImageDecodeError(exc.reason, i, source) from exc
-        return EncodedImage(digest, content, self.value_range, i, source, dicom)
+            raise ImageDecodeError(exc.reason, i, self.describe(i)) from exc
+        return EncodedImage(digest, content, self.value_range, i, self.describe(i), dicom)
+
+
+class ImageSelection(ImageSource):
+    """Some rows of a source; errors go on naming them by their number there."""
+
+    def __init__(self, source: ImageSource, rows: Sequence[int] | np.ndarray) -> None:
+        super().__init__(rows, source.value_range)
+        self._source = source
+
+    def number(self, i: int) -> int:
+        """Return which row of the original it is."""
+        return self._source.number(int(self._rows[i]))
+
+    def describe(self, i: int) -> str:
+        """Return the source's description of the row."""
+        return self._source.describe(int(self._rows[i]))
+
+    def open(self, i: int) -> EncodedImage:
+        """Open the row in the source."""
+        return self._source.open(int(self._rows[i]))
+
+
+def portions(source: ImageSource, n: int) -> Iterator[ImageSelection]:
+    """Yield all rows of a source, ``n`` at a time."""
+    for low in range(0, len(source), n):
+        yield ImageSelection(source, range(low, min(low + n, len(source))))
+
+
+class ImageViews(ImageSource):
+    """Several draws of each image: row ``i * n_views + k`` is draw ``k`` of row ``i``.
+
+    A draw depends on the seed (not negative) and on the image's content, not on its row: the same
+    images have the same views in every fold.
+    """
+
+    def __init__(self, source: ImageSource, augmentation: Any, n_views: int, seed: int) -> None:
+        super().__init__(range(len(source) * n_views), source.value_range)
+        self._source = source
+        self._augmentation = augmentation
+        self._n_views = n_views
+        self.lasting = augmentation.fingerprint is not None
+        self._header = repr(("view", augmentation.fingerprint, seed)).encode() + bytes([0])
+        # There is no telling what a callable does: what it gave once is not what it gives again.
+        self._token = b"" if self.lasting else secrets.token_bytes(16)
+
+    def number(self, i: int) -> int:
+        """Return which row of the original it is a draw of."""
+        return self._source.number(i // self._n_views)
+
+    def describe(self, i: int) -> str:
+        """Return the source's description of the row it is a draw of."""
+        return self._source.describe(i // self._n_views)
+
+    def open(self, i: int) -> EncodedImage:
+        """Read a row; its digest is of the image and the draw."""
+        row, view = divmod(range(len(self))[i], self._n_views)
+        encoded = self._source.open(row)
+        drawn = self._header + encoded.digest + view.to_bytes(8, "little")
+        return replace(
+            encoded,
+            digest=blake2b(drawn + self._token, digest_size=16).digest(),
+            augmentation=self._augmentation,
+            seed=int.from_bytes(blake2b(drawn, digest_size=8).digest(), "little"),
+        )
 
 
 def as_image_source(
@@ -182,7 +244,10 @@ def as_image_source(
     value_range: tuple[float, float] | tuple[str, float, float] | str | None = None,
     dicom: DicomOptions | None = None,
 ) -> ImageSource:
-    """Rows of images from any accepted form of ``X``.
+    """Return the rows of images in any accepted form of ``X``.
+
+    The digest of a row is the same whichever way the same bytes or the same array come, so that
+    copies of an image are recognized.
 
     Parameters
     ----------
@@ -212,50 +277,42 @@ def as_image_source(
     Returns
     -------
     ImageSource
-
-    Raises
-    ------
-    ValueError
-        If ``X`` as a whole makes no sense as images: shape, range of values, no rows.
-    TypeError
-        If ``X`` is sparse, a single image, or nothing of the above.
-
-    Notes
-    -----
-    The digest of a row is the same whichever way the same bytes or the same array come, so that
-    copies of an image are recognized. Of color with 16 bits a channel the upper 8 are kept.
+        One image a row, none of them read yet.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sktransfer._images import as_image_source
     >>> source = as_image_source(np.zeros((2, 8, 6, 3), dtype=np.uint8))
-    >>> len(source)
-    2
     >>> source.open(0).decode().size
     (6, 8)
     """
     scale = check_value_range(value_range)
     if dicom is not None:
         dicom.check()
-    table = table_of(X, image_shape, scale)
-    return ImageSource(table.rows, scale, table.n_columns, dicom)
+    rows, n_columns = rows_of(X, image_shape, scale)
+    return ImageSource(rows, scale, n_columns, dicom)
 
 
 def _read(
-    row: Any, value_range: ValueScale | None, dicom: DicomOptions
+    row: Any, scale: ValueScale | None, dicom: DicomOptions | None
 ) -> tuple[bytes | np.ndarray | Image.Image, bytes]:
-    """Content and digest of one row."""
+    """Return content and digest of one row."""
+    data: bytes | None = None
     if isinstance(row, str | os.PathLike):
-        return _encoded(read_file(row), value_range, dicom)
-    if isinstance(row, bytes | bytearray | memoryview):
-        return _encoded(bytes(row), value_range, dicom)
-    if is_opener(row):
-        return _encoded(_read_opened(row), value_range, dicom)
-    if is_dataset(row):
-        return _encoded(dataset_bytes(row), value_range, dicom)
+        data = read_file(row)
+    elif isinstance(row, bytes | bytearray | memoryview):
+        data = bytes(row)
+    elif is_opener(row):
+        data = _read_opened(row)
+    elif is_instance(row, "pydicom", "Dataset"):
+        data = dataset_bytes(row)
+    if data is not None:
+        # How DICOM files are shown concerns these alone.
+        shown = (scale, (dicom or DicomOptions()).fingerprint) if is_dicom(data) else scale
+        return data, _digest("file", shown, data)
     if isinstance(row, Image.Image):
-        return row, _image_digest(row, value_range)
+        return row, _image_digest(row, scale)
     if isinstance(row, torch.Tensor):
         row = tensor_to_row(row)
     if isinstance(row, np.ndarray):
@@ -263,10 +320,10 @@ def _read(
             check_numeric(row)
         except ValueError as exc:
             raise ImageDecodeError(str(exc)) from exc
-        check_image_shape(row)
+        check_axes(row)
         if row.ndim == 3 and row.shape[2] == 1:  # the same image as (H, W)
             row = row[:, :, 0]
-        header = (row.dtype.str, row.shape, value_range)
+        header = (row.dtype.str, row.shape, scale)
         return row, _digest("array", header, np.ascontiguousarray(row))
     if is_missing(row):
         raise ImageDecodeError(f"there is no image in this row (it holds {row!r}).")
@@ -276,21 +333,11 @@ def _read(
     )
 
 
-def _encoded(
-    data: bytes, value_range: ValueScale | None, dicom: DicomOptions
-) -> tuple[bytes, bytes]:
-    """A file's content and digest; how DICOM files are shown concerns these alone."""
-    header = (value_range, dicom.fingerprint) if is_dicom(data) else value_range
-    return data, _digest("file", header, data)
-
-
 def read_file(path: str | os.PathLike) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
-    Raises
-    ------
-    ImageDecodeError
-        If there is none, it is too long for an image, or it is a pipe or a device.
+    Raises ImageDecodeError if there is none, it is too long for an image, or it is a pipe or a
+    device.
     """
     try:
         # A pipe would keep `open` waiting for a writer, and a device may never end.
@@ -318,8 +365,12 @@ def read_file(path: str | os.PathLike) -> bytes:
         raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _read_opened(row: Any) -> bytes:
-    """The content of what the user's own library opens, of an archive or a store elsewhere."""
+    """Return the content of what the user's own library opens, in an archive or elsewhere."""
     limit = _config.MAX_FILE_BYTES
     try:
         with row.open("rb") if isinstance(row, zipfile.Path) else row as file:
@@ -333,14 +384,10 @@ def _read_opened(row: Any) -> bytes:
     return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _image_digest(image: Image.Image, value_range: ValueScale | None) -> bytes:
+def _image_digest(image: Image.Image, scale: ValueScale | None) -> bytes:
     check_size(image.size)
     if getattr(image, "tile", None):  # opened, but its pixels not read yet
-        refuse_half_images()
+        refuse_truncated_loading()
     try:
         with _LOADING:
             image.load()
@@ -351,7 +398,7 @@ def _image_digest(image: Image.Image, value_range: ValueScale | None) -> bytes:
     palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
     header = (
         *(image.mode, image.size, image.format if image.mode == "I" else None),
-        *(orientation(image), image.info.get("transparency"), palette, value_range),
+        *(orientation(image), image.info.get("transparency"), palette, scale),
         *tiff_scale(image),
     )
     return _digest("image", header, image.tobytes())

@@ -395,7 +395,7 @@ def test_a_dataset_made_in_memory():
 
 
 def test_nobodys_name_leaves_a_dataset():
-    from sktransfer._images._dicom_dataset import dataset_bytes
+    from sktransfer._images._dicom import dataset_bytes
 
     assert b"Known" not in dataset_bytes(made(ramp(np.uint8)))
 

@@ -16,9 +16,14 @@ from sklearn.base import BaseEstimator, clone
 from torchvision.transforms import v2
 
 from sktransfer._images import make_preprocessing, resolve_augmentation
-from sktransfer._images._affine import affine_matrix, crop_matrix, resample
-from sktransfer._images._arrays import EXTENT, Extent
-from sktransfer._images._trivial import operations, trivial_augment
+from sktransfer._images._transforms import (
+    OPERATIONS,
+    affine_matrix,
+    crop_matrix,
+    resample,
+    trivial_augment,
+)
+from sktransfer._images._values import EXTENT, Extent
 from sktransfer.preprocessing import ImageAugmentation
 
 H, W = 24, 36
@@ -176,12 +181,12 @@ def test_constant_fill_is_cval(image):
     assert (np.asarray(out)[:, :11] == 77).all()
 
 
-@pytest.mark.parametrize("name", operations())
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_trivial_augment_is_torchvisions(image, name):
     theirs = v2.TrivialAugmentWide()
     strengths, signed = theirs._AUGMENTATION_SPACE[name]
     strengths = strengths(31, H, W)
-    which = (list(operations()).index(name) + 0.5) / len(operations())
+    which = (list(OPERATIONS).index(name) + 0.5) / len(OPERATIONS)
     for i in range(31):
         for sign in (0.1, 0.9) if signed else (0.9,):
             strength = 0.0 if strengths is None else float(strengths[i])
@@ -189,7 +194,7 @@ def test_trivial_augment_is_torchvisions(image, name):
                 image, name, -strength if sign < 0.5 else strength, theirs.interpolation, {}
             )
             assert trivial_augment(image, [which, (i + 0.5) / 31, sign]) == expected
-    assert set(theirs._AUGMENTATION_SPACE) == set(operations())
+    assert set(theirs._AUGMENTATION_SPACE) == set(OPERATIONS)
 
 
 # A seed decides
