@@ -1,4 +1,4 @@
-"""AugmentationDisplay: one image under several draws; it must not know training."""
+"""AugmentationDisplay: one image under several random draws of an augmentation."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from PIL import Image
 from sklearn.utils import check_random_state
 
 from sktransfer._images import DecodedImage, as_image_source, resolve_augmentation
-from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import new_panels
 
 
 class AugmentationDisplay:
-    """One image as it is, and as several draws of an augmentation have it.
+    """Plot of an image and of several random draws of an augmentation of it.
 
-    Make one with :meth:`from_augmentation`. Needs matplotlib (extra ``plot``) to plot.
+    Use :meth:`from_augmentation` to create one. Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------
     original : PIL.Image.Image or ndarray
-        The image as it is.
+        The original image.
     images : list of PIL.Image.Image or ndarray
         The image under each draw.
 
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
-        What it was plotted into.
+        Figure with the plot.
     axes_ : ndarray of matplotlib Axes, shape (n_draws + 1,)
-        One for each image, the original first.
+        Axes of each image, the original first.
 
     See Also
     --------
-    sktransfer.preprocessing.ImageAugmentation : What may be done to a training image.
+    sktransfer.preprocessing.ImageAugmentation : Random changes of training images.
 
     Examples
     --------
@@ -67,28 +67,31 @@ class AugmentationDisplay:
         value_range: tuple[float, float] | None = None,
         figure: Any = None,
     ) -> AugmentationDisplay:
-        """Draw, and plot.
+        """Draw from an augmentation, and plot the draws.
 
         Parameters
         ----------
         augmentation : str, ImageAugmentation or callable
-            As the ``augmentation`` of an estimator.
+            Augmentation, as the parameter of :class:`~sktransfer.FineTuneClassifier`.
         X : collection of images, or a single path, ``bytes`` or Pillow image
-            Any form that the estimators accept.
+            Images in any of the :ref:`accepted forms <accepted-inputs>`.
         row : int, default=0
-            Which image of ``X``.
+            The image of ``X`` to show.
         n_draws : int, default=8
-            How many draws.
+            Number of draws.
         random_state : int, RandomState instance or None, default=0
-            Decides the draws.
-        image_shape, value_range : default=None
-            As in :class:`~sktransfer.PretrainedFeatureExtractor`.
+            Seed of the draws.
+        image_shape : tuple of int or None, default=None
+            Shape of raveled images.
+        value_range : tuple of float or None, default=None
+            Values of black and white.
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
+            Figure to plot into. None makes a new one.
 
         Returns
         -------
-        AugmentationDisplay
+        display : AugmentationDisplay
+            The display, plotted.
         """
         if n_draws < 1:
             raise ValueError(f"n_draws must be at least 1; got {n_draws!r}.")
@@ -114,28 +117,25 @@ class AugmentationDisplay:
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
+            Figure to plot into. None makes a new one.
         n_columns : int or None, default=None
-            Images in a row of the grid. None: a grid as square as can be.
+            Number of images in a row of the grid. None: a grid as square as possible.
 
         Returns
         -------
-        AugmentationDisplay
+        display : AugmentationDisplay
+            The display itself.
         """
-        pyplot = import_optional(
-            "matplotlib.pyplot", extra="plot", purpose="AugmentationDisplay.plot"
-        )
         shown = [self.original, *self.images]
         columns = n_columns or math.ceil(math.sqrt(len(shown)))
         rows = math.ceil(len(shown) / columns)
-        if figure is None:
-            figure = pyplot.figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in grid:
+        size = (2 * columns, 2.2 * rows)
+        grid, self.figure_ = new_panels(figure, self, rows, columns, figsize=size)
+        self.axes_ = grid.ravel()[: len(shown)]
+        for axes in grid.ravel():
             axes.set_axis_off()
-        for place, (axes, image) in enumerate(zip(grid, shown, strict=False)):
+        for place, (axes, image) in enumerate(zip(self.axes_, shown, strict=True)):
             white = 255 if isinstance(image, Image.Image) else 1
             axes.imshow(np.asarray(image), cmap="gray", vmin=0, vmax=white)
             axes.set_title("original" if place == 0 else f"draw {place}", fontsize="small")
-        self.figure_, self.axes_ = figure, grid[: len(shown)]
         return self

@@ -13,8 +13,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
 
-from sktransfer._utils.config import import_optional
-from sktransfer._utils.plotting import palette_color
+from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
 from sktransfer.inspection._estimator_images import scored_images
 from sktransfer.inspection._saliency import saliency_maps
 
@@ -246,24 +245,26 @@ def _filled(image: np.ndarray, name: str, fill: Any) -> np.ndarray:
 
 
 class DeletionInsertionDisplay:
-    """Scores while what maps call important is deleted, and inserted.
+    """Plot of deletion and insertion curves of several kinds of maps.
 
-    Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. Lines are means
-    over the images, with the mean area under them in the legend.
+    Use :meth:`from_estimator` to create one. Plotting needs matplotlib (extra ``plot``). Lines are
+    means over the images; the legend has the mean area under each.
 
     Read more in the :ref:`User Guide <seeing-trust>`.
 
     Parameters
     ----------
     curves : dict of str to DeletionInsertionCurves
-        By the names of the maps. ``"random"`` is drawn as chance.
+        Curves by the names of the maps. ``"random"`` is drawn as chance.
 
     Attributes
     ----------
     figure_ : matplotlib Figure or SubFigure
+        Figure with the plot.
     axes_ : ndarray of matplotlib Axes, shape (2,)
-        Deletion and insertion.
+        Axes of deletion and insertion.
     lines_ : dict of (name, "deletion" or "insertion") to matplotlib Line2D
+        The mean curves.
     fill_between_ : dict of (name, "deletion" or "insertion") to matplotlib PolyCollection
         Intervals of the means; empty without them.
 
@@ -301,37 +302,43 @@ class DeletionInsertionDisplay:
         line_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> DeletionInsertionDisplay:
-        """Compute the curves of several kinds of maps, and plot.
+        """Compute the curves of several kinds of maps, and plot them.
 
         Parameters
         ----------
         estimator : estimator instance
             Fitted classifier or regressor of images.
         X : collection of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
+            Images in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
-            The class of each row whose score is looked at. None: the one that is predicted.
+            The class of each row whose score is explained. None: the predicted class.
         maps : sequence of str, or dict, default=("gradient", "random")
-            As for :func:`deletion_insertion_curves`; in a dict, by names for the legend.
-        figure, show_interval, line_kwargs
-            As for :meth:`plot`.
-        **kwargs
-            Of :func:`deletion_insertion_curves`, such as ``patch`` or ``n_steps``.
+            Maps as for :func:`deletion_insertion_curves`; in a dict, by names for the legend.
+        figure : matplotlib Figure or SubFigure or None, default=None
+            Figure to plot into. None makes a new one.
+        show_interval : bool, default=True
+            Whether to show 95% intervals of the means (normal; over the images).
+        line_kwargs : dict or None, default=None
+            Keyword arguments for matplotlib's ``plot`` of the curves.
+        **kwargs : dict
+            Further parameters of :func:`deletion_insertion_curves`, such as ``patch`` or
+            ``n_steps``.
 
         Returns
         -------
-        DeletionInsertionDisplay
+        display : DeletionInsertionDisplay
+            The display, plotted.
 
         Raises
         ------
         TypeError, ValueError
-            As :func:`deletion_insertion_curves`; or if there are no maps.
+            As :func:`deletion_insertion_curves` does, or if there are no maps.
         """
         if isinstance(maps, str):
             maps = (maps,)
         named = maps if isinstance(maps, Mapping) else {name: name for name in maps}
         if not named:
-            raise ValueError("maps: at least one kind of map is needed; got none.")
+            raise ValueError("maps must name at least one kind of map; got none.")
         curves = {
             str(name): deletion_insertion_curves(estimator, X, y, maps=own, **kwargs)
             for name, own in named.items()
@@ -351,23 +358,19 @@ class DeletionInsertionDisplay:
         Parameters
         ----------
         figure : matplotlib Figure or SubFigure or None, default=None
-            Where to plot. None makes a new one.
+            Figure to plot into. None makes a new one.
         show_interval : bool, default=True
             Whether to show 95% intervals of the means (normal; over the images).
         line_kwargs : dict or None, default=None
-            For matplotlib's ``plot`` of the curves.
+            Keyword arguments for matplotlib's ``plot`` of the curves.
 
         Returns
         -------
-        DeletionInsertionDisplay
+        display : DeletionInsertionDisplay
+            The display itself.
         """
-        pyplot = import_optional(
-            "matplotlib.pyplot", extra="plot", purpose="DeletionInsertionDisplay.plot"
-        )
-        if figure is None:
-            figure = pyplot.figure(figsize=(8.8, 4.4), layout="constrained")
-        self.figure_ = figure
-        self.axes_ = figure.subplots(1, 2, sharey=True)
+        grid, self.figure_ = new_panels(figure, self, 1, 2, figsize=(8.8, 4.4), sharey=True)
+        self.axes_ = grid[0]
         self.lines_: dict[tuple[str, str], Any] = {}
         self.fill_between_: dict[tuple[str, str], Any] = {}
         for ax, (part, (title, share)) in zip(self.axes_, _PANELS.items(), strict=True):
@@ -376,10 +379,10 @@ class DeletionInsertionDisplay:
                 style = {
                     "color": palette_color(number),
                     "linestyle": _STYLES[number % len(_STYLES)],
-                    **(_CHANCE if name == "random" else {}),
-                    "label": f"{name} (area {area:.2f})",
-                    **(line_kwargs or {}),
                 }
+                if name == "random":
+                    style = _CHANCE
+                style = styled(line_kwargs, label=f"{name} (area {area:.2f})", **style)
                 mean = scores.mean(axis=0)
                 (line,) = ax.plot(curves.fraction, mean, **style)
                 self.lines_[name, part] = line
@@ -394,8 +397,8 @@ class DeletionInsertionDisplay:
                         linewidth=0,
                     )
             ax.set_title(title, fontsize="medium")
-            ax.set(xlabel=share, xlim=(0, 1))
-            # Below: curves go through every corner of the panel.
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize="small")
+            # Below: curves pass through every corner of the panel.
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
+            finish_axes(ax, legend=below, xlabel=share, xlim=(0, 1))
         self.axes_[0].set_ylabel("Score of the class")
         return self

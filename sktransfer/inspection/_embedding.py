@@ -1,62 +1,65 @@
-"""EmbeddingDisplay: a map of the space of a transformer; it must not know networks."""
+"""EmbeddingDisplay and similar_images: a map of the space of a transformer, and neighbors in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.base import clone
 from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from sktransfer._images import DecodedImage, ImageSource
+from sktransfer._images import DecodedImage
 from sktransfer._utils.config import import_optional
-from sktransfer._utils.plotting import new_axes, palette_color, palette_marker
+from sktransfer._utils.plotting import new_axes, palette_color, palette_marker, styled
 from sktransfer.inspection._estimator_images import as_shown, images_of, thumbnail
-from sktransfer.inspection._similar import embeddings_of
 
 _PERPLEXITY = 30.0
 
 
 class EmbeddingDisplay:
-    """Images as points, or as thumbnails, near those that are alike to a network.
+    """Map of images as points, or as thumbnails, near those that are similar to a network.
 
-    Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot.
+    Use :meth:`from_estimator` to create one. Plotting needs matplotlib (extra ``plot``).
 
     Read more in the :ref:`User Guide <seeing-embedding>`.
 
     Parameters
     ----------
     points : ndarray of shape (n, 2)
-        Where the images lie.
-    y : ndarray of shape (n,) or None
-        Their labels.
-    y_pred : ndarray of shape (n,) or None
-        What was predicted for them.
-    rows : ndarray of int, shape (n,)
-        Which rows of ``X`` they are.
-    images : list of PIL.Image.Image or ndarray, or None
-        Thumbnails.
+        Positions of the images.
+    y : ndarray of shape (n,) or None, default=None
+        Labels of the images.
+    y_pred : ndarray of shape (n,) or None, default=None
+        Predicted labels of the images.
+    rows : ndarray of int, shape (n,), or None, default=None
+        The images' rows of ``X``. None: all rows.
+    images : list of PIL.Image.Image or ndarray, or None, default=None
+        Thumbnails. None: points.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
+        Axes with the map.
     figure_ : matplotlib Figure
+        Figure with the map.
     scatters_ : dict of label to matplotlib PathCollection
         The points of each class; key None without labels.
     thumbnails_ : list of matplotlib AnnotationBbox
-        Empty where points are shown.
+        The thumbnails; empty where points are shown.
     misclassified_ : matplotlib PathCollection or None
-        Rings around the points that were predicted wrongly; thumbnails have a thick black frame.
+        Rings around the misclassified points; misclassified thumbnails have a thick black frame.
 
     See Also
     --------
-    similar_images : The nearest neighbors of an image, without a map between.
+    similar_images : Find the nearest neighbors of an image, without a map.
 
     Notes
     -----
     t-SNE [1]_ keeps neighbors together. Distances between clusters, their sizes and the axes mean
-    nothing, and clusters may be seen where there are none.
+    nothing, and clusters may appear where there are none.
 
     References
     ----------
@@ -107,38 +110,39 @@ class EmbeddingDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> EmbeddingDisplay:
-        """Embed images, reduce to two dimensions, and plot.
+        """Embed images, reduce the embeddings to two dimensions, and plot them.
 
         Parameters
         ----------
         transformer : transformer instance
-            Fitted, such as a PretrainedFeatureExtractor, or a Pipeline without its classifier:
-            ``pipe[:-1]``.
+            Fitted transformer, such as a PretrainedFeatureExtractor, or a Pipeline without its
+            classifier: ``pipe[:-1]``.
         X : collection of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
+            Images in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
             Labels.
         embedding : estimator or None, default=None
-            From many columns to two: any scikit-learn-style reducer with ``fit_transform``, which
-            is cloned. None: :class:`~sklearn.manifold.TSNE`, starting from the first two
-            principal components.
+            Reducer from many columns to two, with ``fit_transform`` as in scikit-learn; it is
+            cloned. None: :class:`~sklearn.manifold.TSNE`, starting from the first two principal
+            components.
         y_pred : array-like of shape (n,) or None, default=None
-            Predictions; those unlike ``y`` are marked. Use predictions of models that have not
-            seen the row, of :func:`~sklearn.model_selection.cross_val_predict` for example.
+            Predictions; those that differ from ``y`` are marked. Use predictions of models that
+            have not seen the row, for example of
+            :func:`~sklearn.model_selection.cross_val_predict`.
         thumbnails : bool or int, default=False
-            Whether images are drawn in place of points; a number: of so many of them at most,
-            evenly chosen.
+            Whether images are drawn in place of points; or how many of them at most, evenly
+            chosen.
         random_state : int, RandomState instance or None, default=0
-            Of t-SNE; an ``embedding`` has its own.
+            Seed of t-SNE; an ``embedding`` has its own.
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
-        **kwargs
-            As of :meth:`plot`.
+            Axes to plot into. None makes new ones.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
 
         Returns
         -------
-        EmbeddingDisplay
-            Rows whose embedding is NaN (``on_error="nan"``) are left out.
+        display : EmbeddingDisplay
+            The display, plotted. Rows whose embedding is NaN (``on_error="nan"``) are left out.
 
         Raises
         ------
@@ -150,13 +154,13 @@ class EmbeddingDisplay:
         """
         if embedding is not None and not hasattr(embedding, "fit_transform"):
             raise TypeError(
-                f"embedding: a reducer with fit_transform is needed, such as "
+                "embedding must be a reducer with fit_transform, such as "
                 f"sklearn.decomposition.PCA(2); got {embedding!r}."
             )
         if y_pred is not None and y is None:
-            raise ValueError("y_pred: predictions can be wrong only alongside labels; pass y too.")
+            raise ValueError("y_pred is compared with the labels y; pass y too.")
         source = images_of(transformer, X) if thumbnails else None
-        features, rows = embeddings_of(transformer, X)
+        features, rows = _embeddings_of(transformer, X)
         labels, predicted = (
             None if each is None else column_or_1d(each, warn=True) for each in (y, y_pred)
         )
@@ -165,7 +169,7 @@ class EmbeddingDisplay:
                 check_consistent_length(X, each)
         n = len(rows)
         if n < 3:
-            raise ValueError(f"X: at least three images are needed for a map; got {n}.")
+            raise ValueError(f"X must have at least three images for a map; got {n}.")
         if embedding is None:
             perplexity = min(_PERPLEXITY, (n - 1) / 3)
             reducer = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
@@ -174,15 +178,23 @@ class EmbeddingDisplay:
         points = np.asarray(reducer.fit_transform(features), dtype=np.float64)
         if points.shape != (n, 2):
             raise ValueError(
-                f"embedding: {type(reducer).__name__} gave an array of shape {points.shape}, and "
-                f"a map has {(n, 2)}; set n_components=2."
+                f"embedding: {type(reducer).__name__} returned an array of shape {points.shape}, "
+                f"but a map needs {(n, 2)}; set n_components=2."
             )
+        images = None
+        if source is not None:
+            n_shown = n if thumbnails is True else min(int(thumbnails), n)
+            shown = set(np.linspace(0, n - 1, n_shown).round().astype(int).tolist())
+            images = [
+                thumbnail(source.open(int(row)).decode(), 128) if place in shown else None
+                for place, row in enumerate(rows)
+            ]
         display = cls(
             points=points,
             y=None if labels is None else labels[rows],
             y_pred=None if predicted is None else predicted[rows],
             rows=rows,
-            images=None if source is None else _thumbnails(source, rows, thumbnails),
+            images=images,
         )
         return display.plot(ax, **kwargs)
 
@@ -199,33 +211,34 @@ class EmbeddingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes new ones.
+            Axes to plot into. None makes new ones.
         thumbnail_size : int, default=28
             Longer side of a thumbnail in points.
         overlap : bool, default=True
-            Whether thumbnails may lie on each other, misclassified ones above. False: those that
-            would are left out, correct ones first, and their points stay.
+            Whether thumbnails may overlap, misclassified ones above. False: overlapping ones are
+            left out, correct ones first, and their points stay.
         scatter_kwargs : dict or None, default=None
-            For matplotlib's ``scatter``.
+            Keyword arguments for matplotlib's ``scatter``.
 
         Returns
         -------
-        EmbeddingDisplay
+        display : EmbeddingDisplay
+            The display itself.
         """
         self.ax_, self.figure_ = new_axes(ax, self)
         self.scatters_: dict[Any, Any] = {}
-        classes = [None] if self.y is None else list(np.unique(self.y))
+        classes: list[Any] = [None] if self.y is None else np.unique(self.y).tolist()
         for number, label in enumerate(classes):
             own = np.ones(len(self.points), bool) if label is None else self.y == label
-            settings = {
-                "color": palette_color(number),
-                "marker": palette_marker(number),
-                "s": 22,
-                "linewidths": 0,
-                "label": None if label is None else str(label),
-                **(scatter_kwargs or {}),
-            }
-            self.scatters_[_plain(label)] = self.ax_.scatter(*self.points[own].T, **settings)
+            settings = styled(
+                scatter_kwargs,
+                color=palette_color(number),
+                marker=palette_marker(number),
+                s=22,
+                linewidths=0,
+                label=None if label is None else str(label),
+            )
+            self.scatters_[label] = self.ax_.scatter(*self.points[own].T, **settings)
         self.misclassified_ = None
         if self.y is not None and self.y_pred is not None:
             wrong = self.y != self.y_pred
@@ -251,44 +264,38 @@ class EmbeddingDisplay:
     def _draw_thumbnails(self, size: int, overlap: bool) -> list[Any]:
         if self.images is None:
             return []
-        boxes = import_optional(
+        offsetbox = import_optional(
             "matplotlib.offsetbox", extra="plot", purpose="EmbeddingDisplay.plot"
         )
-        classes = None if self.y is None else np.unique(self.y)
-        wrongly = np.zeros(len(self.points), bool)
-        if self.y is not None and self.y_pred is not None:
-            wrongly = self.y != self.y_pred
+        edges = ["0.6"] * len(self.points)
+        wrong = np.zeros(len(self.points), bool)
+        if self.y is not None:
+            edges = [palette_color(code) for code in np.unique(self.y, return_inverse=True)[1]]
+            wrong = wrong if self.y_pred is None else self.y != self.y_pred
         places = np.array([i for i, each in enumerate(self.images) if each is not None], int)
         if not overlap:
-            places = places[np.argsort(~wrongly[places], kind="stable")]
+            places = places[np.argsort(~wrong[places], kind="stable")]
             places = np.sort(places[self._apart(self.points[places], size)])
         drawn = []
         for place in places:
-            image = self.images[place]
-            values = as_shown(image)
-            pil_image = boxes.OffsetImage(values, zoom=size / max(values.shape[:2]))
-            edge = "0.6"
-            if classes is not None and self.y is not None:
-                number = int(np.searchsorted(classes, self.y[place]))
-                edge = palette_color(number)
-            wrong = bool(wrongly[place])
+            values = as_shown(self.images[place])
+            frame = {"edgecolor": edges[place], "linewidth": 1.5}
+            if wrong[place]:
+                frame = {"edgecolor": "black", "linewidth": 3.0}
             drawn.append(
-                boxes.AnnotationBbox(
-                    pil_image,
+                offsetbox.AnnotationBbox(
+                    offsetbox.OffsetImage(values, zoom=size / max(values.shape[:2])),
                     self.points[place],
                     pad=0.12,
-                    bboxprops={
-                        "edgecolor": "black" if wrong else edge,
-                        "linewidth": 3.0 if wrong else 1.5,
-                    },
-                    zorder=4 if wrong else 3,
+                    bboxprops=frame,
+                    zorder=4 if wrong[place] else 3,
                 )
             )
             self.ax_.add_artist(drawn[-1])
         return drawn
 
     def _apart(self, points: np.ndarray, size: int) -> list[int]:
-        """Which of these, taken in order, have no earlier one where their thumbnail would be."""
+        """Return which points to keep so that no thumbnail overlaps an earlier one."""
         self.figure_.draw_without_rendering()  # a layout moves the axes, and with them the points
         side = (size + 8) * self.figure_.dpi / 72  # with the frame and a gap
         pixels = self.ax_.transData.transform(points)
@@ -299,15 +306,116 @@ class EmbeddingDisplay:
         return kept
 
 
-def _thumbnails(source: ImageSource, rows: np.ndarray, how_many: bool | int) -> list[Any]:
-    """A small copy of each image that is shown, None for the others."""
-    n = len(rows) if how_many is True else min(int(how_many), len(rows))
-    chosen = set(np.linspace(0, len(rows) - 1, n).round().astype(int).tolist())
-    return [
-        thumbnail(source.open(int(row)).decode(), 128) if place in chosen else None
-        for place, row in enumerate(rows)
-    ]
+def similar_images(
+    transformer: Any,
+    X: Any,
+    query: Any,
+    *,
+    n_neighbors: int = 5,
+    metric: str = "cosine",
+) -> pd.DataFrame:
+    """Find the images that are nearest to others in the space of a transformer.
+
+    Parameters
+    ----------
+    transformer : transformer instance
+        Fitted transformer, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``.
+    X : collection of images, n rows
+        Images to search.
+    query : int, array of int, or collection of images
+        Rows of ``X``, which are then not among their own neighbors; or other images, in any
+        form that the transformer accepts.
+    n_neighbors : int, default=5
+        Number of neighbors of each image.
+    metric : str, default="cosine"
+        Metric of :class:`~sklearn.neighbors.NearestNeighbors`.
+
+    Returns
+    -------
+    neighbors : DataFrame
+        Columns ``query`` (the row of ``X``, or the position among the queried images), ``rank``
+        (from 1), ``row`` (of ``X``) and ``distance``, nearest first. Rows of ``X`` whose
+        embedding is NaN are nobody's neighbors.
+
+    Raises
+    ------
+    ValueError
+        If there are not so many neighbors, a row is not in ``X``, or a queried image cannot be
+        read.
+
+    See Also
+    --------
+    EmbeddingDisplay : Plot a map of the space.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.inspection import similar_images
+    >>> X, y = load_digits(return_X_y=True)
+    >>> feat = PretrainedFeatureExtractor(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
+    ... ).fit(X[:40])
+    >>> similar_images(feat, X[:40], 0, n_neighbors=3)[["query", "rank"]]
+       query  rank
+    0      0     1
+    1      0     2
+    2      0     3
+    """
+    features, rows = _embeddings_of(transformer, X)
+    numbers = _row_numbers(query)
+    available = len(rows) - (numbers is not None)
+    if not 1 <= n_neighbors <= available:
+        raise ValueError(
+            f"n_neighbors must be from 1 to {available}, as X has {len(rows)} images that can be "
+            f"read; got {n_neighbors!r}."
+        )
+    if numbers is None:
+        asked, found = _embeddings_of(transformer, query)
+        lost = np.setdiff1d(np.arange(len(query)), found)
+        if len(lost):
+            raise ValueError(f"query: image {lost[0]} cannot be read, so it has no neighbors.")
+        names = found
+    else:
+        unknown = np.setdiff1d(numbers, rows)
+        if len(unknown):
+            raise ValueError(
+                f"query: {unknown[0]} is no row of X that can be read; rows of X are 0 to "
+                f"{len(X) - 1}."
+            )
+        asked, names = features[np.searchsorted(rows, numbers)], numbers
+    search = NearestNeighbors(metric=metric).fit(features)
+    more = n_neighbors + (numbers is not None)
+    distances, places = search.kneighbors(asked, n_neighbors=more)
+    table = []
+    for name, own_distances, own_places in zip(names, distances, places, strict=True):
+        near = rows[own_places]
+        # A copy of the image may come before the image itself, so it is not "all but first".
+        kept = np.flatnonzero(near != name) if numbers is not None else np.arange(more)
+        for rank, place in enumerate(kept[:n_neighbors], 1):
+            table.append((int(name), rank, int(near[place]), float(own_distances[place])))
+    return pd.DataFrame(table, columns=["query", "rank", "row", "distance"])
 
 
-def _plain(label: Any) -> Any:
-    return label.item() if isinstance(label, np.generic) else label
+def _row_numbers(query: Any) -> np.ndarray | None:
+    """Return ``query`` as row numbers; None if it is images."""
+    if isinstance(query, (str, bytes)) or hasattr(query, "iloc"):
+        return None
+    if isinstance(query, (list, tuple)) and not all(np.isscalar(each) for each in query):
+        return None
+    numbers = np.asarray(query)
+    if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
+        return None
+    return np.atleast_1d(numbers)
+
+
+def _embeddings_of(transformer: Any, X: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the embeddings of rows that have one, and the numbers of these rows."""
+    if not hasattr(transformer, "transform"):
+        raise TypeError(
+            "transformer must be a fitted estimator with transform, such as "
+            f"PretrainedFeatureExtractor or pipe[:-1]; got {type(transformer).__name__}."
+        )
+    features = np.asarray(transformer.transform(X))
+    kept = np.flatnonzero(np.isfinite(features).all(axis=1))
+    return features[kept], kept

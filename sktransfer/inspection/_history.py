@@ -1,4 +1,4 @@
-"""HistoryDisplay: how trainings went, epoch by epoch; it must not know images or networks."""
+"""HistoryDisplay: loss and score of training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._utils.config import import_optional
-from sktransfer._utils.plotting import palette_color
+from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
 
 _NAMES = {"loss": "Loss", "acc": "Accuracy"}
-_STYLES = {"train": "--", "valid": "-"}
-_PARTS = {"train": "training", "valid": "validation"}
+# Prefix in the history, name in the legend, line, and marker where there is a single epoch.
+_CURVES = [("train", "training", "--", "_"), ("valid", "validation", "-", "o")]
 
 
 class HistoryDisplay:
-    """Loss and score of training and validation rows against epochs.
+    """Plot of the loss and score of training and validation rows against epochs.
 
-    Make one with :meth:`from_estimator`. Needs matplotlib (extra ``plot``) to plot. A full line is
-    of rows that were held out, a dashed one of rows that were trained on, a point the epoch with
-    the lowest loss, and a dotted line where training went from the head to the stages.
+    Use :meth:`from_estimator` to create one. Plotting needs matplotlib (extra ``plot``). A solid
+    line shows rows that were held out, a dashed line rows that were trained on, a point the best
+    epoch, and a dotted line where training went from the head to the stages.
 
     Read more in the :ref:`User Guide <seeing-history>`.
 
@@ -36,22 +35,24 @@ class HistoryDisplay:
         ``"head"`` or ``"all"``), ``best`` (whether it is the best epoch), and ``train_...`` and
         ``valid_...`` of each metric, NaN where no rows were held out.
     metrics : sequence of str, default=("loss", "acc")
-        What is drawn, a panel each.
+        Metrics, which get a panel each.
 
     Attributes
     ----------
     axes_ : ndarray of matplotlib Axes, shape (n_metrics,)
+        Axes of each metric.
     figure_ : matplotlib Figure
+        Figure with the axes.
     lines_ : dict of (name, column) to matplotlib Line2D
-        For example ``display.lines_["resnet50", "valid_loss"]``.
+        The curves, for example ``display.lines_["resnet50", "valid_loss"]``.
     best_ : dict of (name, column) to matplotlib Line2D
         The points of the best epochs.
     phases_ : dict of (name, metric) to list of matplotlib Line2D
-        Where phases change.
+        The lines where phases change.
 
     See Also
     --------
-    FineTuneClassifier : Its ``history_`` is what is shown.
+    sktransfer.FineTuneClassifier : Fit the networks whose ``history_`` is shown.
 
     Notes
     -----
@@ -87,49 +88,54 @@ class HistoryDisplay:
         ax: Any = None,
         line_kwargs: dict[str, Any] | None = None,
     ) -> HistoryDisplay:
-        """Read the history of fitted classifiers, and plot.
+        """Plot the history of fitted classifiers.
 
         Parameters
         ----------
         estimator : FineTuneClassifier, list of these, or dict of name to these
-            Fitted. Each may be the last step of a Pipeline, the best of a search or in a
-            FrozenEstimator; ``cross_validate(..., return_estimator=True)["estimator"]`` is a list.
+            Fitted classifiers. Each may be the last step of a Pipeline, the best of a search or in
+            a FrozenEstimator; ``cross_validate(..., return_estimator=True)["estimator"]`` is a
+            list.
         metrics : sequence of str, default=("loss", "acc")
-            What of ``history_`` is shown, without ``train_`` and ``valid_``; a skorch callback can
-            add to it.
-        ax, line_kwargs
-            As for :meth:`plot`.
+            Names in ``history_`` without ``train_`` and ``valid_``; a skorch callback can add to
+            it.
+        ax : matplotlib Axes, array-like of Axes, or None, default=None
+            Axes as for :meth:`plot`.
+        line_kwargs : dict or None, default=None
+            Keyword arguments for matplotlib's ``plot`` of the curves.
 
         Returns
         -------
-        HistoryDisplay
+        display : HistoryDisplay
+            The display, plotted.
 
         Raises
         ------
         TypeError
-            If something is no FineTuneClassifier.
+            If an estimator is no FineTuneClassifier.
         ValueError
             If no classifier is given, or a metric is in no history.
         NotFittedError
             If a classifier is not fitted.
         """
-        frames = [_history(name, each) for name, each in _named(estimator).items()]
+        frames = [_history(name, each) for name, each in _classifiers(estimator).items()]
         history = pd.concat(frames, ignore_index=True)
         for metric in metrics:
             if not {f"train_{metric}", f"valid_{metric}"} & set(history.columns):
                 there = sorted({each.split("_", 1)[1] for each in history.columns if "_" in each})
                 raise ValueError(
-                    f"metrics: there is no {metric!r} in the history; there is: {', '.join(there)}."
+                    f"metrics: there is no {metric!r} in the history; use any of "
+                    f"{', '.join(there)}."
                 )
         return cls(history=history, metrics=tuple(metrics)).plot(ax, line_kwargs=line_kwargs)
 
     @property
     def gap(self) -> pd.DataFrame:
-        """Training and validation at the best epoch, and how far they lie apart.
+        """Return training and validation metrics at the best epoch, and their gap.
 
         Returns
         -------
-        DataFrame
+        gap : DataFrame
             A row per classifier: ``name``, ``epochs``, ``best_epoch``, and for each metric
             ``train_...``, ``valid_...`` and ``..._gap``, which is validation minus training. A
             gap of the loss well above 0 (of accuracy: below) is overfitting.
@@ -139,7 +145,7 @@ class HistoryDisplay:
             best = own[own["best"]].iloc[-1]
             row = {"name": name, "epochs": len(own), "best_epoch": int(best["epoch"])}
             for metric in self.metrics:
-                train, valid = (float(best.get(f"{part}_{metric}", np.nan)) for part in _PARTS)
+                train, valid = (float(best.get(f"{part}_{metric}", np.nan)) for part, *_ in _CURVES)
                 row |= {
                     f"train_{metric}": train,
                     f"valid_{metric}": valid,
@@ -160,16 +166,17 @@ class HistoryDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, array-like of Axes, or None, default=None
-            As many as there are metrics; a single one is divided among them. None makes a new
-            figure.
+            As many axes as there are metrics; a single one is divided among them. None makes a
+            new figure.
         show_phases : bool, default=True
             Whether lines show where a phase of training ends and the next begins.
         line_kwargs : dict or None, default=None
-            For matplotlib's ``plot`` of the curves.
+            Keyword arguments for matplotlib's ``plot`` of the curves.
 
         Returns
         -------
-        HistoryDisplay
+        display : HistoryDisplay
+            The display itself.
         """
         self.axes_ = self._panels(ax)
         self.figure_ = self.axes_[0].figure
@@ -179,40 +186,37 @@ class HistoryDisplay:
         several = self.history["name"].nunique() > 1
         for panel, metric in zip(self.axes_, self.metrics, strict=True):
             for number, (name, own) in enumerate(self.history.groupby("name", sort=False)):
-                own_color = palette_color(number)
-                for part, style in _STYLES.items():
+                color = palette_color(number)
+                best = own[own["best"]]
+                for part, words, linestyle, marker in _CURVES:
                     column = f"{part}_{metric}"
                     if column not in own or own[column].isna().all():
                         continue
-                    label = f"{name}, {_PARTS[part]}" if several else _PARTS[part]
-                    settings = {"color": own_color, "linestyle": style, "label": label}
-                    if len(own) == 1:
-                        settings["marker"] = "_" if part == "train" else "o"
-                    settings |= line_kwargs or {}
+                    settings = styled(
+                        line_kwargs,
+                        color=color,
+                        linestyle=linestyle,
+                        marker=marker if len(own) == 1 else None,
+                        label=f"{name}, {words}" if several else words,
+                    )
                     (line,) = panel.plot(own["epoch"], own[column], **settings)
                     self.lines_[str(name), column] = line
-                    best = own[own["best"]]
                     (self.best_[str(name), column],) = panel.plot(
                         best["epoch"], best[column], "o", color=line.get_color()
                     )
                 changes = own["epoch"][own["phase"].ne(own["phase"].shift()) & (own["epoch"] > 1)]
                 self.phases_[str(name), metric] = [
-                    panel.axvline(epoch - 0.5, color=own_color, linestyle=":", linewidth=1)
+                    panel.axvline(epoch - 0.5, color=color, linestyle=":", linewidth=1)
                     for epoch in (changes if show_phases else ())
                 ]
-            panel.set(xlabel="Epoch", ylabel=_NAMES.get(metric, metric))
+            finish_axes(panel, xlabel="Epoch", ylabel=_NAMES.get(metric, metric))
             panel.xaxis.get_major_locator().set_params(integer=True)
-            panel.legend(fontsize="small")
         return self
 
     def _panels(self, ax: Any) -> np.ndarray:
-        pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose="HistoryDisplay.plot")
         n = len(self.metrics)
         if ax is None:
-            _, panels = pyplot.subplots(
-                1, n, figsize=(4.5 * n, 3.6), squeeze=False, layout="constrained"
-            )
-            return panels.ravel()
+            return new_panels(None, self, 1, n, figsize=(4.5 * n, 3.6))[0].ravel()
         if np.ndim(ax) == 0 and n > 1:
             # As scikit-learn's PartialDependenceDisplay does it.
             ax.set_axis_off()
@@ -224,7 +228,7 @@ class HistoryDisplay:
         return panels
 
 
-def _named(estimator: Any) -> dict[str, FineTuneClassifier]:
+def _classifiers(estimator: Any) -> dict[str, FineTuneClassifier]:
     if isinstance(estimator, Mapping):
         named = {str(name): each for name, each in estimator.items()}
     elif isinstance(estimator, (list, tuple)):
@@ -232,12 +236,12 @@ def _named(estimator: Any) -> dict[str, FineTuneClassifier]:
     else:
         named = {type(_unwrapped(estimator)).__name__: estimator}
     if not named:
-        raise ValueError("estimator: at least one fitted FineTuneClassifier is needed; got none.")
-    return {name: _classifier(each) for name, each in named.items()}
+        raise ValueError("estimator must hold at least one fitted FineTuneClassifier; got none.")
+    return {name: _checked(_unwrapped(each)) for name, each in named.items()}
 
 
 def _unwrapped(estimator: Any) -> Any:
-    """What is inside pipelines, searches and frozen estimators."""
+    """Return the estimator inside pipelines, searches and frozen estimators."""
     while True:
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
@@ -249,12 +253,11 @@ def _unwrapped(estimator: Any) -> Any:
             return estimator
 
 
-def _classifier(estimator: Any) -> FineTuneClassifier:
-    found = _unwrapped(estimator)
+def _checked(found: Any) -> FineTuneClassifier:
     if not isinstance(found, FineTuneClassifier):
         raise TypeError(
-            f"HistoryDisplay shows the training of a FineTuneClassifier; got a "
-            f"{type(found).__name__}, which keeps no history of epochs."
+            "estimator must be a FineTuneClassifier, which keeps a history of epochs; got a "
+            f"{type(found).__name__}."
         )
     check_is_fitted(found)
     return found
@@ -263,10 +266,10 @@ def _classifier(estimator: Any) -> FineTuneClassifier:
 def _history(name: str, classifier: FineTuneClassifier) -> pd.DataFrame:
     history: Any = classifier.history_
     rows = list(history)
-    # The last phase is the one that chose an epoch; n_epochs_ is 0 where the head was solved.
-    best = len(rows) - classifier.n_epochs_ + max(classifier.best_epoch_, 1)
-    if classifier.n_epochs_ == 0:
-        best = len(rows)
+    # The best epoch is counted within the last phase; n_epochs_ is 0 where the head was solved.
+    best = len(rows)
+    if classifier.n_epochs_:
+        best += max(classifier.best_epoch_, 1) - classifier.n_epochs_
     metrics = {
         key: [float(row.get(key, np.nan)) for row in rows]
         for key in dict.fromkeys(key for row in rows for key in row)

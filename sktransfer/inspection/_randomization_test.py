@@ -84,7 +84,7 @@ def saliency_randomization_test(
         Number of images per pass.
     random_state : int, RandomState instance or None, default=0
         Seed of the shuffling.
-    **kwargs
+    **kwargs : dict
         Parameters of the method, such as ``smooth`` or ``layer``.
 
     Returns

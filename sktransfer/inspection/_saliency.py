@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from sktransfer._utils.config import import_optional
+from sktransfer._utils.plotting import new_panels
 from sktransfer.inspection._differentiable import (
     DifferentiableClassifier,
     Explain,
@@ -99,7 +99,7 @@ def saliency_maps(
     method : {"gradient", "integrated_gradients", "grad_cam", "occlusion"}, default="gradient"
         :func:`input_gradient`, of which the largest absolute value over the channels is taken;
         :func:`integrated_gradients`, summed over them; :func:`grad_cam`; or :func:`occlusion`.
-    **kwargs
+    **kwargs : dict
         Parameters of that function, such as ``smooth``, ``layer`` or ``patch``.
 
     Returns
@@ -290,7 +290,7 @@ class SaliencyDisplay:
             Method, as for :func:`saliency_maps`.
         figure : matplotlib Figure or SubFigure or None, default=None
             Figure to plot into. None makes a new one.
-        **kwargs
+        **kwargs : dict
             Parameters of the method's function, such as ``smooth`` or ``patch``.
 
         Returns
@@ -329,12 +329,8 @@ class SaliencyDisplay:
         display : SaliencyDisplay
             The display itself.
         """
-        pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose="SaliencyDisplay.plot")
         n = len(self.images)
-        if figure is None:
-            figure = pyplot.figure(figsize=(6.2, 2.8 * n), layout="constrained")
-        self.figure_ = figure
-        self.axes_ = figure.subplots(n, 2, squeeze=False)
+        self.axes_, self.figure_ = new_panels(figure, self, n, 2, figsize=(6.2, 2.8 * n))
         self.images_, self.colorbars_ = [], []
         for row, (image, own) in enumerate(zip(self.images, self.maps, strict=True)):
             left, right = self.axes_[row]
@@ -353,7 +349,7 @@ class SaliencyDisplay:
                 alpha=np.nan_to_num((strength / top).clip(0, 1) ** 0.5 * _MOST_OPAQUE),
             )
             self.images_.append(drawn)
-            self.colorbars_.append(figure.colorbar(drawn, ax=right, fraction=0.046, pad=0.03))
+            self.colorbars_.append(self.figure_.colorbar(drawn, ax=right, fraction=0.046, pad=0.03))
             for axes in (left, right):
                 axes.set(xticks=[], yticks=[])
             if self.titles is not None:
