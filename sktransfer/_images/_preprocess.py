@@ -193,13 +193,12 @@ class Preprocessing:
         """
         if self.function is not None:
             return None
-        scales, starts = [], []
-        for length, resized in zip(size, self._resized_size(size), strict=True):
-            first, kept = _middle(resized, self.size)
-            scales.append(length / resized)
-            starts.append(first - (self.size - kept) // 2)
-        (x, y), (left, top) = scales, starts
-        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+        edges = []
+        for length, (resized, first, kept) in zip(size, self._geometry(size), strict=True):
+            start = first - (self.size - kept) // 2
+            edges.append((start * length / resized, (start + self.size) * length / resized))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
 
     def __call__(self, image: DecodedImage) -> np.ndarray:
         """Return one image ready to be stacked, of shape (1, S, S) or (3, S, S).
@@ -259,11 +258,12 @@ class Preprocessing:
         # Of an image decoded at a fraction, the whole image's size counts, or the rounding of
         # its sides would shift it by up to a pixel.
         size, box = image.info.get(EXTENT) or Extent(image.size, (0, 0, *image.size))
-        width, height = self._resized_size(size)
-        resampling, side = _RESAMPLING[self.interpolation], self.size
-        left, kept_width = _middle(width, side)
-        top, kept_height = _middle(height, side)
-        kept = (kept_width, kept_height)
+        (width, left, kept_width), (height, top, kept_height) = self._geometry(size)
+        resampling, side, kept = (
+            _RESAMPLING[self.interpolation],
+            self.size,
+            (kept_width, kept_height),
+        )
         if width * height > max(_HUGE, image.width * image.height):
             # A strip of 1 x 5000 pixels would first become 256 x 1,280,000: only its middle is
             # made. The filter still sees the pixels around it, so nothing but rounding differs.
@@ -284,17 +284,27 @@ class Preprocessing:
         canvas.paste(image, ((side - kept_width) // 2, (side - kept_height) // 2))
         return canvas
 
-    def _resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        width, height = size
+    def _geometry(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """Return for width and height: the length resized to, and start and length of the crop.
+
+        The center is rounded as torchvision's ``center_crop`` rounds.
+        """
         side = self.resize_size
         if self.resize_mode == "squash":
-            return side, side
-        if self.resize_mode == "longest":
+            resized = (side, side)
+        elif self.resize_mode == "longest":
             long = max(size)
-            return max(1, round(width * side / long)), max(1, round(height * side / long))
-        if width <= height:
-            return side, int(side * height / width)
-        return int(side * width / height), side
+            resized = (max(1, round(size[0] * side / long)), max(1, round(size[1] * side / long)))
+        elif size[0] <= size[1]:
+            resized = (side, int(side * size[1] / size[0]))
+        else:
+            resized = (int(side * size[0] / size[1]), side)
+        return [
+            (length, 0, length)
+            if length <= self.size
+            else (length, round((length - self.size) / 2.0), self.size)
+            for length in resized
+        ]
 
     def _finished(self, result: Any) -> np.ndarray | None:
         """Return what a callable gave as float32 (3, S, S), or None if it is still an image."""
@@ -320,10 +330,3 @@ class Preprocessing:
         if not np.isfinite(array).all():
             raise ValueError("the preprocessing callable returned a tensor with NaN or infinity.")
         return array
-
-
-def _middle(length: int, kept: int) -> tuple[int, int]:
-    """Return start and length of the center, rounded as torchvision's ``center_crop`` rounds."""
-    if length <= kept:
-        return 0, length
-    return round((length - kept) / 2.0), kept

@@ -38,19 +38,21 @@ _COLUMN_TRANSFORMER = (
 
 def rows_of(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
     """Find out which form ``X`` has, and check it as a whole."""
+    if isinstance(X, np.ndarray):
+        return _array_rows(X, image_shape, scale)
+    if isinstance(X, list | tuple):
+        return _list_rows(X, image_shape, scale)
+    if isinstance(X, torch.Tensor):
+        return _tensor_rows(X, image_shape, scale)
     if isinstance(X, _ENCODED) or is_opener(X) or is_instance(X, "pydicom", "Dataset"):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of images. Wrap it in a list: [X].")
-    if isinstance(X, Sequence):
-        return _list_rows(X, image_shape, scale)
-    if isinstance(X, np.ndarray):
-        return _array_rows(X, image_shape, scale)
-    if isinstance(X, torch.Tensor):
-        return _tensor_rows(X, image_shape, scale)
     if is_instance(X, "pandas", "DataFrame"):
         return _dataframe_rows(X, image_shape, scale)
     if is_instance(X, "pandas", "Series"):
         return _column_rows(X.to_numpy(dtype=None if _is_number_column(X) else object))
+    if isinstance(X, Sequence):
+        return _list_rows(X, image_shape, scale)
     if sparse.issparse(X):
         check_array(X)  # raises scikit-learn's own TypeError
     if hasattr(X, "__array__"):

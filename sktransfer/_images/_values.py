@@ -110,20 +110,6 @@ def _is_eight_bit(dtype: np.dtype, scale: ValueScale | None) -> bool:
     return dtype.newbyteorder("=") != np.uint16 if scale is None else scale == (0.0, 255.0)
 
 
-def _expected_range(dtype: np.dtype, scale: ValueScale | None) -> ValueRange:
-    """Return black and white of an array of this dtype, unless percentiles say so."""
-    if dtype.kind == "b":
-        return 0.0, 1.0
-    if scale == "dtype" and dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return float(limits.min), float(limits.max)
-    if isinstance(scale, tuple):
-        return scale
-    if dtype.kind == "f":
-        return 0.0, 1.0
-    return (0.0, 65535.0) if dtype.newbyteorder("=") == np.uint16 else (0.0, 255.0)
-
-
 def check_batch_range(array: np.ndarray, scale: ValueScale | None) -> None:
     """Refuse a whole batch whose finite values lie outside what its dtype or range allows.
 
@@ -146,21 +132,32 @@ def check_batch_range(array: np.ndarray, scale: ValueScale | None) -> None:
                 continue
             low, high = chunk.min(), chunk.max()
         seen_low, seen_high = min(seen_low, float(low)), max(seen_high, float(high))
-    if reason := _range_problem(seen_low, seen_high, array.dtype, scale):
-        raise ValueError(f"X: {reason}")
+    try:
+        _black_and_white(seen_low, seen_high, array.dtype, scale)
+    except ImageDecodeError as error:
+        raise ValueError(f"X: {error.reason}") from None
 
 
-def _range_problem(
+def _black_and_white(
     low: float, high: float, dtype: np.dtype, scale: ValueScale | None
-) -> str | None:
-    """Return what is wrong with values from ``low`` to ``high``, or None."""
-    black, white = _expected_range(dtype, scale)
+) -> ValueRange:
+    """Return black and white of an array of this dtype, within which low and high must lie."""
+    if dtype.kind == "b":
+        black, white = 0.0, 1.0
+    elif scale == "dtype" and dtype.kind in "iu":
+        black, white = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+    elif isinstance(scale, tuple):
+        black, white = scale
+    elif dtype.kind == "f":
+        black, white = 0.0, 1.0
+    else:
+        black, white = 0.0, 65535.0 if dtype.newbyteorder("=") == np.uint16 else 255.0
     slack = _TOLERANCE * (white - black)
     if low > high or (low >= black - slack and high <= white + slack):  # low > high: no values
-        return None
+        return black, white
     seen = f"{dtype} values from {low:.6g} to {high:.6g}"
     if isinstance(scale, tuple):
-        return (
+        raise ImageDecodeError(
             f"{seen} were found, but value_range=({_plain(black)}, {_plain(white)}) was given. "
             "Widen value_range, or clip the values first."
         )
@@ -169,7 +166,7 @@ def _range_problem(
         if dtype.kind == "f"
         else "integers must lie in 0..255 (uint16 in 0..65535)"
     )
-    return (
+    raise ImageDecodeError(
         f"{seen} were found, but {expected} unless value_range says which values are black and "
         f"white. Pass it, for example value_range={_suggest_range(low, high)}: the range of the "
         "scale the images are on, not that of these few."
@@ -210,10 +207,7 @@ def scale_values(values: np.ndarray, dtype: np.dtype, scale: ValueScale | None) 
         if black == white:
             return np.zeros(values.shape, dtype=np.float32)
     else:
-        reason = _range_problem(float(values.min()), float(values.max()), dtype, scale)
-        if reason:
-            raise ImageDecodeError(reason)
-        black, white = _expected_range(dtype, scale)
+        black, white = _black_and_white(float(values.min()), float(values.max()), dtype, scale)
     if (black, white) != (0.0, 1.0):
         values = (values.astype(np.float64) - black) / (white - black)
     return np.clip(values, 0.0, 1.0).astype(np.float32)
@@ -230,9 +224,7 @@ def array_to_image(array: np.ndarray, scale: ValueScale | None) -> DecodedImage:
         if array.dtype.kind == "b":
             array = array.astype(np.uint8) * 255
         elif array.dtype != np.uint8:
-            reason = _range_problem(float(array.min()), float(array.max()), array.dtype, None)
-            if reason:
-                raise ImageDecodeError(reason)
+            _black_and_white(float(array.min()), float(array.max()), array.dtype, None)
             array = array.astype(np.uint8)
         image = Image.fromarray(np.ascontiguousarray(array))
         return flatten_alpha(image) if image.mode == "RGBA" else image
