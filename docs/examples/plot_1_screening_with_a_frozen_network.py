@@ -2,9 +2,9 @@
 Screening with a pretrained network
 ===================================
 
-Find the eights among handwritten digits: one image in ten is positive, as in a screening
-program. A frozen EfficientNet-Lite0, trained on photographs, makes the features; a logistic
-regression makes the decision.
+This example finds the eights among handwritten digits: one image in ten is positive, as in a
+screening program. A frozen EfficientNet-Lite0, trained on photographs, computes the features; a
+logistic regression classifies them.
 """
 
 # %%
@@ -45,8 +45,8 @@ pipe = Pipeline(
 )
 
 # %%
-# Out-of-fold scores, and a threshold chosen inside each training fold for the best
-# balanced accuracy there. The network runs over each image once; all of the folds share that.
+# The scores are out of fold, and a threshold is chosen inside each training fold for the best
+# balanced accuracy there. The network runs once per image, and all folds share the embeddings.
 from sklearn.metrics import recall_score, roc_auc_score
 from sklearn.model_selection import (
     StratifiedKFold,

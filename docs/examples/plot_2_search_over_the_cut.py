@@ -8,16 +8,16 @@ cross-validation: ``layer`` is a parameter like any other.
 """
 
 # %%
-# The stages of EfficientNet-Lite0, and the share of the network's parameters and of its work that
-# comes before each cut.
+# The table lists the stages of EfficientNet-Lite0, and the share of the network's parameters and of
+# its operations that comes before each cut.
 from sktransfer import describe_backbone
 
 stages = describe_backbone("efficientnet_lite0", image_size=48)
 stages
 
 # %%
-# A search over the cut, on a task with few positives: threes among handwritten digits. Every
-# image goes through the network once per cut; folds and values of ``C`` share that.
+# The search over the cut is on a task with few positives: threes among handwritten digits. Every
+# image goes through the network once per cut; folds and values of ``C`` share the embeddings.
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import Pipeline

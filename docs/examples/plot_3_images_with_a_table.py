@@ -2,12 +2,12 @@
 Images next to a table
 ========================
 
-Age, sex and site often come with an image. A ``ColumnTransformer`` gives the column of images to
-the extractor and the others to whom they concern; the names of the columns survive to the end.
+Age, sex and site often come with an image. A ``ColumnTransformer`` sends the column of images to
+the extractor and each other column to a transformer of its own; the names of columns are preserved.
 """
 
 # %%
-# scikit-learn's digits as image files, with two made-up columns alongside them, one of which helps.
+# The data are scikit-learn's digits as image files, with two made-up columns, one of which helps.
 import pathlib
 import tempfile
 
@@ -64,5 +64,5 @@ for name, model in {
     print(f"{name}: ROC AUC {auc.mean():.3f} +/- {auc.std():.3f}")
 
 # %%
-# Which features there are:
+# These are some of the features:
 columns.fit(cases.data).get_feature_names_out()[[0, 1, -4, -3, -2, -1]]

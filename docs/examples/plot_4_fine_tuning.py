@@ -8,7 +8,7 @@ digits, one digit against the rest.
 """
 
 # %%
-# The images: 8 by 8 pixels, enlarged, 10 % of them positive. A third is kept for the end.
+# The images have 8 by 8 pixels and are enlarged; 10 % of them are positive. A third is the test set.
 from sklearn.model_selection import train_test_split
 
 from sktransfer.datasets import load_digit_screening
@@ -20,8 +20,8 @@ X, X_test, y, y_test = train_test_split(
 X, y = X[:500], y[:500]
 
 # %%
-# The probe: everything frozen, the head solved exactly. It costs a pass over the images and a
-# logistic regression.
+# In the probe all stages are frozen and the head is solved exactly. It costs one pass over the
+# images and a logistic regression.
 from sklearn.metrics import roc_auc_score
 
 from sktransfer import FineTuneClassifier
@@ -37,8 +37,8 @@ probe = FineTuneClassifier("efficientnet_lite0", freeze_depth="all", **settings)
 print(f"probe: {roc_auc_score(y_test, probe.decision_function(X_test)):.4f}")
 
 # %%
-# The last two stages too. What comes before them runs once and is kept, so an epoch is cheap. A
-# quarter of the rows is held out to choose the epoch by.
+# Now the last two stages are trained too. The stages before them run once and their output is
+# cached, so an epoch is cheap. A quarter of the rows is held out to choose the epoch.
 tuned = FineTuneClassifier(
     "efficientnet_lite0",
     freeze_depth=-2,
@@ -57,7 +57,7 @@ history = tuned.history_
 fig, ax = plt.subplots(figsize=(6, 4))
 epochs = range(1, len(history) + 1)
 ax.plot(epochs, history[:, "train_loss"], marker="o", label="training rows")
-ax.plot(epochs, history[:, "valid_loss"], marker="o", label="rows held out")
+ax.plot(epochs, history[:, "valid_loss"], marker="o", label="held-out rows")
 ax.axvline(tuned.best_epoch_, color="gray", linestyle="--", label="epoch kept")
 ax.set(xlabel="epoch", ylabel="loss", title="EfficientNet-Lite0, last two stages")
 ax.legend()

@@ -2,15 +2,15 @@
 The network among its readers
 =============================
 
-Noisy digits: which are eights? A frozen network gives scores, a threshold is chosen that keeps a
-sensitivity, and the result is shown alongside readers, as in a reader study.
+Which of these noisy digits are eights? A frozen network gives scores, a threshold is chosen that
+keeps a sensitivity, and the result is shown alongside readers, as in a reader study.
 
-**The readers are simulated**: each sees the truth through noise of its own. No person has read
-these images.
+**The readers are simulated**: each sees the truth with noise of its own. No person has read these
+images.
 """
 
 # %%
-# The images, with noise over them so that the task is not too easy. A part of them is held out.
+# Noise is added to the images so that the task is not too easy. A part of them is held out.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -29,8 +29,8 @@ for ax, image, positive in zip(axes, X_test, y_test, strict=False):
     ax.set_axis_off()
 
 # %%
-# A threshold that keeps a sensitivity of 0.9 with confidence 0.95, from scores out of fold. The
-# probabilities are calibrated first.
+# The threshold keeps a sensitivity of 0.9 with confidence 0.95 and is chosen on scores out of fold.
+# The probabilities are calibrated first.
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -53,7 +53,7 @@ clf.fit(X_train, y_train)
 print(clf.operating_point_)
 
 # %%
-# Twelve simulated readers, some bolder than others, and each with days off.
+# The twelve simulated readers differ in skill, and in how readily they call an image positive.
 readers = {}
 for number in range(12):
     skill, boldness = rng.uniform(1.4, 2.4), rng.normal(scale=0.4)
@@ -63,8 +63,8 @@ for number in range(12):
     )
 
 # %%
-# The ROC curve on the images held out, with its band; the readers, each with exact intervals; the
-# average reader; the operating point, which was chosen without these images.
+# The display shows the ROC curve on the held-out images with its band, the readers with exact
+# intervals, the average reader, and the operating point, which was chosen without these images.
 from sktransfer.metrics import ReaderStudyDisplay
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
@@ -74,7 +74,7 @@ display = ReaderStudyDisplay.from_estimator(
 ax.set_title("Simulated readers and a network")
 
 # %%
-# What the network confuses, and what the readers do, all of them together.
+# The confusion matrix of the network is shown next to that of all readers together.
 from sktransfer.metrics import ConfusionPairDisplay
 
 names = np.array(["other", "eight"])
@@ -89,8 +89,8 @@ pair = ConfusionPairDisplay.from_predictions(
 pair.axes_[1].set_title("12 simulated readers")
 
 # %%
-# What a study must show besides: calibration with the uncertainty of every bin, whether acting on
-# the probabilities is of use, and the scores of either class.
+# A study should also show the calibration with the uncertainty of every bin, whether acting on the
+# probabilities is of use, and the scores of each class.
 from sktransfer.metrics import (
     CalibrationIntervalDisplay,
     DecisionCurveDisplay,

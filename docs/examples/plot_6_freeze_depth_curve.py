@@ -2,13 +2,13 @@
 How deep to freeze
 ==================
 
-Training more of a network helps where there are images enough, and costs more in any case. This
-example asks EfficientNet-Lite0, with its ImageNet weights, for the score and the cost of several
-answers between "train the head alone" and "train everything", on scikit-learn's scanned digits.
+Training more of a network helps where there are enough images, and always costs more. This example
+measures the score and the cost of several freeze depths, from training the head alone to training
+everything, for EfficientNet-Lite0 with its ImageNet weights on scikit-learn's scanned digits.
 """
 
 # %%
-# 250 images of 8 by 8 pixels, enlarged; ten classes.
+# There are 250 images of 8 by 8 pixels, which are enlarged, in ten classes.
 from sklearn.datasets import load_digits
 
 from sktransfer import FineTuneClassifier
@@ -26,8 +26,8 @@ clf = FineTuneClassifier(
 )
 
 # %%
-# What the search needs of the frozen stages, before it is run: each image goes through them once
-# per cut, and folds and epochs share what comes out.
+# Before the search runs, the plan says what it needs of the frozen stages: each image goes through
+# them once per cut, and folds and epochs share the activations.
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from sktransfer.model_selection import plan_search
@@ -37,7 +37,7 @@ depths = ["all", -1, -2, -4, 0]
 plan_search(GridSearchCV(clf, {"freeze_depth": depths}, cv=cv), X, y).cuts
 
 # %%
-# The curve: mean accuracy over the folds with its interval, and the seconds of each depth.
+# The curve shows the mean accuracy over the folds with its interval, and the seconds of each depth.
 from sktransfer.model_selection import FreezeDepthDisplay
 
 display = FreezeDepthDisplay.from_estimator(clf, X, y, depths=depths, cv=cv, scoring="accuracy")
