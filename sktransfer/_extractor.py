@@ -27,16 +27,14 @@ from sktransfer._dask import is_lazy, lazy_transform, stand_in
 from sktransfer._frozen import (
     POOLINGS,
     REGISTRY,
-    FrozenPass,
+    FrozenExtractor,
+    LayerOutput,
     NetworkInfo,
-    Outcome,
-    Plan,
-    Recipe,
-    make_plan,
-    measure_widths,
+    NetworkSource,
     resolve_engine,
+    resolve_layers,
 )
-from sktransfer._images import DicomOptions, ImageSource
+from sktransfer._images import DicomOptions
 from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
 from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
 
@@ -233,36 +231,36 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         ----------
         X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
-        y : ignored
+        y : None
+            Ignored.
 
         Returns
         -------
-        self
+        self : PretrainedFeatureExtractor
+            Fitted extractor.
 
         Raises
         ------
         UnknownBackboneError, UnknownStageError
             If there is no such network or stage; the message lists what there is.
         WeightsNotFoundError, WeightsMismatchError
-            If the weights are not to be had, or are not what they should be.
+            If the weights cannot be found, or are not what they should be.
         """
-        self._image_source(stand_in(X) if is_lazy(X) else X, reset=True)
+        if type(X).__module__.startswith("dask") and is_lazy(X):
+            X = stand_in(X)
+        self._image_source(X, reset=True)
         seed = seed_from(self.random_state) if self.weights is None else 0
         source = request_source(self.backbone, self.weights, seed)
-
-        def plan_of(info: NetworkInfo) -> Plan:
-            return make_plan(info, self.layer, self.pooling)
-
-        network = REGISTRY.get(source, lambda info: plan_of(info).depth, self._recipe())
-        self._plan = plan_of(network.info)
-        self._widths = measure_widths(
-            network, self._plan, side=self._preprocessing_for(network.info.input_spec).size
-        )
-        self._packed = (
-            PackedWeights.pack(source.load(), network.info.reference, self._plan.depth)
-            if self.store_weights
-            else None
-        )
+        info = REGISTRY.info(source)
+        self._outputs = resolve_layers(info, self.layer, self.pooling)
+        frozen = self._frozen(source, info)
+        network = frozen.network()
+        self._info = network.info
+        self._widths = network.widths(self._outputs, frozen.preprocessing.size)
+        self._packed = None
+        if self.store_weights:
+            depth = network.info.depth(self._outputs)
+            self._packed = PackedWeights.pack(source.load(), network.info.reference, depth)
         self._found_as = lasting(self.backbone)
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
@@ -275,12 +273,13 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         Parameters
         ----------
         X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
 
         Returns
         -------
-        ndarray of shape (n, d), float32 or float64
-            A DataFrame after ``set_output(transform="pandas")``. Row i belongs to row i of ``X``.
-            A lazy Dask DataFrame for a Dask collection of paths (see :ref:`scale`).
+        embeddings : ndarray of shape (n, d), float32 or float64
+            Row i belongs to row i of ``X``. A DataFrame after ``set_output(transform="pandas")``,
+            and a lazy Dask DataFrame for a Dask collection of paths (see :ref:`scale`).
 
         Raises
         ------
@@ -288,54 +287,56 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             For the first row that cannot be read, with ``on_error="raise"``.
         """
         check_is_fitted(self)
-        if is_lazy(X):
+        if type(X).__module__.startswith("dask") and is_lazy(X):
             return lazy_transform(self, X)
-        outcome = self._run(self._image_source(X, reset=False))
-        self._note_failures(outcome.failures, len(outcome.rows), "given NaN")
-        return outcome.rows
-
-    def _run(self, source: ImageSource) -> Outcome:
-        plan = self._plan
-        frozen = FrozenPass(
-            lambda: found_source(plan.info.reference, self._packed, self._found_as),
-            plan,
-            self._recipe(),
-            self._preprocessing_for(plan.info.input_spec),
-        )
-        dtype = np.dtype(np.float64 if self.precision == "float64" else np.float32)
-        return frozen.run(
-            source,
-            self._widths,
-            dtypes=[dtype] * len(self._widths),
+        images = self._image_source(X, reset=False)
+        source = found_source(self._info.reference, self._packed, self._found_as)
+        frozen = self._frozen(source, self._info)
+        frozen.widths = self._widths
+        rows, failures = frozen.extract(
+            images,
             cache=self.cache,
             batch_size=self.batch_size,
             n_threads=n_decoding_threads(self.n_jobs),
             on_error=self.on_error,
             progress=bool(self.verbose),
         )
+        self._note_failures(failures, len(rows), "given NaN")
+        return rows
 
-    def _recipe(self) -> Recipe:
+    def _frozen(self, source: NetworkSource, info: NetworkInfo) -> FrozenExtractor:
+        """Return what brings images to the layers, with the present parameters."""
         device = resolve_device(self.device, self.precision)
-        engine = resolve_engine(self.engine, self.precision, device)
-        return Recipe(precision=self.precision, device=device, engine=engine)
+        dtype = np.dtype(np.float64 if self.precision == "float64" else np.float32)
+        return FrozenExtractor(
+            source,
+            info,
+            self._outputs,
+            self._preprocessing_for(info.input_spec),
+            dtypes=(dtype,) * len(self._outputs),
+            precision=self.precision,
+            device=device,
+            engine=resolve_engine(self.engine, self.precision, device),
+        )
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the output's columns: network, stage, position (``resnet18_layer2_012``).
+        """Return names of the columns: network, stage, position (``resnet18_layer2_012``).
 
         Parameters
         ----------
-        input_features : ignored
+        input_features : array-like of str or None, default=None
+            Ignored: a column is not made of a column of ``X``.
 
         Returns
         -------
-        ndarray of str objects, shape (d,)
+        names : ndarray of shape (d,), str objects
+            One per column of the output.
         """
         check_is_fitted(self)
-        plan = self._plan
-        network = plan.info.reference.name.replace("/", "_")
+        network = self._info.reference.name.replace("/", "_")
         names: list[str] = []
-        for tap, width in zip(plan.taps, self._widths, strict=True):
-            stage = "" if tap.stage is None else f"_{plan.info.stages[tap.stage].name}"
+        for output, width in zip(self._outputs, self._widths, strict=True):
+            stage = "" if output.stage is None else f"_{self._info.stages[output.stage].name}"
             digits = len(str(width - 1))
             names += [f"{network}{stage}_{i:0{digits}d}" for i in range(width)]
         return np.asarray(names, dtype=object)

@@ -19,7 +19,7 @@ LAYERS = [
     {"studies"},
     {"inspection"},
     {"model_selection"},
-    {"_batches"},
+    {"_image_rows"},
     {"_extractor", "_finetune"},
     {"datasets"},
     {"metrics"},

@@ -14,16 +14,14 @@ from torch import Tensor
 
 from sktransfer._finetune._depth import Cut
 from sktransfer._frozen import (
+    FrozenExtractor,
     FrozenNetwork,
-    FrozenPass,
+    LayerOutput,
     NetworkInfo,
     NetworkSource,
-    Outcome,
-    Plan,
-    Recipe,
-    Tap,
 )
 from sktransfer._images import ImageSource, Preprocessing
+from sktransfer.exceptions import ImageDecodeError
 
 
 @dataclass
@@ -35,7 +33,8 @@ class Prefix:
     source : NetworkSource
     info : NetworkInfo
     cut : Cut
-    recipe : Recipe
+    precision, device, engine : str
+        As for :class:`FrozenExtractor`.
     preprocessing : Preprocessing
     dtype : numpy dtype
         Of activations, as they are kept and trained on.
@@ -46,7 +45,9 @@ class Prefix:
     source: NetworkSource
     info: NetworkInfo
     cut: Cut
-    recipe: Recipe
+    precision: str
+    device: str
+    engine: str
     preprocessing: Preprocessing
     dtype: np.dtype
     shape: tuple[int, ...] = ()
@@ -74,20 +75,29 @@ class Prefix:
         return self.info.stages[self.cut.depth - 1].name
 
     @property
-    def tap(self) -> Tap:
+    def output(self) -> LayerOutput:
         """What is taken out: the embedding if everything is frozen, else the last frozen map."""
-        return tap_at(self.cut)
+        return output_at(self.cut)
 
-    def frozen(self) -> FrozenPass:
+    def frozen(self) -> FrozenExtractor:
         """What runs; for as long as images are brought to the cut."""
-        plan = Plan(self.info, (self.tap,))
-        return FrozenPass(lambda: self.source, plan, self.recipe, self.preprocessing)
+        return FrozenExtractor(
+            self.source,
+            self.info,
+            (self.output,),
+            self.preprocessing,
+            widths=(self.width,),
+            dtypes=(self.dtype,),
+            precision=self.precision,
+            device=self.device,
+            engine=self.engine,
+        )
 
-    def forward(self, batch: Tensor, frozen: FrozenPass) -> Tensor:
+    def forward(self, batch: Tensor, frozen: FrozenExtractor) -> Tensor:
         """Raveled activations of a normalized batch; frozen, without gradient."""
         if self.cut.depth == 0:
             flat = batch.flatten(1)
-            return flat.double() if self.recipe.precision == "float64" else flat
+            return flat.double() if self.precision == "float64" else flat
         (part,) = frozen.compute(batch)
         return part.clone()  # of inference mode no more
 
@@ -101,30 +111,28 @@ class Prefix:
         progress: bool = False,
         allocate: Callable[..., np.ndarray] = np.empty,
         of_bytes: int = 0,
-    ) -> Outcome:
+    ) -> tuple[np.ndarray, list[ImageDecodeError]]:
         """Raveled activations of every row, each distinct image run once; not of depth 0.
 
         Rows are of shape (n, width), and NaN where an image could not be read with
-        ``on_error="nan"``. The parameters are those of :meth:`FrozenPass.run`.
+        ``on_error="nan"``. The parameters are those of :meth:`FrozenExtractor.extract`.
         """
-        return self.frozen().run(
+        return self.frozen().extract(
             images,
-            (self.width,),
-            dtypes=(self.dtype,),
             cache=cache,
             n_threads=n_threads,
             on_error=on_error,
             progress=progress,
             allocate=allocate,
-            of_bytes=of_bytes,
+            total_bytes=of_bytes,
         )
 
 
-def tap_at(cut: Cut) -> Tap:
+def output_at(cut: Cut) -> LayerOutput:
     """What is taken out at a cut."""
     if cut.depth == cut.n_stages:
-        return Tap(None, None)
-    return Tap(cut.depth - 1, "raw")
+        return LayerOutput(None, None)
+    return LayerOutput(cut.depth - 1, "raw")
 
 
 def kept_as(activation_dtype: str, precision: str, cut: Cut) -> np.dtype:
@@ -142,5 +150,5 @@ def activation_shape(network: FrozenNetwork | None, cut: Cut, side: int) -> tupl
     if network is None:  # nothing is frozen
         return (3, side, side)
     if cut.depth == cut.n_stages:
-        return network.widths((tap_at(cut),), side)
+        return network.widths((output_at(cut),), side)
     return network.shape_after(cut.depth - 1, side)

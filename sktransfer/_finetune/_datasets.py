@@ -154,7 +154,7 @@ class ImageRows(LabeledRows):
         # A worker process has none of the threads of the one it was forked from.
         map_ = self._map if get_worker_info() is None else map
         images = list(map_(self._prepared, places))
-        batch = preprocessing.normalize(preprocessing.stack(images).to(self.prefix.recipe.device))
+        batch = preprocessing.normalize(preprocessing.stack(images).to(self.prefix.device))
         place = torch.as_tensor(list(indices))
         inputs = {"weight": self.weight[place]}
         if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:

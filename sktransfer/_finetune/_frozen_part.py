@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from sktransfer._finetune._estimator import FineTuneClassifier
 from sktransfer._finetune._parts import VIEWS
-from sktransfer._frozen import NetworkInfo, OneCut
+from sktransfer._frozen import FrozenExtractor, NetworkInfo
 from sktransfer._images import ImageSource, ImageViews, resolve_augmentation
 
 
@@ -37,14 +37,13 @@ class FrozenPart:
         """What is known of the whole network."""
         return self._prefix.info
 
-    def cut(self) -> OneCut | None:
-        """Return what is stored, or None if no other fit would find it in the store."""
+    def extractor(self) -> FrozenExtractor | None:
+        """Return what stores activations, or None if no other fit would ask for the same."""
         clf, prefix = self._clf, self._prefix
         drawn_network = clf.weights is None and clf.random_state is None
         if prefix.cut.depth == 0 or drawn_network or not clf.cache:
             return None
-        found = OneCut(prefix.frozen(), prefix.width, prefix.dtype)
-        return None if found.fingerprint is None else found
+        return prefix.frozen()
 
     def images(self, X: Any) -> ImageSource:
         """Return the images of X as this classifier reads them."""

@@ -122,7 +122,7 @@ class Budget:
         n_bytes = n * prefix.n_bytes
         if not self.cache or store_for(self.cache, n_bytes) is not None:
             return
-        (fingerprint,) = prefix.frozen().fingerprints((prefix.dtype,)) or (None,)
+        (fingerprint,) = prefix.frozen().fingerprints() or (None,)
         if fingerprint is None:  # no store could keep it
             return
         _LEFT_OUT[fingerprint] += 1
@@ -183,7 +183,7 @@ def keep(
     """
     settings: dict[str, Any] = {"n_threads": n_threads, "of_bytes": of_bytes}
     if place in (Place.MEMORY, Place.FILE):
-        outcome = prefix.activations(
+        rows, failures = prefix.activations(
             images,
             cache=budget.cache if images.lasting else None,
             on_error=on_error,
@@ -191,22 +191,21 @@ def keep(
             allocate=np.empty if place is Place.MEMORY else in_a_file,
             **settings,
         )
-        return Activations(from_array(outcome.rows), outcome.failures)
+        return Activations(from_array(rows), failures)
     cache = budget.cache if place is Place.STORE else None
-    failures: list[ImageDecodeError] = []
+    failures = []
     if place is Place.STORE:
         for some in portions(images, _CHUNK):
-            outcome = prefix.activations(
+            failures += prefix.activations(
                 some, cache=cache, on_error=on_error, progress=progress, **settings
-            )
-            failures += outcome.failures
+            )[1]
     elif on_error == "nan":
         failures = unreadable(images, prefix)
 
     def take(rows: np.ndarray) -> Tensor:
         some = ImageSelection(images, rows)
-        outcome = prefix.activations(some, cache=cache, on_error="raise", **settings)
-        return _widened(outcome.rows)
+        found, _ = prefix.activations(some, cache=cache, on_error="raise", **settings)
+        return _widened(found)
 
     return Activations(take, failures)
 

@@ -23,7 +23,6 @@ from sktransfer._finetune._network import Suffix
 from sktransfer._frozen import (
     NetworkInfo,
     NetworkSource,
-    Recipe,
     resolve_engine,
 )
 from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
@@ -86,12 +85,12 @@ class Parts(ImageInputMixin, TrainingLoop):
             )
         device = self.device_
         precision = made["precision"]
-        recipe = Recipe(precision, device, resolve_engine(self.engine, precision, device))
+        engine = resolve_engine(self.engine, precision, device)
         preprocessing = self._preprocessing_for(info.input_spec, made)
         # What is loaded already is not loaded again for the frozen part.
         shared = NetworkSource(source.key, lambda: whole_backbone(source), source.reference)
         dtype = kept_as(made["activation_dtype"], precision, cut)
-        prefix = Prefix(shared, info, cut, recipe, preprocessing, dtype)
+        prefix = Prefix(shared, info, cut, precision, device, engine, preprocessing, dtype)
         network = None if cut.depth == 0 else prefix.frozen().network()
         prefix.shape = activation_shape(network, cut, preprocessing.size)
         return prefix
@@ -99,7 +98,7 @@ class Parts(ImageInputMixin, TrainingLoop):
     @property
     def _prefix(self) -> Prefix:
         """The frozen part; looked for again after unpickling."""
-        if "_prefix_" not in vars(self) or self._prefix_.recipe.device != self.device_:
+        if "_prefix_" not in vars(self) or self._prefix_.device != self.device_:
             source = self._found()
             self._prefix_ = self._make_prefix(source, whole_backbone(source))
         return self._prefix_

@@ -146,7 +146,7 @@ class Predicting(Fitting):
         """Rows as they are; those that cannot be read are added to ``failures``."""
         if self._prefix.cut.depth == 0:
             return self._images(source, None, map_)
-        outcome = self._prefix.activations(
+        rows, failed = self._prefix.activations(
             source,
             cache=self.cache,
             n_threads=n_decoding_threads(self.n_jobs),
@@ -154,8 +154,8 @@ class Predicting(Fitting):
             progress=bool(self.verbose),
             of_bytes=len(source) * self._prefix.n_bytes,
         )
-        failures += outcome.failures
-        return ActivationRows(from_array(outcome.rows), *_unlabeled(len(source)))
+        failures += failed
+        return ActivationRows(from_array(rows), *_unlabeled(len(source)))
 
     def _drawn(self, source: ImageSource, view: int, map_: Any) -> ImageRows:
         """Rows as a draw of the augmentation has them."""

@@ -1,5 +1,5 @@
-"""Which engine runs a network: what is installed, how near to plain torch it has to come, and
-what was resolved before. It must not know networks, images or stores.
+"""What runs a network: which engine is possible, how near to plain torch it must come, what was
+resolved before, and torch itself. It must not know images or stores.
 """
 
 from __future__ import annotations
@@ -8,38 +8,50 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sktransfer._utils import config as _config
 from sktransfer.exceptions import MissingDependencyError
 
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 ENGINES: tuple[str, ...] = ("auto", "torch", "openvino")
 
-# How far, per row and tap, an engine may be from plain torch in float32: the L2 norm of the
+# How far, per row and output, an engine may be from plain torch in float32: the L2 norm of the
 # difference over the L2 norm of the row. bfloat16 has 8 bits of mantissa; torch's own bfloat16 is
 # as far away.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 3e-2}
 
-_HOW_TO_GO_ON = "engine='auto' takes torch where OpenVINO cannot; engine='torch' runs everything."
+HOW_TO_CONTINUE = "engine='auto' takes torch where OpenVINO cannot; engine='torch' runs everything."
 
 
 def resolve_engine(engine: str, precision: str, device: str) -> str:
-    """What a recipe's engine is, from what is installed and possible; no network is looked at.
+    """Resolve an estimator's ``engine`` from what is installed and possible.
+
+    No network is looked at.
 
     Parameters
     ----------
     engine : {"auto", "torch", "openvino"}
         As given to an estimator.
     precision : str
+        What is computed in.
     device : str
-        Of :func:`torch.device`, resolved (not ``"auto"``).
+        A device of torch (not ``"auto"``).
 
     Returns
     -------
@@ -51,7 +63,7 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
     MissingDependencyError
         If ``engine="openvino"`` is not installed.
     ValueError
-        If there is no such engine, or it has no such device or precision.
+        If there is no such engine, or it cannot run on that device or in that precision.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}.")
@@ -62,11 +74,13 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
     if engine == "auto":
         return "auto" if installed and on_cpu and precision in TOLERANCES else "torch"
     if not on_cpu:
-        raise ValueError(f"engine='openvino' runs on device='cpu'; got {device!r}. {_HOW_TO_GO_ON}")
+        raise ValueError(
+            f"engine='openvino' runs on device='cpu'; got {device!r}. {HOW_TO_CONTINUE}"
+        )
     if precision not in TOLERANCES:
         raise ValueError(
             f"engine='openvino' computes in precision 'float32' or 'bfloat16'; got {precision!r}. "
-            f"{_HOW_TO_GO_ON}"
+            f"{HOW_TO_CONTINUE}"
         )
     if not installed:
         raise MissingDependencyError(
@@ -77,29 +91,61 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
 
 
 def _is_installed(module: str) -> bool:
+    """Return whether a module can be imported."""
     try:
         return find_spec(module) is not None
     except (ImportError, ValueError):  # half-installed, or blocked
         return False
 
 
-def refusal(network: str, shape: Sequence[int], reason: str) -> ValueError:
-    """The error for an engine that was asked for by name and cannot run a network."""
-    height, width = shape
-    return ValueError(
-        f"engine='openvino' cannot run {network} on images of {height} x {width} pixels: "
-        f"{reason}. {_HOW_TO_GO_ON}"
-    )
+@dataclass(frozen=True)
+class TorchEngine:
+    """Plain torch: channels_last, whatever the device.
+
+    Parameters
+    ----------
+    chain : nn.Module
+        On the device and in the precision; returns a tuple of tensors (n, d).
+    precision, device : str
+        What and where it computes.
+    """
+
+    name: ClassVar[str] = "torch"
+    chain: nn.Module
+    precision: str
+    device: str
+
+    def __call__(self, batch: Tensor) -> list[Tensor]:
+        """Run a batch; several threads may."""
+        with torch.inference_mode(), exact_precision(self.precision, self.device):
+            x = batch.to(
+                device=self.device,
+                dtype=DTYPES[self.precision],
+                memory_format=torch.channels_last,
+                non_blocking=True,
+            )
+            return list(self.chain(x))
 
 
-def probe(shape: Sequence[int]) -> Tensor:
-    """Two random images, always the same, as a network would be given them."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, 3, *shape, generator=generator, dtype=torch.float32)
+@contextmanager
+def exact_precision(precision: str, device: str) -> Iterator[None]:
+    """Keep other precisions out: a caller's autocast, and TF32, which CUDA has on."""
+    kind = device.split(":")[0]
+    with torch.autocast(kind, enabled=False):
+        if kind == "cuda" and precision == "float32":
+            with torch.backends.cudnn.flags(
+                enabled=torch.backends.cudnn.enabled,
+                benchmark=False,
+                deterministic=torch.backends.cudnn.deterministic,
+                allow_tf32=False,
+            ):
+                yield
+        else:
+            yield
 
 
-def distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Largest relative L2 distance of a row from what it should be; infinite if not finite."""
+def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
+    """Return the largest relative L2 distance of a row from its reference; inf if not finite."""
     largest = 0.0
     for part, right in zip(parts, reference, strict=True):
         if part.shape != right.shape:
@@ -119,50 +165,46 @@ def distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
 # a second or so; the answer is part of an embedding's key, which is needed even where every
 # embedding is in the store already and no network is loaded. So it is written down.
 
-_resolved: dict[str, str] = {}
+_resolved: dict[Path, str] = {}
 
 
-def recall(question: Hashable) -> str | None:
-    """The engine that ``question`` (network, taps, side, precision) ended with, if any."""
-    name = _name(question)
-    if name not in _resolved:
+def recall(*question: Any) -> str | None:
+    """Return the engine that (network, precision, outputs, side) resolved to before, or None."""
+    record = _record_of(question)
+    if record not in _resolved:
         try:
-            answer = (_directory() / name).read_text(encoding="ascii").strip()
+            answer = record.read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
         if answer not in ("torch", "openvino"):
             return None
-        _resolved[name] = answer
-    return _resolved[name]
+        _resolved[record] = answer
+    return _resolved[record]
 
 
-def remember(question: Hashable, engine: str) -> None:
-    """Write the answer down for other processes; where that is impossible they find out too."""
-    if recall(question) == engine:
+def remember(*question: Any, engine: str) -> None:
+    """Write an answer down for other processes; where that is impossible they resolve it too."""
+    if recall(*question) == engine:
         return
-    name = _name(question)
-    _resolved[name] = engine
-    temporary = _directory() / f".{name}-{secrets.token_hex(4)}"
-    try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+    record = _record_of(question)
+    _resolved[record] = engine
+    temporary = record.with_name(f".{record.name}-{secrets.token_hex(4)}")
+    with suppress(OSError):
+        record.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(engine, encoding="ascii")
-        os.replace(temporary, _directory() / name)
-    except OSError:
-        return
+        os.replace(temporary, record)
 
 
-def _directory() -> Path:
-    return _config.home_directory() / "engines"
-
-
-def _name(question: Hashable) -> str:
-    text = repr((_circumstances(), str(_directory()), question))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _record_of(question: tuple) -> Path:
+    """Return the file that holds the answer to a question."""
+    directory = _config.home_directory() / "engines"
+    text = repr((_circumstances(), str(directory), question))
+    return directory / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @cache
 def _circumstances() -> tuple[str, ...]:
-    """What else the answer depends on: versions, and what this processor can do."""
+    """Return what else the answer depends on: versions, and what this processor can do."""
     try:
         version = metadata.version("openvino")
     except metadata.PackageNotFoundError:

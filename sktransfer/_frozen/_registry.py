@@ -1,6 +1,6 @@
 """The process-wide registry of frozen networks: clones and folds share one copy of the weights.
 
-It must not know estimators: it is asked for a network by reference and hands out what is frozen.
+It must not know estimators: it is asked for a network by reference and returns what is frozen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sktransfer._backbones import Backbone, BackboneReference
-from sktransfer._frozen._prefix import FrozenNetwork, NetworkInfo, Recipe
+from sktransfer._frozen._layers import NetworkInfo
+from sktransfer._frozen._network import FrozenNetwork
 from sktransfer._utils import config as _config
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -22,7 +23,7 @@ MAX_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """What to load and how.
+    """Where a network comes from.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class NetworkSource:
     reference: BackboneReference | None = None
 
     def checked(self) -> Backbone:
-        """The whole network, loaded.
+        """Load the whole network.
 
         Raises
         ------
@@ -66,14 +67,21 @@ class NetworkRegistry:
         self._lock = threading.RLock()
         self._infos: dict[tuple | BackboneReference, NetworkInfo] = {}
         self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
+        # What `info` loaded, for the `get` that follows it.
+        self._loaded: Backbone | None = None
 
-    def get(
-        self,
-        source: NetworkSource,
-        depth_of: Callable[[NetworkInfo], int],
-        recipe: Recipe,
-    ) -> FrozenNetwork:
-        """The network of ``source``, prepared at least as deep as ``depth_of(info)``.
+    def info(self, source: NetworkSource) -> NetworkInfo:
+        """Return what is known of a network; it is loaded if nothing is.
+
+        Parameters
+        ----------
+        source : NetworkSource
+            Where it comes from.
+
+        Returns
+        -------
+        NetworkInfo
+            Its reference, stages and input.
 
         Raises
         ------
@@ -81,49 +89,89 @@ class NetworkRegistry:
             If the weights found are not those of ``source.reference``.
         """
         with self._lock:
-            backbone: Backbone | None = None
-            info = self._infos.get(source.reference or source.key)
-            if info is None:
-                info, backbone = self._load(source)
-            depth = depth_of(info)
-            key = (info.reference, recipe)
-            network = self._networks.get(key)
+            found = self._infos.get(source.reference or source.key)
+            return self._load(source) if found is None else found
+
+    def get(
+        self,
+        source: NetworkSource,
+        depth: int,
+        *,
+        precision: str = "float32",
+        device: str = "cpu",
+        engine: str = "torch",
+    ) -> FrozenNetwork:
+        """Return a network prepared for at least ``depth`` stages.
+
+        Parameters
+        ----------
+        source : NetworkSource
+            Where it comes from.
+        depth, precision, device, engine
+            As for :class:`FrozenNetwork`.
+
+        Returns
+        -------
+        FrozenNetwork
+            The one that every caller shares.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If the weights found are not those of ``source.reference``.
+        """
+        with self._lock:
+            reference = self.info(source).reference
+            network = self._networks.get((reference, precision, device, engine))
             if network is None or network.depth < depth:
-                if backbone is None:
-                    info, backbone = self._load(source)
-                    if key != (info.reference, recipe):
+                if self._loaded is None or self._loaded.reference != reference:
+                    found = self._load(source).reference
+                    if found != reference:
                         # The file was exchanged while this process held what it said before.
-                        key, network = (info.reference, recipe), None
-                network = FrozenNetwork(backbone, depth, recipe, reuse=network)
-                self._networks[key] = network
+                        reference, network = found, None
+                assert self._loaded is not None
+                network = FrozenNetwork(
+                    self._loaded,
+                    depth,
+                    precision=precision,
+                    device=device,
+                    engine=engine,
+                    reuse=network,
+                )
+            self._loaded = None
+            key = (reference, precision, device, engine)
+            self._networks[key] = network
             self._networks.move_to_end(key)
             while len(self._networks) > 1 and self._held() > self.max_bytes:
                 self._networks.popitem(last=False)
             return network
 
     def _held(self) -> int:
+        """Return the bytes of all networks."""
         return sum(network.n_bytes for network in self._networks.values())
 
-    def _load(self, source: NetworkSource) -> tuple[NetworkInfo, Backbone]:
-        backbone = source.checked()
-        info = NetworkInfo.of(backbone)
+    def _load(self, source: NetworkSource) -> NetworkInfo:
+        """Load a network and note what is known of it."""
+        self._loaded = source.checked()
+        info = NetworkInfo.of(self._loaded)
         self._infos[source.key] = self._infos[info.reference] = info
         if source.reference is not None:  # the same weights may lie elsewhere now
             self._infos[source.reference] = info
-        return info, backbone
+        return info
 
     def clear(self) -> None:
         """Let every network go."""
         with self._lock:
             self._infos.clear()
             self._networks.clear()
+            self._loaded = None
 
     def __len__(self) -> int:
         return len(self._networks)
 
 
 def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
-    """The error for weights that are not those an estimator was fitted with."""
+    """Return the error for weights that are not those an estimator was fitted with."""
     if found.weights is None:
         return WeightsMismatchError(
             f"This estimator was fitted with random weights of {found.name} whose digest is "
@@ -140,5 +188,5 @@ def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchE
     )
 
 
-# One per process, as DESIGN.md C7 asks.
+# One per process.
 REGISTRY = NetworkRegistry()

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.utils import check_random_state
 
 from sktransfer._base import resolve_device
-from sktransfer._batches import backbone_of, count_rows, rows_of, run_images, take_rows
+from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.model_selection._batch_norm import (
@@ -172,8 +172,8 @@ def domain_distance(
         network.modules().to(device).eval()
         recorder = MomentRecorder(network, layers, device)
         with rows_of(taken):
-            outcome = run_images(extractor, X, network.input_spec, recorder, recorder.width)
-        rows = _readable(outcome.rows, outcome.failures)
+            found = run_images(extractor, X, network.input_spec, recorder, recorder.width)
+        rows = _readable(*found)
         profile = batch_norm_profile(rows, layers, correction=correction)
         statistic = "batch_norm"
     else:

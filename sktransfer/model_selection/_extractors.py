@@ -14,7 +14,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from sktransfer._base import resolve_device
-from sktransfer._batches import backbone_of, run_images
+from sktransfer._image_rows import backbone_of, run_images
 from sktransfer._extractor import PretrainedFeatureExtractor
 
 
@@ -47,12 +47,12 @@ def as_extractor(backbone: Any, **params: Any) -> PretrainedFeatureExtractor:
 
 def stage_names(extractor: PretrainedFeatureExtractor) -> list[str]:
     """Names of the stages of a fitted extractor's network."""
-    return [stage.name for stage in extractor._plan.info.stages]
+    return [stage.name for stage in extractor._info.stages]
 
 
 def has_embedding(extractor: PretrainedFeatureExtractor) -> bool:
     """Whether the weights hold what makes the network's embedding."""
-    return extractor._plan.info.embedding_trained
+    return extractor._info.embedding_trained
 
 
 def layer_columns(extractor: PretrainedFeatureExtractor) -> list[tuple[str | None, slice]]:
@@ -64,7 +64,7 @@ def layer_columns(extractor: PretrainedFeatureExtractor) -> list[tuple[str | Non
 
 
 def _taps(extractor: PretrainedFeatureExtractor) -> Any:
-    return extractor._plan.taps
+    return extractor._outputs
 
 
 def source_probabilities(extractor: PretrainedFeatureExtractor, X: Any) -> np.ndarray | None:
@@ -84,4 +84,5 @@ def source_probabilities(extractor: PretrainedFeatureExtractor, X: Any) -> np.nd
 
     side = extractor._preprocessing_for(network.input_spec).size
     width = logits(torch.zeros(1, 3, side, side)).shape[1]
-    return softmax(run_images(extractor, X, network.input_spec, logits, width).rows, axis=1)
+    rows, _ = run_images(extractor, X, network.input_spec, logits, width)
+    return softmax(rows, axis=1)

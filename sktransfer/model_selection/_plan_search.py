@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 
 from sktransfer._base import n_decoding_threads
 from sktransfer._finetune import FineTuneClassifier, FrozenPart, as_size
-from sktransfer._frozen import ROW_OVERHEAD, OneCut, run_together, store_for
+from sktransfer._frozen import ROW_OVERHEAD, FrozenExtractor, store_for, store_together
 from sktransfer._images import ImageSource
 from sktransfer._utils.sklearn_compat import _safe_indexing
 
@@ -101,7 +101,7 @@ class _Shared(NamedTuple):
 
     clf: FineTuneClassifier
     images: ImageSource
-    cuts: dict[bytes, OneCut]
+    cuts: dict[tuple[bytes, ...], FrozenExtractor]
 
 
 class SearchPlan:
@@ -124,26 +124,27 @@ class SearchPlan:
             part = FrozenPart(clf)
             self._models.append((part.depth, -clf.max_epochs, model))
             self.any_frozen |= part.depth > 0
-            cut = part.cut()
-            if cut is None:
+            frozen = part.extractor()
+            fingerprint = None if frozen is None else frozen.fingerprints()
+            if frozen is None or fingerprint is None:
                 continue
             if repr(steps) not in prepared:
                 prepared[repr(steps)] = X if steps is None else steps.fit_transform(X, y)
             form = (repr(steps), repr((clf.image_shape, clf.value_range, clf.dicom)))
             if form not in images:
                 images[form] = part.images(prepared[repr(steps)])
-            frozen = cut.frozen
-            where = (repr(clf.cache), frozen.plan.info.reference, frozen.recipe)
+            how = (frozen.precision, frozen.device, frozen.engine)
+            where = (repr(clf.cache), frozen.info.reference, *how)
             n_images = 0
             for name, source in part.sources(images[form]).items():
                 key = (*form, *where, frozen.preprocessing.fingerprint, *name)
                 shared = self._shared.setdefault(key, _Shared(clf, source, {}))
-                if cut.fingerprint not in shared.cuts:
-                    shared.cuts[cut.fingerprint] = cut
+                if fingerprint not in shared.cuts:
+                    shared.cuts[fingerprint] = frozen
                     n_images += len(source)
             if n_images:
                 stage = stage_at(part.depth, [stage.name for stage in part.info.stages])
-                n_bytes = n_images * (cut.width * cut.dtype.itemsize + ROW_OVERHEAD)
+                n_bytes = n_images * (frozen.row_bytes + ROW_OVERHEAD)
                 rows.append((stage, n_images, n_bytes))
         self.cuts = pd.DataFrame(rows, columns=["stage", "n_images", "n_bytes"])
         self.n_candidates = len(self._models)
@@ -198,7 +199,7 @@ class SearchPlan:
                 "before sktransfer is imported."
             )
         for each in self._shared.values():
-            run_together(
+            store_together(
                 list(each.cuts.values()),
                 each.images,
                 cache=each.clf.cache,

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
-from sktransfer._batches import count_rows, rows_of, take_rows
+from sktransfer._image_rows import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.splitting import read_groups, stratified_folds, stratified_part

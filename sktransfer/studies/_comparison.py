@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sktransfer._backbones import describe_backbone
 from sktransfer._base import seed_from
-from sktransfer._batches import backbone_of, count_rows, rows_of, run_images, take_rows
+from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.resampling import middle, resamples, score_held_out
@@ -316,7 +316,7 @@ def _readable(reader: Any, X: Any, n: int) -> np.ndarray:
         return np.zeros((len(batch), 1), dtype=np.float32)
 
     lenient = clone(reader).set_params(on_error="nan")
-    failures = run_images(lenient, X, backbone_of(reader).input_spec, nothing, 1).failures
+    _, failures = run_images(lenient, X, backbone_of(reader).input_spec, nothing, 1)
     if failures:
         warnings.warn(
             f"{len(failures)} of {n} rows could not be read and were left out. The first: "

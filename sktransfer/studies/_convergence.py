@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
-from sktransfer._batches import take_rows
+from sktransfer._image_rows import take_rows
 from sktransfer._utils.splitting import stratified_order
 from sktransfer.studies._networks import mean_and_variance, random_like
 from sktransfer.studies._trials import (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sktransfer._backbones import Backbone, load_backbone, state_dict_digest, with_tensors
 from sktransfer._base import resolve_device
-from sktransfer._batches import run_images
+from sktransfer._image_rows import run_images
 from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import UnknownBackboneError
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import column_or_1d
 
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
-from sktransfer._batches import rows_of
+from sktransfer._image_rows import rows_of
 from sktransfer.studies._networks import first_stages, random_like, recalibrated
 from sktransfer.studies._trials import (
     Split,

@@ -1,4 +1,4 @@
-"""Images brought to any module the way an extractor brings them to its network.
+"""Rows of images of any estimator's X: counted, chosen, named in errors, run through any module.
 
 It must not know what the module computes, nor what is done with it.
 """
@@ -15,14 +15,14 @@ from torch import Tensor
 
 from sktransfer._backbones import Backbone, InputSpec
 from sktransfer._base import ImageInputMixin, n_decoding_threads, resolve_device, seed_from
-from sktransfer._frozen import Job, Outcome, run
+from sktransfer._frozen import Extraction
 from sktransfer._persistence import request_source
 from sktransfer._utils.sklearn_compat import _safe_indexing
 from sktransfer.exceptions import ImageDecodeError
 
 
 def take_rows(X: Any, rows: np.ndarray) -> Any:
-    """Some rows of ``X``, in any of the forms estimators accept."""
+    """Return some rows of ``X``, in any of the forms estimators accept."""
     if isinstance(X, torch.Tensor):
         return X[torch.from_numpy(np.asarray(rows))]
     return _safe_indexing(X, rows)
@@ -30,7 +30,7 @@ def take_rows(X: Any, rows: np.ndarray) -> Any:
 
 @contextmanager
 def rows_of(rows: np.ndarray | None) -> Iterator[None]:
-    """Within, a row that cannot be read is named by its place in the whole, of which ``rows`` are.
+    """Name a row that cannot be read by its place in the whole, of which ``rows`` are read.
 
     None: what is read is the whole.
     """
@@ -44,12 +44,12 @@ def rows_of(rows: np.ndarray | None) -> Iterator[None]:
 
 
 def count_rows(estimator: ImageInputMixin, X: Any) -> int:
-    """How many images ``X`` has, as ``estimator`` reads it."""
+    """Return how many images ``X`` has, as ``estimator`` reads it."""
     return len(estimator._image_source(X, reset=True))
 
 
 def backbone_of(estimator: Any) -> Backbone:
-    """The whole network that ``estimator`` (an extractor or a classifier) is to be built on."""
+    """Load the whole network that an extractor or a classifier is to be built on."""
     seed = seed_from(estimator.random_state) if estimator.weights is None else 0
     return request_source(estimator.backbone, estimator.weights, seed).load()
 
@@ -62,7 +62,7 @@ def run_images(
     width: int,
     *,
     batch_size: int | str = "auto",
-) -> Outcome:
+) -> tuple[np.ndarray, list[ImageDecodeError]]:
     """Give every distinct image to ``compute``, in batches, prepared as ``estimator`` would.
 
     Parameters
@@ -71,29 +71,31 @@ def run_images(
         Says how images are read and prepared, on which device, and what becomes of rows that
         cannot be read.
     X : collection of images, n rows
+        What is run.
     spec : InputSpec
         What the network wants.
     compute : callable
         Takes a normalized batch (k, 3, side, side) and returns an array (k, width).
     width : int
+        Columns of what it returns.
     batch_size : int or "auto", default="auto"
+        Images per batch.
 
     Returns
     -------
-    Outcome
-        ``rows`` of shape (n, width), float32, and ``failures``. Nothing is stored.
+    rows : ndarray of shape (n, width), float32
+        What was computed; nothing is stored.
+    failures : list of ImageDecodeError
+        The rows that could not be read.
     """
-    source = estimator._image_source(X, reset=True)
-    job = Job(
-        compute=lambda batch: [compute(batch)],
-        preprocessing=estimator._preprocessing_for(spec),
+    return Extraction(
+        estimator._image_source(X, reset=True),
+        lambda batch: [compute(batch)],
+        estimator._preprocessing_for(spec),
         widths=(width,),
         dtypes=[np.dtype(np.float32)],
-        fingerprints=None,
-        store=None,
         batch_size=batch_size,
         device=resolve_device(estimator.device, "float32"),
         n_threads=n_decoding_threads(estimator.n_jobs),
         on_error=estimator.on_error,
-    )
-    return run(source, job)
+    ).run()

@@ -1,0 +1,386 @@
+"""Rows of images in, rows of activations out: decoding overlapped with the network, each distinct
+image at most once. It must not know estimators, nor which network it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sktransfer._frozen._network import is_out_of_memory
+from sktransfer._frozen._store import Store
+from sktransfer._images import EncodedImage, ImageSource, Preprocessing
+from sktransfer.exceptions import ImageDecodeError
+
+# Large enough that the fixed cost of a pass is spread, small enough that the first layer's
+# activations of a batch fit a CPU's shared cache about as well as those of one image do.
+_BATCH_CPU = 32
+_BATCH_ACCELERATOR = 128
+
+# How often a run looks whether another one has finished the images they share.
+_POLL_SECONDS = 0.02
+
+
+@dataclass
+class Extraction:
+    """A run over images. Only the calling thread changes its state; workers return values.
+
+    Parameters
+    ----------
+    images : ImageSource
+        What is run.
+    compute : callable
+        Takes a normalized batch (n, 3, side, side) and returns one CPU array (n, d) per part.
+    preprocessing : Preprocessing
+        What makes the network's input from an image.
+    widths : sequence of int
+        The d of each part; the parts stand side by side in the result.
+    dtypes : sequence of numpy dtype
+        Of each part, in the store. Parts are rounded to it whether there is one or not, so that a
+        miss gives what a later hit gives; numbers too large for it stay as they are. The result is
+        of the widest.
+    fingerprints : sequence of bytes, or None
+        For each part, of everything that changes it but the image; None where there is no
+        telling (a preprocessing callable without a name): then nothing is stored.
+    store : Store or None
+        Where parts are looked for and kept.
+    batch_size : int or "auto"
+        Images per batch.
+    device : str
+        Where ``compute`` runs.
+    n_threads : int
+        Threads that read and decode.
+    on_error : {"raise", "nan"}
+        What to do about a row that cannot be read.
+    progress : str or None
+        Title of a progress bar, or None for none.
+    allocate : callable
+        Makes the array of the result, as ``numpy.empty`` does.
+    """
+
+    images: ImageSource
+    compute: Callable[[Tensor], list[np.ndarray]]
+    preprocessing: Preprocessing
+    widths: Sequence[int]
+    dtypes: Sequence[np.dtype]
+    fingerprints: Sequence[bytes] | None = None
+    store: Store | None = None
+    batch_size: int | str = "auto"
+    device: str = "cpu"
+    n_threads: int = 1
+    on_error: str = "raise"
+    progress: str | None = None
+    allocate: Callable[..., np.ndarray] = np.empty
+    _failures: list[ImageDecodeError] = field(default_factory=list, init=False, repr=False)
+    _failed: dict[int, ImageDecodeError] = field(default_factory=dict, init=False, repr=False)
+    # digest -> the row that computes it; (row, the row it equals); row -> digest of what another
+    # run is computing.
+    _first_row: dict[bytes, int] = field(default_factory=dict, init=False, repr=False)
+    _copies: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False)
+    _elsewhere: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
+    _warned: bool = field(default=False, init=False, repr=False)
+
+    def run(self) -> tuple[np.ndarray, list[ImageDecodeError]]:
+        """Run every image, those with equal bytes once, here and across runs of one store.
+
+        Whatever was finished before an interruption is in the store.
+
+        Returns
+        -------
+        rows : ndarray of shape (n, sum(widths))
+            In the order of the images; NaN where one could not be read.
+        failures : list of ImageDecodeError
+            The rows that could not be read, in order.
+
+        Raises
+        ------
+        ImageDecodeError
+            For the first row that cannot be read, with ``on_error="raise"``.
+        """
+        n = len(self.images)
+        default = _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
+        self._limit = default if self.batch_size == "auto" else int(self.batch_size)
+        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *self.widths]))]
+        self._rows = self.allocate((n, sum(self.widths)), np.result_type(*self.dtypes))
+        self._cache = RowCache(self.store, self.fingerprints)
+        title, silent = self.progress, self.progress is None
+        executor = ThreadPoolExecutor(self.n_threads, thread_name_prefix="sktransfer-decode")
+        with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
+            try:
+                todo: Sequence[int] = range(n)
+                while True:
+                    pending: list[tuple[int, bytes, np.ndarray]] = []
+                    for decoded in self._decoded(todo, executor, bar.update):
+                        pending.append(decoded)
+                        if len(pending) >= self._limit:
+                            self._compute(pending, bar.update)
+                            pending = []
+                    if pending:
+                        self._compute(pending, bar.update)
+                    if not self._elsewhere:
+                        break
+                    todo = self._look_elsewhere(bar.update)
+            finally:
+                # On an error or Ctrl-C, what waits is dropped; what runs is an image or two.
+                executor.shutdown(wait=True, cancel_futures=True)
+                self._cache.release()
+        for row, original in self._copies:
+            if original in self._failed:
+                self._fail(row, self._failed[original])
+            else:
+                self._rows[row] = self._rows[original]
+        self._failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
+        return self._rows, self._failures
+
+    def _decoded(
+        self, rows: Sequence[int], executor: ThreadPoolExecutor, advance: Callable[[int], object]
+    ) -> Iterator[tuple[int, bytes, np.ndarray]]:
+        """Yield decoded images still to be computed, in row order, a bounded number ahead."""
+        opening: deque[tuple[int, Future[EncodedImage]]] = deque()
+        decoding: deque[tuple[int, bytes, Future[np.ndarray]]] = deque()
+        waiting = deque(rows)
+        while waiting or opening or decoding:
+            # Two steps, since only the digest can tell whether an image has to be decoded at
+            # all, and the decision is made here, in row order: the same rows are computed and
+            # the same row is named in an error whatever the threads do.
+            ahead = 2 * self._limit + self.n_threads
+            while waiting and len(opening) + len(decoding) < ahead:
+                row = waiting.popleft()
+                opening.append((row, executor.submit(self.images.open, row)))
+            while opening and (opening[0][1].done() or not decoding):
+                row, opened = opening.popleft()
+                try:
+                    encoded = opened.result()
+                except ImageDecodeError as error:
+                    # It waits its turn, so that the first bad row is the one an error names.
+                    failed: Future[np.ndarray] = Future()
+                    failed.set_exception(error)
+                    decoding.append((row, b"", failed))
+                    continue
+                first = self._first_row.setdefault(encoded.digest, row)
+                if first != row:
+                    self._copies.append((row, first))
+                    advance(1)
+                elif self._fetch(row, encoded.digest):
+                    advance(1)
+                elif self._cache.claim(encoded.digest):
+                    future = executor.submit(self._prepare, row, encoded)
+                    decoding.append((row, encoded.digest, future))
+                else:
+                    self._elsewhere[row] = encoded.digest
+            if decoding:
+                row, digest, decoded = decoding.popleft()
+                try:
+                    image = decoded.result()
+                except ImageDecodeError as error:
+                    self._cache.release([digest])
+                    self._fail(row, error)
+                    advance(1)
+                else:
+                    yield row, digest, image
+
+    def _prepare(self, row: int, encoded: EncodedImage) -> np.ndarray:
+        """Decode an image and make the network's input of it; runs in a thread."""
+        image = encoded.decode(self.preprocessing.min_decode_side)
+        try:
+            return self.preprocessing(image)
+        except Exception as error:  # a preprocessing callable's own: say at which image
+            number, name = self.images.number(row), self.images.describe(row)
+            error.add_note(f"while preparing row {number} ({name})")
+            raise
+
+    def _look_elsewhere(self, advance: Callable[[int], object]) -> list[int]:
+        """Fetch what other runs have finished; return rows they gave up, which are now ours."""
+        taken_over = []
+        for row, digest in list(self._elsewhere.items()):
+            if self._fetch(row, digest):
+                advance(1)
+            elif self._cache.claim(digest, even_if_there=True):
+                # Put between the look and the claim, or there but unreadable: look again.
+                if self._fetch(row, digest):
+                    self._cache.release([digest])
+                    advance(1)
+                else:
+                    taken_over.append(row)
+            else:
+                continue
+            del self._elsewhere[row]
+        if not taken_over and self._elsewhere:
+            time.sleep(_POLL_SECONDS)
+        return taken_over
+
+    def _fetch(self, row: int, digest: bytes) -> bool:
+        """Fill a row from the store; return whether it is there."""
+        parts = self._cache.get(digest)
+        if parts is not None:
+            self._fill(row, parts)
+        return parts is not None
+
+    def _fill(self, row: int, parts: Sequence[np.ndarray]) -> None:
+        """Fill a row; the whole array is widened for a part that is wider."""
+        for columns, part in zip(self._columns, parts, strict=True):
+            if part.dtype.itemsize > self._rows.dtype.itemsize:
+                narrow = self._rows
+                self._rows = self.allocate(narrow.shape, part.dtype)
+                self._rows[:] = narrow
+            self._rows[row, columns] = part
+
+    def _fail(self, row: int, error: ImageDecodeError) -> None:
+        """Note a row that cannot be read, or raise."""
+        # An equal row elsewhere may have been the one that was read: name this one.
+        number = self.images.number(row)
+        named = ImageDecodeError(error.reason, number, self.images.describe(row))
+        if self.on_error == "raise":
+            raise named from error
+        self._rows[row] = np.nan
+        self._failed[row] = error
+        self._failures.append(named)
+
+    def _compute(
+        self, pending: Sequence[tuple[int, bytes, np.ndarray]], advance: Callable[[int], object]
+    ) -> None:
+        """Run a batch, fill its rows and store them."""
+        values = self._within_memory([image for _, _, image in pending])
+        done = []
+        for (row, digest, _), value in zip(pending, values, strict=True):
+            parts = [
+                as_stored(value[columns], dtype)
+                for columns, dtype in zip(self._columns, self.dtypes, strict=True)
+            ]
+            self._fill(row, parts)
+            done.append((digest, parts))
+        # Flushed per batch: whatever happens next, this much is done.
+        self._cache.put(done)
+        advance(len(pending))
+
+    def _within_memory(self, images: list[np.ndarray]) -> np.ndarray:
+        """Compute a batch, in halves of halves if the device runs out of memory."""
+        while True:
+            bounds = [*range(0, len(images), self._limit), len(images)]
+            try:
+                return np.concatenate(
+                    [self._run_network(images[low:high]) for low, high in pairwise(bounds)]
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self._limit == 1:
+                    raise
+            # Outside the handler: the traceback would keep the failed batch's tensors alive.
+            self._limit = max(1, min(self._limit, len(images)) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{self.device} ran out of memory; continuing with smaller batches (now "
+                    f"{self._limit}). Set batch_size to avoid the failed attempt.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _run_network(self, images: list[np.ndarray]) -> np.ndarray:
+        """Compute the parts of some images, side by side."""
+        stacked = self.preprocessing.stack(images)
+        if self.device.startswith("cuda"):
+            # Pinned memory lets the copy run alongside the previous batch's kernels; as uint8 it is
+            # a quarter of the bytes, and the device normalizes.
+            stacked = stacked.pin_memory().to(self.device, non_blocking=True)
+        return np.hstack(self.compute(self.preprocessing.normalize(stacked)))
+
+
+def as_stored(part: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round to ``dtype``; keep as it is where a number is too large for that."""
+    if part.dtype == dtype:
+        return part
+    with np.errstate(over="ignore"):
+        stored = part.astype(dtype)
+    lost = ~np.isfinite(stored)
+    return part if lost.any() and np.isfinite(part[lost]).any() else stored
+
+
+@dataclass
+class RowCache:
+    """A store as one run uses it: rows of several parts under one image's digest, and claims.
+
+    Parameters
+    ----------
+    store : Store or None
+        None: nothing is found, everything may be computed.
+    fingerprints : sequence of bytes, or None
+        Of each part, of everything that changes it but the image; None is as no store.
+    """
+
+    store: Store | None
+    fingerprints: Sequence[bytes] | None
+    # Who a claim belongs to: this run, not this process, which may run several at once.
+    _owner: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(8)}")
+    _claimed: set[bytes] = field(default_factory=set)
+
+    def get(self, digest: bytes) -> list[np.ndarray] | None:
+        """Return the parts of an image's row; None if any of them is missing in the store."""
+        if self.store is None or self.fingerprints is None:
+            return None
+        parts: list[np.ndarray] = []
+        for fingerprint in self.fingerprints:
+            part = self.store.get(_key(fingerprint, digest))
+            if part is None:
+                return None
+            parts.append(part)
+        return parts
+
+    def put(self, rows: Sequence[tuple[bytes, Sequence[np.ndarray]]]) -> None:
+        """Store the parts of computed rows, and give back the claims on them."""
+        if self.store is None or self.fingerprints is None:
+            return
+        self.store.put(
+            [
+                (_key(fingerprint, digest), part)
+                for digest, parts in rows
+                for fingerprint, part in zip(self.fingerprints, parts, strict=True)
+            ]
+        )
+        self.release([digest for digest, _ in rows])
+
+    def claim(self, digest: bytes, *, even_if_there: bool = False) -> bool:
+        """Return whether this run is to compute an image.
+
+        False if another one is computing it, or finished it since it was looked for.
+        """
+        if self.store is None or self.fingerprints is None:
+            return True
+        key = _key(b"".join(self.fingerprints), digest)
+        # Noted before it is made: an interrupt between the two must not leave it behind.
+        self._claimed.add(key)
+        rows = [] if even_if_there else [_key(each, digest) for each in self.fingerprints]
+        if self.store.claim(key, self._owner, rows):
+            return True
+        self._claimed.discard(key)
+        return False
+
+    def release(self, digests: Sequence[bytes] | None = None) -> None:
+        """Give back the claims on ``digests``, or all that are left."""
+        if self.store is None or self.fingerprints is None:
+            return
+        joint = b"".join(self.fingerprints)
+        wanted = self._claimed if digests is None else {_key(joint, each) for each in digests}
+        keys = list(wanted & self._claimed)
+        if keys:
+            self.store.release(keys, self._owner)
+            self._claimed.difference_update(keys)
+
+
+def _key(fingerprint: bytes, digest: bytes) -> bytes:
+    """Return the key of an image's part in a store."""
+    return hashlib.blake2b(fingerprint + digest, digest_size=16).digest()

@@ -1,0 +1,246 @@
+"""Images to activations of a frozen network: what both estimators stand on, in one place.
+
+It must not know estimators, nor what the activations are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from sktransfer._frozen import _engines
+from sktransfer._frozen._cache import store_for
+from sktransfer._frozen._extraction import Extraction
+from sktransfer._frozen._layers import LayerOutput, NetworkInfo
+from sktransfer._frozen._network import FrozenNetwork
+from sktransfer._frozen._registry import REGISTRY, NetworkSource
+from sktransfer._frozen._store import Store
+from sktransfer._images import ImageSource, Preprocessing, portions
+from sktransfer.exceptions import ImageDecodeError
+
+# Part of every fingerprint: raised when the same parameters come to mean other numbers.
+_NUMBERS_VERSION = 1
+
+# Bytes and rows of activations that are on their way to the store at once.
+_CHUNK_BYTES = 128 * 2**20
+_CHUNK_ROWS = 256
+
+
+@dataclass
+class FrozenExtractor:
+    """What is taken out of a frozen network, and how: enough to run it, or to know it was.
+
+    The network is found when it is needed, which it never is where every image is in the store.
+
+    Parameters
+    ----------
+    source : NetworkSource
+        Where the network comes from.
+    info : NetworkInfo
+        What is known of it.
+    outputs : tuple of LayerOutput
+        What is taken out, side by side.
+    preprocessing : Preprocessing
+        What makes the network's input from an image.
+    widths : tuple of int
+        Columns of each output.
+    dtypes : tuple of numpy dtype
+        Of each output, as it is stored and returned.
+    precision, device, engine : str
+        As for :class:`FrozenNetwork`.
+    """
+
+    source: NetworkSource
+    info: NetworkInfo
+    outputs: tuple[LayerOutput, ...]
+    preprocessing: Preprocessing
+    widths: tuple[int, ...] = ()
+    dtypes: tuple[np.dtype, ...] = ()
+    precision: str = "float32"
+    device: str = "cpu"
+    engine: str = "torch"
+    _network: FrozenNetwork | None = field(default=None, init=False, repr=False)
+    _exact: FrozenNetwork | None = field(default=None, init=False, repr=False)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one image's outputs."""
+        return sum(w * d.itemsize for w, d in zip(self.widths, self.dtypes, strict=True))
+
+    def network(self) -> FrozenNetwork:
+        """Return the network, which every extractor of the process shares."""
+        if self._network is None:
+            self._network = REGISTRY.get(
+                self.source,
+                self.info.depth(self.outputs),
+                precision=self.precision,
+                device=self.device,
+                engine=self.engine,
+            )
+        return self._network
+
+    def compute(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the outputs of a normalized batch, on its device.
+
+        Rows too large for half precision are computed again in float32.
+        """
+        parts = self.network().run(batch, self.outputs)
+        if self.precision not in ("float16", "bfloat16"):
+            return parts
+        fits = torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
+        if not fits.all():
+            if self._exact is None:
+                warnings.warn(
+                    f"Activations of {self.info.reference.name} do not fit {self.precision} for "
+                    "some images; these are computed in float32.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                depth = self.info.depth(self.outputs)
+                self._exact = REGISTRY.get(self.source, depth, device=self.device)
+            exact = self._exact.run(batch[~fits], self.outputs)
+            parts = [part.clone() for part in parts]  # of inference mode, and not to be written
+            for part, own in zip(parts, exact, strict=True):
+                part[~fits] = own
+        return parts
+
+    def fingerprints(self) -> tuple[bytes, ...] | None:
+        """Return, for each output, a digest of everything but the image that changes its numbers.
+
+        None where there is no telling what the preprocessing does: then nothing can be stored.
+
+        Raises
+        ------
+        ValueError
+            If the engine was asked for by name and cannot run the network.
+        """
+        preprocessing, reference = self.preprocessing.fingerprint, self.info.reference
+        if preprocessing is None:
+            return None
+        engine = self.engine
+        if engine == "auto":
+            side = self.preprocessing.size
+            known = _engines.recall(reference, self.precision, self.outputs, side)
+            engine = known or self.network().engine_for(self.outputs, side)
+        # Kernels of another kind of device round differently; its number does not matter.
+        kind = self.device.split(":")[0]
+        shared = (_NUMBERS_VERSION, reference.name, reference.digest, preprocessing)
+        parts = [
+            (*shared, self.precision, engine, kind, *output, np.dtype(dtype).str)
+            for output, dtype in zip(self.outputs, self.dtypes, strict=True)
+        ]
+        return tuple(hashlib.blake2b(repr(p).encode(), digest_size=16).digest() for p in parts)
+
+    def extract(
+        self,
+        images: ImageSource,
+        *,
+        cache: Any,
+        batch_size: int | str = "auto",
+        n_threads: int = 1,
+        on_error: str = "raise",
+        progress: bool = False,
+        allocate: Callable[..., np.ndarray] = np.empty,
+        total_bytes: int = 0,
+        store: Store | None = None,
+    ) -> tuple[np.ndarray, list[ImageDecodeError]]:
+        """Return the outputs of every image, each distinct one run at most once.
+
+        Parameters
+        ----------
+        images : ImageSource
+            What is run.
+        cache : bool, path-like or None
+            As for the estimators.
+        batch_size, n_threads, on_error, allocate
+            As for :class:`Extraction`.
+        progress : bool
+            Whether to show a bar.
+        total_bytes : int
+            Of all the rows that this and other calls run, where they are many: see
+            :func:`store_for`.
+        store : Store or None
+            Instead of what ``cache`` means.
+
+        Returns
+        -------
+        rows : ndarray of shape (n, sum(widths))
+            The outputs side by side; NaN where an image could not be read.
+        failures : list of ImageDecodeError
+            The rows that could not be read.
+        """
+        return Extraction(
+            images,
+            lambda batch: [part.cpu().numpy() for part in self.compute(batch)],
+            self.preprocessing,
+            self.widths,
+            self.dtypes,
+            fingerprints=self.fingerprints(),
+            store=store_for(cache, total_bytes) if store is None else store,
+            batch_size=batch_size,
+            device=self.device,
+            n_threads=n_threads,
+            on_error=on_error,
+            progress=self.info.reference.name if progress else None,
+            allocate=allocate,
+        ).run()
+
+
+def store_together(
+    extractors: Sequence[FrozenExtractor],
+    images: ImageSource,
+    *,
+    cache: Any,
+    n_threads: int,
+    progress: bool,
+) -> list[ImageDecodeError]:
+    """Bring images to the store, for several outputs of one network in one pass.
+
+    Parameters
+    ----------
+    extractors : sequence of FrozenExtractor
+        Of one output each; network, preprocessing, precision, device and engine are the same.
+    images : ImageSource
+        What is run; what is in the store already is left alone.
+    cache : bool or path-like
+        As for the estimators.
+    n_threads : int
+        Threads that read and decode.
+    progress : bool
+        Whether to show a bar.
+
+    Returns
+    -------
+    list of ImageDecodeError
+        Images that could not be read.
+    """
+    if not extractors:
+        return []
+    joint = replace(
+        extractors[0],
+        outputs=tuple(each.outputs[0] for each in extractors),
+        widths=tuple(each.widths[0] for each in extractors),
+        dtypes=tuple(each.dtypes[0] for each in extractors),
+    )
+    # The keys would be others where engine="auto" resolves otherwise for all than for one alone.
+    alone = [(each.fingerprints() or (None,))[0] for each in extractors]
+    passes = [joint] if list(joint.fingerprints() or ()) == alone else extractors
+    failures: list[ImageDecodeError] = []
+    for extractor in passes:
+        widest = sum(extractor.widths) * max(dtype.itemsize for dtype in extractor.dtypes)
+        for some in portions(images, max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // widest))):
+            failures += extractor.extract(
+                some,
+                cache=cache,
+                n_threads=n_threads,
+                on_error="nan",
+                progress=progress,
+                total_bytes=len(images) * joint.row_bytes,
+            )[1]
+    return failures

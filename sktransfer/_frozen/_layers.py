@@ -1,0 +1,270 @@
+"""What is taken out of a network: its layers, how their positions are pooled, and the module that
+computes several of them in one pass. It must not know where networks are kept or how they are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sktransfer._backbones import Backbone, BackboneReference, InputSpec, Layout, find_stage
+
+Pooling = Literal["avg", "max", "avgmax", "gem", "flatten", "cls"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+
+# Radenović, Tolias & Chum (2018) learn p per network and start from 3; a frozen network has
+# nothing to learn it from, so the starting point is the value.
+_GEM_POWER = 3.0
+_GEM_FLOOR = 1e-6
+
+
+class LayerOutput(NamedTuple):
+    """One thing to take out of a network.
+
+    Parameters
+    ----------
+    stage : int or None
+        Index of the stage whose output is wanted; None for the end of the chain.
+    pooling : str or None
+        One of ``POOLINGS``, or ``"raw"``: the whole output, raveled. None for the network's own
+        way to its embedding (needs ``stage=None``).
+    """
+
+    stage: int | None
+    pooling: str | None
+
+
+class StageInfo(NamedTuple):
+    """What is known of a stage without holding its tensors."""
+
+    name: str
+    layout: Layout
+    n_prefix_tokens: int
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What is known of a network without holding its tensors."""
+
+    reference: BackboneReference
+    stages: tuple[StageInfo, ...]
+    input_spec: InputSpec
+    n_features: int
+    neck_kind: str
+    neck_has_post: bool
+    embedding_trained: bool
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> NetworkInfo:
+        """Describe a whole (not truncated) backbone."""
+        neck = backbone.neck  # None where the weights were published without what makes it
+        return cls(
+            reference=backbone.reference,
+            stages=tuple(
+                StageInfo(stage.name, stage.layout, stage.n_prefix_tokens)
+                for stage in backbone.stages
+            ),
+            input_spec=backbone.input_spec,
+            n_features=backbone.n_features,
+            neck_kind="none" if neck is None else neck.kind,
+            neck_has_post=neck is not None and not isinstance(neck.post, nn.Identity),
+            embedding_trained=backbone.embedding_trained,
+        )
+
+    @property
+    def last_map(self) -> str:
+        """Name of the last stage whose output still has positions."""
+        return [stage.name for stage in self.stages if stage.layout != "NC"][-1]
+
+    def depth(self, outputs: Sequence[LayerOutput]) -> int:
+        """Return how many leading stages must run for ``outputs``; the neck is one more."""
+        return max(len(self.stages) + 1 if o.stage is None else o.stage + 1 for o in outputs)
+
+
+def resolve_layers(
+    info: NetworkInfo, layer: str | int | None | Sequence[str | int | None], pooling: str
+) -> tuple[LayerOutput, ...]:
+    """Resolve what the parameters ``layer`` and ``pooling`` of an estimator ask for.
+
+    Parameters
+    ----------
+    info : NetworkInfo
+        The network.
+    layer : str, int, None or a sequence of these
+        Stages by name or index; None for the embedding.
+    pooling : str
+        One of the poolings; ``"avg"`` with ``layer=None`` means the network's own way.
+
+    Returns
+    -------
+    tuple of LayerOutput
+        One per layer, in the order given.
+
+    Raises
+    ------
+    UnknownStageError
+        If there is no such stage.
+    ValueError
+        If the pooling is not possible there; the message says what is.
+    """
+    layers: Sequence[str | int | None]
+    layers = list(layer) if isinstance(layer, list | tuple) else [layer]  # type: ignore[list-item]
+    if not layers:
+        raise ValueError("layer is an empty list; name at least one stage, or leave it None.")
+    outputs = []
+    for each in layers:
+        if isinstance(each, bool) or not (each is None or isinstance(each, str | Integral)):
+            raise ValueError(
+                f"layer names stages by str or int (None is the embedding), one or a list of them; "
+                f"got {each!r} of type {type(each).__name__}."
+            )
+        if each is None:
+            outputs.append(LayerOutput(None, _embedding_pooling(info, pooling)))
+            continue
+        name = info.reference.name
+        index = find_stage(name, [stage.name for stage in info.stages], each)
+        stage = info.stages[index]
+        if pooling == "cls" and not stage.n_prefix_tokens:
+            raise ValueError(
+                f"pooling='cls' needs a class token, and stage {stage.name!r} of {name} has none; "
+                "use 'avg', 'max', 'avgmax', 'gem' or 'flatten'."
+            )
+        outputs.append(LayerOutput(index, pooling))
+    if len(set(outputs)) < len(outputs):
+        raise ValueError(f"layer names the same stage twice: {layer!r}.")
+    return tuple(outputs)
+
+
+def _embedding_pooling(info: NetworkInfo, pooling: str) -> str | None:
+    """Return the pooling that makes the embedding; None for the network's own."""
+    name = info.reference.name
+    if not info.embedding_trained:
+        raise ValueError(
+            f"The weights {info.reference.weights} of {name} hold trained convolutions only: the "
+            f"layers that make its embedding are untrained. Name a layer, for example "
+            f"layer={info.last_map!r}."
+        )
+    if pooling == "avg" or (pooling == "cls" and info.neck_kind == "cls"):
+        return None
+    if pooling == "cls" or info.neck_has_post or info.neck_kind == "none":
+        raise ValueError(
+            f"pooling={pooling!r} does not go with layer=None for {name}, whose embedding has its "
+            f"own way of pooling. Leave pooling='avg' for that, or name a layer, for example "
+            f"layer={info.stages[-1].name!r}."
+        )
+    return pooling
+
+
+def pool(x: Tensor, how: str, *, layout: Layout = "NCHW", n_prefix_tokens: int = 0) -> Tensor:
+    """Pool an activation over its positions.
+
+    Parameters
+    ----------
+    x : Tensor
+        Activation of a batch: (n, c, h, w), (n, h, w, c), (n, tokens, c) or (n, c).
+    how : {"avg", "max", "avgmax", "gem", "flatten", "cls", "raw"}
+        ``"avgmax"`` is the mean of the average and the maximum (timm's name for it); ``"gem"`` the
+        generalized mean with p = 3; ``"flatten"`` keeps every position, channel by channel as in
+        (c, h, w); ``"cls"`` takes the class token; ``"raw"``, which is not offered to users, ravels
+        the activation as it is.
+    layout : {"NCHW", "NHWC", "NLC", "NC"}
+        How to read the axes. A vector per image ("NC") has no positions and is returned as it is.
+    n_prefix_tokens : int
+        Tokens ahead of the patches ("NLC"); they are not positions and only ``"cls"`` reads them.
+
+    Returns
+    -------
+    Tensor of shape (n, d)
+        In float32, or float64 if ``x`` is float64. Never a view of ``x``.
+    """
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if how == "raw":
+        return x.to(wide).flatten(1).clone()
+    if layout == "NC":
+        return x.to(wide, copy=True)
+    if how == "cls":
+        return x[:, 0].to(wide, copy=True)
+    if layout == "NCHW":
+        positions = x.flatten(2)
+    elif layout == "NHWC":
+        positions = x.flatten(1, 2).transpose(1, 2)
+    else:
+        positions = x[:, n_prefix_tokens:].transpose(1, 2)
+    # Sums over positions overflow float16 and lose digits in bfloat16: widen first.
+    positions = positions.to(wide)
+    if how == "flatten":
+        return positions.flatten(1).clone()
+    if how == "avg":
+        return positions.mean(2)
+    if how == "max":
+        return positions.amax(2)
+    if how == "avgmax":
+        return 0.5 * (positions.mean(2) + positions.amax(2))
+    if how == "gem":
+        powered = positions.clamp(min=_GEM_FLOOR).pow(_GEM_POWER)
+        return powered.mean(2).pow(1.0 / _GEM_POWER)
+    raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {how!r}.")
+
+
+class LayerOutputs(nn.Module):
+    """Leading stages of a network that return the outputs of several layers.
+
+    Parameters
+    ----------
+    info : NetworkInfo
+        The network.
+    stages : sequence of nn.Module
+        Its stages; no more of them are used than the deepest output needs.
+    neck : pair of nn.Module, or None
+        What comes before the neck's pooling and from there on, if the end of the chain is wanted.
+    outputs : sequence of LayerOutput
+        What is returned, in this order, one tensor (n, d) each.
+    """
+
+    def __init__(
+        self,
+        info: NetworkInfo,
+        stages: Sequence[nn.Module],
+        neck: tuple[nn.Module, nn.Module] | None,
+        outputs: Sequence[LayerOutput],
+    ) -> None:
+        super().__init__()
+        ends = any(output.stage is None for output in outputs)
+        self.info = info
+        self.outputs = tuple(outputs)
+        self.stages = nn.ModuleList(stages[: info.depth(outputs)])
+        self.neck = nn.ModuleList(neck if ends and neck is not None else ())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        found: dict[int, Tensor] = {}
+        for index, module in enumerate(self.stages):
+            x = module(x)
+            stage = self.info.stages[index]
+            for position, output in enumerate(self.outputs):
+                # Pooled or copied at once: the next stage may begin with an in-place ReLU.
+                if output.stage == index and output.pooling is not None:
+                    found[position] = pool(
+                        x,
+                        output.pooling,
+                        layout=stage.layout,
+                        n_prefix_tokens=stage.n_prefix_tokens,
+                    )
+        if len(self.neck):
+            norm, rest = self.neck
+            x = norm(x)
+            stage = self.info.stages[-1]
+        for position, output in enumerate(self.outputs):
+            if output.stage is not None:
+                continue
+            if output.pooling is None:
+                found[position] = pool(rest(x), "flatten", layout="NC")
+            else:
+                found[position] = pool(
+                    x, output.pooling, layout=stage.layout, n_prefix_tokens=stage.n_prefix_tokens
+                )
+        return tuple(found[position] for position in range(len(self.outputs)))

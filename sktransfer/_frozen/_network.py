@@ -1,0 +1,266 @@
+"""The frozen part of a network, ready to run: truncated, folded, on its device, by its engine.
+
+It must not know where images come from, what a cache is, or what is done with the activations.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sktransfer._backbones import Backbone
+from sktransfer._frozen import _engines
+from sktransfer._frozen._engines import DTYPES, TorchEngine
+from sktransfer._frozen._folding import fold_batch_norm
+from sktransfer._frozen._layers import LayerOutput, LayerOutputs, NetworkInfo
+from sktransfer._frozen._openvino import OpenVinoEngine
+from sktransfer.exceptions import MissingDependencyError
+
+
+class Engine(Protocol):
+    """What runs batches of one shape and returns one set of outputs; several threads may call it.
+
+    ``name`` is as it stands in fingerprints.
+    """
+
+    name: str
+
+    def __call__(self, batch: Tensor) -> list[Tensor]:
+        """Return one tensor (n, d) per output."""
+
+
+# Converted networks kept per network, each about as large as the network: a grid over layers needs
+# as many as it has layers.
+_MAX_ENGINES = 8
+
+
+class FrozenNetwork:
+    """Leading stages of a network prepared for one device and precision; never trained or changed.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Whole network; only copies of its first ``depth`` stages are kept.
+    depth : int
+        Number of leading stages; one more than there are stages to keep the neck too.
+    precision : {"float32", "float64", "bfloat16", "float16"}
+        What is computed in.
+    device : str
+        Where, as torch names it.
+    engine : {"auto", "torch", "openvino"}
+        As :func:`resolve_engine` gives it; ``"auto"`` is resolved for each set of outputs and side.
+    reuse : FrozenNetwork or None
+        A shallower one that is otherwise the same, whose stages are taken over.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        depth: int,
+        *,
+        precision: str = "float32",
+        device: str = "cpu",
+        engine: str = "torch",
+        reuse: FrozenNetwork | None = None,
+    ) -> None:
+        self.info = NetworkInfo.of(backbone)
+        self.depth, self.precision, self.device, self.engine = depth, precision, device, engine
+        # Other engines are given the weights in float32 and round them themselves; what they are
+        # compared with is computed in float32 too.
+        self._held_as = precision if engine == "torch" else "float32"
+        self._lock = threading.RLock()
+        self._engines: OrderedDict[tuple, Engine] = OrderedDict()
+        self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
+        reused = [] if reuse is None else reuse.stages
+        # A black image runs along, for the folding to watch.
+        side = self.info.input_spec.crop_size
+        example: Tensor | None = torch.zeros(1, 3, side, side, dtype=torch.float32)
+        self.stages: list[nn.Module] = []
+        for index in range(min(depth, len(self.info.stages))):
+            own = backbone.stages[index].module
+            self.stages.append(
+                reused[index] if index < len(reused) else self._prepare(own, example)
+            )
+            try:
+                with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+                    example = None if example is None else own(example)
+            except Exception:  # then what comes after is run as it is, unfolded
+                example = None
+        self.neck: tuple[nn.Module, nn.Module] | None = None
+        if depth > len(self.info.stages) and backbone.neck is not None:
+            neck = backbone.neck
+            self.neck = (
+                self._prepare(neck.norm, example),
+                self._prepare(nn.Sequential(neck.pool, neck.post), None),
+            )
+
+    def _prepare(self, module: nn.Module, example: Tensor | None) -> nn.Module:
+        """Return a folded copy of a module, on the device."""
+        dtype = DTYPES[self._held_as]
+        prepared = fold_batch_norm(module, example, dtype=dtype).to(self.device, dtype)
+        # channels_last is a layout of 4-D weights, not a change of numbers: convolutions are
+        # 1.1 to 1.7 times faster with it on CPUs and GPUs alike.
+        return prepared.to(memory_format=torch.channels_last)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of parameters and buffers held, by converted copies too."""
+        own = _n_bytes([*self.stages, *(self.neck or ())])
+        with self._lock:
+            return own + sum(
+                _n_bytes(self.stages[: self.info.depth(outputs)])
+                for (outputs, *_), engine in self._engines.items()
+                if engine.name != "torch" or self._held_as != self.precision
+            )
+
+    def run(self, batch: Tensor, outputs: Sequence[LayerOutput]) -> list[Tensor]:
+        """Compute ``outputs`` in one pass over a batch.
+
+        Parameters
+        ----------
+        batch : Tensor of shape (n, 3, side, side)
+            Normalized images, float32 or wider, on any device.
+        outputs : sequence of LayerOutput
+            None deeper than ``depth``.
+
+        Returns
+        -------
+        list of Tensor of shape (n, d)
+            In the order of ``outputs``, float32 (float64 in that precision), on the device.
+
+        Raises
+        ------
+        ValueError
+            If the engine was asked for by name and cannot compute these outputs.
+        """
+        if self.engine == "torch":
+            return self._with_torch(outputs)(batch)
+        return self._engine(tuple(outputs), batch.shape[2])(batch)
+
+    def engine_for(self, outputs: Sequence[LayerOutput], side: int) -> str:
+        """Return the engine that computes ``outputs`` on images of ``side`` pixels.
+
+        It is resolved here if it was not before, which takes a second or so. With ``"auto"`` it is
+        remembered for other processes.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`run`.
+        """
+        outputs = tuple(outputs)
+        name = "torch" if self.engine == "torch" else self._engine(outputs, side).name
+        if self.engine == "auto":
+            # Again, if it was resolved before: the home may be another one by now.
+            _engines.remember(self.info.reference, self.precision, outputs, side, engine=name)
+        return name
+
+    def widths(self, outputs: Sequence[LayerOutput], side: int) -> tuple[int, ...]:
+        """Return the columns of each output for images of ``side`` pixels; runs a black one.
+
+        Raises
+        ------
+        ValueError
+            If the network cannot run on images of that side.
+        """
+        key = (tuple(outputs), side)
+        if key not in self._widths:
+            black = torch.zeros(1, 3, side, side, dtype=torch.float32)
+            try:
+                # In torch whatever the engine: its messages are clear for images too small.
+                parts = self._with_torch(outputs)(black)
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if is_out_of_memory(error):
+                    raise
+                name, own = self.info.reference.name, self.info.input_spec.crop_size
+                raise ValueError(
+                    f"{name} cannot run on images of {side} x {side} pixels ({error}); its weights "
+                    f"were made for {own} x {own}."
+                ) from error
+            self._widths[key] = tuple(part.shape[1] for part in parts)
+        return self._widths[key]
+
+    def shape_after(self, stage: int, side: int) -> tuple[int, ...]:
+        """Return the shape of what a stage makes of one image, as ``pooling="raw"`` ravels it."""
+        dtype = DTYPES[self._held_as]
+        x = torch.zeros(1, 3, side, side, dtype=dtype, device=self.device)
+        with torch.inference_mode(), _engines.exact_precision(self.precision, self.device):
+            for module in self.stages[: stage + 1]:
+                x = module(x)
+        return tuple(x.shape[1:])
+
+    def _with_torch(self, outputs: Sequence[LayerOutput]) -> TorchEngine:
+        """Return plain torch on the stages as they are held."""
+        chain = LayerOutputs(self.info, self.stages, self.neck, outputs)
+        return TorchEngine(chain, self._held_as, self.device)
+
+    def _engine(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
+        """Return the engine of these outputs, resolved once."""
+        key = (outputs, side, torch.get_num_threads())
+        with self._lock:
+            engine = self._engines.get(key)
+            if engine is None:
+                engine = self._engines[key] = self._resolve(outputs, side)
+                while len(self._engines) > _MAX_ENGINES:
+                    self._engines.popitem(last=False)
+            self._engines.move_to_end(key)
+            return engine
+
+    def _resolve(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
+        """Return OpenVINO if it works and agrees with torch; else torch, or raise if not "auto"."""
+        plain = self._with_torch(outputs)
+        # Two random images, always the same, as a network would be given them.
+        generator = torch.Generator().manual_seed(0)
+        batch = torch.randn(2, 3, side, side, generator=generator, dtype=torch.float32)
+        reference = plain(batch)  # where torch cannot, the error is torch's
+        tolerance = _engines.TOLERANCES[self.precision]
+        found: Engine | None = None
+        cause: Exception | None = None
+        try:
+            with _engines.exact_precision(self.precision, self.device):
+                found = OpenVinoEngine(plain.chain, (side, side), self.precision)
+            apart = _engines.largest_distance(found(batch), reference)
+            why = f"its numbers are {apart:.1e} away from torch's, more than {tolerance:.0e}"
+            agrees = apart <= tolerance
+        except Exception as error:  # a converter may fail in any way at all
+            why, agrees, cause = str(error).strip() or type(error).__name__, False, error
+        if found is None or not agrees:
+            if self.engine != "auto":
+                if isinstance(cause, MissingDependencyError):
+                    raise cause
+                name = self.info.reference.name
+                raise ValueError(
+                    f"engine='openvino' cannot run {name} on images of {side} x {side} pixels: "
+                    f"{why}. {_engines.HOW_TO_CONTINUE}"
+                ) from cause
+            found = plain
+            if self._held_as != self.precision:
+                chain = copy.deepcopy(plain.chain).to(DTYPES[self.precision])
+                found = TorchEngine(chain, self.precision, self.device)
+        if self.engine == "auto":
+            network = self.info.reference
+            _engines.remember(network, self.precision, outputs, side, engine=found.name)
+        return found
+
+
+def _n_bytes(modules: Sequence[nn.Module]) -> int:
+    """Return the bytes of the parameters and buffers of modules."""
+    return sum(
+        t.numel() * t.element_size()
+        for module in modules
+        for t in (*module.parameters(), *module.buffers())
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device, or the machine, ran out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
