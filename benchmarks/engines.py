@@ -19,10 +19,10 @@ import torch
 from _common import RESULTS, Neighbors, machine, n_cores, number, print_table, write_json
 
 from sktransfer._backbones import load_backbone
-from sktransfer._frozen import FrozenNetwork, Recipe, Tap, resolve_engine
+from sktransfer._frozen import FrozenNetwork, LayerOutput, resolve_engine
 from sktransfer.exceptions import SkTransferError
 
-TAPS = (Tap(None, None),)
+OUTPUTS = (LayerOutput(None, None),)
 RECIPES = [
     (engine, precision) for precision in ("float32", "bfloat16") for engine in ("torch", "openvino")
 ]
@@ -42,15 +42,15 @@ def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
         try:
             resolve_engine(engine, precision, "cpu")
             frozen = FrozenNetwork(
-                backbone, backbone.n_stages + 1, Recipe(precision, engine=engine)
+                backbone, backbone.n_stages + 1, precision=precision, engine=engine
             )
             start = time.perf_counter()
-            frozen.engine_for(TAPS, side)
+            frozen.engine_for(OUTPUTS, side)
         except (SkTransferError, ValueError) as error:
             print(f"{network}, {engine}, {precision}: {error}")
             continue
         seconds_to_resolve[engine, precision] = time.perf_counter() - start
-        works[engine, precision] = lambda frozen=frozen: frozen.run(batch, TAPS)[0]
+        works[engine, precision] = lambda frozen=frozen: frozen.run(batch, OUTPUTS)[0]
     right = works["eager", "float32"]().double()
     away = {
         key: float(((work().double() - right).norm(dim=1) / right.norm(dim=1)).max())

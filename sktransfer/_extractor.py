@@ -28,7 +28,6 @@ from sktransfer._frozen import (
     POOLINGS,
     REGISTRY,
     FrozenExtractor,
-    LayerOutput,
     NetworkInfo,
     NetworkSource,
     resolve_engine,

@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
-from sktransfer._frozen import REGISTRY, TOLERANCES, _engines, _prefix
+from sktransfer._frozen import REGISTRY, TOLERANCES, _engines, _network
 from sktransfer.exceptions import MissingDependencyError
 
 needs_openvino = pytest.mark.skipif(
@@ -38,13 +38,13 @@ def converted(monkeypatch):
     """Precisions of the networks that OpenVINO was given, in this test."""
     precisions = []
 
-    class Watched(_prefix.OpenVinoEngine):
+    class Watched(_network.OpenVinoEngine):
         def __init__(self, module, shape, precision):
             super().__init__(module, shape, precision)
             precisions.append(precision)
 
     REGISTRY.clear()
-    monkeypatch.setattr(_prefix, "OpenVinoEngine", Watched)
+    monkeypatch.setattr(_network, "OpenVinoEngine", Watched)
     yield precisions
     REGISTRY.clear()
 

@@ -119,7 +119,7 @@ def test_what_lies_after_the_cut_is_neither_kept_nor_run():
     (network,) = REGISTRY._networks.values()
     # The first convolution, and again converted; the whole of VGG is half a gigabyte.
     assert network.n_bytes < 20_000
-    assert len(network.pieces) == 1
+    assert len(network.stages) == 1
 
 
 def test_an_embedding_of_a_transformer_and_its_tokens():

@@ -87,7 +87,7 @@ class NetworkInfo:
 
 
 def resolve_layers(
-    info: NetworkInfo, layer: str | int | None | Sequence[str | int | None], pooling: str
+    info: NetworkInfo, layer: str | int | Sequence[str | int | None] | None, pooling: str
 ) -> tuple[LayerOutput, ...]:
     """Resolve what the parameters ``layer`` and ``pooling`` of an estimator ask for.
 

@@ -19,9 +19,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._frozen import NetworkSource, Plan, TappedChain
+from sktransfer._frozen import LayerOutput, LayerOutputs, NetworkInfo, NetworkSource
 from sktransfer._images import ImageSource, Preprocessing
 from sktransfer._persistence import found_source
 from sktransfer.inspection._estimator_images import class_codes, images_of
@@ -75,7 +76,7 @@ class DifferentiableClassifier:
     def name(self) -> str:
         """Return the name of the backbone."""
         tuned = isinstance(self.reader, FineTuneClassifier)
-        return (self.reader._prefix if tuned else self.reader._plan).info.reference.name
+        return (self.reader._prefix.info if tuned else self.reader._info).reference.name
 
     def scores(self, batch: Tensor) -> Scores:
         """Return the scores of a normalized batch, (n, 3, side, side)."""
@@ -220,7 +221,7 @@ def _common_reader(readers: list[Any], owner: Any) -> Any:
         alike = (
             isinstance(first, PretrainedFeatureExtractor)
             and isinstance(other, PretrainedFeatureExtractor)
-            and first._plan == other._plan
+            and (first._info, first._outputs) == (other._info, other._outputs)
             and _preprocessing(first) == _preprocessing(other)
         )
         if not alike and other is not first:
@@ -231,11 +232,13 @@ def _common_reader(readers: list[Any], owner: Any) -> Any:
 def _preprocessing(reader: Any) -> Preprocessing:
     if isinstance(reader, FineTuneClassifier):
         return reader._prefix.preprocessing
-    return reader._preprocessing_for(reader._plan.info.input_spec)
+    return reader._preprocessing_for(reader._info.input_spec)
 
 
 def _device(reader: Any) -> str:
-    return reader.device_ if isinstance(reader, FineTuneClassifier) else reader._recipe().device
+    if isinstance(reader, FineTuneClassifier):
+        return reader.device_
+    return resolve_device(reader.device, reader.precision)
 
 
 def _dtype(reader: Any) -> torch.dtype:
@@ -244,9 +247,9 @@ def _dtype(reader: Any) -> torch.dtype:
 
 
 def _frozen_network(extractor: PretrainedFeatureExtractor) -> tuple[nn.Module, tuple[Part, ...]]:
-    plan = extractor._plan
-    source = found_source(plan.info.reference, extractor._packed, extractor._found_as)
-    chain = _chain(source, plan)
+    info = extractor._info
+    source = found_source(info.reference, extractor._packed, extractor._found_as)
+    chain = _chain(source, info, extractor._outputs)
     return _SideBySide(chain), _parts_of_chain(chain)
 
 
@@ -260,31 +263,33 @@ def _tuned_network(classifier: FineTuneClassifier) -> tuple[nn.Module, tuple[Par
     parts.append(Part("classifier", suffix.head, None))
     if prefix.cut.depth == 0:
         return suffix, tuple(parts)
-    chain = _chain(prefix.source, Plan(prefix.info, (prefix.tap,)))
+    chain = _chain(prefix.source, prefix.info, (prefix.output,))
     return nn.Sequential(_SideBySide(chain), suffix), (*_parts_of_chain(chain), *parts)
 
 
-def _parts_of_chain(chain: TappedChain) -> tuple[Part, ...]:
+def _parts_of_chain(chain: LayerOutputs) -> tuple[Part, ...]:
     parts = [
-        Part(stage.name, piece, stage.layout)
-        for stage, piece in zip(chain.info.stages, chain.pieces, strict=False)
+        Part(stage.name, module, stage.layout)
+        for stage, module in zip(chain.info.stages, chain.stages, strict=False)
     ]
     return (*parts, Part("neck", chain.neck, None)) if len(chain.neck) else tuple(parts)
 
 
-def _chain(source: NetworkSource, plan: Plan) -> TappedChain:
+def _chain(
+    source: NetworkSource, info: NetworkInfo, outputs: tuple[LayerOutput, ...]
+) -> LayerOutputs:
     """Return a copy of the leading part of a network as it was published."""
     backbone = source.checked()
     neck = backbone.neck
     ends = None if neck is None else (neck.norm, nn.Sequential(neck.pool, neck.post))
-    pieces = [stage.module for stage in backbone.stages]
-    return copy.deepcopy(TappedChain(plan.info, pieces, ends, plan.taps))
+    stages = [stage.module for stage in backbone.stages]
+    return copy.deepcopy(LayerOutputs(info, stages, ends, outputs))
 
 
 class _SideBySide(nn.Module):
-    """Several taps as the columns of one tensor, as extractors return them."""
+    """Several outputs as the columns of one tensor, as extractors return them."""
 
-    def __init__(self, chain: TappedChain) -> None:
+    def __init__(self, chain: LayerOutputs) -> None:
         super().__init__()
         self.chain = chain
 

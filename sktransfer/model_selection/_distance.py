@@ -12,8 +12,8 @@ import pandas as pd
 from sklearn.utils import check_random_state
 
 from sktransfer._base import resolve_device
-from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.model_selection._batch_norm import (
     MomentRecorder,

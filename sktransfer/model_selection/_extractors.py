@@ -14,8 +14,8 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from sktransfer._base import resolve_device
-from sktransfer._image_rows import backbone_of, run_images
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._image_rows import backbone_of, run_images
 
 
 def as_extractor(backbone: Any, **params: Any) -> PretrainedFeatureExtractor:

@@ -16,8 +16,8 @@ from sklearn.base import clone
 
 from sktransfer._backbones import describe_backbone, list_backbones
 from sktransfer._base import seed_from
-from sktransfer._image_rows import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._image_rows import count_rows, rows_of, take_rows
 from sktransfer._utils.splitting import read_groups, stratified_part
 from sktransfer.exceptions import UnknownBackboneError
 from sktransfer.model_selection._extractors import (

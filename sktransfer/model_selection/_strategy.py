@@ -20,9 +20,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
-from sktransfer._image_rows import count_rows, rows_of, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._image_rows import count_rows, rows_of, take_rows
 from sktransfer._utils.splitting import read_groups, stratified_folds, stratified_part
 from sktransfer.model_selection._advice import LARGE, READINGS, caveats, reasons
 from sktransfer.model_selection._distance import DomainDistance, domain_distance

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from sktransfer._backbones import describe_backbone
 from sktransfer._base import seed_from
-from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import read_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError

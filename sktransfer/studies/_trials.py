@@ -18,8 +18,8 @@ from sklearn.metrics import check_scoring
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._backbones import Backbone
-from sktransfer._image_rows import backbone_of, count_rows, rows_of, take_rows
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._image_rows import backbone_of, count_rows, rows_of, take_rows
 from sktransfer._utils.splitting import holdout_split
 from sktransfer.studies._networks import given
 

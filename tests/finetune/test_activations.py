@@ -224,21 +224,21 @@ def test_numbers_too_large_for_float16_are_kept_whole(small, fresh):
     # The stem's first convolution, 1e6 times as large: some of its values overflow.
     loud.fit(numbers, y)
     prefix = loud._prefix
-    pieces = prefix.frozen().network().pieces
+    stages = prefix.frozen().network().stages
     with torch.no_grad():
-        for parameter in pieces[0].parameters():
+        for parameter in stages[0].parameters():
             parameter.mul_(1e5)
     try:
         for cache in (None, True, True):
-            outcome = prefix.activations(
+            rows, _ = prefix.activations(
                 as_image_source(numbers * 0.99, value_range=(0, 256)),
                 cache=cache,
                 n_threads=1,
                 on_error="raise",
             )
-            assert outcome.rows.dtype == np.float32
-            assert np.isfinite(outcome.rows).all()
-            assert outcome.rows.max() > np.finfo(np.float16).max
+            assert rows.dtype == np.float32
+            assert np.isfinite(rows).all()
+            assert rows.max() > np.finfo(np.float16).max
     finally:
         REGISTRY.clear()
         clear_cache()

@@ -5,25 +5,28 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from sktransfer._backbones import load_backbone
 from sktransfer._frozen import (
+    FrozenExtractor,
     FrozenNetwork,
-    Recipe,
-    Tap,
+    LayerOutput,
+    NetworkInfo,
+    NetworkSource,
     _engines,
-    _prefix,
-    fingerprints,
-    make_plan,
+    _extractor,
+    _network,
     resolve_engine,
-    resolved_engine,
 )
+from sktransfer._frozen._engines import recall
 from sktransfer.exceptions import MissingDependencyError
 
-TAPS = (Tap(1, "avg"), Tap(2, "max"))
+OUTPUTS = (LayerOutput(1, "avg"), LayerOutput(2, "max"))
 SIDE = 32
 
 
@@ -61,7 +64,7 @@ def stand_in(monkeypatch):
     class Fresh(StandIn):
         pass
 
-    monkeypatch.setattr(_prefix, "OpenVinoEngine", Fresh)
+    monkeypatch.setattr(_network, "OpenVinoEngine", Fresh)
     return Fresh
 
 
@@ -126,10 +129,10 @@ def test_an_unknown_engine_lists_those_there_are():
 
 def test_auto_takes_the_engine_that_agrees(backbone, images, stand_in):
     stand_in.off = 5e-6
-    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
-    assert network.engine_for(TAPS, SIDE) == "openvino"
-    plain = FrozenNetwork(backbone, 3, Recipe()).run(images, TAPS)
-    for part, right in zip(network.run(images, TAPS), plain, strict=True):
+    network = FrozenNetwork(backbone, 3, engine="auto")
+    assert network.engine_for(OUTPUTS, SIDE) == "openvino"
+    plain = FrozenNetwork(backbone, 3).run(images, OUTPUTS)
+    for part, right in zip(network.run(images, OUTPUTS), plain, strict=True):
         torch.testing.assert_close(part, right * (1 + 5e-6))
         assert not torch.equal(part, right)
 
@@ -140,10 +143,10 @@ def test_auto_takes_the_engine_that_agrees(backbone, images, stand_in):
 )
 def test_auto_falls_back_for_good_when_numbers_differ(backbone, images, stand_in, precision, off):
     stand_in.off = off
-    network = FrozenNetwork(backbone, 3, Recipe(precision, engine="auto"))
-    assert network.engine_for(TAPS, SIDE) == "torch"
-    plain = FrozenNetwork(backbone, 3, Recipe(precision)).run(images, TAPS)
-    for part, right in zip(network.run(images, TAPS), plain, strict=True):
+    network = FrozenNetwork(backbone, 3, precision=precision, engine="auto")
+    assert network.engine_for(OUTPUTS, SIDE) == "torch"
+    plain = FrozenNetwork(backbone, 3, precision=precision).run(images, OUTPUTS)
+    for part, right in zip(network.run(images, OUTPUTS), plain, strict=True):
         assert torch.equal(part, right)
     assert stand_in.made == 1
 
@@ -152,69 +155,69 @@ def test_a_wrong_shape_is_a_disagreement(backbone, stand_in, monkeypatch):
     monkeypatch.setattr(
         stand_in, "__call__", lambda self, x: [part[:, 1:] for part in self.module(x)]
     )
-    assert FrozenNetwork(backbone, 3, Recipe(engine="auto")).engine_for(TAPS, SIDE) == "torch"
+    assert FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE) == "torch"
 
 
 def test_auto_falls_back_silently_when_conversion_fails(backbone, images, stand_in, capfd):
     stand_in.fails = RuntimeError("no such operation: aten::frobnicate")
-    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
-    plain = FrozenNetwork(backbone, 3, Recipe()).run(images, TAPS)
-    assert torch.equal(network.run(images, TAPS)[1], plain[1])
-    assert network.engine_for(TAPS, SIDE) == "torch"
+    network = FrozenNetwork(backbone, 3, engine="auto")
+    plain = FrozenNetwork(backbone, 3).run(images, OUTPUTS)
+    assert torch.equal(network.run(images, OUTPUTS)[1], plain[1])
+    assert network.engine_for(OUTPUTS, SIDE) == "torch"
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_explicit_engine_that_cannot_says_why(backbone, images, stand_in):
-    network = FrozenNetwork(backbone, 3, Recipe(engine="openvino"))
+    network = FrozenNetwork(backbone, 3, engine="openvino")
     stand_in.fails = RuntimeError("no such operation: aten::frobnicate")
     message = r"cannot run squeezenet1_1 on images of 32 x 32 pixels: .*frobnicate.*engine='auto'"
     with pytest.raises(ValueError, match=message):
-        network.run(images, TAPS)
+        network.run(images, OUTPUTS)
     stand_in.fails, stand_in.off = None, 1e-3
     with pytest.raises(ValueError, match=r"1\.0e-03 away from torch's, more than 1e-05"):
-        network.engine_for(TAPS, SIDE)
+        network.engine_for(OUTPUTS, SIDE)
 
 
 def test_an_explicit_engine_that_cannot_be_imported(backbone, stand_in):
     stand_in.fails = MissingDependencyError("openvino")
     with pytest.raises(MissingDependencyError):
-        FrozenNetwork(backbone, 3, Recipe(engine="openvino")).engine_for(TAPS, SIDE)
+        FrozenNetwork(backbone, 3, engine="openvino").engine_for(OUTPUTS, SIDE)
 
 
-def test_resolved_once_per_taps_and_side(backbone, images, stand_in):
-    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
+def test_resolved_once_per_outputs_and_side(backbone, images, stand_in):
+    network = FrozenNetwork(backbone, 3, engine="auto")
     for _ in range(3):
-        network.run(images, TAPS)
+        network.run(images, OUTPUTS)
     assert stand_in.made == 1
-    network.run(images, TAPS[:1])
-    network.run(torch.zeros(1, 3, 48, 48), TAPS)
+    network.run(images, OUTPUTS[:1])
+    network.run(torch.zeros(1, 3, 48, 48), OUTPUTS)
     assert stand_in.made == 3
 
 
 def test_widths_convert_nothing(backbone, stand_in):
-    network = FrozenNetwork(backbone, 3, Recipe("bfloat16", engine="openvino"))
-    assert network.widths(TAPS, SIDE) == FrozenNetwork(backbone, 3, Recipe()).widths(TAPS, SIDE)
+    network = FrozenNetwork(backbone, 3, precision="bfloat16", engine="openvino")
+    assert network.widths(OUTPUTS, SIDE) == FrozenNetwork(backbone, 3).widths(OUTPUTS, SIDE)
     assert stand_in.made == 0
 
 
 def test_many_sides_do_not_pile_up(backbone, stand_in):
-    network = FrozenNetwork(backbone, 2, Recipe(engine="auto"))
+    network = FrozenNetwork(backbone, 2, engine="auto")
     alone = network.n_bytes
     sizes = set()
     for side in range(20, 40):
-        network.run(torch.zeros(1, 3, side, side), TAPS[:1])
+        network.run(torch.zeros(1, 3, side, side), OUTPUTS[:1])
         sizes.add(network.n_bytes)
     assert alone < min(sizes)
-    assert max(sizes) == network.n_bytes == alone * (1 + _prefix._MAX_ENGINES)
+    assert max(sizes) == network.n_bytes == alone * (1 + _network._MAX_ENGINES)
 
 
 def test_several_threads_resolve_once(backbone, images, stand_in):
-    network = FrozenNetwork(backbone, 3, Recipe(engine="auto"))
+    network = FrozenNetwork(backbone, 3, engine="auto")
     together = threading.Barrier(4)
 
     def work(_):
         together.wait()
-        return network.run(images, TAPS)
+        return network.run(images, OUTPUTS)
 
     with ThreadPoolExecutor(4) as executor:
         results = list(executor.map(work, range(4)))
@@ -222,75 +225,81 @@ def test_several_threads_resolve_once(backbone, images, stand_in):
     assert all(torch.equal(result[0], results[0][0]) for result in results)
 
 
-def test_no_more_pieces_than_the_deepest_tap_needs(backbone, stand_in):
-    network = FrozenNetwork(backbone, backbone.n_stages + 1, Recipe(engine="auto"))
-    assert len(network._chain(TAPS).pieces) == 3
-    assert len(network._chain(TAPS).neck) == 0
-    assert len(network._chain((Tap(None, None),)).pieces) == backbone.n_stages
+def test_no_more_pieces_than_the_deepest_output_needs(backbone, stand_in):
+    network = FrozenNetwork(backbone, backbone.n_stages + 1, engine="auto")
+    assert len(network._with_torch(OUTPUTS).chain.stages) == 3
+    assert len(network._with_torch(OUTPUTS).chain.neck) == 0
+    assert len(network._with_torch((LayerOutput(None, None),)).chain.stages) == backbone.n_stages
 
 
 # --- what is known without the network -----------------------------------------------------------
 
 
 def test_what_was_resolved_is_known_without_the_network(backbone, stand_in, monkeypatch):
-    recipe = Recipe(engine="auto")
-    asked = (backbone.reference, recipe, TAPS, SIDE)
-    assert resolved_engine(*asked) is None
-    FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
-    assert resolved_engine(*asked) == "openvino"
+    asked = (backbone.reference, "float32", OUTPUTS, SIDE)
+    assert recall(*asked) is None
+    FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE)
+    assert recall(*asked) == "openvino"
     monkeypatch.setattr(_engines, "_resolved", {})  # as in another process
-    assert resolved_engine(*asked) == "openvino"
+    assert recall(*asked) == "openvino"
     for other in (
-        (replace(backbone.reference, digest="blake2b:0"), recipe, TAPS, SIDE),
-        (backbone.reference, replace(recipe, precision="bfloat16"), TAPS, SIDE),
-        (backbone.reference, recipe, TAPS[:1], SIDE),
-        (backbone.reference, recipe, TAPS, SIDE + 1),
+        (replace(backbone.reference, digest="blake2b:0"), "float32", OUTPUTS, SIDE),
+        (backbone.reference, "bfloat16", OUTPUTS, SIDE),
+        (backbone.reference, "float32", OUTPUTS[:1], SIDE),
+        (backbone.reference, "float32", OUTPUTS, SIDE + 1),
     ):
-        assert resolved_engine(*other) is None
+        assert recall(*other) is None
     monkeypatch.setattr(_engines, "_circumstances", lambda: ("another openvino",))
-    assert resolved_engine(*asked) is None
+    assert recall(*asked) is None
 
 
-def test_an_engine_asked_for_by_name_is_resolved(backbone):
+def extractor(backbone, **settings):
+    """Bring images to two layers of a network."""
+    source = NetworkSource(("given",), lambda: backbone)
+    preprocessing = SimpleNamespace(fingerprint="p", size=SIDE)
+    dtypes = (np.dtype(np.float32),) * 2
+    info = NetworkInfo.of(backbone)
+    return FrozenExtractor(source, info, OUTPUTS, preprocessing, dtypes=dtypes, **settings)
+
+
+def test_an_engine_asked_for_by_name_needs_no_network(backbone, monkeypatch):
+    monkeypatch.setattr(_extractor.REGISTRY, "get", None)  # would fail if it were called
     for engine in ("torch", "openvino"):
-        recipe = Recipe(engine=engine)
-        assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) == engine
+        assert extractor(backbone, engine=engine).fingerprints() is not None
 
 
 def test_a_later_answer_replaces_the_earlier(backbone, stand_in, monkeypatch):
-    recipe = Recipe(engine="auto")
-    FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
+    asked = (backbone.reference, "float32", OUTPUTS, SIDE)
+    FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE)
     stand_in.fails = RuntimeError("no memory left")
-    assert FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE) == "torch"
+    assert FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE) == "torch"
     monkeypatch.setattr(_engines, "_resolved", {})
-    assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) == "torch"
+    assert recall(*asked) == "torch"
 
 
 def test_a_home_that_cannot_be_written_is_no_matter(backbone, stand_in, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SKTRANSFER_HOME", str(tmp_path / "file"))
-    recipe = Recipe(engine="auto")
-    assert FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE) == "openvino"
-    assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) == "openvino"
+    asked = (backbone.reference, "float32", OUTPUTS, SIDE)
+    assert FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE) == "openvino"
+    assert recall(*asked) == "openvino"
 
 
 def test_a_spoilt_record_is_not_believed(backbone, stand_in, offline_home, monkeypatch):
-    recipe = Recipe(engine="auto")
-    FrozenNetwork(backbone, 3, recipe).engine_for(TAPS, SIDE)
+    asked = (backbone.reference, "float32", OUTPUTS, SIDE)
+    FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE)
     (record,) = (offline_home / "engines").iterdir()
     for spoilt in (b"", b"\xff\xfe", b"tensorrt"):
         record.write_bytes(spoilt)
         monkeypatch.setattr(_engines, "_resolved", {})
-        assert resolved_engine(backbone.reference, recipe, TAPS, SIDE) is None
+        assert recall(*asked) is None
 
 
-def test_engines_share_no_rows(backbone):
-    plan = make_plan(FrozenNetwork(backbone, 1, Recipe()).info, 1, "avg")
-    of = {
-        engine: fingerprints(plan, "p", Recipe(precision, engine=engine), ["float32"])
+def test_engines_share_no_rows(backbone, stand_in):
+    found = {
+        (precision, engine): extractor(backbone, precision=precision, engine=engine).fingerprints()
         for precision in ("float32", "bfloat16")
         for engine in ("torch", "openvino")
     }
-    assert of["torch"] != of["openvino"]
-    with pytest.raises(ValueError, match="resolved"):
-        fingerprints(plan, "p", Recipe(engine="auto"), ["float32"])
+    assert len(set(found.values())) == 4
+    assert extractor(backbone, engine="auto").fingerprints() == found["float32", "openvino"]

@@ -1,4 +1,4 @@
-"""OpenVINO against plain torch: the same numbers for every family, tap, pooling and batch."""
+"""OpenVINO against plain torch: the same numbers for every family, layer, pooling and batch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from sktransfer._backbones import load_backbone
-from sktransfer._frozen import TOLERANCES, FrozenNetwork, Recipe, Tap, _openvino
-from sktransfer._frozen._engines import distance, probe
+from sktransfer._frozen import TOLERANCES, FrozenNetwork, LayerOutput, _openvino
+from sktransfer._frozen._engines import largest_distance
 from sktransfer._frozen._openvino import OpenVinoEngine
 
 pytestmark = pytest.mark.skipif(
@@ -47,107 +47,113 @@ def images(n, side, seed=1):
 def networks(name, precision="float32", engine="openvino"):
     backbone = load_backbone(name, weights=None)
     depth = backbone.n_stages + 1
-    recipes = Recipe(precision, engine=engine), Recipe(), Recipe(precision)
-    return backbone, *(FrozenNetwork(backbone, depth, recipe) for recipe in recipes)
+    own = FrozenNetwork(backbone, depth, precision=precision, engine=engine)
+    plain = FrozenNetwork(backbone, depth)
+    return backbone, own, plain, FrozenNetwork(backbone, depth, precision=precision)
 
 
-def some_taps(backbone):
+def some_outputs(backbone):
     """The end, and three stages in every pooling they allow."""
     last = backbone.n_stages - 1
-    taps = [Tap(None, None)]
+    outputs = [LayerOutput(None, None)]
     for index in sorted({0, last // 2, last}):
         stage = backbone.stages[index]
         poolings = ["avg", "max", "avgmax", "gem", "flatten"]
-        taps += [Tap(index, how) for how in poolings + ["cls"] * bool(stage.n_prefix_tokens)]
-    return tuple(taps)
+        outputs += [
+            LayerOutput(index, how) for how in poolings + ["cls"] * bool(stage.n_prefix_tokens)
+        ]
+    return tuple(outputs)
 
 
 @pytest.mark.parametrize(("name", "side"), FAMILIES)
 def test_float32_is_torchs(name, side):
     backbone, network, plain, _ = networks(name)
-    taps = some_taps(backbone)
-    assert network.engine_for(taps, side) == "openvino"
+    outputs = some_outputs(backbone)
+    assert network.engine_for(outputs, side) == "openvino"
     for n in (1, 3, 33):
         batch = images(n, side)
-        found, right = network.run(batch, taps), plain.run(batch, taps)
-        assert [part.dtype for part in found] == [torch.float32] * len(taps)
-        assert distance(found, right) <= TOLERANCES["float32"]
+        found, right = network.run(batch, outputs), plain.run(batch, outputs)
+        assert [part.dtype for part in found] == [torch.float32] * len(outputs)
+        assert largest_distance(found, right) <= TOLERANCES["float32"]
 
 
 @pytest.mark.parametrize(("name", "side"), FAMILIES)
 def test_bfloat16_is_near_and_no_further_than_torchs(name, side):
     backbone, network, plain, half = networks(name, "bfloat16")
-    taps = tuple(tap for tap in some_taps(backbone) if tap.pooling != "flatten")
+    outputs = tuple(output for output in some_outputs(backbone) if output.pooling != "flatten")
     try:
-        assert network.engine_for(taps, side) == "openvino"
+        assert network.engine_for(outputs, side) == "openvino"
     except ValueError as error:
         if "no bfloat16 arithmetic" in str(error):
             pytest.skip("this processor has no bfloat16 arithmetic")
         raise
     batch = images(5, side)
-    found, right = network.run(batch, taps), plain.run(batch, taps)
-    apart = distance(found, right)
+    found, right = network.run(batch, outputs), plain.run(batch, outputs)
+    apart = largest_distance(found, right)
     assert 1e-4 < apart <= TOLERANCES["bfloat16"]
-    assert apart <= 2 * distance(half.run(batch, taps), right)
+    assert apart <= 2 * largest_distance(half.run(batch, outputs), right)
 
 
-def test_rows_do_not_hang_on_the_batch():
+def test_rows_do_not_depend_on_the_batch():
     _, network, _, _ = networks("resnet18")
-    taps = (Tap(None, None), Tap(1, "gem"))
+    outputs = (LayerOutput(None, None), LayerOutput(1, "gem"))
     batch = images(7, 64)
-    whole = network.run(batch, taps)
+    whole = network.run(batch, outputs)
     for low, high in ((0, 1), (1, 4), (4, 7)):
-        part = network.run(batch[low:high], taps)
-        assert distance(part, [each[low:high] for each in whole]) <= TOLERANCES["float32"]
+        part = network.run(batch[low:high], outputs)
+        assert largest_distance(part, [each[low:high] for each in whole]) <= TOLERANCES["float32"]
 
 
-def test_a_tap_before_an_in_place_activation():
-    """DenseNet's and SqueezeNet's next stage begins with one: what was tapped must not change."""
+def test_a_layer_before_an_in_place_activation():
+    """DenseNet's and SqueezeNet's next stage begins with one: what was taken must not change."""
     _, network, plain, _ = networks("squeezenet1_1")
-    taps = (Tap(0, "flatten"), Tap(1, "flatten"), Tap(2, "avg"))
+    outputs = (LayerOutput(0, "flatten"), LayerOutput(1, "flatten"), LayerOutput(2, "avg"))
     batch = images(2, 64)
-    assert distance(network.run(batch, taps), plain.run(batch, taps)) <= TOLERANCES["float32"]
+    assert (
+        largest_distance(network.run(batch, outputs), plain.run(batch, outputs))
+        <= TOLERANCES["float32"]
+    )
 
 
 def test_channels_last_and_wider_batches_are_taken():
     _, network, plain, _ = networks("squeezenet1_1")
-    taps = (Tap(None, None),)
+    outputs = (LayerOutput(None, None),)
     batch = images(3, 64)
-    right = plain.run(batch, taps)
+    right = plain.run(batch, outputs)
     for each in (batch.to(memory_format=torch.channels_last), batch.double()):
-        assert distance(network.run(each, taps), right) <= TOLERANCES["float32"]
+        assert largest_distance(network.run(each, outputs), right) <= TOLERANCES["float32"]
 
 
 def test_a_result_is_not_overwritten_by_the_next_batch():
     _, network, _, _ = networks("squeezenet1_1")
-    taps = (Tap(None, None),)
-    (first,) = network.run(images(3, 64), taps)
+    outputs = (LayerOutput(None, None),)
+    (first,) = network.run(images(3, 64), outputs)
     kept = first.clone()
-    network.run(images(3, 64, seed=2), taps)
+    network.run(images(3, 64, seed=2), outputs)
     assert torch.equal(first, kept)
 
 
 def test_several_threads_at_once():
     _, network, _, _ = networks("resnet18")
-    taps = (Tap(2, "avg"),)
+    outputs = (LayerOutput(2, "avg"),)
     batches = [images(4, 64, seed) for seed in range(6)]
-    alone = [network.run(batch, taps)[0] for batch in batches]
+    alone = [network.run(batch, outputs)[0] for batch in batches]
     with ThreadPoolExecutor(3) as executor:
         for _ in range(3):
-            together = list(executor.map(lambda batch: network.run(batch, taps)[0], batches))
+            together = list(executor.map(lambda batch: network.run(batch, outputs)[0], batches))
             for found, right in zip(together, alone, strict=True):
-                assert distance([found], [right]) <= 1e-6
+                assert largest_distance([found], [right]) <= 1e-6
 
 
 def test_another_number_of_threads_is_the_same_network():
     _, network, plain, _ = networks("squeezenet1_1")
-    taps = (Tap(None, None),)
+    outputs = (LayerOutput(None, None),)
     batch = images(3, 64)
     before = torch.get_num_threads()
     try:
         for n in (1, 2):
             torch.set_num_threads(n)
-            assert distance(network.run(batch, taps), plain.run(batch, taps)) <= 1e-5
+            assert largest_distance(network.run(batch, outputs), plain.run(batch, outputs)) <= 1e-5
     finally:
         torch.set_num_threads(before)
 
@@ -171,16 +177,16 @@ def test_what_cannot_be_converted_is_an_exception():
 
 def test_a_constant_batch_does_not_pass_the_agreement():
     engine = OpenVinoEngine(BakedBatch(), (8, 8), "float32")
-    batch = probe((8, 8))
-    assert distance(engine(batch), BakedBatch()(batch)) > TOLERANCES["float32"]
+    batch = images(2, 8)
+    assert largest_distance(engine(batch), BakedBatch()(batch)) > TOLERANCES["float32"]
 
 
 def test_a_real_conversion_failure_falls_back(monkeypatch):
     _, network, plain, _ = networks("squeezenet1_1", engine="auto")
     monkeypatch.setattr(torch.jit, "trace", None)
-    taps = (Tap(0, "avg"),)
-    assert network.engine_for(taps, 64) == "torch"
-    assert torch.equal(network.run(images(2, 64), taps)[0], plain.run(images(2, 64), taps)[0])
+    outputs = (LayerOutput(0, "avg"),)
+    assert network.engine_for(outputs, 64) == "torch"
+    assert torch.equal(network.run(images(2, 64), outputs)[0], plain.run(images(2, 64), outputs)[0])
 
 
 def test_a_processor_without_bfloat16_is_told(monkeypatch):
@@ -199,11 +205,11 @@ def test_a_processor_without_bfloat16_is_told(monkeypatch):
     monkeypatch.setattr(_openvino, "_core", lambda: Elsewhere(core))
     _, network, _, _ = networks("squeezenet1_1", "bfloat16")
     with pytest.raises(ValueError, match="no bfloat16 arithmetic"):
-        network.engine_for((Tap(0, "avg"),), 64)
+        network.engine_for((LayerOutput(0, "avg"),), 64)
     _, network, _, half = networks("squeezenet1_1", "bfloat16", "auto")
-    taps = (Tap(0, "avg"),)
-    assert network.engine_for(taps, 64) == "torch"
-    assert torch.equal(network.run(images(2, 64), taps)[0], half.run(images(2, 64), taps)[0])
+    outputs = (LayerOutput(0, "avg"),)
+    assert network.engine_for(outputs, 64) == "torch"
+    assert torch.equal(network.run(images(2, 64), outputs)[0], half.run(images(2, 64), outputs)[0])
 
 
 def test_quiet_and_private(tmp_path):
@@ -211,13 +217,13 @@ def test_quiet_and_private(tmp_path):
     code = """
         import sys
         from sktransfer._backbones import load_backbone
-        from sktransfer._frozen import FrozenNetwork, Recipe, Tap, resolve_engine
+        from sktransfer._frozen import FrozenNetwork, LayerOutput, resolve_engine
         assert resolve_engine("auto", "float32", "cpu") == "auto"
         backbone = load_backbone("squeezenet1_1", weights=None)
-        FrozenNetwork(backbone, 2, Recipe())
+        FrozenNetwork(backbone, 2)
         assert "openvino" not in sys.modules
-        network = FrozenNetwork(backbone, 2, Recipe(engine="auto"))
-        assert network.engine_for((Tap(1, "avg"),), 64) == "openvino"
+        network = FrozenNetwork(backbone, 2, engine="auto")
+        assert network.engine_for((LayerOutput(1, "avg"),), 64) == "openvino"
         assert "openvino" in sys.modules
         assert not any(name.startswith("openvino_telemetry") for name in sys.modules)
     """

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sktransfer._backbones import load_backbone
-from sktransfer._frozen import NetworkRegistry, NetworkSource, Recipe, Tap
+from sktransfer._frozen import LayerOutput, NetworkRegistry, NetworkSource
 from sktransfer.exceptions import WeightsMismatchError
 
-EMBEDDING = 100
+EMBEDDING = 6  # the five stages of a ResNet and the neck
 
 
 def source(name="resnet18", seed=0, loads=None, reference=None):
@@ -21,54 +21,48 @@ def source(name="resnet18", seed=0, loads=None, reference=None):
     return NetworkSource((name, seed), load, reference)
 
 
-def depth(n):
-    return lambda info: min(n, len(info.stages) + 1)
-
-
 def test_loads_once_and_shares():
     registry, loads = NetworkRegistry(), []
-    one = registry.get(source(loads=loads), depth(2), Recipe())
-    assert registry.get(source(loads=loads), depth(1), Recipe()) is one
+    one = registry.get(source(loads=loads), 2)
+    assert registry.get(source(loads=loads), 1) is one
     assert loads == ["resnet18"]
 
 
-def test_a_deeper_cut_takes_over_the_pieces_there_are():
+def test_a_deeper_cut_takes_over_the_stages_there_are():
     registry = NetworkRegistry()
-    shallow = registry.get(source(), depth(2), Recipe())
-    deep = registry.get(source(), depth(EMBEDDING), Recipe())
-    assert deep.pieces[:2] == shallow.pieces
+    shallow = registry.get(source(), 2)
+    deep = registry.get(source(), EMBEDDING)
+    assert deep.stages[:2] == shallow.stages
     assert len(registry) == 1
     x = torch.randn(2, 3, 64, 64)
-    (expected,) = (
-        NetworkRegistry().get(source(), depth(EMBEDDING), Recipe()).run(x, [Tap(None, None)])
-    )
-    assert torch.equal(deep.run(x, [Tap(None, None)])[0], expected)
+    (expected,) = NetworkRegistry().get(source(), EMBEDDING).run(x, [LayerOutput(None, None)])
+    assert torch.equal(deep.run(x, [LayerOutput(None, None)])[0], expected)
 
 
 def test_precisions_are_networks_of_their_own():
     registry = NetworkRegistry()
-    registry.get(source(), depth(1), Recipe())
-    half = registry.get(source(), depth(1), Recipe(precision="bfloat16"))
+    registry.get(source(), 1)
+    half = registry.get(source(), 1, precision="bfloat16")
     assert len(registry) == 2
-    assert next(half.pieces[0].parameters()).dtype == torch.bfloat16
+    assert next(half.stages[0].parameters()).dtype == torch.bfloat16
 
 
 def test_the_least_recently_used_goes_first_and_one_stays():
     registry, loads = NetworkRegistry(max_bytes=1), []
     for name in ("squeezenet1_0", "squeezenet1_1", "squeezenet1_0"):
-        registry.get(source(name, loads=loads), depth(3), Recipe())
+        registry.get(source(name, loads=loads), 3)
     assert len(registry) == 1
     assert loads == ["squeezenet1_0", "squeezenet1_1", "squeezenet1_0"]
     roomy, loads = NetworkRegistry(), []
     for name in ("squeezenet1_0", "squeezenet1_1", "squeezenet1_0"):
-        roomy.get(source(name, loads=loads), depth(3), Recipe())
+        roomy.get(source(name, loads=loads), 3)
     assert loads == ["squeezenet1_0", "squeezenet1_1"]
 
 
 def test_other_weights_than_those_referred_to_are_refused():
-    reference = NetworkRegistry().get(source(seed=0), depth(1), Recipe()).info.reference
+    reference = NetworkRegistry().get(source(seed=0), 1).info.reference
     with pytest.raises(WeightsMismatchError, match="random weights of resnet18"):
-        NetworkRegistry().get(source(seed=1, reference=reference), depth(1), Recipe())
+        NetworkRegistry().get(source(seed=1, reference=reference), 1)
 
 
 def test_a_source_that_gives_something_else_the_second_time():
@@ -78,15 +72,17 @@ def test_a_source_that_gives_something_else_the_second_time():
     changing = NetworkSource(
         ("file",), lambda: load_backbone("resnet18", weights=None, seed=next(seeds))
     )
-    registry.get(changing, depth(1), Recipe())
-    deep = registry.get(changing, depth(3), Recipe())
-    plain = NetworkRegistry().get(source(seed=1), depth(3), Recipe())
+    registry.get(changing, 1)
+    deep = registry.get(changing, 3)
+    plain = NetworkRegistry().get(source(seed=1), 3)
     x = torch.randn(1, 3, 64, 64)
-    assert torch.equal(deep.run(x, [Tap(2, "avg")])[0], plain.run(x, [Tap(2, "avg")])[0])
+    assert torch.equal(
+        deep.run(x, [LayerOutput(2, "avg")])[0], plain.run(x, [LayerOutput(2, "avg")])[0]
+    )
 
 
 def test_clear():
     registry = NetworkRegistry()
-    registry.get(source(), depth(1), Recipe())
+    registry.get(source(), 1)
     registry.clear()
     assert len(registry) == 0

@@ -239,7 +239,7 @@ def test_embeddings_change_within_the_stated_tolerance(shared_data, monkeypatch)
 
 
 def own_preprocessing(extractor):
-    spec = extractor._plan.info.input_spec
+    spec = extractor._info.input_spec
     return {"crop_size": spec.crop_size, "resize_size": spec.resize_size}
 
 

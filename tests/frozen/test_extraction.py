@@ -1,4 +1,4 @@
-"""The runner's guarantees: order, once each, bounded, nobody else's row, memory back-off."""
+"""The guarantees of a run: order, once each, bounded, nobody else's row, memory back-off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktransfer._frozen import Job, MemoryStore, run
+from sktransfer._frozen import Extraction, MemoryStore
 from sktransfer._images import as_image_source, make_preprocessing
 from sktransfer.exceptions import ImageDecodeError
 
@@ -34,9 +34,8 @@ class Network:
         return [batch.mean((2, 3)).numpy(), batch.amax((1, 2, 3))[:, None].numpy()]
 
 
-def job(network, **changes):
+def extraction(X, network, **changes):
     settings = {
-        "compute": network,
         "preprocessing": make_preprocessing(
             crop_size=SIDE,
             resize_size=SIDE,
@@ -47,11 +46,10 @@ def job(network, **changes):
         "widths": (3, 1),
         "dtypes": (np.dtype(np.float32),) * 2,
         "fingerprints": (b"mean", b"max"),
-        "store": None,
         "batch_size": 4,
         "n_threads": 2,
     }
-    return Job(**{**settings, **changes})
+    return Extraction(as_image_source(X), network, **{**settings, **changes})
 
 
 def expected(X):
@@ -63,15 +61,15 @@ def expected(X):
 @pytest.mark.parametrize("batch_size", [1, 4, 100, "auto"])
 def test_rows_in_order_whatever_the_batch(n_threads, batch_size):
     X = images(13)
-    outcome = run(as_image_source(X), job(Network(), n_threads=n_threads, batch_size=batch_size))
-    np.testing.assert_allclose(outcome.rows, expected(X), rtol=1e-6)
-    assert outcome.failures == []
+    rows, failures = extraction(X, Network(), n_threads=n_threads, batch_size=batch_size).run()
+    np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
+    assert failures == []
 
 
 def test_equal_images_are_computed_once():
     X = images(5)[[0, 1, 0, 2, 3, 0, 4, 1, 4]]
     network = Network()
-    rows = run(as_image_source(X), job(network)).rows
+    rows = extraction(X, network).run()[0]
     assert sum(network.batches) == 5
     np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
 
@@ -79,8 +77,8 @@ def test_equal_images_are_computed_once():
 def test_a_store_is_filled_and_read():
     store, X = MemoryStore(), images(6)
     first, second = Network(), Network()
-    one = run(as_image_source(X[:4]), job(first, store=store)).rows
-    two = run(as_image_source(X), job(second, store=store)).rows
+    one = extraction(X[:4], first, store=store).run()[0]
+    two = extraction(X, second, store=store).run()[0]
     assert sum(first.batches) == 4
     assert sum(second.batches) == 2
     assert np.array_equal(one, two[:4])
@@ -88,24 +86,24 @@ def test_a_store_is_filled_and_read():
 
 def test_parts_are_stored_each_for_itself():
     store, X = MemoryStore(), images(6)
-    run(as_image_source(X), job(Network(), store=store))
-    alone = job(
-        None, store=store, widths=(1,), fingerprints=(b"max",)
-    )  # would fail if it were called
-    np.testing.assert_allclose(run(as_image_source(X), alone).rows, expected(X)[:, 3:], rtol=1e-6)
+    extraction(X, Network(), store=store).run()
+    dtypes = (np.dtype(np.float32),)
+    # None would fail if it were called.
+    alone = extraction(X, None, store=store, widths=(1,), dtypes=dtypes, fingerprints=(b"max",))
+    np.testing.assert_allclose(alone.run()[0], expected(X)[:, 3:], rtol=1e-6)
 
 
 def test_another_fingerprint_is_another_row():
     store, X = MemoryStore(), images(3)
     network = Network()
-    run(as_image_source(X), job(network, store=store))
-    run(as_image_source(X), job(network, store=store, fingerprints=(b"mean2", b"max")))
+    extraction(X, network, store=store).run()
+    extraction(X, network, store=store, fingerprints=(b"mean2", b"max")).run()
     assert sum(network.batches) == 6
 
 
 def test_nothing_is_stored_without_a_fingerprint():
     store = MemoryStore()
-    run(as_image_source(images(3)), job(Network(), store=store, fingerprints=None))
+    extraction(images(3), Network(), store=store, fingerprints=None).run()
     assert store.info().n_rows == 0
 
 
@@ -124,22 +122,22 @@ def broken(tmp_path):
 
 def test_a_row_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ImageDecodeError, match=r"row 1 \(.*bad\.png\)") as caught:
-        run(as_image_source(broken(tmp_path)), job(Network()))
+        extraction(broken(tmp_path), Network()).run()
     assert caught.value.index == 1
 
 
 def test_or_gives_nan_for_itself_alone(tmp_path):
-    outcome = run(as_image_source(broken(tmp_path)), job(Network(), on_error="nan"))
-    assert [failure.index for failure in outcome.failures] == [1, 3, 4]
-    assert np.isnan(outcome.rows[[1, 3, 4]]).all()
-    np.testing.assert_allclose(outcome.rows[[0, 2]], expected(images(2)), rtol=1e-6)
-    assert "absent.png" in str(outcome.failures[1])
+    rows, failures = extraction(broken(tmp_path), Network(), on_error="nan").run()
+    assert [failure.index for failure in failures] == [1, 3, 4]
+    assert np.isnan(rows[[1, 3, 4]]).all()
+    np.testing.assert_allclose(rows[[0, 2]], expected(images(2)), rtol=1e-6)
+    assert "absent.png" in str(failures[1])
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once():
     X, network = images(20), Network(fail_above=3)
     with pytest.warns(RuntimeWarning, match="ran out of memory") as caught:
-        rows = run(as_image_source(X), job(network, batch_size=16)).rows
+        rows = extraction(X, network, batch_size=16).run()[0]
     assert len(caught) == 1
     assert max(network.batches) <= 3
     np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
@@ -154,7 +152,7 @@ def test_out_of_memory_with_one_image_is_an_error():
         pytest.warns(RuntimeWarning, match="smaller batches"),
         pytest.raises(torch.OutOfMemoryError),
     ):
-        run(as_image_source(images(4)), job(Never()))
+        extraction(images(4), Never()).run()
 
 
 def test_another_runtime_error_is_not_swallowed():
@@ -162,7 +160,7 @@ def test_another_runtime_error_is_not_swallowed():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        run(as_image_source(images(4)), job(fail))
+        extraction(images(4), fail).run()
 
 
 def test_an_interrupted_run_keeps_what_it_finished():
@@ -175,9 +173,9 @@ def test_an_interrupted_run_keeps_what_it_finished():
             return super().__call__(batch)
 
     with pytest.raises(KeyboardInterrupt):
-        run(as_image_source(X), job(Interrupted(), store=store))
+        extraction(X, Interrupted(), store=store).run()
     rest = Network()
-    rows = run(as_image_source(X), job(rest, store=store)).rows
+    rows = extraction(X, rest, store=store).run()[0]
     assert sum(rest.batches) == 4
     np.testing.assert_allclose(rows, expected(X), rtol=1e-6)
     assert not [t for t in threading.enumerate() if t.name.startswith("sktransfer-decode")]
@@ -185,7 +183,7 @@ def test_an_interrupted_run_keeps_what_it_finished():
 
 def test_no_more_than_a_few_batches_are_decoded_ahead():
     X = images(200)
-    settings = job(None)
+    settings = extraction(X, None)
     alive, most = 0, 0
     lock = threading.Lock()
     plain = settings.preprocessing
@@ -209,13 +207,13 @@ def test_no_more_than_a_few_batches_are_decoded_ahead():
         return Network()(batch)
 
     settings.compute, settings.preprocessing = slow, Counting()
-    run(as_image_source(X), settings)
+    settings.run()
     assert most <= 3 * settings.batch_size + settings.n_threads
 
 
 def test_decoding_and_the_network_overlap():
     X = images(40)
-    settings = job(None, n_threads=2)
+    settings = extraction(X, None, n_threads=2)
     plain = settings.preprocessing
     decoding_while_computing = []
     computing = threading.Event()
@@ -237,12 +235,12 @@ def test_decoding_and_the_network_overlap():
         return Network()(batch)
 
     settings.compute, settings.preprocessing = slow, Slow()
-    run(as_image_source(X), settings)
+    settings.run()
     assert decoding_while_computing
 
 
 def test_progress_bar_counts_every_row(capsys, tmp_path):
-    run(as_image_source(broken(tmp_path)), job(Network(), on_error="nan", progress="demo"))
+    extraction(broken(tmp_path), Network(), on_error="nan", progress="demo").run()
     written = capsys.readouterr().err
     assert "demo" in written
     assert "5/5" in written
