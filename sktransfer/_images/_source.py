@@ -148,13 +148,13 @@ class ImageSource:
             return Path(os.fsdecode(row)).name
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
-        if is_opener(row):
-            return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
+        if isinstance(row, np.ndarray | torch.Tensor):
+            return "array" if isinstance(row, np.ndarray) else "tensor"
         if isinstance(row, Image.Image):
             return "PIL image"
-        if isinstance(row, torch.Tensor):
-            return "tensor"
-        return "array" if isinstance(row, np.ndarray) else type(row).__name__
+        if is_opener(row):
+            return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
+        return type(row).__name__
 
     def open(self, i: int) -> EncodedImage:
         """Read row ``i`` and take its digest, without decoding it.

@@ -135,7 +135,7 @@ def test_each_side_stays_at_twice_what_it_is_resized_to(size, factor):
     image = opened(jpeg(smooth(size))).decode(512)
     assert image.size == tuple(-(-side // factor) for side in size)  # rounded up
     if factor > 1:
-        resized = preprocessing._resized_size(size)
+        resized = [length for length, _, _ in preprocessing._geometry(size)]
         assert all(have >= 2 * want for have, want in zip(image.size, resized, strict=True))
         assert min(image.size) < 2 * 512  # and no more than needed
 
@@ -146,7 +146,7 @@ def test_no_way_of_resizing_enlarges(mode, size):
     preprocessing = preprocess(preprocessing=mode)
     decoded = opened(jpeg(smooth(size))).decode(preprocessing.min_decode_side)
     assert decoded.size != size
-    resized = preprocessing._resized_size(size)
+    resized = [length for length, _, _ in preprocessing._geometry(size)]
     assert all(have >= 2 * want for have, want in zip(decoded.size, resized, strict=True))
 
 
