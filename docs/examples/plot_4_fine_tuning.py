@@ -8,7 +8,7 @@ digits, one digit against the rest.
 """
 
 # %%
-# The images have 8 by 8 pixels and are enlarged; 10 % of them are positive. A third is the test set.
+# The images have 8 by 8 pixels and are enlarged; 10 % are positive. A third is the test set.
 from sklearn.model_selection import train_test_split
 
 from sktransfer.datasets import load_digit_screening
