@@ -50,32 +50,14 @@ def make_preprocessing(
 ) -> Preprocessing:
     """Return the preprocessing that the weights want and the user asked for.
 
-    Parameters
-    ----------
-    crop_size, resize_size : int
-        The weights' own sides: shorter (or each) side resized to ``resize_size``, then the center
-        square of ``crop_size``.
-    interpolation : {"bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"}
-        How images are resized.
-    mean, std : sequence of 3 floats
-        What is subtracted from each channel and then divided by, on the [0, 1] scale.
-    resize_mode : {"shortest", "squash"}, default="shortest"
-        Whether ``resize_size`` is the shorter side or both.
-    preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
-        "weights": as above. "resize": the whole image squashed to the square. "pad": the whole
-        image with its aspect ratio, black bars added. A callable is given an RGB Pillow image
-        (or a float32 array (H, W, 3) in [0, 1] for deep data) and returns either an image, which
-        then goes through "weights", or a finished tensor (3, S, S), normalized already.
-    image_size : int or None, default=None
-        Another side S of the square; ``resize_size`` keeps its proportion to it.
-    scaled_decoding : bool, default=False
-        Whether JPEGs much larger than needed may be decoded at a fraction of their size: see
-        :attr:`Preprocessing.min_decode_side`.
-
-    Returns
-    -------
-    Preprocessing
-        Called with one image at a time.
+    The weights' own: the shorter side (with ``resize_mode="squash"`` each side) is resized to
+    ``resize_size``, then the center square of ``crop_size`` is taken; ``mean`` and ``std`` are on
+    the [0, 1] scale. The user's: ``preprocessing`` is "weights"; "resize", the whole image squashed
+    to the square; "pad", the whole image with its aspect ratio and black bars; or a callable, which
+    is given an RGB Pillow image (a float32 array (H, W, 3) in [0, 1] for deep images) and returns
+    an image, which then goes through "weights", or a finished tensor (3, S, S), normalized already.
+    ``image_size`` is another side of the square; ``resize_size`` keeps its proportion to it. With
+    ``scaled_decoding`` JPEGs much larger than needed may be decoded at a fraction of their size.
     """
     if interpolation not in _RESAMPLING:
         raise ValueError(
@@ -125,32 +107,15 @@ class Preprocessing:
     Calling it does the work of one image (in any thread); :meth:`to_batch` joins the results.
     ``stack`` and ``normalize`` are the halves of ``to_batch``, so that bytes may travel to a GPU
     and be normalized there.
-
-    Attributes
-    ----------
-    size : int
-        Side of the square given to the network.
-    resize_size : int
-        Side the image is resized to before the crop.
-    resize_mode : {"shortest", "longest", "squash"}
-        Which of its sides that is.
-    interpolation : str
-        How images are resized.
-    mean, std : tuple of float
-        What is subtracted from each channel and then divided by.
-    function : callable or None
-        The user's own preprocessing.
-    scaled_decoding : bool
-        Whether images may come decoded at a fraction of their size.
     """
 
-    size: int
-    resize_size: int
-    resize_mode: str
+    size: int  # side of the square given to the network
+    resize_size: int  # side the image is resized to before the crop
+    resize_mode: str  # which of its sides that is: "shortest", "longest" or "squash"
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    function: Callable[[Any], Any] | None = None
+    function: Callable[[Any], Any] | None = None  # the user's own preprocessing
     scaled_decoding: bool = False
 
     @property

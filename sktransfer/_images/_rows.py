@@ -239,16 +239,19 @@ def _flat_rows(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
     return array.reshape(len(array), *shape), array.shape[1]
 
 
-def resolve_image_shape(image_shape: Any, n_features: int) -> tuple[int, ...]:
+def resolve_image_shape(
+    image_shape: Any, n_features: int, channels: Sequence[int] | None = CHANNELS
+) -> tuple[int, ...]:
     """Return the shape of one image of ``n_features`` numbers, by numpy's rules for -1.
 
-    ``image_shape`` is (H, W) or (H, W, C); None infers square gray or RGB images.
+    ``image_shape`` is (H, W) or (H, W, C); None infers square gray or RGB images. ``channels`` are
+    the accepted numbers of channels, None for any.
     """
     if image_shape is None:
-        for channels in (1, 3):
-            side = math.isqrt(n_features // channels)
-            if side * side * channels == n_features:
-                return (side, side) if channels == 1 else (side, side, channels)
+        for n_channels in (1, 3):
+            side = math.isqrt(n_features // n_channels)
+            if side * side * n_channels == n_features:
+                return (side, side) if n_channels == 1 else (side, side, n_channels)
         raise ValueError(
             f"X has {n_features} columns, which make neither a square gray nor a square RGB "
             "image. Pass image_shape=(height, width) or (height, width, channels)."
@@ -271,7 +274,7 @@ def resolve_image_shape(image_shape: Any, n_features: int) -> tuple[int, ...]:
         raise ValueError(
             f"X has {n_features} columns, which do not make images of image_shape={image_shape}."
         )
-    if len(shape) == 3 and shape[2] not in CHANNELS:
+    if len(shape) == 3 and channels is not None and shape[2] not in channels:
         raise ValueError(
             f"image_shape={image_shape} means {shape[2]} channels with {n_features} columns; "
             "expected 1 (gray), 3 (RGB) or 4 (RGBA) on the last axis."

@@ -48,29 +48,18 @@ _LOADING = threading.Lock()
 class EncodedImage:
     """One row, read but not decoded.
 
-    Attributes
-    ----------
-    digest : bytes
-        16 bytes of blake2b over everything in this row that changes the decoded image.
-    content : bytes, ndarray or PIL.Image.Image
-        The encoded file, the numbers with their channels last, or the loaded image.
-    value_range : (float, float), percentiles, "dtype" or None
-    index, source : int and str, or None
-        Position of the row and its file name or kind, for messages.
-    dicom : DicomOptions or None
-        How it is shown, if it is a DICOM file.
-    augmentation, seed : callable and int
-        Which draw of an augmentation is applied to it, if any.
+    The digest is 16 bytes of blake2b over everything in this row that changes the decoded image.
+    The content is the encoded file, the numbers with their channels last, or the loaded image.
     """
 
     digest: bytes
     content: bytes | np.ndarray | Image.Image
     value_range: ValueScale | None = None
-    index: int | None = None
-    source: str | None = None
+    index: int | None = None  # position of the row, for messages
+    source: str | None = None  # its file name or kind, for messages
     dicom: DicomOptions | None = None
     augmentation: Callable[[DecodedImage, int], DecodedImage] | None = None
-    seed: int = 0
+    seed: int = 0  # which draw of the augmentation
 
     def decode(self, min_side: int | None = None) -> DecodedImage:
         """Return the image: a Pillow image of mode L or RGB, or float32 in [0, 1].
@@ -103,17 +92,10 @@ class ImageSource:
     Nothing is read before :meth:`open` is called, and a row that fails affects no other. Safe to
     use from several threads; picklable if its rows are.
 
-    Parameters
-    ----------
-    rows : sequence
-        Paths, bytes, Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors ([C,] H, W);
-        or one array of shape (n, H, W[, C]).
-    value_range : (float, float), percentiles, "dtype" or None
-        Black and white of arrays and of files deeper than 8 bits.
-    n_columns : int or None
-        How many columns ``X`` has if it is two-dimensional, for scikit-learn's bookkeeping.
-    dicom : DicomOptions or None
-        How DICOM files are shown.
+    ``rows`` are paths, bytes, Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors
+    ([C,] H, W), or one array of shape (n, H, W[, C]). ``value_range`` is black and white of arrays
+    and of files deeper than 8 bits; ``n_columns`` how many columns ``X`` has if it is
+    two-dimensional, for scikit-learn's bookkeeping.
     """
 
     # Whether a digest says what the image is, in another source too.
@@ -249,43 +231,21 @@ def as_image_source(
     The digest of a row is the same whichever way the same bytes or the same array come, so that
     copies of an image are recognized.
 
-    Parameters
-    ----------
-    X : list, ndarray, tensor, Series or DataFrame
-        One image a row:
+    ``X`` has one image a row:
 
-        - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
-          ``bytes`` of encoded files, Pillow images, pydicom datasets, arrays (H, W[, C]) or
-          tensors ([C,] H, W). A string is always a path; nothing is fetched. Files in archives
-          or elsewhere come as ``zipfile.Path`` or as ``OpenFile`` of your own ``fsspec.open``;
-        - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
-        - a tensor of shape (n, C, H, W);
-        - numbers of shape (n, pixels), flattened rows of ``image_shape``.
-    image_shape : tuple of int or None, default=None
-        (H, W) or (H, W, C) of flattened rows; one of them may be -1. Inferred for square gray or
-        RGB images. Other forms of ``X`` have their own shapes and ignore it.
-    value_range : (float, float), "dtype", "percentile", ("percentile", low, high) or None, \
-            default=None
-        The values that are black and white in arrays (not of booleans), and in gray files deeper
-        than 8 bits. None means 0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and
-        for files what they declare; "dtype" all that an integer type can hold. Values outside are
-        an error. "percentile" scales each image from its own 1st to its 99th percentile, and
-        what lies outside is black or white.
-    dicom : DicomOptions or None, default=None
-        How DICOM files are shown. None: the defaults.
+    - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
+      ``bytes`` of encoded files, Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors
+      ([C,] H, W). A string is always a path; nothing is fetched. Files in archives or elsewhere
+      come as ``zipfile.Path`` or as ``OpenFile`` of the user's own ``fsspec.open``;
+    - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
+    - a tensor of shape (n, C, H, W);
+    - numbers of shape (n, pixels), flattened rows of ``image_shape``, of which one may be -1; it is
+      inferred for square gray or RGB images.
 
-    Returns
-    -------
-    ImageSource
-        One image a row, none of them read yet.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sktransfer._images import as_image_source
-    >>> source = as_image_source(np.zeros((2, 8, 6, 3), dtype=np.uint8))
-    >>> source.open(0).decode().size
-    (6, 8)
+    ``value_range`` is black and white of arrays (not of booleans), and of gray files deeper than 8
+    bits. None means 0 to 255 for integers, 0 to 65535 for uint16, 0 to 1 for floats, and for files
+    what they declare; "dtype" all that an integer type can hold. Values outside are an error.
+    "percentile" or ("percentile", low, high) scales each image by its own percentiles.
     """
     scale = check_value_range(value_range)
     if dicom is not None:

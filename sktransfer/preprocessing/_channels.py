@@ -1,23 +1,23 @@
-"""ImageChannels: images of any number of channels as the three (or one) that networks take.
-
-It must not know networks, files, or the estimators that come after it.
-"""
+"""ImageChannels: images of any number of channels as the three (or one) that networks take."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._images import resolve_image_shape
 from sktransfer._utils.sklearn_compat import _fit_context
+from sktransfer.preprocessing._arrays import ImageArrayMixin
 
 
-class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ImageChannels(
+    ClassNamePrefixFeaturesOutMixin, ImageArrayMixin, TransformerMixin, BaseEstimator
+):
     """Select or mix the channels of images that have other than three.
 
     For fluorescence microscopy, satellite bands, slices of a volume: arrays (n, height, width,
@@ -34,8 +34,8 @@ class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     Parameters
     ----------
     select : sequence of 1 or 3 int, default=(0, 1, 2)
-        Channels shown as red, green and blue; or the one shown as gray. Negative numbers count from
-        the last.
+        Channels that become red, green and blue; or the one that becomes gray. Negative numbers
+        count from the last.
     mix : array-like of shape (n_channels, 3) or (n_channels,), or None, default=None
         How much of each channel goes into red, green and blue, or into gray; instead of ``select``.
         Columns that sum to 1 keep the range of the values.
@@ -97,47 +97,60 @@ class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array-like of shape (n, height, width, channels), (n, height, width) or (n, pixels)
-        y : ignored
+            Images of as many channels as those to be transformed.
+        y : None
+            Ignored; only there because scikit-learn's pipelines pass it.
 
         Returns
         -------
-        self : object
+        self : ImageChannels
+            Fitted transformer.
 
         Raises
         ------
         ValueError
             If ``X`` has no such channels, or not as many as ``mix`` has rows.
         """
-        X = self._numbers(X, reset=True)
-        shape = self._resolve(X.shape[1]) if X.ndim == 2 else (*X.shape[1:], 1)[:3]
-        self.image_shape_ = shape
+        X = self._check_images(X, reset=True)
+        shape = X.shape[1:]
+        if X.ndim == 2:
+            if self.image_shape is None:
+                raise ValueError(
+                    f"X has {X.shape[1]} columns; pass image_shape=(height, width, channels) to "
+                    "say what images they make."
+                )
+            shape = resolve_image_shape(self.image_shape, X.shape[1], channels=None)
+        self.image_shape_ = shape = (*shape, 1)[:3]
         n_out = self._matrix().shape[1] if self.mix is not None else len(self._selected())
         self._n_features_out = shape[0] * shape[1] * n_out
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Images of three channels, or of one.
+        """Return images of three channels, or of one.
 
         Parameters
         ----------
         X : array-like of shape (n, height, width, channels), (n, height, width) or (n, pixels)
-            As many channels as in ``fit``; of another size if it has more than two axes.
+            Images of as many channels as in ``fit``; they may have another size, unless raveled.
 
         Returns
         -------
         ndarray of shape (n, height, width, 3) or (n, height, width, 1)
-            Raveled if ``X`` is. Selected channels keep the dtype of ``X``; mixed ones are float32
-            if ``X`` is, else float64.
+            The images, raveled if ``X`` is. Selected channels keep the dtype of ``X``; mixed ones
+            are float32 if ``X`` is, else float64.
         """
         check_is_fitted(self)
-        X = self._numbers(X, reset=False)
+        X = self._check_images(X, reset=False)
         if X.ndim == 2:
             images = X.reshape(len(X), *self.image_shape_)
         else:
             images = X if X.ndim == 4 else X[..., None]
         n_channels = self.image_shape_[2]
         if images.shape[3] != n_channels:
-            raise ValueError(f"X has {images.shape[3]} channels; in fit it had {n_channels}.")
+            raise ValueError(
+                f"X has {images.shape[3]} channels; in fit it had {n_channels}. Transform images "
+                "of as many channels, or fit again."
+            )
         if self.mix is None:
             result = images[..., self._selected()]
         else:
@@ -145,48 +158,18 @@ class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             result = images.astype(dtype) @ self._matrix().astype(dtype)
         return result.reshape(len(X), -1) if X.ndim == 2 else result
 
-    def _numbers(self, X: Any, *, reset: bool) -> np.ndarray:
-        n_axes = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
-        if n_axes > 2:  # their sides are not features
-            if reset:
-                for name in ("n_features_in_", "feature_names_in_"):
-                    self.__dict__.pop(name, None)
-            X = check_array(X, dtype="numeric", allow_nd=True, input_name="X")
-        else:
-            X = validate_data(self, X, reset=reset, dtype="numeric")
-        if X.ndim not in (2, 3, 4):
-            raise ValueError(
-                f"X has shape {X.shape}; expected (n, height, width, channels), (n, height, width) "
-                "or raveled images (n, pixels) with image_shape."
-            )
-        return X
-
-    def _resolve(self, n_features: int) -> tuple[int, ...]:
-        if self.image_shape is None or len(self.image_shape) not in (2, 3):
-            raise ValueError(
-                f"X has {n_features} columns; image_shape=(height, width, channels) has to say "
-                f"what images they make (got {self.image_shape!r})."
-            )
-        shape = tuple(self.image_shape) + (1,) * (3 - len(self.image_shape))
-        known = math.prod(side for side in shape if side != -1)
-        if known > 0 and shape.count(-1) == 1 and n_features % known == 0:
-            shape = tuple(n_features // known if side == -1 else side for side in shape)
-        if min(shape) < 1 or math.prod(shape) != n_features:
-            raise ValueError(
-                f"X has {n_features} columns, which do not make images of "
-                f"image_shape={self.image_shape!r}."
-            )
-        return shape
-
     def _selected(self) -> list[int]:
         n_channels = self.image_shape_[2]
         chosen = np.asarray(self.select)
         if chosen.ndim != 1 or len(chosen) not in (1, 3) or chosen.dtype.kind not in "iu":
             raise ValueError(
-                f"select names three channels, or one, by whole numbers; got {self.select!r}."
+                f"select must name three channels, or one, by whole numbers; got {self.select!r}."
             )
         if (chosen < -n_channels).any() or (chosen >= n_channels).any():
-            raise ValueError(f"select={self.select!r}, and X has {n_channels} channels.")
+            raise ValueError(
+                f"select={self.select!r} names a channel that is not there: X has {n_channels} "
+                f"channels. Numbers from {-n_channels} to {n_channels - 1} name one."
+            )
         return [int(channel) for channel in chosen]
 
     def _matrix(self) -> np.ndarray:
@@ -195,13 +178,7 @@ class ImageChannels(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         matrix = matrix[:, None] if matrix.ndim == 1 else matrix
         if matrix.shape not in ((n_channels, 1), (n_channels, 3)) or not np.isfinite(matrix).all():
             raise ValueError(
-                f"mix is an array of shape ({n_channels}, 3), or ({n_channels},) for gray, since X "
-                f"has {n_channels} channels; got shape {matrix.shape}."
+                f"mix must be an array of shape ({n_channels}, 3), or ({n_channels},) for gray, "
+                f"since X has {n_channels} channels; got shape {matrix.shape}."
             )
         return matrix
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

@@ -1,19 +1,16 @@
-"""ImageWhitening: small images standardized or whitened, as arrays of numbers.
-
-It must not know networks, files, or the estimators that come after it.
-"""
+"""ImageWhitening: small images standardized or whitened, as arrays of numbers."""
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.linalg
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.extmath import svd_flip
+from sklearn.decomposition import PCA
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from sktransfer._images import resolve_image_shape
 from sktransfer._utils.sklearn_compat import (
@@ -22,6 +19,7 @@ from sktransfer._utils.sklearn_compat import (
     _check_feature_names_in,
     _fit_context,
 )
+from sktransfer.preprocessing._arrays import ImageArrayMixin
 
 # Numbers in one image that whitening accepts; a square matrix of them takes 1.2 GB.
 _LARGEST = 64 * 64 * 3
@@ -43,7 +41,7 @@ def _is_invertible(self: ImageWhitening) -> bool:
     return True
 
 
-class ImageWhitening(TransformerMixin, BaseEstimator):
+class ImageWhitening(ImageArrayMixin, TransformerMixin, BaseEstimator):
     """Standardize small images, or make their pixels uncorrelated (ZCA, PCA).
 
     The steps, in the order Keras documents: each image by its own mean and standard deviation
@@ -61,11 +59,11 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         pixels can. "pca": uncorrelated components of unit variance, largest first. "standardize":
         only the steps before.
     samplewise_center : bool, default=False
-        Whether its mean, over all its pixels and channels, is taken from each image.
+        Whether its mean, over all its pixels and channels, is subtracted from each image.
     samplewise_std_normalization : bool, default=False
         Whether each image is divided by its standard deviation.
     featurewise_center : bool, default=True
-        Whether the mean of each channel is taken away. "zca" and "pca" center every pixel in any
+        Whether the mean of each channel is subtracted. "zca" and "pca" center every pixel in any
         case, so there it changes nothing.
     featurewise_std_normalization : bool or None, default=None
         Whether each channel is divided by its standard deviation. None: with "standardize" only.
@@ -86,13 +84,13 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
     mean_, std_ : ndarray of shape (n_channels,)
         Per channel, over all images and positions, after the sample-wise steps.
     pixel_mean_ : ndarray of shape (n_pixels,)
-        Mean that whitening takes away, after the steps before it. "zca" and "pca" only.
+        Mean that whitening subtracts, after the steps before it. "zca" and "pca" only.
     components_ : ndarray of shape (n_components, n_pixels)
         Directions, as rows. "zca" and "pca" only.
     explained_variance_ : ndarray of shape (n_components,)
         Variance along each. "zca" and "pca" only.
     epsilon_ : float
-        What was added to it. "zca" and "pca" only.
+        What is added to each explained variance. "zca" and "pca" only.
     n_features_in_ : int
         Number of columns of ``X`` in ``fit``, if it was 2-D.
     feature_names_in_ : ndarray of str
@@ -160,17 +158,20 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, height, width), (n, height, width, channels) or (n, pixels)
-        y : ignored
+            Images of one size.
+        y : None
+            Ignored; only there because scikit-learn's pipelines pass it.
 
         Returns
         -------
-        self : object
+        self : ImageWhitening
+            Fitted transformer.
         """
-        X = self._numbers(X, reset=True)
+        X = self._check_shape(X, reset=True)
         self.image_shape_ = (
             resolve_image_shape(self.image_shape, X.shape[1]) if X.ndim == 2 else X.shape[1:]
         )
-        n_pixels = _n_pixels(self.image_shape_)
+        n_pixels = math.prod(self.image_shape_)
         if self.method != "standardize":
             self._check_size(n_pixels)
         images = self._samplewise(X)
@@ -183,7 +184,7 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Standardize, and whiten.
+        """Standardize and whiten images.
 
         Parameters
         ----------
@@ -193,11 +194,11 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray
-            Of the shape of ``X``; with ``method="pca"`` of shape (n, n_components). float32 if
-            ``X`` is, else float64.
+            An array of the shape of ``X``; with ``method="pca"`` of shape (n, n_components).
+            float32 if ``X`` is, else float64.
         """
         check_is_fitted(self)
-        X = self._numbers(X, reset=False)
+        X = self._check_shape(X, reset=False)
         result = self._featurewise(self._samplewise(X)).reshape(len(X), -1)
         if self.method != "standardize":
             result = (result - self.pixel_mean_) @ self.components_.T / self._scales()
@@ -208,23 +209,23 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
 
     @available_if(_is_invertible)
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Images from what ``transform`` gave; what ``n_components`` left out is their mean.
+        """Return images from what ``transform`` gave; what was left out is their mean.
 
         Parameters
         ----------
         X : array-like
-            As ``transform`` returns it.
+            An array that ``transform`` returned.
 
         Returns
         -------
         ndarray
-            Of the shape of ``X``; with ``method="pca"`` of shape (n, ``*image_shape_``), or
+            Images of the shape of ``X``; with ``method="pca"`` of shape (n, ``*image_shape_``), or
             (n, pixels) if ``fit`` had a 2-D ``X``.
         """
         check_is_fitted(self)
         X = check_array(X, dtype=_DTYPES, allow_nd=True, input_name="X")
         flat = X.reshape(len(X), -1).astype(np.float64)
-        width = len(self.components_) if self.method == "pca" else _n_pixels(self.image_shape_)
+        width = len(self.components_) if self.method == "pca" else math.prod(self.image_shape_)
         if flat.shape[1] != width:
             raise ValueError(
                 f"X has {flat.shape[1]} numbers a row; expected {width}, as transform returns."
@@ -241,13 +242,13 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         if self.method != "pca":
             shape = X.shape
         elif hasattr(self, "n_features_in_"):
-            shape = (len(X), _n_pixels(self.image_shape_))
+            shape = (len(X), math.prod(self.image_shape_))
         else:
             shape = (len(X), *self.image_shape_)
         return images.reshape(shape).astype(X.dtype, copy=False)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the output's columns, for a 2-D ``X``.
+        """Return the names of the output's columns, for a 2-D ``X``.
 
         Parameters
         ----------
@@ -266,12 +267,12 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
             )
         if input_features is None and not hasattr(self, "n_features_in_"):
             # As scikit-learn names columns that have no names.
-            return np.asarray([f"x{i}" for i in range(_n_pixels(self.image_shape_))], dtype=object)
+            return np.asarray([f"x{i}" for i in range(math.prod(self.image_shape_))], dtype=object)
         return _check_feature_names_in(self, input_features)
 
     @property
     def whitening_matrix_(self) -> np.ndarray:
-        """Matrix (n_pixels, n_out) that centerd, raveled rows are multiplied by.
+        """Matrix (n_pixels, n_out) that centered, raveled rows are multiplied by.
 
         Made when asked for: it may be much larger than ``components_``.
         """
@@ -288,14 +289,11 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
                 f"{min(n, d)}."
             )
         self.pixel_mean_ = rows.mean(axis=0)
-        rows = rows - self.pixel_mean_
-        if n > d:
-            variances, vectors = scipy.linalg.eigh(rows.T @ rows / (n - 1))
-            variances, directions = variances[::-1].clip(0.0), vectors.T[::-1]
-        else:
-            # n numbers at most vary, so no matrix of d x d is made.
-            _, singular, directions = scipy.linalg.svd(rows, full_matrices=False)
-            variances = singular**2 / (n - 1)
+        # With few images no matrix of d x d is made; with many, it is smaller than they are.
+        pca = PCA(svd_solver="covariance_eigh" if n > d else "full")
+        with np.errstate(invalid="ignore"):  # images that do not vary at all
+            pca.fit(rows - self.pixel_mean_)
+        variances = pca.explained_variance_
         # What is left of a direction without variance is rounding.
         noise = np.finfo(np.float64).eps * max(n, d)
         kept = (
@@ -304,9 +302,7 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         n_kept = int(kept.sum())
         mean_variance = float(variances[:n_kept].mean()) if n_kept else 0.0
         n_kept = n_kept if self.n_components is None else min(n_kept, self.n_components)
-        # The sign that sklearn's PCA chooses: the same on every machine.
-        _, directions = svd_flip(None, directions[:n_kept], u_based_decision=False)
-        self.components_ = np.ascontiguousarray(directions)
+        self.components_ = pca.components_[:n_kept].copy()
         self.explained_variance_ = variances[:n_kept].copy()
         share = self.epsilon
         if share is None:
@@ -317,7 +313,7 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
         return np.sqrt(self.explained_variance_ + self.epsilon_)
 
     def _samplewise(self, X: np.ndarray) -> np.ndarray:
-        """Images (n, positions, channels) as float64, the sample-wise steps done."""
+        """Return images (n, positions, channels) as float64 after the sample-wise steps."""
         channels = self.image_shape_[2] if len(self.image_shape_) == 3 else 1
         images = X.reshape(len(X), -1, channels).astype(np.float64)
         if self.samplewise_center:
@@ -336,34 +332,21 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
             return self.method == "standardize"
         return bool(self.featurewise_std_normalization)
 
-    def _numbers(self, X: Any, *, reset: bool) -> np.ndarray:
-        """X as floats, its shape checked."""
-        if reset:
-            for name in ("n_features_in_", "feature_names_in_"):
-                self.__dict__.pop(name, None)  # of an earlier fit on a table
+    def _check_shape(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Return X as floats, its shape checked."""
         least = 2 if reset and self.method != "standardize" else 1
-        if getattr(X, "ndim", None) in (3, 4) or (isinstance(X, (list, tuple)) and _depth(X) > 2):
-            X = check_array(
-                X, dtype=_DTYPES, allow_nd=True, ensure_min_samples=least, input_name="X"
-            )
-            if X.ndim == 4 and X.shape[1] in (1, 3) and X.shape[3] not in (1, 3, 4):
-                raise ValueError(
-                    f"X has shape {X.shape}, which looks channels-first; expected (n, height, "
-                    "width, channels). Use X.transpose(0, 2, 3, 1)."
-                )
-        else:
-            X = validate_data(self, X, reset=reset, dtype=_DTYPES, ensure_min_samples=least)
-        if X.ndim > 4:
+        X = self._check_images(X, reset=reset, dtype=_DTYPES, ensure_min_samples=least)
+        if X.ndim == 4 and X.shape[1] in (1, 3) and X.shape[3] not in (1, 3, 4):
             raise ValueError(
-                f"X has {X.ndim} axes; expected (n, height, width), (n, height, width, channels) "
-                "or (n, pixels)."
+                f"X has shape {X.shape}, which looks channels-first; expected (n, height, width, "
+                "channels). Use X.transpose(0, 2, 3, 1)."
             )
         if not reset:
-            raveled = X.ndim == 2 and X.shape[1] == _n_pixels(self.image_shape_)
+            raveled = X.ndim == 2 and X.shape[1] == math.prod(self.image_shape_)
             if not raveled and X.shape[1:] != self.image_shape_:
                 raise ValueError(
                     f"X holds images of shape {X.shape[1:]}, but {type(self).__name__} was "
-                    f"fitted on images of shape {self.image_shape_}."
+                    f"fitted on images of shape {self.image_shape_}. Resize them to that."
                 )
         return X
 
@@ -377,26 +360,3 @@ class ImageWhitening(TransformerMixin, BaseEstimator):
             f"{n_pixels**2 * 8 / 1e9:.1f} GB. Resize the images, or use method='standardize', or "
             "whiten embeddings with sklearn.decomposition.PCA(whiten=True)."
         )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
-
-def _n_pixels(shape: tuple[int, ...]) -> int:
-    """Numbers in one image."""
-    return int(np.prod(shape))
-
-
-def _depth(X: Any) -> int:
-    """Axes of nested sequences, by their first elements."""
-    depth = 0
-    while isinstance(X, (list, tuple, np.ndarray)):
-        if isinstance(X, np.ndarray):
-            return depth + X.ndim
-        if not X:
-            return depth + 1
-        X, depth = X[0], depth + 1
-    return depth
