@@ -1,1 +1,1 @@
-"""Configuration, random numbers, splits, resampling and plotting; nothing about images."""
+"""Configuration, random numbers, splits, resampling, plotting and scikit-learn's private names."""

@@ -1,4 +1,4 @@
-"""Every environment variable, default and directory in one place; it must not know any module."""
+"""Environment variables, limits, directories and optional imports, in one place."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Session(NamedTuple):
 
 
 def weights_directory() -> Path | None:
-    """Directory named by ``SKTRANSFER_WEIGHTS_DIR``, or None."""
+    """Return the directory named by ``SKTRANSFER_WEIGHTS_DIR``, or None."""
     value = os.environ.get(WEIGHTS_DIR_VARIABLE)
     return Path(value).expanduser() if value else None
 
 
 def home_directory() -> Path:
-    """Directory for sktransfer's own small records (``SKTRANSFER_HOME``)."""
+    """Return the directory for sktransfer's own small records (``SKTRANSFER_HOME``)."""
     value = os.environ.get(HOME_VARIABLE)
     if value:
         return Path(value).expanduser()
@@ -75,17 +75,17 @@ def home_directory() -> Path:
 
 
 def offline() -> bool:
-    """Whether ``SKTRANSFER_OFFLINE`` forbids downloads."""
+    """Return whether ``SKTRANSFER_OFFLINE`` forbids downloads."""
     return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
 
 
 def memory_cache_bytes() -> int:
-    """Bound on activations in this process's memory, in bytes (``SKTRANSFER_MEMORY_BYTES``)."""
+    """Return the limit of activations in memory, in bytes (``SKTRANSFER_MEMORY_BYTES``)."""
     return _bytes_of(MEMORY_CACHE_VARIABLE, MEMORY_CACHE_BYTES)
 
 
 def directory_cache_bytes() -> int:
-    """Bound on a directory of activations, in bytes (``SKTRANSFER_CACHE_BYTES``)."""
+    """Return the limit of a directory of activations, in bytes (``SKTRANSFER_CACHE_BYTES``)."""
     return _bytes_of(DIRECTORY_CACHE_VARIABLE, DIRECTORY_CACHE_BYTES)
 
 
@@ -100,7 +100,7 @@ def _bytes_of(variable: str, default: int) -> int:
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: what the machine has, or its container allows."""
+    """Return how many bytes this process may still take, of the machine or of its container."""
     free = [_available()]
     for limit, used in _CONTROL_GROUPS:
         try:
@@ -124,7 +124,7 @@ def _available() -> int:
 
 
 def session() -> Session | None:
-    """The session this process belongs to; its own, or that of the process that started it."""
+    """Return the session of this process: its own, or that of the process that started it."""
     owner, _, directory = os.environ.get(SESSION_VARIABLE, "").partition(":")
     return Session(int(owner), Path(directory)) if owner.isdigit() and directory else None
 
@@ -135,21 +135,9 @@ def set_session(owner: int, directory: Path) -> None:
 
 
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional package or say which extra brings it.
+    """Import an optional module, or say which ``extra`` of ``pyproject.toml`` installs it.
 
-    Parameters
-    ----------
-    module : str
-        Dotted module name.
-    extra : str
-        Name of the extra in ``pyproject.toml``.
-    purpose : str
-        What it is needed for, as the beginning of a sentence.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it cannot be imported.
+    ``purpose`` is what it is needed for, as the beginning of a sentence.
     """
     try:
         return importlib.import_module(module)

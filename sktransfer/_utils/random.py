@@ -1,7 +1,4 @@
-"""torch's global generator, which modules draw from and threads share: seeded and given back.
-
-It must not know what is drawn.
-"""
+"""torch's global random generator, which all threads share: seeded for a while, then restored."""
 
 from __future__ import annotations
 
@@ -22,21 +19,10 @@ _KNOWN = ("torch.nn.", "torchvision.", "sktransfer.")
 
 @contextmanager
 def private_seed(seed: int | None) -> Iterator[None]:
-    """Draw the random weights of modules from ``seed``; torch's global generator is left as it was.
+    """Draw the random weights of modules from ``seed``, and restore torch's global generator.
 
     Only the CPU generator is used: modules are built on the CPU, and ``torch.manual_seed`` would
-    reset those of the GPUs too. One thread at a time, for there is one generator.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sktransfer._utils.random import private_seed
-    >>> with private_seed(0):
-    ...     first = torch.nn.Linear(2, 2)
-    >>> with private_seed(0):
-    ...     second = torch.nn.Linear(2, 2)
-    >>> bool((first.weight == second.weight).all())
-    True
+    reset those of the GPUs too. One thread at a time enters, for there is one generator.
     """
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0 if seed is None else int(seed))
@@ -44,15 +30,9 @@ def private_seed(seed: int | None) -> Iterator[None]:
 
 
 def draws_in_training(modules: Iterable[nn.Module]) -> bool:
-    """Whether a step of training may draw from the global generator: by dropout, or by modules that
-    others wrote, of which nothing is known.
+    """Return whether a step of training may draw from the global generator.
 
-    Examples
-    --------
-    >>> from torch import nn
-    >>> from sktransfer._utils.random import draws_in_training
-    >>> draws_in_training([nn.Linear(2, 2)]), draws_in_training([nn.Dropout(0.5)])
-    (False, True)
+    Dropout does, and modules that others wrote may, since nothing is known about them.
     """
     return any(_may_draw(part) for module in modules for part in module.modules())
 

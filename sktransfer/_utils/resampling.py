@@ -1,7 +1,4 @@
-"""Scores of predictions for rows that were left out, and their intervals by resampling rows.
-
-It must not know what made the predictions.
-"""
+"""Scores of predictions for held-out rows, and their intervals by resampling rows."""
 
 from __future__ import annotations
 
@@ -12,21 +9,10 @@ SCORINGS = ("accuracy", "balanced_accuracy", "f1", "roc_auc")
 
 
 def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> float:
-    """Score of predictions.
+    """Return the score of decisions, one column for each class, against the true columns ``codes``.
 
-    Parameters
-    ----------
-    codes : ndarray of shape (n,), int
-        Right classes, as columns of ``decisions``.
-    decisions : ndarray of shape (n, n_classes)
-    scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}
-        With more than two classes the area under the curve and F1 are of each class against the
-        rest, averaged; with two, F1 is of the second.
-
-    Returns
-    -------
-    float
-        NaN for an area where not every class is among ``codes``.
+    With more than two classes the area under the curve and F1 are of each class against the rest,
+    averaged; with two, F1 is of the second. An area is NaN where not every class is in ``codes``.
     """
     if scoring == "accuracy":
         return float(np.mean(decisions.argmax(axis=1) == codes))
@@ -53,14 +39,14 @@ def score_held_out(codes: np.ndarray, decisions: np.ndarray, scoring: str) -> fl
 
 
 def _area(positive: np.ndarray, decision: np.ndarray) -> float:
-    """Area under the ROC curve; scikit-learn's, at a tenth of its cost, for hundreds of calls."""
+    """Return the area under the ROC curve, at a tenth of scikit-learn's cost."""
     n = int(positive.sum())
     ranks = float(rankdata(decision)[positive].sum())
     return (ranks - n * (n + 1) / 2) / (n * (len(positive) - n))
 
 
 def members(groups: np.ndarray) -> list[np.ndarray]:
-    """Rows of each group, for groups numbered from 0."""
+    """Return the rows of each group, for groups numbered from 0."""
     order = np.argsort(groups, kind="stable")
     return np.split(order, np.cumsum(np.bincount(groups))[:-1])
 
@@ -68,7 +54,7 @@ def members(groups: np.ndarray) -> list[np.ndarray]:
 def resamples(
     n: int, groups: np.ndarray | None, n_resamples: int, random_state: np.random.RandomState
 ) -> list[np.ndarray]:
-    """Rows drawn with replacement; with groups, whole groups are drawn."""
+    """Return rows drawn with replacement; with groups, whole groups are drawn."""
     if groups is None:
         return [random_state.randint(n, size=n) for _ in range(n_resamples)]
     parts = members(groups)
@@ -84,15 +70,11 @@ def half_samples(
     n_resamples: int,
     random_state: np.random.RandomState,
 ) -> list[np.ndarray]:
-    """Halves of the rows without replacement, by class; with groups, halves of the groups.
+    """Return halves of the rows, drawn by class; with groups, halves of the groups.
 
-    For scores that repeated rows would lead astray, such as a likelihood, which takes the second
-    copy for new evidence. The spread over halves is that over samples of the whole size [1]_.
-
-    References
-    ----------
-    .. [1] Shao, J., & Wu, C. F. J. (1989). "A general theory for jackknife variance estimation".
-       Annals of Statistics, 17(3), 1176-1197.
+    For scores that repeated rows would mislead, such as a likelihood, which takes the second copy
+    for new evidence. The spread over halves is that over samples of the whole size (Shao and Wu,
+    "A general theory for jackknife variance estimation", Annals of Statistics, 1989).
     """
     out = []
     for _ in range(n_resamples):
@@ -112,10 +94,10 @@ def half_samples(
     return out
 
 
-def middle(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Lower and upper end of the middle ``level`` of values, those that are not finite left out."""
+def middle(values: np.ndarray, confidence_level: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the middle share of the finite values."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
     return float(low), float(high)

@@ -1,7 +1,4 @@
-"""Stratified and grouped hold-out splits, for people and for the inside of ``fit``.
-
-It must not know images or networks.
-"""
+"""Groups, and stratified and grouped hold-out splits."""
 
 from __future__ import annotations
 
@@ -19,14 +16,10 @@ _MAX_STEPS = 30_000
 
 
 def read_groups(groups: ArrayLike, *, name: str = "groups") -> np.ndarray:
-    """The group of each row, such as the patient.
+    """Return the group of each row, such as the patient.
 
-    Raises
-    ------
-    ValueError
-        If one is missing: rows of nobody known would be taken for rows of one patient.
-    TypeError
-        If they are of types that have no order, such as numbers and strings.
+    A missing one is an error, since all such rows would be taken for rows of one patient; so are
+    types that have no order, such as numbers and strings.
     """
     column: np.ndarray = column_or_1d(groups)
     missing = np.flatnonzero(pd.isna(column))
@@ -49,58 +42,40 @@ def read_groups(groups: ArrayLike, *, name: str = "groups") -> np.ndarray:
 def stratified_folds(
     n_splits: int, *, grouped: bool, random_state: Any
 ) -> StratifiedKFold | StratifiedGroupKFold:
-    """Shuffled folds with the classes in their shares, groups whole where there are groups."""
+    """Return shuffled folds, stratified by class, and by group where there are groups."""
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
     return kind(n_splits, shuffle=True, random_state=random_state)
 
 
 def holdout_split(
-    y: ArrayLike, fraction: float, *, groups: ArrayLike | None = None, random_state: Any = None
+    y: ArrayLike, test_size: float, *, groups: ArrayLike | None = None, random_state: Any = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a training part and a held-out part, stratified by class.
+    """Return the sorted rows of a training and of a held-out part, stratified by class.
 
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-        Class labels.
-    fraction : float
-        Share of the rows held out, in (0, 1). With groups it is met as nearly as whole groups
-        allow.
-    groups : array-like of shape (n,) or None
-        Rows of one group (a patient) stay together.
-    random_state : int, RandomState instance or None
-
-    Returns
-    -------
-    train, held_out : ndarray of int
-        Sorted.
-
-    Raises
-    ------
-    ValueError
-        If one part would be empty, or a class has too few rows to be in both.
+    ``test_size`` is the share held out, met as nearly as whole groups allow. Every class must be in
+    both parts.
     """
     labels: np.ndarray = column_or_1d(y)
-    if not 0 < fraction < 1:
-        raise ValueError(f"The share held out must lie between 0 and 1; got {fraction!r}.")
+    if not 0 < test_size < 1:
+        raise ValueError(f"The share held out must lie between 0 and 1; got {test_size!r}.")
     if groups is not None:
-        return _grouped(labels, fraction, read_groups(groups), check_random_state(random_state))
+        return _grouped(labels, test_size, read_groups(groups), check_random_state(random_state))
     classes, counts = np.unique(labels, return_counts=True)
-    n_held_out = int(np.ceil(fraction * len(labels)))
+    n_held_out = int(np.ceil(test_size * len(labels)))
     if counts.min() < 2 or min(n_held_out, len(labels) - n_held_out) < len(classes):
         raise ValueError(
-            f"Holding out {fraction:g} of {len(labels)} rows needs at least one row of every class "
-            f"in each part, and the classes have {_counts(classes, counts)} rows. Hold out another "
-            "share, or give more rows."
+            f"Holding out {test_size:g} of {len(labels)} rows needs at least one row of every "
+            f"class in each part, and the classes have {_counts(classes, counts)} rows. Hold out "
+            "another share, or give more rows."
         )
     train, held_out = train_test_split(
-        np.arange(len(labels)), test_size=fraction, stratify=labels, random_state=random_state
+        np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=random_state
     )
     return np.sort(train), np.sort(held_out)
 
 
 def stratified_order(y: np.ndarray, random_state: Any = None) -> np.ndarray:
-    """Rows in an order each beginning of which has the classes in their shares.
+    """Return the rows in an order each beginning of which has the classes in their shares.
 
     One row of every class comes first, so that no beginning of that length or more is without one.
     """
@@ -116,22 +91,9 @@ def stratified_order(y: np.ndarray, random_state: Any = None) -> np.ndarray:
 def stratified_part(
     y: np.ndarray, n: int, *, groups: np.ndarray | None = None, random_state: int = 0
 ) -> np.ndarray:
-    """About ``n`` of the rows, classes in their shares; what is left may be anything.
+    """Return about ``n`` of the rows, sorted, with the classes in their shares.
 
-    Unlike :func:`holdout_split`, it asks nothing of the other part.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n_rows,)
-    n : int
-        At least 1. With groups it is met as nearly as whole groups allow.
-    groups : ndarray of shape (n_rows,) or None
-    random_state : int
-
-    Returns
-    -------
-    ndarray of int
-        Sorted.
+    Unlike :func:`holdout_split`, it asks nothing of the other rows.
     """
     if n >= len(y):
         return np.arange(len(y))
@@ -157,7 +119,7 @@ def stratified_part(
 
 
 def _by_group(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's group as a number, and the rows of each class in each group."""
+    """Return the group of each row as a number, and the rows of each class in each group."""
     names, group_of = np.unique(groups, return_inverse=True)
     classes, codes = np.unique(y, return_inverse=True)
     counts = np.zeros((len(names), len(classes)))
@@ -170,9 +132,9 @@ def _tries(counts: np.ndarray) -> int:
 
 
 def _grouped(
-    y: np.ndarray, fraction: float, groups: np.ndarray, random_state: np.random.RandomState
+    y: np.ndarray, test_size: float, groups: np.ndarray, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whole groups held out so that every class has its share, as nearly as they allow."""
+    """Hold out whole groups so that every class has its share, as nearly as they allow."""
     if len(groups) != len(y):
         raise ValueError(f"groups has {len(groups)} entries for {len(y)} rows.")
     group_of, counts = _by_group(y, groups)
@@ -184,45 +146,47 @@ def _grouped(
     lonely = (counts > 0).sum(axis=0) < 2
     if lonely.any():
         raise ValueError(
-            f"Holding out {fraction:g} of {n_groups} groups, stratified by class, is not possible: "
-            f"all rows of {classes[lonely].tolist()} are of one group. The classes have "
+            f"Holding out {test_size:g} of {n_groups} groups, stratified by class, is not "
+            f"possible: all rows of {classes[lonely].tolist()} are of one group. The classes have "
             f"{_counts(classes, whole.astype(int))} rows."
         )
     best: tuple[float, np.ndarray] | None = None
     for _ in range(_tries(counts)):
-        held = _greedy(counts, fraction, random_state.permutation(n_groups))
+        held = _greedy(counts, test_size, random_state.permutation(n_groups))
         share = counts[held].sum(axis=0) / whole
         empty = (share == 0).any() or (share == 1).any()
-        distance = _distance(share, counts[held].sum() / whole.sum(), fraction) + 10.0 * bool(empty)
+        distance = _distance(share, counts[held].sum() / whole.sum(), test_size) + 10.0 * bool(
+            empty
+        )
         if best is None or distance < best[0]:
             best = (distance, held)
     assert best is not None
     if best[0] >= 10:
         raise ValueError(
-            f"Holding out {fraction:g} of {n_groups} groups leaves a class in one part only. Hold "
+            f"Holding out {test_size:g} of {n_groups} groups leaves a class in one part only. Hold "
             f"out another share; the classes have {_counts(classes, whole.astype(int))} rows."
         )
     part = best[1][group_of]
     return np.flatnonzero(~part), np.flatnonzero(part)
 
 
-def _greedy(counts: np.ndarray, fraction: float, order: np.ndarray) -> np.ndarray:
-    """Which groups are held out, where each in turn is if that brings the shares nearer."""
+def _greedy(counts: np.ndarray, test_size: float, order: np.ndarray) -> np.ndarray:
+    """Return which groups are held out: each in turn, if that brings the shares nearer."""
     whole, total = counts.sum(axis=0), counts.sum()
     held = np.zeros(len(counts), dtype=bool)
     so_far = np.zeros(counts.shape[1])
-    distance = _distance(so_far / whole, 0.0, fraction)
+    distance = _distance(so_far / whole, 0.0, test_size)
     for group in order:
         with_it = so_far + counts[group]
-        nearer = _distance(with_it / whole, with_it.sum() / total, fraction)
+        nearer = _distance(with_it / whole, with_it.sum() / total, test_size)
         if nearer < distance:
             held[group], so_far, distance = True, with_it, nearer
     return held
 
 
-def _distance(shares: np.ndarray, share: float, fraction: float) -> float:
-    """How far the shares of classes, and of all rows, are from what is wanted."""
-    return float(np.abs(shares - fraction).mean() + abs(share - fraction))
+def _distance(shares: np.ndarray, share: float, test_size: float) -> float:
+    """Return how far the shares of classes, and of all rows, are from what is wanted."""
+    return float(np.abs(shares - test_size).mean() + abs(share - test_size))
 
 
 def _counts(classes: np.ndarray, counts: np.ndarray) -> str:

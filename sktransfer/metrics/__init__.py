@@ -1,6 +1,5 @@
 """Metrics of labels and scores with their intervals, and displays of scores."""
 
-from sktransfer.metrics._bootstrap import roc_curve_band
 from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
 from sktransfer.metrics._calibration_display import CalibrationIntervalDisplay
 from sktransfer.metrics._confusion_pair import ConfusionPairDisplay
@@ -33,7 +32,6 @@ __all__ = [
     "rate_interval",
     "roc_auc_difference",
     "roc_auc_interval",
-    "roc_curve_band",
     "rows_needed",
     "sensitivity_at_specificity",
     "specificity_at_sensitivity",

@@ -50,48 +50,16 @@ def roc_curve_band(
     y_true: ArrayLike,
     y_score: ArrayLike,
     *,
-    confidence_level: float = 0.95,
-    groups: ArrayLike | None = None,
-    pos_label: Any = None,
+    confidence_level: float,
+    groups: ArrayLike | None,
+    pos_label: Any,
+    random_state: Any,
     n_points: int = 101,
     n_resamples: int = 500,
-    random_state: Any = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Compute a band of confidence intervals about an ROC curve, by the bootstrap.
+    """Return false-positive rates and the ends of the interval of the sensitivity at each.
 
-    Parameters
-    ----------
-    y_true : array-like of shape (n,)
-        True labels of two classes.
-    y_score : array-like of shape (n,)
-        Scores of the positive class.
-    confidence_level : float, default=0.95
-        Level of the interval at each point on its own, not of the whole curve.
-    groups : array-like of shape (n,) or None, default=None
-        Patients, which are drawn whole.
-    pos_label : int, float, bool, str or None, default=None
-        The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
-    n_points : int, default=101
-        Number of false-positive rates, evenly spaced from 0 to 1.
-    n_resamples : int, default=500
-        Number of resamples.
-    random_state : int, RandomState instance or None, default=0
-        Seed of the bootstrap.
-
-    Returns
-    -------
-    fpr, low, high : ndarray of shape (n_points,)
-        False-positive rates, and the ends of the interval of the sensitivity at each.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sktransfer.metrics import roc_curve_band
-    >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat([0, 1], 100)
-    >>> fpr, low, high = roc_curve_band(y, rng.normal(y), n_points=5)
-    >>> fpr.tolist(), bool((low <= high).all())
-    ([0.0, 0.25, 0.5, 0.75, 1.0], True)
+    Intervals are of each point on its own, not of the whole curve.
     """
     tail = (1 - check_confidence(confidence_level)) / 2
     positive, score, codes = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)

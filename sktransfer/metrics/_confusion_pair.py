@@ -161,12 +161,13 @@ class ConfusionPairDisplay:
             )
         if labels is None:
             labels = unique_labels(truth, y_pred, *raters.values())
-        counts = {name: confusion_matrix(truth, y_pred, labels=labels)}
-        each = {who: confusion_matrix(truth, given, labels=labels) for who, given in raters.items()}
-        if pool and len(each) > 1:
-            each = {f"{len(each)} readers": np.sum(list(each.values()), axis=0)}
+        judged = {name: (truth, y_pred)} | {who: (truth, given) for who, given in raters.items()}
+        if pool and len(raters) > 1:
+            together = np.tile(truth, len(raters)), np.concatenate(list(raters.values()))
+            judged = {name: (truth, y_pred), f"{len(raters)} readers": together}
         matrices = {
-            who: normalized(matrix, normalize) for who, matrix in {**counts, **each}.items()
+            who: confusion_matrix(*both, labels=labels, normalize=normalize)
+            for who, both in judged.items()
         }
         shown = labels if display_labels is None else display_labels
         display = cls(matrices=matrices, display_labels=np.asarray(shown), normalize=normalize)
@@ -215,14 +216,3 @@ class ConfusionPairDisplay:
                 ax.set_ylabel("")
             self.displays_.append(display)
         return self
-
-
-def normalized(matrix: np.ndarray, normalize: str | None) -> np.ndarray:
-    """Return counts as shares, as scikit-learn's ``confusion_matrix`` has them."""
-    if normalize is None:
-        return matrix
-    if normalize not in ("true", "pred", "all"):
-        raise ValueError(f"normalize must be 'true', 'pred', 'all' or None; got {normalize!r}.")
-    axis = {"true": 1, "pred": 0, "all": None}[normalize]
-    total = matrix.sum(axis=axis, keepdims=True)
-    return np.divide(matrix, total, out=np.zeros(matrix.shape), where=total > 0)

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri
 from scipy.stats import beta
 from scipy.stats import t as student
 
 from sktransfer.metrics._labels import Interval, check_confidence
 
 
-def rate_interval(
-    k: float, n: float, *, confidence_level: float = 0.95, method: str = "exact"
-) -> Interval:
-    """Compute the confidence interval of a rate: ``k`` of ``n``.
+def rate_interval(k: float, n: float, *, confidence_level: float = 0.95) -> Interval:
+    """Compute the exact confidence interval of a rate: ``k`` of ``n``.
 
     Parameters
     ----------
     k, n : int or float
         Successes and trials. They need not be whole: an effective number of trials is not.
     confidence_level : float, default=0.95
-        Level of the interval.
-    method : {"exact", "wilson"}, default="exact"
-        "exact" [1]_ covers at least as often as it says; "wilson" [2]_ does so on average and is
-        shorter.
+        Level of the interval, which covers the rate at least as often [1]_.
 
     Returns
     -------
@@ -33,14 +27,13 @@ def rate_interval(
 
     See Also
     --------
-    imblearn.metrics.sensitivity_specificity_support : The rates alone, for several classes too.
+    operating_point : Rates of rows and of patients, with their intervals.
+    scipy.stats.binomtest : Other intervals, such as Wilson's, of whole numbers.
 
     References
     ----------
     .. [1] Clopper, Pearson: The use of confidence or fiducial limits illustrated in the case of
        the binomial. Biometrika 26 (1934).
-    .. [2] Wilson: Probable inference, the law of succession, and statistical inference. JASA 22
-       (1927).
 
     Examples
     --------
@@ -52,21 +45,11 @@ def rate_interval(
     tail = (1 - check_confidence(confidence_level)) / 2
     if not 0 <= k <= n:
         raise ValueError(f"A rate of k in n needs 0 <= k <= n; got k={k!r} and n={n!r}.")
-    if method not in ("exact", "wilson"):
-        raise ValueError(f"method must be 'exact' or 'wilson'; got {method!r}.")
     if n == 0:
         return Interval(float("nan"), 0.0, 1.0)
-    rate = k / n
-    if method == "exact":
-        low = float(beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
-        high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
-        return Interval(rate, low, high)
-    z = ndtri(1 - tail)
-    center = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
-    return Interval(
-        rate, float(center - half) if k > 0 else 0.0, float(center + half) if k < n else 1.0
-    )
+    low = float(beta.ppf(tail, k, n - k + 1)) if k > 0 else 0.0
+    high = float(beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0
+    return Interval(k / n, low, high)
 
 
 def rate_of(success: np.ndarray, groups: np.ndarray | None, confidence_level: float) -> Interval:

@@ -89,7 +89,7 @@ def roc_auc_interval(
     See Also
     --------
     roc_auc_difference : The paired difference of two areas.
-    roc_curve_band : Intervals along the curve.
+    ReaderStudyDisplay : Plots the curve with a band of intervals.
 
     Notes
     -----

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binom
+from scipy.stats import binom, nbinom
 
 from sktransfer.metrics._labels import binary_scores, check_confidence, one_vs_rest
 
@@ -111,16 +111,9 @@ def rows_needed(
     check_confidence(confidence_level)
     if misses < 0:
         raise ValueError(f"misses must be at least 0; got {misses!r}.")
-    low, high = misses, misses + 1
-    while allowed_misses(high, target_level, confidence_level=confidence_level) < misses:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if allowed_misses(middle, target_level, confidence_level=confidence_level) < misses:
-            low = middle
-        else:
-            high = middle
-    return high
+    # Rows at a rate that is the target, until one more than these has been missed.
+    hits = nbinom.ppf(confidence_level - _ROUNDING, misses + 1, 1 - target_level)
+    return misses + 1 + int(hits)
 
 
 def rate_threshold(

@@ -31,7 +31,6 @@ from sktransfer.metrics import (
     net_benefit,
     operating_point,
     roc_auc_interval,
-    roc_curve_band,
 )
 from sktransfer.model_selection import OperatingPointClassifier
 
@@ -214,16 +213,18 @@ def test_estimators_bring_their_thresholds(display, fitted):
     assert display.from_estimator(fixed, X, y, threshold=0.3) is not None
 
 
-def test_band_covers_the_true_curve():
+def test_the_band_covers_the_true_curve(pyplot):
     from scipy.stats import norm
 
     rng = np.random.default_rng(0)
     hits = []
     for _ in range(60):
         y = np.repeat([0, 1], [150, 100])
-        fpr, low, high = roc_curve_band(y, rng.normal(1.5 * y), n_points=21, n_resamples=200)
-        true = norm.sf(norm.isf(fpr[2:-6]) - 1.5)
-        hits.append((low[2:-6] <= true) & (true <= high[2:-6]))
+        fpr, low, high = ReaderStudyDisplay.from_predictions(y, rng.normal(1.5 * y)).band
+        fpr, low, high = (each[10:-30:5] for each in (fpr, low, high))
+        true = norm.sf(norm.isf(fpr) - 1.5)
+        hits.append((low <= true) & (true <= high))
+        pyplot.close("all")
     assert np.mean(hits) > 0.9
 
 
@@ -346,7 +347,7 @@ def test_confusion_pair(study, pyplot):
     for arguments, message in (
         ({"readers": {}}, "readers is empty"),
         ({"readers": {"a": y[:5]}}, "shape"),
-        ({"readers": {"a": y}, "normalize": "rows"}, "normalize must be"),
+        ({"readers": {"a": y}, "normalize": "rows"}, "'normalize' parameter"),
         ({"readers": {"Classifier": y}}, "both called"),
     ):
         with pytest.raises(ValueError, match=message):
