@@ -3,16 +3,17 @@
 from sktransfer._backbones._catalog import describe_backbone, list_backbones
 from sktransfer._backbones._chain import (
     Backbone,
+    BackboneProvider,
     BackboneReference,
     InputSpec,
     Layout,
     Neck,
     Stage,
     find_stage,
+    with_tensors,
 )
 from sktransfer._backbones._load import architecture, load_backbone
 from sktransfer._backbones._state_dict import load_strict, state_dict_digest, tensor_bytes
-from sktransfer._backbones._tuned import BackboneProvider, with_tensors
 
 __all__ = [
     "Backbone",

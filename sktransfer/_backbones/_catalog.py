@@ -1,6 +1,4 @@
-"""What backbones there are and what their stages look like, as tables; it must not load weights,
-nor know any network.
-"""
+"""The tables of backbones and of their stages; no weights are loaded for them."""
 
 from __future__ import annotations
 
@@ -34,26 +32,28 @@ _COLUMNS = [
 def list_backbones(pattern: str | None = None) -> pd.DataFrame:
     """List the networks that can be used as a backbone.
 
-    All image-classification networks of the installed torchvision, and EfficientNet-Lite. The
-    1,500 networks of timm work too, as ``"timm/NAME"``; ``timm.list_models`` lists them.
+    They are all image-classification networks of the installed torchvision, and EfficientNet-Lite.
+    The 1,500 networks of timm work too, as ``"timm/NAME"``: ``timm.list_models`` lists them, and so
+    does a pattern that begins with ``"timm/"``.
 
     Parameters
     ----------
     pattern : str or None, default=None
         Part of a name (``"resnet"``), or a shell pattern for the whole name (``"resnet*"``,
-        ``"*_v2_?"``). Upper and lower case are the same.
+        ``"*_v2_?"``). Case is ignored. None lists all networks.
 
     Returns
     -------
     pandas.DataFrame
-        One row per network:
+        One row per network, with the columns
 
         - ``name``, ``provider``, ``family``;
-        - ``n_parameters``, the ImageNet classifier included;
+        - ``n_parameters``, which includes the ImageNet classifier;
         - ``n_features`` of the embedding, ``n_stages`` of the chain;
         - ``image_size`` in pixels, and ``gmacs``, billions of multiply-adds per image of that
           size, as the publisher counts them;
-        - ``imagenet_top1`` accuracy in percent, as published for the default weights (NaN if not);
+        - ``imagenet_top1``, the accuracy in percent published for the default weights (NaN if
+          none is);
         - ``default_weights``, what ``weights="default"`` stands for, ``download_mb`` (10^6
           bytes), and ``available_offline``, whether they are on this machine.
 
@@ -63,12 +63,11 @@ def list_backbones(pattern: str | None = None) -> pd.DataFrame:
 
     Notes
     -----
-    The embedding is what the last linear layer is given, as the network computes it:
+    The embedding is the input of the last linear layer:
 
     ============================================ =================================================
     AlexNet, VGG, MobileNetV3, MaxViT            activations of the last hidden linear layer
-    SqueezeNet                                   average of the last Fire module's map, for it has
-                                                 no linear layer
+    SqueezeNet (it has no linear layer)          average of the last Fire module's map
     ViT                                          class token, normalized
     Swin, DenseNet                               average of the normalized last map
     ConvNeXt                                     average of the last map, then normalized
@@ -77,7 +76,7 @@ def list_backbones(pattern: str | None = None) -> pd.DataFrame:
 
     Examples
     --------
-    >>> from sktransfer._backbones import list_backbones
+    >>> from sktransfer import list_backbones
     >>> list_backbones("resnet?0")[["name", "n_features", "image_size"]]
            name  n_features  image_size
     0  resnet50        2048         224
@@ -97,33 +96,32 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFrame:
-    """Describe the stages of a network: what they put out, hold and cost.
+    """Describe the stages of a network: their outputs, parameters and cost.
 
-    Nothing is downloaded or computed: shapes are worked out without numbers.
+    Nothing is downloaded, and shapes are found without computing numbers.
 
     Parameters
     ----------
     name : str
         A name from :func:`list_backbones`, or ``"timm/NAME"``.
     image_size : int or None, default=None
-        Side of the square images in pixels; None is what the default weights want.
+        Side of the square images in pixels; None is the size of the default weights.
 
     Returns
     -------
     pandas.DataFrame
         One row per stage, indexed by its number (what ``freeze_depth`` counts and ``layer``
-        takes):
+        takes), with the columns
 
         - ``name`` of the stage, which ``layer`` and ``freeze_depth`` take as well;
-        - ``output_shape`` for one image, and ``layout``, how its axes are to be read (N is
-          the batch, L counts tokens);
+        - ``output_shape`` for one image, and ``layout``, the meaning of its axes (N is the batch,
+          L counts tokens);
         - ``n_features`` after average pooling;
         - ``n_parameters`` and ``gmacs`` (billions of multiply-adds) of this stage;
-        - ``parameters_share`` and ``gmacs_share``, the part of the network up to and including
-          this stage, the classifier left out: what is saved by freezing it.
+        - ``parameters_share`` and ``gmacs_share``, the part of the network (without its
+          classifier) up to and including this stage: what freezing it saves.
 
-        What lies between the last stage and the embedding (a closing normalization) counts with
-        the last stage.
+        A normalization between the last stage and the embedding counts with the last stage.
 
     See Also
     --------
@@ -131,7 +129,7 @@ def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFra
 
     Examples
     --------
-    >>> from sktransfer._backbones import describe_backbone
+    >>> from sktransfer import describe_backbone
     >>> describe_backbone("resnet18")[["name", "output_shape", "n_parameters"]]
               name   output_shape  n_parameters
     index
@@ -149,7 +147,7 @@ def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFra
 
 @lru_cache(maxsize=64)
 def _described(name: str, image_size: int | None) -> pd.DataFrame:
-    """Kept: networks are ranked by these numbers, and to count them takes up to a second."""
+    # Cached: networks are ranked by these numbers, and counting them takes up to a second.
     backbone = _load.architecture(name)
     side = backbone.input_spec.crop_size if image_size is None else image_size
     outputs, macs = _measure(backbone, side)
@@ -174,7 +172,7 @@ def _described(name: str, image_size: int | None) -> pd.DataFrame:
 
 
 def _measure(backbone: Backbone, side: int) -> tuple[list[Tensor], list[int]]:
-    """What every stage puts out (on the meta device) and how many multiply-adds it takes."""
+    """Return the output of every stage (on the meta device) and its multiply-adds."""
     x = torch.empty(1, 3, side, side, device="meta")
     outputs, macs = [], []
     for stage in backbone.stages:
@@ -184,7 +182,7 @@ def _measure(backbone: Backbone, side: int) -> tuple[list[Tensor], list[int]]:
             raise ValueError(
                 f"{backbone.name} cannot take images of {side} x {side} pixels: its stage "
                 f"{stage.name!r} says {exc}. Its own size is {backbone.input_spec.crop_size}: "
-                "leave image_size out, or choose one nearer to that."
+                "leave image_size out, or choose one closer to that."
             ) from exc
         outputs.append(x)
         macs.append(count)

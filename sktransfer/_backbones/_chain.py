@@ -1,28 +1,32 @@
-"""A network as a chain of named stages that can be cut anywhere; it must not know where weights
-come from, nor how images are read.
+"""A network as a chain of named stages that can be cut anywhere.
+
+It must not know where weights come from, nor how images are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from sktransfer._backbones._state_dict import state_dict_digest
 from sktransfer.exceptions import UnknownStageError
 
-# How the axes of what a stage returns are to be read. NC: already a vector per image.
+# The axes of what a stage returns. NC: already one vector per image; L counts tokens.
 Layout = Literal["NCHW", "NHWC", "NLC", "NC"]
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the weights want to be fed (their own transform, as plain numbers).
+    """The transform that the weights were published with, as plain numbers.
 
-    Sides in pixels; ``mean`` and ``std`` on the [0, 1] scale. ``resize_mode`` is ``"shortest"``
-    (shorter side to ``resize_size``, aspect ratio kept) or ``"squash"`` (both sides).
+    Sides are in pixels; ``mean`` and ``std`` are on the [0, 1] scale. ``resize_mode`` is
+    ``"shortest"`` (the shorter side becomes ``resize_size``, the aspect ratio is kept) or
+    ``"squash"`` (both sides do).
     """
 
     crop_size: int
@@ -35,7 +39,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class BackboneReference:
-    """How to find the same network again without carrying its weights.
+    """What it takes to find the same network again without carrying its weights.
 
     ``digest`` is ``"sha256:<hex>"`` of the weights file, or ``"blake2b:<hex>"`` of the tensors
     where there is no file (random weights).
@@ -49,7 +53,7 @@ class BackboneReference:
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of the chain: a module, its name in the field, and the layout of what it returns."""
+    """One link of the chain: its name in the field, its module, and the layout of its output."""
 
     name: str
     module: nn.Module
@@ -57,39 +61,11 @@ class Stage:
     n_prefix_tokens: int = 0  # class and register tokens ahead of the patches (NLC only)
 
 
-def find_stage(network: str, names: Sequence[str], layer: str | int) -> int:
-    """Index of a stage from its name, or from an index that may be negative.
-
-    Raises
-    ------
-    UnknownStageError
-        Listing the stages there are.
-    """
-    if isinstance(layer, str):
-        if layer in names:
-            return list(names).index(layer)
-    elif -len(names) <= layer < len(names):
-        return int(layer) % len(names)
-    raise UnknownStageError(
-        f"{network} has no stage {layer!r}. Its {len(names)} stages are: {', '.join(names)} "
-        f"(or an index from {-len(names)} to {len(names) - 1}). "
-        f'describe_backbone("{network}") shows them with their sizes.'
-    )
-
-
 class Neck(nn.Module):
     """From the last stage's output to the embedding: ``post(pool(norm(x)))``.
 
-    Parameters of ``norm`` and ``post`` belong to the last stage as far as freezing goes.
-
-    Parameters
-    ----------
-    pool : nn.Module
-        The network's own pooling, flatten included.
-    kind : {"avg", "cls", "none"}
-        What ``pool`` is: global average, class token, or nothing to pool.
-    norm, post : nn.Module or None
-        What the network applies before and after the pooling.
+    Parameters of ``norm`` and ``post`` belong to the last stage as far as freezing is concerned.
+    ``kind`` says what ``pool`` is: a global average, the class token, or nothing to pool.
     """
 
     def __init__(
@@ -110,6 +86,24 @@ class Neck(nn.Module):
         return self.post(self.pool(self.norm(x)))
 
 
+class Parts(NamedTuple):
+    """A network taken apart; the modules are the network's own, not copies.
+
+    Three rules hold for every family:
+
+    - every stage has parameters, so ``freeze_depth=-1`` always leaves something to train;
+    - the name of a stage is the network's path of the module whose output the stage returns
+      (without the container, where the last word is enough: ``denseblock3``, ``block2``);
+    - no stage writes into its input, so an activation may be kept while the chain runs on.
+    """
+
+    stages: tuple[Stage, ...]
+    neck: Neck | None
+    classifier: nn.Module | None
+    n_features: int
+    classifier_takes_map: bool = False
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A pretrained network as stages, a neck and a classifier, all in eval mode.
@@ -120,10 +114,10 @@ class Backbone:
     """
 
     reference: BackboneReference
+    input_spec: InputSpec
     stages: tuple[Stage, ...]
     neck: Neck | None
     classifier: nn.Module | None
-    input_spec: InputSpec
     n_features: int
     classifier_takes_map: bool = False
     # Weights published without a usable classifier (VGG16 "features" weights): no embedding.
@@ -142,15 +136,15 @@ class Backbone:
         return [stage.name for stage in self.stages]
 
     def stage_index(self, layer: str | int) -> int:
-        """Index of a stage from its name, or from an index that may be negative."""
+        """Return the index of a stage, given by its name or an index that may be negative."""
         return find_stage(self.name, self.stage_names, layer)
 
     def truncated(self, n_stages: int) -> Backbone:
-        """The first ``n_stages`` stages alone; what lies after them is let go."""
+        """Return the first ``n_stages`` stages alone."""
         return replace(self, stages=self.stages[:n_stages], neck=None, classifier=None)
 
     def modules(self) -> nn.ModuleDict:
-        """Everything that holds tensors, under stable names (for state dicts and moves)."""
+        """Return everything that holds tensors, under stable names (for state dicts and moves)."""
         parts: dict[str, nn.Module] = {
             f"stage{i}": stage.module for i, stage in enumerate(self.stages)
         }
@@ -161,7 +155,7 @@ class Backbone:
         return nn.ModuleDict(parts)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class scores, bit-equal to the original network's forward."""
+        """Compute class scores, bit-equal to the original network's forward."""
         if self.neck is None or self.classifier is None:
             raise RuntimeError(f"{self.name} was truncated: it has no classifier any more.")
         for stage in self.stages:
@@ -170,9 +164,57 @@ class Backbone:
 
     @torch.inference_mode()
     def embed(self, x: Tensor) -> Tensor:
-        """The embedding, shape (n, n_features), computed plainly (the reference for engines)."""
+        """Compute the embedding, shape (n, n_features), plainly (the reference for engines)."""
         if self.neck is None:
             raise RuntimeError(f"{self.name} was truncated: it has no embedding any more.")
         for stage in self.stages:
             x = stage.module(x)
         return self.neck(x)
+
+
+@runtime_checkable
+class BackboneProvider(Protocol):
+    """An estimator that, once fitted, has a network of its own to give."""
+
+    def to_backbone(self) -> Backbone:
+        """Return the network with all its stages: a copy, or one that is never changed again."""
+
+
+def find_stage(network: str, names: Sequence[str], layer: str | int) -> int:
+    """Return the index of a stage, given by its name or an index that may be negative."""
+    if isinstance(layer, str):
+        if layer in names:
+            return list(names).index(layer)
+    elif -len(names) <= layer < len(names):
+        return int(layer) % len(names)
+    raise UnknownStageError(
+        f"{network} has no stage {layer!r}. Its {len(names)} stages are: {', '.join(names)} "
+        f"(or an index from {-len(names)} to {len(names) - 1}). "
+        f'describe_backbone("{network}") shows them with their sizes.'
+    )
+
+
+def with_tensors(backbone: Backbone, tensors: Mapping[str, Tensor]) -> Backbone:
+    """Return a copy of ``backbone`` in which some stages, and maybe the neck, hold other tensors.
+
+    They are named as in :meth:`Backbone.modules` (``stage4.0.conv1.weight``,
+    ``neck.norm.bias``); a part that is named is named whole, and the classifier's are left out.
+    The copy has no classifier, and its digest is that of all its tensors.
+    """
+    tuned = replace(
+        backbone,
+        stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
+        neck=copy.deepcopy(backbone.neck),
+        classifier=None,
+    )
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    modules: dict[str, Any] = dict(tuned.modules().items())
+    for part, own in parts.items():
+        if part in modules:
+            modules[part].load_state_dict(own)
+    tuned.modules().eval().requires_grad_(False)
+    reference = replace(backbone.reference, digest=state_dict_digest(tuned.modules()))
+    return replace(tuned, reference=reference)

@@ -1,5 +1,6 @@
-"""Fetch one file over HTTP so that its final name exists only once every byte has been checked; it
-must not know what the file is for, nor where else it might be found.
+"""Download one file so that its final name exists only once every byte has been checked.
+
+It must not know what the file is for, nor where else it might be found.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsDownloadError
@@ -28,7 +28,7 @@ _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class NoConnectionError(WeightsDownloadError):
-    """Not one byte came: there is no network, or the server cannot be reached."""
+    """Not one byte was received: there is no network, or the server cannot be reached."""
 
 
 class _TransientError(WeightsDownloadError):
@@ -50,41 +50,11 @@ def download(
     and digest are right, so a killed process leaves no half file under the final name. What a
     killed process left behind is removed by the next download of the same file.
 
-    Parameters
-    ----------
-    url : str
-        ``http://`` or ``https://`` address.
-    target : Path
-        Where the file will be; its folder is made if need be.
-    digest_prefix : str or None, default=None
-        First hex digits of the sha256 the publisher announces.
-    timeout : float, default=30.0
-        Seconds without a byte after which a connection counts as dead.
-    attempts : int, default=4
-        How often an interrupted download is tried.
-    backoff : float, default=0.5
-        Seconds before the second try; doubled each time.
-
-    Returns
-    -------
-    str
-        sha256 (hex) of the file at ``target``.
-
-    Raises
-    ------
-    NoConnectionError
-        If the server could not be reached at all.
-    WeightsDownloadError
-        If it answered, but not with the whole, right file.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from sktransfer._backbones._download import download
-    >>> download("file:///etc/hostname", Path("hostname"))
-    Traceback (most recent call last):
-        ...
-    sktransfer.exceptions.WeightsDownloadError: ... only http:// and https:// ...
+    ``digest_prefix`` is the beginning of the sha256 that the publisher announces, ``timeout`` the
+    seconds without a byte after which a connection counts as dead, ``attempts`` how often an
+    interrupted download is tried, and ``backoff`` the seconds before the second try, doubled each
+    time. Raises ``NoConnectionError`` if the server cannot be reached at all, and
+    ``WeightsDownloadError`` if it answers, but not with the whole, right file.
     """
     _require_http(url)
     try:
@@ -107,7 +77,7 @@ def download(
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
+    """Return the sha256 (hex) of a file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -125,9 +95,11 @@ def _with_retries(
             return _fetch(url, target, digest_prefix, timeout)
         except _TransientError as exc:
             if attempt == attempts:
-                raise WeightsDownloadError(f"{exc} Tried {attempts} times; nothing kept.") from exc
+                raise WeightsDownloadError(
+                    f"{exc} Tried {attempts} times; nothing was kept."
+                ) from exc
         except NoConnectionError:
-            # Being offline is no accident that a long wait would mend.
+            # Being offline is not something that waiting would resolve.
             if attempt == min(2, attempts):
                 raise
         time.sleep(backoff * 2 ** (attempt - 1))
@@ -135,7 +107,7 @@ def _with_retries(
 
 
 def _fetch(url: str, target: Path, digest_prefix: str | None, timeout: float) -> str:
-    """One try: the whole right body under the final name, or nothing and an error."""
+    """Try once: the whole right body under the final name, or nothing and an error."""
     response = _open(url, target.name, timeout)
     part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
     try:
@@ -162,11 +134,13 @@ def _fetch(url: str, target: Path, digest_prefix: str | None, timeout: float) ->
 
 
 def _copy(response: Any, file: BinaryIO, url: str, name: str) -> str:
-    """Stream the body into ``file``; its sha256, once it is as long as announced."""
+    """Stream the body into ``file``; return its sha256 if it is as long as announced."""
     announced = response.headers.get("Content-Length")
     total = int(announced) if announced and announced.isdigit() else None
     digest = hashlib.sha256()
     received = 0
+    from tqdm import tqdm
+
     with tqdm(
         total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=name, file=sys.stderr
     ) as bar:
@@ -231,7 +205,7 @@ class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Like urlopen's, without its handlers for files, FTP and data addresses."""
+    """Make an opener like urlopen's, without handlers for files, FTP and data addresses."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),

