@@ -1,0 +1,227 @@
+"""What holds on a GPU: `pytest -m gpu`. Without one, the same tests run small on the CPU."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, clear_cache
+
+pytestmark = pytest.mark.gpu
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"
+SIDE = 224 if HAS_GPU else 32
+N_IMAGES = 96 if HAS_GPU else 8
+needs_memory_of_a_gpu = pytest.mark.skipif(
+    not HAS_GPU, reason="allocates a GPU's memory, and torch finds no CUDA device"
+)
+
+# Largest relative L2 distance of a row from float64 on the CPU.
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 3e-2, "float16": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (N_IMAGES, 8, 8, 3), dtype=np.uint8)
+    return coarse.repeat(SIDE // 8, axis=1).repeat(SIDE // 8, axis=2)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.arange(N_IMAGES) % 2
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    clear_cache()
+    yield
+    clear_cache()
+    gc.collect()
+    if HAS_GPU:
+        torch.cuda.empty_cache()
+
+
+def extractor(name="resnet18", **params):
+    given = {"weights": None, "image_size": SIDE, "cache": False, "device": DEVICE}
+    return PretrainedFeatureExtractor(name, **{**given, **params})
+
+
+def furthest(rows, reference):
+    apart = np.linalg.norm(rows.astype(float) - reference, axis=1)
+    return float((apart / np.linalg.norm(reference, axis=1)).max())
+
+
+@pytest.fixture
+def tf32_on():
+    """A user who allows TF32 everywhere: embeddings in float32 must not notice."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+# Random MobileNets underflow in float16: their activations fade from stage to stage.
+NETWORKS = ["resnet18", "vgg11", "vit_b_32"] if HAS_GPU else ["resnet18"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("precision", list(TOLERANCES))
+def test_embeddings_agree_with_float64_on_the_cpu(images, tf32_on, name, precision):
+    some = images[:8]
+    size = {"image_size": None} if name == "vit_b_32" else {}
+    exact = extractor(name, device="cpu", precision="float64", engine="torch", **size)
+    reference = exact.fit_transform(some)
+    rows = extractor(name, precision=precision, **size).fit_transform(some)
+    assert furthest(rows, reference) < TOLERANCES[precision]
+
+
+def test_stages_and_embedding_of_one_pass_agree_too(images, tf32_on):
+    layers = ["layer1", "layer3", "layer4"]
+    reference = extractor(
+        layer=layers, device="cpu", precision="float64", engine="torch"
+    ).fit_transform(images[:8])
+    assert furthest(extractor(layer=layers).fit_transform(images[:8]), reference) < 1e-5
+
+
+def test_rows_do_not_depend_on_the_batch(images):
+    whole = extractor(batch_size=N_IMAGES).fit_transform(images)
+    assert furthest(extractor(batch_size=5).fit_transform(images), whole) < 1e-5
+
+
+def test_the_same_pass_gives_the_same_bits(images):
+    first = extractor().fit_transform(images)
+    np.testing.assert_array_equal(extractor().fit_transform(images), first)
+
+
+@needs_memory_of_a_gpu
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(images):
+    many = np.concatenate([images] * 8)
+    many[np.arange(len(many)), 0, 0, 0] = np.arange(len(many)) % 256
+    expected = extractor(batch_size=64).fit_transform(many)
+    fitted = extractor(batch_size=len(many)).fit(many)
+    fitted.transform(many[:1])  # the network is on the device
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    allowed = torch.cuda.memory_reserved() + 600 * 2**20
+    torch.cuda.set_per_process_memory_fraction(allowed / total)
+    try:
+        with pytest.warns(RuntimeWarning, match="ran out of memory"):
+            rows = fitted.transform(many)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert furthest(rows, expected) < 1e-5
+
+
+@needs_memory_of_a_gpu
+def test_a_training_step_that_does_not_fit_is_done_in_parts(images, labels):
+    many, y = np.concatenate([images] * 4), np.concatenate([labels] * 4)
+    clf = FineTuneClassifier(
+        "resnet18",
+        weights=None,
+        image_size=SIDE,
+        freeze_depth=0,
+        max_epochs=1,
+        batch_size=len(many),
+        device=DEVICE,
+        random_state=0,
+    )
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(3 * 2**30 / total)
+    try:
+        with pytest.warns(RuntimeWarning, match="ran out of memory"):
+            clf.fit(many, y)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert np.isfinite(clf.predict_proba(images)).all()
+
+
+@needs_memory_of_a_gpu
+def test_two_estimators_share_one_network(images):
+    extractor("resnet50").fit_transform(images[:4])
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    second = extractor("resnet50")
+    second.fit_transform(images[:4])
+    gc.collect()
+    assert torch.cuda.memory_allocated() - before < 2**20
+
+
+@needs_memory_of_a_gpu
+def test_many_calls_leave_no_memory_behind(images):
+    fitted = extractor().fit(images)
+    fitted.transform(images[:16])
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    for _ in range(50):
+        fitted.transform(images[:16])
+    gc.collect()
+    assert torch.cuda.memory_allocated() <= before + 2**20
+
+
+def fine_tuned(**params):
+    given = {
+        "weights": None,
+        "image_size": SIDE,
+        "freeze_depth": -1,
+        "max_epochs": 2,
+        "batch_size": 16,
+        "device": DEVICE,
+        "random_state": 0,
+    }
+    return FineTuneClassifier("resnet18", **{**given, **params})
+
+
+@pytest.mark.parametrize("depth", ["all", -1, 0])
+def test_the_same_seed_gives_the_same_bits(images, labels, depth):
+    first = fine_tuned(freeze_depth=depth).fit(images, labels).predict_proba(images)
+    second = fine_tuned(freeze_depth=depth).fit(images, labels).predict_proba(images)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_training_in_each_precision_learns(images, labels, precision):
+    bright = images.copy()
+    bright[labels == 1] //= 4
+    clf = fine_tuned(precision=precision, augmentation="light").fit(bright, labels)
+    proba = clf.predict_proba(bright)
+    assert np.isfinite(proba).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    assert clf.score(bright, labels) > 0.8
+
+
+def test_frozen_stages_stay_what_they_were(images, labels):
+    before = extractor(layer="layer3", random_state=0).fit_transform(images[:8])
+    fine_tuned().fit(images, labels)
+    after = extractor(layer="layer3", random_state=0).fit_transform(images[:8])
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_model_of_the_gpu_predicts_on_the_cpu(images, labels, tmp_path):
+    clf = fine_tuned().fit(images, labels)
+    expected = clf.predict_proba(images[:8])
+    clf.save(tmp_path / "model.safetensors")
+    moved = pickle.loads(pickle.dumps(clf)).set_params(device="cpu")
+    loaded = FineTuneClassifier.load(tmp_path / "model.safetensors").set_params(device="cpu")
+    np.testing.assert_allclose(moved.predict_proba(images[:8]), expected, atol=2e-3)
+    np.testing.assert_allclose(loaded.predict_proba(images[:8]), expected, atol=2e-3)
+
+
+def test_a_search_in_processes_puts_no_copies_of_a_network_on_the_gpu(images, labels):
+    pipe = make_pipeline(extractor(cache=True), LogisticRegression(max_iter=500))
+    search = GridSearchCV(pipe, {"logisticregression__C": [0.1, 1.0]}, cv=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        search.fit(images, labels)
+    assert clone(search.best_estimator_).fit(images, labels).score(images, labels) > 0.5
