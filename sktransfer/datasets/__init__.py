@@ -1,4 +1,4 @@
-"""Folders and tables of images as scikit-learn Bunches; it knows no network and no estimator."""
+"""Folders and tables of images as scikit-learn Bunches, and checks of images."""
 
 from sktransfer.datasets._check import check_images
 from sktransfer.datasets._dicom import dicom_table

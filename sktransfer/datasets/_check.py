@@ -1,7 +1,4 @@
-"""check_images: what is wrong with a set of images, before anything is trained on it.
-
-It must not know networks or estimators.
-"""
+"""check_images: what is wrong with a set of images, before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -34,16 +31,8 @@ _SIDE, _ELONGATION = 4.0, 2.0
 _TRUNCATED = re.compile(r"truncated|cut short|[Nn]ot enough|unexpected end|ended|end of file")
 
 
-class _Look(NamedTuple):
-    """What is kept of an image once it has been looked at."""
-
-    error: str | None = None
-    digest: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    spread: float = 1.0
-    constant: bool = False
-    format: str = ""
-    mode: str = ""
+# Row, kind and detail.
+_Finding: TypeAlias = tuple[int, str, str]
 
 
 def check_images(
@@ -76,17 +65,23 @@ def check_images(
     Parameters
     ----------
     X : array-like, DataFrame, Series or sequence of images, n rows
-        In any of the :ref:`accepted forms <accepted-inputs>`.
+        One image a row, in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         Class labels.
     groups : array-like of shape (n,) or None, default=None
-        Patients, say.
-    image_shape, value_range, dicom
-        As for :class:`~sktransfer.PretrainedFeatureExtractor`.
+        What each image belongs to, such as its patient.
+    image_shape : tuple of int or None, default=None
+        Shape (height, width) or (height, width, channels) of one image in a 2-D ``X``.
+    value_range : (float, float), "dtype", "percentile", ("percentile", low, high) or None, \
+            default=None
+        Values that are black and white, as in :class:`~sktransfer.PretrainedFeatureExtractor`.
+    dicom : DicomOptions or None, default=None
+        How DICOM files are shown. None: the defaults of
+        :class:`~sktransfer.preprocessing.DicomOptions`.
     n_jobs : int or None, default=None
         Threads that decode. None: 1.
     verbose : int, default=1
-        0 prints no summary.
+        Whether a summary is printed: 0 prints none.
 
     Returns
     -------
@@ -114,19 +109,20 @@ def check_images(
     who = None if groups is None else column_or_1d(groups)
     check_consistent_length(source, *(each for each in (labels, who) if each is not None))
 
-    def look(row: int) -> _Look:
+    def look(row: int) -> dict[str, Any]:
         try:
-            return _look(source.open(row))
+            return {"row": row, **_look(source.open(row))}
         except ImageDecodeError as error:
-            return _Look(error=error.reason)
+            return {"row": row, "error": error.reason}
 
     with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:
         looks = list(pool.map(look, range(len(source))))
+    readable = [look for look in looks if "error" not in look]
     found = [
-        *_broken(looks),
-        *_flat(looks),
-        *_odd(looks),
-        *_duplicates(looks, labels, who),
+        *_broken([look for look in looks if "error" in look]),
+        *_flat(readable),
+        *_odd(readable),
+        *_duplicates(readable, labels, who),
         *_mixed_groups(labels, who),
     ]
     frame = pd.DataFrame(
@@ -138,10 +134,8 @@ def check_images(
     return frame
 
 
-Finding = tuple[int, str, str]
-
-
-def _look(encoded: EncodedImage) -> _Look:
+def _look(encoded: EncodedImage) -> dict[str, Any]:
+    """Return what is kept of an image once it has been looked at."""
     image = encoded.decode()
     values = np.asarray(image)
     digest = blake2b(f"{values.dtype}{values.shape}".encode(), digest_size=16)
@@ -149,40 +143,39 @@ def _look(encoded: EncodedImage) -> _Look:
     gray = values if values.ndim == 2 else values.mean(axis=2)
     low, high = np.percentile(gray, (1, 99)) / (255 if values.dtype == np.uint8 else 1)
     format_, mode = encoded_kind(encoded.content)
-    return _Look(
-        digest=digest.digest(),
-        size=(values.shape[1], values.shape[0]),
-        spread=float(high - low),
-        constant=bool((values == values[0, 0]).all()),
-        format=format_,
-        mode=mode,
-    )
+    return {
+        "digest": digest.digest(),
+        "size": (values.shape[1], values.shape[0]),
+        "spread": float(high - low),
+        "constant": bool((values == values[0, 0]).all()),
+        "format": format_,
+        "mode": mode,
+    }
 
 
-def _broken(looks: Sequence[_Look]) -> Iterator[Finding]:
-    for row, look in enumerate(looks):
-        if look.error is not None:
-            kind = "truncated" if _TRUNCATED.search(look.error) else "unreadable"
-            yield row, kind, look.error
+def _broken(looks: Sequence[dict[str, Any]]) -> Iterator[_Finding]:
+    for look in looks:
+        kind = "truncated" if _TRUNCATED.search(look["error"]) else "unreadable"
+        yield look["row"], kind, look["error"]
 
 
-def _flat(looks: Sequence[_Look]) -> Iterator[Finding]:
-    for row, look in _readable(looks):
-        if look.constant:
-            yield row, "constant", "every pixel is the same"
-        elif look.spread < _FLAT:
-            yield row, "near-constant", f"98 % of levels within {look.spread:.1%} of the range"
+def _flat(looks: Sequence[dict[str, Any]]) -> Iterator[_Finding]:
+    for look in looks:
+        if look["constant"]:
+            yield look["row"], "constant", "every pixel is the same"
+        elif look["spread"] < _FLAT:
+            detail = f"98 % of levels within {look['spread']:.1%} of the range"
+            yield look["row"], "near-constant", detail
 
 
-def _odd(looks: Sequence[_Look]) -> Iterator[Finding]:
-    readable = _readable(looks)
-    if not readable:
+def _odd(looks: Sequence[dict[str, Any]]) -> Iterator[_Finding]:
+    if not looks:
         return
-    sizes = np.array([look.size for _, look in readable], dtype=float)
+    sizes = np.array([look["size"] for look in looks], dtype=float)
     shorter, elongation = sizes.min(axis=1), sizes.max(axis=1) / sizes.min(axis=1)
     usual_side, usual_elongation = np.median(shorter), np.median(elongation)
-    for (row, look), side, elongated in zip(readable, shorter, elongation, strict=True):
-        width, height = look.size
+    for look, side, elongated in zip(looks, shorter, elongation, strict=True):
+        row, (width, height) = look["row"], look["size"]
         if max(side / usual_side, usual_side / side) > _SIDE:
             detail = f"{width} x {height}; the median shorter side is {usual_side:g}"
             yield row, "odd size", detail
@@ -190,20 +183,21 @@ def _odd(looks: Sequence[_Look]) -> Iterator[Finding]:
             detail = f"{width} x {height}; the median is {usual_elongation:.2f} to 1"
             yield row, "odd shape", detail
     for what in ("format", "mode"):
-        counts = Counter(getattr(look, what) for _, look in readable)
+        counts = Counter(look[what] for look in looks)
         usual, _ = counts.most_common(1)[0]
-        for row, look in readable:
-            own = getattr(look, what)
-            if own != usual and counts[own] <= max(1, _RARE * len(readable)):
-                yield row, f"odd {what}", f"{own}; most are {usual}"
+        for look in looks:
+            own = look[what]
+            if own != usual and counts[own] <= max(1, _RARE * len(looks)):
+                yield look["row"], f"odd {what}", f"{own}; most are {usual}"
 
 
 def _duplicates(
-    looks: Sequence[_Look], y: np.ndarray | None, groups: np.ndarray | None
-) -> Iterator[Finding]:
+    looks: Sequence[dict[str, Any]], y: np.ndarray | None, groups: np.ndarray | None
+) -> Iterator[_Finding]:
     first: dict[bytes, int] = {}
-    for row, look in _readable(looks):
-        earlier = first.setdefault(look.digest, row)
+    for look in looks:
+        row = look["row"]
+        earlier = first.setdefault(look["digest"], row)
         if earlier == row:
             continue
         detail = f"same pixels as row {earlier}"
@@ -217,7 +211,7 @@ def _duplicates(
         yield row, kind, detail
 
 
-def _mixed_groups(y: np.ndarray | None, groups: np.ndarray | None) -> Iterator[Finding]:
+def _mixed_groups(y: np.ndarray | None, groups: np.ndarray | None) -> Iterator[_Finding]:
     if y is None or groups is None:
         return
     table = pd.DataFrame({"y": y, "group": groups})
@@ -228,12 +222,8 @@ def _mixed_groups(y: np.ndarray | None, groups: np.ndarray | None) -> Iterator[F
             yield int(rows.index[0]), "group in several classes", f"group {name}: {each}"
 
 
-def _readable(looks: Sequence[_Look]) -> list[tuple[int, _Look]]:
-    return [(row, look) for row, look in enumerate(looks) if look.error is None]
-
-
 def _summary(frame: pd.DataFrame, n: int) -> str:
-    """Numbers only: a summary ends up in notebooks and logs, and a file may bear a name."""
+    """Return numbers only: summaries end up in logs, and a file may be named after a patient."""
     lines = [f"{n} images checked."]
     counts = frame["finding"].value_counts(sort=False)
     lines += [f"  {count} {finding}" for finding, count in counts.items()]

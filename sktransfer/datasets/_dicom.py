@@ -1,4 +1,4 @@
-"""A folder of DICOM files as a table, one row per image; it knows no labels."""
+"""A folder of DICOM files as a table, one row per image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from joblib import effective_n_jobs
 from sktransfer._images import DicomFrame, is_dicom, read_dicom_header, read_file
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
-# What each of our columns is called in the standard.
+# What each column is called in the standard.
 KEYWORDS = {
     "patient": "PatientID",
     "study": "StudyInstanceUID",
@@ -39,9 +39,9 @@ def dicom_table(
     frames: str = "first",
     n_jobs: int | None = None,
 ) -> pd.DataFrame:
-    """One row per DICOM image in a folder, with what was asked for of its header.
+    """Tabulate the DICOM images in a folder, a row each, with elements of their headers.
 
-    Files are recognized by content, whatever their names, in sub-folders too. Those without a
+    Files are recognized by content, whatever their names, in sub-folders too. Those without an
     image (reports, plans) are left out; so are those that cannot be read, with one warning.
 
     Nothing is de-identified, here or anywhere in sktransfer: there are tools made for that, and the
@@ -50,27 +50,29 @@ def dicom_table(
     Parameters
     ----------
     path : path-like
+        Folder in which files are looked for.
     columns : sequence of str
         Any of "patient", "study", "series", "view", "age", "sex", "height" and "width", which are
         the default, and keywords of the standard ("BodyPartExamined", "Manufacturer").
     frames : {"first", "all"}, default="first"
-        "all": a row for each frame of files that have several, with :class:`DicomFrame` objects in
-        the column "path" and a column "frame".
+        With "all", each frame of files that have several has a row. The column "path" then holds
+        objects that name a file and a frame (rows of ``X`` like paths), and a column "frame" says
+        which it is.
     n_jobs : int or None, default=None
         Threads, each with a process of its own that reads headers. None: 1.
 
     Returns
     -------
     DataFrame
-        "path" (str), then ``columns``, sorted by path. Ages are in years; what a file does not say
-        is None or NaN.
+        The column "path" (str), then ``columns``, sorted by path. Ages are in years; what a file
+        does not say is None or NaN.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, or no DICOM image in it.
     MissingDependencyError
-        Without the extra ``medical``.
+        If the extra ``medical`` is not installed.
 
     See Also
     --------
@@ -95,7 +97,7 @@ def dicom_table(
         raise TypeError(f"columns is a list of names; got {columns!r}. Pass [{columns!r}].")
     base = Path(path)
     if not base.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(base)!r}.")
+        raise FileNotFoundError(f"There is no folder {str(base)!r}; pass the path of one as path.")
     files = [file for file in sorted(base.rglob("*")) if _is_dicom_file(file)]
     headers, failures = read_headers(files, columns, n_jobs)
     if failures:
@@ -125,9 +127,9 @@ def dicom_table(
 def read_headers(
     files: Sequence[Path], columns: Sequence[str], n_jobs: int | None = None
 ) -> tuple[list[dict[str, Any] | None], list[tuple[Path, str]]]:
-    """Of each file the columns asked for and its number of frames; None if it has no image.
+    """Return each file's columns and number of frames, and the files that cannot be read.
 
-    And the files that cannot be read, with the reasons.
+    A file without an image has None; one that cannot be read comes with the reason.
     """
     keywords = {name: KEYWORDS.get(name, name) for name in columns}
     failures: list[tuple[Path, str]] = []
@@ -151,13 +153,13 @@ def read_headers(
 
 
 def years(age: str | None) -> float:
-    """A DICOM age ("045Y", "018M", "003W", "010D") in years; NaN for anything else."""
+    """Return a DICOM age ("045Y", "018M", "003W", "010D") in years; NaN for anything else."""
     found = re.fullmatch(r"(\d{1,3})([YMWD])?", (age or "").strip())
     return float(found[1]) * _YEARS[found[2] or "Y"] if found else np.nan
 
 
 def _value(value: Any) -> Any:
-    """Empty text is nothing; several values are one text, as the standard writes them."""
+    """Return empty text as None, and several values as one text, as the standard writes them."""
     if isinstance(value, list):
         return "\\".join(map(str, value))
     return None if value == "" else value

@@ -19,7 +19,7 @@ def load_digit_screening(digit: int = 8, *, return_X_y: bool = False):
     digit : int, default=8
         The digit that counts as positive. 8 is the hardest to tell from the others.
     return_X_y : bool, default=False
-        Return ``(data, target)`` instead of the Bunch.
+        Whether ``(data, target)`` is returned instead of the Bunch.
 
     Returns
     -------

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-from sktransfer.datasets._table import FILE_COLUMNS, GROUP_COLUMNS, find_column, read_table
+from sktransfer.datasets._table import (
+    FILE_COLUMNS,
+    GROUP_COLUMNS,
+    GROUPS_ADVICE,
+    check_complete,
+    find_column,
+    read_table,
+)
 
 # What to pick up in a folder that also holds notes and tables. What a file really is, its content
 # says when it is read.
@@ -29,26 +36,26 @@ def load_image_folder(
     groups: str | None = "auto",
     return_X_y: bool = False,
 ):
-    """Read a folder with one sub-folder a class, as torchvision's ``ImageFolder`` has it.
+    """Read a folder with one sub-folder a class, arranged as for torchvision's ``ImageFolder``.
 
     Only names are read; images are opened when they are embedded, and a broken one is reported
-    there.
+    then.
 
     Parameters
     ----------
-    path : path
+    path : path-like
         Folder whose sub-folders are the classes. Images may lie deeper inside them; hidden
         files and files without the suffix of an image are left out.
-    metadata : path or None, default="auto"
+    metadata : path-like or None, default="auto"
         CSV with a column of file names ("file", "filename", ...) as they are below ``path``
         (``"cat/001.jpg"``, or just ``"001.jpg"`` where that is unambiguous). "auto":
         ``metadata.csv`` in the folder, if there is one.
     groups : str or None, default="auto"
         Column of that table that tells which images belong together (a patient, a lesion).
         "auto": the first of "group", "patient_id", "patient", "patientid", "subject_id",
-        "subject", "lesion_id" there is.
+        "subject" and "lesion_id" that is there, or None.
     return_X_y : bool, default=False
-        Return ``(data, target)`` instead of the Bunch.
+        Whether ``(data, target)`` is returned instead of the Bunch.
 
     Returns
     -------
@@ -125,7 +132,7 @@ def _rows(
     metadata: str | os.PathLike[str] | None,
     group_column: str | None,
 ) -> pd.DataFrame | None:
-    """Rows of the table that belong to ``files``, in their order; empty where there is none."""
+    """Return the table's rows that belong to ``files``, in their order; empty where none does."""
     if metadata is None:
         return None
     if metadata == "auto":
@@ -161,10 +168,6 @@ def _groups(frame: pd.DataFrame, files: list[Path], groups: str | None) -> np.nd
         raise ValueError(
             f"The table has no column {column!r}; its columns are {list(map(str, frame.columns))}."
         )
-    if frame[column].isna().any():
-        row = int(np.flatnonzero(frame[column].isna())[0])
-        raise ValueError(
-            f"{int(frame[column].isna().sum())} images have no {column!r} in the table; the "
-            f"first is {files[row].name!r}. Complete the table, or pass groups=None."
-        )
+    names = [file.name for file in files]
+    check_complete(frame[column], f"{column!r} in the table", GROUPS_ADVICE, names)
     return frame[column].to_numpy()

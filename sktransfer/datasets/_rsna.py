@@ -1,4 +1,4 @@
-"""The RSNA pneumonia challenge's folder as a Bunch; it knows its layout and no other."""
+"""The RSNA pneumonia challenge's folder as a Bunch."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def load_rsna_pneumonia(
         ``stage_2_train_images/``; and, if you have it,
         ``pneumonia-challenge-dataset-mappings_2018.json`` of the RSNA, which tells who is who.
     columns : sequence of str, default=()
-        What to read of the DICOM headers into ``data``, alongside the images: "view", "age", "sex"
-        and others of :func:`dicom_table`. A few ages in this set are impossible (up to 155).
+        Elements of the DICOM headers read into ``data``, alongside the images: "view", "age",
+        "sex" and others of :func:`dicom_table`. A few ages in this set are impossible (up to 155).
     n_jobs : int or None, default=None
-        Threads that read headers.
+        Threads that read headers. None: 1.
     return_X_y : bool, default=False
-        Return ``(data, target)`` instead of the Bunch.
+        Whether ``(data, target)`` is returned instead of the Bunch.
 
     Returns
     -------
@@ -127,7 +127,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _grouped(labels: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row per image, and one row per box."""
+    """Return a table with a row per image, and one with a row per box."""
     by_image = labels.groupby("patientId", sort=True)
     target = by_image["Target"].agg(["min", "max"])
     if (contradictory := target[target["min"] != target["max"]]).size:
@@ -158,7 +158,7 @@ def _class_of(classes: pd.DataFrame, names: pd.Series) -> np.ndarray:
 
 
 def _patients(path: Path, names: pd.Series) -> list[Any]:
-    """The NIH's number of each image's patient: what its file name there begins with."""
+    """Return the NIH's number of each image's patient: what its file name there begins with."""
     if not path.is_file():
         return [None] * len(names)
     entries = json.loads(path.read_text())

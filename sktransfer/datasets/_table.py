@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-# Usual headings, most telling first. A lesion is photographed several times, a patient has
+# Usual names of columns, most telling first. A lesion is photographed several times, a patient has
 # several lesions: the coarser unit is the one to split by.
 FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path")
 GROUP_COLUMNS = (
@@ -23,6 +23,7 @@ GROUP_COLUMNS = (
     "subject",
     "lesion_id",
 )
+GROUPS_ADVICE = "Complete the table, or pass groups=None."
 
 
 def load_image_table(
@@ -35,29 +36,30 @@ def load_image_table(
     root: str | os.PathLike[str] | None = None,
     return_X_y: bool = False,
 ):
-    """Read a table of images: one row each, the file's name in one column.
+    """Read a table of images, each row with the file's name in one column.
 
     Parameters
     ----------
-    table : path of a CSV file, or DataFrame
-        Group columns are read as text, so that a patient id keeps its leading zeros.
+    table : path-like or DataFrame
+        A CSV file or its content. Group columns are read as text, so that a patient id keeps its
+        leading zeros.
     image : str or None, default=None
         Column of file names. None: the first of "file", "filename", "file_name", "path",
-        "filepath", "image", "image_path" there is (in any case).
+        "filepath", "image" and "image_path" that is there, in upper or lower case.
     target : str or None, default=None
         Column of labels. Text becomes 0, 1, ... in sorted order, with ``target_names``; numbers
         stay as they are. None: ``target`` is None.
     groups : str or None, default="auto"
         Column that tells which rows belong together (a patient, a lesion), to be given to a
         grouped splitter. "auto": the first of "group", "patient_id", "patient", "patientid",
-        "subject_id", "subject", "lesion_id" there is, or None.
+        "subject_id", "subject" and "lesion_id" that is there, or None.
     columns : sequence of str, default=()
         Further columns to keep alongside the images in ``data`` (age, sex, ...), for a
         ``ColumnTransformer``.
-    root : path or None, default=None
+    root : path-like or None, default=None
         Folder that file names are relative to. None: that of the CSV, or the working directory.
     return_X_y : bool, default=False
-        Return ``(data, target)`` instead of the Bunch.
+        Whether ``(data, target)`` is returned instead of the Bunch.
 
     Returns
     -------
@@ -91,8 +93,8 @@ def load_image_table(
     image = image or find_column(frame, FILE_COLUMNS)
     if image is None:
         raise ValueError(
-            f"No column of file names found among {list(map(str, frame.columns))}; say which one "
-            "it is with image=."
+            f"No column of file names found among {list(map(str, frame.columns))}; pass its name "
+            "as image=."
         )
     group_column = find_column(frame, GROUP_COLUMNS) if groups == "auto" else groups
     wanted = [image, *columns, *(name for name in (target, group_column) if name is not None)]
@@ -101,36 +103,46 @@ def load_image_table(
             f"The table has no column {absent[0]!r}; its columns are "
             f"{list(map(str, frame.columns))}."
         )
-    paths = _paths(frame[image], base)
+    check_complete(frame[image], f"file name in column {image!r}", "Drop them, or add the names.")
+    paths = [base / str(name) for name in frame[image]]
+    if missing := [(row, path) for row, path in enumerate(paths) if not path.is_file()]:
+        listed = "; ".join(f"row {row}: {str(path)!r}" for row, path in missing[:5])
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} files named in the table do not exist ({listed}"
+            f"{'; ...' if len(missing) > 5 else ''}). root= says what names are relative to."
+        )
     data = frame[list(columns)].copy()
-    data.insert(0, "image", paths)
-    labels, names = (None, None) if target is None else encode_labels(frame[target])
+    data.insert(0, "image", [str(path) for path in paths])
+    labels, names = (None, None) if target is None else _encode_labels(frame[target])
     if return_X_y:
         return data, labels
+    if group_column is not None:
+        check_complete(frame[group_column], repr(group_column), GROUPS_ADVICE)
     return Bunch(
         data=data,
         target=labels,
         target_names=names,
-        groups=None if group_column is None else _group_values(frame[group_column]),
+        groups=None if group_column is None else frame[group_column].to_numpy(),
         frame=frame,
         DESCR=f"{len(frame)} images from a table.",
     )
 
 
-def _group_values(column: pd.Series) -> np.ndarray:
-    if column.isna().any():
-        row = int(np.flatnonzero(column.isna())[0])
-        raise ValueError(
-            f"{int(column.isna().sum())} rows have no {column.name!r}; the first is row {row}. "
-            "Complete the table, or pass groups=None."
-        )
-    return column.to_numpy()
+def check_complete(
+    column: pd.Series, what: str, advice: str, names: Sequence[str] | None = None
+) -> None:
+    """Refuse a column with empty cells; ``names`` are what its rows are called in the error."""
+    empty = np.flatnonzero(column.isna())
+    if len(empty):
+        rows = "rows" if names is None else "images"
+        first = f"row {empty[0]}" if names is None else repr(names[empty[0]])
+        raise ValueError(f"{len(empty)} {rows} have no {what}; the first is {first}. {advice}")
 
 
 def read_table(
     table: str | os.PathLike[str] | pd.DataFrame, as_text: Sequence[str | None] = ()
 ) -> tuple[pd.DataFrame, Path]:
-    """The table, and the folder its file names are relative to.
+    """Return the table, and the folder its file names are relative to.
 
     Columns of file names and groups, by their usual names or in ``as_text``, are read as text.
     """
@@ -146,33 +158,14 @@ def read_table(
 
 
 def find_column(frame: pd.DataFrame, candidates: Sequence[str]) -> str | None:
-    """The first of ``candidates`` that is a column, in any case."""
+    """Return the first of ``candidates`` that is a column, in upper or lower case."""
     by_lower = {str(name).lower(): name for name in frame.columns}
     return next((by_lower[name] for name in candidates if name in by_lower), None)
 
 
-def _paths(names: pd.Series, base: Path) -> list[str]:
-    if names.isna().any():
-        row = int(np.flatnonzero(names.isna())[0])
-        raise ValueError(f"Row {row} of the table names no file (column {names.name!r} is empty).")
-    paths = [base / str(name) for name in names]
-    if missing := [(row, path) for row, path in enumerate(paths) if not path.is_file()]:
-        listed = "; ".join(f"row {row}: {str(path)!r}" for row, path in missing[:5])
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} files named in the table do not exist ({listed}"
-            f"{'; ...' if len(missing) > 5 else ''}). root= says what names are relative to."
-        )
-    return [str(path) for path in paths]
-
-
-def encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
-    """Text as 0, 1, ... with the names in sorted order; numbers and booleans as they are."""
-    if labels.isna().any():
-        row = int(np.flatnonzero(labels.isna())[0])
-        raise ValueError(
-            f"{int(labels.isna().sum())} rows have no label in column {labels.name!r}; the first "
-            f"is row {row}. Drop them before."
-        )
+def _encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
+    """Return text as 0, 1, ... with the names in sorted order; numbers and booleans as they are."""
+    check_complete(labels, f"label in column {labels.name!r}", "Drop them before.")
     if pd.api.types.is_numeric_dtype(labels):
         return labels.to_numpy(), None
     names, codes = np.unique(labels.astype(str).to_numpy(dtype=object), return_inverse=True)

@@ -88,7 +88,7 @@ def test_errors(csv):
         load_image_table(csv, root=csv.parent / "elsewhere")
     with pytest.raises(ValueError, match="image="):
         load_image_table(pd.DataFrame({"scan": ["a.png"]}))
-    with pytest.raises(ValueError, match="Row 1 of the table names no file"):
+    with pytest.raises(ValueError, match="1 rows have no file name in column .*; the first is row 1"):
         load_image_table(pd.DataFrame({"file": ["a.png", None]}), root=csv.parent)
 
 
