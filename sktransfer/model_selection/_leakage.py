@@ -1,4 +1,4 @@
-"""check_leakage: the same image or patient on both sides of a split; it must not know models."""
+"""check_leakage: the same image or patient on both sides of a split."""
 
 from __future__ import annotations
 
@@ -28,28 +28,34 @@ def check_leakage(
     value_range: tuple[float, float] | None = None,
     on_leak: str = "warn",
 ) -> pd.DataFrame:
-    """Look for images and patients that are on both sides of a split.
+    """Find images and patients that are on both sides of a split.
 
-    Images are compared by the digest of their encoded bytes, or of their numbers: what the store
-    of activations knows them by. None is decoded. A copy that was saved again, cropped or scaled is
-    another file and is not found.
+    Images are compared by the digest of their encoded bytes, or of their numbers; none is decoded.
+    A copy that was saved again, cropped or scaled is another file and is not found.
 
     Parameters
     ----------
-    X_train, X_test : collection of images
-        In any form that the estimators accept.
-    groups_train, groups_test : array-like of shape (n_train,) and (n_test,), default=None
-        Patients. Both or none.
-    image_shape, value_range : default=None
-        As in :class:`~sktransfer.PretrainedFeatureExtractor`.
+    X_train : collection of images
+        Training images, in any of the :ref:`accepted forms <accepted-inputs>`.
+    X_test : collection of images
+        Test images.
+    groups_train : array-like of shape (n_train,), default=None
+        Groups, such as patients, of the training images. Give groups of both parts or of none.
+    groups_test : array-like of shape (n_test,), default=None
+        Groups of the test images.
+    image_shape : tuple of int or None, default=None
+        Shape of an image in a row of numbers, as in
+        :class:`~sktransfer.PretrainedFeatureExtractor`.
+    value_range : tuple of float or None, default=None
+        Range of the numbers, as in :class:`~sktransfer.PretrainedFeatureExtractor`.
     on_leak : {"warn", "raise", "ignore"}, default="warn"
         What to do if something is found.
 
     Returns
     -------
-    pandas.DataFrame
-        A line for each test row that is not new, and why: ``test_row``, the first such
-        ``train_row``, and ``what``, "image" or "group". Empty if there is none.
+    leaks : DataFrame
+        A row for each test row that is not new, and why: ``test_row``, the first such
+        ``train_row``, and ``what``, "image" or "group". It is empty if there is none.
 
     Raises
     ------
@@ -73,7 +79,7 @@ def check_leakage(
     if on_leak not in ("warn", "raise", "ignore"):
         raise ValueError(f"on_leak must be 'warn', 'raise' or 'ignore'; got {on_leak!r}.")
     if (groups_train is None) != (groups_test is None):
-        raise ValueError("Give groups of both parts, or of none.")
+        raise ValueError("Give groups_train and groups_test together, or neither of them.")
     sources = [
         as_image_source(X, image_shape=image_shape, value_range=value_range)
         for X in (X_train, X_test)
@@ -112,7 +118,7 @@ def check_leakage(
 
 
 def _digests(source: ImageSource) -> list[bytes | None]:
-    """Of every row; None for one that cannot be read."""
+    """Compute the digest of every row; None for one that cannot be read."""
 
     def digest(row: int) -> bytes | None:
         try:
@@ -127,6 +133,7 @@ def _digests(source: ImageSource) -> list[bytes | None]:
 def _shared(
     train: Sequence[Hashable | None], test: Sequence[Hashable | None], what: str
 ) -> list[tuple[int, int, str]]:
+    """List test rows whose key is in training, with the first such training row."""
     first: dict[Hashable, int] = {}
     for row, key in enumerate(train):
         if key is not None:

@@ -1,4 +1,4 @@
-"""OperatingPointClassifier: a decision threshold with a guarantee; it must not know images."""
+"""OperatingPointClassifier: a decision threshold with a guarantee."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sklearn.utils.metadata_routing import (
     MethodMapping,
     process_routing,
 )
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
@@ -25,17 +26,17 @@ from sktransfer._utils.sklearn_compat import (
     Interval,
     StrOptions,
     _check_y,
+    _estimator_has,
     _fit_context,
 )
 from sktransfer._utils.splitting import read_groups
 from sktransfer.metrics import operating_point, rows_needed
 from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
 from sktransfer.metrics._thresholds import rate_threshold, worst_scores
-from sktransfer.model_selection._delegated import DelegatedResponses
-from sktransfer.model_selection._held_out import (
-    HeldOut,
+from sktransfer.model_selection._out_of_fold import (
+    OutOfFold,
     check_prefit,
-    held_out_scores,
+    out_of_fold_scores,
     positive_scores,
     warn_of_ties,
 )
@@ -44,9 +45,7 @@ from sktransfer.model_selection._held_out import (
 _USUAL = 0.95
 
 
-class OperatingPointClassifier(
-    ClassifierMixin, MetaEstimatorMixin, DelegatedResponses, BaseEstimator
-):
+class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """A binary classifier whose threshold keeps a sensitivity, a specificity, or costs low.
 
     "No more than one case in twenty is missed": the threshold is an order statistic of the scores
@@ -69,7 +68,7 @@ class OperatingPointClassifier(
     target_level : float, default=0.95
         The rate to keep, in (0, 1).
     cost_matrix : array-like of shape (2, 2) or None, default=None
-        What a decision costs, for ``constraint="cost"`` and for nothing else: a row for each true
+        Cost of every decision, for ``constraint="cost"`` and for nothing else: a row for each true
         class and a column for each predicted one, in the order of ``classes_``.
     confidence_level : float or None, default=0.95
         Probability with which the true rate is at least ``target_level``. None: the rate on the
@@ -91,7 +90,7 @@ class OperatingPointClassifier(
     response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
         Where scores come from. "auto": the first of the two that the estimator has.
     n_jobs : int or None, default=None
-        Folds fitted at once.
+        Number of folds fitted at once.
 
     Attributes
     ----------
@@ -107,8 +106,10 @@ class OperatingPointClassifier(
         The positive class.
     classes_ : ndarray of shape (2,)
         The class labels, sorted.
-    n_features_in_, feature_names_in_
-        Where the estimator has them.
+    n_features_in_ : int
+        Number of features, where the estimator has it.
+    feature_names_in_ : ndarray of str
+        Names of features, where the estimator has them.
 
     See Also
     --------
@@ -157,7 +158,7 @@ class OperatingPointClassifier(
     '0.976 (0.946 to 0.992)'
     """
 
-    # Groups are for the threshold itself, so nobody has to ask for them to be routed here.
+    # Groups are for the threshold itself, and need not be requested.
     __metadata_request__fit: ClassVar = {"groups": True}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -215,15 +216,15 @@ class OperatingPointClassifier(
         y : array-like of shape (n,)
             Labels of two classes.
         groups : array-like of shape (n,) or None, default=None
-            Patients: no one is on both sides of a fold, and each counts once.
+            Groups, such as patients: none is on both sides of a fold, and each counts once.
         **params : dict
-            For the ``fit`` of the estimator, such as ``sample_weight``; with metadata routing
-            enabled, for whoever asked for them.
+            Parameters for the ``fit`` of the estimator, such as ``sample_weight``; with metadata
+            routing enabled, for those that requested them.
 
         Returns
         -------
-        OperatingPointClassifier
-            Itself.
+        self : OperatingPointClassifier
+            Fitted estimator.
 
         Raises
         ------
@@ -295,7 +296,7 @@ class OperatingPointClassifier(
     def _route(
         self, groups: np.ndarray | None, params: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Parameters for the estimator's ``fit``, and for the splitter's ``split``."""
+        """Return parameters for the estimator's ``fit``, and for the splitter's ``split``."""
         if not get_config()["enable_metadata_routing"]:
             return params, {} if groups is None else {"groups": groups}
         given = params if groups is None else {**params, "groups": groups}
@@ -309,13 +310,13 @@ class OperatingPointClassifier(
         groups: np.ndarray | None,
         fit_params: dict[str, Any],
         split_params: dict[str, Any],
-    ) -> HeldOut:
+    ) -> OutOfFold:
         methods = self._response_methods()
         if isinstance(self.cv, str):
             check_prefit(self.estimator, self.classes_)
             score = positive_scores(self.estimator, X, methods, self.pos_label_)
-            return HeldOut(self.estimator, np.arange(len(y)), score, refitted=False)
-        return held_out_scores(
+            return OutOfFold(self.estimator, np.arange(len(y)), score, refitted=False)
+        return out_of_fold_scores(
             self.estimator,
             X,
             y,
@@ -372,15 +373,17 @@ class OperatingPointClassifier(
         return -np.inf if above else np.inf
 
     def predict(self, X: Any) -> np.ndarray:
-        """Labels: the positive class where the score is at least ``threshold_``.
+        """Predict the positive class where the score is at least ``threshold_``.
 
         Parameters
         ----------
         X : array-like of shape (n, ...), list or DataFrame
+            Whatever the estimator takes.
 
         Returns
         -------
-        ndarray of shape (n,)
+        y_pred : ndarray of shape (n,)
+            Predicted labels.
 
         Raises
         ------
@@ -393,15 +396,67 @@ class OperatingPointClassifier(
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
 
+    @available_if(_estimator_has("predict_proba"))
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict probabilities with the estimator; the threshold does not change them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...), list or DataFrame
+            Whatever the estimator takes.
+
+        Returns
+        -------
+        y_proba : ndarray of shape (n, 2)
+            Probabilities, in the order of ``classes_``.
+        """
+        check_is_fitted(self, "estimator_")
+        return self.estimator_.predict_proba(X)
+
+    @available_if(_estimator_has("predict_log_proba"))
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Predict logarithms of :meth:`predict_proba`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...), list or DataFrame
+            Whatever the estimator takes.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n, 2)
+            Logarithms of probabilities, in the order of ``classes_``.
+        """
+        check_is_fitted(self, "estimator_")
+        return self.estimator_.predict_log_proba(X)
+
+    @available_if(_estimator_has("decision_function"))
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute the estimator's decision function; the threshold does not change it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...), list or DataFrame
+            Whatever the estimator takes.
+
+        Returns
+        -------
+        scores : ndarray of shape (n,)
+            Scores of the second of ``classes_``.
+        """
+        check_is_fitted(self, "estimator_")
+        return self.estimator_.decision_function(X)
+
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Who is given what is passed to :meth:`fit`: this, the estimator, the splitter.
+        """Return who is given what is passed to :meth:`fit`: this, the estimator, the splitter.
 
         Returns
         -------
-        MetadataRouter
+        routing : MetadataRouter
+            Requests of this classifier, its estimator and its splitter.
         """
         splitter = self.cv if hasattr(self.cv, "get_n_splits") else StratifiedKFold()
         to_fit = MethodMapping().add(caller="fit", callee="fit")

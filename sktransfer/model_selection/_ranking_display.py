@@ -1,4 +1,4 @@
-"""BackboneRankingDisplay: scores against speed; it must not know how either was measured."""
+"""BackboneRankingDisplay: scores against speed."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sktransfer._utils.config import import_optional
-from sktransfer._utils.plotting import palette_color, palette_marker
+from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
 from sktransfer.model_selection._ranking import BackboneRanking
 
 
 class BackboneRankingDisplay:
-    """Score against images per second, a line for each network, through its layers.
+    """Scores against images per second, with a line for each network through its layers.
 
-    Make one with :meth:`from_ranking`. Needs matplotlib (extra ``plot``) to plot.
+    It is recommended to use :meth:`from_ranking` to create one. All parameters are stored as
+    attributes. Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------
     table : DataFrame
-        As :func:`rank_backbones` gives it.
+        The table of :func:`rank_backbones`.
     metric : str
-        What the scores are.
+        Name of the score.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
+        Axes with the scores.
     figure_ : matplotlib Figure
+        Figure containing the axes.
+
+    See Also
+    --------
+    rank_backbones : Compute the table.
 
     Examples
     --------
@@ -49,37 +55,36 @@ class BackboneRankingDisplay:
 
     @classmethod
     def from_ranking(cls, ranking: BackboneRanking, *, ax: Any = None) -> BackboneRankingDisplay:
-        """Plot what :func:`rank_backbones` found.
+        """Plot a ranking.
 
         Parameters
         ----------
         ranking : BackboneRanking
+            Result of :func:`rank_backbones`.
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes a new figure.
+            Axes to plot on. None: a new figure.
 
         Returns
         -------
-        BackboneRankingDisplay
+        display : BackboneRankingDisplay
+            The display, plotted.
         """
         return cls(table=ranking.table, metric=ranking.metric).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> BackboneRankingDisplay:
-        """Plot; the rows that no other beats in both are ringed and named.
+        """Plot, with a ring and a name at rows that no other beats in both score and speed.
 
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to plot. None makes a new figure.
+            Axes to plot on. None: a new figure.
 
         Returns
         -------
-        BackboneRankingDisplay
+        display : BackboneRankingDisplay
+            The display, plotted.
         """
-        pyplot = import_optional(
-            "matplotlib.pyplot", extra="plot", purpose="BackboneRankingDisplay.plot"
-        )
-        if ax is None:
-            _, ax = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+        ax, figure = new_axes(ax, self, figsize=(7, 4.5), layout="constrained")
         table = self.table[np.isfinite(self.table["images_per_s"])]
         for number, (name, rows) in enumerate(table.groupby("backbone", sort=False)):
             rows = rows.sort_values("images_per_s")
@@ -116,10 +121,7 @@ class BackboneRankingDisplay:
                 rotation_mode="anchor",
                 fontsize="x-small",
             )
-        ax.set_xscale("log")
         ax.margins(0.08)
-        ax.set_xlabel("images per second")
-        ax.set_ylabel(self.metric)
-        ax.legend(fontsize="small")
-        self.ax_, self.figure_ = ax, ax.figure
+        finish_axes(ax, xscale="log", xlabel="images per second", ylabel=self.metric)
+        self.ax_, self.figure_ = ax, figure
         return self

@@ -1,11 +1,9 @@
-"""recommend_strategy: the size and similarity matrix of the course notes, with both sides measured.
-
-It must not know how distances and scores are computed.
-"""
+"""recommend_strategy: the size and similarity matrix, with both sides measured."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -21,45 +19,47 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._finetune import FineTuneClassifier
-from sktransfer._image_rows import count_rows, rows_of, take_rows
+from sktransfer._image_rows import rows_of, take_rows
 from sktransfer._utils.splitting import read_groups, stratified_folds, stratified_part
-from sktransfer.model_selection._advice import LARGE, READINGS, caveats, reasons
-from sktransfer.model_selection._distance import DomainDistance, domain_distance
-from sktransfer.model_selection._extractors import as_extractor, stage_names
-from sktransfer.model_selection._feature_scores import PROBE_C
-from sktransfer.model_selection._features import check_labels
+from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
+from sktransfer.model_selection._labeled_features import check_labels
+from sktransfer.model_selection._networks import check_lengths, finetuner, one_network, stage_names
 from sktransfer.model_selection._ranking import EMBEDDING, rank_backbones
+from sktransfer.model_selection._ranking_metrics import PROBE_C
 
+# Images of a class from which on the matrix calls a set large.
+LARGE = 1000
+READINGS = {
+    "extract": "keep the whole network frozen and train a new classifier on its embeddings",
+    "truncate": "drop the late stages and train a linear classifier on an earlier one",
+    "fine-tune part": "keep the first half of the stages frozen and train the rest",
+    "train the top": "keep most stages frozen and train the last ones",
+    "train everything": "start from the pretrained weights and train all stages",
+}
 # Of the stages, the share that "the top" is, and that "part" is.
 _TOP, _PART = 1 / 5, 1 / 2
 # For thousands of images; FineTuneClassifier's own default is for hundreds.
 _LR_LARGE = 1e-4
-# What an extractor and a FineTuneClassifier call by the same name.
-_SHARED = (
-    *("backbone", "weights", "preprocessing", "image_size", "image_shape", "value_range"),
-    *("dicom", "scaled_decoding", "device", "precision", "engine", "cache", "on_error"),
-    *("n_jobs", "store_weights"),
-)
 
 
 @dataclass(frozen=True)
 class StrategyAdvice:
     """What the size and similarity matrix says of a task, and what speaks against it.
 
-    Attributes
+    Parameters
     ----------
     quadrant : str
         ``"small and similar"``, ``"large and dissimilar"``, and so on.
     strategy : str
-        In the terms of the notes: ``"extract"``, ``"fine-tune part"``, ``"train the top"`` or
-        ``"train everything"``; the first of ``readings``.
+        ``"extract"``, ``"fine-tune part"``, ``"train the top"`` or ``"train everything"``; the
+        first of ``readings``.
     readings : tuple of str
-        What the notes can be read as saying: two where they disagree. ``"truncate"`` is the other
-        reading of small and dissimilar.
+        What the matrix can be read as saying: two where it is read in two ways. ``"truncate"`` is
+        the other reading of small and dissimilar.
     n_per_class : int
-        Images of the smallest class.
+        Number of images of the smallest class.
     distance : DomainDistance
+        The measured distance.
     evidence : DataFrame
         Leave-one-out score of ridge regression on each layer's frozen features: ``layer``,
         ``score``, ``low``, ``high``, in the order of the network.
@@ -67,6 +67,12 @@ class StrategyAdvice:
         How the quadrant was found.
     caveats : tuple of str
         What the evidence, published and measured here, says against following blindly.
+    extractor : PretrainedFeatureExtractor
+        The network and how images are read.
+    grouped : bool, default=False
+        Whether groups were given.
+    random_state : int, default=0
+        Seed of the estimators and folds that are made.
     """
 
     quadrant: str
@@ -94,7 +100,7 @@ class StrategyAdvice:
         )
 
     def make_estimator(self, reading: str | None = None, **params: Any) -> Any:
-        """What the strategy comes to, not fitted.
+        """Make the estimator of a strategy, not fitted.
 
         Parameters
         ----------
@@ -105,7 +111,7 @@ class StrategyAdvice:
 
         Returns
         -------
-        Pipeline or FineTuneClassifier
+        estimator : Pipeline or FineTuneClassifier
             ``"extract"`` and ``"truncate"`` are a Pipeline of an extractor (``features``), a
             StandardScaler (``scale``) and a logistic regression (``classify``).
         """
@@ -118,41 +124,33 @@ class StrategyAdvice:
                 ("classify", LogisticRegression(C=PROBE_C, max_iter=1000)),
             ]
             return Pipeline(steps).set_params(**params)
-        extractor = clone(self.extractor)  # its nested parameters are the new estimator's own
-        shared = {name: getattr(extractor, name) for name in _SHARED}
-        if self.n_per_class >= LARGE:
-            shared["lr"] = _LR_LARGE
-        return FineTuneClassifier(
-            **{
-                **shared,
-                "freeze_depth": self._depth(reading),
-                "random_state": self.random_state,
-                **params,
-            }
-        )
+        large = {"lr": _LR_LARGE} if self.n_per_class >= LARGE else {}
+        own = {"freeze_depth": self._depth(reading), "random_state": self.random_state}
+        return finetuner(self.extractor, **{**large, **own, **params})
 
     def make_search(
         self, reading: str | None = None, *, cv: Any = 5, scoring: Any = None, **params: Any
     ) -> GridSearchCV:
-        """A search over freeze depth around the strategy, not fitted.
+        """Make a search over freeze depth around a strategy, not fitted.
 
         Parameters
         ----------
         reading : str or None, default=None
-            As for :meth:`make_estimator`.
+            One of the five strategies; None is ``strategy``.
         cv : int or splitter, default=5
-            Folds, stratified; where groups were given, they are not divided, and ``fit`` wants
+            Folds, stratified; where groups were given, they are not divided, and ``fit`` needs
             them again: ``search.fit(X, y, groups=groups)``.
         scoring : str, callable or None, default=None
-            As for GridSearchCV.
+            Metric, as for GridSearchCV.
         **params : dict
             Parameters of the estimator that differ.
 
         Returns
         -------
-        GridSearchCV
-            Over ``freeze_depth`` of a FineTuneClassifier, ``"all"`` (which is "extract") among
-            its values; for ``"truncate"``, over ``features__layer`` of the Pipeline.
+        search : GridSearchCV
+            A search over ``freeze_depth`` of a FineTuneClassifier, with ``"all"`` (which is
+            "extract") among its values; for ``"truncate"``, over ``features__layer`` of the
+            Pipeline.
         """
         reading = self._known(reading)
         cv = 5 if cv is None else cv
@@ -199,7 +197,7 @@ class StrategyAdvice:
         return n - max(1, round(trained[reading]))
 
     def _shallow(self) -> str:
-        """Of the stages before the last one, that with the best evidence."""
+        """Return the stage before the last one with the best evidence."""
         stages = self.evidence[self.evidence["layer"].isin(self._stages[:-1] or self._stages)]
         return str(stages.loc[stages["score"].idxmax(), "layer"])
 
@@ -215,11 +213,11 @@ def recommend_strategy(
     n_images: int = 1000,
     random_state: int | np.random.RandomState | None = 0,
 ) -> StrategyAdvice:
-    """Say which strategy of transfer fits a task by the size and similarity matrix.
+    """Recommend a strategy of transfer by the size and similarity matrix.
 
-    The matrix of the course notes has two sides: how many images there are of a class (small is
-    fewer than 1,000 of the smallest one), and how similar they are to those the network was
-    trained on. The second one is measured here, by :func:`domain_distance`.
+    The matrix has two sides: how many images there are of a class (small is fewer than 1,000 of
+    the smallest one), and how similar they are to those the network was trained on. The second one
+    is measured here, by :func:`domain_distance`.
 
     ============================ ===================================================
     small and similar            ``"extract"``: frozen network, new classifier
@@ -235,27 +233,30 @@ def recommend_strategy(
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
-    backbone : str or PretrainedFeatureExtractor, default="resnet50"
-        A name, or an extractor that says more (other weights, how images are read).
+    backbone : network, default="resnet50"
+        A name, a saved file, a fitted :class:`~sktransfer.FineTuneClassifier`, a
+        :class:`~sktransfer.PretrainedFeatureExtractor` for other weights and ways to read images,
+        or a mapping of a name of your own to one of these.
     groups : array-like of shape (n,) or None, default=None
-        Patients, say: not divided in the evidence and in the search.
+        Groups, such as patients, that are not divided in the evidence and in the search.
     distance : DomainDistance or None, default=None
-        If it was measured before.
+        The distance, where it was measured before. None: it is measured.
     scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
-        Of the evidence.
+        Metric of the evidence.
     n_images : int, default=1000
-        Images that the evidence is computed on, if there are more.
+        Number of images that the evidence is computed on, if there are more.
     random_state : int, RandomState instance or None, default=0
+        Decides which images are taken, and seeds what the advice makes.
 
     Returns
     -------
-    StrategyAdvice
+    advice : StrategyAdvice
         Print it to read it; ``make_estimator()`` and ``make_search()`` act on it.
 
     Notes
     -----
     It is a rule of thumb with a measured input, and no more: what was found when it was followed
-    on real images is in :ref:`choosing`. ``make_search()`` asks your data instead.
+    on real images is in :ref:`choosing`. ``make_search()`` lets cross-validation decide instead.
 
     Examples
     --------
@@ -272,22 +273,19 @@ def recommend_strategy(
     >>> advice.make_estimator()
     FineTuneClassifier(backbone='efficientnet_lite0', freeze_depth=5, ...)
     """
-    extractor = as_extractor(backbone, pooling="avg")
+    name, extractor = one_network(backbone)
+    extractor.set_params(pooling="avg")
     labels = check_labels(y)
     ids = None if groups is None else read_groups(groups)
-    n = count_rows(extractor, X)
-    if n != len(labels) or (ids is not None and len(ids) != n):
-        raise ValueError(
-            f"X has {n} rows, y {len(labels)}"
-            f"{'' if ids is None else f' and groups {len(ids)}'}; they must be as many."
-        )
+    n = check_lengths(extractor, X, labels, ids)
     if n_images < 2:
         raise ValueError(f"n_images must be at least 2; got {n_images!r}.")
     seed = seed_from(random_state)
     _, counts = np.unique(labels, return_counts=True)
     per_class = int(counts.min())
     if distance is None:
-        distance = domain_distance(extractor, X, random_state=seed)
+        given = {name: extractor} if isinstance(backbone, Mapping) else extractor
+        distance = domain_distance(given, X, random_state=seed)
     rows = np.arange(n)
     if n > n_images:
         rows = stratified_part(labels, n_images, groups=ids, random_state=seed)
@@ -316,8 +314,8 @@ def recommend_strategy(
         n_per_class=per_class,
         distance=distance,
         evidence=evidence,
-        why=reasons(counts, distance),
-        caveats=caveats(size, side, readings, counts, distance, evidence, scoring),
+        why=_reasons(counts, distance),
+        caveats=_caveats(size, side, readings, counts, distance, evidence, scoring),
         extractor=extractor,
         grouped=ids is not None,
         random_state=seed,
@@ -325,7 +323,7 @@ def recommend_strategy(
 
 
 def _in_order(table: pd.DataFrame, extractor: PretrainedFeatureExtractor, X: Any) -> pd.DataFrame:
-    """Scores of the layers as they follow each other in the network."""
+    """Order the scores of the layers as they follow each other in the network."""
     fitted = clone(extractor).set_params(layer=0).fit(X)
     order = [*stage_names(fitted), EMBEDDING]
     kept = table.set_index("layer")[["n_features", "score", "low", "high"]]
@@ -333,3 +331,86 @@ def _in_order(table: pd.DataFrame, extractor: PretrainedFeatureExtractor, X: Any
     if last not in kept.index:  # its average is the embedding, and was scored as such
         kept.loc[last] = kept.loc[EMBEDDING]
     return kept.loc[[name for name in order if name in kept.index]].reset_index()
+
+
+def _reasons(counts: np.ndarray, distance: DomainDistance) -> tuple[str, ...]:
+    """Say how the quadrant was found."""
+    threshold = distance.threshold
+    size = "large" if counts.min() >= LARGE else "small"
+    of = "these weights" if threshold.calibrated else "another network (none is known for this one)"
+    return (
+        f"Size: {counts.min()} images of the smallest class, against {LARGE:,}: {size}.",
+        f"Similarity: distance {distance.distance:.3f} from what {distance.backbone} was trained "
+        f"on, against {threshold.value:.3f} of {of}: {distance.reading}.",
+    )
+
+
+def _caveats(
+    size: str,
+    side: str,
+    readings: tuple[str, ...],
+    counts: np.ndarray,
+    distance: DomainDistance,
+    evidence: pd.DataFrame,
+    scoring: str,
+) -> tuple[str, ...]:
+    """List what the evidence says against following the matrix blindly."""
+    found = [_of_the_layers(evidence, scoring)]
+    if "gray zone" in distance.reading:
+        low, high = distance.threshold.similar_below, distance.threshold.dissimilar_above
+        found.append(
+            f"The distance lies in the gray zone of this network ({low:.3f} to {high:.3f}): the "
+            "other side of the matrix is as good a guess."
+        )
+    if not distance.threshold.calibrated:
+        found.append("The threshold was not measured with these weights.")
+    if counts.max() > 3 * counts.min():
+        found.append(
+            f"Classes are uneven ({counts.min()} to {counts.max()} images), and the size is that "
+            "of the smallest."
+        )
+    if len(readings) == 2:
+        found.append(
+            f"The matrix can be read in two ways here: {readings[0]!r} and {readings[1]!r}."
+        )
+    found.append(
+        "The distance compares images, not labels: an easy task may be far away, and a hard one "
+        "near."
+    )
+    if size == "small":
+        found.append(
+            "That 1,000 images of a class are few is about training from scratch: on ImageNet, "
+            "a network from scratch loses 1.1 points of accuracy from 1,300 to 1,000 a class and "
+            "16.8 to 250 (logs of Yosinski et al., 2014). Pretrained weights need far fewer."
+        )
+    else:
+        found.append(
+            "With much data and long training, a network from random weights catches up (He, "
+            "Girshick & Dollar, 2019), on medical images too (Raghu et al., 2019): what "
+            "pretraining still gives is speed."
+        )
+    if readings[0] == "extract":
+        found.append(
+            "Fine-tuning is usually at least as accurate as frozen features (Kornblith et al., "
+            "2019), and on shifted data less so (Kumar et al., 2022)."
+        )
+    if side == "dissimilar":
+        found.append(
+            "Frozen late layers lose most where the tasks are far apart: 25 points against 8 in "
+            "the halves of Yosinski et al. (2014). Fine-tuned ones lost nothing."
+        )
+    return tuple(found)
+
+
+def _of_the_layers(evidence: pd.DataFrame, scoring: str) -> str:
+    best, end = evidence.loc[evidence["score"].idxmax()], evidence.iloc[-1]
+    text = (
+        f"Measured here, leave-one-out {scoring.replace('_', ' ')} of frozen features: "
+        f"{end['score']:.3f} at the {end['layer']} ({end['low']:.3f} to {end['high']:.3f})"
+    )
+    if best["layer"] == end["layer"]:
+        return f"{text}, which is the best place to cut."
+    return (
+        f"{text}; best at {best['layer']}, {best['score']:.3f} "
+        f"({best['low']:.3f} to {best['high']:.3f})."
+    )

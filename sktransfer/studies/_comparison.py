@@ -1,13 +1,11 @@
-"""compare_backbones: networks times strategies on one task, with intervals; it must not know how a
-network is cut, nor how a score's interval is drawn.
-"""
+"""compare_backbones: networks times strategies on one task, with intervals."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +24,18 @@ from sktransfer._backbones import describe_backbone
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
+from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
 from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import read_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
-from sktransfer.studies._journal import Journal
-from sktransfer.studies._trials import check_choices
+from sktransfer.model_selection._networks import (
+    check_lengths,
+    finetuner,
+    named_networks,
+    set_parameters,
+)
+from sktransfer.studies._fold_results import FoldResults
+from sktransfer.studies._training import check_choices
 
 BACKBONES = ("vgg19", "resnet50", "densenet121", "inception_v3")
 STRATEGIES = ("extract", "finetune")
@@ -44,7 +48,7 @@ _TIMED = 32
 class BackboneComparison:
     """Out-of-fold predictions of every network and strategy, and what follows from them.
 
-    Attributes
+    Parameters
     ----------
     table : DataFrame
         One row per network and strategy, best accuracy first: ``backbone``, ``strategy``; each of
@@ -53,11 +57,17 @@ class BackboneComparison:
         median over folds, in which activations that are stored are not computed again;
         ``n_parameters``.
     probabilities : dict of (str, str) to ndarray of shape (n, n_classes)
-        What each network and strategy says of every row when it was not trained on it.
+        Out-of-fold probabilities of each network and strategy.
     classes : ndarray
+        The class labels, sorted.
     y : ndarray of shape (n,)
-        Of the images that could be read.
+        Labels of the images that could be read.
     groups : ndarray of shape (n,) or None
+        Their groups.
+    n_resamples : int, default=500
+        Resamples for intervals.
+    random_state : int, default=0
+        Seed of the resamples.
     """
 
     table: pd.DataFrame
@@ -69,17 +79,19 @@ class BackboneComparison:
     random_state: int = 0
 
     def differences(self, metric: str = "roc_auc", to: tuple[str, str] | None = None) -> Any:
-        """Differences to one network and strategy, on the same rows and the same resamples.
+        """Compute differences to one network and strategy on the same rows and resamples.
 
         Parameters
         ----------
         metric : {"accuracy", "roc_auc", "f1"}, default="roc_auc"
+            Metric that is compared.
         to : tuple (backbone, strategy) or None, default=None
-            None is the one with the best ``metric``.
+            Network and strategy that the others are compared with. None: those with the best
+            ``metric``.
 
         Returns
         -------
-        DataFrame
+        differences : DataFrame
             ``backbone``, ``strategy``, ``difference``, ``low``, ``high``: a 95 % interval that
             excludes 0 tells the two apart on this task.
         """
@@ -109,7 +121,7 @@ class BackboneComparison:
         return np.searchsorted(self.classes, self.y)
 
     def _draws(self) -> list[np.ndarray]:
-        """All rows, then resamples of them; of groups, where there are any."""
+        """Return all rows, then resamples of them; of groups, where there are any."""
         state = np.random.RandomState(self.random_state)
         ids = None if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
         n = len(self.y)
@@ -141,43 +153,49 @@ def compare_backbones(
         ``on_error="nan"``, those that cannot be read are left out of everything, with a warning.
     y : array-like of shape (n,)
         Labels.
-    backbones : sequence or mapping, default=("vgg19", "resnet50", "densenet121", "inception_v3")
-        Names; or a mapping from names in the table to a backbone or to a dict of the parameters
-        ``backbone``, ``weights`` and any others that both kinds of estimator have.
-    strategies : sequence of {"extract", "finetune"}, default=both
+    backbones : network, sequence of networks, or mapping of names to networks, default=("vgg19", \
+            "resnet50", "densenet121", "inception_v3")
+        A network is a name (:func:`sktransfer.list_backbones`), a saved file, a fitted
+        :class:`~sktransfer.FineTuneClassifier`, or a
+        :class:`~sktransfer.PretrainedFeatureExtractor` for other weights and ways to read images:
+        what it sets counts before ``extractor`` and ``finetune``. The keys of a mapping are the
+        names in the table.
+    strategies : sequence of {"extract", "finetune"}, default=("extract", "finetune")
+        Whether networks are frozen extractors or fine-tuned.
     groups : array-like of shape (n,) or None, default=None
-        Patients, say: not divided between folds, and resampled whole.
+        Groups, such as patients, that are not divided between folds, and resampled whole.
     cv : int, default=5
-        Stratified folds.
+        Number of stratified folds.
     extractor : PretrainedFeatureExtractor or None, default=None
-        Of "extract", the network apart.
+        How images are read and embedded for "extract"; its network is replaced.
     classifier : estimator or None, default=None
-        What stands on the embeddings, with ``predict_proba``. None: a StandardScaler and a
-        logistic regression.
+        Classifier of the embeddings, with ``predict_proba``. None: a StandardScaler and a logistic
+        regression.
     finetune : FineTuneClassifier or None, default=None
-        Of "finetune", the network apart. None: its defaults.
+        How networks are trained for "finetune"; its network is replaced. None: its defaults.
     path : path-like or None, default=None
-        Where every fold's predictions are kept as soon as they are there. A call that was ended
-        goes on from there, and one with more networks computes only those. Other images, labels,
-        folds or parameters are another comparison; with a parameter that cannot be told from
-        another one (a function without a ``fingerprint``) nothing is kept, and a warning says so.
+        Directory that keeps every fold's predictions as soon as they are computed. A call that was
+        interrupted is resumed, and one with more networks computes only those. Other images,
+        labels, folds or parameters are another comparison; with a parameter that cannot be
+        compared (a function without a ``fingerprint``) nothing is kept, and a warning says so.
     n_resamples : int, default=500
-        Of rows (groups), for the intervals.
+        Resamples of rows (groups), for the intervals.
     random_state : int, RandomState instance or None, default=0
+        Seed of folds, trainings and resamples.
     verbose : int, default=0
         1 prints a line per fold.
 
     Returns
     -------
-    BackboneComparison
-        With ``table`` and ``differences()``.
+    comparison : BackboneComparison
+        The result, with ``table`` and ``differences()``.
 
     Notes
     -----
-    Intervals are of the resampled test rows, given the trainings; differences are of the same rows
-    and resamples, which tells networks apart that the single intervals do not. With more than two
-    classes the area is one class against the rest and F1 is of each class, averaged; with two, F1
-    is of the second class.
+    Intervals come from resampled test rows, given the trainings; differences are computed on the
+    same rows and resamples, which tells networks apart that the single intervals do not. With more
+    than two classes, the area of one class against the rest and F1 of each class are averaged; with
+    two, F1 is of the second class.
 
     Examples
     --------
@@ -189,7 +207,7 @@ def compare_backbones(
     >>> digits = load_digit_screening()
     >>> found = compare_backbones(
     ...     digits.data[:80], digits.target[:80], cv=2, strategies=["extract"],
-    ...     backbones={"a": {"backbone": "squeezenet1_1", "weights": None}},
+    ...     backbones={"a": PretrainedFeatureExtractor("squeezenet1_1", weights=None)},
     ...     extractor=PretrainedFeatureExtractor(image_size=32, value_range=digits.value_range),
     ... )
     >>> found.table[["backbone", "strategy"]].values.tolist()
@@ -200,21 +218,18 @@ def compare_backbones(
     ids = None if groups is None else read_groups(groups)
     seed = seed_from(random_state)
     _classes(labels)
-    named = _named(backbones)
+    named = named_networks(backbones)
     cases = {
-        (name, strategy): _estimator(strategy, params, extractor, classifier, finetune, seed)
-        for name, params in named.items()
+        (name, strategy): _estimator(strategy, network, extractor, classifier, finetune, seed)
+        for name, network in named.items()
         for strategy in chosen
     }
     reader = _reader(next(iter(cases.values())))
-    n = count_rows(reader, X)
-    if n != len(labels) or (ids is not None and n != len(ids)):
-        raise ValueError(f"X has {n} rows; y, and groups if given, must have as many.")
+    n = check_lengths(reader, X, labels, ids)
     if any(_reader(each).on_error == "nan" for each in cases.values()):
         kept = _readable(reader, X, n)
         X, labels = take_rows(X, kept), labels[kept]
         ids = None if ids is None else ids[kept]
-        n = len(kept)
     classes, codes = _classes(labels)
     folds = list(_folds(cv, codes, ids, seed))
     for train, _ in folds:
@@ -224,93 +239,81 @@ def compare_backbones(
                 f"A fold would train on no row of {missing!r}: too few of them, or all of one "
                 "group. Use other folds (cv), or leave the class out."
             )
-    journal = None
+    results = None
     if path is not None:
-        journal = Journal(Path(path), reader._image_source(X, reset=True), labels)
+        results = FoldResults(Path(path), reader._image_source(X, reset=True), labels)
     probabilities: dict[tuple[str, str], np.ndarray] = {}
     records = []
     for (name, strategy), estimator in cases.items():
-        out = np.zeros((n, len(classes)))
-        times: list[tuple[float, float]] = []
-        speed = float("nan")
+        out = np.zeros((len(labels), len(classes)))
+        done = []
         for number, (train, test) in enumerate(folds):
             run = _fold_of(estimator, X, labels, train, test, timed=number == 0)
-            record = run() if journal is None else journal.recall(estimator, train, test, run)
-            out[test] = record["probabilities"]
-            times.append((record["fit_time_s"], record["predict_time_s"]))
-            speed = record.get("images_per_s", speed)
+            done.append(run() if results is None else results.recall(estimator, train, test, run))
+            out[test] = done[-1]["probabilities"]
             if verbose:
-                print(f"{name}, {strategy}, fold {number + 1} of {cv}: {times[-1][0]:.1f} s")
+                seconds = done[-1]["fit_time_s"]
+                print(f"{name}, {strategy}, fold {number + 1} of {cv}: {seconds:.1f} s")
         probabilities[name, strategy] = out
+        times = {
+            each: float(np.median([record[each] for record in done]))
+            for each in ("fit_time_s", "predict_time_s")
+        }
+        speeds = [record["images_per_s"] for record in done if "images_per_s" in record]
         records.append(
             {
                 "backbone": name,
                 "strategy": strategy,
-                "images_per_s": speed,
-                "fit_time_s": float(np.median([each[0] for each in times])),
-                "predict_time_s": float(np.median([each[1] for each in times])),
-                "n_parameters": _n_parameters(named[name]["backbone"]),
+                "images_per_s": speeds[-1] if speeds else float("nan"),
+                **times,
+                "n_parameters": _n_parameters(named[name].backbone),
             }
         )
     found = BackboneComparison(
         pd.DataFrame(records), probabilities, classes, labels, ids, n_resamples, seed
     )
-    return BackboneComparison(
-        _with_scores(found), probabilities, classes, labels, ids, n_resamples, seed
-    )
-
-
-def _named(backbones: Any) -> dict[str, dict[str, Any]]:
-    """Parameters of each network by its name in the table."""
-    if isinstance(backbones, str):
-        backbones = [backbones]
-    if not isinstance(backbones, Mapping):
-        backbones = {str(each): each for each in backbones}
-    if not backbones:
-        raise ValueError("backbones is empty; name at least one network.")
-    return {
-        str(name): {"backbone": name, **each} if isinstance(each, Mapping) else {"backbone": each}
-        for name, each in backbones.items()
-    }
+    return replace(found, table=_with_scores(found))
 
 
 def _estimator(
     strategy: str,
-    params: dict[str, Any],
+    network: PretrainedFeatureExtractor,
     extractor: PretrainedFeatureExtractor | None,
     classifier: Any,
     finetune: FineTuneClassifier | None,
     seed: int,
 ) -> Any:
+    """Return the estimator of a network and a strategy, not fitted."""
     if strategy == "finetune":
-        own = FineTuneClassifier() if finetune is None else clone(finetune)
-        own.set_params(**params)
+        own = finetuner(network, finetune)
         return own.set_params(random_state=seed) if own.random_state is None else own
     features = PretrainedFeatureExtractor() if extractor is None else clone(extractor)
+    features.set_params(**set_parameters(network))
     if classifier is None:
         head: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
     elif not hasattr(classifier, "predict_proba"):
         raise ValueError(f"classifier needs predict_proba, for the ROC curve; got {classifier!r}.")
     else:
         head = clone(classifier)
-    return Pipeline([("features", features.set_params(**params)), ("classify", head)])
+    return Pipeline([("features", features), ("classify", head)])
 
 
 def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return classes and codes of labels, at least two classes."""
     check_classification_targets(y)
     classes, codes = np.unique(y, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"y holds one class only, {classes.tolist()!r}: nothing to tell apart.")
+        raise ValueError(f"y holds one class only, {classes.tolist()!r}; give rows of two or more.")
     return classes, codes
 
 
 def _reader(estimator: Any) -> Any:
-    """The one of a pipeline that reads images."""
+    """Return the step that reads images."""
     return estimator[0] if isinstance(estimator, Pipeline) else estimator
 
 
 def _readable(reader: Any, X: Any, n: int) -> np.ndarray:
-    """Rows that can be read, for an estimator that would go on without the others."""
+    """Find the rows that can be read, for an estimator that skips the others."""
 
     def nothing(batch: Tensor) -> np.ndarray:
         return np.zeros((len(batch), 1), dtype=np.float32)
@@ -356,7 +359,7 @@ def _fold_of(
 
 
 def _images_per_s(fitted: Any, X: Any) -> float:
-    """Speed of predictions for images that nothing is stored of."""
+    """Measure the speed of predictions for images that are not in the store."""
     _reader(fitted).set_params(cache=None)
     fitted.predict_proba(take_rows(X, np.arange(1)))  # resolves the engine
     start = time.perf_counter()
@@ -365,6 +368,7 @@ def _images_per_s(fitted: Any, X: Any) -> float:
 
 
 def _with_scores(found: BackboneComparison) -> pd.DataFrame:
+    """Add scores with their intervals to the table, and sort it."""
     draws = found._draws()
     scores: dict[str, list[float]] = {}
     for case in found.probabilities.values():
@@ -383,12 +387,12 @@ def _with_scores(found: BackboneComparison) -> pd.DataFrame:
 def _values(
     metric: str, codes: np.ndarray, probabilities: np.ndarray, draws: list[np.ndarray]
 ) -> np.ndarray:
-    """The metric on each of the draws; NaN for an area where a class was not drawn."""
+    """Compute the metric on each of the draws; NaN for an area where a class was not drawn."""
     return np.array([score_held_out(codes[rows], probabilities[rows], metric) for rows in draws])
 
 
 def _n_parameters(backbone: Any) -> int | None:
-    """Of the network without its classifier; None for one that is not in the catalog."""
+    """Count parameters without the classifier; None for a network that is not in the catalog."""
     try:
         return int(describe_backbone(backbone)["n_parameters"].sum())
     except (UnknownBackboneError, TypeError, AttributeError):

@@ -1,6 +1,4 @@
-"""convergence_curve: what a pretrained start is worth after how much training; it must not know
-how networks are drawn at random, nor how a curve is plotted.
-"""
+"""convergence_curve: what a pretrained start is worth after how much training."""
 
 from __future__ import annotations
 
@@ -15,11 +13,12 @@ from numpy.typing import ArrayLike
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._image_rows import take_rows
+from sktransfer._utils.plotting import finish_axes, new_axes, palette_color
 from sktransfer._utils.splitting import stratified_order
-from sktransfer.studies._networks import mean_and_variance, random_like
-from sktransfer.studies._trials import (
+from sktransfer.studies._random_networks import mean_and_variance, random_like
+from sktransfer.studies._training import (
+    as_finetuner,
     check_choices,
-    check_trials,
     make_split,
     network_of,
     paired,
@@ -42,7 +41,7 @@ _SPLIT, _ORDER, _NET, _FIT, _ROWS = range(5)
 class ConvergenceCurve:
     """Scores by start, number of images and length of training.
 
-    Attributes
+    Parameters
     ----------
     table : DataFrame
         One row per training: ``init``, ``train_size`` (images), ``budget`` (steps), ``seed``,
@@ -52,27 +51,36 @@ class ConvergenceCurve:
     table: pd.DataFrame
 
     def differences(self, first: str = "pretrained", second: str = "random") -> pd.DataFrame:
-        """Difference of two starts within each repeat, for each size and budget.
+        """Compute differences of two starts within each repeat, for each size and budget.
+
+        Parameters
+        ----------
+        first : str, default="pretrained"
+            Start whose score counts positively.
+        second : str, default="random"
+            Start that is subtracted.
 
         Returns
         -------
-        DataFrame
+        differences : DataFrame
             ``train_size``, ``budget``, ``mean``, ``lowest``, ``highest``, ``share_above``.
         """
         return paired(self.table, "init", first, second, ["train_size", "budget"])
 
     def catch_up(self, tolerance: float = 0.01, init: str = "random") -> pd.Series:
-        """Smallest budget from which on ``init`` is no more than ``tolerance`` behind pretrained.
+        """Find the smallest budget from which on a start has caught up with the pretrained one.
 
         Parameters
         ----------
         tolerance : float, default=0.01
+            Difference in score that is no difference.
         init : str, default="random"
+            The start that catches up.
 
         Returns
         -------
-        Series
-            By ``train_size``; NaN where it did not happen within the budgets.
+        budgets : Series
+            Budgets by ``train_size``; NaN where it did not happen within the budgets.
         """
         behind = self.differences("pretrained", init)
         found = {}
@@ -84,16 +92,17 @@ class ConvergenceCurve:
         return pd.Series(found, name="budget", dtype=float).rename_axis("train_size")
 
     def time_to_reach(self, level: float) -> pd.DataFrame:
-        """Smallest budget whose mean score reaches ``level``.
+        """Find the smallest budget whose mean score reaches a level.
 
         Parameters
         ----------
         level : float
+            Score to reach.
 
         Returns
         -------
-        DataFrame
-            By ``train_size`` (rows) and ``init`` (columns), in steps; NaN where it is not reached.
+        budgets : DataFrame
+            Steps by ``train_size`` (rows) and ``init`` (columns); NaN where it is not reached.
         """
         mean = self.table.groupby(["train_size", "init", "budget"])["score"].mean().reset_index()
         reached = mean[mean["score"] >= level]
@@ -102,6 +111,92 @@ class ConvergenceCurve:
             index=sorted(self.table["train_size"].unique()),
             columns=pd.unique(self.table["init"]),
         )
+
+
+class ConvergenceDisplay:
+    """Scores over steps of training, with a line for each start and number of images.
+
+    It is recommended to use :meth:`from_curve` to create one. Plotting needs matplotlib (extra
+    ``plot``).
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of :func:`convergence_curve`.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the scores.
+    figure_ : matplotlib Figure
+        Figure containing the axes.
+    lines_ : dict of (str, int) to matplotlib Line2D
+        The line of each start and number of images.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktransfer.studies import ConvergenceDisplay
+    >>> table = pd.DataFrame({
+    ...     "init": ["pretrained", "random"] * 2, "train_size": 50, "budget": [20, 20, 40, 40],
+    ...     "seed": 0, "score": [0.7, 0.3, 0.8, 0.5],
+    ... })
+    >>> len(ConvergenceDisplay(table=table).plot().lines_)
+    2
+    """
+
+    def __init__(self, *, table: pd.DataFrame) -> None:
+        self.table = table
+
+    @classmethod
+    def from_curve(cls, curve: ConvergenceCurve, *, ax: Any = None) -> ConvergenceDisplay:
+        """Plot a curve.
+
+        Parameters
+        ----------
+        curve : ConvergenceCurve
+            Result of :func:`convergence_curve`.
+        ax : matplotlib Axes or None, default=None
+            Axes to plot on. None: a new figure.
+
+        Returns
+        -------
+        display : ConvergenceDisplay
+            The display, plotted.
+        """
+        return cls(table=curve.table).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> ConvergenceDisplay:
+        """Plot the scores.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to plot on. None: a new figure.
+
+        Returns
+        -------
+        display : ConvergenceDisplay
+            The display, plotted.
+        """
+        ax, figure = new_axes(ax, self, figsize=(7, 4.5), layout="constrained")
+        styles = dict(zip(pd.unique(self.table["init"]), ("-", "--", ":"), strict=False))
+        sizes = sorted(self.table["train_size"].unique())
+        self.lines_ = {}
+        for (init, size), rows in self.table.groupby(["init", "train_size"], sort=False):
+            mean = rows.groupby("budget")["score"].mean()
+            color = palette_color(sizes.index(size))
+            label = f"{init}, {size} images"
+            (line,) = ax.plot(mean.index, mean, styles[init], marker="o", color=color, label=label)
+            ax.plot(rows["budget"], rows["score"], ".", color=color, alpha=0.3)
+            self.lines_[str(init), int(size)] = line
+        ax.set_xscale("log", base=2)
+        # The budgets themselves, where powers of two would stand.
+        budgets = sorted({int(budget) for budget in self.table["budget"]})
+        ax.set_xticks(budgets, [str(budget) for budget in budgets])
+        finish_axes(ax, xlabel="steps of training", ylabel="score")
+        self.ax_, self.figure_ = ax, figure
+        return self
 
 
 def convergence_curve(
@@ -128,28 +223,46 @@ def convergence_curve(
 
     Parameters
     ----------
-    estimator : FineTuneClassifier
-        Its network, and how it is trained. All stages are; the head is random, without epochs of
-        its own, and BatchNorm learns its statistics, from every start alike. ``max_epochs`` does
-        not count, no more do early stopping and a validation part, and ``warmup_epochs`` is a
-        share of the budget.
+    estimator : FineTuneClassifier or network
+        The network and how it is trained; a network (a name, a saved file, a
+        :class:`~sktransfer.PretrainedFeatureExtractor`) is trained as a FineTuneClassifier trains
+        by default. All stages are trained; the head is random, without epochs of its own, and
+        BatchNorm learns its statistics, from every start alike. ``max_epochs``, early stopping and
+        a validation part do not count, and ``warmup_epochs`` is a share of the budget.
     X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
     budgets : sequence of int, default=(20, 40, 80, 160, 320)
         Steps: batches of the estimator's ``batch_size``, whatever the number of images.
-    inits : sequence of {"pretrained", "random", "mean_var"}, default=all
-        ``"mean_var"`` draws each tensor with the mean and the variance of the pretrained one [2]_.
+    inits : sequence of str, default=("pretrained", "random", "mean_var")
+        Starts. ``"mean_var"`` draws each tensor with the mean and the variance of the pretrained
+        one [2]_.
     train_sizes : sequence of float or int, default=(1.0,)
         Images trained on: shares, or numbers. Stratified; the smaller are parts of the larger.
-    X_test, y_test, test_size, groups, n_repeats, scoring, random_state
-        As for :func:`transfer_curve`.
+    X_test : collection of images or None, default=None
+        Images to score on. None: a stratified part of ``X`` is held out, the same in all repeats.
+    y_test : array-like or None, default=None
+        Labels of ``X_test``.
+    test_size : float, default=0.25
+        Share of the part that is held out.
+    groups : array-like of shape (n,) or None, default=None
+        Groups, such as patients, that are not divided between the two parts.
+    n_repeats : int, default=1
+        Repeats with other seeds.
+    scoring : str or callable, default="accuracy"
+        A scorer of scikit-learn.
+    random_state : int, RandomState instance or None, default=0
+        Seed of the split, of random networks and of trainings.
 
     Returns
     -------
-    ConvergenceCurve
-        With ``table``, ``differences()``, ``catch_up()`` and ``time_to_reach()``.
+    curve : ConvergenceCurve
+        The result, with ``table``, ``differences()``, ``catch_up()`` and ``time_to_reach()``.
+
+    See Also
+    --------
+    ConvergenceDisplay : Plot the curve.
 
     References
     ----------
@@ -178,7 +291,7 @@ def convergence_curve(
     2      random          45       1     0
     3      random          45       2     0
     """
-    check_trials(estimator, scoring, n_repeats)
+    estimator = as_finetuner(estimator, scoring, n_repeats)
     chosen = check_choices("inits", inits, INITS)
     steps = list(dict.fromkeys(budgets))
     if not steps or not all(isinstance(each, (int, np.integer)) and each >= 1 for each in steps):
@@ -222,13 +335,14 @@ def convergence_curve(
 
 
 def _start(init: str, network: Backbone, seed: int) -> Backbone:
+    """Return the network that training starts from."""
     if init == "pretrained":
         return network
     return (random_like if init == "random" else mean_and_variance)(network, seed)
 
 
 def _size(size: float, n: int) -> int:
-    """A share or a number of images, as a number."""
+    """Return a share or a number of images as a number."""
     number = round(size * n) if isinstance(size, float) and size <= 1 else int(size)
     if not 1 < number <= n:
         raise ValueError(
@@ -239,7 +353,7 @@ def _size(size: float, n: int) -> int:
 
 
 def _rows(rows: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """``n`` of the rows, all of them once before any comes again; few are the first ones."""
+    """Return ``n`` rows: each once before any comes again, or the first ones if ``n`` is small."""
     rng = np.random.default_rng(derived_seed(seed, _ROWS))
     if n < len(rows):
         return rng.permutation(rows[:n])

@@ -1,6 +1,4 @@
-"""transfer_curve: how transferable the features of each stage are; it must not know how networks
-are put together, nor how a curve is drawn.
-"""
+"""transfer_curve: how transferable the features of each stage are."""
 
 from __future__ import annotations
 
@@ -16,11 +14,12 @@ from sklearn.utils.validation import column_or_1d
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._image_rows import rows_of
-from sktransfer.studies._networks import first_stages, random_like, recalibrated
-from sktransfer.studies._trials import (
+from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
+from sktransfer.studies._random_networks import first_stages, random_like, recalibrated
+from sktransfer.studies._training import (
     Split,
+    as_finetuner,
     check_choices,
-    check_trials,
     make_split,
     n_trainable,
     network_of,
@@ -38,7 +37,7 @@ _SPLIT, _BASE, _BASE_NET, _A, _A_NET, _REST, _RANDOM, _FIT = range(8)
 class TransferCurve:
     """Scores of networks that share their first stages with another one.
 
-    Attributes
+    Parameters
     ----------
     table : DataFrame
         One row per training: ``treatment``, ``depth`` (stages that were copied), ``stage`` (the
@@ -50,20 +49,108 @@ class TransferCurve:
     table: pd.DataFrame
 
     def differences(self, first: str, second: str = "base") -> pd.DataFrame:
-        """Difference of two treatments within each repeat.
+        """Compute differences of two treatments within each repeat.
 
         Parameters
         ----------
-        first, second : str
-            The difference is first minus second.
+        first : str
+            Treatment whose score counts positively.
+        second : str, default="base"
+            Treatment that is subtracted.
 
         Returns
         -------
-        DataFrame
-            For each depth: ``mean``, ``lowest``, ``highest``, ``share_above`` (of the repeats, in
-            how many the first is better).
+        differences : DataFrame
+            For each depth: ``mean``, ``lowest``, ``highest``, ``share_above`` (the share of the
+            repeats in which the first is better).
         """
         return paired(self.table, "treatment", first, second, ["depth", "stage"])
+
+
+class TransferCurveDisplay:
+    """Scores over the number of stages taken over, with a line for each treatment.
+
+    It is recommended to use :meth:`from_curve` to create one. Plotting needs matplotlib (extra
+    ``plot``). Points are single trainings, lines are their means.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The table of :func:`transfer_curve`.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the scores.
+    figure_ : matplotlib Figure
+        Figure containing the axes.
+    lines_ : dict of str to matplotlib Line2D
+        The line of each treatment.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktransfer.studies import TransferCurveDisplay
+    >>> table = pd.DataFrame({
+    ...     "treatment": ["base", "AnB", "AnB"], "depth": [0, 1, 2], "seed": [0, 0, 0],
+    ...     "stage": ["", "layer1", "layer2"], "score": [0.6, 0.7, 0.65],
+    ... })
+    >>> sorted(TransferCurveDisplay(table=table).plot().lines_)
+    ['AnB', 'base']
+    """
+
+    def __init__(self, *, table: pd.DataFrame) -> None:
+        self.table = table
+
+    @classmethod
+    def from_curve(cls, curve: TransferCurve, *, ax: Any = None) -> TransferCurveDisplay:
+        """Plot a curve.
+
+        Parameters
+        ----------
+        curve : TransferCurve
+            Result of :func:`transfer_curve`.
+        ax : matplotlib Axes or None, default=None
+            Axes to plot on. None: a new figure.
+
+        Returns
+        -------
+        display : TransferCurveDisplay
+            The display, plotted.
+        """
+        return cls(table=curve.table).plot(ax=ax)
+
+    def plot(self, *, ax: Any = None) -> TransferCurveDisplay:
+        """Plot the scores.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to plot on. None: a new figure.
+
+        Returns
+        -------
+        display : TransferCurveDisplay
+            The display, plotted.
+        """
+        ax, figure = new_axes(ax, self, figsize=(7, 4.5), layout="constrained")
+        self.lines_ = {}
+        for number, (treatment, rows) in enumerate(self.table.groupby("treatment", sort=False)):
+            mean = rows.groupby("depth")["score"].mean()
+            if treatment == "base":
+                line = ax.axhline(mean.iloc[0], color="black", linestyle=":", label="base")
+            else:
+                style = "-" if treatment.endswith("+") else "--"
+                marker, color = palette_marker(number), palette_color(number)
+                looks = {"marker": marker, "color": color, "label": treatment}
+                (line,) = ax.plot(mean.index, mean, style, **looks)
+                ax.plot(rows["depth"], rows["score"], ".", color=color, alpha=0.35)
+            self.lines_[str(treatment)] = line
+        stages = self.table[self.table["depth"] > 0].drop_duplicates("depth").sort_values("depth")
+        ax.set_xticks(stages["depth"], stages["stage"], rotation=45, ha="right")
+        finish_axes(ax, xlabel="stages taken over, up to", ylabel="score")
+        self.ax_, self.figure_ = ax, figure
+        return self
 
 
 def transfer_curve(
@@ -106,36 +193,49 @@ def transfer_curve(
 
     Parameters
     ----------
-    estimator : FineTuneClassifier
-        Its network and how it is trained. It has to be trained well enough for random weights to
-        learn: a rate and a number of epochs that suit ``base``. The head is random, without epochs
-        of its own, and BatchNorm learns its statistics, in all treatments alike.
+    estimator : FineTuneClassifier or network
+        The network and how it is trained; a network (a name, a saved file, a
+        :class:`~sktransfer.PretrainedFeatureExtractor`) is trained as a FineTuneClassifier trains
+        by default. It has to be trained well enough for random weights to learn: a rate and a
+        number of epochs that suit ``base``. The head is random, without epochs of its own, and
+        BatchNorm learns its statistics, in all treatments alike.
     X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
         Labels.
-    X_base, y_base : default=None
-        Images and labels of task A. None: A is the pretrained network.
+    X_base : collection of images or None, default=None
+        Images of task A. None: A is the pretrained network.
+    y_base : array-like or None, default=None
+        Labels of task A.
     base_params : dict or None, default=None
         Parameters of the estimator that differ when it is trained on task A.
-    X_test, y_test : default=None
-        To score on. None: a stratified part of ``X`` is held out, the same in all repeats.
+    X_test : collection of images or None, default=None
+        Images to score on. None: a stratified part of ``X`` is held out, the same in all repeats.
+    y_test : array-like or None, default=None
+        Labels of ``X_test``.
     test_size : float, default=0.25
-        Share of that part.
+        Share of the part that is held out.
     groups : array-like of shape (n,) or None, default=None
-        Patients, say: not divided between the two parts.
+        Groups, such as patients, that are not divided between the two parts.
     depths : "stages" or sequence of int or str, default="stages"
         Numbers of stages that are taken over, or names of the last of them.
-    treatments : sequence of str, default=all
+    treatments : sequence of str, default=("base", "AnB", "AnB+", "BnB", "BnB+", "random")
+        The treatments to run.
     n_repeats : int, default=1
         Repeats with other seeds; A and ``base`` are trained again.
     scoring : str or callable, default="accuracy"
         A scorer of scikit-learn.
     random_state : int, RandomState instance or None, default=0
+        Seed of the split, of random networks and of trainings.
 
     Returns
     -------
-    TransferCurve
+    curve : TransferCurve
+        The result, with ``table`` and ``differences()``.
+
+    See Also
+    --------
+    TransferCurveDisplay : Plot the curve.
 
     Notes
     -----
@@ -165,7 +265,7 @@ def transfer_curve(
     0      base      0                 0
     1       AnB      2  features.3     0
     """
-    check_trials(estimator, scoring, n_repeats)
+    estimator = as_finetuner(estimator, scoring, n_repeats)
     chosen = check_choices("treatments", treatments, TREATMENTS)
     if (X_base is None) != (y_base is None):
         raise ValueError("Give X_base and y_base together, or neither of them.")
@@ -177,15 +277,15 @@ def transfer_curve(
     at = _depths(network, depths)
     records: list[dict[str, Any]] = []
     for repeat in range(n_repeats):
-        trial = _Trial(estimator, network, split, scoring, derived_seed(seed, repeat), repeat)
+        trial = _Repeat(estimator, network, split, scoring, derived_seed(seed, repeat), repeat)
         if X_base is not None and {"AnB", "AnB+"} & set(chosen):
             trial.learn_a(X_base, column_or_1d(y_base), base_params or {})
         records += trial.run(chosen, at)
     return TransferCurve(_with_losses(pd.DataFrame(records)))
 
 
-class _Trial:
-    """One repeat: networks A and base, and what is made of them."""
+class _Repeat:
+    """One repeat: networks A and base, and the trainings that start from them."""
 
     def __init__(
         self,
@@ -215,7 +315,7 @@ class _Trial:
         self.a = fitted.to_backbone()
 
     def run(self, treatments: list[str], depths: list[int]) -> list[dict[str, Any]]:
-        """All trainings of the repeat, base first."""
+        """Run all trainings of the repeat, base first."""
         records = []
         base: Backbone | None = None
         if {"base", "BnB", "BnB+"} & set(treatments):
@@ -269,7 +369,7 @@ class _Trial:
 
 
 def _depths(network: Backbone, depths: Any) -> list[int]:
-    """Numbers of leading stages."""
+    """Return numbers of leading stages."""
     if isinstance(depths, str) and depths == "stages":
         return list(range(1, network.n_stages + 1))
     given = [depths] if isinstance(depths, (str, int, np.integer)) else list(depths)
@@ -284,7 +384,7 @@ def _depths(network: Backbone, depths: Any) -> list[int]:
 
 
 def _with_losses(table: pd.DataFrame) -> pd.DataFrame:
-    """Co-adaptation and specificity alongside the rows of the same depth and repeat."""
+    """Add co-adaptation and specificity to the rows of the same depth and repeat."""
     wide = table[table["depth"] > 0].pivot_table(
         index=["seed", "depth"], columns="treatment", values="score"
     )

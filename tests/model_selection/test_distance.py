@@ -17,7 +17,8 @@ from torch import nn
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer._backbones import Backbone, BackboneReference, InputSpec, Neck, Stage
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.model_selection import Threshold, domain_distance
+from sktransfer.model_selection import domain_distance
+from sktransfer.model_selection._domain_distance import Threshold
 from tests.given import Given
 
 

@@ -86,7 +86,7 @@ def test_rows_that_cannot_be_read_are_counted(files, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"groups_train": [1, 2, 3]}, "both parts"),
+        ({"groups_train": [1, 2, 3]}, "groups_train and groups_test together"),
         ({"groups_train": [1, 2], "groups_test": [1, 2, 3]}, "2 entries for 3 images"),
         ({"on_leak": "stop"}, "on_leak must be"),
     ],

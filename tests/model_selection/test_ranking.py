@@ -99,7 +99,7 @@ def test_patients_are_left_out_and_drawn_together(digits):
     y = np.random.default_rng(0).integers(2, size=30)[patients]
     X = X[patients * 4] + np.random.default_rng(1).integers(0, 2, X.shape)
     X = np.clip(X, 0, 16)
-    options = {"candidates": [small("squeezenet1_1")], "layers": None}
+    options = {"backbones": [small("squeezenet1_1")], "layers": None}
     loose = rank_backbones(X, y, **options).table.iloc[0]
     strict = rank_backbones(X, y, groups=patients, **options).table.iloc[0]
     assert loose["score"] > 0.9
@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_read_are_left_out(digits):
 def test_a_budget_for_nearly_all_images(digits, monkeypatch):
     X, y = digits[0], np.arange(120) % 2
     monkeypatch.setattr(_ranking, "_seconds_per_image", lambda *a: 1.0)
-    options = {"candidates": [small("squeezenet1_1")], "layers": None, "n_resamples": 0}
+    options = {"backbones": [small("squeezenet1_1")], "layers": None, "n_resamples": 0}
     for groups in (None, np.arange(120) // 2):
         ranking = rank_backbones(X, y, budget_s=119.5, groups=groups, **options)
         assert ranking.n_images in (118, 119, 120)
@@ -164,7 +164,7 @@ def test_a_budget_for_nearly_all_images(digits, monkeypatch):
             rank_backbones(X, y, budget_s=budget, **options)
 
 
-def test_numbers_that_are_not_finite_are_no_unreadable_images(digits, monkeypatch):
+def test_numbers_that_are_not_finite_are_an_error(digits, monkeypatch):
     X, y = digits
     compute = PretrainedFeatureExtractor.fit_transform
 
@@ -178,7 +178,7 @@ def test_numbers_that_are_not_finite_are_no_unreadable_images(digits, monkeypatc
         rank_backbones(X[:30], y[:30], [small("squeezenet1_1")], layers=None)
 
 
-def test_labels_are_looked_at_before_anything_is_computed():
+def test_labels_are_checked_before_anything_is_computed():
     for labels, message in (([1] * 9, "holds one only"), (np.linspace(0, 1, 9), "continuous")):
         with pytest.raises(ValueError, match=message):
             rank_backbones([b"nothing"] * 9, labels, ["resnet18"])
@@ -196,7 +196,7 @@ def test_groups_of_one_class_have_no_interval_and_no_warning(digits):
 
 
 @pytest.mark.slow
-def test_default_candidates_are_those_at_hand(digits):
+def test_by_default_networks_with_weights_on_this_machine_are_ranked(digits):
     X, y = digits
     X = np.repeat(np.repeat(X / 16, 3, axis=1), 3, axis=2)
     ranking = rank_backbones(X[:30], y[:30], layers=None, metric="knn", n_resamples=20)
@@ -204,7 +204,7 @@ def test_default_candidates_are_those_at_hand(digits):
     assert ranking.table["imagenet_top1"].notna().all()
 
 
-def test_a_metric_of_ones_own(digits):
+def test_a_metric_of_the_user(digits):
     X, y = digits
 
     def width(F, y):
@@ -217,7 +217,7 @@ def test_a_metric_of_ones_own(digits):
     assert set(table["backbone"]) == {"a"}
 
 
-def test_display(digits):
+def test_display_shows_networks_and_names_the_best(digits):
     X, y = digits
     ranking = rank_backbones(X, y, [small("squeezenet1_1"), small("squeezenet1_1", pooling="max")])
     assert set(ranking.table["backbone"]) == {"squeezenet1_1", "squeezenet1_1 (2)"}
@@ -237,8 +237,8 @@ def test_display(digits):
         ({"metric": []}, "empty list"),
         ({"metric": ["knn", lambda F, y: 0.0, lambda F, y: 1.0]}, "'<lambda>' is the name"),
         ({"metric": ["knn", partial(knn_score, n_neighbors=3)]}, "'score' is the name of"),
-        ({"candidates": []}, "candidates is empty"),
-        ({"candidates": [3.5]}, "named by a str"),
+        ({"backbones": []}, "backbones is empty"),
+        ({"backbones": [3.5]}, "named by a str"),
         ({"groups": [1, 2]}, "groups has 2"),
         ({"n_resamples": -1}, "n_resamples"),
         ({"scoring": "precision"}, "scoring must be"),
@@ -246,7 +246,7 @@ def test_display(digits):
 )
 def test_bad_values(digits, options, message):
     X, y = digits
-    options = {"candidates": [small("squeezenet1_1")], "layers": None, **options}
+    options = {"backbones": [small("squeezenet1_1")], "layers": None, **options}
     with pytest.raises(ValueError, match=message):
         rank_backbones(X[:20], y[:20], **options)
 

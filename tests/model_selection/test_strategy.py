@@ -15,7 +15,8 @@ from sklearn.pipeline import Pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer.datasets import load_digit_screening
-from sktransfer.model_selection import DomainDistance, Threshold, recommend_strategy
+from sktransfer.model_selection import DomainDistance, recommend_strategy
+from sktransfer.model_selection._domain_distance import Threshold
 from sktransfer.preprocessing import DicomOptions
 
 STAGES = ["stem", *(f"blocks.{i}" for i in range(7)), "head"]
@@ -174,9 +175,9 @@ def test_gray_zone_and_borrowed_thresholds_are_told(advice):
 
 def test_bad_values(advice):
     X = load_digit_screening().data[:9]
-    with pytest.raises(ValueError, match="X has 9 rows, y 8; they"):
+    with pytest.raises(ValueError, match="X has 9 rows and y has 8; they"):
         recommend_strategy(X, [0, 1] * 4, advice.extractor)
-    with pytest.raises(ValueError, match="groups 3"):
+    with pytest.raises(ValueError, match="groups has 3"):
         recommend_strategy(X, [0, 1, 0] * 3, advice.extractor, groups=[1, 2, 3])
     with pytest.raises(ValueError, match="n_images must be"):
         recommend_strategy(X, [0, 1, 0] * 3, advice.extractor, n_images=1)

@@ -1,4 +1,4 @@
-"""compare_backbones: folds, intervals, paired differences, and taking it up again."""
+"""compare_backbones: folds, intervals, paired differences, and resuming."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ FINETUNE = FineTuneClassifier(
     image_size=32, value_range=(0, 16), engine="torch", max_epochs=1, random_state=0
 )
 NETS = {
-    "squeeze": {"backbone": "squeezenet1_1", "weights": None},
-    "resnet": {"backbone": "resnet18", "weights": None},
+    "squeeze": PretrainedFeatureExtractor("squeezenet1_1", weights=None),
+    "resnet": PretrainedFeatureExtractor("resnet18", weights=None),
 }
 
 
@@ -61,7 +61,7 @@ def test_scores_are_of_predictions_for_rows_of_other_folds(digits):
     assert found.table["accuracy"].is_monotonic_decreasing
 
 
-def test_both_strategies_and_taking_it_up_again(digits, tmp_path, monkeypatch):
+def test_both_strategies_and_resuming(digits, tmp_path, monkeypatch):
     X, y = digits
     options = {
         "cv": 2, "extractor": EXTRACTOR, "finetune": FINETUNE, "path": tmp_path / "kept",
@@ -138,7 +138,7 @@ class TellsWhatItIsGiven(DummyClassifier):
         self.C = C
 
 
-def test_functions_are_not_told_apart_and_nothing_is_kept(digits, tmp_path):
+def test_results_with_functions_are_not_kept_without_a_fingerprint(digits, tmp_path):
     X, y = digits
     options = {
         "backbones": {"squeeze": NETS["squeeze"]}, "strategies": "extract", "cv": 2,
@@ -237,7 +237,7 @@ def test_paired_differences_tell_apart_what_single_intervals_do_not():
         found.differences("recall")
 
 
-def test_a_classifier_of_ones_own(digits):
+def test_a_classifier_of_the_user(digits):
     X, y = digits
     found = compare_backbones(
         X, y, backbones={"a": NETS["squeeze"]}, strategies="extract", extractor=EXTRACTOR, cv=2,
@@ -253,7 +253,7 @@ def test_a_classifier_of_ones_own(digits):
     [
         ({"strategies": ["both"]}, "strategies must be some of"),
         ({"backbones": []}, "backbones is empty"),
-        ({"groups": [1]}, "must have as many"),
+        ({"groups": [1]}, "groups has 1; they must be as many"),
         ({"classifier": LinearSVC()}, "needs predict_proba"),
     ],
 )
@@ -265,7 +265,7 @@ def test_bad_values(digits, options, message):
         compare_backbones(X, np.zeros(90), backbones=NETS)
 
 
-def test_a_fold_without_a_class_is_said_before_anything_is_trained(digits):
+def test_a_fold_without_a_class_is_an_error_before_anything_is_trained(digits):
     X, y = digits
     options = {"backbones": NETS, "extractor": EXTRACTOR, "cv": 2}
     with pytest.raises(ValueError, match=r"train on no row of \['(high|low)'\]"):

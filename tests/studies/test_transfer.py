@@ -20,7 +20,7 @@ from sktransfer.studies import (
     convergence_curve,
     transfer_curve,
 )
-from sktransfer.studies._networks import (
+from sktransfer.studies._random_networks import (
     first_stages,
     given,
     mean_and_variance,

@@ -1,6 +1,4 @@
-"""Results of a long comparison in a directory, so that it can be taken up again; it must not know
-what is compared.
-"""
+"""Results of the folds of a long comparison in a directory, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -25,16 +23,11 @@ _SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint_every")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 
-class Journal:
+class FoldResults:
     """One JSON file per fold, named by everything that decides what is in it.
 
-    Parameters
-    ----------
-    directory : Path
-        Made if it is not there. Files hold probabilities and times; no image, no name, no label.
-    source : ImageSource
-        The images: their contents are part of the key.
-    y : ndarray of shape (n,)
+    Files hold probabilities and times; no image, no name, no label. The contents of the images of
+    ``source`` and their labels are part of the key.
     """
 
     def __init__(self, directory: Path, source: ImageSource, y: np.ndarray) -> None:
@@ -45,20 +38,19 @@ class Journal:
             digest.update(source.open(row).digest)
         digest.update(repr(y.tolist()).encode())
         self._data = digest.digest()
-        self._told = False
+        self._warned = False
 
     def recall(
         self, estimator: Any, train: np.ndarray, test: np.ndarray, run: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What ``run`` returned for this fold before, or what it returns now.
+        """Return what ``run`` returned for this fold before, or what it returns now.
 
-        Where nobody can tell whether a parameter is what it was (a function), it is run and
-        nothing is kept.
+        Where it cannot be known whether a parameter is what it was (a function), nothing is kept.
         """
         try:
             key = self._key(estimator, train, test)
-        except _UntoldError as untold:
-            self._warn(untold.value)
+        except _UnknownIdentityError as unknown:
+            self._warn(unknown.value)
             return run()
         path = self._directory / f"{key}.json"
         record = self._read(path)
@@ -69,7 +61,7 @@ class Journal:
         return {**record, "probabilities": np.asarray(record["probabilities"])}
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        """A record; None if it is not there yet, or was damaged."""
+        """Read a record; None if it is not there yet, or was damaged."""
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -83,15 +75,15 @@ class Journal:
         return digest.hexdigest()
 
     def _warn(self, value: Any) -> None:
-        if not self._told:
+        if not self._warned:
             warnings.warn(
                 f"Nothing is kept in {self._directory} of estimators with {value!r}: whether it "
-                "is the same in a later call cannot be told. Give it an attribute fingerprint, a "
-                "str that changes with what it does; as a seed, give a number.",
+                "is the same in a later call is unknown. Give it an attribute fingerprint, a str "
+                "that changes with what it does; as a seed, give a number.",
                 UserWarning,
                 stacklevel=4,
             )
-        self._told = True
+        self._warned = True
 
     def _write(self, path: Path, text: str) -> None:
         # Whole or not at all: a kill in the middle leaves no half file under the name.
@@ -101,8 +93,8 @@ class Journal:
         os.replace(name, path)
 
 
-class _UntoldError(Exception):
-    """Whether ``value`` is what it was in another process cannot be told."""
+class _UnknownIdentityError(Exception):
+    """Whether ``value`` is what it was in another process is unknown."""
 
     def __init__(self, value: Any) -> None:
         super().__init__(value)
@@ -110,10 +102,10 @@ class _UntoldError(Exception):
 
 
 def _identity(value: Any) -> str:
-    """A value's text, equal for what is equal in any process."""
+    """Return a value's text, equal for what is equal in any process."""
     if isinstance(value, FrozenEstimator):
         if not hasattr(value.estimator, "to_backbone"):
-            raise _UntoldError(value)  # what it learned is not among its parameters
+            raise _UnknownIdentityError(value)  # what it learned is not among its parameters
         return value.estimator.to_backbone().reference.digest
     if hasattr(value, "get_params") and not isinstance(value, type):
         params = value.get_params(deep=False).items()
@@ -133,5 +125,5 @@ def _identity(value: Any) -> str:
         return own
     text = repr(value)
     if _ADDRESS.search(text):
-        raise _UntoldError(value)
+        raise _UnknownIdentityError(value)
     return text

@@ -1,6 +1,4 @@
-"""Networks that a study is made of: random ones, ones that share their first stages with another,
-ones that share nothing but mean and variance. It must not know labels, scores or training.
-"""
+"""Networks that a study is made of: random, mixed, or drawn with the same mean and variance."""
 
 from __future__ import annotations
 
@@ -24,12 +22,7 @@ _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class GivenBackbone(BaseEstimator):
-    """A network in the place of an estimator that was fine-tuned.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    """
+    """A network in the place of an estimator that was fine-tuned."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -39,7 +32,7 @@ class GivenBackbone(BaseEstimator):
         return self
 
     def to_backbone(self) -> Backbone:
-        """The network."""
+        """Return the network."""
         return self.backbone
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -50,36 +43,35 @@ class GivenBackbone(BaseEstimator):
 
 
 def given(backbone: Backbone) -> FrozenEstimator:
-    """What the ``backbone`` parameter of an estimator takes for a network."""
+    """Return what the ``backbone`` parameter of an estimator takes for a network."""
     return FrozenEstimator(GivenBackbone(backbone))
 
 
 def random_like(backbone: Backbone, seed: int) -> Backbone:
-    """The same architecture with random weights, drawn as its publisher draws them.
+    """Return the same architecture with random weights, drawn as its publisher draws them.
 
     A network that is not in the catalog draws as its layers do.
-
-    Raises
-    ------
-    ValueError
-        If it has parameters that no layer can draw: they would stay as they were learned.
     """
     try:
         fresh = load_backbone(backbone.name, weights=None, seed=seed)
     except UnknownBackboneError:
-        fresh = replace(
-            backbone,
-            stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
-            neck=copy.deepcopy(backbone.neck),
-            classifier=None,
-        )
+        fresh = replace(_copied(backbone), classifier=None)
         with private_seed(seed):
             _draw_again(fresh)
     return _labeled(replace(fresh, classifier=None), f"random {seed}")
 
 
+def _copied(backbone: Backbone) -> Backbone:
+    """Copy the stages and the neck."""
+    return replace(
+        backbone,
+        stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
+        neck=copy.deepcopy(backbone.neck),
+    )
+
+
 def _draw_again(backbone: Backbone) -> None:
-    """Have every layer draw its parameters."""
+    """Let every layer draw its parameters."""
     left = dict(backbone.modules().named_parameters())
     for name, module in backbone.modules().named_modules():
         draw: Any = getattr(module, "reset_parameters", None)
@@ -97,18 +89,11 @@ def _draw_again(backbone: Backbone) -> None:
 
 
 def first_stages(source: Backbone, n_stages: int, rest: Backbone, label: str) -> Backbone:
-    """The first ``n_stages`` stages of ``source``, the others of ``rest``.
+    """Return the first ``n_stages`` stages of ``source`` with the others of ``rest``.
 
-    Its digest is that of what is taken from ``source``, so that whoever cuts it there finds the
-    activations in the store, whatever comes after. ``label`` tells such networks apart.
-
-    Parameters
-    ----------
-    source, rest : Backbone
-        Of one architecture.
-    n_stages : int
-        With all of them, the neck is taken too: its parameters are the last stage's.
-    label : str
+    Its digest is that of what is taken from ``source``, so that activations of a cut there are
+    found in the store whatever comes after. ``label`` tells such networks apart. With all stages,
+    the neck is taken too: its parameters are the last stage's.
     """
     parts = [f"stage{i}" for i in range(n_stages)]
     if n_stages == source.n_stages and source.neck is not None:
@@ -130,15 +115,10 @@ def first_stages(source: Backbone, n_stages: int, rest: Backbone, label: str) ->
 
 
 def mean_and_variance(backbone: Backbone, seed: int) -> Backbone:
-    """Weights drawn from a normal distribution with mean and variance of each pretrained tensor.
+    """Draw weights from normal distributions with mean and variance of each pretrained tensor.
 
-    What is left of pretraining when nothing but the scale of the weights is kept [1]_. BatchNorm
-    starts with the statistics of a new layer.
-
-    References
-    ----------
-    .. [1] Raghu, M., Zhang, C., Kleinberg, J., & Bengio, S. (2019). "Transfusion: understanding
-       transfer learning for medical imaging". NeurIPS.
+    Only the scale of the weights is left of pretraining then (Raghu et al., 2019). BatchNorm starts
+    with the statistics of a new layer.
     """
     fresh = random_like(backbone, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -152,22 +132,11 @@ def mean_and_variance(backbone: Backbone, seed: int) -> Backbone:
 
 
 def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
-    """The same weights, with BatchNorm statistics of ``X``.
+    """Return the same weights with BatchNorm statistics of ``X``, read as ``estimator`` reads.
 
     Without them, a random network's activations shrink from layer to layer until nothing is left.
-
-    Parameters
-    ----------
-    backbone : Backbone
-    estimator : FineTuneClassifier
-        Says how images are read.
-    X : collection of images
     """
-    own = replace(
-        backbone,
-        stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
-        neck=copy.deepcopy(backbone.neck),
-    )
+    own = _copied(backbone)
     modules = own.modules()
     device = resolve_device(estimator.device, "float32")
     modules.to(device).eval()
@@ -207,7 +176,7 @@ def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:
 
 
 def _labeled(backbone: Backbone, label: str) -> Backbone:
-    """With a reference of its own: a name, and the digest of its tensors."""
+    """Give a network a reference of its own: a name, and the digest of its tensors."""
     digest = state_dict_digest(backbone.modules())
     reference = replace(backbone.reference, weights=label, seed=None, digest=digest)
     return replace(backbone, reference=reference)

@@ -1,10 +1,9 @@
-"""The scores by name, each with its spread over resamples; it must not know images."""
+"""Metrics of rank_backbones: each scores labeled features, with an interval over resamples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -14,12 +13,9 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._utils.resampling import half_samples, middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
-from sktransfer.model_selection._features import LabeledFeatures, check_labeled, standardized
-from sktransfer.model_selection._h_score import h_score
-from sktransfer.model_selection._leep import leep_per_row
-from sktransfer.model_selection._logme import logme_score
-from sktransfer.model_selection._neighbors import knn_decisions
-from sktransfer.model_selection._ridge import loo_ridge_decisions
+from sktransfer.model_selection._labeled_features import LabeledFeatures, standardized
+from sktransfer.model_selection._leave_one_out import knn_decisions, ridge_decisions
+from sktransfer.model_selection._transferability import h_score, leep_per_row, logme_score
 
 # Halves of the rows that a score is computed on again for its spread; each costs a decomposition.
 _N_HALVES = 20
@@ -27,8 +23,7 @@ _N_HALVES = 20
 PROBE_C = 0.01
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """A score, its interval, and its value in every resample (where rows were drawn again)."""
 
     score: float
@@ -37,52 +32,43 @@ class Scored:
     values: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
 class Setting:
-    """What all scores of one ranking share.
+    """What all scores of one ranking share, so that all are computed on the same resamples."""
 
-    Parameters
-    ----------
-    scoring : str
-        Of predictions.
-    n_resamples : int
-    seed : int
-        Equal for all, so that all are scored on the same resamples.
-    drawn : dict
-        What was drawn already.
-    """
-
-    scoring: str
-    n_resamples: int
-    seed: int
-    drawn: dict[Any, list[np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
+    def __init__(self, scoring: str, n_resamples: int, seed: int) -> None:
+        self.scoring = scoring
+        self.n_resamples = n_resamples
+        self.seed = seed
+        self._drawn: dict[Any, list[np.ndarray]] = {}
 
     def draws(self, data: LabeledFeatures) -> list[np.ndarray]:
-        """Rows drawn with replacement, by group where there are groups."""
+        """Return rows drawn with replacement, by group where there are groups."""
         n = len(data.codes)
         key = (n, None if data.groups is None else data.groups.tobytes())
-        if key not in self.drawn:  # for the first layer, and again for none
+        if key not in self._drawn:  # for the first layer, and again for none
             state = np.random.RandomState(self.seed)
-            self.drawn[key] = resamples(n, data.groups, self.n_resamples, state)
-        return self.drawn[key]
+            self._drawn[key] = resamples(n, data.groups, self.n_resamples, state)
+        return self._drawn[key]
 
 
-def probe_decisions(F: Any, y: Any, *, groups: Any = None, random_state: int = 0) -> np.ndarray:
-    """Probabilities of classes by five-fold cross-validated logistic regression."""
-    data = check_labeled(F, y, groups)
+def _probe_decisions(data: LabeledFeatures) -> np.ndarray:
+    """Predict probabilities by five-fold cross-validated logistic regression."""
     rarest = int(np.bincount(data.codes).min())
     if rarest < 2:
-        raise ValueError("A cross-validated probe needs two rows of every class.")
-    folds = stratified_folds(min(5, rarest), grouped=groups is not None, random_state=random_state)
+        raise ValueError(
+            "metric='probe' cross-validates and needs two rows of every class; the rarest class "
+            "has 1. Leave it out, or use another metric."
+        )
+    folds = stratified_folds(min(5, rarest), grouped=data.groups is not None, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, max_iter=1000))
     return cross_val_predict(
         model, data.F, data.codes, cv=folds, groups=data.groups, method="predict_proba"
     )
 
 
-def _by_predictions(decide: Callable[..., np.ndarray]) -> Callable[..., Scored]:
+def _by_predictions(decide: Callable[[LabeledFeatures], np.ndarray]) -> Callable[..., Scored]:
     def scored(data: LabeledFeatures, setting: Setting, theta: Any) -> Scored:
-        decisions = decide(data.F, data.codes, groups=data.groups)
+        decisions = decide(data)
         return _spread(
             lambda rows: score_held_out(data.codes[rows], decisions[rows], setting.scoring),
             data,
@@ -129,9 +115,9 @@ def _leep(data: LabeledFeatures, setting: Setting, theta: Any) -> Scored:
 
 
 METRICS: dict[str, Callable[..., Scored]] = {
-    "loo_ridge": _by_predictions(loo_ridge_decisions),
+    "loo_ridge": _by_predictions(ridge_decisions),
     "knn": _by_predictions(knn_decisions),
-    "probe": _by_predictions(probe_decisions),
+    "probe": _by_predictions(_probe_decisions),
     "logme": _by_features(logme_score),
     "hscore": _by_features(h_score),
     "leep": _leep,
@@ -139,14 +125,7 @@ METRICS: dict[str, Callable[..., Scored]] = {
 
 
 def metrics_named(metric: Any, columns: Collection[str]) -> list[tuple[str, Callable[..., Scored]]]:
-    """Names and functions of one metric or of a list of them.
-
-    Raises
-    ------
-    ValueError
-        If one does not exist, or would share the name of its column with another or with one of
-        the ``columns`` there are.
-    """
+    """Return names and functions of one metric or a list of them, none named like a column."""
     metrics = [_metric_named(each) for each in (metric if isinstance(metric, list) else [metric])]
     if not metrics:
         raise ValueError(f"metric is an empty list; name one of {', '.join(METRICS)}.")

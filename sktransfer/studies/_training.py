@@ -1,14 +1,10 @@
-"""What the studies share: rows to train and to test on, one training, tables of repeats.
-
-It must not know which networks are compared, nor why.
-"""
+"""What the studies share: rows to train and to test on, one training, tables of repeats."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,14 +15,14 @@ from sklearn.utils.validation import column_or_1d
 
 from sktransfer._backbones import Backbone
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._image_rows import backbone_of, count_rows, rows_of, take_rows
+from sktransfer._image_rows import backbone_of, rows_of, take_rows
 from sktransfer._utils.splitting import holdout_split
-from sktransfer.studies._networks import given
+from sktransfer.model_selection._networks import check_lengths, finetuner
+from sktransfer.studies._random_networks import given
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images and labels to train and to test on; with the rows they were, if of one set."""
+class Split(NamedTuple):
+    """Images and labels to train and to test on, and the rows they were, if of one set."""
 
     X: Any
     y: np.ndarray
@@ -36,20 +32,17 @@ class Split:
     rows_test: np.ndarray | None = None
 
 
-def check_trials(estimator: Any, scoring: Any, n_repeats: int) -> None:
-    """Raise ValueError for what would fail after the first training."""
-    if not isinstance(estimator, FineTuneClassifier):
-        raise ValueError(
-            "estimator must be a FineTuneClassifier: its network and how it is trained are what "
-            f"is studied; got {estimator!r}."
-        )
-    check_scoring(estimator, scoring=scoring)
+def as_finetuner(estimator: Any, scoring: Any, n_repeats: int) -> FineTuneClassifier:
+    """Return the FineTuneClassifier that is studied, and check what would fail after a training."""
+    own = finetuner(estimator)
+    check_scoring(own, scoring=scoring)
     if n_repeats < 1:
         raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
+    return own
 
 
 def network_of(estimator: FineTuneClassifier, seed: int) -> Backbone:
-    """The estimator's network; a random one (``weights=None``) of ``seed`` if it has none."""
+    """Load the estimator's network; random weights without a seed are drawn with ``seed``."""
     if estimator.weights is None and estimator.random_state is None:
         estimator = clone(estimator).set_params(random_state=seed)
     return backbone_of(estimator)
@@ -65,19 +58,11 @@ def make_split(
     groups: Any,
     seed: int,
 ) -> Split:
-    """The test part as given, or held out: stratified, groups kept whole.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, or one of ``X_test`` and ``y_test`` is missing.
-    """
+    """Take the test part as given, or hold it out: stratified, groups kept whole."""
     labels = column_or_1d(y)
     if (X_test is None) != (y_test is None):
         raise ValueError("Give X_test and y_test together, or neither of them.")
-    n = count_rows(estimator, X)
-    if n != len(labels):
-        raise ValueError(f"X has {n} rows and y has {len(labels)}; they must be as many.")
+    check_lengths(estimator, X, labels, None)
     if X_test is not None:
         return Split(X, labels, X_test, column_or_1d(y_test))
     train, test = holdout_split(labels, test_size, groups=groups, random_state=seed)
@@ -96,12 +81,11 @@ def train(
     rows: np.ndarray | None = None,
     **params: Any,
 ) -> tuple[FineTuneClassifier, float]:
-    """Fit the estimator with another network under it; also the seconds that took.
+    """Fit the estimator with another network, and measure the seconds.
 
-    ``rows`` are those that ``X`` was taken from, to name one that cannot be read.
-
-    What a pretrained start would give beyond the network is taken away: the head is random, it has
-    no epochs of its own, and BatchNorm learns its statistics.
+    ``rows`` are those that ``X`` was taken from, to name one that cannot be read. What a pretrained
+    start would give beyond the network is taken away: the head is random, it has no epochs of its
+    own, and BatchNorm learns its statistics.
     """
     own = clone(estimator).set_params(
         **{
@@ -122,18 +106,18 @@ def train(
 
 
 def score(fitted: FineTuneClassifier, split: Split, scoring: Any) -> float:
-    """Score on the test part."""
+    """Score a fitted classifier on the test part."""
     with rows_of(split.rows_test):
         return float(check_scoring(fitted, scoring=scoring)(fitted, split.X_test, split.y_test))
 
 
 def n_trainable(fitted: FineTuneClassifier) -> int:
-    """Parameters that were trained."""
+    """Count the parameters that were trained."""
     return sum(p.numel() for p in fitted.module_.parameters() if p.requires_grad)
 
 
 def check_choices(what: str, given_: Sequence[str], known: Sequence[str]) -> list[str]:
-    """``given_`` as a list, each once, if all are ``known`` and there is one."""
+    """Return ``given_`` as a list without repetition, if all are ``known`` and there is one."""
     chosen = [given_] if isinstance(given_, str) else list(given_)
     unknown = [each for each in chosen if each not in known]
     if unknown or not chosen:
@@ -144,18 +128,9 @@ def check_choices(what: str, given_: Sequence[str], known: Sequence[str]) -> lis
 def paired(
     table: pd.DataFrame, column: str, first: str, second: str, by: Sequence[str]
 ) -> pd.DataFrame:
-    """Difference of two cases in every repeat: mean, lowest, highest, share above zero.
+    """Summarize the difference of two cases within every repeat and every value of ``by``.
 
-    Parameters
-    ----------
-    table : DataFrame
-        With the columns ``score`` and ``seed``.
-    column : str
-        That the cases are in.
-    first, second : str
-        The difference is first minus second.
-    by : sequence of str
-        Columns that a difference is within, besides the seed.
+    ``column`` holds the cases; the difference is first minus second.
     """
     cases = []
     for case in (first, second):

@@ -21,7 +21,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sktransfer import FineTuneClassifier, clear_cache
-from sktransfer.model_selection import curve_of_search, freeze_depth_curve
+from sktransfer.model_selection import freeze_depth_curve
+from sktransfer.model_selection._freeze_depth import curve_of_search
 from tests.counting import Counted
 
 N, SIDE = 30, 24

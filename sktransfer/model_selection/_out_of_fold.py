@@ -1,10 +1,9 @@
-"""Scores of rows by models that have not seen them; it must not know what they are for."""
+"""Scores of rows by models that have not seen them."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -23,20 +22,10 @@ from sktransfer.metrics._labels import check_scores
 _DEFAULT_FOLDS = 5
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Scores of rows that the model behind them has not seen.
+class OutOfFold(NamedTuple):
+    """Scores of some rows for the positive class, and an estimator for later.
 
-    Attributes
-    ----------
-    estimator : estimator instance
-        For later: the model that gave the scores, or one fitted to all rows.
-    rows : ndarray of int, shape (n_scored,)
-        Which rows were scored.
-    score : ndarray of float, shape (n_scored,)
-        Of the positive class.
-    refitted : bool
-        Whether ``estimator`` is another model than those behind the scores.
+    ``refitted`` tells whether the estimator is another model than those behind the scores.
     """
 
     estimator: Any
@@ -45,7 +34,7 @@ class HeldOut:
     refitted: bool
 
 
-def held_out_scores(
+def out_of_fold_scores(
     estimator: Any,
     X: Any,
     y: np.ndarray,
@@ -57,29 +46,12 @@ def held_out_scores(
     methods: list[str],
     pos_label: Any,
     n_jobs: int | None,
-) -> HeldOut:
+) -> OutOfFold:
     """Score rows out of fold, and fit an estimator for later.
 
-    Parameters
-    ----------
-    estimator : estimator instance
-        Cloned, not fitted.
-    cv : int, splitter, iterable or None
-        None or an int: folds that are stratified, and grouped where there are groups.
-    fit_params, split_params : dict
-        For ``fit`` of the estimator and ``split`` of the splitter.
-    methods : list of str
-        Response methods, in the order of preference.
-
-    Returns
-    -------
-    HeldOut
-        With a single split the estimator is the one that gave the scores.
-
-    Raises
-    ------
-    ValueError
-        If a row is tested twice, a group is on both sides of a split, or a score is NaN.
+    With a single split the estimator is the one that gave the scores. ``cv`` may be None or an
+    int: folds are stratified then, and grouped where there are groups. ``methods`` are response
+    methods in the order of preference.
     """
     cv = _DEFAULT_FOLDS if cv is None else cv
     if isinstance(cv, (int, np.integer)) and groups is not None:
@@ -96,7 +68,7 @@ def held_out_scores(
         for train, test in splits
     )
     refitted = len(splits) > 1
-    return HeldOut(
+    return OutOfFold(
         clone(estimator).fit(X, y, **fit_params) if refitted else done[0][0],
         np.concatenate([test for _, test in splits]),
         np.concatenate([score for _, score in done]),
@@ -105,7 +77,7 @@ def held_out_scores(
 
 
 def check_prefit(estimator: Any, classes: np.ndarray) -> None:
-    """Refuse an estimator that is not fitted, or was fitted to other classes."""
+    """Raise an error if an estimator is not fitted, or was fitted to other classes."""
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:
@@ -129,7 +101,7 @@ def _as_indices(part: Any) -> np.ndarray:
 def _check_splits(
     splits: list[tuple[np.ndarray, np.ndarray]], groups: np.ndarray | None, n: int
 ) -> None:
-    """Every row is scored once at most, and by a model that has not seen its group."""
+    """Check that every row is scored at most once, by a model that has not seen its group."""
     tested = np.bincount(np.concatenate([test for _, test in splits]), minlength=n)
     if tested.max() > 1:
         raise ValueError(
@@ -161,7 +133,7 @@ def _fit_and_score(
     pos_label: Any,
     keep: bool,
 ) -> tuple[Any, np.ndarray]:
-    """The estimator fitted to a training part, if it is to be kept, and scores of the test part."""
+    """Return the estimator fitted to a training part, if kept, and scores of the test part."""
     params = _check_method_params(X, fit_params, indices=train)
     estimator.fit(_safe_indexing(X, train), y[train], **params)
     score = positive_scores(estimator, _safe_indexing(X, test), methods, pos_label)
@@ -169,13 +141,13 @@ def _fit_and_score(
 
 
 def positive_scores(estimator: Any, X: Any, methods: list[str], pos_label: Any) -> np.ndarray:
-    """Scores of the positive class, by the first of the methods that the estimator has."""
+    """Score the positive class with the first of the methods that the estimator has."""
     score, _ = _get_response_values_binary(estimator, X, methods, pos_label=pos_label)
     return check_scores(score, name="The score")
 
 
 def warn_of_ties(score: np.ndarray) -> None:
-    """A refitted model has ties elsewhere, and a whole step may fall below the threshold."""
+    """Warn that a refitted model has ties elsewhere, where a step may fall below the threshold."""
     distinct = len(np.unique(score))
     if distinct < len(score) / 2:
         warnings.warn(

@@ -1,4 +1,4 @@
-"""What every score of features asks of its input; it must not know networks or images."""
+"""Features with their labels, checked, and the two steps that scores of them share."""
 
 from __future__ import annotations
 
@@ -16,17 +16,7 @@ from sktransfer._utils.splitting import read_groups
 
 @dataclass(frozen=True)
 class LabeledFeatures:
-    """Features with their labels, checked.
-
-    Parameters
-    ----------
-    F : ndarray of shape (n, d), float64
-    codes : ndarray of shape (n,), int
-        Places of the labels in ``classes``.
-    classes : ndarray of shape (n_classes,)
-    groups : ndarray of shape (n,), int, or None
-        Rows of one number belong together.
-    """
+    """Features, the codes of their labels in ``classes``, and numbers of their groups, if any."""
 
     F: np.ndarray
     codes: np.ndarray
@@ -42,13 +32,7 @@ class LabeledFeatures:
 def check_labeled(
     F: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, *, name: str = "F"
 ) -> LabeledFeatures:
-    """Features and labels that a score can be computed from.
-
-    Raises
-    ------
-    ValueError
-        If lengths differ, numbers are not finite, or there is one class only.
-    """
+    """Check lengths, that numbers are finite, and that there are at least two classes."""
     features = check_array(F, dtype=np.float64, ensure_min_samples=2, input_name=name)
     labels = check_labels(y)
     check_consistent_length(features, labels)
@@ -59,18 +43,15 @@ def check_labeled(
         check_consistent_length(features, given)
         numbers = np.unique(given, return_inverse=True)[1]
         if numbers.max() == 0:
-            raise ValueError("All rows are of one group: nothing can be left out and predicted.")
+            raise ValueError(
+                "All rows are of one group: none can be predicted from rows of other groups. Give "
+                "rows of at least two groups, or leave groups out."
+            )
     return LabeledFeatures(features, codes, classes, numbers)
 
 
 def check_labels(y: ArrayLike) -> np.ndarray:
-    """Labels of classes, at least two of them.
-
-    Raises
-    ------
-    ValueError
-        If they are numbers to be regressed on, or there is one class only.
-    """
+    """Check that labels are of classes, at least two of them."""
     labels = column_or_1d(y)
     check_classification_targets(labels)
     classes = np.unique(labels)
@@ -83,17 +64,17 @@ def check_labels(y: ArrayLike) -> np.ndarray:
 
 
 def standardized(F: np.ndarray) -> np.ndarray:
-    """Columns of mean 0 and variance 1; those that are constant become 0."""
-    centerd = F - F.mean(axis=0)
-    deviation = np.sqrt((centerd**2).mean(axis=0))
+    """Scale columns to mean 0 and variance 1; those that are constant become 0."""
+    centered = F - F.mean(axis=0)
+    deviation = np.sqrt((centered**2).mean(axis=0))
     # Rounding leaves a constant column with a spread of its last digits.
     constant = deviation <= 1e-10 * np.maximum(np.abs(F).max(axis=0), 1e-300)
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=~constant)
-    return centerd * scale
+    return centered * scale
 
 
 def left_singular(F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left singular vectors (n, k) and singular values (k,), those of rank noise left out."""
+    """Compute left singular vectors (n, k) and singular values (k,), without rank noise."""
     try:
         U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False)
     except linalg.LinAlgError:  # rare: the divide and conquer of LAPACK did not converge

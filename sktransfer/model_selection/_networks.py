@@ -1,0 +1,163 @@
+"""What "a network" is wherever one is taken, and what rankings and distances read off it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.base import clone
+
+from sktransfer._base import resolve_device
+from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._finetune import FineTuneClassifier
+from sktransfer._image_rows import backbone_of, count_rows, run_images
+
+
+def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]:
+    """Return an extractor of its own for every network, by the name it has in tables.
+
+    Parameters
+    ----------
+    backbones : network, sequence of networks, or mapping of names to networks
+        A network is a name, a saved file, a fine-tuned network, or a PretrainedFeatureExtractor,
+        which says what a name cannot: other weights, how images are read, the device.
+    name : str
+        What the caller calls it, for messages.
+    """
+    if isinstance(backbones, Mapping):
+        named = {str(key): _as_extractor(each) for key, each in backbones.items()}
+    else:
+        single = isinstance(backbones, str | os.PathLike) or not isinstance(backbones, Iterable)
+        named = {}
+        for each in [backbones] if single else backbones:
+            extractor = _as_extractor(each)
+            network = extractor.backbone
+            base = str(network) if isinstance(network, str | os.PathLike) else "fine-tuned"
+            key, number = base, 1
+            while key in named:
+                number += 1
+                key = f"{base} ({number})"
+            named[key] = extractor
+    if not named:
+        raise ValueError(f"{name} is empty; name at least one network.")
+    return named
+
+
+def one_network(backbone: Any) -> tuple[str, PretrainedFeatureExtractor]:
+    """Return the name and an extractor of a single network; forms are as in named_networks."""
+    named = named_networks(backbone, name="backbone")
+    if len(named) > 1:
+        raise ValueError(
+            f"One network is needed; got {len(named)}: {', '.join(named)}. Call the function once "
+            "for each of them."
+        )
+    return next(iter(named.items()))
+
+
+def finetuner(
+    network: Any, template: FineTuneClassifier | None = None, **params: Any
+) -> FineTuneClassifier:
+    """Return a FineTuneClassifier of a network, which is a FineTuneClassifier already or a network.
+
+    Parameters
+    ----------
+    network : FineTuneClassifier, or network
+        An extractor's parameters count where both kinds of estimator have them and they are not
+        the defaults.
+    template : FineTuneClassifier or None
+        How it is trained. None: as by default.
+    **params : dict
+        Parameters that differ from the template's.
+    """
+    if isinstance(network, FineTuneClassifier):
+        return clone(network).set_params(**params)
+    _, extractor = one_network(network)
+    own = FineTuneClassifier() if template is None else clone(template)
+    return own.set_params(**{**shared_parameters(extractor), **params})
+
+
+def shared_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
+    """Return the network and parameters that a FineTuneClassifier has too, if not defaults."""
+    # What both call by the same name and mean by it the same thing.
+    shared = {*FineTuneClassifier().get_params(deep=False)} - {"batch_size", "verbose"}
+    if extractor.weights is not None:
+        shared.discard("random_state")
+    return {name: each for name, each in set_parameters(extractor).items() if name in shared}
+
+
+def set_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
+    """Return the network and all parameters that are not the defaults."""
+    given = clone(extractor).get_params(deep=False)  # nested ones are the new estimator's own
+    usual = PretrainedFeatureExtractor().get_params(deep=False)
+    return {
+        name: value
+        for name, value in given.items()
+        if name == "backbone" or repr(value) != repr(usual[name])
+    }
+
+
+def _as_extractor(backbone: Any) -> PretrainedFeatureExtractor:
+    if isinstance(backbone, PretrainedFeatureExtractor):
+        return clone(backbone)
+    named = isinstance(backbone, str | os.PathLike)
+    if isinstance(backbone, type) or not (named or hasattr(backbone, "fit")):
+        raise ValueError(
+            "A network is named by a str (sktransfer.list_backbones()), or is a saved file, a "
+            "fitted FineTuneClassifier, or a PretrainedFeatureExtractor for other weights, sizes "
+            f"or ways to read images; got {backbone!r}."
+        )
+    return PretrainedFeatureExtractor(backbone)
+
+
+def check_lengths(extractor: Any, X: Any, y: np.ndarray, groups: np.ndarray | None) -> int:
+    """Return the number of images, and raise ValueError if labels or groups are not as many."""
+    n = count_rows(extractor, X)
+    for what, column in (("y", y), ("groups", groups)):
+        if column is not None and len(column) != n:
+            raise ValueError(f"X has {n} rows and {what} has {len(column)}; they must be as many.")
+    return n
+
+
+def stage_names(extractor: PretrainedFeatureExtractor) -> list[str]:
+    """Return the names of the stages of a fitted extractor's network."""
+    return [stage.name for stage in extractor._info.stages]
+
+
+def has_embedding(extractor: PretrainedFeatureExtractor) -> bool:
+    """Tell whether the weights hold what makes the network's embedding."""
+    return extractor._info.embedding_trained
+
+
+def layer_columns(extractor: PretrainedFeatureExtractor) -> list[tuple[str | None, slice]]:
+    """Return the layers that a fitted extractor puts out (None: embedding) and their columns."""
+    stages = stage_names(extractor)
+    names = [None if tap.stage is None else stages[tap.stage] for tap in extractor._outputs]
+    ends = list(accumulate(extractor._widths))
+    columns = [slice(end - width, end) for end, width in zip(ends, extractor._widths, strict=True)]
+    return list(zip(names, columns, strict=True))
+
+
+def source_probabilities(extractor: PretrainedFeatureExtractor, X: Any) -> np.ndarray | None:
+    """Compute probabilities of the classes a network was trained on, shape (n, n_source_classes).
+
+    None for a network without its classifier (one that was fine-tuned). It is a pass of its own.
+    """
+    network = backbone_of(extractor)
+    if network.classifier is None or network.neck is None or not network.embedding_trained:
+        return None
+    device = resolve_device(extractor.device, "float32")
+    network.modules().to(device)
+
+    def logits(batch: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return network.forward(batch.to(device)).float().cpu().numpy()
+
+    side = extractor._preprocessing_for(network.input_spec).size
+    width = logits(torch.zeros(1, 3, side, side)).shape[1]
+    rows, _ = run_images(extractor, X, network.input_spec, logits, width)
+    return softmax(rows, axis=1)
