@@ -16,6 +16,7 @@ from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, count_rows, run_images
+from sktransfer._persistence import tuned_provider
 
 
 def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]:
@@ -94,10 +95,13 @@ def set_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
     """Return the network and all parameters that are not the defaults."""
     given = clone(extractor).get_params(deep=False)  # nested ones are the new estimator's own
     usual = PretrainedFeatureExtractor().get_params(deep=False)
+    network = {"backbone"}
+    if tuned_provider(extractor.backbone) is not None:  # it comes with its weights
+        network.add("weights")
     return {
         name: value
         for name, value in given.items()
-        if name == "backbone" or repr(value) != repr(usual[name])
+        if name in network or repr(value) != repr(usual[name])
     }
 
 

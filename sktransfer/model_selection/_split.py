@@ -109,6 +109,7 @@ class GroupedValidSplit(BaseEstimator):
     test_size : float, default=0.2
         Share of the rows held out, as nearly as whole groups allow.
     random_state : int, RandomState instance or None, default=None
+        Seed of the choice of rows or groups.
 
     See Also
     --------

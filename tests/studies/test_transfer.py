@@ -259,8 +259,8 @@ def test_bad_values(digits, classifier, options, message):
     X, y = digits
     with pytest.raises(ValueError, match=message):
         transfer_curve(classifier(side=16), X, y, **options)
-    with pytest.raises(ValueError, match="must be a FineTuneClassifier"):
-        transfer_curve("resnet18", X, y)
+    with pytest.raises(ValueError, match="A network is named by a str"):
+        transfer_curve(3.5, X, y)
     with pytest.raises(ValueError, match="X has 160 rows and y has 3"):
         transfer_curve(classifier(side=16), X, y[:3])
 
