@@ -1,6 +1,6 @@
-"""The main job, told step by step: images, a pretrained network, an honest evaluation, two plots.
+"""The demo of ``python -m sktransfer``: embed images, cross-validate, draw two plots.
 
-Written only with public names, so that it can be read as an example.
+It can be read as an example of how the estimators are used with scikit-learn.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
 
 N_FOLDS = 5
-# Inside the training part of a fold, for the threshold.
-N_INNER_FOLDS = 3
+N_INNER_FOLDS = 3  # inside the training part of a fold, for the threshold
 
 
 def run_demo(
@@ -49,14 +48,14 @@ def run_demo(
 
     Parameters
     ----------
-    images : str or None
-        Folder of class sub-folders; None for scikit-learn's digits.
-    backbone : str or None
+    images : str or None, default=None
+        Folder with one sub-folder per class; None for scikit-learn's digits.
+    backbone : str or None, default=None
         Name of a network; None for EfficientNet-Lite0, whose weights come as a package.
-    output : str
-        Folder for the plots; made if need be.
-    positive : str or None
-        Name of the class to look for; None for the last one.
+    output : str, default="sktransfer-demo"
+        Folder for the plots; it is made if there is none.
+    positive : str or None, default=None
+        Name of the positive class, against all others; None keeps the classes as they are.
 
     Returns
     -------
@@ -67,29 +66,20 @@ def run_demo(
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
     Path(output).mkdir(parents=True, exist_ok=True)
     task = _task(images, positive)
-    classes, counts = np.unique(task.target, return_counts=True)
+    counts = np.bincount(task.target, minlength=len(task.target_names))
     print(f"{task.DESCR}")
-    for label, count in zip(classes, counts, strict=True):
-        print(f"  {task.target_names[label]}: {count}")
+    for name, count in zip(task.target_names, counts, strict=True):
+        print(f"  {name}: {count}")
 
-    # 1. Embed every image once. `on_error="nan"` gives rows that cannot be read as NaN, which
-    # are dropped here, by name: a broken file is never a case.
-    features = PretrainedFeatureExtractor(
-        backbone or "efficientnet_lite0", on_error="nan", verbose=1
-    )
-    if images is None:
-        # Eight pixels wide, and nothing like the photographs the network was trained on: show
-        # them small, and cut the network in the middle, before it becomes specific to those.
-        features.set_params(preprocessing="resize", value_range=task.value_range)
-        if backbone is None:
-            features.set_params(image_size=64, layer="blocks.4")
-    X, y, groups, seconds, distinct = _embed_once(features, task)
+    # 1. Embed every image once.
+    features = _extractor(task, images, backbone)
+    X, y, groups, seconds = _embed_once(features, task)
     _check_classes(y, groups, task.target_names)
-    rate = distinct / seconds
-    print(f"{features.backbone}: {distinct} images in {seconds:.1f} s, {rate:.1f} images/s")
+    rate = len(y) / seconds
+    print(f"{features.backbone}: {len(y)} images in {seconds:.1f} s, {rate:.1f} images/s")
 
-    # 2. The line everyone types, cross-validated. The embeddings come from the extractor's cache,
-    # so the folds cost what the logistic regression costs.
+    # 2. Cross-validate the line that everyone types. The embeddings come from the extractor's
+    # cache, so the folds cost what the logistic regression costs.
     classifier = Pipeline(
         [
             ("feat", features.set_params(verbose=0)),
@@ -97,44 +87,27 @@ def run_demo(
             ("clf", LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)),
         ]
     )
-    grouped = groups is not None
-    folds, inner = (
-        stratified_folds(n, grouped=grouped, random_state=0) for n in (N_FOLDS, N_INNER_FOLDS)
-    )
-    together = {"groups": groups} if grouped else {}
-    binary = len(classes) == 2
     with config_context(enable_metadata_routing=True):
-        auc = cross_val_score(
-            classifier,
-            X,
-            y,
-            cv=folds,
-            scoring="roc_auc" if binary else "roc_auc_ovr",
-            params=together,
-        )
-        print(
-            f"{N_FOLDS}-fold ROC AUC{'' if binary else ' (one against the rest)'}"
-            f"{', grouped' if grouped else ''}: {auc.mean():.3f} +/- {auc.std():.3f}"
-        )
-        scores = cross_val_predict(
-            classifier, X, y, cv=folds, method="predict_proba", params=together
-        )
-        threshold = None
-        predicted = classes[scores.argmax(axis=1)]
-        if binary:
-            # 3. A threshold chosen inside each training fold, judged outside of it.
-            tuned = TunedThresholdClassifierCV(classifier, scoring="balanced_accuracy", cv=inner)
-            predicted = cross_val_predict(tuned, X, y, cv=folds, params=together)
-            threshold = float(tuned.fit(X, y, **together).best_threshold_)
+        auc, y_proba, y_pred, threshold = _cross_validate(classifier, X, y, groups)
+    binary = threshold is not None
+    print(
+        f"{N_FOLDS}-fold ROC AUC{'' if binary else ' (one against the rest)'}"
+        f"{'' if groups is None else ', grouped'}: {auc.mean():.3f} +/- {auc.std():.3f}"
+    )
     if binary:
-        (tn, fp), (fn, tp) = confusion_matrix(y, predicted)
+        (tn, fp), (fn, tp) = confusion_matrix(y, y_pred)
         print(
-            f"Threshold for {task.target_names[classes[1]]!r}: {threshold:.3f} (best balanced "
+            f"Threshold for {task.target_names[1]!r}: {threshold:.3f} (best balanced "
             f"accuracy); sensitivity {tp / (tp + fn):.3f}, specificity {tn / (tn + fp):.3f}"
         )
     else:
-        print(f"Accuracy: {np.mean(predicted == y):.3f}")
-    plots = _plots(Path(output), y, scores, predicted, [task.target_names[c] for c in classes])
+        print(f"Accuracy: {np.mean(y_pred == y):.3f}")
+
+    # 3. Draw the ROC curve and the confusion matrix of the out-of-fold predictions.
+    plots = [
+        _roc_plot(Path(output), y, y_proba, y_pred, task.target_names),
+        _confusion_plot(Path(output), y, y_pred, task.target_names),
+    ]
     for plot in plots:
         print(f"wrote {plot}")
     return {
@@ -150,7 +123,8 @@ def _task(images: str | None, positive: str | None) -> Bunch:
     task = load_digit_screening() if images is None else load_image_folder(images)
     if len(task.target_names) < 2:
         raise ValueError(
-            f"There is one class only, {task.target_names[0]!r}; a classifier needs two or more."
+            f"There is only one class, {task.target_names[0]!r}; a classifier needs two or more. "
+            "Put the images of each class into a sub-folder of its own."
         )
     if positive is not None:
         if positive not in task.target_names:
@@ -165,7 +139,7 @@ def _task(images: str | None, positive: str | None) -> Bunch:
 
 
 def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[str]) -> None:
-    # What a fold cannot share: images, or whole patients.
+    # What is never split between folds: an image, or a patient.
     what = "readable images" if groups is None else "groups of readable images"
     units = np.arange(len(target)) if groups is None else groups
     for label, name in enumerate(names):
@@ -173,70 +147,106 @@ def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[st
         if n_units < N_FOLDS:
             raise ValueError(
                 f"Class {name!r} has {n_units} {what}; {N_FOLDS}-fold cross-validation needs "
-                f"{N_FOLDS} of each."
+                f"at least {N_FOLDS} of each class. Add images, or leave the class out."
             )
 
 
-def _embed_once(features: PretrainedFeatureExtractor, task: Bunch):
-    """Fill the cache, time it, and leave out what cannot be read."""
+def _extractor(task: Bunch, images: str | None, backbone: str | None) -> PretrainedFeatureExtractor:
+    # With `on_error="nan"`, rows that cannot be read are reported and then left out by name.
+    features = PretrainedFeatureExtractor(
+        backbone or "efficientnet_lite0", on_error="nan", verbose=1
+    )
+    if images is None:
+        # The digits are eight pixels wide and unlike the photographs the network was trained on:
+        # show them small, and cut the network in the middle, before it becomes specific to those.
+        features.set_params(preprocessing="resize", value_range=task.value_range)
+        if backbone is None:
+            features.set_params(image_size=64, layer="blocks.4")
+    return features
+
+
+def _embed_once(
+    features: PretrainedFeatureExtractor, task: Bunch
+) -> tuple[Any, np.ndarray, np.ndarray | None, float]:
+    """Fill the cache, time it, and leave out the rows that cannot be read."""
     started = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FailedRowsWarning)  # said better below
+        warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed below
         embeddings = features.fit_transform(task.data)
     seconds = time.perf_counter() - started
-    bad = features.failed_rows_
-    for _, row in bad.iterrows():
+    failed = features.failed_rows_
+    for _, row in failed.iterrows():
         print(f"  left out {row['source']}: {row['reason']}")
-    keep = np.setdiff1d(np.arange(len(embeddings)), bad["row"].to_numpy(dtype=int))
+    keep = np.setdiff1d(np.arange(len(embeddings)), failed["row"].to_numpy(dtype=int))
     X = task.data.iloc[keep] if hasattr(task.data, "iloc") else task.data[keep]
     groups = None if task.groups is None else np.asarray(task.groups)[keep]
-    return X, task.target[keep], groups, seconds, len(keep)
+    return X, task.target[keep], groups, seconds
 
 
-def _plots(
-    folder: Path, y: np.ndarray, scores: np.ndarray, predicted: np.ndarray, names: list
-) -> list[Path]:
+def _cross_validate(
+    classifier: Pipeline, X: Any, y: np.ndarray, groups: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float | None]:
+    """Return ROC AUC per fold, out-of-fold probabilities and predictions, and the threshold."""
+    binary = len(np.unique(y)) == 2
+    folds, inner_folds = (
+        stratified_folds(n, grouped=groups is not None, random_state=0)
+        for n in (N_FOLDS, N_INNER_FOLDS)
+    )
+    params = {} if groups is None else {"groups": groups}
+    scoring = "roc_auc" if binary else "roc_auc_ovr"
+    auc = cross_val_score(classifier, X, y, cv=folds, scoring=scoring, params=params)
+    y_proba = cross_val_predict(classifier, X, y, cv=folds, method="predict_proba", params=params)
+    if not binary:
+        return auc, y_proba, y_proba.argmax(axis=1), None
+    # The threshold is chosen inside each training fold and evaluated outside of it.
+    tuned = TunedThresholdClassifierCV(classifier, scoring="balanced_accuracy", cv=inner_folds)
+    y_pred = cross_val_predict(tuned, X, y, cv=folds, params=params)
+    return auc, y_proba, y_pred, float(tuned.fit(X, y, **params).best_threshold_)
+
+
+def _roc_plot(
+    folder: Path, y: np.ndarray, y_proba: np.ndarray, y_pred: np.ndarray, names: list[str]
+) -> Path:
     from matplotlib.figure import Figure
 
-    classes = np.unique(y)
-    # Figures without pyplot: no window, no global state, whatever the machine.
+    # A figure without pyplot: no window and no global state on any machine.
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
-    if len(classes) == 2:
+    if len(names) == 2:
         RocCurveDisplay.from_predictions(
-            y, scores[:, 1], ax=axes, name="out-of-fold", plot_chance_level=True
+            y, y_proba[:, 1], ax=axes, name="out-of-fold", plot_chance_level=True
         )
-        (tn, fp), (fn, tp) = confusion_matrix(y, predicted)
+        (tn, fp), (fn, tp) = confusion_matrix(y, y_pred)
         axes.plot(
             fp / (fp + tn), tp / (tp + fn), "o", color="tab:red", label="at the chosen threshold"
         )
         axes.legend(loc="lower right")
         axes.set_title(f"ROC: {names[1]} against {names[0]}")
     else:
-        for position, label in enumerate(classes):
-            own = (y == label).astype(int)
+        for label, name in enumerate(names):
             RocCurveDisplay.from_predictions(
-                own,
-                scores[:, position],
+                y == label,
+                y_proba[:, label],
                 ax=axes,
-                name=names[position],
-                plot_chance_level=position == len(classes) - 1,
+                name=name,
+                plot_chance_level=label == len(names) - 1,
             )
-        axes.set_title(f"ROC, one against the rest (mean {roc_auc_ovr(y, scores):.3f})")
-    roc = folder / "roc.png"
-    figure.savefig(roc, dpi=120)
+        mean = roc_auc_score(y, y_proba, multi_class="ovr")
+        axes.set_title(f"ROC, one against the rest (mean {mean:.3f})")
+    path = folder / "roc.png"
+    figure.savefig(path, dpi=120)
+    return path.absolute()
+
+
+def _confusion_plot(folder: Path, y: np.ndarray, y_pred: np.ndarray, names: list[str]) -> Path:
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.subplots()
-    ConfusionMatrixDisplay(confusion_matrix(y, predicted), display_labels=names).plot(
+    ConfusionMatrixDisplay(confusion_matrix(y, y_pred), display_labels=names).plot(
         ax=axes, cmap="Blues", colorbar=False, xticks_rotation="horizontal"
     )
     axes.set_title("Out-of-fold predictions")
-    confusion = folder / "confusion.png"
-    figure.savefig(confusion, dpi=120)
-    return [roc.absolute(), confusion.absolute()]
-
-
-def roc_auc_ovr(y: np.ndarray, scores: np.ndarray) -> float:
-    """Mean one-against-the-rest ROC AUC."""
-    return float(roc_auc_score(y, scores, multi_class="ovr"))
+    path = folder / "confusion.png"
+    figure.savefig(path, dpi=120)
+    return path.absolute()

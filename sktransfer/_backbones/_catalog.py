@@ -147,7 +147,7 @@ def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFra
 
 @lru_cache(maxsize=64)
 def _described(name: str, image_size: int | None) -> pd.DataFrame:
-    # Cached: networks are ranked by these numbers, and counting them takes up to a second.
+    # Cached: networks are ranked by these numbers, and counting them may take a second.
     backbone = _load.architecture(name)
     side = backbone.input_spec.crop_size if image_size is None else image_size
     outputs, macs = _measure(backbone, side)
