@@ -50,7 +50,7 @@ def _run_describe(options: argparse.Namespace) -> None:
 
 
 def _run_report(options: argparse.Namespace) -> None:
-    from sktransfer.report.command import run_command
+    from sktransfer.report._command import run_command
 
     run_command(options)
 

@@ -1,11 +1,14 @@
-"""What is reached without looking at what the images show, and what that says of the model.
+"""The section on baselines: what is reached without looking at what the images show.
 
-It must not know networks.
+Size, file size, brightness, and the corners, where letters and markers are: a classifier that
+performs well with these alone has learned how the images were made.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,80 +20,57 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from sktransfer._images import ImageSource
 from sktransfer._utils.splitting import stratified_folds
+from sktransfer.inspection._estimator_images import as_shown, images_of
 from sktransfer.metrics import roc_auc_difference, roc_auc_interval
 from sktransfer.metrics._labels import Interval
-from sktransfer.report._document import NOTHING, Section, Table, interval, level, number
-from sktransfer.report._properties import image_properties
-from sktransfer.report._rows import Rows
+from sktransfer.report._scored_rows import ScoredRows
+from sktransfer.report._section import NOTHING, Section, interval, level, number
 
 _FOLDS = 5
 _TREES = 60
-# The lower end of a baseline's interval from which on the labels can be told without the anatomy,
-# and from which on part of the model's area may come from there.
-LEAK_FROM, HINT_FROM = 0.9, 0.6
+# Lower limits of a baseline's interval above which the classes can be predicted without the
+# anatomy, and above which part of the model's area may come from there.
+_LEAK_FROM, _HINT_FROM = 0.9, 0.6
+# Side of a corner, as a share of the shorter side of an image; what counts as black and white.
+_CORNER = 1 / 6
+_DARK, _BRIGHT = 0.02, 0.98
 
 
-def baselines(
-    rows: Rows,
+def baselines_section(
+    rows: ScoredRows,
     model: Interval,
     metadata: Any,
     given: Mapping[str, Any] | None,
     *,
     random_state: int,
 ) -> Section:
-    """The majority, simple image properties, the metadata, and whatever else was scored, alongside
-    the model's area under the ROC curve.
-    """
+    """Write what the majority, image properties, metadata and other given scores reach."""
     section = Section("baselines", "Baselines and shortcuts")
     section.text.append(
-        "A network may tell classes apart by how, where and of whom images were taken. So the "
-        "same rows are scored by models that see nothing else: a random forest each, "
-        "cross-validated on the test rows" + (" by patient." if rows.groups is not None else ".")
+        "A network may separate classes by how, where and of whom images were taken. So the same "
+        "rows are scored by models that see nothing else: a random forest each, cross-validated "
+        "on the test rows" + (" by patient." if rows.groups is not None else ".")
     )
     majority = max(float(rows.is_positive.mean()), float((~rows.is_positive).mean()))
-    found: dict[str, dict[str, Any]] = {}
+    accuracy = _accuracy(rows, rows.predicted)
     lines = [
-        [
-            "The model",
-            "the image",
-            interval(model),
-            NOTHING,
-            number(_share_right(rows, rows.called)),
-        ],
-        ["Majority", "nothing: the larger class, always", number(0.5), NOTHING, number(majority)],
+        ["The model", "the image", interval(model), NOTHING, number(accuracy)],
+        ["Majority", "nothing: always the larger class", number(0.5), NOTHING, number(majority)],
     ]
-    tables = {
-        "Image properties": (
-            "size, file size, brightness, contrast, corners",
-            image_properties(rows.estimator, rows.X),
-        )
-    }
-    if metadata is not None:
-        table, dropped = _usable(rows.of(_frame(metadata), "metadata"))
-        if dropped:
-            section.remark(
-                f"Left out of the metadata, since nearly every row has its own value or all have "
-                f"the same: {', '.join(dropped)}."
-            )
-        if table.shape[1]:
-            tables["Metadata"] = (", ".join(map(str, table.columns)), table)
-    else:
-        section.remark(
-            "No metadata was given. Give what is known of each image alongside its pixels (view, "
-            "device, site, age, sex, date) as metadata=."
-        )
-    for name, (sees, table) in tables.items():
+    found: dict[str, dict[str, Any]] = {}
+    for name, (sees, table) in _tables(section, rows, metadata).items():
         scores = out_of_fold(table, rows.is_positive, rows.groups, random_state)
         if scores is None:
             section.remark(f"{name}: too few patients of a class to cross-validate.")
             continue
         found[name] = _compared(rows, scores)
-        found[name]["most_telling"] = telling = _most_telling(table, rows.is_positive)
-        if telling is not None:
-            sees += f"; most telling: {telling['name']} (AUC {number(telling['roc_auc'], 2)})"
+        found[name]["most_telling"] = best = _most_informative(table, rows.is_positive)
+        if best is not None:
+            sees += f"; most informative: {best['name']} (AUC {number(best['roc_auc'], 2)})"
         lines.append(_line(name, sees, found[name]))
-        _judge(section, name, found[name], model)
+        _interpret(section, name, found[name], model)
     for name, scores in (given or {}).items():
         found[str(name)] = _compared(rows, rows.of(np.asarray(scores, float), f"baseline {name!r}"))
         lines.append(_line(str(name), "as given", found[str(name)]))
@@ -100,36 +80,66 @@ def baselines(
         "baselines": found,
         "leak": any(each.get("verdict") == "leak" for each in found.values()),
     }
-    section.tables.append(
-        Table(
-            "The model alongside models that do not look "
-            f"({level(rows.confidence_level)} intervals)",
-            ["Scores by", "What it sees", "AUC", "Model minus this", "Accuracy"],
-            lines,
-            "The single most telling column is the best of all of them, so its area flatters; it "
-            "says where to look.",
-        )
+    section.add_table(
+        "The model alongside models that see no anatomy "
+        f"({level(rows.confidence_level)} intervals)",
+        ["Scores by", "What it sees", "AUC", "Model minus this", "Accuracy"],
+        lines,
+        "The most informative column is the best of all of them, so its area is optimistic; it "
+        "shows where to look.",
     )
     return section
+
+
+def _tables(
+    section: Section, rows: ScoredRows, metadata: Any
+) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return what models without anatomy see, in words and as a table, by the name of a model."""
+    tables = {
+        "Image properties": (
+            "size, file size, brightness, contrast, corners",
+            image_properties(rows.estimator, rows.X),
+        )
+    }
+    if metadata is None:
+        section.remark(
+            "No metadata was given. Pass what is known of each image alongside its pixels (view, "
+            "device, site, age, sex, date) as metadata=."
+        )
+        return tables
+    if not isinstance(metadata, (pd.DataFrame, Mapping)):
+        raise TypeError(
+            "metadata must be a DataFrame, or a mapping of names to columns; got "
+            f"{type(metadata).__name__}."
+        )
+    frame = rows.of(pd.DataFrame(metadata), "metadata")
+    kept, dropped = {}, []
+    for name in frame.columns:
+        column = frame[name]
+        numeric = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
+        if column.nunique(dropna=False) < 2 or (not numeric and column.nunique() > len(frame) / 2):
+            dropped.append(str(name))
+        elif numeric:
+            kept[str(name)] = column.astype(float)
+        else:
+            kept[str(name)] = column.astype(object).fillna("?").astype(str)
+    if dropped:
+        section.remark(
+            "Left out of the metadata, since nearly every row has its own value or all have the "
+            f"same: {', '.join(dropped)}."
+        )
+    if kept:
+        tables["Metadata"] = (", ".join(kept), pd.DataFrame(kept, index=frame.index))
+    return tables
 
 
 def out_of_fold(
     table: pd.DataFrame, positive: np.ndarray, groups: np.ndarray | None, random_state: int
 ) -> np.ndarray | None:
-    """Scores of a random forest on rows it has not seen.
+    """Return the scores of a random forest on rows it has not seen.
 
-    Parameters
-    ----------
-    table : DataFrame of shape (n, k)
-        Numbers and anything else; the latter is one-hot encoded.
-    positive : ndarray of bool, shape (n,)
-    groups : ndarray of shape (n,) or None
-    random_state : int
-
-    Returns
-    -------
-    ndarray of shape (n,), or None
-        None where a class has fewer than two patients.
+    Columns that are not numeric are one-hot encoded. None where a class has fewer than two
+    patients.
     """
     units = np.arange(len(positive)) if groups is None else groups
     n_folds = min(_FOLDS, *(len(np.unique(units[own])) for own in (positive, ~positive)))
@@ -152,46 +162,20 @@ def out_of_fold(
     return cross_val_predict(model, table, positive, cv=splits, method="predict_proba")[:, 1]
 
 
-def _frame(metadata: Any) -> pd.DataFrame:
-    if isinstance(metadata, pd.DataFrame):
-        return metadata
-    if isinstance(metadata, Mapping):
-        return pd.DataFrame(dict(metadata))
-    raise TypeError(
-        "metadata has to be a DataFrame, or a mapping of names to columns; got "
-        f"{type(metadata).__name__}."
-    )
-
-
-def _usable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Columns that can tell anything, text as text; and the names of the others."""
-    kept, dropped = {}, []
-    for name in frame.columns:
-        column = frame[name]
-        numeric = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
-        if column.nunique(dropna=False) < 2 or (not numeric and column.nunique() > len(frame) / 2):
-            dropped.append(str(name))
-        else:
-            kept[str(name)] = (
-                column.astype(float) if numeric else column.astype(object).fillna("?").astype(str)
-            )
-    return pd.DataFrame(kept, index=frame.index), dropped
-
-
-def _compared(rows: Rows, scores: np.ndarray) -> dict[str, Any]:
+def _compared(rows: ScoredRows, scores: np.ndarray) -> dict[str, Any]:
     difference = roc_auc_difference(rows.y, rows.score, scores, **rows.interval_settings)
     return {
         "roc_auc": roc_auc_interval(rows.y, scores, **rows.interval_settings),
         "model_minus_this": difference._asdict(),
-        # Of other scores 0.5 is no threshold.
-        "accuracy": _share_right(rows, scores >= 0.5)
+        # The threshold 0.5 is for probabilities only.
+        "accuracy": _accuracy(rows, scores >= 0.5)
         if scores.min() >= 0 and scores.max() <= 1
         else np.nan,
     }
 
 
-def _share_right(rows: Rows, called: np.ndarray) -> float:
-    return float((called == rows.is_positive).mean())
+def _accuracy(rows: ScoredRows, predicted: np.ndarray) -> float:
+    return float((predicted == rows.is_positive).mean())
 
 
 def _line(name: str, sees: str, result: dict[str, Any]) -> list[str]:
@@ -200,15 +184,15 @@ def _line(name: str, sees: str, result: dict[str, Any]) -> list[str]:
     return [name, sees, interval(result["roc_auc"]), between, number(result["accuracy"])]
 
 
-def _most_telling(table: pd.DataFrame, positive: np.ndarray) -> dict[str, Any] | None:
-    """The single column, or value of a column, that tells most, either way round."""
+def _most_informative(table: pd.DataFrame, positive: np.ndarray) -> dict[str, Any] | None:
+    """Return the single column with the highest AUC, in either direction."""
     best: tuple[float, str] | None = None
     for name in table.columns:
         column = table[name]
         if pd.api.types.is_numeric_dtype(column):
             codes = column.fillna(column.median()).to_numpy()
         else:
-            # Values in the order of how often they are positive.
+            # Values in the order of their share of positives.
             codes = column.map(pd.Series(positive).groupby(column.to_numpy()).mean()).to_numpy()
         if np.isnan(codes).any() or np.ptp(codes) == 0:
             continue
@@ -219,8 +203,8 @@ def _most_telling(table: pd.DataFrame, positive: np.ndarray) -> dict[str, Any] |
     return None if best is None else {"name": best[1], "roc_auc": best[0]}
 
 
-def _judge(section: Section, name: str, result: dict[str, Any], model: Any) -> None:
-    """Say in words what a baseline's area means for the model's."""
+def _interpret(section: Section, name: str, result: dict[str, Any], model: Any) -> None:
+    """Write what a baseline's area means for the model's."""
     area, gap = result["roc_auc"], result["model_minus_this"]
     what = {
         "Image properties": "size, file size, brightness and corners of the images alone",
@@ -228,17 +212,17 @@ def _judge(section: Section, name: str, result: dict[str, Any], model: Any) -> N
     }[name]
     not_better = not gap["low"] > 0
     where = result["most_telling"]
-    look = f" Most telling is {where['name']}: look there." if where is not None else ""
-    if area.low >= LEAK_FROM or (area.low >= HINT_FROM and not_better):
+    look = f" Most informative is {where['name']}: look there." if where is not None else ""
+    if area.low >= _LEAK_FROM or (area.low >= _HINT_FROM and not_better):
         result["verdict"] = "leak"
         alongside = ", and the model is not shown to do better" if not_better else ""
         section.warn(
-            f"Shortcut: {what} tell the classes apart with an AUC of {interval(area)}{alongside}. "
+            f"Shortcut: {what} separate the classes with an AUC of {interval(area)}{alongside}. "
             "The labels leak into how the images were made or collected. Until that is "
             f"explained, the model's AUC of {number(model.estimate)} is no evidence that it looks "
             f"at what is to be diagnosed.{look}"
         )
-    elif area.low >= HINT_FROM:
+    elif area.low >= _HINT_FROM:
         result["verdict"] = "hint"
         section.remark(
             f"Worth a look: {what} reach an AUC of {interval(area)}. Part of the model's "
@@ -250,3 +234,46 @@ def _judge(section: Section, name: str, result: dict[str, Any], model: Any) -> N
             f"No shortcut found here: {what} reach an AUC of {interval(area)} only. That rules "
             "out these ones, not others."
         )
+
+
+def image_properties(estimator: Any, X: Any) -> pd.DataFrame:
+    """Return simple properties of each image, NaN where one does not apply.
+
+    ``X`` is read as the estimator reads it.
+    """
+    source = images_of(estimator, X)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return pd.DataFrame(
+            list(pool.map(lambda row: _properties(source, row), range(len(source))))
+        )
+
+
+def _properties(source: ImageSource, row: int) -> dict[str, float]:
+    encoded = source.open(row)
+    pixels = as_shown(encoded.decode())
+    height, width = pixels.shape[:2]
+    gray = pixels.mean(axis=2)
+    found = {
+        "width": float(width),
+        "height": float(height),
+        "aspect": width / height,
+        "file bytes per pixel": len(encoded.content) / (width * height)
+        if isinstance(encoded.content, bytes)
+        else np.nan,
+        "color": float(np.ptp(pixels, axis=2).mean()),
+        "mean brightness": float(gray.mean()),
+        "contrast": float(gray.std()),
+        "darkest": float(np.quantile(gray, 0.01)),
+        "brightest": float(np.quantile(gray, 0.99)),
+        "share black": float((gray <= _DARK).mean()),
+        "share white": float((gray >= _BRIGHT).mean()),
+    }
+    side = max(1, round(_CORNER * min(height, width)))
+    for vertical, down in (("top", slice(None, side)), ("bottom", slice(-side, None))):
+        for horizontal, across in (("left", slice(None, side)), ("right", slice(-side, None))):
+            corner = gray[down, across]
+            name = f"{vertical} {horizontal} corner"
+            found[f"{name}, mean"] = float(corner.mean())
+            found[f"{name}, brightest"] = float(corner.max())
+            found[f"{name}, contrast"] = float(corner.std())
+    return found

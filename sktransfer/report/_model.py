@@ -1,7 +1,4 @@
-"""What was judged: the steps of the model, its weights by digest, the versions of everything.
-
-It must not know images, labels or scores.
-"""
+"""The section on the model: its steps, digests of its weights, versions of packages."""
 
 from __future__ import annotations
 
@@ -21,22 +18,23 @@ from sklearn.pipeline import Pipeline
 from sktransfer._backbones import tensor_bytes
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._version import __version__
-from sktransfer.report._document import NOTHING, Section, Table
+from sktransfer.report._section import NOTHING, Section
 
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas")
-# Where an estimator keeps others that are fitted.
+# Attributes in which an estimator keeps a fitted one.
 _FITTED = ("best_estimator_", "estimator_")
-# Where things are kept and how many work on them: of no consequence for what comes out.
-_ASIDE = {"cache", "n_jobs", "verbose", "store_weights"}
+# Parameters that do not change the result.
+_IRRELEVANT = {"cache", "n_jobs", "verbose", "store_weights"}
 
 
-def model(estimator: Any, *, identify: bool, file_digest: str | None = None) -> Section:
-    """Steps, digests and versions."""
+def model_section(estimator: Any, *, identify: bool, file_digest: str | None = None) -> Section:
+    """Write steps, digests and versions."""
     section = Section("model", "Model")
     steps = list(_steps(estimator))
     described = [_described(step, identify) for step in steps]
-    digests = {name: own for step in steps for name, own in _digests(step).items()}
-    learned = learned_digest(steps)
+    references = [step.reference_ for step in steps if hasattr(step, "reference_")]
+    digests = {f"Pretrained {own.name}": own.digest for own in references if own is not None}
+    learned = _learned_digest(steps)
     if learned is not None:
         digests["Learned parameters, all steps"] = learned
     if file_digest is not None:
@@ -47,28 +45,29 @@ def model(estimator: Any, *, identify: bool, file_digest: str | None = None) -> 
         "digests": digests,
         "versions": versions,
     }
-    section.tables += [
-        Table(
-            "Steps and the parameters that are not at their defaults",
-            ["Step", "Parameters"],
-            [
-                [name, ", ".join(f"{key}={value}" for key, value in parameters.items()) or NOTHING]
-                for name, parameters in described
-            ],
-        ),
-        Table(
-            "Weights",
-            ["What", "Digest"],
-            [[name, digest] for name, digest in digests.items()],
-            "Another model has another digest. That of a published network is that of its file.",
-        ),
-        Table("Versions", ["What", "Version"], [[name, own] for name, own in versions.items()]),
-    ]
+    section.add_table(
+        "Steps and the parameters that are not at their defaults",
+        ["Step", "Parameters"],
+        [
+            [name, ", ".join(f"{key}={value}" for key, value in parameters.items()) or NOTHING]
+            for name, parameters in described
+        ],
+    )
+    section.add_table(
+        "Weights",
+        ["What", "Digest"],
+        [[name, digest] for name, digest in digests.items()],
+        "Different models have different digests. The digest of a published network is that of "
+        "its file.",
+    )
+    section.add_table(
+        "Versions", ["What", "Version"], [[name, own] for name, own in versions.items()]
+    )
     return section
 
 
-def learned_digest(steps: list[Any]) -> str | None:
-    """sha256 over what scikit-learn steps and networks have learned, in their order."""
+def _learned_digest(steps: list[Any]) -> str | None:
+    """Return the sha256 of what scikit-learn steps and networks have learned, in their order."""
     digest = hashlib.sha256()
     found = False
     for step in steps:
@@ -93,7 +92,7 @@ def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _steps(estimator: Any) -> Iterator[Any]:
-    """An estimator and those inside it, fitted ones rather than what they were made from."""
+    """Yield an estimator and the fitted ones inside it."""
     if isinstance(estimator, Pipeline):
         for _, step in estimator.steps:
             if isinstance(step, BaseEstimator):
@@ -115,22 +114,19 @@ def _steps(estimator: Any) -> Iterator[Any]:
 
 
 def _described(step: Any, identify: bool) -> tuple[str, dict[str, str]]:
+    """Return the name of a step and its parameters that are not at their defaults."""
     if not hasattr(step, "get_params"):
         return type(step).__name__, {}
-    usual = _defaults(type(step))
+    signature = inspect.signature(type(step)).parameters.values()
+    usual = {each.name: each.default for each in signature if each.default is not each.empty}
     parameters = {}
     for name, value in step.get_params(deep=False).items():
-        if isinstance(value, BaseEstimator) or name in _ASIDE:
-            continue  # an estimator has a line of its own
+        if isinstance(value, BaseEstimator) or name in _IRRELEVANT:
+            continue  # an inner estimator has a line of its own
         if name in usual and name != "backbone" and _same(value, usual[name]):
             continue
         parameters[name] = _shown(value, identify)
     return type(step).__name__, parameters
-
-
-def _defaults(kind: type) -> dict[str, Any]:
-    parameters = inspect.signature(kind).parameters.values()
-    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -141,7 +137,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _shown(value: Any, identify: bool) -> str:
-    """A parameter as text; a file's name may be a person's and stays out unless asked for."""
+    """Write a parameter; a file's name may be a person's, and is left out unless asked for."""
     if isinstance(value, (str, os.PathLike)):
         text = os.fspath(value)
         text = text.decode() if isinstance(text, bytes) else text
@@ -162,18 +158,12 @@ def _is_file(text: str) -> bool:
     return os.sep in text or "/" in text or text.endswith((".pth", ".pt", ".safetensors"))
 
 
-def _digests(step: Any) -> dict[str, str]:
-    """Of the published network that a step stands on."""
-    reference = getattr(step, "reference_", None)
-    return {} if reference is None else {f"Pretrained {reference.name}": reference.digest}
-
-
 def _versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "sktransfer": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # put there by other means
+        except PackageNotFoundError:  # installed without metadata
             continue
     found["System"] = f"{platform.system()} on {platform.machine()}"
     if torch.cuda.is_available():

@@ -1,7 +1,4 @@
-"""The partition table: what was tested, what was trained on, and that they are apart.
-
-It must not know scores.
-"""
+"""The section on data: what was tested, what was trained on, and that they do not overlap."""
 
 from __future__ import annotations
 
@@ -12,98 +9,113 @@ import numpy as np
 from sktransfer._utils.splitting import read_groups
 from sktransfer.inspection._estimator_images import image_reader
 from sktransfer.model_selection import check_leakage
-from sktransfer.report._document import NOTHING, Section, Table, number
-from sktransfer.report._rows import Rows, class_names
+from sktransfer.report._scored_rows import ScoredRows
+from sktransfer.report._section import NOTHING, Section, number
 
 
-def partition(
-    rows: Rows, *, X_train: Any = None, y_train: Any = None, groups_train: Any = None
+def partition_section(
+    rows: ScoredRows, *, X_train: Any = None, y_train: Any = None, groups_train: Any = None
 ) -> Section:
-    """Counts of each part, and whether images or patients are in both."""
+    """Write counts of each part, and whether images or patients are in both."""
     section = Section("partition", "Data")
     parts = {"test": _counts(rows, rows.y, rows.groups)}
     parts["test"]["unreadable"] = rows.n_given - len(rows.y)
+    if groups_train is not None:
+        groups_train = read_groups(groups_train, name="groups_train")
     if y_train is not None:
-        labels = class_names(y_train, rows.labels, rows.label, rows.negative, rows.positive)
-        groups = None if groups_train is None else read_groups(groups_train, name="groups_train")
-        if groups is not None and len(groups) != len(labels):
+        labels = rows.named(y_train)
+        if groups_train is not None and len(groups_train) != len(labels):
             raise ValueError(
-                f"groups_train has {len(groups)} entries for {len(labels)} labels of y_train."
+                f"groups_train has {len(groups_train)} entries for {len(labels)} labels of y_train."
             )
-        parts = {"training": _counts(rows, labels, groups), **parts}
+        parts = {"training": _counts(rows, labels, groups_train), **parts}
     section.data = {"parts": parts, "overlap": None}
-    section.tables.append(_table(rows, parts))
+    _add_counts(section, rows, parts)
     if rows.groups is None:
         section.remark(
             "No groups were given: if patients have several images, all intervals below are too "
-            "short."
+            "narrow."
         )
     if y_train is None:
-        section.remark("Nothing is said about the training data: y_train was not given.")
-        return section
-    overlap = _overlap(rows, X_train, groups_train)
-    section.data["overlap"] = overlap
-    _say(section, overlap, X_train is not None, rows.groups is not None, groups_train is not None)
+        section.remark("Nothing is reported about the training data: y_train was not given.")
+    else:
+        section.data["overlap"] = _add_overlap(section, rows, X_train, groups_train)
     return section
 
 
-def _counts(rows: Rows, labels: np.ndarray, groups: Any) -> dict[str, Any]:
+def _counts(rows: ScoredRows, labels: np.ndarray, groups: Any) -> dict[str, Any]:
     positive = labels == rows.positive
+
+    def count(own: np.ndarray) -> dict[str, Any]:
+        n_patients = None if groups is None else len(np.unique(np.asarray(groups)[own]))
+        return {"images": int(own.sum()), "patients": n_patients}
+
     return {
-        "images": len(labels),
-        "patients": None if groups is None else len(np.unique(groups)),
-        "classes": {
-            name: {
-                "images": int(own.sum()),
-                "patients": None if groups is None else len(np.unique(np.asarray(groups)[own])),
-            }
-            for name, own in ((rows.negative, ~positive), (rows.positive, positive))
-        },
+        **count(np.ones(len(labels), bool)),
+        "classes": {rows.negative: count(~positive), rows.positive: count(positive)},
         "prevalence": float(positive.mean()),
     }
 
 
-def _table(rows: Rows, parts: dict[str, dict[str, Any]]) -> Table:
-    def line(name: str, value: Any) -> list[str]:
-        return [name, *(value(part) for part in parts.values())]
-
-    def both(part: dict[str, Any]) -> str:
+def _add_counts(section: Section, rows: ScoredRows, parts: dict[str, dict[str, Any]]) -> None:
+    def images(part: dict[str, Any]) -> str:
         patients = part["patients"]
         return f"{part['images']}" + ("" if patients is None else f" of {patients} patients")
 
-    return Table(
+    names = (rows.negative, rows.positive)
+    own = parts.values()
+    section.add_table(
         "What was tested" if len(parts) == 1 else "What was trained on and what was tested",
         ["", *(name.capitalize() for name in parts)],
         [
-            line("Images", both),
-            *(
-                line(name, lambda part, name=name: both(part["classes"][name]))
-                for name in (rows.negative, rows.positive)
-            ),
-            line(f"Prevalence of {rows.positive}", lambda part: number(part["prevalence"])),
-            line("Could not be read, left out", lambda part: str(part.get("unreadable", NOTHING))),
+            ["Images", *map(images, own)],
+            *([name, *(images(part["classes"][name]) for part in own)] for name in names),
+            [f"Prevalence of {rows.positive}", *(number(part["prevalence"]) for part in own)],
+            ["Unreadable, left out", *(str(part.get("unreadable", NOTHING)) for part in own)],
         ],
         "Patients are the groups that were given; one may have images of both classes.",
     )
 
 
-def _overlap(rows: Rows, X_train: Any, groups_train: Any) -> dict[str, int]:
-    """Test rows whose image, or whose patient, is in training too."""
+def _add_overlap(
+    section: Section, rows: ScoredRows, X_train: Any, groups_train: np.ndarray | None
+) -> dict[str, int]:
+    """Count and report test rows whose patient, or whose image, is in training too."""
     found = {}
     if rows.groups is not None and groups_train is not None:
-        shared = np.isin(rows.groups, read_groups(groups_train, name="groups_train"))
-        found["rows_of_training_patients"] = int(shared.sum())
+        shared = int(np.isin(rows.groups, groups_train).sum())
+        found["rows_of_training_patients"] = shared
+        if shared:
+            section.warn(
+                f"{shared} test images are of a patient that is in training too: scores on them "
+                "are not those of new patients."
+            )
+        else:
+            section.remark("The parts are disjoint by patient: nobody is in both.")
+    else:
+        section.remark(
+            "Whether a patient is in both parts was not checked: groups of both are needed."
+        )
     if X_train is not None:
-        shape, values = _scale(rows, X_train)
+        shape, values = _common_scale(rows, X_train)
         table = check_leakage(
             X_train, rows.X, image_shape=shape, value_range=values, on_leak="ignore"
         )
-        found["training_images"] = int(table["test_row"].nunique())
+        found["training_images"] = shared = int(table["test_row"].nunique())
+        if shared:
+            section.warn(
+                f"{shared} test images are in training too, byte for byte: scores on them are not "
+                "those of new patients."
+            )
+        else:
+            section.remark(
+                "No test image is in training byte for byte; edited copies are not detected."
+            )
     return found
 
 
-def _scale(rows: Rows, X_train: Any) -> tuple[Any, Any]:
-    """``image_shape`` and ``value_range`` that both parts can be read with."""
+def _common_scale(rows: ScoredRows, X_train: Any) -> tuple[Any, Any]:
+    """Return the ``image_shape`` and ``value_range`` with which both parts can be read."""
     reader = image_reader(rows.estimator)
     if reader is not None:
         return reader.image_shape, reader.value_range
@@ -112,26 +124,3 @@ def _scale(rows: Rows, X_train: Any) -> tuple[Any, Any]:
         return None, None
     low, high = min(float(X.min()) for X in parts), max(float(X.max()) for X in parts)
     return None, (low, high) if low < high else None
-
-
-def _say(
-    section: Section, overlap: dict[str, int], images: bool, groups: bool, train_groups: bool
-) -> None:
-    names = {
-        "rows_of_training_patients": "images are of a patient that is in training too",
-        "training_images": "images are in training too, byte for byte",
-    }
-    for key, count in overlap.items():
-        if count:
-            section.warn(
-                f"{count} test {names[key]}: scores on them are not those of new patients."
-            )
-    clean = [key for key, count in overlap.items() if not count]
-    if "rows_of_training_patients" in clean:
-        section.remark("The parts are disjoint by patient: nobody is in both.")
-    elif not (groups and train_groups):
-        section.remark(
-            "Whether a patient is in both parts was not checked: groups of both are needed."
-        )
-    if "training_images" in clean:
-        section.remark("No test image is in training byte for byte; edited copies are not found.")

@@ -1,7 +1,4 @@
-"""diagnostic_report: everything a reader of a study asks for, of a model and its test rows.
-
-It must not know how any part is computed.
-"""
+"""diagnostic_report: what readers of a study ask for, of a model and its test rows."""
 
 from __future__ import annotations
 
@@ -13,37 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from sktransfer._utils.config import import_optional
-from sktransfer.report._baselines import baselines as _baselines
-from sktransfer.report._card import card as _card
-from sktransfer.report._document import Section, interval, plain
-from sktransfer.report._examples import failures
-from sktransfer.report._examples import saliency as _saliency
-from sktransfer.report._guidelines import SERVES
-from sktransfer.report._model import model
-from sktransfer.report._partition import partition
-from sktransfer.report._performance import operating, roc
-from sktransfer.report._probabilities import benefit, calibration, distributions
-from sktransfer.report._render import render
-from sktransfer.report._rows import score_rows
-from sktransfer.report._subgroups import subgroups as _subgroups
+from sktransfer._version import __version__
+from sktransfer.report._baselines import baselines_section
+from sktransfer.report._failures_and_maps import failures_section, saliency_section
+from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES, card_section
+from sktransfer.report._model import model_section
+from sktransfer.report._partition import partition_section
+from sktransfer.report._scored_rows import score_rows
+from sktransfer.report._scores import (
+    benefit_section,
+    calibration_section,
+    distributions_section,
+    operating_section,
+    roc_section,
+)
+from sktransfer.report._section import INK, PAPER, Section, interval, plain
+from sktransfer.report._subgroups import subgroups_section
 
 _SALIENCY = ("gradient", "integrated_gradients", "grad_cam", "occlusion", None)
 
 
 class DiagnosticReport:
-    """What :func:`diagnostic_report` found, ready to be written down.
+    """Report of :func:`diagnostic_report`, which can be written to files.
 
-    Attributes
+    Parameters
     ----------
     title : str
-    created : str
-        Date and time, UTC.
-    summary : str
-        The figures that everybody asks for first.
+        Title of the report.
     sections : dict of str to Section
         The parts: "partition", "model", "roc", "operating", "calibration", "distributions",
         "benefit", "subgroups", "baselines", "failures", "saliency", "card". Each has ``title``,
         ``text``, ``notices``, ``tables``, ``figures`` and ``data``.
+
+    Attributes
+    ----------
+    created : str
+        Date and time, UTC.
+    summary : str
+        Number of images, AUC, sensitivity and specificity in one sentence.
     """
 
     def __init__(self, title: str, sections: dict[str, Section]) -> None:
@@ -58,7 +62,7 @@ class DiagnosticReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader must not overlook: overlap, shortcuts, maps that fail their test."""
+        """Return what must not be overlooked: overlap, shortcuts, maps that fail their test."""
         return [
             notice.text
             for key, section in self.sections.items()
@@ -68,61 +72,64 @@ class DiagnosticReport:
         ]
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str | None:
-        """One file with everything in it: no script, nothing fetched; light, dark, printable.
+        """Write one page with everything in it: light, dark, printable, without any script.
 
         Parameters
         ----------
         path : path-like or None, default=None
-            The file. None returns the text.
+            File to write. None returns the text.
 
         Returns
         -------
-        str or None
+        text : str or None
+            The page, if there is no ``path``.
         """
-        return _written(render(self, "report.html.j2"), path)
+        return _written(_rendered(self, "report.html.j2"), path)
 
     def to_markdown(self, path: str | os.PathLike[str] | None = None) -> str | None:
-        """Text and tables, without images.
+        """Write text and tables, without images.
 
         Parameters
         ----------
         path : path-like or None, default=None
-            The file. None returns the text.
+            File to write. None returns the text.
 
         Returns
         -------
-        str or None
+        text : str or None
+            The text, if there is no ``path``.
         """
-        return _written(render(self, "report.md.j2"), path)
+        return _written(_rendered(self, "report.md.j2"), path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, in types that JSON has; None where there is no number.
+        """Return the numbers, in types that JSON has; None where there is no number.
 
         Returns
         -------
-        dict
-            "title", "created", "summary", "warnings", "serves", and a dict for each part.
+        numbers : dict
+            Keys "title", "created", "summary", "warnings", "serves", and a dict for each part.
         """
         return {
             "title": self.title,
             "created": self.created,
             "summary": self.summary,
             "warnings": self.warnings,
-            "serves": {key: str(SERVES[key]) for key in self.sections},
+            "serves": {key: SERVES[key] for key in self.sections},
             **{key: plain(section.data) for key, section in self.sections.items()},
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str | None:
-        """:meth:`to_dict` as JSON.
+        """Write the numbers of :meth:`to_dict` as JSON.
 
         Parameters
         ----------
         path : path-like or None, default=None
-            The file. None returns the text.
+            File to write. None returns the text.
 
         Returns
         -------
-        str or None
+        text : str or None
+            The text, if there is no ``path``.
         """
         return _written(json.dumps(self.to_dict(), indent=1, allow_nan=False), path)
 
@@ -156,10 +163,10 @@ def diagnostic_report(
     model_digest: str | None = None,
     random_state: int = 0,
 ) -> DiagnosticReport:
-    """Judge a classifier of images on rows it has not seen, as reporting guidelines ask for.
+    """Evaluate a classifier of images on rows it has not seen, as reporting guidelines ask for.
 
-    Everything is computed here; the report that comes back only writes it down. Each part says
-    which items of CLAIM 2024, TRIPOD+AI and STARD-AI it serves.
+    Everything is computed here; the report can then be written to several files. Each part names
+    the items of CLAIM 2024 [1]_, TRIPOD+AI [2]_ and STARD-AI [3]_ it serves.
 
     Read more in the :ref:`User Guide <report>`.
 
@@ -173,29 +180,33 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
     y : array-like of shape (n,)
         True labels.
     groups : array-like of shape (n,) or None, default=None
-        Patients. All intervals then take into account that their images are alike. Only counts
-        of them are written down.
+        Patients. All intervals then take into account that images of a patient are similar. Only
+        counts of patients are written down.
     readers : mapping of str to array-like of shape (n,), DataFrame or None, default=None
-        The label that each expert gave each row; missing where one did not read it.
+        Labels that each expert gave the rows; missing where an expert did not read a row.
     subgroups : DataFrame, mapping of str to array-like of shape (n,), or None, default=None
-        Sex, age, site, view. Numbers of many values are cut into four bands; levels of fewer than
-        ten rows are left out.
+        Columns such as sex, age, site or view. Numbers with many values are cut into four bands;
+        levels of fewer than ten rows are left out.
     metadata : DataFrame, mapping of str to array-like of shape (n,), or None, default=None
         What is known of each image alongside its pixels. A model that sees nothing else is a
-        baseline; values are not written down, names of columns are.
-    X_train, y_train, groups_train : default=None
-        What the model was trained on, for the table of partitions and to look for images and
-        patients that are in both.
+        baseline; names of columns are written down, values are not.
+    X_train : collection of images or None, default=None
+        Images that the model was trained on, to find images that are in both parts.
+    y_train : array-like or None, default=None
+        Labels of the training rows, for the table of partitions.
+    groups_train : array-like or None, default=None
+        Patients of the training rows, to find patients that are in both parts.
     baselines : mapping of str to array-like of shape (n,), or None, default=None
         Scores of further models on the same rows, such as a linear one on frozen features.
     threshold : float or None, default=None
-        From which score on a row is called positive. None: the estimator's own, else 0.5 of
-        probabilities and 0 of other scores.
+        Least score of a row that is predicted positive. None: the estimator's own, else 0.5 for
+        probabilities and 0 for other scores.
     thresholds : mapping of str to float, or None, default=None
-        Further ones for the table of operating points. They should not be chosen on these rows.
+        Further thresholds for the table of operating points. They should not be chosen on these
+        rows.
     pos_label : int, float, bool, str or None, default=None
-        The positive class. None: that of the estimator's threshold, else the last of two. Of more
-        than two classes it has to be given, and is taken against the rest.
+        The positive class. None: that of the estimator's threshold, else the last of two. With
+        more than two classes it must be given, and is compared with the rest.
     target_names : mapping, sequence or None, default=None
         Names of the classes, by label or in the order of ``estimator.classes_``.
     card : mapping of str to str, or None, default=None
@@ -203,46 +214,46 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         "metrics", "evaluation_data", "training_data", "quantitative_analyses",
         "ethical_considerations", "caveats".
     title : str or None, default=None
+        Title of the report. None: the names of the classes.
     confidence_level : float, default=0.95
         Level of all intervals.
     n_failures : int, default=8
-        Images in the gallery of errors.
+        Number of images in the gallery of errors.
     saliency : {"gradient", "integrated_gradients", "grad_cam", "occlusion"} or None, \
             default="gradient"
-        How maps are made. Where that is not possible, occlusion takes its place.
+        Method of the maps. Where it is not possible, occlusion is used.
     n_saliency : int, default=4
-        Images with maps.
+        Number of images with maps.
     images : bool, default=True
-        Whether images are shown. They may have names burned into them, which no program sees.
+        Whether images are shown. They may have names burned into them, which are not detected.
     include_identifiers : bool, default=False
         Whether names of readers, paths among parameters, and ``row_names`` are written down.
     row_names : array-like of shape (n,) or None, default=None
-        What to call rows in the gallery of errors, with ``include_identifiers``. None: their
-        numbers.
+        Names of rows in the gallery of errors, with ``include_identifiers``. None: their numbers.
     model_digest : str or None, default=None
         Digest of the file that the model was loaded from, to be written down.
     random_state : int, default=0
-        Of bootstraps, folds, the forests of the baselines, and the sanity test.
+        Seed of bootstraps, folds, the forests of the baselines, and the sanity test.
 
     Returns
     -------
-    DiagnosticReport
-        With ``to_html``, ``to_markdown``, ``to_json`` and ``to_dict``.
+    report : DiagnosticReport
+        Report with ``to_html``, ``to_markdown``, ``to_json`` and ``to_dict``.
 
     Raises
     ------
     MissingDependencyError
-        Without matplotlib or Jinja2 (extra ``report``).
+        If matplotlib or Jinja2 (extra ``report``) is not installed.
     TypeError, ValueError
-        If the estimator is no classifier with scores, or something does not fit.
+        If the estimator is no classifier with scores, or a parameter does not fit.
     ImageDecodeError
         For the first row that cannot be read; rows without a score (``on_error="nan"``) are left
         out and counted.
 
     See Also
     --------
-    sktransfer.metrics.ReaderStudyDisplay : The ROC curve alone.
-    sktransfer.model_selection.check_leakage : Images and patients on both sides of a split.
+    sktransfer.metrics.ReaderStudyDisplay : Plot the ROC curve alone.
+    sktransfer.model_selection.check_leakage : Find images and patients on both sides of a split.
 
     References
     ----------
@@ -272,7 +283,7 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
     import_optional("matplotlib", extra="report", purpose="diagnostic_report")
     if saliency not in _SALIENCY:
         raise ValueError(f"saliency must be one of {_SALIENCY}; got {saliency!r}.")
-    last = _card(card)  # before anything takes time
+    last = card_section(card)  # before anything takes time
     rows = score_rows(
         estimator,
         X,
@@ -284,23 +295,24 @@ OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassi
         confidence_level=confidence_level,
     )
 
-    names = row_names if include_identifiers else None
-    if names is None and include_identifiers:
-        names = [f"row {row}" for row in range(rows.n_given)]
-    curve = roc(rows, readers, identify=include_identifiers, random_state=random_state)
+    names = None
+    if include_identifiers:
+        numbers = [f"row {row}" for row in range(rows.n_given)]
+        names = numbers if row_names is None else row_names
+    curve = roc_section(rows, readers, identify=include_identifiers, random_state=random_state)
     area = curve.data["roc_auc"]
     parts = [
-        partition(rows, X_train=X_train, y_train=y_train, groups_train=groups_train),
-        model(estimator, identify=include_identifiers, file_digest=model_digest),
+        partition_section(rows, X_train=X_train, y_train=y_train, groups_train=groups_train),
+        model_section(estimator, identify=include_identifiers, file_digest=model_digest),
         curve,
-        operating(rows, thresholds),
-        calibration(rows),
-        distributions(rows),
-        benefit(rows),
-        _subgroups(rows, subgroups),
-        _baselines(rows, area, metadata, baselines, random_state=random_state),
-        failures(rows, n_failures, images=images, identify=names),
-        _saliency(rows, saliency, n_saliency, images=images, random_state=random_state),
+        operating_section(rows, thresholds),
+        calibration_section(rows),
+        distributions_section(rows),
+        benefit_section(rows),
+        subgroups_section(rows, subgroups),
+        baselines_section(rows, area, metadata, baselines, random_state=random_state),
+        failures_section(rows, n_failures, images=images, identify=names),
+        saliency_section(rows, saliency, n_saliency, images=images, random_state=random_state),
         last,
     ]
     return DiagnosticReport(
@@ -325,3 +337,33 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str | None:
         return text
     Path(path).write_text(text, encoding="utf-8")
     return None
+
+
+def _rendered(report: DiagnosticReport, template: str) -> str:
+    """Fill a template of this package; in HTML everything is escaped."""
+    jinja2 = import_optional("jinja2", extra="report", purpose="Writing a report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sktransfer.report"),
+        autoescape=lambda name: name is not None and ".html." in name,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _markdown
+    return environment.get_template(template).render(
+        report=report,
+        sections=list(report.sections.values()),
+        serves=SERVES,
+        left_to_authors=LEFT_TO_AUTHORS,
+        references=REFERENCES,
+        version=__version__,
+        paper=PAPER,
+        ink=INK,
+    )
+
+
+def _markdown(text: str) -> str:
+    """Escape text so that nothing of it is markup, on one line."""
+    flat = " ".join(str(text).split())
+    return "".join(f"\\{each}" if each in "\\|*_`<>[]#" else each for each in flat)

@@ -1,4 +1,4 @@
-"""The same figures for parts of the test rows: sex, age, site; it must not know images."""
+"""The section on subgroups: the same rates for parts of the test rows, such as sex, age, site."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 import pandas as pd
 
 from sktransfer.metrics import operating_point, roc_auc_interval
-from sktransfer.report._document import Section, Table, interval, level, number
-from sktransfer.report._rows import Rows
+from sktransfer.report._scored_rows import ScoredRows
+from sktransfer.report._section import Section, interval, level, number
 
-# A level of fewer rows says nothing of a model, and may say who somebody is.
-LEAST_ROWS = 10
+# A level of fewer rows shows nothing about a model, and may identify a person.
+_LEAST_ROWS = 10
 _MOST_LEVELS = 12
 _BANDS = 4
 
 
-def subgroups(rows: Rows, given: Any) -> Section:
-    """AUC, sensitivity and specificity of each level of each column."""
+def subgroups_section(rows: ScoredRows, given: Any) -> Section:
+    """Write AUC, sensitivity and specificity of each level of each column."""
     section = Section("subgroups", "Subgroups")
     columns = _columns(rows, given)
     if not columns:
         section.remark(
-            "No subgroups were given. Give sex, age, site or view as subgroups=: a model that "
-            "does well on the whole may fail a part."
+            "No subgroups were given. Pass sex, age, site or view as subgroups=: a model that "
+            "performs well overall may fail a subgroup."
         )
         section.data = {"subgroups": {}}
         return section
@@ -36,7 +36,7 @@ def subgroups(rows: Rows, given: Any) -> Section:
         found[column] = {}
         for name in _order(levels):
             own = np.flatnonzero(levels == name)
-            if len(own) < LEAST_ROWS:
+            if len(own) < _LEAST_ROWS:
                 left_out += len(own)
                 continue
             found[column][str(name)] = result = _of(rows, own)
@@ -51,20 +51,18 @@ def subgroups(rows: Rows, given: Any) -> Section:
                 ]
             )
     section.data = {"subgroups": found, "rows_left_out": left_out}
-    section.tables.append(
-        Table(
-            f"Each subgroup at the model's threshold ({level(rows.confidence_level)} intervals)",
-            ["Subgroup", "Images", "Prevalence", "AUC", "Sensitivity", "Specificity"],
-            lines,
-            f"Levels of fewer than {LEAST_ROWS} images are left out"
-            + (f" ({left_out} images)." if left_out else " (there are none).")
-            + " A dash: only one class is there. With many subgroups some differ by chance.",
-        )
+    section.add_table(
+        f"Each subgroup at the model's threshold ({level(rows.confidence_level)} intervals)",
+        ["Subgroup", "Images", "Prevalence", "AUC", "Sensitivity", "Specificity"],
+        lines,
+        f"Levels of fewer than {_LEAST_ROWS} images are left out"
+        + (f" ({left_out} images)." if left_out else " (there are none).")
+        + " A dash: only one class is present. With many subgroups some differ by chance.",
     )
     return section
 
 
-def _of(rows: Rows, own: np.ndarray) -> dict[str, Any]:
+def _of(rows: ScoredRows, own: np.ndarray) -> dict[str, Any]:
     truth, score = rows.y[own], rows.score[own]
     groups = None if rows.groups is None else rows.groups[own]
     positive = truth == rows.positive
@@ -86,8 +84,8 @@ def _of(rows: Rows, own: np.ndarray) -> dict[str, Any]:
     return result
 
 
-def _columns(rows: Rows, given: Any) -> dict[str, np.ndarray]:
-    """Levels of each row, by the name of the column."""
+def _columns(rows: ScoredRows, given: Any) -> dict[str, np.ndarray]:
+    """Return the level of each row, by the name of the column."""
     if given is None:
         return {}
     if isinstance(given, pd.DataFrame):
@@ -98,22 +96,22 @@ def _columns(rows: Rows, given: Any) -> dict[str, np.ndarray]:
         items = [(str(given.name or "subgroup"), given)]
     else:
         raise TypeError(
-            "subgroups has to be a DataFrame, or a mapping of names to columns, such as "
+            "subgroups must be a DataFrame, or a mapping of names to columns, such as "
             f'{{"sex": sex}}; got {type(given).__name__}.'
         )
     return {name: _levels(rows.of(column, f"subgroup {name!r}"), name) for name, column in items}
 
 
 def _levels(column: pd.Series, name: str) -> np.ndarray:
-    """Bands of numbers, values of anything else, "unknown" where there is none."""
+    """Return bands of numbers, values of anything else, "unknown" where there is none."""
     n = column.nunique()
     # Whole numbers of a few values are codes.
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool and n > _MOST_LEVELS:
         column = pd.qcut(column, _BANDS, duplicates="drop", precision=3)
     elif n > _MOST_LEVELS:
         raise ValueError(
-            f"The subgroup {name!r} has {n} different values, and at most {_MOST_LEVELS} are "
-            "tabulated: join some, or give a column of numbers, which is cut into bands."
+            f"The subgroup {name!r} has {n} different values, but at most {_MOST_LEVELS} are "
+            "tabulated: join some, or pass a column of numbers, which is cut into bands."
         )
     levels = column.astype(object)
     levels[column.isna().to_numpy()] = "unknown"
@@ -121,7 +119,7 @@ def _levels(column: pd.Series, name: str) -> np.ndarray:
 
 
 def _order(levels: np.ndarray) -> list[Any]:
-    """Levels in their own order, what is unknown last."""
+    """Sort levels, the unknown one last."""
     known = [
         each for each in pd.unique(levels) if not (isinstance(each, str) and each == "unknown")
     ]

@@ -16,8 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.metrics import roc_auc_difference, roc_auc_interval
 from sktransfer.report import diagnostic_report
-from sktransfer.report._baselines import out_of_fold
-from sktransfer.report._properties import image_properties
+from sktransfer.report._baselines import image_properties, out_of_fold
 from tests.report.conftest import cohort, marked, pipeline
 
 
@@ -59,7 +58,7 @@ def test_a_letter_stamped_on_the_ill_is_seen(study, train):
     assert "top left corner" in own["most_telling"]["name"]
     (warning,) = report.warnings
     assert warning.startswith("Shortcut:")
-    assert "Most telling is top left corner" in warning
+    assert "Most informative is top left corner" in warning
     assert warning in report.to_markdown().replace("\\", "")
     assert 'class="notice warning"' in report.to_html()
     (table,) = report.sections["baselines"].tables
@@ -72,7 +71,7 @@ def test_metadata_that_tell_are_seen(study, model):
     ward[::17] = "clinic"
     report, found = judged(model, study, metadata={"where": ward})
     assert found["baselines"]["Metadata"]["verdict"] == "leak"
-    assert "the metadata alone, without any image, tell the classes apart" in report.warnings[0]
+    assert "the metadata alone, without any image, separate the classes" in report.warnings[0]
     assert found["baselines"]["Metadata"]["most_telling"]["name"] == "where"
 
 

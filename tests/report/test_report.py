@@ -432,17 +432,17 @@ def test_saliency_has_its_sanity_test(report):
     (table,) = report.sections["saliency"].tables
     assert len(table.rows) == len(found["sanity"]["steps"])
     if not found["sanity"]["passed"]:
-        assert any("do not read them" in text for text in report.warnings)
+        assert any("do not interpret them" in text for text in report.warnings)
 
 
 def test_a_map_that_fails_its_sanity_test_is_a_warning(digits, model, study, monkeypatch):
     steps = pd.DataFrame({"randomized": ["classifier"], "correlation": [0.9], "similarity": [0.9]})
     monkeypatch.setattr(
-        "sktransfer.report._examples.saliency_randomization_test",
+        "sktransfer.report._failures_and_maps.saliency_randomization_test",
         lambda *args, **kwargs: SimpleNamespace(table=steps, passed=False, max_correlation=0.5),
     )
     report = diagnostic_report(model, study.X, study.y, n_failures=0, n_saliency=1)
-    assert any("do not read them" in text for text in report.warnings)
+    assert any("do not interpret them" in text for text in report.warnings)
 
 
 def test_occlusion_where_there_is_no_gradient(digits):
@@ -492,7 +492,7 @@ def test_what_does_not_fit(digits, settings, message):
 @pytest.mark.parametrize("name", ["subgroups", "metadata"])
 def test_columns_need_names(digits, name):
     clf, X, y = digits
-    with pytest.raises(TypeError, match=f"{name} has to be a DataFrame, or a mapping"):
+    with pytest.raises(TypeError, match=f"{name} must be a DataFrame, or a mapping"):
         diagnostic_report(clf, X, y == 8, saliency=None, n_failures=0, **{name: [1, 2]})
 
 

@@ -1,4 +1,4 @@
-"""The rows of a report: images, labels, scores and the threshold; it must not know its parts."""
+"""The test rows of a report with their scores, names of classes, and the threshold."""
 
 from __future__ import annotations
 
@@ -17,36 +17,39 @@ _METHODS = ("predict_proba", "decision_function")
 
 
 @dataclass(frozen=True)
-class Rows:
+class ScoredRows:
     """Test rows that a model has scored.
 
     Attributes
     ----------
     estimator : estimator instance
-        Fitted.
+        The fitted classifier.
     X : collection of images, n rows
+        Images of the rows.
     y : ndarray of shape (n,)
-        Names of the classes: two of them, ``negative`` and ``positive``.
+        Names of the true classes: ``negative`` or ``positive``.
     score : ndarray of shape (n,)
-        Of the positive class.
+        Scores of the positive class.
     proba : ndarray of shape (n,) or None
-        Its probabilities, where the estimator has them.
+        Probabilities of the positive class, where the estimator has them.
     groups : ndarray of shape (n,) or None
+        Patients of the rows.
     negative, positive : str
         Names of the classes.
-    labels : ndarray
-        The classes as the estimator knows them.
-    label : object
+    classes : ndarray
+        The classes of the estimator.
+    pos_label : object
         The positive one of them.
     threshold : float
-        A row is called positive where its score is at least this.
+        The least score of a row that is predicted positive.
     threshold_source : str
-        Where it comes from, in words.
+        Where the threshold comes from, in words.
     kept : ndarray of int, shape (n,)
         Positions of the rows among those given.
     n_given : int
-        Rows given; those without a score are left out.
+        Number of rows given; those without a score are left out.
     confidence_level : float
+        Level of all intervals.
     """
 
     estimator: Any
@@ -57,8 +60,8 @@ class Rows:
     groups: np.ndarray | None
     negative: str
     positive: str
-    labels: np.ndarray
-    label: Any
+    classes: np.ndarray
+    pos_label: Any
     threshold: float
     threshold_source: str
     kept: np.ndarray
@@ -67,36 +70,30 @@ class Rows:
 
     @property
     def is_positive(self) -> np.ndarray:
-        """Which rows are of the positive class."""
+        """Return which rows are of the positive class."""
         return self.y == self.positive
 
     @property
-    def called(self) -> np.ndarray:
-        """Which rows are called positive."""
+    def predicted(self) -> np.ndarray:
+        """Return which rows are predicted positive."""
         return self.score >= self.threshold
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What metrics and displays want to know."""
+        """Return the parameters of metrics and displays."""
         return {"pos_label": self.positive, "groups": self.groups}
 
     @property
     def interval_settings(self) -> dict[str, Any]:
-        """What intervals want to know."""
+        """Return the parameters of intervals."""
         return {**self.settings, "confidence_level": self.confidence_level}
 
     def named(self, given: Any) -> np.ndarray:
-        """Labels of the estimator as names; what is missing stays missing."""
-        return class_names(given, self.labels, self.label, self.negative, self.positive)
+        """Return labels of the estimator as names; missing ones stay missing."""
+        return _class_names(given, self.classes, self.pos_label, self.negative, self.positive)
 
     def of(self, values: Any, what: str) -> Any:
-        """The rows of the report from values for all rows given.
-
-        Raises
-        ------
-        ValueError
-            If there are not as many.
-        """
+        """Select the rows of the report from values for all rows given."""
         n = len(values)
         if n != self.n_given:
             raise ValueError(f"{what} has {n} rows for {self.n_given} rows of X.")
@@ -115,19 +112,12 @@ def score_rows(
     target_names: Mapping[Any, str] | Sequence[str] | None = None,
     threshold: float | None = None,
     confidence_level: float = 0.95,
-) -> Rows:
-    """Ask a fitted classifier for its scores.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no classifier of two classes, or labels, groups and rows do not fit.
-    """
+) -> ScoredRows:
+    """Score rows with a fitted classifier; labels, groups and rows must fit."""
     check_is_fitted(estimator)
     if not hasattr(estimator, "classes_"):
         raise TypeError(
-            f"A diagnostic report is about a classifier; {type(estimator).__name__} has no "
-            "classes_."
+            f"estimator must be a fitted classifier; {type(estimator).__name__} has no classes_."
         )
     labels = np.asarray(estimator.classes_)
     label = _positive(estimator, labels, pos_label)
@@ -135,8 +125,8 @@ def score_rows(
     unknown = np.setdiff1d(truth, labels)
     if len(unknown):
         raise ValueError(
-            f"y has labels that the estimator does not know: {unknown[:5].tolist()}; it was fitted "
-            f"to {labels.tolist()}."
+            f"y has labels that the estimator does not know: {unknown[:5].tolist()}; its classes "
+            f"are {labels.tolist()}."
         )
     method = _method(estimator)
     score = _scores(estimator, X, method, labels, label)
@@ -154,12 +144,12 @@ def score_rows(
     if proba is None and hasattr(estimator, "predict_proba"):
         proba = _scores(estimator, X, "predict_proba", labels, label)
     chosen, source = _threshold(estimator, threshold, method)
-    named = class_names(truth, labels, label, negative, positive).astype(str)
+    named = _class_names(truth, labels, label, negative, positive).astype(str)
     if len(np.unique(named)) < 2:
         raise ValueError(
-            f"The test rows are all of one class, {named[0]!r}; a report needs rows of both."
+            f"The test rows are all of one class, {named[0]!r}; pass rows of both classes."
         )
-    return Rows(
+    return ScoredRows(
         estimator=estimator,
         X=X,
         y=named,
@@ -168,8 +158,8 @@ def score_rows(
         groups=patients,
         negative=negative,
         positive=positive,
-        labels=labels,
-        label=label,
+        classes=labels,
+        pos_label=label,
         threshold=chosen,
         threshold_source=source,
         kept=kept,
@@ -178,16 +168,10 @@ def score_rows(
     )
 
 
-def class_names(
+def _class_names(
     given: Any, labels: np.ndarray, label: Any, negative: str, positive: str
 ) -> np.ndarray:
-    """Labels as the two names, an array of objects; missing ones are None.
-
-    Raises
-    ------
-    ValueError
-        If one is not among ``labels``.
-    """
+    """Return labels as the two names, an array of objects; missing ones are None."""
     column = np.asarray(given)
     there = ~pd.isna(column)
     if column.dtype == bool and labels.dtype != bool:
@@ -210,7 +194,7 @@ def _positive(estimator: Any, labels: np.ndarray, pos_label: Any) -> Any:
         else:
             if len(labels) != 2:
                 raise ValueError(
-                    f"The estimator knows {len(labels)} classes, {labels.tolist()}, and a "
+                    f"The estimator has {len(labels)} classes, {labels.tolist()}, and a "
                     "diagnostic report is about one of them against the rest: say which with "
                     "pos_label=."
                 )
@@ -221,15 +205,15 @@ def _positive(estimator: Any, labels: np.ndarray, pos_label: Any) -> Any:
 
 
 def _method(estimator: Any) -> str:
-    """Where scores come from: what the threshold is a threshold of."""
+    """Return the method whose values the threshold applies to."""
     own = getattr(estimator, "response_method", "auto")
     methods = [own] if own in _METHODS else list(_METHODS)
     for method in methods:
         if hasattr(estimator, method):
             return method
     raise TypeError(
-        f"{type(estimator).__name__} has neither predict_proba nor decision_function: there is no "
-        "score to judge. Fit one that has, or wrap it in CalibratedClassifierCV."
+        f"{type(estimator).__name__} has neither predict_proba nor decision_function, so it has no "
+        "scores. Use a classifier that has them, or wrap it in CalibratedClassifierCV."
     )
 
 
@@ -250,7 +234,8 @@ def _names(labels: np.ndarray, label: Any, target_names: Any) -> tuple[str, str]
         names = dict(zip(labels.tolist(), map(str, target_names), strict=True))
     else:
         raise ValueError(
-            f"target_names has {len(target_names)} names for the classes {labels.tolist()}."
+            f"target_names has {len(target_names)} names for the classes {labels.tolist()}; pass "
+            "one for each."
         )
     own = names[label.item() if isinstance(label, np.generic) else label]
     others = [name for each, name in names.items() if each != label]

@@ -1,7 +1,4 @@
-"""``python -m sktransfer report``: a saved model, a folder or table of images, a report.
-
-It must not know how a report is made.
-"""
+"""``python -m sktransfer report``: a report on a saved model and a folder or table of images."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
 
 _LABELS = ("label", "target", "class", "diagnosis", "dx")
-# What usually stands alongside images and is no diagnosis.
+# Usual names of columns that are no diagnosis.
 _METADATA = (
     *("age", "sex", "gender", "view", "view_position", "viewposition", "site", "hospital"),
     *("device", "scanner", "manufacturer", "model_name", "follow_up", "study_date", "localization"),
@@ -30,27 +27,21 @@ _PICKLES = (".joblib", ".pkl", ".pickle")
 
 
 def run_command(options: argparse.Namespace) -> DiagnosticReport:
-    """Load, judge, write.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the model or the data are not what they should be; the message says what they are.
-    """
+    """Load a model and data, write the report, and print what was written."""
     outputs = [Path(name) for name in options.output or ["report.html"]]
     for path in outputs:
         if path.suffix.lower() not in _WRITERS:
             raise ValueError(
-                f"-o {path} has to end in {', '.join(_WRITERS)}, which says what to write."
+                f"-o {path} has to end in {', '.join(_WRITERS)}, which determines the format."
             )
-    estimator = load_model(options.model, allow_pickle=options.allow_pickle)
+    estimator = _load_model(options.model, allow_pickle=options.allow_pickle)
     with open(options.model, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    test = load_data(options.data, options)
+    test = _load_data(options.data, options)
     y, names = _labels(estimator, test)
     train: dict[str, Any] = {}
     if options.train is not None:
-        known = load_data(options.train, options)
+        known = _load_data(options.train, options)
         train = {
             "X_train": _images(estimator, known),
             "y_train": _labels(estimator, known)[0],
@@ -85,13 +76,8 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
     return report
 
 
-def load_model(path: str, *, allow_pickle: bool) -> Any:
-    """A saved classifier.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-    """
+def _load_model(path: str, *, allow_pickle: bool) -> Any:
+    """Load a saved classifier."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no saved model {path!r}.")
@@ -99,27 +85,22 @@ def load_model(path: str, *, allow_pickle: bool) -> Any:
         return FineTuneClassifier.load(file)
     if not allow_pickle:
         raise ValueError(
-            f"{path} is a pickle, and loading one runs whatever code is in it. If you trust who "
-            "made it, add --allow-pickle. FineTuneClassifier.save writes files without code."
+            f"{path} is a pickle, and loading one runs whatever code is in it. If you trust its "
+            "source, add --allow-pickle. FineTuneClassifier.save writes files without code."
         )
     import joblib
 
     try:
         estimator = joblib.load(file)
-    except Exception as error:  # what is no pickle may raise anything
+    except Exception as error:  # a file that is no pickle may raise anything
         raise ValueError(f"{path} cannot be loaded here: {error}") from error
     if not hasattr(estimator, "predict"):
         raise ValueError(f"{path} holds a {type(estimator).__name__}, which is no classifier.")
     return estimator
 
 
-def load_data(path: str, options: argparse.Namespace) -> Bunch:
-    """A folder or a table of images with labels.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-    """
+def _load_data(path: str, options: argparse.Namespace) -> Bunch:
+    """Load a folder or a table of images with labels."""
     groups = None if options.groups == "none" else options.groups
     if Path(path).is_dir():
         return load_image_folder(path, groups=groups)
@@ -138,7 +119,7 @@ def load_data(path: str, options: argparse.Namespace) -> Bunch:
 
 
 def _images(estimator: Any, data: Bunch) -> Any:
-    """Paths in the form that the model was fitted to: a column with its name, or a list."""
+    """Return paths in the form that the model was fitted to: a named column, or a list."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is None or len(names) != 1:
         return data.data["image"].tolist()
@@ -146,7 +127,7 @@ def _images(estimator: Any, data: Bunch) -> Any:
 
 
 def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | None]:
-    """Labels as the model has them, and the names of its classes where they are numbers."""
+    """Return labels as the model has them, and the names of its classes if they are numbers."""
     classes = np.asarray(estimator.classes_)
     if data.target_names is None:
         return data.target, None
@@ -159,13 +140,13 @@ def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | N
         print("classes: " + ", ".join(f"{i} is {name}" for i, name in enumerate(names)))
         return data.target, dict(enumerate(names))
     raise ValueError(
-        f"The model knows the classes {classes.tolist()}, the images are of {names}. Call "
-        "folders or labels as the model calls them."
+        f"The model knows the classes {classes.tolist()}, the images are of {names}. Rename "
+        "folders or labels to the classes of the model."
     )
 
 
 def _readings(readers: pd.DataFrame | None, names: dict[Any, str] | None) -> pd.DataFrame | None:
-    """Readings as the model's labels, where they are names and the labels are numbers."""
+    """Return readings as the model's labels, where they are names and the labels are numbers."""
     if readers is None or names is None:
         return readers
     labels = {name: label for label, name in names.items()}
@@ -187,7 +168,7 @@ def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -
 def _columns(
     data: Bunch, given: list[str] | None, usual: tuple[str, ...], option: str
 ) -> pd.DataFrame | None:
-    """Columns that were asked for, or those of the usual names; None without any."""
+    """Return columns that were asked for, or those with usual names; None without any."""
     frame = data.frame
     if given is None:
         if frame is None:

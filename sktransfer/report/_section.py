@@ -1,0 +1,240 @@
+"""The sections of a report, with their tables and figures, and how numbers are written in them."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sktransfer._utils.config import import_optional
+from sktransfer.metrics._labels import Interval
+
+# In a cell of a table without a value.
+NOTHING = "\N{EN DASH}"
+MINUS, INFINITY = "\N{MINUS SIGN}", "\N{INFINITY}"
+# The style sheet has the same colors of paper and ink.
+PAPER = {"light": "#ffffff", "dark": "#1a1d23"}
+INK = {"light": "#1b1f24", "dark": "#e4e7eb"}
+# Okabe and Ito's colors, which color-blind readers distinguish; lighter on dark paper.
+_CYCLE = {
+    "light": ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"],
+    "dark": ["#56b4e9", "#ffa04d", "#2fd0a5", "#e7a3c8", "#9bd0f5", "#f0c04d"],
+}
+# What replaces colors that displays choose themselves, on dark paper.
+_LIGHTER = {
+    "#000000": INK["dark"],
+    "#ffffff": PAPER["dark"],
+    "#5d3a9b": "#c3a6ff",
+    "#d55e00": "#ff8f4d",
+}
+_CSS_PIXELS = 96  # per inch
+_WEBP_QUALITY = 88
+_PHOTOGRAPH_SCALE = 2  # pixels of a photograph for each CSS pixel
+
+
+class Table(NamedTuple):
+    """A table of text whose first column names the rows."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+class Figure(NamedTuple):
+    """A drawing as ``data:`` addresses for light and dark paper; its size is in CSS pixels."""
+
+    name: str
+    alt: str
+    caption: str
+    light: str
+    dark: str
+    width: int
+    height: int
+
+
+class Notice(NamedTuple):
+    """A warning or a remark that must not be overlooked."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclass
+class Section:
+    """One part of a report: paragraphs, notices, tables, figures, and the numbers in ``data``."""
+
+    key: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def warn(self, text: str) -> None:
+        """Add a warning."""
+        self.notices.append(Notice(text, warning=True))
+
+    def remark(self, text: str) -> None:
+        """Add a remark."""
+        self.notices.append(Notice(text))
+
+    def add_table(
+        self, caption: str, columns: list[str], rows: list[list[str]], note: str = ""
+    ) -> None:
+        """Add a table."""
+        self.tables.append(Table(caption, columns, rows, note))
+
+    def add_figure(
+        self,
+        draw: Callable[[Any], Any],
+        *,
+        alt: str,
+        caption: str,
+        size: tuple[float, float],
+        photographs: bool = False,
+    ) -> None:
+        """Draw a figure in both themes and add it.
+
+        ``draw`` fills an empty matplotlib figure of ``size`` in inches. Photographs are kept as
+        pixels (WebP), other figures as lines (SVG).
+        """
+        matplotlib = import_optional("matplotlib", extra="report", purpose="diagnostic_report")
+        drawn = {}
+        for theme in ("light", "dark"):
+            with matplotlib.rc_context(_theme(matplotlib, theme)):
+                figure = new_figure(figsize=size, layout="constrained")
+                draw(figure)
+                if theme == "dark":
+                    _lighten(figure)
+                drawn[theme] = _data_address(figure, photographs)
+        width, height = (round(side * _CSS_PIXELS) for side in size)
+        self.figures.append(
+            Figure(self.key, alt, caption, drawn["light"], drawn["dark"], width, height)
+        )
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number; a dash where there is none."""
+    if np.isnan(value):
+        return NOTHING
+    if np.isinf(value):
+        return INFINITY if value > 0 else f"{MINUS}{INFINITY}"
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def interval(value: Any, digits: int = 3) -> str:
+    """Write an estimate with the limits of its interval."""
+    if value is None or np.isnan(value.estimate):
+        return NOTHING
+    low, high = number(value.low, digits), number(value.high, digits)
+    return f"{number(value.estimate, digits)} ({low} to {high})"
+
+
+def level(confidence_level: float) -> str:
+    """Write the level of intervals: "95 %"."""
+    return f"{100 * confidence_level:g} %"
+
+
+def plain(value: Any) -> Any:
+    """Convert a value to types that JSON has; other numbers become None."""
+    if isinstance(value, Interval):
+        return {name: plain(own) for name, own in value._asdict().items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(plain(key)): plain(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple, set, np.ndarray)):
+        return [plain(own) for own in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value)
+
+
+def new_figure(**settings: Any) -> Any:
+    """Return a figure that no window shows.
+
+    Displays plot when they are created: a first figure is thrown away.
+    """
+    module = import_optional("matplotlib.figure", extra="report", purpose="diagnostic_report")
+    return module.Figure(**settings)
+
+
+def _theme(matplotlib: Any, theme: str) -> dict[str, Any]:
+    """Return matplotlib's settings for light or dark paper, whatever the user's settings are."""
+    ink, paper = INK[theme], PAPER[theme]
+    defaults = matplotlib.rcParamsDefault.items()
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    papered = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    return {
+        **{name: value for name, value in defaults if not name.startswith("backend")},
+        **dict.fromkeys((*inked, "legend.edgecolor"), ink),
+        **dict.fromkeys(papered, paper),
+        "legend.framealpha": 0.85,
+        "axes.prop_cycle": matplotlib.cycler(color=_CYCLE[theme]),
+        "font.size": 10,
+        "svg.hashsalt": "sktransfer",  # the same figure twice is the same file twice
+    }
+
+
+def _data_address(figure: Any, photographs: bool) -> str:
+    buffer = io.BytesIO()
+    if photographs:
+        # A tenth of the size of PNG.
+        settings = {
+            "dpi": _CSS_PIXELS * _PHOTOGRAPH_SCALE,
+            "pil_kwargs": {"quality": _WEBP_QUALITY},
+        }
+        figure.savefig(buffer, format="webp", **settings)
+    else:
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    kind = "image/webp" if photographs else "image/svg+xml"
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _lighten(figure: Any) -> None:
+    """Replace colors that a display chose whatever the theme, and that dark paper hides."""
+    from matplotlib.collections import Collection
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.text import Text
+
+    kinds = [
+        (Line2D, ("color", "markeredgecolor", "markerfacecolor")),
+        (Patch, ("edgecolor", "facecolor")),
+        (Collection, ("edgecolor", "facecolor")),
+        (Text, ("color",)),
+    ]
+    for artist in figure.findobj():
+        for kind, names in kinds:
+            for name in names if isinstance(artist, kind) else ():
+                lighter = _lighter(getattr(artist, f"get_{name}")())
+                if lighter is not None:
+                    getattr(artist, f"set_{name}")(lighter)
+
+
+def _lighter(colors: Any) -> Any:
+    """Return colors with those in ``_LIGHTER`` replaced; None if there are none of them."""
+    from matplotlib.colors import to_hex, to_rgb, to_rgba_array
+
+    if isinstance(colors, str) and colors in ("none", "auto"):
+        return None
+    given = to_rgba_array(colors)
+    new = given.copy()
+    for own in new:
+        lighter = _LIGHTER.get(to_hex(own[:3]))
+        if lighter is not None and own[3] > 0:
+            own[:3] = to_rgb(lighter)
+    if not len(given) or (new == given).all():
+        return None
+    return new if len(new) > 1 else tuple(new[0])
