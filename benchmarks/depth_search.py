@@ -5,7 +5,7 @@
 The recipe: ResNet-18, everything before the trained stages frozen by ``requires_grad``, files
 decoded and run in every epoch. Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). What
 is measured is written after every step (a fold of the recipe, a whole search of ours); a later call
-with the same settings goes on from there, and ``--again`` measures the named tasks again.
+with the same settings resumes from there, and ``--again`` measures the named tasks again.
 """
 
 from __future__ import annotations

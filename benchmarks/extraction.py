@@ -89,7 +89,7 @@ def race(network: str, args: argparse.Namespace, folder: Path, paths: list[str])
             if "of_bound" in result:
                 fractions.setdefault(name, []).append(result["of_bound"])
             print(f"{network} turn {turn + 1}: {name}: {speeds[name][-1]:.1f} images/s", flush=True)
-        if turn == 0:  # only the best setting of each group goes on
+        if turn == 0:  # only the best setting of each group is measured again
             best = {group: _best(group, field, speeds) for _, _, group in field.values()}
             field = {name: each for name, each in field.items() if best[each[2]] == name}
     return _summary(len(paths), field, speeds, fractions, last)

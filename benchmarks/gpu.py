@@ -1,4 +1,4 @@
-"""From JPEG files to embeddings and fine-tuned networks on a GPU, beside the forward's own ceiling.
+"""From JPEG files to embeddings and fine-tuned networks on a GPU, next to the forward's own bound.
 
     python benchmarks/gpu.py [--networks resnet18 resnet50] [--images 4096] [--device cuda]
 
