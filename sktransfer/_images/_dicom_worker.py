@@ -45,7 +45,6 @@ def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
 
 def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     from sktransfer._images import _dicom_read as read
-    from sktransfer._images._dicom_render import render
 
     header, data = read.read_header(data, question["max_inflated"])
     read.check_image(header, question["max_pixels"])
@@ -54,7 +53,7 @@ def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     stored = read.read_frame(data, header, frame)
     if stored.shape[:2] != (header.Rows, header.Columns):
         raise read.UnreadableError(f"its pixels come as an array of shape {stored.shape}.")
-    shown, described = render(stored, header, frame, options)
+    shown, described = read.render(stored, header, frame, options)
     values = np.ascontiguousarray(shown.astype(shown.dtype.newbyteorder("<")))
     described |= {"shape": values.shape, "dtype": values.dtype.str}
     return described, values.reshape(-1).view(np.uint8)

@@ -155,20 +155,24 @@ class ImageSource:
         return EncodedImage(digest, content, self.value_range, i, self.describe(i), dicom)
 
 
-class ImageSelection(ImageSource):
-    """Some rows of a source; errors go on naming them by their number there."""
+class _DerivedSource(ImageSource):
+    """Images made of another source's rows; errors go on naming them by their number there."""
 
     def __init__(self, source: ImageSource, rows: Sequence[int] | np.ndarray) -> None:
         super().__init__(rows, source.value_range)
         self._source = source
 
     def number(self, i: int) -> int:
-        """Return which row of the original it is."""
+        """Return what the original row is called in messages."""
         return self._source.number(int(self._rows[i]))
 
     def describe(self, i: int) -> str:
-        """Return the source's description of the row."""
+        """Return the source's description of the original row."""
         return self._source.describe(int(self._rows[i]))
+
+
+class ImageSelection(_DerivedSource):
+    """Some rows of a source."""
 
     def open(self, i: int) -> EncodedImage:
         """Open the row in the source."""
@@ -181,7 +185,7 @@ def portions(source: ImageSource, n: int) -> Iterator[ImageSelection]:
         yield ImageSelection(source, range(low, min(low + n, len(source))))
 
 
-class ImageViews(ImageSource):
+class ImageViews(_DerivedSource):
     """Several draws of each image: row ``i * n_views + k`` is draw ``k`` of row ``i``.
 
     A draw depends on the seed (not negative) and on the image's content, not on its row: the same
@@ -189,22 +193,13 @@ class ImageViews(ImageSource):
     """
 
     def __init__(self, source: ImageSource, augmentation: Any, n_views: int, seed: int) -> None:
-        super().__init__(range(len(source) * n_views), source.value_range)
-        self._source = source
+        super().__init__(source, np.repeat(np.arange(len(source)), n_views))
         self._augmentation = augmentation
         self._n_views = n_views
         self.lasting = augmentation.fingerprint is not None
         self._header = repr(("view", augmentation.fingerprint, seed)).encode() + bytes([0])
         # There is no telling what a callable does: what it gave once is not what it gives again.
         self._token = b"" if self.lasting else secrets.token_bytes(16)
-
-    def number(self, i: int) -> int:
-        """Return which row of the original it is a draw of."""
-        return self._source.number(i // self._n_views)
-
-    def describe(self, i: int) -> str:
-        """Return the source's description of the row it is a draw of."""
-        return self._source.describe(i // self._n_views)
 
     def open(self, i: int) -> EncodedImage:
         """Read a row; its digest is of the image and the draw."""
