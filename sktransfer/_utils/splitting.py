@@ -100,22 +100,9 @@ def stratified_part(
     if groups is None:
         return np.sort(stratified_order(y, random_state)[:n])
     group_of, counts = _by_group(y, groups)
-    state = np.random.RandomState(random_state)
-    tried = [
-        _greedy(counts, n / len(y), state.permutation(len(counts))) for _ in range(_tries(counts))
-    ]
-    best = min(
-        tried,
-        key=lambda taken: (
-            (counts[taken].sum(axis=0) == 0).sum(),
-            _distance(
-                counts[taken].sum(axis=0) / counts.sum(axis=0),
-                counts[taken].sum() / len(y),
-                n / len(y),
-            ),
-        ),
-    )
-    return np.flatnonzero(best[group_of])
+    random = np.random.RandomState(random_state)
+    taken, _ = _choose_groups(counts, n / len(y), random, both_parts=False)
+    return np.flatnonzero(taken[group_of])
 
 
 def _by_group(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +112,6 @@ def _by_group(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray
     counts = np.zeros((len(names), len(classes)))
     np.add.at(counts, (group_of, codes), 1)
     return group_of, counts
-
-
-def _tries(counts: np.ndarray) -> int:
-    return int(np.clip(_MAX_STEPS // len(counts), 3, 30))
 
 
 def _grouped(
@@ -150,24 +133,35 @@ def _grouped(
             f"possible: all rows of {classes[lonely].tolist()} are of one group. The classes have "
             f"{_counts(classes, whole.astype(int))} rows."
         )
-    best: tuple[float, np.ndarray] | None = None
-    for _ in range(_tries(counts)):
-        held = _greedy(counts, test_size, random_state.permutation(n_groups))
-        share = counts[held].sum(axis=0) / whole
-        empty = (share == 0).any() or (share == 1).any()
-        distance = _distance(share, counts[held].sum() / whole.sum(), test_size) + 10.0 * bool(
-            empty
-        )
-        if best is None or distance < best[0]:
-            best = (distance, held)
-    assert best is not None
-    if best[0] >= 10:
+    held, n_absent = _choose_groups(counts, test_size, random_state, both_parts=True)
+    if n_absent:
         raise ValueError(
             f"Holding out {test_size:g} of {n_groups} groups leaves a class in one part only. Hold "
             f"out another share; the classes have {_counts(classes, whole.astype(int))} rows."
         )
-    part = best[1][group_of]
+    part = held[group_of]
     return np.flatnonzero(~part), np.flatnonzero(part)
+
+
+def _choose_groups(
+    counts: np.ndarray, share: float, random_state: np.random.RandomState, *, both_parts: bool
+) -> tuple[np.ndarray, int]:
+    """Return the groups to take for a share, and the number of classes that a part lacks.
+
+    They are the best of several tries. Without ``both_parts`` only classes that these groups lack
+    count.
+    """
+    whole = counts.sum(axis=0)
+
+    def badness(taken: np.ndarray) -> tuple[int, float]:
+        part = counts[taken].sum(axis=0)
+        absent = (part == 0) | (both_parts & (part == whole))
+        return int(absent.sum()), _distance(part / whole, part.sum() / whole.sum(), share)
+
+    n_tries = int(np.clip(_MAX_STEPS // len(counts), 3, 30))
+    tried = [_greedy(counts, share, random_state.permutation(len(counts))) for _ in range(n_tries)]
+    best = min(tried, key=badness)
+    return best, badness(best)[0]
 
 
 def _greedy(counts: np.ndarray, test_size: float, order: np.ndarray) -> np.ndarray:

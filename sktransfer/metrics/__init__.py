@@ -1,10 +1,12 @@
 """Metrics of labels and scores with their intervals, and displays of scores."""
 
-from sktransfer.metrics._calibration import calibration_intercept, calibration_slope
-from sktransfer.metrics._calibration_display import CalibrationIntervalDisplay
+from sktransfer.metrics._calibration import (
+    CalibrationIntervalDisplay,
+    calibration_intercept,
+    calibration_slope,
+)
 from sktransfer.metrics._confusion_pair import ConfusionPairDisplay
-from sktransfer.metrics._decision_curve import DecisionCurveDisplay
-from sktransfer.metrics._decisions import expected_cost, net_benefit
+from sktransfer.metrics._decisions import DecisionCurveDisplay, expected_cost, net_benefit
 from sktransfer.metrics._operating_point import operating_point
 from sktransfer.metrics._rates import rate_interval
 from sktransfer.metrics._reader_study import ReaderStudyDisplay

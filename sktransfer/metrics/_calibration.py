@@ -1,4 +1,4 @@
-"""Slope and intercept of the calibration of probabilities."""
+"""Calibration of probabilities: slope, intercept, and a reliability diagram with intervals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri
 from sklearn.exceptions import UndefinedMetricWarning
 
+from sktransfer._utils.plotting import (
+    ScoreDisplayMixin,
+    finish_axes,
+    label_of,
+    new_axes,
+    styled,
+)
 from sktransfer.metrics._labels import (
     Interval,
+    among,
     binary_scores,
     check_confidence,
     check_probabilities,
+    positive_label,
 )
+from sktransfer.metrics._rates import rate_of
 
 # Newton's method doubles its digits at each step; far more steps than it ever needs.
 _MAX_STEPS = 100
@@ -186,3 +196,228 @@ def _logistic(
         covariance = covariance @ meat @ covariance
     half = ndtri(0.5 + confidence_level / 2) * np.sqrt(covariance[0, 0])
     return Interval(float(beta[0]), float(beta[0] - half), float(beta[0] + half))
+
+
+class CalibrationIntervalDisplay(ScoreDisplayMixin):
+    """Reliability diagram with a binomial interval for each bin.
+
+    scikit-learn's :class:`~sklearn.calibration.CalibrationDisplay` with what it lacks: the interval
+    of each point, how many rows are in it, slope and intercept. Make one with
+    :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs matplotlib
+    (extra ``plot``) to plot.
+
+    Parameters
+    ----------
+    prob_true, prob_pred : ndarray of shape (n_bins,)
+        Share of positive rows and mean probability of each bin that has rows.
+    low, high : ndarray of shape (n_bins,)
+        Interval of ``prob_true``.
+    counts : ndarray of shape (n_bins,)
+        Rows in each bin.
+    y_proba : ndarray of shape (n,)
+        All probabilities.
+    slope, intercept : tuple of float
+        ``(estimate, low, high)`` as :func:`calibration_slope` and :func:`calibration_intercept`
+        compute them.
+    name : str or None, default=None
+        Name in the legend.
+    pos_label : int, float, bool, str or None, default=None
+        The positive class.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the diagram.
+    figure_ : matplotlib Figure
+        Figure with the axes.
+    errorbar_ : matplotlib ErrorbarContainer
+        The points and their intervals.
+    line_ : matplotlib Line2D
+        The line through the points.
+    rug_ : matplotlib collection
+        The histogram of the probabilities at the foot.
+
+    See Also
+    --------
+    sklearn.calibration.CalibrationDisplay : Without intervals.
+    calibration_slope : The slope in the legend.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.metrics import CalibrationIntervalDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> p = rng.random(500)
+    >>> display = CalibrationIntervalDisplay.from_predictions(rng.random(500) < p, p, n_bins=5)
+    >>> display.counts.sum().item(), bool((display.low < display.high).all())
+    (500, True)
+    """
+
+    _methods = ("predict_proba",)
+
+    def __init__(
+        self,
+        *,
+        prob_true: np.ndarray,
+        prob_pred: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+        counts: np.ndarray,
+        y_proba: np.ndarray,
+        slope: Interval,
+        intercept: Interval,
+        name: str | None = None,
+        pos_label: Any = None,
+    ) -> None:
+        self.prob_true = prob_true
+        self.prob_pred = prob_pred
+        self.low = low
+        self.high = high
+        self.counts = counts
+        self.y_proba = y_proba
+        self.slope = slope
+        self.intercept = intercept
+        self.name = name
+        self.pos_label = pos_label
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_proba: Any,
+        *,
+        n_bins: int = 10,
+        strategy: str = "quantile",
+        groups: Any = None,
+        confidence_level: float = 0.95,
+        pos_label: Any = None,
+        name: str | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> CalibrationIntervalDisplay:
+        """Plot from true labels and probabilities.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n,)
+            True labels of two classes.
+        y_proba : array-like of shape (n,)
+            Probabilities of the positive class.
+        n_bins : int, default=10
+            Number of bins; those without rows are left out.
+        strategy : {"quantile", "uniform"}, default="quantile"
+            Bins with equally many rows, or of equal width; as scikit-learn cuts them.
+        groups : array-like of shape (n,) or None, default=None
+            Patients: intervals then take into account that their rows are alike.
+        confidence_level : float, default=0.95
+            Level of the intervals.
+        pos_label : int, float, bool, str or None, default=None
+            The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
+        name : str or None, default=None
+            Name in the legend. None: "Classifier".
+        ax : matplotlib Axes or None, default=None
+            Axes to plot in. None makes new ones.
+        **kwargs : dict
+            Further parameters of :meth:`plot`.
+
+        Returns
+        -------
+        display : CalibrationIntervalDisplay
+            The display, plotted.
+        """
+        if n_bins < 1:
+            raise ValueError(f"n_bins must be at least 1; got {n_bins!r}.")
+        if strategy not in ("quantile", "uniform"):
+            raise ValueError(f"strategy must be 'quantile' or 'uniform'; got {strategy!r}.")
+        label = positive_label(y_true, pos_label)
+        positive, proba, codes = binary_scores(
+            y_true, y_proba, pos_label=label, groups=groups, name="y_proba"
+        )
+        check_probabilities(proba, len(positive))
+        edges = np.linspace(0, 1, n_bins + 1)
+        if strategy == "quantile":
+            edges = np.percentile(proba, edges * 100)
+        bin_of = np.searchsorted(edges[1:-1], proba)
+        bins = [bin_of == each for each in np.unique(bin_of)]
+        rates = [rate_of(positive[rows], among(codes, rows), confidence_level) for rows in bins]
+        settings = {"pos_label": label, "groups": groups, "confidence_level": confidence_level}
+        with warnings.catch_warnings():
+            # The legend says that there is no finite slope.
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
+            slope = calibration_slope(y_true, y_proba, **settings)
+        display = cls(
+            prob_true=np.array([rate.estimate for rate in rates]),
+            prob_pred=np.array([proba[rows].mean() for rows in bins]),
+            low=np.array([rate.low for rate in rates]),
+            high=np.array([rate.high for rate in rates]),
+            counts=np.array([int(rows.sum()) for rows in bins]),
+            y_proba=proba,
+            slope=slope,
+            intercept=calibration_intercept(y_true, y_proba, **settings),
+            name="Classifier" if name is None else name,
+            pos_label=label,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        ref_line: bool = True,
+        curve_kwargs: dict[str, Any] | None = None,
+        despine: bool = False,
+    ) -> CalibrationIntervalDisplay:
+        """Plot the points with their intervals, and a histogram of the probabilities.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to plot in. None makes new ones.
+        name : str or None, default=None
+            Name in the legend. None: the ``name`` of the display.
+        ref_line : bool, default=True
+            Whether to draw the line of perfect calibration.
+        curve_kwargs : dict or None, default=None
+            Keyword arguments for matplotlib's ``errorbar``.
+        despine : bool, default=False
+            Whether to leave out the top and right lines of the frame.
+
+        Returns
+        -------
+        display : CalibrationIntervalDisplay
+            The display itself.
+        """
+        self.ax_, self.figure_ = new_axes(ax, self)
+        perfect = "Perfectly calibrated"
+        if ref_line and perfect not in self.ax_.get_legend_handles_labels()[1]:
+            self.ax_.plot([0, 1], [0, 1], "k:", label=perfect)
+        name = self.name if name is None else name
+        style = styled(
+            curve_kwargs,
+            fmt="s-",
+            capsize=3,
+            elinewidth=1,
+            markersize=5,
+            label=f"{name} (slope {self.slope.estimate:.2f}, "
+            f"intercept {self.intercept.estimate:.2f})",
+        )
+        error = np.abs([self.low - self.prob_true, self.high - self.prob_true])
+        self.errorbar_ = self.ax_.errorbar(self.prob_pred, self.prob_true, yerr=error, **style)
+        self.line_ = self.errorbar_.lines[0]
+        # A tenth of the height for the histogram, below zero so that it hides no point.
+        counts, edges = np.histogram(self.y_proba, bins=50, range=(0, 1))
+        tops = -0.1 + 0.09 * np.append(counts, counts[-1]) / counts.max()
+        self.rug_ = self.ax_.fill_between(
+            edges, -0.1, tops, step="post", color=self.line_.get_color(), alpha=0.4
+        )
+        finish_axes(
+            self.ax_,
+            xlabel=label_of("Mean predicted probability", self.pos_label),
+            ylabel=label_of("Fraction of positives", self.pos_label),
+            xlim=(-0.01, 1.01),
+            ylim=(-0.1, 1.01),
+            legend={"loc": "upper left"},
+            despine=despine,
+        )
+        return self

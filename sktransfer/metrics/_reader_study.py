@@ -17,10 +17,9 @@ from sktransfer._utils.plotting import (
     new_axes,
     styled,
 )
-from sktransfer.metrics._bootstrap import roc_curve_band
 from sktransfer.metrics._labels import Interval, positive_label
 from sktransfer.metrics._operating_point import OperatingPoint, operating_point
-from sktransfer.metrics._roc import roc_auc_interval
+from sktransfer.metrics._roc import roc_auc_interval, roc_curve_band
 
 # Esteva et al. (2017) have experts red and their mean green, which many cannot tell apart.
 _READER, _MEAN = "#D55E00", "#5D3A9B"

@@ -271,13 +271,9 @@ def _at_rate(
 
 
 def _other_rate(score: np.ndarray, positive: np.ndarray, least: float, above: bool) -> float:
-    own, other = (positive, ~positive) if above else (~positive, positive)
-    if least == 1:
-        kept = score[own]
-        threshold = kept.min() if above else np.nextafter(kept.max(), np.inf)
-    else:
-        found = rate_threshold(score[own], least, confidence_level=None, above=above)
-        assert found is not None  # of at least one row
-        threshold = found
-    called = score[other] >= threshold
-    return float((~called).mean() if above else called.mean())
+    """Return the best rate of the other class where that of one class is at least ``least``."""
+    if not above:  # the specificity is the sensitivity of the other class
+        score, positive = -score, ~positive
+    own = score[positive]
+    k = math.floor(len(own) * (1 - least) + _ROUNDING)
+    return float((score[~positive] < np.partition(own, k)[k]).mean())

@@ -32,7 +32,7 @@ def test_cost_is_the_mean_of_the_entries():
     )
 
 
-def test_net_benefit_by_hand():
+def test_net_benefit_is_the_formula():
     rng = np.random.default_rng(0)
     y, p = rng.integers(0, 2, 200), rng.random(200)
     cuts = np.array([0.0, 0.1, 0.37, 0.9])
@@ -87,7 +87,7 @@ def test_intervals_cover_also_with_patients():
     assert hits["ignoring"] / 300 < 0.85
 
 
-def test_zero_and_one_are_nearly_so():
+def test_probabilities_of_zero_and_one_are_accepted():
     y = np.array([0, 0, 1, 1, 0, 1])
     p = np.array([0.0, 0.2, 1.0, 0.7, 0.8, 0.4])
     margin = 2.0**-53
@@ -106,7 +106,7 @@ def test_extreme_probabilities_converge():
     assert expit(found + z).sum() == pytest.approx(y.sum(), abs=1e-6)
 
 
-def test_no_slope_of_separated_classes():
+def test_separated_classes_have_no_finite_slope():
     with pytest.warns(UndefinedMetricWarning, match="no finite slope"):
         assert calibration_slope([0, 0, 1, 1], [0.1, 0.2, 0.7, 0.8]).estimate == np.inf
     with pytest.warns(UndefinedMetricWarning, match="no finite slope"):

@@ -18,7 +18,7 @@ def draw(rng, auc, n_positive, n_negative):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("confidence_level", [0.9, 0.95])
-def test_mlstatkit_agrees(confidence_level, ties):
+def test_delong_agrees_with_mlstatkit(confidence_level, ties):
     oracle = pytest.importorskip("MLstatkit")
     rng = np.random.default_rng(0)
     y, a = draw(rng, 0.9, 40, 110)
@@ -86,13 +86,13 @@ def check_coverage(auc, n_positive, n_negative, reported, repeats):
 
 
 @pytest.mark.parametrize(("auc", "n_positive", "n_negative", "reported"), TABLE)
-def test_coverage(auc, n_positive, n_negative, reported):
+def test_intervals_cover_the_true_area(auc, n_positive, n_negative, reported):
     check_coverage(auc, n_positive, n_negative, reported, 150)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("auc", "n_positive", "n_negative", "reported"), TABLE)
-def test_coverage_over_4000_repeats(auc, n_positive, n_negative, reported):
+def test_intervals_cover_the_true_area_over_4000_repeats(auc, n_positive, n_negative, reported):
     check_coverage(auc, n_positive, n_negative, reported, 4000)
 
 
@@ -122,17 +122,17 @@ def check_coverage_with_patients(method, repeats, seed):
 
 
 @pytest.mark.parametrize("method", ["auto", "delong"])
-def test_coverage_with_patients(method):
+def test_grouped_intervals_cover_the_true_area(method):
     check_coverage_with_patients(method, 150, seed=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "delong"])
-def test_coverage_with_patients_over_1000_repeats(method):
+def test_grouped_intervals_cover_the_true_area_over_1000_repeats(method):
     check_coverage_with_patients(method, 1000, seed=0)
 
 
-def test_bootstrap_is_scipys_idea_of_it():
+def test_the_bootstrap_is_that_of_scipy():
     rng = np.random.default_rng(0)
     y, score = draw(rng, 0.85, 60, 120)
     linear = roc_auc_interval(y, score, method="bootstrap", scale="linear", n_resamples=4000)
@@ -146,7 +146,7 @@ def test_bootstrap_is_scipys_idea_of_it():
     assert again == linear
 
 
-def test_patients_of_one_row_change_nothing():
+def test_groups_of_one_row_change_nothing():
     rng = np.random.default_rng(0)
     y, score = draw(rng, 0.85, 30, 60)
     alone = roc_auc_interval(y, score)
@@ -179,7 +179,7 @@ def test_separated_classes_still_have_an_interval(sign):
     assert few.high - few.low > high - low
 
 
-def test_several_classes():
+def test_areas_of_several_classes_are_averaged():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 300)
     score = rng.normal(size=(300, 3)) + np.eye(3)[y]
@@ -200,7 +200,7 @@ def test_several_classes():
     assert same == (0, 0, 0, 1)
 
 
-def test_difference_finds_what_there_is_and_no_more():
+def test_differences_are_found_where_there_are_any():
     rng = np.random.default_rng(0)
     rejected = {0.0: 0, 1.0: 0}
     for better in rejected:
@@ -212,7 +212,7 @@ def test_difference_finds_what_there_is_and_no_more():
     assert rejected[1.0] / 120 > 0.8
 
 
-def test_no_test_without_variance():
+def test_areas_without_variance_have_no_pvalue():
     y = [0, 0, 1, 1]
     with pytest.warns(UndefinedMetricWarning, match="no test"):
         result = roc_auc_difference(y, [0, 1, 2, 3], [3, 2, 1, 0])

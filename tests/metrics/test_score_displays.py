@@ -71,7 +71,7 @@ def fitted():
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
-def test_conventions(display, fitted, study, pyplot):
+def test_constructors_follow_the_conventions_of_scikit_learn(display, fitted, study, pyplot):
     clf, X, y = fitted
     for constructor in ("from_estimator", "from_predictions", "from_cv_results"):
         parameters = inspect.signature(getattr(display, constructor)).parameters
@@ -124,7 +124,7 @@ def test_folds_are_pooled(display, fitted):
         display.from_cv_results(cross_validate(clf, X, y, cv=2), X, y)
 
 
-def test_reader_study(study):
+def test_readers_are_points_with_exact_intervals(study):
     y, probability, readers, patients = study
     shown = ReaderStudyDisplay.from_predictions(
         y, probability, readers=readers, threshold=0.4, name="network"
@@ -160,7 +160,7 @@ def test_reader_study(study):
     assert len(chance.ax_.lines) > len(grouped.ax_.lines) - 1
 
 
-def test_readers_in_other_forms(study):
+def test_readers_may_be_tables_flags_or_published_rates(study):
     y, probability, readers, _ = study
     shown = ReaderStudyDisplay.from_predictions(y, probability, readers=readers, band=False)
     table = ReaderStudyDisplay.from_predictions(
@@ -230,7 +230,7 @@ def test_the_band_covers_the_true_curve(pyplot):
 
 @pytest.mark.parametrize("strategy", ["uniform", "quantile"])
 @pytest.mark.parametrize("n_bins", [5, 10])
-def test_calibration_is_scikit_learns_with_bands(study, strategy, n_bins):
+def test_calibration_is_that_of_scikit_learn_with_intervals(study, strategy, n_bins):
     y, probability, _, _ = study
     shown = CalibrationIntervalDisplay.from_predictions(
         y, probability, n_bins=n_bins, strategy=strategy
@@ -285,7 +285,7 @@ def test_only_probabilities_are_calibrated(fitted):
     assert ReaderStudyDisplay.from_estimator(machine, X, y).name == "LinearSVC"
 
 
-def test_decision_curve(study, pyplot):
+def test_the_decision_curve_is_the_net_benefit(study, pyplot):
     y, probability, _, _ = study
     shown = DecisionCurveDisplay.from_predictions(y, probability, name="a")
     np.testing.assert_allclose(
@@ -303,7 +303,7 @@ def test_decision_curve(study, pyplot):
     np.testing.assert_allclose(once.benefit, shown.benefit)
 
 
-def test_score_distribution(study):
+def test_the_score_distribution_has_the_histogram_of_each_class(study):
     y, probability, _, _ = study
     shown = ScoreDistributionDisplay.from_predictions(y, probability, threshold=0.3)
     for label in (0, 1):
@@ -318,7 +318,7 @@ def test_score_distribution(study):
     assert other.edges[-1] == pytest.approx(5 * probability.max())
 
 
-def test_confusion_pair(study, pyplot):
+def test_confusion_pair_shows_the_matrices_of_scikit_learn(study, pyplot):
     y, probability, readers, _ = study
     called = (probability > 0.5).astype(int)
     shown = ConfusionPairDisplay.from_predictions(y, called, readers=readers, name="network")
@@ -354,7 +354,7 @@ def test_confusion_pair(study, pyplot):
             ConfusionPairDisplay.from_predictions(y, called, **arguments)
 
 
-def test_confusion_pair_of_an_estimator(fitted):
+def test_confusion_pair_predicts_with_an_estimator(fitted):
     _, X, y = fitted
     words = np.array(["benign", "malignant"])
     named = LogisticRegression().fit(X, words[y])

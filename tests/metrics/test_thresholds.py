@@ -27,7 +27,7 @@ from sktransfer.metrics import (
         (0.99, (299, 473, 628, 1049)),
     ],
 )
-def test_rows_needed_are_wilks(target, needed):
+def test_rows_needed_are_those_of_wilks(target, needed):
     assert tuple(rows_needed(target, misses=k) for k in (0, 1, 2, 5)) == needed
     for misses, n in zip((0, 1, 2, 5), needed, strict=True):
         assert allowed_misses(n, target) == misses
@@ -56,7 +56,7 @@ def test_point_estimate_is_the_share_itself():
 
 @pytest.mark.parametrize("target", [0.05, 0.5, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("ties", [False, True])
-def test_best_on_the_curve(target, ties):
+def test_the_other_rate_is_the_best_on_the_curve(target, ties):
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 150)
     score = rng.normal(y)
@@ -72,7 +72,7 @@ def test_best_on_the_curve(target, ties):
     assert ours == pytest.approx(sensitivity[specificity >= target - 1e-9].max())
 
 
-def test_torchmetrics_agrees():
+def test_rates_agree_with_torchmetrics():
     functional = pytest.importorskip("torchmetrics.functional.classification")
     import torch
 
