@@ -81,7 +81,7 @@ def test_everything_planted_is_found(sound, capsys):
     assert "patient" not in out  # numbers only
 
 
-def test_groups_in_several_classes(sound):
+def test_groups_in_several_classes_are_found(sound):
     groups = ["a", "b", "a", "c", "b", "c"]
     frame = check_images(sound[:6], [0, 1, 1, 0, 1, 0], groups, verbose=0)
     assert findings(frame) == [(0, "group in several classes")]
@@ -90,7 +90,7 @@ def test_groups_in_several_classes(sound):
     assert frame["row"].tolist() == [3]
 
 
-def test_sources_and_order(sound, tmp_path):
+def test_findings_name_sources_in_order(sound, tmp_path):
     paths = []
     for i, data in enumerate(sound[:4]):
         paths.append(tmp_path / f"{i}.png")
@@ -99,7 +99,7 @@ def test_sources_and_order(sound, tmp_path):
     assert frame[["row", "source", "finding"]].values.tolist() == [[0, "0.png", "unreadable"]]
 
 
-def test_arrays_and_their_scale():
+def test_arrays_are_checked_on_their_scale():
     X = np.random.default_rng(2).integers(0, 4096, (5, 20, 20), dtype=np.uint16)
     X[1] = 700
     assert findings(check_images(X, value_range=(0, 4095), verbose=0)) == [(1, "constant")]
@@ -107,7 +107,7 @@ def test_arrays_and_their_scale():
     assert sorted(dim["finding"]) == ["constant"] + ["near-constant"] * 4
 
 
-def test_lengths_have_to_agree(sound):
+def test_lengths_that_disagree_are_refused(sound):
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         check_images(sound, [0, 1])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
@@ -117,7 +117,7 @@ def test_lengths_have_to_agree(sound):
 # --- the shared sets ------------------------------------------------------------------------------
 
 
-def test_ants_and_bees(shared_data):
+def test_findings_on_ants_and_bees_are_the_known_ones(shared_data):
     """The placeholder GIF that the set was published with."""
     bunch = load_image_folder(shared_data / "hymenoptera" / "train")
     frame = check_images(bunch.data, bunch.target, verbose=0)
@@ -127,26 +127,26 @@ def test_ants_and_bees(shared_data):
     assert len(frame) <= 5
 
 
-def test_chest_radiographs(shared_data):
+def test_findings_on_chest_radiographs_are_the_known_ones(shared_data):
     bunch = load_image_table(shared_data / "chest_xray_pneumonia" / "metadata.csv", target="label")
     frame = check_images(bunch.data, bunch.target, bunch.groups, verbose=0)
     counts = frame["finding"].value_counts().to_dict()
     assert counts == {"group in several classes": 21, "duplicate": 1}
 
 
-def test_lesions(shared_data):
+def test_nothing_is_found_in_the_lesions(shared_data):
     bunch = load_image_table(shared_data / "ham10000_mini" / "metadata.csv", target="malignant")
     assert check_images(bunch.data, bunch.target, bunch.groups, verbose=0).empty
 
 
-def test_photographs(shared_data):
+def test_findings_on_photographs_are_the_known_ones(shared_data):
     bunch = load_image_table(shared_data / "imagenet_samples" / "labels.csv")
     frame = check_images(bunch.data, verbose=0)
     assert (frame["finding"] == "odd mode").sum() == 5  # the gray ones
     assert set(frame["finding"]) <= {"odd mode", "odd shape"}
 
 
-def test_odd_files(shared_data):
+def test_odd_files_are_found(shared_data):
     files = sorted((shared_data / "odd_images").glob("*"))
     files = [file for file in files if file.name != "index.csv"]
     frame = check_images(files, verbose=0)
@@ -160,7 +160,7 @@ def test_odd_files(shared_data):
     assert {"hopper.jpg", "no_extension"} <= kinds["duplicate"]  # of UPPER_CASE.JPG
 
 
-def test_dicom(shared_data):
+def test_dicom_files_are_checked(shared_data):
     pytest.importorskip("pydicom")
     files = sorted((shared_data / "dicom").glob("*.dcm"))
     frame = check_images(files, verbose=0)

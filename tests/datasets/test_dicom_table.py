@@ -38,7 +38,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_one_row_per_image(folder):
+def test_the_table_has_a_row_per_image(folder):
     table = dicom_table(folder)
     assert table["path"].tolist() == [str(folder / "ct"), str(folder / "deep/er/frames.dcm")]
     own = ["patient", "study", "series", "view", "age", "sex", "height", "width"]
@@ -52,7 +52,7 @@ def test_one_row_per_image(folder):
     assert (row["height"], row["width"]) == (128, 128)
 
 
-def test_nothing_that_was_not_asked_for(folder):
+def test_the_table_holds_nothing_that_was_not_asked_for(folder):
     """Nobody's name, no date, unless its keyword is given."""
     table = dicom_table(folder, columns=["width", "Modality", "ImageType", "PatientName"])
     assert list(table.columns) == ["path", "width", "Modality", "ImageType", "PatientName"]
@@ -84,7 +84,7 @@ def test_unreadable_files_are_left_out_with_a_warning(folder):
         assert len(dicom_table(folder)) == 2
 
 
-def test_errors(folder, tmp_path):
+def test_bad_folders_and_parameters_are_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         dicom_table(tmp_path / "nowhere")
     (tmp_path / "none").mkdir()
@@ -100,16 +100,16 @@ def test_errors(folder, tmp_path):
     ("age", "expected"),
     [("045Y", 45), ("018M", 1.5), ("010D", 10 / 365.25), ("002W", 14 / 365.25), ("61", 61)],
 )
-def test_ages(age, expected):
+def test_ages_are_in_years(age, expected):
     assert years(age) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("age", [None, "", "old", "45 years", "Y"])
-def test_no_ages(age):
+def test_malformed_ages_are_nan(age):
     assert np.isnan(years(age))
 
 
-def test_a_table_with_labels(folder):
+def test_a_dicom_table_is_a_table_for_the_loader(folder):
     table = dicom_table(folder).assign(label=["a", "b"])
     bunch = load_image_table(table, target="label", columns=["sex", "age"])
     assert bunch.data["image"].tolist() == table["path"].tolist()
@@ -178,7 +178,7 @@ def test_rows_of_boxes_become_images(rsna):
     assert y.tolist() == bunch.target.tolist()
 
 
-def test_header_columns(rsna):
+def test_columns_of_headers_are_kept(rsna):
     data = load_rsna_pneumonia(rsna, columns=["sex", "Modality"], n_jobs=2).data
     assert data["Modality"].tolist() == ["CT", "MR", "CT", "MR", "CT"]
     assert data["sex"].tolist() == ["O", "F", "O", "F", "O"]
@@ -215,7 +215,7 @@ def test_contradictions_are_errors(rsna):
         load_rsna_pneumonia(rsna)
 
 
-def test_a_mapping_or_a_class_with_holes(rsna):
+def test_a_mapping_or_classes_with_missing_rows_are_errors(rsna):
     path = rsna / "pneumonia-challenge-dataset-mappings_2018.json"
     entries = json.loads(path.read_text())
     path.write_text(json.dumps(entries[1:]))
@@ -227,7 +227,7 @@ def test_a_mapping_or_a_class_with_holes(rsna):
         load_rsna_pneumonia(rsna)
 
 
-def test_real_radiographs_through_to_embeddings(tmp_path, shared_data):
+def test_real_radiographs_are_loaded_and_embedded(tmp_path, shared_data):
     scans = [shared_data / "dicom" / f"nih_chest_test{i}.dcm" for i in (1, 2, 3)]
     write_rsna(tmp_path, scans)
     bunch = load_rsna_pneumonia(tmp_path, columns=["age", "sex", "view"])

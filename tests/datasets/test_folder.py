@@ -53,7 +53,7 @@ def test_groups_come_from_the_table_in_the_order_of_the_files(folder):
     assert bunch.frame["lesion_id"].tolist() == ["b", "d", "c", "a"]
 
 
-def test_a_table_of_bare_names(folder):
+def test_a_table_of_bare_names_is_matched(folder):
     table(folder, [name.rsplit("/")[-1] for name in FILES], subject=[1, 2, 3, 4, 5])
     assert load_image_folder(folder).groups.tolist() == ["2", "4", "3", "1"]
 
@@ -64,7 +64,7 @@ def test_rows_of_other_files_may_repeat_and_names_begin_with_a_dot(folder):
     assert load_image_folder(folder).groups.tolist() == ["b", "d", "c", "a"]
 
 
-def test_errors(folder, tmp_path_factory):
+def test_bad_folders_and_tables_are_refused(folder, tmp_path_factory):
     with pytest.raises(FileNotFoundError, match="no folder"):
         load_image_folder(folder / "nowhere")
     with pytest.raises(FileNotFoundError, match="one for each class"):
@@ -82,7 +82,7 @@ def test_errors(folder, tmp_path_factory):
         load_image_folder(folder)
 
 
-def test_shared_chest_x_rays_have_patients(shared_data):
+def test_chest_x_rays_have_patients(shared_data):
     bunch = load_image_folder(shared_data / "chest_xray_pneumonia")
     assert bunch.data.shape == (1000, 1)
     assert bunch.target_names == ["no_finding", "pneumonia"]

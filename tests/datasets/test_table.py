@@ -47,7 +47,7 @@ def test_numbers_stay_and_columns_can_be_kept(csv):
     assert y.tolist() == [0, 1, 0]
 
 
-def test_a_frame_and_another_root(csv):
+def test_a_frame_and_another_root_are_accepted(csv):
     frame = pd.DataFrame({"name": ["a.png"]}, index=[7])
     bunch = load_image_table(frame, image="name", root=csv.parent)
     assert bunch.data.index.tolist() == [7]
@@ -77,7 +77,7 @@ def test_a_missing_group_is_an_error(csv):
         load_image_table(frame, root=csv.parent)
 
 
-def test_errors(csv):
+def test_bad_tables_are_refused(csv):
     with pytest.raises(FileNotFoundError, match="no table"):
         load_image_table(csv.parent / "nowhere.csv")
     with pytest.raises(ValueError, match="no column 'diagnosis'"):
@@ -88,11 +88,11 @@ def test_errors(csv):
         load_image_table(csv, root=csv.parent / "elsewhere")
     with pytest.raises(ValueError, match="image="):
         load_image_table(pd.DataFrame({"scan": ["a.png"]}))
-    with pytest.raises(ValueError, match="1 rows have no file name in column .*; the first is row 1"):
+    with pytest.raises(ValueError, match=r"1 rows have no file name .*; the first is row 1"):
         load_image_table(pd.DataFrame({"file": ["a.png", None]}), root=csv.parent)
 
 
-def test_shared_skin_lesions(shared_data):
+def test_skin_lesions_have_labels_and_groups(shared_data):
     bunch = load_image_table(
         shared_data / "ham10000_mini" / "metadata.csv", target="malignant", columns=["age", "sex"]
     )
@@ -101,7 +101,7 @@ def test_shared_skin_lesions(shared_data):
     assert len(set(bunch.groups)) == 51
 
 
-def test_digit_screening():
+def test_digit_screening_has_one_positive_digit():
     task = load_digit_screening(3)
     assert task.target.mean() == pytest.approx(0.1, abs=0.01)
     assert task.data.max() == task.value_range[1]

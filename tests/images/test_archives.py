@@ -37,7 +37,7 @@ def archive(files, tmp_path):
     return tmp_path / "scans.zip"
 
 
-def test_files_in_a_zip(archive, files):
+def test_files_in_a_zip_archive_are_rows(archive, files):
     with zipfile.ZipFile(archive) as opened:
         rows = [zipfile.Path(opened, name) for name in files]
         source = as_image_source(pd.DataFrame({"scan": rows}))
@@ -58,7 +58,7 @@ def test_files_in_a_zip(archive, files):
             as_image_source(rows[0])
 
 
-def test_what_unzips_to_too_much(archive, monkeypatch):
+def test_a_member_that_expands_beyond_the_limit_is_refused(archive, monkeypatch):
     monkeypatch.setattr(_config, "MAX_FILE_BYTES", 20)
     with zipfile.ZipFile(archive) as opened:
         source = as_image_source(
@@ -69,7 +69,7 @@ def test_what_unzips_to_too_much(archive, monkeypatch):
         assert source.open(1).content == b"no image"
 
 
-def test_files_that_fsspec_opens(files, archive, tmp_path):
+def test_files_that_fsspec_opens_are_rows(files, archive, tmp_path):
     fsspec = pytest.importorskip("fsspec")
     with tarfile.open(tmp_path / "scans.tar", "w") as tar:
         for name, data in files.items():
@@ -93,7 +93,7 @@ def test_files_that_fsspec_opens(files, archive, tmp_path):
         source.open(1)
 
 
-def test_an_address_is_no_file():
+def test_an_address_is_not_fetched():
     """Nothing opens the network because a string looks like a URL."""
     with pytest.raises(ImageDecodeError, match="nothing is fetched"):
         as_image_source(["s3://bucket/a.png"]).open(0)

@@ -52,7 +52,7 @@ LOSSLESS = {
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("format_", LOSSLESS)
-def test_every_allowed_format(format_, mode):
+def test_every_accepted_format_is_decoded(format_, mode):
     pil_image = scene().convert(mode)
     image = decode(encode(pil_image, format_, **LOSSLESS[format_]))
     expected = pil_image.convert("RGB") if format_ == "WEBP" else pil_image  # WebP knows no gray
@@ -100,13 +100,13 @@ def test_exif_orientation_is_applied_once(format_, options, orientation):
     assert np.array_equal(pixels(as_image_source([opened]).open(0).decode()), pixels(expected))
 
 
-def test_orientation_of_sixteen_bit_files():
+def test_orientation_is_applied_to_sixteen_bit_files():
     levels = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
     data = encode(Image.fromarray(levels), "PNG", exif=exif(6))
     assert np.allclose(decode(data), np.rot90(levels, -1) / 65535)
 
 
-def test_orientation_in_xmp_alone():
+def test_orientation_in_xmp_alone_is_applied():
     packet = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
     data = encode(scene(), "JPEG", xmp=packet)
     with Image.open(io.BytesIO(data)) as image:
@@ -154,7 +154,7 @@ def test_gray_with_alpha_stays_gray():
     assert np.abs(pixels(image) - (gray * alpha + 255 * (1 - alpha))).max() <= 1
 
 
-def test_palette_transparency():
+def test_transparent_palette_entries_become_white():
     pil_image = scene().quantize(16)
     index = int(np.asarray(pil_image)[0, 0])
     for transparency in (index, bytes(0 if i == index else 255 for i in range(16))):
@@ -164,7 +164,7 @@ def test_palette_transparency():
         assert np.array_equal(pixels(image)[~hidden], pixels(pil_image.convert("RGB"))[~hidden])
 
 
-def test_a_transparent_color():
+def test_a_color_declared_transparent_becomes_white():
     pil_image = Image.new("RGB", (4, 4), (1, 2, 3))
     pil_image.putpixel((0, 0), (9, 9, 9))
     image = decode(encode(pil_image, "PNG", transparency=(1, 2, 3)))
@@ -215,12 +215,12 @@ def test_sixteen_bit_gray_keeps_its_levels(format_):
     assert np.allclose(image, LEVELS / 65535, rtol=0, atol=1e-6)
 
 
-def test_big_endian_tiff():
+def test_big_endian_tiff_has_the_same_levels():
     data = encode(Image.fromarray(LEVELS.astype(">u2")), "TIFF")
     assert np.allclose(decode(data), LEVELS / 65535, rtol=0, atol=1e-6)
 
 
-def test_value_range_of_sixteen_bit_files():
+def test_value_range_scales_sixteen_bit_files():
     levels = LEVELS // 16
     data = encode(Image.fromarray(levels), "PNG")
     assert np.allclose(decode(data, value_range=(0, 4095)), levels / 4095, atol=1e-6)
@@ -247,7 +247,7 @@ def test_pgm_has_the_depth_it_declares(maximum):
     assert np.allclose(decode(data, value_range=(0, 2 * maximum)), levels / maximum / 2, atol=1e-6)
 
 
-def test_twelve_bit_tiff():
+def test_twelve_bit_tiff_is_white_at_its_own_maximum():
     levels = LEVELS[:, :40] % 4096
     flat = levels.reshape(-1, 2).astype(int)
     packed = np.stack(
@@ -262,7 +262,7 @@ def test_twelve_bit_tiff():
     assert np.allclose(decode(data), levels / 4095, atol=1e-6)
 
 
-def test_white_is_zero_in_sixteen_bits():
+def test_sixteen_bit_tiff_whose_white_is_zero_is_inverted():
     data = encode(Image.fromarray(LEVELS), "TIFF")
     at = data.index(struct.pack("<HHI", 262, 3, 1))
     inverted = data[: at + 8] + struct.pack("<H", 0) + data[at + 10 :]
@@ -332,7 +332,7 @@ def test_sixteen_bit_color_refuses_a_range_it_cannot_honor():
         (bytes(100), "none of the formats"),
     ],
 )
-def test_what_is_no_image_is_named(data, message):
+def test_files_that_are_no_images_are_refused_by_what_they_are(data, message):
     with pytest.raises(ImageDecodeError, match=rf"row 0 \(bytes\): .*{message}") as caught:
         decode(data)
     assert caught.value.index == 0
@@ -340,7 +340,7 @@ def test_what_is_no_image_is_named(data, message):
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
-def test_a_format_pillow_reads_is_still_refused():
+def test_a_format_off_the_list_is_refused_though_pillow_reads_it():
     for format_ in ("AVIF", "PCX", "SGI"):
         with pytest.raises(ImageDecodeError):
             decode(encode(scene(), format_))
@@ -390,7 +390,7 @@ def test_random_damage_is_an_image_decode_error_or_an_image(format_):
                 continue
 
 
-def test_truncation_cannot_be_told_while_pillow_hides_it(monkeypatch):
+def test_nothing_is_decoded_while_pillow_hides_truncation(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     data = encode(scene(), "PNG")
     with pytest.raises(SkTransferError, match="LOAD_TRUNCATED_IMAGES"):
@@ -484,7 +484,7 @@ def test_the_limit_holds_when_pillows_own_is_switched_off(monkeypatch):
         decode(BOMBS["huge png"])
 
 
-def test_the_limit_is_the_configured_one(monkeypatch):
+def test_the_size_limit_is_the_configured_one(monkeypatch):
     monkeypatch.setattr(_config, "MAX_IMAGE_PIXELS", 2399)
     with pytest.raises(ImageDecodeError, match="60 x 40"):
         decode(encode(scene(), "PNG"))

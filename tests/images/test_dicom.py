@@ -78,7 +78,7 @@ def folder(shared_data):
     return shared_data / "dicom"
 
 
-def test_every_file_of_the_shared_folder(folder):
+def test_every_shared_file_equals_its_oracle_or_fails_as_listed(folder):
     with open(folder / "index.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 17
@@ -96,7 +96,7 @@ def test_every_file_of_the_shared_folder(folder):
     assert {row["file"] for row in rows if row["pixel_result"] != "ok"} == set(FAILS)
 
 
-def test_memory_of_the_shared_folder(folder):
+def test_decoding_a_shared_file_takes_less_than_500_mb(folder):
     """Decoding any of them takes less than 500 MB in the process that does it."""
     from sktransfer._images._dicom import _POOL
 
@@ -143,7 +143,7 @@ COMPRESSED = {
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_compressed_transfer_syntaxes(name):
+def test_compressed_transfer_syntaxes_equal_another_decoder(name):
     ds = read(SHIPPED / name)
     if COMPRESSED[name] in ("pylibjpeg", "pyjpegls"):
         pytest.importorskip("openjpeg" if COMPRESSED[name] == "pylibjpeg" else "jpeg_ls")
@@ -151,7 +151,7 @@ def test_compressed_transfer_syntaxes(name):
     assert np.abs(decode(SHIPPED / name) - oracle(ds)).max() < 1e-6
 
 
-def test_jpeg_lossless():
+def test_lossless_jpeg_is_exact():
     """The same bars as in another file without compression."""
     lossless = read(SHIPPED / "SC_rgb_jpeg_gdcm.dcm")
     assert lossless.file_meta.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
@@ -159,7 +159,7 @@ def test_jpeg_lossless():
     assert np.array_equal(decode(SHIPPED / "SC_rgb_jpeg_gdcm.dcm"), plain)
 
 
-def test_twelve_bit_jpeg():
+def test_twelve_bit_jpeg_is_decoded():
     """Two values read off in a viewer, and the same scan as JPEG 2000, both of which lose much."""
     ds = read(SHIPPED / "JPEG-lossy.dcm")
     assert (ds.file_meta.TransferSyntaxUID, ds.BitsStored) == (pydicom.uid.JPEGExtended12Bit, 12)
@@ -238,7 +238,7 @@ def test_monochrome1_is_inverted():
         assert np.allclose(inverted, 1 - upright, atol=1e-6)
 
 
-def test_few_bits():
+def test_images_of_few_bits_fill_the_scale():
     levels = np.arange(16, dtype=np.uint8).reshape(4, 4)
     assert np.allclose(decode(as_bytes(made(levels, BitsStored=4))) * 15, levels, atol=0.03)
     bits = np.random.default_rng(0).integers(0, 2, (8, 16), dtype=np.uint8)
@@ -247,7 +247,7 @@ def test_few_bits():
     assert np.array_equal(decode(as_bytes(ds)), bits)
 
 
-def test_windows_and_their_choice():
+def test_the_chosen_window_is_applied():
     hounsfield = ramp(np.int16) // 16  # -2048 to 2047
     ds = made(
         hounsfield + 1024,
@@ -276,7 +276,7 @@ def test_windows_and_their_choice():
         decode(data, DicomOptions(voi_index=2))
 
 
-def test_a_sigmoid_window_and_a_falling_slope():
+def test_sigmoid_windows_and_falling_slopes_are_applied():
     stored = ramp(np.uint16)
     sigmoid = {"WindowCenter": 30000, "WindowWidth": 20000, "VOILUTFunction": "SIGMOID"}
     assert np.allclose(
@@ -288,7 +288,7 @@ def test_a_sigmoid_window_and_a_falling_slope():
     assert np.allclose(decode(as_bytes(falling)), 1 - stored / 65535, atol=1e-6)
 
 
-def test_tables():
+def test_modality_and_voi_tables_are_applied():
     stored = np.arange(256, dtype=np.uint16).reshape(16, 16)
     squares = (np.arange(256) ** 2 // 16).astype(np.uint16)  # 12 bits
     item = Dataset()
@@ -310,7 +310,7 @@ def test_color_of_sixteen_bits_keeps_the_upper_eight():
     assert np.array_equal(decode(as_bytes(made(colors))), (colors >> 8) / 255)
 
 
-def test_frames():
+def test_the_chosen_frame_is_shown():
     stored = np.random.default_rng(2).integers(0, 256, (5, 6, 8), dtype=np.uint8)
     data = as_bytes(made(stored))
     for frame in (0, 3, 4, -1, -5):
@@ -353,7 +353,7 @@ def test_float_pixels_need_a_range_as_all_floats_do():
     assert np.allclose(decode(data, value_range=(-3, 5)), (stored + 3) / 8, atol=1e-6)
 
 
-def test_percentiles_of_one_image():
+def test_percentiles_are_of_the_one_image():
     stored = np.arange(10000, dtype=np.uint16).reshape(100, 100)
     data = as_bytes(made(stored, BitsStored=15))
     assert decode(data).max() < 0.4
@@ -386,7 +386,7 @@ def test_a_dataset_is_a_row_like_its_file(folder):
         as_image_source(ds)
 
 
-def test_a_dataset_made_in_memory():
+def test_a_dataset_made_in_memory_is_a_row():
     ds = made(ramp(np.uint16), WindowCenter=1000, WindowWidth=500)
     assert np.array_equal(decode(ds), decode(as_bytes(ds)))
     del ds.file_meta
@@ -400,7 +400,7 @@ def test_nobodys_name_leaves_a_dataset():
     assert b"Known" not in dataset_bytes(made(ramp(np.uint8)))
 
 
-def test_frames_as_rows(tmp_path):
+def test_frames_of_one_file_can_be_rows(tmp_path):
     stored = np.random.default_rng(3).integers(0, 256, (3, 6, 8), dtype=np.uint8)
     path = tmp_path / "heart.dcm"
     path.write_bytes(as_bytes(made(stored)))
@@ -412,7 +412,7 @@ def test_frames_as_rows(tmp_path):
     assert source.open(1).digest == as_image_source([path]).open(0).digest
 
 
-def test_recognized_by_content_not_by_name(tmp_path):
+def test_dicom_is_recognized_by_content_not_by_name(tmp_path):
     (tmp_path / "scan.jpg").write_bytes(as_bytes(made(ramp(np.uint8))))
     assert np.array_equal(decode(tmp_path / "scan.jpg"), ramp(np.uint8) / 255)
     with open(tmp_path / "photo.dcm", "wb") as file:
@@ -455,12 +455,12 @@ def test_options_are_part_of_what_a_dicom_image_is_and_of_no_other():
         ({"voi": "yes"}, "'voi' parameter"),
     ],
 )
-def test_bad_options(bad, message):
+def test_bad_options_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         as_image_source([b""], dicom=DicomOptions(**bad))
 
 
-def test_rows_in_many_threads(folder):
+def test_rows_can_be_decoded_in_many_threads(folder):
     from concurrent.futures import ThreadPoolExecutor
 
     names = ["nih_chest_test1.dcm", "CT_small.dcm", "vlut_04.dcm", "examples_palette.dcm"] * 6

@@ -237,7 +237,7 @@ def test_deflated_files_within_what_they_declare_are_read():
     assert not np.asarray(image).any()
 
 
-def test_decompression_bombs():
+def test_decompression_bombs_are_refused():
     frames = {"Rows": 1000, "Columns": 1000, "NumberOfFrames": 300}
     bomb = deflated(frames, 300_000_000)
     assert len(bomb) < 400_000
@@ -249,7 +249,7 @@ def test_decompression_bombs():
         decode(deflated({"Rows": 6000, "Columns": 6000}, 36_000_000)[:-5000])
 
 
-def test_claims_of_size():
+def test_impossible_sizes_are_refused():
     with pytest.raises(ImageDecodeError, match=r"60000 x 60000 = 3,600,000,000 pixels"):
         decode(file_of(pydicom.uid.ExplicitVRLittleEndian, bytes(64), Rows=60000, Columns=60000))
     with pytest.raises(ImageDecodeError, match="no pixels"):
@@ -259,7 +259,7 @@ def test_claims_of_size():
             decode(file_of(syntax, bytes(64), Rows=9000, Columns=9000))
 
 
-def test_a_compressed_frame_that_says_another_size():
+def test_a_compressed_frame_of_another_size_is_refused():
     from PIL import Image
 
     for format_, syntax in (

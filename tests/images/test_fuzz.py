@@ -167,7 +167,7 @@ def fuzz(seeds: list[bytes], numbers: range) -> dict[str, int]:
     return counts
 
 
-def test_some_without_shared_files():
+def test_damaged_files_are_errors_or_images():
     shipped = Path(pydicom.__file__).parent / "data" / "test_files"
     seeds = made_seeds()
     dicom = [seed for seed in seeds_of([shipped]) if len(seed) < 50_000]
@@ -176,7 +176,7 @@ def test_some_without_shared_files():
 
 
 @pytest.mark.slow
-def test_ten_thousand(shared_data):
+def test_ten_thousand_damaged_files_are_errors_or_images(shared_data):
     shared = seeds_of([shared_data / "dicom", shared_data / "odd_images"])
     dicom = [seed for seed in shared if seed[128:132] == b"DICM"]
     assert len(dicom) >= 13

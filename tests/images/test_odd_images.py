@@ -128,7 +128,7 @@ def test_all_together_give_one_batch_each_in_its_place(odd):
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_orientation(orientation, odd):
+def test_orientation_is_applied(orientation, odd):
     upright = values(decode(odd / "hopper.jpg"))
     turned = values(decode(odd / f"hopper_orientation_{orientation}.jpg"))
     assert np.abs(turned - upright).mean() < 5
@@ -138,7 +138,7 @@ def test_orientation(orientation, odd):
     ("name", "tolerance"),
     [("hopper.gif", 12), ("hopper.Lab.tif", 5), ("png_named.jpg", 5), ("UPPER_CASE.JPG", 0)],
 )
-def test_the_same_image_in_other_dress(name, tolerance, odd):
+def test_the_same_image_in_other_encodings_is_the_same(name, tolerance, odd):
     difference = values(decode(odd / name)) - values(decode(odd / "hopper.jpg"))
     assert np.abs(difference).mean() <= tolerance
 
@@ -154,7 +154,7 @@ def test_cmyk_has_its_true_colors(odd):
 @pytest.mark.parametrize(
     "name", ["transparent.png", "transparent.webp", "pil123p.png", "uncompressed_la.png"]
 )
-def test_alpha_over_white(name, odd):
+def test_alpha_is_shown_over_white(name, odd):
     with Image.open(odd / name) as image:
         rgba = values(image.convert("RGBA"))
     alpha = rgba[..., 3:] / 255
@@ -179,7 +179,7 @@ def test_sixteen_bits_keep_their_levels(name, maximum, odd):
     assert len(np.unique(narrower)) == len(np.unique(levels))
 
 
-def test_a_transparent_level_of_sixteen_bits(odd):
+def test_a_transparent_level_of_sixteen_bits_becomes_white(odd):
     with Image.open(odd / "i_trns.png") as pil_image:
         levels = np.asarray(pil_image).astype(int)
         transparent = pil_image.info["transparency"]
@@ -199,7 +199,7 @@ def test_a_float_slice_needs_its_range(odd):
 @pytest.mark.parametrize(
     "name", ["chi.gif", "dispose_bgnd.gif", "multipage.tiff", "frozenpond.mpo"]
 )
-def test_first_frame(name, odd):
+def test_the_first_frame_is_taken(name, odd):
     with Image.open(odd / name) as image:
         rgba = values(image.convert("RGBA"))
     alpha = rgba[..., 3:] / 255

@@ -61,7 +61,7 @@ def plain(crop_size=224, resize_size=256, interpolation="bilinear", **kwargs):
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_bit_equal_to_torchvision(name):
+def test_results_are_bit_equal_to_torchvision(name):
     transform = WEIGHTS[name].transforms()
     ours = like(transform)
     images = [image(size, seed=i) for i, size in enumerate(SIZES)]
@@ -72,7 +72,7 @@ def test_bit_equal_to_torchvision(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
-def test_bit_equal_on_real_images(name, shared_data):
+def test_results_are_bit_equal_on_real_images(name, shared_data):
     transform = WEIGHTS[name].transforms()
     ours = like(transform)
     paths = sorted((shared_data / "imagenet_samples").rglob("*.jpg"))[::8]
@@ -187,7 +187,7 @@ def test_normalize_does_not_write_into_its_input():
 # -- overrides -----------------------------------------------------------------------------------
 
 
-def test_resize_shows_the_whole_image():
+def test_resize_keeps_the_whole_image():
     pil_image = image((300, 100))
     ours = plain(preprocessing="resize")
     expected = np.asarray(pil_image.resize((224, 224), Image.Resampling.BILINEAR))
@@ -223,7 +223,7 @@ def test_image_size_is_the_size(mode):
     assert ours(image((320, 240))).shape == (3, 96, 96)
 
 
-def test_a_torchvision_transform_as_callable():
+def test_a_torchvision_transform_can_be_the_callable():
     transform = WEIGHTS["resnet18"].transforms()
     ours = plain(preprocessing=transform)
     for pil_image in (image((320, 240)), image((320, 240), "L")):
@@ -266,7 +266,7 @@ def test_a_callable_gets_color_floats_for_deep_data():
         (np.full((5, 5), 7.0), "floats in"),
     ],
 )
-def test_a_callable_that_returns_something_else(result, message):
+def test_a_callable_that_returns_no_image_is_an_error(result, message):
     ours = plain(preprocessing=lambda pil_image: result)
     with pytest.raises((TypeError, ValueError), match=message):
         ours(image((20, 20)))
@@ -281,7 +281,7 @@ def test_a_callable_that_returns_something_else(result, message):
         ({"image_size": 0}, "image_size"),
     ],
 )
-def test_bad_parameters(bad, message):
+def test_bad_parameters_are_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         plain(**bad)
 
@@ -320,7 +320,7 @@ def test_equal_parameters_have_equal_fingerprints():
     )
 
 
-def test_fingerprint_of_a_callable():
+def test_only_a_callable_with_a_fingerprint_has_one():
     assert plain(preprocessing=lambda image: image).fingerprint is None
 
     class Named:

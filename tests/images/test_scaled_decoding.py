@@ -86,7 +86,7 @@ def change(data, preprocessing):
 # --- off by default ---------------------------------------------------------------------------
 
 
-def test_off_by_default():
+def test_scaled_decoding_is_off_by_default():
     preprocessing = make_preprocessing(**LIKE_RESNET)
     assert preprocessing.min_decode_side is None
     assert preprocessing == preprocess(scaled=False)
@@ -97,7 +97,7 @@ def test_off_by_default():
         assert np.array_equal(np.asarray(image), expected)
 
 
-def test_the_fingerprint_tells():
+def test_the_fingerprint_tells_scaled_from_full_decoding():
     plain, scaled = preprocess(scaled=False), preprocess()
     assert plain.fingerprint == make_preprocessing(**LIKE_RESNET).fingerprint
     assert scaled.fingerprint != plain.fingerprint
@@ -105,7 +105,7 @@ def test_the_fingerprint_tells():
     assert pickle.loads(pickle.dumps(scaled)) == scaled
 
 
-def test_where_every_pixel_may_matter_it_stays_off():
+def test_images_are_decoded_in_full_where_every_pixel_may_matter():
     assert preprocess(preprocessing=lambda image: image).min_decode_side is None
     nearest = preprocess(interpolation="nearest")
     assert nearest.min_decode_side is None
@@ -174,7 +174,7 @@ def test_a_smooth_image_hardly_changes(size, mode):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation(orientation):
+def test_scaled_images_are_turned_like_whole_ones(orientation):
     """1517 = 2 * 759 - 1 both ways round: where the cut pixel ends up depends on the turn."""
     image = smooth((2017, 1517), seed=orientation)
     exif = Image.Exif()
@@ -196,7 +196,7 @@ def test_orientation(orientation):
         ("L", {"progressive": True}),
     ],
 )
-def test_kinds_of_jpeg(mode, parameters):
+def test_every_kind_of_jpeg_is_scaled(mode, parameters):
     data = jpeg(smooth((1601, 1203), mode), **parameters)
     image = opened(data).decode(512)
     assert image.mode == ("L" if mode == "L" else "RGB")

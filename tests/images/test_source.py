@@ -111,7 +111,7 @@ def test_every_form_gives_the_same_images(container, row, paths, arrays):
         lambda paths: pd.DataFrame({"path": [str(p) for p in paths]}, index=[3, 3, 1]),
     ],
 )
-def test_columns_of_strings(make, paths, arrays):
+def test_columns_of_strings_are_paths(make, paths, arrays):
     assert_same(images(make(paths)), arrays)
 
 
@@ -132,7 +132,7 @@ def test_rows_may_be_of_different_kinds_and_sizes(paths, arrays):
         lambda arrays: np.stack(arrays).astype(object),
     ],
 )
-def test_batches_of_numbers(make, arrays):
+def test_batches_of_numbers_are_images(make, arrays):
     assert_same(images(make(arrays)), arrays)
 
 
@@ -154,14 +154,14 @@ def test_floats_are_on_the_unit_scale(kind):
             assert np.allclose(image, row, rtol=0, atol=1e-6)
 
 
-def test_tensors_of_any_kind():
+def test_tensors_of_any_kind_are_images():
     values = torch.rand(2, 1, 4, 5, dtype=torch.bfloat16, requires_grad=True)
     expected = values.detach().float().numpy()[:, 0]
     assert_same(images(values), expected)
     assert_same(images(list(values)), expected)
 
 
-def test_alpha_of_arrays():
+def test_alpha_of_arrays_is_composited_over_white():
     rgba = scene(channels=4)
     alpha = rgba[..., 3:] / 255
     expected = rgba[..., :3] * alpha + 255 * (1 - alpha)
@@ -202,7 +202,7 @@ def test_read_only_arrays_are_not_written_to(arrays):
         ((4, 6, 1), (4, 6, 1)),
     ],
 )
-def test_flattened_rows(shape, image_shape, convert):
+def test_flattened_rows_are_images_of_image_shape(shape, image_shape, convert):
     batch = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
     X = convert(batch.reshape(3, -1))
     source = as_image_source(X, image_shape=image_shape)
@@ -227,7 +227,7 @@ def test_flattened_rows(shape, image_shape, convert):
         (10, "ab", "image_shape must be"),
     ],
 )
-def test_image_shapes_that_do_not_fit(n_features, image_shape, message):
+def test_image_shapes_that_do_not_fit_are_refused(n_features, image_shape, message):
     with pytest.raises(ValueError, match=message):
         as_image_source(np.zeros((2, n_features)), image_shape=image_shape)
 
@@ -253,7 +253,7 @@ def test_n_columns_is_none_where_x_is_no_table(paths, arrays):
 # -- values ----------------------------------------------------------------------------------------
 
 
-def test_what_integers_mean():
+def test_integers_are_0_to_255_and_uint16_0_to_65535():
     X = np.array([[[0, 1], [128, 255]]])
     for dtype in (np.uint8, np.int16, np.int64, np.uint32):
         (image,) = images(X.astype(dtype))
@@ -305,7 +305,7 @@ FORMS = {
         (np.full((2, 5, 5), -0.1), (0, 1.5), r"value_range=\(0, 1.5\) was given"),
     ],
 )
-def test_values_outside_their_range(form, X, value_range, message):
+def test_values_outside_their_range_are_refused(form, X, value_range, message):
     with pytest.raises(ValueError, match=message):
         images(FORMS[form](X), value_range=value_range)
 
@@ -320,7 +320,7 @@ def test_a_wrong_scale_is_an_error_of_the_batch_even_if_one_row_would_pass():
     ("value", "message"),
     [(np.nan, "Input X contains NaN"), (np.inf, "Input X contains infinity or a value too large")],
 )
-def test_not_finite(value, message):
+def test_nan_and_infinity_are_refused(value, message):
     X = np.random.default_rng(0).random((4, 25))
     X[2, 4] = value
     with pytest.raises(ValueError, match=message):
@@ -336,7 +336,7 @@ def test_not_finite(value, message):
 @pytest.mark.parametrize(
     "value_range", [(1, 0), (0, 0), (0,), 255, (0, np.inf), (0, np.nan), "ab", (None, 1), (0, 1, 2)]
 )
-def test_bad_value_ranges(value_range):
+def test_bad_value_ranges_are_refused(value_range):
     with pytest.raises(ValueError, match="value_range must be None or two finite numbers"):
         as_image_source(np.zeros((1, 4, 5)), value_range=value_range)
 
@@ -412,7 +412,7 @@ def test_bad_value_ranges(value_range):
         ([["a.png", 3]], ValueError, "ColumnTransformer"),
     ],
 )
-def test_refused(X, error, message):
+def test_what_is_no_batch_of_images_is_refused(X, error, message):
     with pytest.raises(error, match=message):
         as_image_source(X)
 
@@ -493,7 +493,7 @@ def test_directories_and_devices_are_no_files(tmp_path):
             source.open(i)
 
 
-def test_missing_cells_of_a_frame(paths):
+def test_missing_cells_of_a_frame_fail_alone(paths):
     frame = pd.DataFrame({"path": [str(paths[0]), None, str(paths[1])]})
     source = as_image_source(frame)
     with pytest.raises(ImageDecodeError, match="row 1"):
@@ -501,7 +501,7 @@ def test_missing_cells_of_a_frame(paths):
     assert len(as_image_source(pd.Series([None, None], dtype=object))) == 2
 
 
-def test_a_lazily_opened_damaged_image(paths):
+def test_a_lazily_opened_damaged_image_is_an_error(paths):
     data = paths[0].read_bytes()
     paths[0].write_bytes(data[: len(data) // 2])
     with Image.open(paths[0]) as image, pytest.raises(ImageDecodeError, match="damaged"):
@@ -512,7 +512,7 @@ def test_nothing_is_read_before_it_is_opened():
     assert len(as_image_source(["no", "such", "files"])) == 3
 
 
-def test_an_index_out_of_range(arrays):
+def test_an_index_out_of_range_is_an_index_error(arrays):
     source = as_image_source(arrays)
     assert source.open(-1).index == 2
     with pytest.raises(IndexError):

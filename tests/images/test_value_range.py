@@ -25,7 +25,7 @@ def encoded(array, format_):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "int32", "uint32", "uint8", ">i2"])
-def test_all_that_the_type_can_hold(dtype):
+def test_dtype_scales_to_all_that_the_type_can_hold(dtype):
     info = np.iinfo(dtype)
     levels = np.linspace(info.min, info.max, 48).astype(dtype).reshape(6, 8)
     expected = (levels.astype(float) - info.min) / (float(info.max) - info.min)
@@ -36,7 +36,7 @@ def test_all_that_the_type_can_hold(dtype):
     )
 
 
-def test_of_floats_and_files_the_type_says_nothing_new():
+def test_dtype_changes_nothing_for_floats_and_files():
     floats = np.linspace(0, 1, 12).reshape(3, 4)
     assert np.array_equal(decode(floats, value_range="dtype"), decode(floats))
     with pytest.raises(ImageDecodeError, match=r"\[0, 1\]"):
@@ -51,7 +51,7 @@ def test_of_floats_and_files_the_type_says_nothing_new():
 @pytest.mark.parametrize(
     ("named", "ends"), [("percentile", (1, 99)), (("percentile", 5, 80.5), (5, 80.5))]
 )
-def test_percentiles_of_each_image(kind, named, ends):
+def test_percentiles_are_of_each_image(kind, named, ends):
     rng = np.random.default_rng(0)
     X = (rng.normal(0, 3000, (3, 20, 30)) + 5000).clip(0).astype(kind)
     source = as_image_source(X, value_range=named)
@@ -70,7 +70,7 @@ def test_percentiles_of_each_image(kind, named, ends):
         (np.arange(600, dtype=np.int32).reshape(20, 30) - 300, "TIFF"),
     ],
 )
-def test_percentiles_of_deep_files(array, format_):
+def test_percentiles_scale_deep_files(array, format_):
     low, high = np.percentile(array.astype(float), (1, 99))
     expected = ((array - low) / (high - low)).clip(0, 1)
     got = decode(encoded(array, format_), value_range="percentile")
@@ -85,7 +85,7 @@ def test_a_scale_of_percentiles_does_not_move_with_the_image():
     assert np.allclose(one, other, atol=1e-6)
 
 
-def test_hardly_any_levels():
+def test_percentiles_accept_images_of_hardly_any_levels():
     assert not decode(np.full((4, 4), 900, np.int32), value_range="percentile").any()
     dot = np.zeros((40, 40), np.int32)
     dot[3, 3] = 500  # one pixel in 1600: both percentiles are 0
@@ -114,7 +114,7 @@ def test_shallow_files_and_booleans_have_their_own_scale():
     assert decode(shallow, value_range="percentile").max() == 1
 
 
-def test_tensors():
+def test_scales_hold_for_tensors():
     X = torch.arange(96, dtype=torch.int16).reshape(2, 3, 4, 4) - 48
     source = as_image_source(X, value_range="percentile")
     assert source.open(0).decode().max() == source.open(1).decode().max() == 1
@@ -143,6 +143,6 @@ def test_a_scale_is_part_of_the_digest():
         (),
     ],
 )
-def test_bad_names(bad):
+def test_bad_names_of_scales_are_refused(bad):
     with pytest.raises(ValueError, match=r"value_range must be None or two finite.*percentile"):
         as_image_source(np.zeros((1, 4, 4)), value_range=bad)

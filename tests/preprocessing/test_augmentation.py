@@ -104,7 +104,7 @@ def test_rotation_is_about_the_center(shape):
     [("nearest", "nearest"), ("reflect", "reflect"), ("constant", "grid-constant"),
      ("wrap", "grid-wrap")],
 )  # fmt: skip
-def test_one_resampling_equals_scipys(smooth, mode, scipys):
+def test_resampling_equals_scipys(smooth, mode, scipys):
     matrix = affine_matrix(rotation=33, shift=(4.3, -7.1), shear=12, zoom=(1.4, 0.8))
     matrix = matrix @ crop_matrix((0.9, 0.7), (0.2, 1.0), (W, H))
     center = np.array([[1, 0, (W - 1) / 2], [0, 1, (H - 1) / 2], [0, 0, 1]])
@@ -162,7 +162,7 @@ def test_flips_are_exact_and_half_of_the_time(noise, image):
         assert 70 < sum(flipped) < 130
 
 
-def test_brightness_is_torchvisions(image, noise):
+def test_brightness_equals_torchvisions(image, noise):
     out = ImageAugmentation(brightness_range=(1.3, 1.3))(image, 0)
     assert out == tvf.adjust_brightness(image, 1.3)
     deep = (noise / 255).astype(np.float32)
@@ -182,7 +182,7 @@ def test_constant_fill_is_cval(image):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_trivial_augment_is_torchvisions(image, name):
+def test_trivial_augment_equals_torchvisions(image, name):
     theirs = v2.TrivialAugmentWide()
     strengths, signed = theirs._AUGMENTATION_SPACE[name]
     strengths = strengths(31, H, W)
@@ -249,7 +249,7 @@ def test_equal_seeds_give_equal_pixels_in_threads_and_leave_the_globals_alone(au
         np.testing.assert_array_equal(np.asarray(augmentation(image, 0)), outs[0])
 
 
-def test_kind_and_size_stay(image, smooth):
+def test_kind_and_size_of_an_image_stay(image, smooth):
     for given in forms(image, smooth):
         kept = np.array(given)
         for seed in range(30):
@@ -270,14 +270,14 @@ def test_switching_one_parameter_on_leaves_the_other_draws(image):
         assert both(image, seed) in (expected, ImageOps.flip(expected))
 
 
-def test_off_by_default_and_none(image):
+def test_nothing_is_done_by_default(image):
     assert ImageAugmentation()(image, 3) is image
     assert ImageAugmentation().is_identity
     assert resolve_augmentation(None) is None
     assert not EVERYTHING.is_identity
 
 
-def test_scaled_decoding_keeps_its_extent():
+def test_images_of_scaled_decoding_keep_their_extent():
     decoded = Image.fromarray(np.random.default_rng(2).integers(0, 256, (40, 60), dtype=np.uint8))
     decoded.info[EXTENT] = Extent((237, 158), (0, 0, 59.25, 39.5))
     prepare = make_preprocessing(crop_size=16, resize_size=16, interpolation="bilinear",
@@ -301,7 +301,7 @@ class Holder(BaseEstimator):
         self.augmentation = augmentation
 
 
-def test_searches_reach_into_it(image):
+def test_searches_reach_its_parameters(image):
     holder = clone(Holder(ImageAugmentation(width_shift_range=0.2)))
     holder.set_params(augmentation__rotation_range=45, augmentation__width_shift_range=0.0)
     reference = ImageAugmentation(rotation_range=45)
@@ -310,7 +310,7 @@ def test_searches_reach_into_it(image):
     assert holder.get_params()["augmentation__rotation_range"] == 45
 
 
-def test_fingerprints_tell_what_matters():
+def test_fingerprints_tell_parameters_apart():
     prints = {
         ImageAugmentation(**{name: value}).fingerprint
         for name, value in EVERYTHING.get_params().items()
@@ -325,7 +325,7 @@ def test_fingerprints_tell_what_matters():
     assert resolve_augmentation(noisy_callable).fingerprint is None
 
 
-def test_presets(image):
+def test_presets_augment_and_medical_mirrors_nothing(image):
     for name in ("light", "standard", "medical"):
         augmentation = resolve_augmentation(name)
         assert len({out.tobytes() for out in draws(augmentation, image, 5)}) == 5
@@ -353,7 +353,7 @@ def test_presets(image):
         ({"mixup": -0.1}, "'mixup' parameter"),
     ],
 )
-def test_bad_parameters(image, parameters, message):
+def test_bad_parameters_are_refused(image, parameters, message):
     augmentation = ImageAugmentation(**parameters)  # the constructor only stores
     with pytest.raises(ValueError, match=message):
         augmentation.validate()
@@ -363,7 +363,7 @@ def test_bad_parameters(image, parameters, message):
         resolve_augmentation(augmentation)
 
 
-def test_bad_use(image):
+def test_bad_presets_seeds_and_images_are_refused(image):
     with pytest.raises(ValueError, match=r"preset 'strong'; there are \['light'"):
         resolve_augmentation("strong")
     with pytest.raises(TypeError, match=r"name of a preset .* got 3"):
@@ -395,7 +395,7 @@ def test_callables_may_return_any_image(image, noise, smooth):
     np.testing.assert_array_equal(seen, np.repeat(smooth[::-1, :, :1], 3, axis=2))
 
 
-def test_callables_that_return_something_else(image):
+def test_callables_that_return_no_image_are_errors(image):
     with pytest.raises(TypeError, match=r"returned NoneType; expected a Pillow image"):
         resolve_augmentation(lambda pil_image: None)(image, 0)
     with pytest.raises(ValueError, match=r"values from -2.* Leave the normalization out"):
@@ -408,7 +408,7 @@ def test_callables_that_return_something_else(image):
 
 
 @pytest.mark.parametrize("alphas", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
-def test_mixing(alphas):
+def test_mixing_shares_images_and_targets_alike(alphas):
     augmentation = ImageAugmentation(**alphas)
     assert augmentation.mixes
     assert augmentation.is_identity  # of single images
@@ -433,7 +433,7 @@ def test_mixing(alphas):
         assert True in kinds
 
 
-def test_mixing_refuses_what_it_cannot_mix():
+def test_mixing_refuses_bad_batches_and_targets():
     batch, targets = torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
     off, on = ImageAugmentation(), ImageAugmentation(mixup=1)
     same, soft = off.mix(batch, targets, 0, n_classes=2)

@@ -31,7 +31,7 @@ def X():
     return np.random.default_rng(0).integers(0, 4096, (6, 10, 12, 5), dtype=np.uint16)
 
 
-def test_selected_channels_in_their_order(X):
+def test_selected_channels_come_in_their_order(X):
     out = ImageChannels(select=(4, 0, -4)).fit_transform(X)
     assert np.array_equal(out, X[..., [4, 0, 1]])
     assert out.dtype == X.dtype
@@ -40,7 +40,7 @@ def test_selected_channels_in_their_order(X):
     assert np.array_equal(ImageChannels(select=[0, 0, 0]).fit_transform(gray)[..., 1], gray)
 
 
-def test_mixed_channels(X):
+def test_channels_are_mixed_linearly(X):
     mix = np.random.default_rng(1).random((5, 3))
     expected = np.einsum("nhwc,ck->nhwk", X.astype(float), mix)
     np.testing.assert_allclose(ImageChannels(mix=mix).fit_transform(X), expected)
@@ -63,7 +63,7 @@ def test_mixing_is_projecting_the_first_convolution(X):
     torch.testing.assert_close(convolve(mixed, filters), convolve(own, projected))
 
 
-def test_raveled_images(X):
+def test_raveled_images_give_the_same(X):
     flat = X.reshape(6, -1)
     step = ImageChannels(select=(1, 2, 3), image_shape=(10, -1, 5)).fit(flat)
     assert step.image_shape_ == (10, 12, 5)
@@ -74,7 +74,7 @@ def test_raveled_images(X):
     assert out.columns[0] == "imagechannels0"
 
 
-def test_in_a_search_before_the_extractor(X):
+def test_a_search_reaches_it_before_the_extractor(X):
     feat = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=None, image_size=48, value_range=(0, 4095)
     )
@@ -85,7 +85,7 @@ def test_in_a_search_before_the_extractor(X):
     assert clone(pipe[0]).get_params()["mix"] is None
 
 
-def test_other_sizes_and_other_channels(X):
+def test_other_sizes_are_accepted_and_other_channels_are_not(X):
     step = ImageChannels().fit(X)
     assert step.transform(X[:, :4, :5]).shape == (6, 4, 5, 3)
     with pytest.raises(ValueError, match="has 4 channels; in fit it had 5"):
@@ -103,12 +103,12 @@ def test_other_sizes_and_other_channels(X):
         ({"select": 3}, "'select' parameter"),
     ],
 )
-def test_errors(X, parameters, message):
+def test_bad_channels_are_refused(X, parameters, message):
     with pytest.raises(ValueError, match=message):
         ImageChannels(**parameters).fit(X)
 
 
-def test_errors_of_shape(X):
+def test_bad_shapes_are_refused(X):
     with pytest.raises(ValueError, match="image_shape"):
         ImageChannels().fit(X.reshape(6, -1))
     with pytest.raises(ValueError, match="do not make images"):
@@ -117,7 +117,7 @@ def test_errors_of_shape(X):
         ImageChannels().fit(X[None])
 
 
-def test_the_extractor_names_it(X):
+def test_the_extractors_error_names_it(X):
     with pytest.raises(ValueError, match="ImageChannels"):
         PretrainedFeatureExtractor("squeezenet1_1", weights=None).fit(X)
     feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, value_range=(0, 4095))

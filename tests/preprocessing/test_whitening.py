@@ -51,7 +51,7 @@ def test_zca_makes_pixels_uncorrelated_by_a_symmetric_matrix(X):
     assert np.linalg.eigvalsh(W).min() > 0  # of all whitenings, the nearest to the images
 
 
-def test_pca_is_scikit_learns(X):
+def test_pca_equals_scikit_learns(X):
     flat = X.reshape(len(X), -1)
     theirs = PCA(n_components=10, whiten=True, svd_solver="full").fit(flat)
     ours = ImageWhitening("pca", n_components=10).fit(X)
@@ -63,7 +63,7 @@ def test_pca_is_scikit_learns(X):
     )
 
 
-def test_standardize_is_keras_formula(X):
+def test_standardize_follows_keras_formula(X):
     out = ImageWhitening("standardize").fit_transform(X)
     expected = (X - X.mean((0, 1, 2))) / (X.std((0, 1, 2)) + 1e-6)
     np.testing.assert_allclose(out, expected, atol=1e-12)
@@ -86,7 +86,7 @@ def test_standardize_is_keras_formula(X):
         {"method": "standardize", "featurewise_center": False},
     ],
 )
-def test_inverse(X, parameters):
+def test_inverse_transform_restores_images(X, parameters):
     model = ImageWhitening(**parameters).fit(X)
     np.testing.assert_allclose(model.inverse_transform(model.transform(X)), X, atol=1e-8)
     rows = X.reshape(len(X), -1)
@@ -94,12 +94,12 @@ def test_inverse(X, parameters):
     np.testing.assert_allclose(model.inverse_transform(model.transform(rows)), rows, atol=1e-8)
 
 
-def test_no_inverse_without_the_images_own_means(X):
+def test_there_is_no_inverse_of_sample_wise_steps(X):
     model = ImageWhitening(samplewise_center=True).fit(X)
     assert not hasattr(model, "inverse_transform")
 
 
-def test_rows_and_images_are_the_same(X):
+def test_raveled_images_give_the_same(X):
     images = ImageWhitening().fit(X)
     rows = X.reshape(len(X), -1)
     as_rows = ImageWhitening(image_shape=(6, 5, -1)).fit(rows)
@@ -143,7 +143,7 @@ def test_scale_does_not_matter(X):
     np.testing.assert_allclose(ImageWhitening(epsilon=0.1).fit_transform(X * 255), small, atol=1e-8)
 
 
-def test_sizes():
+def test_large_images_are_standardized_but_not_whitened():
     large = np.zeros((3, 70, 70, 3))
     with pytest.raises(ValueError, match=r"at most 64 x 64 x 3 = 12288 .* 70 x 70 x 3 = 14700"):
         ImageWhitening().fit(large)
@@ -166,12 +166,12 @@ def test_sizes():
         ),
     ],
 )
-def test_bad_values(fit, message):
+def test_bad_values_are_refused(fit, message):
     with pytest.raises(ValueError, match=message):
         fit()
 
 
-def test_in_a_pipeline():
+def test_it_works_in_pipelines_and_names_its_output():
     X, y = load_digits(return_X_y=True)
     pipe = make_pipeline(ImageWhitening(epsilon=0.1), LogisticRegression(max_iter=500))
     assert clone(pipe).fit(X[:400], y[:400]).score(X[400:600], y[400:600]) > 0.8

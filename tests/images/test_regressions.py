@@ -45,7 +45,7 @@ def tiff16(photometric):
     return bytes(data)
 
 
-def test_what_a_tiff_says_of_its_levels_is_in_the_digest_of_an_opened_one():
+def test_the_digest_of_an_opened_tiff_holds_the_meaning_of_its_levels():
     ordinary, inverted = (
         open_one(Image.open(io.BytesIO(tiff16(photometric)))) for photometric in (1, 0)
     )
@@ -99,7 +99,7 @@ def png(bits, color_type, scanlines, key):
 
 
 @pytest.mark.parametrize(("bits", "line"), [(2, 0b01_00_0000), (4, 0b0001_0000)])
-def test_a_transparent_gray_of_few_bits(bits, line):
+def test_a_transparent_gray_of_few_bits_becomes_white(bits, line):
     data = png(bits, 0, bytes([line]), struct.pack(">H", 1))
     image = np.asarray(open_one(data).decode())
     assert image.tolist() == [[255, 0]]  # level 1 is transparent: white paper
@@ -113,7 +113,7 @@ def test_a_transparent_color_of_sixteen_bits_is_not_guessed():
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_a_pipe_does_not_keep_us_waiting(tmp_path):
+def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageDecodeError, match="not a regular file"):
         open_one(tmp_path / "pipe.png")
