@@ -28,7 +28,7 @@ from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 _LARGEST_SEED = np.iinfo(np.int32).max
 
-FAILED_ROWS_COLUMNS = ["row", "source", "reason"]
+NO_FAILED_ROWS = pd.DataFrame(columns=["row", "source", "reason"])
 
 
 class ImageInputMixin:
@@ -89,7 +89,7 @@ class ImageInputMixin:
         # Not an attribute: scikit-learn's HTML repr shows those, and a file may be named after
         # a patient.
         check_is_fitted(self)
-        return self._failed_rows
+        return self._failed_rows.copy()
 
     def _note_failures(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
         """Remember the rows of this call that could not be read, and warn of them."""
@@ -189,5 +189,5 @@ def failed_rows_frame(failures: list[ImageDecodeError]) -> pd.DataFrame:
     """A table of rows that could not be read: position, source, reason."""
     return pd.DataFrame(
         [(failure.index, failure.source, failure.reason) for failure in failures],
-        columns=FAILED_ROWS_COLUMNS,
+        columns=NO_FAILED_ROWS.columns,
     )

@@ -17,8 +17,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._base import (
+    NO_FAILED_ROWS,
     ImageInputMixin,
-    failed_rows_frame,
     n_decoding_threads,
     resolve_device,
     seed_from,
@@ -263,7 +263,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self._found_as = lasting(self.backbone)
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
-        self._failed_rows = failed_rows_frame([])
+        self._failed_rows = NO_FAILED_ROWS
         return self
 
     def transform(self, X: Any) -> Any:
@@ -300,7 +300,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             on_error=self.on_error,
             progress=bool(self.verbose),
         )
-        self._note_failures(failures, len(rows), "given NaN")
+        if failures or len(self._failed_rows):
+            self._note_failures(failures, len(rows), "given NaN")
         return rows
 
     def _frozen(self, source: NetworkSource, info: NetworkInfo) -> FrozenExtractor:
@@ -344,7 +345,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         state = super().__getstate__()
         if "_failed_rows" in state:
             # File names may be patients' names.
-            state = {**state, "_failed_rows": failed_rows_frame([])}
+            state = {**state, "_failed_rows": NO_FAILED_ROWS}
         return state
 
     def __sklearn_tags__(self):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class PackedWeights:
 
     @classmethod
     def pack(cls, backbone: Backbone, reference: BackboneReference, depth: int) -> PackedWeights:
-        """Keep the first ``depth`` pieces of ``backbone`` (the neck counts as the last one)."""
+        """Keep the first ``depth`` stages of ``backbone`` (the neck counts as the last one)."""
         tensors = {
             name: tensor.contiguous()
             for name, tensor in _kept(backbone, depth).modules().state_dict().items()
@@ -54,9 +55,9 @@ class PackedWeights:
         return cls(reference, depth, safetensors.torch.save(tensors))
 
     def unpack(self) -> Backbone:
-        """The architecture, with the packed tensors in the pieces that were packed.
+        """Return the architecture, with the packed tensors in the stages that were packed.
 
-        The other pieces hold nothing (they are on torch's meta device) and are never run.
+        The other stages hold nothing (they are on torch's meta device) and are never run.
         """
         backbone = architecture(self.reference.name, weights=self.reference.weights)
         kept = _kept(backbone, self.depth).modules()
@@ -67,13 +68,14 @@ class PackedWeights:
 
 
 def _kept(backbone: Backbone, depth: int) -> Backbone:
+    """Return the part of a network that is packed."""
     if depth > backbone.n_stages:
         return replace(backbone, classifier=None)
     return backbone.truncated(depth)
 
 
 def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
-    """How the registry may load what was asked for.
+    """Return how to load what an estimator's parameters ask for.
 
     Parameters
     ----------
@@ -82,6 +84,16 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
         FineTuneClassifier, in a FrozenEstimator or bare.
     weights, seed
         As for ``load_backbone``.
+
+    Returns
+    -------
+    NetworkSource
+        What the registry is asked with.
+
+    Raises
+    ------
+    ValueError
+        If ``backbone`` is something else, or comes with its weights and others are given.
     """
     provider = tuned_provider(backbone)
     if provider is not None:
@@ -92,39 +104,53 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
             )
         tuned = provider.to_backbone()
         return NetworkSource(("tuned", tuned.reference), lambda: tuned)
-    weights = _absolute(weights)
+    directory = _config.weights_directory()
+    identity = None
+    if weights is not None:
+        weights, identity = _absolute(weights), _identity(weights, directory)
     return NetworkSource(
-        ("request", backbone, _identity(weights), seed, _config.weights_directory()),
-        lambda: load_backbone(backbone, weights=weights, seed=seed),
+        ("request", backbone, identity, seed, directory),
+        partial(load_backbone, backbone, weights=weights, seed=seed),
     )
 
 
 def found_source(
     reference: BackboneReference, packed: PackedWeights | None = None, backbone: Any = None
 ) -> NetworkSource:
-    """How the registry may load again what an earlier request found: by digest, or unpacked.
+    """Return how to load again what an earlier request found: by digest, or unpacked.
 
-    ``backbone`` is what was asked for then, as :func:`lasting` gives it: a fine-tuned one is found
-    by it.
+    Parameters
+    ----------
+    reference : BackboneReference
+        What was found.
+    packed : PackedWeights or None
+        Its tensors, where a pickle carries them.
+    backbone : object
+        What was asked for then, as :func:`lasting` returns it: a fine-tuned network is found by it.
+
+    Returns
+    -------
+    NetworkSource
+        What the registry is asked with.
     """
     if packed is not None:
         return NetworkSource(("packed", reference), packed.unpack, reference)
-    if isinstance(backbone, (str, os.PathLike)):
-        backbone = _moved(os.fspath(backbone))
+    directory = _config.weights_directory()
+    if _is_file_name(backbone):
+        backbone = _moved(os.fspath(backbone), directory)
     provider = tuned_provider(backbone)
     if provider is not None:
         return NetworkSource(("tuned", reference), provider.to_backbone, reference)
+    weights = reference.weights and _moved(reference.weights, directory)
     return NetworkSource(
-        ("found", reference, _config.weights_directory()),
-        lambda: load_backbone(
-            reference.name, weights=_moved(reference.weights), seed=reference.seed or 0
-        ),
+        ("found", reference, directory),
+        partial(load_backbone, reference.name, weights=weights, seed=reference.seed or 0),
         reference,
     )
 
 
 def tuned_provider(backbone: Any) -> BackboneProvider | None:
-    """Who has a fine-tuned network, if ``backbone`` is one; None if it is a name."""
+    """Return who has a fine-tuned network; None if ``backbone`` is a name."""
     if backbone is None:
         return None
     if _is_file_name(backbone):
@@ -156,7 +182,7 @@ class SavedNetwork:
     path: Path
 
     def to_backbone(self) -> Backbone:
-        """The network that was fine-tuned, without its head."""
+        """Load the network that was fine-tuned, without its head."""
         header, tensors = read_saved(self.path)
         reference = BackboneReference(**header["reference"])
         base = found_source(reference, None, next_to(self.path, header["found_as"]))
@@ -164,7 +190,7 @@ class SavedNetwork:
 
 
 def tuned_backbone(base: Backbone, reference: BackboneReference, learned: Any) -> Backbone:
-    """``base`` with what was learned in it.
+    """Return ``base`` with what was learned in it.
 
     Raises
     ------
@@ -177,7 +203,7 @@ def tuned_backbone(base: Backbone, reference: BackboneReference, learned: Any) -
 
 
 def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and tensors of a file that ``FineTuneClassifier.save`` wrote; no code is run.
+    """Read the header and tensors of a file that ``FineTuneClassifier.save`` wrote; run no code.
 
     Raises
     ------
@@ -202,12 +228,12 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
 
 
 def lasting(backbone: Any) -> Any:
-    """``backbone`` so that it means the same after a change of directory."""
+    """Return ``backbone`` so that it means the same after a change of directory."""
     return _absolute(backbone) if _is_file_name(backbone) else backbone
 
 
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
-    """The file of a first step in the folder of the second one's, if it is not where it was."""
+    """Return a first step's file in the folder of the second's, if it is not where it was."""
     if _is_file_name(backbone) and not Path(backbone).is_file():
         candidate = Path(saved).absolute().parent / Path(backbone).name
         if candidate.is_file():
@@ -216,32 +242,29 @@ def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
 
 
 def _is_file_name(backbone: Any) -> bool:
+    """Return whether ``backbone`` names a saved estimator rather than a network."""
     return isinstance(backbone, os.PathLike) or (
         isinstance(backbone, str) and backbone.endswith(".safetensors")
     )
 
 
-def _moved(weights: str | None) -> str | None:
-    """A file of the same name in the weights folder, for one that is not where it was.
+def _moved(name: str, directory: Path | None) -> str:
+    """Return a file of the same name in the weights folder, for one that is not where it was.
 
     Another machine has other folders; the digest tells whether it is the same file.
     """
-    directory = _config.weights_directory()
-    if weights is not None and directory is not None and Path(weights).name != weights:
-        moved = directory / Path(weights).name
-        if not Path(weights).is_file() and moved.is_file():
+    if directory is not None and Path(name).name != name and not Path(name).is_file():
+        moved = directory / Path(name).name
+        if moved.is_file():
             return str(moved)
-    return weights
+    return name
 
 
-def _identity(weights: Any) -> Any:
-    """A hashable identity of a weights request; for a file, one that changes when it does."""
+def _identity(weights: Any, directory: Path | None) -> Any:
+    """Return a hashable identity of a weights request; a file's changes when the file does."""
     if not isinstance(weights, (str, os.PathLike)):
-        return None if weights is None else str(weights)
-    candidates = [Path(weights)]
-    if (directory := _config.weights_directory()) is not None:
-        candidates.append(directory / Path(weights).name)
-    for path in candidates:
+        return str(weights)
+    for path in [Path(weights), *([] if directory is None else [directory / Path(weights).name])]:
         try:
             status = path.stat()
         except OSError:
@@ -251,7 +274,7 @@ def _identity(weights: Any) -> Any:
 
 
 def _absolute(weights: Any) -> Any:
-    """A path that still means the same file after a change of directory."""
+    """Return a path that still means the same file after a change of directory."""
     if isinstance(weights, (str, os.PathLike)):
         path = Path(weights).expanduser()
         if path.is_file():

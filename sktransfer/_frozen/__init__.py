@@ -3,7 +3,7 @@
 from sktransfer._frozen._cache import begin_session, cache_info, clear_cache, store_for
 from sktransfer._frozen._disk import DirectoryStore, open_directory
 from sktransfer._frozen._engines import DTYPES, ENGINES, TOLERANCES, resolve_engine
-from sktransfer._frozen._extraction import Extraction, RowCache
+from sktransfer._frozen._extraction import Extraction
 from sktransfer._frozen._extractor import FrozenExtractor, store_together
 from sktransfer._frozen._layers import (
     POOLINGS,
@@ -51,7 +51,6 @@ __all__ = [
     "NetworkInfo",
     "NetworkRegistry",
     "NetworkSource",
-    "RowCache",
     "Store",
     "TieredStore",
     "cache_info",

@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -84,14 +84,21 @@ class Extraction:
     on_error: str = "raise"
     progress: str | None = None
     allocate: Callable[..., np.ndarray] = np.empty
-    _failures: list[ImageDecodeError] = field(default_factory=list, init=False, repr=False)
-    _failed: dict[int, ImageDecodeError] = field(default_factory=dict, init=False, repr=False)
-    # digest -> the row that computes it; (row, the row it equals); row -> digest of what another
-    # run is computing.
-    _first_row: dict[bytes, int] = field(default_factory=dict, init=False, repr=False)
-    _copies: list[tuple[int, int]] = field(default_factory=list, init=False, repr=False)
-    _elsewhere: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
-    _warned: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n, default = len(self.images), _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
+        self._limit = default if self.batch_size == "auto" else int(self.batch_size)
+        self._warned = False
+        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *self.widths]))]
+        self._rows = self.allocate((n, sum(self.widths)), np.result_type(*self.dtypes))
+        self._failures: list[ImageDecodeError] = []
+        self._failed: dict[int, ImageDecodeError] = {}
+        self._first_row: dict[bytes, int] = {}  # digest -> the row that computes it
+        self._copies: list[tuple[int, int]] = []  # (row, the row it equals)
+        self._elsewhere: dict[int, bytes] = {}  # row -> digest of what another run is computing
+        # Who a claim belongs to: this run, not this process, which may run several at once.
+        self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._claimed: set[bytes] = set()
 
     def run(self) -> tuple[np.ndarray, list[ImageDecodeError]]:
         """Run every image, those with equal bytes once, here and across runs of one store.
@@ -110,13 +117,7 @@ class Extraction:
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
         """
-        n = len(self.images)
-        default = _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
-        self._limit = default if self.batch_size == "auto" else int(self.batch_size)
-        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *self.widths]))]
-        self._rows = self.allocate((n, sum(self.widths)), np.result_type(*self.dtypes))
-        self._cache = RowCache(self.store, self.fingerprints)
-        title, silent = self.progress, self.progress is None
+        n, title, silent = len(self.images), self.progress, self.progress is None
         executor = ThreadPoolExecutor(self.n_threads, thread_name_prefix="sktransfer-decode")
         with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
             try:
@@ -136,7 +137,7 @@ class Extraction:
             finally:
                 # On an error or Ctrl-C, what waits is dropped; what runs is an image or two.
                 executor.shutdown(wait=True, cancel_futures=True)
-                self._cache.release()
+                self._release()
         for row, original in self._copies:
             if original in self._failed:
                 self._fail(row, self._failed[original])
@@ -176,7 +177,7 @@ class Extraction:
                     advance(1)
                 elif self._fetch(row, encoded.digest):
                     advance(1)
-                elif self._cache.claim(encoded.digest):
+                elif self._claim(encoded.digest):
                     future = executor.submit(self._prepare, row, encoded)
                     decoding.append((row, encoded.digest, future))
                 else:
@@ -186,7 +187,7 @@ class Extraction:
                 try:
                     image = decoded.result()
                 except ImageDecodeError as error:
-                    self._cache.release([digest])
+                    self._release([digest])
                     self._fail(row, error)
                     advance(1)
                 else:
@@ -208,10 +209,10 @@ class Extraction:
         for row, digest in list(self._elsewhere.items()):
             if self._fetch(row, digest):
                 advance(1)
-            elif self._cache.claim(digest, even_if_there=True):
+            elif self._claim(digest, even_if_there=True):
                 # Put between the look and the claim, or there but unreadable: look again.
                 if self._fetch(row, digest):
-                    self._cache.release([digest])
+                    self._release([digest])
                     advance(1)
                 else:
                     taken_over.append(row)
@@ -223,11 +224,17 @@ class Extraction:
         return taken_over
 
     def _fetch(self, row: int, digest: bytes) -> bool:
-        """Fill a row from the store; return whether it is there."""
-        parts = self._cache.get(digest)
-        if parts is not None:
-            self._fill(row, parts)
-        return parts is not None
+        """Fill a row from the store; return whether all of its parts are there."""
+        if self.store is None or self.fingerprints is None:
+            return False
+        parts: list[np.ndarray] = []
+        for fingerprint in self.fingerprints:
+            part = self.store.get(_key(fingerprint, digest))
+            if part is None:
+                return False
+            parts.append(part)
+        self._fill(row, parts)
+        return True
 
     def _fill(self, row: int, parts: Sequence[np.ndarray]) -> None:
         """Fill a row; the whole array is widened for a part that is wider."""
@@ -252,43 +259,37 @@ class Extraction:
     def _compute(
         self, pending: Sequence[tuple[int, bytes, np.ndarray]], advance: Callable[[int], object]
     ) -> None:
-        """Run a batch, fill its rows and store them."""
-        values = self._within_memory([image for _, _, image in pending])
-        done = []
-        for (row, digest, _), value in zip(pending, values, strict=True):
-            parts = [
-                as_stored(value[columns], dtype)
-                for columns, dtype in zip(self._columns, self.dtypes, strict=True)
-            ]
-            self._fill(row, parts)
-            done.append((digest, parts))
-        # Flushed per batch: whatever happens next, this much is done.
-        self._cache.put(done)
-        advance(len(pending))
-
-    def _within_memory(self, images: list[np.ndarray]) -> np.ndarray:
-        """Compute a batch, in halves of halves if the device runs out of memory."""
-        while True:
-            bounds = [*range(0, len(images), self._limit), len(images)]
+        """Run images, in smaller batches if the device runs out of memory; fill and store rows."""
+        while pending:
+            batch = pending[: self._limit]
             try:
-                return np.concatenate(
-                    [self._run_network(images[low:high]) for low, high in pairwise(bounds)]
-                )
+                values = self._run_network([image for _, _, image in batch])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self._limit == 1:
                     raise
-            # Outside the handler: the traceback would keep the failed batch's tensors alive.
-            self._limit = max(1, min(self._limit, len(images)) // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"{self.device} ran out of memory; continuing with smaller batches (now "
-                    f"{self._limit}). Set batch_size to avoid the failed attempt.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                values = None
+            if values is None:
+                # Outside the handler: the traceback would keep the failed batch's tensors alive.
+                self._halve(len(batch))
+                continue
+            rows: list[tuple[bytes, np.ndarray]] = []
+            for (row, digest, _), value in zip(batch, values, strict=True):
+                parts = [
+                    part if part.dtype == dtype else as_stored(part, dtype)
+                    for part, dtype in zip(
+                        (value[columns] for columns in self._columns), self.dtypes, strict=True
+                    )
+                ]
+                self._fill(row, parts)
+                if self.fingerprints is not None:
+                    keys = [_key(fingerprint, digest) for fingerprint in self.fingerprints]
+                    rows += zip(keys, parts, strict=True)
+            if self.store is not None and rows:
+                # Flushed per batch: whatever happens next, this much is done.
+                self.store.put(rows)
+                self._release([digest for _, digest, _ in batch])
+            advance(len(batch))
+            pending = pending[len(batch) :]
 
     def _run_network(self, images: list[np.ndarray]) -> np.ndarray:
         """Compute the parts of some images, side by side."""
@@ -299,61 +300,21 @@ class Extraction:
             stacked = stacked.pin_memory().to(self.device, non_blocking=True)
         return np.hstack(self.compute(self.preprocessing.normalize(stacked)))
 
+    def _halve(self, n: int) -> None:
+        """Halve the batch after one of ``n`` images did not fit in memory, and say so once."""
+        self._limit = max(1, min(self._limit, n) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.device} ran out of memory; continuing with smaller batches (now "
+                f"{self._limit}). Set batch_size to avoid the failed attempt.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
-def as_stored(part: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round to ``dtype``; keep as it is where a number is too large for that."""
-    if part.dtype == dtype:
-        return part
-    with np.errstate(over="ignore"):
-        stored = part.astype(dtype)
-    lost = ~np.isfinite(stored)
-    return part if lost.any() and np.isfinite(part[lost]).any() else stored
-
-
-@dataclass
-class RowCache:
-    """A store as one run uses it: rows of several parts under one image's digest, and claims.
-
-    Parameters
-    ----------
-    store : Store or None
-        None: nothing is found, everything may be computed.
-    fingerprints : sequence of bytes, or None
-        Of each part, of everything that changes it but the image; None is as no store.
-    """
-
-    store: Store | None
-    fingerprints: Sequence[bytes] | None
-    # Who a claim belongs to: this run, not this process, which may run several at once.
-    _owner: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(8)}")
-    _claimed: set[bytes] = field(default_factory=set)
-
-    def get(self, digest: bytes) -> list[np.ndarray] | None:
-        """Return the parts of an image's row; None if any of them is missing in the store."""
-        if self.store is None or self.fingerprints is None:
-            return None
-        parts: list[np.ndarray] = []
-        for fingerprint in self.fingerprints:
-            part = self.store.get(_key(fingerprint, digest))
-            if part is None:
-                return None
-            parts.append(part)
-        return parts
-
-    def put(self, rows: Sequence[tuple[bytes, Sequence[np.ndarray]]]) -> None:
-        """Store the parts of computed rows, and give back the claims on them."""
-        if self.store is None or self.fingerprints is None:
-            return
-        self.store.put(
-            [
-                (_key(fingerprint, digest), part)
-                for digest, parts in rows
-                for fingerprint, part in zip(self.fingerprints, parts, strict=True)
-            ]
-        )
-        self.release([digest for digest, _ in rows])
-
-    def claim(self, digest: bytes, *, even_if_there: bool = False) -> bool:
+    def _claim(self, digest: bytes, *, even_if_there: bool = False) -> bool:
         """Return whether this run is to compute an image.
 
         False if another one is computing it, or finished it since it was looked for.
@@ -369,7 +330,7 @@ class RowCache:
         self._claimed.discard(key)
         return False
 
-    def release(self, digests: Sequence[bytes] | None = None) -> None:
+    def _release(self, digests: Sequence[bytes] | None = None) -> None:
         """Give back the claims on ``digests``, or all that are left."""
         if self.store is None or self.fingerprints is None:
             return
@@ -379,6 +340,14 @@ class RowCache:
         if keys:
             self.store.release(keys, self._owner)
             self._claimed.difference_update(keys)
+
+
+def as_stored(part: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Round to ``dtype``; keep as it is where a number is too large for that."""
+    with np.errstate(over="ignore"):
+        stored = part.astype(dtype)
+    lost = ~np.isfinite(stored)
+    return part if lost.any() and np.isfinite(part[lost]).any() else stored
 
 
 def _key(fingerprint: bytes, digest: bytes) -> bytes:

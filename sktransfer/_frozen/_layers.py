@@ -116,7 +116,7 @@ def resolve_layers(
     layers = list(layer) if isinstance(layer, list | tuple) else [layer]  # type: ignore[list-item]
     if not layers:
         raise ValueError("layer is an empty list; name at least one stage, or leave it None.")
-    outputs = []
+    name, outputs = info.reference.name, []
     for each in layers:
         if isinstance(each, bool) or not (each is None or isinstance(each, str | Integral)):
             raise ValueError(
@@ -124,9 +124,21 @@ def resolve_layers(
                 f"got {each!r} of type {type(each).__name__}."
             )
         if each is None:
-            outputs.append(LayerOutput(None, _embedding_pooling(info, pooling)))
+            if not info.embedding_trained:
+                raise ValueError(
+                    f"The weights {info.reference.weights} of {name} hold trained convolutions "
+                    "only: the layers that make its embedding are untrained. Name a layer, for "
+                    f"example layer={info.last_map!r}."
+                )
+            own = pooling == "avg" or (pooling == "cls" and info.neck_kind == "cls")
+            if not own and (pooling == "cls" or info.neck_has_post or info.neck_kind == "none"):
+                raise ValueError(
+                    f"pooling={pooling!r} does not go with layer=None for {name}, whose embedding "
+                    "has its own way of pooling. Leave pooling='avg' for that, or name a layer, "
+                    f"for example layer={info.stages[-1].name!r}."
+                )
+            outputs.append(LayerOutput(None, None if own else pooling))
             continue
-        name = info.reference.name
         index = find_stage(name, [stage.name for stage in info.stages], each)
         stage = info.stages[index]
         if pooling == "cls" and not stage.n_prefix_tokens:
@@ -138,26 +150,6 @@ def resolve_layers(
     if len(set(outputs)) < len(outputs):
         raise ValueError(f"layer names the same stage twice: {layer!r}.")
     return tuple(outputs)
-
-
-def _embedding_pooling(info: NetworkInfo, pooling: str) -> str | None:
-    """Return the pooling that makes the embedding; None for the network's own."""
-    name = info.reference.name
-    if not info.embedding_trained:
-        raise ValueError(
-            f"The weights {info.reference.weights} of {name} hold trained convolutions only: the "
-            f"layers that make its embedding are untrained. Name a layer, for example "
-            f"layer={info.last_map!r}."
-        )
-    if pooling == "avg" or (pooling == "cls" and info.neck_kind == "cls"):
-        return None
-    if pooling == "cls" or info.neck_has_post or info.neck_kind == "none":
-        raise ValueError(
-            f"pooling={pooling!r} does not go with layer=None for {name}, whose embedding has its "
-            f"own way of pooling. Leave pooling='avg' for that, or name a layer, for example "
-            f"layer={info.stages[-1].name!r}."
-        )
-    return pooling
 
 
 def pool(x: Tensor, how: str, *, layout: Layout = "NCHW", n_prefix_tokens: int = 0) -> Tensor:

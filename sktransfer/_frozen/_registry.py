@@ -65,7 +65,7 @@ class NetworkRegistry:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
         self._lock = threading.RLock()
-        self._infos: dict[tuple | BackboneReference, NetworkInfo] = {}
+        self._infos: dict[tuple | BackboneReference | None, NetworkInfo] = {}
         self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
         # What `info` loaded, for the `get` that follows it.
         self._loaded: Backbone | None = None
@@ -89,8 +89,14 @@ class NetworkRegistry:
             If the weights found are not those of ``source.reference``.
         """
         with self._lock:
-            found = self._infos.get(source.reference or source.key)
-            return self._load(source) if found is None else found
+            info = self._infos.get(source.reference or source.key)
+            if info is None:
+                self._loaded = source.checked()
+                info = NetworkInfo.of(self._loaded)
+                self._infos[source.key] = self._infos[info.reference] = info
+                if source.reference is not None:  # the same weights may lie elsewhere now
+                    self._infos[source.reference] = info
+            return info
 
     def get(
         self,
@@ -125,7 +131,9 @@ class NetworkRegistry:
             network = self._networks.get((reference, precision, device, engine))
             if network is None or network.depth < depth:
                 if self._loaded is None or self._loaded.reference != reference:
-                    found = self._load(source).reference
+                    for known in (source.key, source.reference, reference):
+                        self._infos.pop(known, None)
+                    found = self.info(source).reference
                     if found != reference:
                         # The file was exchanged while this process held what it said before.
                         reference, network = found, None
@@ -149,15 +157,6 @@ class NetworkRegistry:
     def _held(self) -> int:
         """Return the bytes of all networks."""
         return sum(network.n_bytes for network in self._networks.values())
-
-    def _load(self, source: NetworkSource) -> NetworkInfo:
-        """Load a network and note what is known of it."""
-        self._loaded = source.checked()
-        info = NetworkInfo.of(self._loaded)
-        self._infos[source.key] = self._infos[info.reference] = info
-        if source.reference is not None:  # the same weights may lie elsewhere now
-            self._infos[source.reference] = info
-        return info
 
     def clear(self) -> None:
         """Let every network go."""

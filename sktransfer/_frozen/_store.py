@@ -104,15 +104,17 @@ class MemoryStore:
         copies = [(key, np.array(row)) for key, row in rows]
         with self._lock:
             for key, row in copies:
-                if _size(row) > self.max_bytes:
+                if row.nbytes + ROW_OVERHEAD > self.max_bytes:
                     continue
                 row.flags.writeable = False
                 old = self._rows.pop(key, None)
-                self._n_bytes += _size(row) - (0 if old is None else _size(old))
+                self._n_bytes += row.nbytes + ROW_OVERHEAD
+                if old is not None:
+                    self._n_bytes -= old.nbytes + ROW_OVERHEAD
                 self._rows[key] = row
             while self._n_bytes > self.max_bytes:
                 _, forgotten = self._rows.popitem(last=False)
-                self._n_bytes -= _size(forgotten)
+                self._n_bytes -= forgotten.nbytes + ROW_OVERHEAD
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         """Whether ``owner`` is to compute ``key``; False if another thread is at it or has just
@@ -142,10 +144,6 @@ class MemoryStore:
         with self._lock:
             self._rows.clear()
             self._n_bytes = self._hits = self._misses = 0
-
-
-def _size(row: np.ndarray) -> int:
-    return row.nbytes + ROW_OVERHEAD
 
 
 class TieredStore:
