@@ -65,7 +65,7 @@ class ImageInputMixin:
     _failed_rows: pd.DataFrame
 
     def _image_source(self, X: Any, *, reset: bool) -> ImageSource:
-        """X as images, its column names and number checked the way scikit-learn does."""
+        """Return X as images, its columns checked the way scikit-learn does."""
         if isinstance(X, (str, bytes, os.PathLike)):
             raise ValueError(
                 f"X has to be a collection of images, one per row; got a single "
@@ -92,7 +92,7 @@ class ImageInputMixin:
         return self._failed_rows.copy()
 
     def _note_failures(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
-        """Remember the rows of this call that could not be read, and warn of them."""
+        """Note the rows of this call that could not be read, and warn of them."""
         if failures or len(self._failed_rows):
             self._failed_rows = failed_rows_frame(failures)
         if failures:
@@ -106,7 +106,7 @@ class ImageInputMixin:
     def _preprocessing_for(
         self, spec: InputSpec, settings: Mapping[str, Any] | None = None
     ) -> Preprocessing:
-        """From an image to what a network wants, as far as this estimator leaves it at that.
+        """Return what makes a network's input from an image, as this estimator's parameters say.
 
         ``settings`` are its parameters as they were; None: as they are.
         """
@@ -125,7 +125,19 @@ class ImageInputMixin:
 
 
 def resolve_device(device: str | torch.device, precision: str) -> str:
-    """The device to run on, as a string.
+    """Return the device to run on, as a string.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"``, or a device of torch.
+    precision : str
+        What is computed in.
+
+    Returns
+    -------
+    str
+        As torch names it.
 
     Raises
     ------
@@ -153,10 +165,10 @@ def resolve_device(device: str | torch.device, precision: str) -> str:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(chosen.type, False):
-        there = ", ".join(sorted(kind for kind, yes in available.items() if yes))
+        kinds = ", ".join(sorted(kind for kind, yes in available.items() if yes))
         raise ValueError(
             f"device={str(device)!r} is not available to torch on this machine (available: "
-            f"{there}). device='auto' takes the best one there is."
+            f"{kinds}). device='auto' takes the best one there is."
         )
     if chosen.type == "mps" and precision == "float64":
         raise ValueError("precision='float64' is not available on device='mps'; use 'cpu'.")
@@ -164,14 +176,14 @@ def resolve_device(device: str | torch.device, precision: str) -> str:
 
 
 def n_decoding_threads(n_jobs: int | None) -> int:
-    """Threads that decode: ``n_jobs``, or as many as torch may use (joblib's workers set that)."""
+    """Return ``n_jobs``, or as many threads as torch may use (joblib's workers set that)."""
     if n_jobs is None:
         return max(1, torch.get_num_threads())
     return joblib.effective_n_jobs(n_jobs)
 
 
 def seed_from(random_state: int | np.random.RandomState | None) -> int:
-    """A seed for torch; an integer is its own seed, so that it means the same in every version."""
+    """Return a seed for torch; an integer is its own, to mean the same in every version."""
     if random_state is None:
         # Fresh entropy; numpy's global generator is not ours to advance.
         return int(np.random.default_rng().integers(_LARGEST_SEED))
@@ -181,12 +193,12 @@ def seed_from(random_state: int | np.random.RandomState | None) -> int:
 
 
 def derived_seed(*parts: int) -> int:
-    """A seed for each combination of numbers, unlike that of any other."""
+    """Return a seed for each combination of numbers, unlike that of any other."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def failed_rows_frame(failures: list[ImageDecodeError]) -> pd.DataFrame:
-    """A table of rows that could not be read: position, source, reason."""
+    """Return a table of rows that could not be read: position, source, reason."""
     return pd.DataFrame(
         [(failure.index, failure.source, failure.reason) for failure in failures],
         columns=NO_FAILED_ROWS.columns,

@@ -18,21 +18,12 @@ _LAZY = (("dask.dataframe", "DataFrame"), ("dask.dataframe", "Series"), ("dask.b
 
 
 def is_lazy(X: Any) -> bool:
-    """Whether ``X`` is a Dask DataFrame, Series or Bag; costs nothing where Dask is not in use.
-
-    Parameters
-    ----------
-    X : object
-
-    Returns
-    -------
-    bool
-    """
+    """Return whether ``X`` is a Dask DataFrame, Series or Bag; Dask is not imported."""
     return _kind(X) is not None
 
 
 def _kind(X: Any) -> str | None:
-    """Name of the collection ``X`` is; a module that is not loaded has no objects."""
+    """Return the name of the collection that ``X`` is; a module not loaded has no objects."""
     for module, name in _LAZY:
         if isinstance(X, getattr(sys.modules.get(module), name, ())):
             return name
@@ -40,17 +31,17 @@ def _kind(X: Any) -> str | None:
 
 
 def stand_in(X: Any) -> pd.DataFrame | list[str]:
-    """One made-up row with the columns of a Dask collection: all that ``fit`` has to see.
-
-    Nothing is computed.
+    """Make up one row with the columns of a Dask collection: all that ``fit`` has to see.
 
     Parameters
     ----------
     X : dask DataFrame, Series or Bag
+        Nothing of it is computed.
 
     Returns
     -------
     DataFrame of one row, or list of one path
+        With the columns of ``X``.
 
     Raises
     ------
@@ -72,8 +63,8 @@ def stand_in(X: Any) -> pd.DataFrame | list[str]:
         frame = pd.DataFrame([["image"]], columns=X.columns)
     if any(pd.api.types.is_numeric_dtype(dtype) for dtype in dtypes):
         raise ValueError(
-            f"X is a Dask collection of {dtypes[0]} numbers; expected a column of paths. Images "
-            "as numbers are taken from numpy arrays, a chunk at a time."
+            f"X is a Dask collection of {dtypes[0]} numbers; expected a column of paths. Pass "
+            "images as numbers in numpy arrays, a chunk at a time."
         )
     return frame
 
@@ -133,7 +124,7 @@ def lazy_transform(extractor: Any, X: Any) -> Any:
 
 
 def _embed_partition(rows: Any, extractor: Any) -> pd.DataFrame:
-    """Embeddings of one partition; runs on a worker."""
+    """Embed one partition; runs on a worker."""
     if isinstance(rows, pd.DataFrame | pd.Series):
         index = rows.index
     else:
@@ -145,6 +136,7 @@ def _embed_partition(rows: Any, extractor: Any) -> pd.DataFrame:
 
 
 def _frame(extractor: Any, rows: Any, index: pd.Index | None) -> pd.DataFrame:
+    """Name the columns of embeddings; of none, if ``rows`` is None."""
     names = extractor.get_feature_names_out()
     if rows is None:
         dtype = np.float64 if extractor.precision == "float64" else np.float32

@@ -33,6 +33,7 @@ def begin_session() -> None:
 
 
 def _end_session(owner: int) -> None:
+    """Remove the session's directory when the process that named it ends."""
     session = _config.session()
     # A forked child runs the parent's exit handlers too.
     if session is None or owner != os.getpid() or session.owner != owner:
@@ -43,7 +44,7 @@ def _end_session(owner: int) -> None:
 
 
 def _session_directory() -> Path | None:
-    """The directory of this session, if this is a worker or a worker has made it already."""
+    """Return the session's directory, if this is a worker or a worker has made it already."""
     session = _config.session()
     if session is None:
         return None
@@ -62,7 +63,7 @@ def _session_directory() -> Path | None:
 
 
 def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> Store | None:
-    """The store that an estimator's ``cache`` parameter means.
+    """Return the store that an estimator's ``cache`` parameter means.
 
     Parameters
     ----------
@@ -70,8 +71,13 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
         True: memory, and in worker processes the directory they share. A path: memory in front of
         that directory. False or None: no store.
     n_bytes : int, default=0
-        Of the rows that will be gone through. More than memory, or the directory, may hold would
-        only drive each other, and everything else, out of it: then it is left out.
+        Bytes of the rows that will be run. More than memory, or the directory, may hold would only
+        drive each other, and everything else, out of it: then it is left out.
+
+    Returns
+    -------
+    Store or None
+        None for no store.
     """
     if isinstance(cache, str | os.PathLike):
         directory: Path | None = Path(cache)
@@ -89,15 +95,19 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
 
 
 def _named(cache: bool | str | os.PathLike[str]) -> Store:
+    """Return the store that a user names."""
     if isinstance(cache, bool):
         if not cache:
-            raise ValueError("cache=False names no store; True is this process's memory.")
+            raise ValueError(
+                "cache=False names no store. Pass True for this process's memory, or the path of "
+                "a directory that an estimator was given as cache."
+            )
         return MEMORY_STORE
     return open_directory(cache)
 
 
 def cache_info(cache: bool | str | os.PathLike[str] = True) -> CacheInfo:
-    """Counters of a store of activations.
+    """Return the counters of a store of activations.
 
     Parameters
     ----------
@@ -106,9 +116,13 @@ def cache_info(cache: bool | str | os.PathLike[str] = True) -> CacheInfo:
 
     Returns
     -------
-    CacheInfo
+    info : CacheInfo
         ``hits`` and ``misses`` of this process's look-ups, ``n_rows`` and ``n_bytes`` held,
         ``max_bytes`` allowed.
+
+    See Also
+    --------
+    clear_cache : Forget what a store holds.
 
     Examples
     --------
@@ -121,13 +135,17 @@ def cache_info(cache: bool | str | os.PathLike[str] = True) -> CacheInfo:
 
 
 def clear_cache(cache: bool | str | os.PathLike[str] = True) -> None:
-    """Forget the activations of a store, and set its counters back.
+    """Forget the activations of a store and reset its counters.
 
     Parameters
     ----------
     cache : True or path-like, default=True
         As given to an estimator: True for this process's memory, a path for a directory (whose
         rows in memory are forgotten too).
+
+    See Also
+    --------
+    cache_info : Count what a store holds.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 It must not know networks or images. SQLite gives atomic transactions, locks between processes and
 recovery after a kill; what is added here is a checksum per row, a bound on size, claims on keys
-that are being computed, and going on without the store when the disk does not.
+that are being computed, and doing without the store when the disk fails.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class DirectoryStore:
         self._warned = False
         self._writable = True
 
-    # --- what a store does -----------------------------------------------------------------------
+    # --- the protocol of a store -----------------------------------------------------------------
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The row under ``key``, or None if there is none or it is damaged."""
+        """Return the row under ``key``, or None if there is none or it is damaged."""
 
         def read(connection: sqlite3.Connection) -> np.ndarray | None:
             found = connection.execute(
@@ -101,14 +101,8 @@ class DirectoryStore:
                 self._hits += 1
         return row
 
-    def holds(self, key: bytes) -> bool:
-        """Whether there is a row under ``key``; asking leaves no trace, nor makes a directory."""
-        if not (self.path / FILE_NAME).is_file():
-            return False
-        return bool(self._attempt(lambda connection: _is_there(connection, key)))
-
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        """Keep ``rows`` in one transaction; when the disk refuses, warn once and go on without."""
+        """Keep ``rows`` in one transaction; when the disk refuses, warn once and do without."""
         now = time.time()
         records = []
         for key, row in rows:
@@ -131,10 +125,10 @@ class DirectoryStore:
             self._attempt(write)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Whether ``owner`` is to compute ``key``.
+        """Return whether ``owner`` is to compute ``key``.
 
-        False if another living one is at it, or was between a look-up and this call: if all of
-        ``rows`` are there by now.
+        False if another living one is computing it, or did between a look-up and this call: if all
+        of ``rows`` are there by now.
         """
 
         def write(connection: sqlite3.Connection) -> bool:
@@ -180,7 +174,7 @@ class DirectoryStore:
             self._attempt(write)
 
     def info(self) -> CacheInfo:
-        """Look-ups of this process; rows and bytes of the directory."""
+        """Return the look-ups of this process; rows and bytes of the directory."""
 
         def read(connection: sqlite3.Connection) -> tuple[int, int]:
             (n_rows,) = connection.execute("SELECT COUNT(*) FROM rows").fetchone()
@@ -211,9 +205,10 @@ class DirectoryStore:
         self._attempt(lambda connection: None)
         return self._writable
 
-    # --- how -------------------------------------------------------------------------------------
+    # --- the file --------------------------------------------------------------------------------
 
     def _evict(self, connection: sqlite3.Connection) -> None:
+        """Drop the least recently used rows beyond the bound."""
         (n_bytes,) = connection.execute("SELECT value FROM totals").fetchone()
         if n_bytes <= self.max_bytes:
             return
@@ -261,7 +256,7 @@ class DirectoryStore:
     def _begin_again(
         self, action: Callable[[sqlite3.Connection], T], error: sqlite3.Error
     ) -> T | None:
-        """Put a file whose structure is damaged aside, whole, and go on with an empty one."""
+        """Put a file whose structure is damaged aside, whole, and continue with an empty one."""
         self._warn(f"is damaged ({error}) and was put aside; what it held is computed again")
         self._close()
         stamp = f"damaged-{time.time_ns()}"
@@ -276,6 +271,7 @@ class DirectoryStore:
             return None
 
     def _open(self) -> sqlite3.Connection:
+        """Return the connection of this process, opened if need be."""
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
         # After a fork the parent's connection must be neither used nor closed here.
@@ -300,6 +296,7 @@ class DirectoryStore:
         return connection
 
     def _close(self) -> None:
+        """Close the connection, if it is this process's own."""
         if self._connection is not None and self._pid == os.getpid():
             self._connection.close()
         self._connection = None
@@ -310,6 +307,7 @@ class DirectoryStore:
             self._close()
 
     def _warn(self, what: str) -> None:
+        """Warn, once, that the store does not work as it should."""
         if not self._warned:
             self._warned = True
             warnings.warn(
@@ -337,20 +335,22 @@ def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
 
 
 def _checksum(key: bytes, dtype: str, value: bytes) -> int:
-    """Of everything that must belong together: a value under another key is damage too."""
+    """Return a checksum of all that belongs together: a value under another key is damage too."""
     return zlib.crc32(value, zlib.crc32(dtype.encode(), zlib.crc32(key)))
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error means that the file's structure is damaged."""
     return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def _is_there(connection: sqlite3.Connection, key: bytes) -> bool:
+    """Return whether there is a row under ``key``."""
     return connection.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone() is not None
 
 
 def _may_live(host: str, pid: int) -> bool:
-    """Whether a process may still be running; of other machines only their lease tells."""
+    """Return whether a process may still be running; of other machines only their lease tells."""
     if host != socket.gethostname():
         return True
     try:
@@ -366,6 +366,7 @@ def _may_live(host: str, pid: int) -> bool:
 
 
 def _on_network(path: Path) -> bool:
+    """Return whether a path is on a file system of a network."""
     try:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
     except OSError:
@@ -384,7 +385,7 @@ _OPENING = threading.Lock()
 
 
 def open_directory(path: str | os.PathLike[str]) -> DirectoryStore:
-    """The process's one store of a directory: estimators with the same ``cache=`` share it."""
+    """Return the process's one store of a directory, which estimators with that cache share."""
     key = Path(path).expanduser().absolute()
     with _OPENING:
         store = _OPEN.get(key)

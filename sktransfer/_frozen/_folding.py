@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter, defaultdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def fold_batch_norm(
     module: nn.Module, example: Tensor | None, *, dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """A copy of ``module`` (in eval mode) in which convolutions have swallowed their BatchNorm.
+    """Return a copy of ``module`` in which convolutions have absorbed their BatchNorm.
 
     Who reads a convolution's output is watched while ``example`` runs through the module, and only
     where it is one BatchNorm and nobody else are the two made one. The algebra is done in float64
@@ -51,52 +52,44 @@ def fold_batch_norm(
     if example is None or not any(type(part) in _NORMS for part in module.modules()):
         return module
     own = torch.float64 if dtype == torch.float64 else torch.float32
-    try:
-        pairs = _pairs(module, example.to(own))
-    except Exception:  # code that was not made for this may fail in any way at all
-        return module
-    for convolution, norm in pairs:
-        conv, batch_norm = module.get_submodule(convolution), module.get_submodule(norm)
-        folded = fuse_conv_bn_eval(
-            copy.deepcopy(conv).double(),  # type: ignore[type-var]
-            copy.deepcopy(batch_norm).double(),  # type: ignore[arg-type]
-        )
-        _replace(module, convolution, folded.to(own).requires_grad_(False))
-        _replace(module, norm, nn.Identity())
-    return module
-
-
-def _pairs(module: nn.Module, example: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions whose only reader is a BatchNorm, and of that BatchNorm."""
-    watch = _Watch()
+    watch = _Readers()
     handles = []
     for name, part in module.named_modules():
-        if type(part) in _CONVOLUTIONS:
-            handles.append(part.register_forward_hook(watch.made(name)))
-        elif type(part) in _NORMS and part.track_running_stats:
-            handles.append(part.register_forward_pre_hook(watch.enters(name)))
-            handles.append(part.register_forward_hook(watch.leaves))
+        if type(part) in _NORMS and part.track_running_stats:
+            handles.append(part.register_forward_pre_hook(partial(watch.enter, name)))
+        if type(part) in (*_CONVOLUTIONS, *_NORMS):
+            handles.append(part.register_forward_hook(partial(watch.leave, name)))
     try:
         with torch.inference_mode(), watch:
-            output = module(example)
+            for value in tree_leaves(module(example.to(own))):
+                if isinstance(value, Tensor):
+                    value.clone()  # what is returned is read, by whoever called
+    except Exception:  # code that was not made for this may fail in any way at all
+        return module
     finally:
         for handle in handles:
             handle.remove()
-    watch.read(tree_leaves(output), "the module's output")
-    return [
-        (conv, norm)
-        for norm, conv in watch.inputs.items()
-        if watch.readers[conv] == {norm} and watch.calls[conv] == watch.calls[norm] == 1
-    ]
+    for norm, convolution in watch.inputs.items():
+        once = watch.calls[convolution] == watch.calls[norm] == 1
+        if once and watch.readers[convolution] == {norm}:
+            folded = fuse_conv_bn_eval(
+                copy.deepcopy(module.get_submodule(convolution)).double(),  # type: ignore[type-var]
+                copy.deepcopy(module.get_submodule(norm)).double(),  # type: ignore[arg-type]
+            )
+            for name, new in ((convolution, folded.to(own)), (norm, nn.Identity())):
+                parent, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(parent), leaf, new.requires_grad_(False))
+    return module
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every operation of this thread, and who reads what a convolution has made."""
+class _Readers(TorchDispatchMode):
+    """Who reads what the convolutions of a module have made, while it runs in this thread."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.tensors: dict[int, Tensor] = {}  # held, so that no identity is used again
-        self.maker: dict[int, str] = {}
+        # Identity of an output -> the convolution, and the output: while it is held, no other
+        # tensor has its identity.
+        self.made: dict[int, tuple[str, Tensor]] = {}
         self.inputs: dict[str, str] = {}  # BatchNorm -> the convolution whose output it was given
         self.readers: defaultdict[str, set[str]] = defaultdict(set)
         self.calls: Counter[str] = Counter()
@@ -105,46 +98,21 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.read(tree_leaves((args, kwargs)), self.inside or "elsewhere")
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor) and id(value) in self.made:
+                self.readers[self.made[id(value)][0]].add(self.inside or "elsewhere")
         return func(*args, **(kwargs or {}))
 
-    def read(self, values: list[Any], reader: str) -> None:
-        """Note who reads, for every value that a convolution has made."""
-        for value in values:
-            if isinstance(value, Tensor) and id(value) in self.maker:
-                self.readers[self.maker[id(value)]].add(reader)
+    def enter(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note what a BatchNorm is given, before it runs."""
+        self.calls[name] += 1
+        self.inside = name
+        if id(inputs[0]) in self.made:
+            self.inputs[name] = self.made[id(inputs[0])][0]
 
-    def made(self, name: str) -> Any:
-        """A forward hook of the convolution ``name``."""
-
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            self.calls[name] += 1
-            self.tensors[id(output)] = output
-            self.maker[id(output)] = name
-
-        return hook
-
-    def enters(self, name: str) -> Any:
-        """A forward pre-hook of the BatchNorm ``name``."""
-
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.calls[name] += 1
-            self.inside = name
-            if id(inputs[0]) in self.maker:
-                self.inputs[name] = self.maker[id(inputs[0])]
-
-        return hook
-
-    def leaves(self, *_: Any) -> None:
-        """A forward hook of every BatchNorm."""
+    def leave(self, name: str, module: nn.Module, _: Any, output: Tensor) -> None:
+        """Note what a convolution has made, or that a BatchNorm has run."""
         self.inside = None
-
-
-def _replace(root: nn.Module, target: str, new: nn.Module) -> None:
-    parent, _, leaf = target.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, new)
-
-
-def n_batch_norms(module: nn.Module) -> int:
-    """How many BatchNorm layers are left (for tests and reports)."""
-    return sum(isinstance(part, _NORMS) for part in module.modules())
+        if type(module) in _CONVOLUTIONS:
+            self.calls[name] += 1
+            self.made[id(output)] = (name, output)

@@ -1,4 +1,4 @@
-"""Running a torch module with OpenVINO on a CPU; it must not know networks, taps or recipes.
+"""Running a torch module with OpenVINO on a CPU; it must not know networks or layers.
 
 ``openvino`` is imported when the first module is converted, never before.
 """
@@ -40,6 +40,7 @@ class OpenVinoEngine:
     shape : (int, int)
         Height and width.
     precision : {"float32", "bfloat16"}
+        What is computed in.
 
     Raises
     ------
@@ -89,7 +90,7 @@ class OpenVinoEngine:
 
 
 def _convert(module: nn.Module, shape: Sequence[int]) -> Any:
-    """An OpenVINO model of ``module``, for any number of images.
+    """Convert ``module`` to an OpenVINO model for any number of images.
 
     This is what ``openvino.convert_model`` does, without its telemetry.
     """
@@ -114,16 +115,17 @@ def _convert(module: nn.Module, shape: Sequence[int]) -> Any:
 
 @cache
 def _core() -> Any:
+    """Return the one OpenVINO runtime of the process."""
     return _import_openvino().Core()
 
 
 def _import_openvino() -> ModuleType:
-    """OpenVINO without its telemetry, which would write to the home and call out at the import."""
+    """Import OpenVINO without its telemetry, which would write to the home and call out."""
     with _lock:
         telemetry = "openvino_telemetry"
         block = telemetry not in sys.modules and "openvino" not in sys.modules
         if block:
-            # None makes an import fail; openvino then goes on with an empty stub of its own.
+            # None makes an import fail; openvino then uses an empty stub of its own.
             sys.modules[telemetry] = None  # type: ignore[assignment]
         try:
             return _config.import_optional(

@@ -1,4 +1,4 @@
-"""What was computed once, kept for the next time: the protocol of a store, and its memory tier.
+"""Computed rows, cached: the protocol of a store, and its memory tier.
 
 It must not know networks or images: keys are bytes, values are rows of numbers.
 """
@@ -19,7 +19,11 @@ ROW_OVERHEAD = 300
 
 
 class CacheInfo(NamedTuple):
-    """Counters of a store: look-ups of this process that hit and missed, rows and bytes held."""
+    """Counters of a store of activations.
+
+    ``hits`` and ``misses`` are look-ups of this process, ``n_rows`` and ``n_bytes`` what is held,
+    ``max_bytes`` the most that may be.
+    """
 
     hits: int
     misses: int
@@ -29,7 +33,7 @@ class CacheInfo(NamedTuple):
 
 
 class Store(Protocol):
-    """Rows by key, and claims on keys that somebody is computing right now.
+    """Rows by key, and claims on keys that some run is computing right now.
 
     A claim keeps two threads or processes that meet the same image at the same time from both
     computing it. It is a courtesy, not a lock: a lost or outlived claim costs a second computation
@@ -38,27 +42,25 @@ class Store(Protocol):
 
     @property
     def max_bytes(self) -> int:
-        """What it may hold; of two tiers, the one that lasts."""
+        """Bytes it may hold; of two tiers, the one that lasts."""
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The row under ``key`` (do not write to it), or None."""
-
-    def holds(self, key: bytes) -> bool:
-        """Whether there is a row under ``key``; asking leaves no trace."""
+        """Return the row under ``key`` (do not write to it), or None."""
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows``, all of them or (where that is impossible) none."""
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Whether ``owner`` is to compute ``key``; False if another is at it or has just put
-        all of ``rows``.
+        """Return whether ``owner`` is to compute ``key``.
+
+        False if another one is computing it, or has just put all of ``rows``.
         """
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
         """Give claims back, done or not."""
 
     def info(self) -> CacheInfo:
-        """Counters."""
+        """Return the counters."""
 
     def clear(self) -> None:
         """Forget every row and set the counters back."""
@@ -84,7 +86,7 @@ class MemoryStore:
         self._misses = 0
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The row under ``key`` (do not write to it), or None."""
+        """Return the row under ``key`` (do not write to it), or None."""
         with self._lock:
             row = self._rows.get(key)
             if row is None:
@@ -93,11 +95,6 @@ class MemoryStore:
             self._hits += 1
             self._rows.move_to_end(key)
             return row
-
-    def holds(self, key: bytes) -> bool:
-        """Whether there is a row under ``key``; asking leaves no trace."""
-        with self._lock:
-            return key in self._rows
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows``; one too large for the whole store is not kept."""
@@ -117,8 +114,9 @@ class MemoryStore:
                 self._n_bytes -= forgotten.nbytes + ROW_OVERHEAD
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Whether ``owner`` is to compute ``key``; False if another thread is at it or has just
-        put all of ``rows``.
+        """Return whether ``owner`` is to compute ``key``.
+
+        False if another one is computing it, or has just put all of ``rows``.
         """
         with self._lock:
             if key not in self._claims and rows and all(row in self._rows for row in rows):
@@ -133,7 +131,7 @@ class MemoryStore:
                     del self._claims[key]
 
     def info(self) -> CacheInfo:
-        """Counters since the process started or the store was cleared."""
+        """Return the counters since the process started or the store was cleared."""
         with self._lock:
             return CacheInfo(
                 self._hits, self._misses, len(self._rows), self._n_bytes, self.max_bytes
@@ -161,21 +159,17 @@ class TieredStore:
 
     @property
     def max_bytes(self) -> int:
-        """What the far tier may hold."""
+        """Bytes the far tier may hold."""
         return self.far.max_bytes
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """The row under ``key``, or None; one that was far is near from now on."""
+        """Return the row under ``key``, or None; one that was far is near from now on."""
         row = self.near.get(key)
         if row is None:
             row = self.far.get(key)
             if row is not None:
                 self.near.put([(key, row)])
         return row
-
-    def holds(self, key: bytes) -> bool:
-        """Whether either tier has a row under ``key``; asking leaves no trace."""
-        return self.near.holds(key) or self.far.holds(key)
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep copies of ``rows`` in both tiers."""
@@ -184,7 +178,7 @@ class TieredStore:
         self.far.put(rows)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Whether ``owner`` is to compute ``key``."""
+        """Return whether ``owner`` is to compute ``key``."""
         return self.far.claim(key, owner, rows)
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
@@ -192,7 +186,7 @@ class TieredStore:
         self.far.release(keys, owner)
 
     def info(self) -> CacheInfo:
-        """Counters of the far tier; a row that was found near is a hit too."""
+        """Return the counters of the far tier; a row that was found near is a hit too."""
         near, far = self.near.info(), self.far.info()
         return far._replace(hits=near.hits + far.hits)
 
