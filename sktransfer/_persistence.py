@@ -95,8 +95,8 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
     ValueError
         If ``backbone`` is something else, or comes with its weights and others are given.
     """
-    provider = tuned_provider(backbone)
-    if provider is not None:
+    if not _is_name(backbone):
+        provider = tuned_provider(backbone)
         if not isinstance(weights, str) or weights != "default":
             raise ValueError(
                 f"A fine-tuned backbone comes with its weights; leave weights='default' (got "
@@ -136,10 +136,10 @@ def found_source(
     if packed is not None:
         return NetworkSource(("packed", reference), packed.unpack, reference)
     directory = _config.weights_directory()
-    if _is_file_name(backbone):
-        backbone = _moved(os.fspath(backbone), directory)
-    provider = tuned_provider(backbone)
-    if provider is not None:
+    if backbone is not None and not _is_name(backbone):
+        if isinstance(backbone, (str, os.PathLike)):
+            backbone = _moved(os.fspath(backbone), directory)
+        provider = tuned_provider(backbone)
         return NetworkSource(("tuned", reference), provider.to_backbone, reference)
     weights = reference.weights and _moved(reference.weights, directory)
     return NetworkSource(
@@ -149,14 +149,10 @@ def found_source(
     )
 
 
-def tuned_provider(backbone: Any) -> BackboneProvider | None:
-    """Return who has a fine-tuned network; None if ``backbone`` is a name."""
-    if backbone is None:
-        return None
-    if _is_file_name(backbone):
+def tuned_provider(backbone: Any) -> BackboneProvider:
+    """Return who has a fine-tuned network: a file, or an estimator, frozen or bare."""
+    if isinstance(backbone, (str, os.PathLike)):
         return SavedNetwork(Path(backbone))
-    if isinstance(backbone, str):
-        return None
     frozen = isinstance(backbone, FrozenEstimator)
     inner = backbone.estimator if frozen else backbone
     if not isinstance(inner, BackboneProvider):
@@ -229,23 +225,21 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
 
 def lasting(backbone: Any) -> Any:
     """Return ``backbone`` so that it means the same after a change of directory."""
-    return _absolute(backbone) if _is_file_name(backbone) else backbone
+    return backbone if _is_name(backbone) else _absolute(backbone)
 
 
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
     """Return a first step's file in the folder of the second's, if it is not where it was."""
-    if _is_file_name(backbone) and not Path(backbone).is_file():
+    if isinstance(backbone, (str, os.PathLike)) and not _is_name(backbone):
         candidate = Path(saved).absolute().parent / Path(backbone).name
-        if candidate.is_file():
+        if candidate.is_file() and not Path(backbone).is_file():
             return str(candidate)
     return backbone
 
 
-def _is_file_name(backbone: Any) -> bool:
-    """Return whether ``backbone`` names a saved estimator rather than a network."""
-    return isinstance(backbone, os.PathLike) or (
-        isinstance(backbone, str) and backbone.endswith(".safetensors")
-    )
+def _is_name(backbone: Any) -> bool:
+    """Return whether ``backbone`` names a network, not a saved or fitted estimator."""
+    return isinstance(backbone, str) and not backbone.endswith(".safetensors")
 
 
 def _moved(name: str, directory: Path | None) -> str:

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from sktransfer._frozen._disk import open_directory
@@ -43,25 +44,6 @@ def _end_session(owner: int) -> None:
         shutil.rmtree(session.directory, ignore_errors=True)
 
 
-def _session_directory() -> Path | None:
-    """Return the session's directory, if this is a worker or a worker has made it already."""
-    session = _config.session()
-    if session is None:
-        return None
-    if session.owner != os.getpid():
-        try:
-            session.directory.mkdir(mode=0o700, exist_ok=True)
-        except OSError:
-            return None
-    if not session.directory.is_dir():
-        return None
-    status = session.directory.stat()
-    # In a shared temporary folder, a directory of that name that is not ours is not used.
-    if hasattr(os, "getuid") and status.st_uid != os.getuid():
-        return None
-    return session.directory
-
-
 def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> Store | None:
     """Return the store that an estimator's ``cache`` parameter means.
 
@@ -79,12 +61,22 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
     Store or None
         None for no store.
     """
-    if isinstance(cache, str | os.PathLike):
-        directory: Path | None = Path(cache)
-    elif not cache:  # numpy's booleans come from searches over a grid
+    if not cache:  # numpy's booleans come from searches over a grid
         return None
+    directory, session = None, None
+    if isinstance(cache, str | os.PathLike):
+        directory = Path(cache)
     else:
-        directory = _session_directory()
+        session = _config.session()
+    if session is not None:
+        if session.owner != os.getpid():  # a worker
+            with suppress(OSError):
+                session.directory.mkdir(mode=0o700, exist_ok=True)
+        # In a shared temporary folder, a directory of that name that is not ours is not used.
+        if session.directory.is_dir() and (
+            not hasattr(os, "getuid") or session.directory.stat().st_uid == os.getuid()
+        ):
+            directory = session.directory
     tiers: list[Store] = [MEMORY_STORE]
     if directory is not None:
         tiers.append(open_directory(directory))

@@ -8,8 +8,8 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -117,7 +117,13 @@ class TorchEngine:
 
     def __call__(self, batch: Tensor) -> list[Tensor]:
         """Run a batch; several threads may."""
-        with torch.inference_mode(), exact_precision(self.precision, self.device):
+        # Other precisions are kept out: a caller's autocast, and TF32, which CUDA has on.
+        kind, cudnn = self.device.split(":")[0], torch.backends.cudnn
+        exact: Any = nullcontext()
+        if kind == "cuda" and self.precision == "float32":
+            settings = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
+            exact = cudnn.flags(**settings, benchmark=False, allow_tf32=False)
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), exact:
             x = batch.to(
                 device=self.device,
                 dtype=DTYPES[self.precision],
@@ -125,23 +131,6 @@ class TorchEngine:
                 non_blocking=True,
             )
             return list(self.chain(x))
-
-
-@contextmanager
-def exact_precision(precision: str, device: str) -> Iterator[None]:
-    """Keep other precisions out: a caller's autocast, and TF32, which CUDA has on."""
-    kind = device.split(":")[0]
-    with torch.autocast(kind, enabled=False):
-        if kind == "cuda" and precision == "float32":
-            with torch.backends.cudnn.flags(
-                enabled=torch.backends.cudnn.enabled,
-                benchmark=False,
-                deterministic=torch.backends.cudnn.deterministic,
-                allow_tf32=False,
-            ):
-                yield
-        else:
-            yield
 
 
 def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> float:

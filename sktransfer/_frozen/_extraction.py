@@ -85,21 +85,6 @@ class Extraction:
     progress: str | None = None
     allocate: Callable[..., np.ndarray] = np.empty
 
-    def __post_init__(self) -> None:
-        n, default = len(self.images), _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
-        self._limit = default if self.batch_size == "auto" else int(self.batch_size)
-        self._warned = False
-        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *self.widths]))]
-        self._rows = self.allocate((n, sum(self.widths)), np.result_type(*self.dtypes))
-        self._failures: list[ImageDecodeError] = []
-        self._failed: dict[int, ImageDecodeError] = {}
-        self._first_row: dict[bytes, int] = {}  # digest -> the row that computes it
-        self._copies: list[tuple[int, int]] = []  # (row, the row it equals)
-        self._elsewhere: dict[int, bytes] = {}  # row -> digest of what another run is computing
-        # Who a claim belongs to: this run, not this process, which may run several at once.
-        self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._claimed: set[bytes] = set()
-
     def run(self) -> tuple[np.ndarray, list[ImageDecodeError]]:
         """Run every image, those with equal bytes once, here and across runs of one store.
 
@@ -117,7 +102,20 @@ class Extraction:
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
         """
-        n, title, silent = len(self.images), self.progress, self.progress is None
+        n, default = len(self.images), _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
+        self._limit = default if self.batch_size == "auto" else int(self.batch_size)
+        self._warned = False
+        self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *self.widths]))]
+        self._rows = self.allocate((n, sum(self.widths)), np.result_type(*self.dtypes))
+        self._failures: list[ImageDecodeError] = []
+        self._failed: dict[int, ImageDecodeError] = {}
+        self._first_row: dict[bytes, int] = {}  # digest -> the row that computes it
+        self._copies: list[tuple[int, int]] = []  # (row, the row it equals)
+        self._elsewhere: dict[int, bytes] = {}  # row -> digest of what another run is computing
+        # Who a claim belongs to: this run, not this process, which may run several at once.
+        self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._claimed: set[bytes] = set()
+        title, silent = self.progress, self.progress is None
         executor = ThreadPoolExecutor(self.n_threads, thread_name_prefix="sktransfer-decode")
         with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
             try:

@@ -222,7 +222,7 @@ class LayerOutputs(nn.Module):
         self,
         info: NetworkInfo,
         stages: Sequence[nn.Module],
-        neck: tuple[nn.Module, nn.Module] | None,
+        neck: Sequence[nn.Module] | None,
         outputs: Sequence[LayerOutput],
     ) -> None:
         super().__init__()
