@@ -39,7 +39,7 @@ def check_plots(output, n=2):
         assert pixels.std() > 5  # something is drawn
 
 
-def test_digits(capsys, tmp_path):
+def test_demo_on_digits_prints_scores_and_draws_plots(capsys, tmp_path):
     assert main(["demo", "--output", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     auc = float(re.search(r"ROC AUC: (\d\.\d+)", out)[1])
@@ -51,7 +51,7 @@ def test_digits(capsys, tmp_path):
     check_plots(tmp_path)
 
 
-def test_own_folder_with_a_broken_file(capsys, tmp_path):
+def test_demo_on_a_folder_leaves_out_a_broken_file(capsys, tmp_path):
     images = folder_of(tmp_path / "images", ["benign", "malignant"])
     (images / "benign" / "bad.jpg").write_bytes(b"\xff\xd8\xff not quite")
     output = tmp_path / "out"
@@ -75,7 +75,7 @@ def test_three_classes_and_one_of_them_against_the_rest(capsys, tmp_path):
     assert "Threshold for 'a'" in capsys.readouterr().out
 
 
-def test_patients_are_kept_together(capsys, tmp_path):
+def test_demo_keeps_patients_together(capsys, tmp_path):
     images = folder_of(tmp_path / "images", ["a", "b"], n=10)
     files = [f"{name}/{i}.png" for name in "ab" for i in range(10)]
     pd.DataFrame({"file": files, "patient_id": [f"{i // 2:03d}" for i in range(20)]}).to_csv(
@@ -101,20 +101,20 @@ def test_errors_say_what_to_do(arguments, message, capsys, tmp_path):
     assert "Traceback" not in err
 
 
-def test_too_few_images(capsys, tmp_path):
+def test_demo_says_which_class_has_too_few_images(capsys, tmp_path):
     images = folder_of(tmp_path / "images", ["a", "b"], n=3)
     assert main(["demo", "--images", str(images), "--output", str(tmp_path / "out")]) == 1
     assert "Class 'a' has 3 readable images; 5-fold" in capsys.readouterr().err
 
 
-def test_list_and_describe(capsys):
+def test_list_and_describe_print_tables(capsys):
     assert main(["list", "resnet1*"]) == 0
     assert "resnet18" in capsys.readouterr().out
     assert main(["describe", "resnet18"]) == 0
     assert "layer4" in capsys.readouterr().out
 
 
-def test_as_a_module():
+def test_version_is_printed():
     done = subprocess.run(
         [sys.executable, "-m", "sktransfer", "--version"],
         capture_output=True,

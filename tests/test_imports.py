@@ -109,13 +109,13 @@ def test_private_packages_are_used_through_their_faces():
         own = package_of(path)
         for module in imported_modules(path):
             package, *inside = module.split(".")[1:] or [""]
-            # `_utils` has no face of its own, and a public one shows what users may see and no more.
+            # `_utils` has no face of its own, and that of a public package is for users.
             if package != own and inside and package in ("_images", "_backbones", "_frozen"):
                 assert not inside[0].startswith("_"), f"{path.name} reaches into {module}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_modules_begin_with_what_they_are_for(path):
+def test_every_file_has_a_docstring(path):
     assert ast.get_docstring(ast.parse(path.read_text())), "say what the module is for"
 
 

@@ -132,7 +132,7 @@ def _build(
     # create_model would take "hf-hub:USER/REPO" too and run with what it finds there.
     if not timm.is_model(plain) or ":" in plain:
         close = timm.list_models(f"*{plain.split('.')[0].split('_')[0]}*")[:3]
-        hint = f" Some of similar name: {', '.join(PREFIX + c for c in close)}." if close else ""
+        hint = f" Similar names: {', '.join(PREFIX + c for c in close)}." if close else ""
         raise UnknownBackboneError(
             f"The installed timm {timm.__version__} has no network {plain!r}.{hint} "
             "timm.list_models(pretrained=True) lists all of them."

@@ -16,7 +16,7 @@ from sktransfer.exceptions import UnknownBackboneError, UnknownStageError
 LITE = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
 
 
-def test_list_backbones_has_them_all():
+def test_list_backbones_lists_every_network():
     table = list_backbones()
     assert list(table["name"]) == sorted(models.list_models(module=models) + LITE)
     assert isinstance(table.index, pd.RangeIndex)
@@ -45,14 +45,14 @@ def test_list_backbones_is_quick():
         ("nothing", []),
     ],
 )
-def test_patterns(pattern, names):
+def test_a_pattern_selects_networks(pattern, names):
     table = list_backbones(pattern)
     assert list(table["name"]) == names
     assert list(table.index) == list(range(len(names)))
     assert list(table.columns) == list(list_backbones().columns)
 
 
-def test_available_offline_follows_the_disk(tmp_path, monkeypatch):
+def test_available_offline_is_read_from_the_disk(tmp_path, monkeypatch):
     def available():
         return list_backbones("resnet18")["available_offline"].item()
 
@@ -104,14 +104,14 @@ def test_sums_agree_with_the_catalog(name):
         assert share.iloc[0] > 0
 
 
-def test_closing_norm_counts_with_the_last_stage():
+def test_closing_norm_is_counted_with_the_last_stage():
     backbone = load_backbone("densenet121", weights=None)
     own = sum(p.numel() for p in backbone.stages[-1].module.parameters())
     last = describe_backbone("densenet121").iloc[-1]
     assert last["n_parameters"] == own + 2 * 1024
 
 
-def test_layouts_decide_what_a_feature_is():
+def test_layouts_decide_which_axis_is_counted_as_features():
     assert describe_backbone("swin_t").iloc[-1]["output_shape"] == (7, 7, 768)
     assert describe_backbone("swin_t").iloc[-1]["n_features"] == 768
     assert describe_backbone("vit_b_16").iloc[-1]["output_shape"] == (197, 768)
@@ -135,12 +135,12 @@ def test_every_stage_of_the_table_can_be_asked_for():
         ("vit_b_16", 384, r"224 x 224 pixels only"),
     ],
 )
-def test_impossible_sizes(name, size, message):
+def test_a_size_that_a_network_cannot_take_is_an_error(name, size, message):
     with pytest.raises(ValueError, match=message):
         describe_backbone(name, image_size=size)
 
 
-def test_describe_an_unknown_backbone():
+def test_describing_an_unknown_backbone_suggests_a_name():
     with pytest.raises(UnknownBackboneError, match="resnet18"):
         describe_backbone("resnet-18")
 
@@ -153,7 +153,7 @@ def test_every_network_can_be_described(name):
     assert (table["n_parameters"] > 0).all()
 
 
-def test_a_table_is_the_callers_own():
+def test_changing_a_description_does_not_change_the_next_one():
     table = describe_backbone("squeezenet1_1")
     table.loc[:, "gmacs"] = 0.0
     assert describe_backbone("squeezenet1_1")["gmacs"].sum() > 0

@@ -155,7 +155,7 @@ def left_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
-def test_whole_file(server, target, capfd):
+def test_a_whole_file_is_downloaded_and_checked(server, target, capfd):
     server.answers = [whole]
     assert fetch(server, target, digest_prefix=SHA256[:8]) == SHA256
     assert target.read_bytes() == BODY
@@ -165,7 +165,7 @@ def test_whole_file(server, target, capfd):
     assert NAME in err  # the progress bar goes to stderr and names the file
 
 
-def test_file_can_be_read_by_whom_the_umask_lets(server, target):
+def test_file_permissions_are_those_of_the_umask(server, target):
     server.answers = [whole]
     fetch(server, target)
     umask = os.umask(0)
@@ -174,7 +174,7 @@ def test_file_can_be_read_by_whom_the_umask_lets(server, target):
 
 
 @pytest.mark.parametrize("accident", [truncated, dies_half_way, hangs_up, status(503)])
-def test_accident_is_mended_by_a_second_try(server, target, accident):
+def test_an_interrupted_download_is_tried_again(server, target, accident):
     server.answers = [accident, whole]
     assert fetch(server, target) == SHA256
     assert len(server.requests) == 2
@@ -190,7 +190,7 @@ def test_accident_is_mended_by_a_second_try(server, target, accident):
         (status(503), "answered 503"),
     ],
 )
-def test_accident_that_stays_leaves_nothing(server, target, accident, message):
+def test_repeated_failures_leave_no_file(server, target, accident, message):
     server.answers = [accident]
     with pytest.raises(WeightsDownloadError, match=message) as caught:
         fetch(server, target, attempts=3)
@@ -200,7 +200,7 @@ def test_accident_that_stays_leaves_nothing(server, target, accident, message):
     assert left_in(target.parent) == []
 
 
-def test_stalled_connection_is_given_up(server, target):
+def test_a_stalled_connection_times_out(server, target):
     server.answers = [stalls]
     start = time.monotonic()
     with pytest.raises(WeightsDownloadError, match="connection broke"):
@@ -209,7 +209,7 @@ def test_stalled_connection_is_given_up(server, target):
     assert left_in(target.parent) == []
 
 
-def test_wrong_digest_is_final(server, target):
+def test_a_wrong_digest_is_not_tried_again(server, target):
     server.answers = [whole]
     with pytest.raises(WeightsDownloadError, match="publisher announces deadbeef"):
         fetch(server, target, digest_prefix="deadbeef")
@@ -217,7 +217,7 @@ def test_wrong_digest_is_final(server, target):
     assert left_in(target.parent) == []
 
 
-def test_404_is_final(server, target):
+def test_a_404_is_not_tried_again(server, target):
     server.answers = [status(404)]
     with pytest.raises(WeightsDownloadError, match="answered 404"):
         fetch(server, target)
@@ -225,7 +225,7 @@ def test_404_is_final(server, target):
     assert left_in(target.parent) == []
 
 
-def test_nobody_there(target):
+def test_an_unreachable_server_is_an_error_of_its_own(target):
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
         port = placeholder.getsockname()[1]
@@ -252,7 +252,7 @@ def test_redirect_is_followed_but_not_away_from_http(server, target):
     assert left_in(target.parent) == []
 
 
-def test_unwritable_folder(server, tmp_path):
+def test_an_unwritable_folder_is_named(server, tmp_path):
     server.answers = [whole]
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WeightsDownloadError, match="TORCH_HOME"):
@@ -301,7 +301,7 @@ def test_two_processes_download_once(server, target):
 # --- the same through find_weights_file --------------------------------------------------------
 
 
-def test_find_downloads_into_the_hub_cache_once(server):
+def test_published_weights_are_downloaded_into_the_hub_cache_once(server):
     server.answers = [whole]
     file = find_weights_file(NAME, url=server.url)
     assert file.path == Path(torch.hub.get_dir()) / "checkpoints" / NAME
@@ -312,7 +312,7 @@ def test_find_downloads_into_the_hub_cache_once(server):
     assert len(server.requests) == 1
 
 
-def test_find_says_where_to_put_it_when_nobody_answers(monkeypatch):
+def test_a_failed_download_says_where_to_put_the_file(monkeypatch):
     monkeypatch.delenv("SKTRANSFER_OFFLINE")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(WeightsNotFoundError, match="could not be downloaded") as caught:
@@ -321,14 +321,14 @@ def test_find_says_where_to_put_it_when_nobody_answers(monkeypatch):
         assert part in str(caught.value)
 
 
-def test_find_refuses_what_the_publisher_did_not_announce(server):
+def test_a_download_of_another_digest_is_refused(server):
     server.answers = [whole]
     with pytest.raises(WeightsDownloadError, match="0badc0de"):
         find_weights_file("network-0badc0de.pth", url=server.url)
     assert not is_on_disk("network-0badc0de.pth")
 
 
-def test_find_refuses_what_is_in_the_cache_all_the_same(server):
+def test_a_cached_file_of_another_digest_is_refused(server):
     server.answers = [whole]
     path = find_weights_file(NAME, url=server.url).path
     path.write_bytes(BODY[:-1])

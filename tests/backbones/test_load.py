@@ -62,7 +62,7 @@ def test_random_weights_leave_the_global_generator_alone(name):
         load_backbone(name, weights=None, seed=6, expected_digest=first.reference.digest)
 
 
-def test_weights_that_are_not_here():
+def test_missing_weights_say_what_works_offline():
     with pytest.raises(WeightsNotFoundError) as caught:
         load_backbone("resnet18")
     for part in ("resnet18-f37072fd.pth", "SKTRANSFER_WEIGHTS_DIR", "hub cache", "https://"):
@@ -76,7 +76,7 @@ def test_weights_that_are_not_here():
     assert "on this machine" not in str(caught.value)
 
 
-def test_available_offline_follows_the_directory(tmp_path, monkeypatch):
+def test_available_offline_looks_into_the_weights_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path))
     assert not available_offline("resnet18")
     (tmp_path / "resnet18-f37072fd.pth").touch()
@@ -86,7 +86,7 @@ def test_available_offline_follows_the_directory(tmp_path, monkeypatch):
     assert not available_offline("no_such_network")
 
 
-def test_path_and_digest(shared_weights, monkeypatch):
+def test_weights_by_path_have_the_digest_of_the_file(shared_weights, monkeypatch):
     path = shared_weights / RESNET18
     backbone = load_backbone("resnet18", weights=path)
     digest = "sha256:ac7467e40113118f1fbc202ab54b56f3d1330c3a8080afefb544f990fcf4ce2b"
@@ -99,7 +99,7 @@ def test_path_and_digest(shared_weights, monkeypatch):
         load_backbone("resnet34", weights=path)
 
 
-def test_reference_travels():
+def test_reference_can_be_pickled():
     reference = load_backbone("squeezenet1_0", weights=None).reference
     assert pickle.loads(pickle.dumps(reference)) == reference
 

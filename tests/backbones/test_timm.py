@@ -106,7 +106,7 @@ def test_chain_equals_the_network_in_other_families(name):
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "mobilenetv3_small_050"])
-def test_nothing_is_kept_twice_and_nothing_is_lost(name):
+def test_every_tensor_is_in_the_chain_once(name):
     ours = load_backbone(f"timm/{name}", weights=None)
     held = [p.data_ptr() for p in ours.modules().parameters()]
     assert len(held) == len(set(held))
@@ -176,7 +176,7 @@ def built_cheaply(name: str) -> nn.Module:
 # --- weights -----------------------------------------------------------------------------------
 
 
-def test_path_loads_strictly(tmp_path):
+def test_a_file_must_fit_the_network(tmp_path):
     donor = built("test_vit")
     with torch.no_grad():
         for parameter in donor.parameters():
@@ -249,7 +249,7 @@ def test_download_from_the_hub(tmp_path, monkeypatch):
     ]
 
 
-def test_hub_that_cannot_be_reached(monkeypatch):
+def test_an_unreachable_hub_is_an_error(monkeypatch):
     monkeypatch.delenv("SKTRANSFER_OFFLINE")
     # The hub's own switch, whose variable is read only once: no test goes to the network.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -257,7 +257,7 @@ def test_hub_that_cannot_be_reached(monkeypatch):
         load_backbone("timm/test_vit")
 
 
-def test_default_weights_offline_tell_what_to_do():
+def test_default_weights_offline_say_what_to_do():
     with pytest.raises(WeightsNotFoundError) as caught:
         load_backbone("timm/resnet18")
     for part in ("resnet18", "model.safetensors", "SKTRANSFER_WEIGHTS_DIR", "SKTRANSFER_OFFLINE"):
@@ -265,19 +265,19 @@ def test_default_weights_offline_tell_what_to_do():
 
 
 @pytest.mark.parametrize("name", ["timm/no_such_network", "timm/", "timm/hf-hub:somebody/model"])
-def test_unknown_name(name):
+def test_an_unknown_name_is_an_error(name):
     with pytest.raises(UnknownBackboneError, match="has no network"):
         load_backbone(name, weights=None)
     with pytest.raises(UnknownBackboneError, match="has no network"):
         load_backbone(name)
 
 
-def test_unknown_weights():
+def test_another_tag_is_another_name():
     with pytest.raises(WeightsMismatchError, match="another tag is another name"):
         load_backbone("timm/test_vit", weights="a1_in1k")
 
 
-def test_without_timm(monkeypatch):
+def test_missing_timm_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingDependencyError, match=r"pip install \"sktransfer\[timm\]\""):
         load_backbone("timm/resnet18")
@@ -294,7 +294,7 @@ def test_random_weights_come_from_the_seed_alone():
     assert first.reference.digest != other.reference.digest
 
 
-def test_names_and_rows():
+def test_catalog_rows_are_timms_networks():
     names = _timm.names()
     assert len(names) > 1000
     assert "timm/resnet18" in names

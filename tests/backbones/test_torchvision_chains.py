@@ -132,7 +132,7 @@ def test_chain_of_every_other_network_equals_the_original(name):
     check_chain(name, side, n=1 if side > 224 else 2)
 
 
-def test_every_network_is_there_with_sound_stages():
+def test_every_network_has_valid_stages():
     assert _torchvision.names() == ALL
     assert len(ALL) >= 80
     for name in ALL:
@@ -194,7 +194,7 @@ def test_stage_names_are_those_of_the_field():
     assert _torchvision.architecture("mobilenet_v2").stage_names[12] == "features.12"
 
 
-def test_layouts():
+def test_stages_state_their_layout():
     def layouts(name):
         return [stage.layout for stage in _torchvision.architecture(name).stages]
 

@@ -85,7 +85,7 @@ def test_random_inception_is_initialized_as_torchvision_does(name):
         (models.ResNet50_Weights.IMAGENET1K_V1, "resnet50-0676ba61.pth"),
     ],
 )
-def test_names_of_weights_lead_to_their_file(weights, filename):
+def test_each_name_of_weights_finds_its_file(weights, filename):
     # Nothing can be downloaded in the tests, so the error says what was looked for.
     with pytest.raises(WeightsNotFoundError, match=re.escape(filename)):
         _torchvision.load("resnet50", weights)
@@ -146,7 +146,7 @@ def test_weights_without_a_classifier_end_with_the_convolutions(tmp_path, monkey
     assert backbone.input_spec.std == (1 / 255, 1 / 255, 1 / 255)
 
 
-def test_unknown_names_of_weights_are_told_the_known_ones():
+def test_an_unknown_name_of_weights_lists_the_known_ones():
     with pytest.raises(WeightsNotFoundError, match=r"'IMAGENET1K_V3'.*V1, IMAGENET1K_V2"):
         _torchvision.load("resnet50", "IMAGENET1K_V3")
 
@@ -156,12 +156,12 @@ def test_weights_of_another_network_are_refused():
         _torchvision.load("resnet18", models.ResNet50_Weights.DEFAULT)
 
 
-def test_weights_of_a_strange_type_are_refused():
+def test_weights_of_a_wrong_type_are_refused():
     with pytest.raises(TypeError, match="got int"):
         _torchvision.load("resnet18", 1)
 
 
-def test_unknown_networks_are_told_similar_names():
+def test_an_unknown_network_lists_similar_names():
     with pytest.raises(UnknownBackboneError, match="resnet18"):
         _torchvision.load("ResNet18x", None)
 
@@ -199,7 +199,7 @@ def test_a_path_means_the_default_network_with_these_tensors(kind, tmp_path, mon
         ("squeezenet1_0", "squeezenet1_0_deep_compression-e1f244a0.pth"),
     ],
 )
-def test_genuine_weights(name, filename, shared_weights):
+def test_published_weights_agree_with_torchvision(name, filename, shared_weights):
     path = shared_weights / filename
     net = models.get_model(name, weights=None).eval()
     net.load_state_dict(torch.load(path, weights_only=True))
@@ -223,7 +223,7 @@ def test_auxiliary_heads_may_be_in_the_file_and_are_dropped(name, auxiliary, tmp
     assert count == sum(p.numel() for p in net.parameters()) - n_auxiliary
 
 
-def test_old_densenet_files(tmp_path):
+def test_densenet_files_with_old_names_are_read(tmp_path):
     net = original("densenet121")
     old = {
         re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12]\.)", r"\1.\2", key): tensor

@@ -85,7 +85,7 @@ def test_real_weights_recognize_real_images(shared_data):
 
 
 @installed
-def test_default_is_the_packaged_file():
+def test_default_weights_are_the_packaged_file():
     backbone = load_backbone("efficientnet_lite0")
     assert backbone.reference.weights == "default"
     assert backbone.reference.digest.startswith("sha256:57934424")
@@ -96,7 +96,7 @@ def test_default_is_the_packaged_file():
 
 @installed
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_path_with_timms_names(tmp_path, suffix):
+def test_a_file_may_have_timms_names_of_tensors(tmp_path, suffix):
     default = load_backbone("efficientnet_lite0")
     variant = _efficientnet_lite._VARIANTS["efficientnet_lite0"]
     network = EfficientNetLite(variant["width"], variant["depth"]).eval()
@@ -110,7 +110,7 @@ def test_path_with_timms_names(tmp_path, suffix):
 
 
 @installed
-def test_directory_comes_before_the_package(tmp_path, monkeypatch):
+def test_the_weights_directory_comes_before_the_package(tmp_path, monkeypatch):
     source = packaged("efficientnet_lite0")
     (tmp_path / source.name).write_bytes(source.read_bytes())
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path))
@@ -141,7 +141,7 @@ def test_weights_of_another_size_are_refused():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_catalog_tells_the_truth(name):
+def test_catalog_agrees_with_the_network(name):
     row = next(row for row in _efficientnet_lite.catalog_rows() if row["name"] == name)
     backbone = _efficientnet_lite.architecture(name)
     parameters = list(backbone.modules().parameters())

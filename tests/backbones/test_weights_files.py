@@ -69,7 +69,7 @@ def test_directory_comes_before_the_hub_cache(tmp_path, hub, monkeypatch):
     assert not is_on_disk("another-00000000.pth")
 
 
-def test_not_found_offline_tells_what_to_do(tmp_path, hub, monkeypatch):
+def test_missing_weights_offline_say_what_to_do(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path / "mine"))
     url = "https://example.org/resnet18-f37072fd.pth"
     with pytest.raises(WeightsNotFoundError) as caught:
@@ -86,7 +86,7 @@ def test_not_found_offline_tells_what_to_do(tmp_path, hub, monkeypatch):
     assert isinstance(caught.value, FileNotFoundError)
 
 
-def test_file_that_is_not_what_its_name_says(hub):
+def test_a_file_must_have_the_digest_in_its_name(hub):
     path = published(hub)
     with open(path, "ab") as file:
         file.write(b"x")
@@ -94,7 +94,7 @@ def test_file_that_is_not_what_its_name_says(hub):
         find_weights_file(path.name)
 
 
-def test_first_digest_is_held_to_ever_after(hub, offline_home):
+def test_the_first_recorded_digest_is_checked_ever_after(hub, offline_home):
     """Two contents under one published name: eight digits fit both, the recorded 64 do not."""
     path = published(hub)
     prefix = sha256(path)[:1]
@@ -125,7 +125,7 @@ def test_file_is_not_hashed_again_until_it_changes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"seen": 3}', '{"seen": {"a": null}}'])
-def test_damaged_ledger_does_no_harm(tmp_path, offline_home, content):
+def test_damaged_records_are_ignored(tmp_path, offline_home, content):
     offline_home.mkdir(parents=True)
     (offline_home / "digests.json").write_text(content)
     path = saved(tmp_path)
@@ -133,7 +133,7 @@ def test_damaged_ledger_does_no_harm(tmp_path, offline_home, content):
     assert str(path) in json.loads((offline_home / "digests.json").read_text())["seen"]
 
 
-def test_home_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SKTRANSFER_HOME", str(tmp_path / "file" / "home"))
     path = saved(tmp_path)
@@ -152,7 +152,7 @@ def test_a_name_is_looked_up_in_the_directory_and_a_path_is_not(tmp_path, monkey
         open_weights_path(tmp_path)
 
 
-def test_names():
+def test_file_names_are_told_from_names_of_weights():
     assert digest_in_name("resnet18-f37072fd.pth") == "f37072fd"
     assert digest_in_name("model.safetensors") is None
     assert looks_like_path("a.safetensors")
@@ -246,7 +246,7 @@ def test_checkpoints_are_unwrapped(tmp_path, wrap):
         ({}, "an empty dict"),
     ],
 )
-def test_what_is_no_state_dict(tmp_path, content, message):
+def test_content_that_is_no_state_dict_is_refused(tmp_path, content, message):
     with pytest.raises(WeightsMismatchError, match=message):
         read(saved(tmp_path, content=content))
 
@@ -262,7 +262,7 @@ def test_what_is_no_state_dict(tmp_path, content, message):
         (b"\x08\x00\x00\x00\x00\x00\x00\x00{broken}", "damaged safetensors"),
     ],
 )
-def test_other_files_are_named_for_what_they_are(tmp_path, data, message):
+def test_files_mistaken_for_weights_are_named(tmp_path, data, message):
     path = tmp_path / "w.pth"
     path.write_bytes(data)
     with pytest.raises(WeightsMismatchError, match=message):
@@ -270,7 +270,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
-def test_every_truncation_is_an_error(tmp_path, kind):
+def test_a_truncated_file_is_an_error(tmp_path, kind):
     path = tmp_path / "w.pth"
     tensors = nn.Linear(30, 20).state_dict()
     if kind == "safetensors":
@@ -293,7 +293,7 @@ def test_torchscript_is_refused_without_a_warning(tmp_path):
         read(path)
 
 
-def test_change_after_hashing_is_noticed(tmp_path):
+def test_a_change_after_hashing_is_detected(tmp_path):
     path = saved(tmp_path)
     file = open_weights_path(path)
     times = path.stat()
