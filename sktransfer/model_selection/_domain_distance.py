@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -191,11 +191,12 @@ def domain_distance(
     if source is None and layers:
         device = resolve_device(extractor.device, "float32")
         network.modules().to(device).eval()
-        recorder = _MomentRecorder(network, layers, device)
+        modules = [module for *_, module in layers]
+        moments = _moments(network, modules, device)
+        width = 2 * sum(module.num_features for module in modules)
         with rows_of(taken):
-            found = run_images(extractor, X, network.input_spec, recorder, recorder.width)
-        rows = _readable(*found)
-        profile = _batch_norm_profile(rows, layers, correction=correction)
+            rows = _readable(*run_images(extractor, X, network.input_spec, moments, width))
+        profile = _batch_norm_profile(rows, layers, correction)
         statistic = "batch_norm"
     else:
         if source is not None:
@@ -271,73 +272,56 @@ def _of_embeddings(
     # A unit that was never active on the source has no scale to measure by.
     used = variance > 1e-6 * variance.mean()
     rows, mean, variance = rows[:, used], mean[used], variance[used]
-    mean_part, spread_part = shift(rows, np.zeros_like(rows), mean, variance, correction=correction)
+    mean_part, spread_part = _shift(rows, np.zeros_like(rows), mean, variance, correction)
     if correction:
         mean_part = mean_part - 1 / n
     row = ("embedding", "embedding", len(mean), mean_part.mean(), spread_part.mean())
     return rows, _profile_table([row])
 
 
-class _NormLayer(NamedTuple):
-    """A BatchNorm layer with running statistics."""
-
-    name: str
-    stage: str
-    module: nn.modules.batchnorm._BatchNorm
-
-
-def _norm_layers(backbone: Backbone) -> list[_NormLayer]:
-    """List the BatchNorm layers of the stages, in the order of the network."""
+def _norm_layers(backbone: Backbone) -> list[tuple[str, str, Any]]:
+    """List name, stage and module of the BatchNorm layers, in the order of the network."""
     return [
-        _NormLayer(f"{stage.name}.{name}" if name else stage.name, stage.name, module)
+        (f"{stage.name}.{name}" if name else stage.name, stage.name, module)
         for stage in backbone.stages
         for name, module in stage.module.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
     ]
 
 
-class _MomentRecorder:
-    """Runs a network and gives, for each image, mean and variance of what BatchNorm is given."""
+def _moments(
+    backbone: Backbone, modules: list[nn.Module], device: str
+) -> Callable[[Tensor], np.ndarray]:
+    """Return a function from a batch to each image's means, then variances, of what modules get."""
 
-    def __init__(self, backbone: Backbone, layers: list[_NormLayer], device: str) -> None:
-        self._backbone = backbone
-        self._layers = layers
-        self._device = device
-        self.width = 2 * sum(layer.module.num_features for layer in layers)
+    def moments(batch: Tensor) -> np.ndarray:
+        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, batch: Tensor) -> np.ndarray:
-        """Return means of all channels, then variances over positions, shape (n, width)."""
-        seen: dict[str, tuple[Tensor, Tensor]] = {}
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].flatten(2) if inputs[0].ndim > 2 else inputs[0][..., None]
+            variance, mean = torch.var_mean(x, dim=2, correction=0)
+            seen[module] = (mean, variance)
 
-        def watch(name: str) -> Any:
-            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-                x = inputs[0].flatten(2) if inputs[0].ndim > 2 else inputs[0][..., None]
-                variance, mean = torch.var_mean(x, dim=2, correction=0)
-                seen[name] = (mean, variance)
-
-            return hook
-
-        hooks = [
-            layer.module.register_forward_pre_hook(watch(layer.name)) for layer in self._layers
-        ]
+        hooks = [module.register_forward_pre_hook(watch) for module in modules]
         try:
             with torch.inference_mode():
-                x = batch.to(self._device)
-                for stage in self._backbone.stages:
+                x = batch.to(device)
+                for stage in backbone.stages:
                     x = stage.module(x)
         finally:
             for hook in hooks:
                 hook.remove()
-        means, variances = zip(*(seen[layer.name] for layer in self._layers), strict=True)
+        means, variances = zip(*(seen[module] for module in modules), strict=True)
         return torch.cat([*means, *variances], dim=1).float().cpu().numpy()
 
+    return moments
 
-def shift(
+
+def _shift(
     means: np.ndarray,
     variances: np.ndarray,
     source_mean: np.ndarray,
     source_variance: np.ndarray,
-    *,
     correction: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute the two parts of the squared Wasserstein distance of normals, by channel.
@@ -346,40 +330,35 @@ def shift(
     over its positions. ``correction`` subtracts what a mean of n images is off by chance.
     """
     means, variances = means.astype(np.float64), variances.astype(np.float64)
-    m = means.mean(axis=0)
     between = means.var(axis=0)
     v = variances.mean(axis=0) + between
-    mean_part = (m - source_mean) ** 2 / source_variance
+    mean_part = (means.mean(axis=0) - source_mean) ** 2 / source_variance
     if correction:
-        n = len(means)
-        mean_part = mean_part - between / (n - 1) / source_variance
+        mean_part = mean_part - between / (len(means) - 1) / source_variance
     return mean_part, (np.sqrt(v / source_variance) - 1) ** 2
 
 
 def _batch_norm_profile(
-    rows: np.ndarray, layers: list[_NormLayer], *, correction: bool
+    rows: np.ndarray, layers: list[tuple[str, str, Any]], correction: bool
 ) -> pd.DataFrame:
-    """Compute the shift of every layer from what a _MomentRecorder returned."""
-    half = rows.shape[1] // 2
+    """Compute the shift of every layer from the moments of all images."""
+    means, variances = np.split(rows, 2, axis=1)
     table = []
     start = 0
-    for layer in layers:
-        stop = start + layer.module.num_features
-        assert layer.module.running_mean is not None
-        assert layer.module.running_var is not None
-        mean_part, spread_part = shift(
-            rows[:, start:stop],
-            rows[:, half + start : half + stop],
-            layer.module.running_mean.double().cpu().numpy(),
-            layer.module.running_var.double().cpu().numpy() + layer.module.eps,
-            correction=correction,
+    for name, stage, module in layers:
+        channels = slice(start, start := start + module.num_features)
+        parts = _shift(
+            means[:, channels],
+            variances[:, channels],
+            module.running_mean.double().cpu().numpy(),
+            module.running_var.double().cpu().numpy() + module.eps,
+            correction,
         )
-        table.append((layer.name, layer.stage, stop - start, mean_part.mean(), spread_part.mean()))
-        start = stop
+        table.append((name, stage, module.num_features, *(part.mean() for part in parts)))
     return _profile_table(table)
 
 
-def _profile_table(rows: list[tuple[str, str, int, float, float]]) -> pd.DataFrame:
+def _profile_table(rows: list[tuple]) -> pd.DataFrame:
     """Tabulate layers in order, with the two parts of their shift and the sum."""
     table = pd.DataFrame(rows, columns=["layer", "stage", "n_channels", "mean_part", "spread_part"])
     table["distance"] = table["mean_part"] + table["spread_part"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from sktransfer._backbones import describe_backbone
@@ -28,13 +27,14 @@ from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
 from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import read_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
+from sktransfer.model_selection._labeled_features import check_labels
 from sktransfer.model_selection._networks import (
     check_lengths,
     finetuner,
     named_networks,
     set_parameters,
 )
-from sktransfer.studies._fold_results import FoldResults
+from sktransfer.studies._fold_results import data_digest, recall
 from sktransfer.studies._training import check_choices
 
 BACKBONES = ("vgg19", "resnet50", "densenet121", "inception_v3")
@@ -214,10 +214,9 @@ def compare_backbones(
     [['a', 'extract']]
     """
     chosen = check_choices("strategies", strategies, STRATEGIES)
-    labels = column_or_1d(y)
+    labels = check_labels(y)
     ids = None if groups is None else read_groups(groups)
     seed = seed_from(random_state)
-    _classes(labels)
     named = named_networks(backbones)
     cases = {
         (name, strategy): _estimator(strategy, network, extractor, classifier, finetune, seed)
@@ -230,48 +229,31 @@ def compare_backbones(
         kept = _readable(reader, X, n)
         X, labels = take_rows(X, kept), labels[kept]
         ids = None if ids is None else ids[kept]
-    classes, codes = _classes(labels)
-    folds = list(_folds(cv, codes, ids, seed))
-    for train, _ in folds:
-        missing = np.setdiff1d(classes, labels[train]).tolist()
-        if missing:
-            raise ValueError(
-                f"A fold would train on no row of {missing!r}: too few of them, or all of one "
-                "group. Use other folds (cv), or leave the class out."
-            )
-    results = None
+    classes = np.unique(check_labels(labels))
+    folds = _folds(cv, labels, ids, seed)
+    data = b""
     if path is not None:
-        results = FoldResults(Path(path), reader._image_source(X, reset=True), labels)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        data = data_digest(reader._image_source(X, reset=True), labels)
     probabilities: dict[tuple[str, str], np.ndarray] = {}
     records = []
     for (name, strategy), estimator in cases.items():
-        out = np.zeros((len(labels), len(classes)))
+        probabilities[name, strategy] = np.zeros((len(labels), len(classes)))
         done = []
         for number, (train, test) in enumerate(folds):
-            run = _fold_of(estimator, X, labels, train, test, timed=number == 0)
-            done.append(run() if results is None else results.recall(estimator, train, test, run))
-            out[test] = done[-1]["probabilities"]
+            run = partial(_run_fold, estimator, X, labels, train, test, timed=number == 0)
+            kept = None if path is None else (Path(path), data, estimator, train, test)
+            done.append(run() if kept is None else recall(*kept, run))
+            probabilities[name, strategy][test] = done[-1].pop("probabilities")
             if verbose:
                 seconds = done[-1]["fit_time_s"]
                 print(f"{name}, {strategy}, fold {number + 1} of {cv}: {seconds:.1f} s")
-        probabilities[name, strategy] = out
-        times = {
-            each: float(np.median([record[each] for record in done]))
-            for each in ("fit_time_s", "predict_time_s")
-        }
-        speeds = [record["images_per_s"] for record in done if "images_per_s" in record]
-        records.append(
-            {
-                "backbone": name,
-                "strategy": strategy,
-                "images_per_s": speeds[-1] if speeds else float("nan"),
-                **times,
-                "n_parameters": _n_parameters(named[name].backbone),
-            }
-        )
-    found = BackboneComparison(
-        pd.DataFrame(records), probabilities, classes, labels, ids, n_resamples, seed
-    )
+        times = pd.DataFrame(done, columns=["images_per_s", "fit_time_s", "predict_time_s"])
+        n_parameters = _n_parameters(named[name].backbone)
+        records.append((name, strategy, *times.median(), n_parameters))
+    columns = ["backbone", "strategy", *times, "n_parameters"]
+    table = pd.DataFrame(records, columns=columns)
+    found = BackboneComparison(table, probabilities, classes, labels, ids, n_resamples, seed)
     return replace(found, table=_with_scores(found))
 
 
@@ -298,15 +280,6 @@ def _estimator(
     return Pipeline([("features", features), ("classify", head)])
 
 
-def _classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return classes and codes of labels, at least two classes."""
-    check_classification_targets(y)
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"y holds one class only, {classes.tolist()!r}; give rows of two or more.")
-    return classes, codes
-
-
 def _reader(estimator: Any) -> Any:
     """Return the step that reads images."""
     return estimator[0] if isinstance(estimator, Pipeline) else estimator
@@ -330,32 +303,39 @@ def _readable(reader: Any, X: Any, n: int) -> np.ndarray:
     return np.setdiff1d(np.arange(n), [failure.index for failure in failures])
 
 
-def _folds(cv: int, codes: np.ndarray, groups: np.ndarray | None, seed: int) -> Any:
-    folds = stratified_folds(cv, grouped=groups is not None, random_state=seed)
-    return folds.split(np.zeros(len(codes)), codes, groups)
+def _folds(cv: int, y: np.ndarray, groups: Any, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Divide rows into stratified folds, each of which trains on every class."""
+    splitter = stratified_folds(cv, grouped=groups is not None, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(y)), y, groups))
+    for train, _ in folds:
+        missing = np.setdiff1d(y, y[train]).tolist()
+        if missing:
+            raise ValueError(
+                f"A fold would train on no row of {missing!r}: too few of them, or all of one "
+                "group. Use other folds (cv), or leave the class out."
+            )
+    return folds
 
 
-def _fold_of(
+def _run_fold(
     estimator: Any, X: Any, y: np.ndarray, train: np.ndarray, test: np.ndarray, *, timed: bool
-) -> Callable[[], dict[str, Any]]:
-    def run() -> dict[str, Any]:
-        start = time.perf_counter()
-        with rows_of(train):
-            fitted = clone(estimator).fit(take_rows(X, train), y[train])
-        trained = time.perf_counter()
-        with rows_of(test):
-            probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
-        predicted = time.perf_counter()
-        record = {
-            "probabilities": probabilities,
-            "fit_time_s": trained - start,
-            "predict_time_s": predicted - trained,
-        }
-        if timed:
-            record["images_per_s"] = _images_per_s(fitted, take_rows(X, test[:_TIMED]))
-        return record
-
-    return run
+) -> dict[str, Any]:
+    """Fit and predict a fold; also the seconds, and the speed of predictions if ``timed``."""
+    start = time.perf_counter()
+    with rows_of(train):
+        fitted = clone(estimator).fit(take_rows(X, train), y[train])
+    trained = time.perf_counter()
+    with rows_of(test):
+        probabilities = np.asarray(fitted.predict_proba(take_rows(X, test)), dtype=np.float64)
+    predicted = time.perf_counter()
+    record = {
+        "probabilities": probabilities,
+        "fit_time_s": trained - start,
+        "predict_time_s": predicted - trained,
+    }
+    if timed:
+        record["images_per_s"] = _images_per_s(fitted, take_rows(X, test[:_TIMED]))
+    return record
 
 
 def _images_per_s(fitted: Any, X: Any) -> float:

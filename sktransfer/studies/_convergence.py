@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sktransfer._backbones import Backbone
-from sktransfer._base import derived_seed, seed_from
+from sktransfer._base import derived_seed
 from sktransfer._image_rows import take_rows
-from sktransfer._utils.plotting import finish_axes, new_axes, palette_color
+from sktransfer._utils.plotting import finish_axes, palette_color
 from sktransfer._utils.splitting import stratified_order
 from sktransfer.studies._random_networks import mean_and_variance, random_like
-from sktransfer.studies._training import (
-    as_finetuner,
-    check_choices,
-    make_split,
-    network_of,
-    paired,
-    score,
-    train,
-)
+from sktransfer.studies._training import CurveDisplay, Study, check_choices, paired
 
 INITS = ("pretrained", "random", "mean_var")
 # All rows are trained on, once: they are as many as the budget says, some of them repeated.
@@ -34,7 +26,7 @@ _ONE_SCHEDULE: dict[str, Any] = {
     "train_split": None,
     "early_stopping": None,
 }
-_SPLIT, _ORDER, _NET, _FIT, _ROWS = range(5)
+_ORDER, _NET, _FIT, _ROWS = range(1, 5)
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ class ConvergenceCurve:
         )
 
 
-class ConvergenceDisplay:
+class ConvergenceDisplay(CurveDisplay):
     """Scores over steps of training, with a line for each start and number of images.
 
     It is recommended to use :meth:`from_curve` to create one. Plotting needs matplotlib (extra
@@ -145,58 +137,23 @@ class ConvergenceDisplay:
     2
     """
 
-    def __init__(self, *, table: pd.DataFrame) -> None:
-        self.table = table
-
-    @classmethod
-    def from_curve(cls, curve: ConvergenceCurve, *, ax: Any = None) -> ConvergenceDisplay:
-        """Plot a curve.
-
-        Parameters
-        ----------
-        curve : ConvergenceCurve
-            Result of :func:`convergence_curve`.
-        ax : matplotlib Axes or None, default=None
-            Axes to plot on. None: a new figure.
-
-        Returns
-        -------
-        display : ConvergenceDisplay
-            The display, plotted.
-        """
-        return cls(table=curve.table).plot(ax=ax)
-
-    def plot(self, *, ax: Any = None) -> ConvergenceDisplay:
-        """Plot the scores.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to plot on. None: a new figure.
-
-        Returns
-        -------
-        display : ConvergenceDisplay
-            The display, plotted.
-        """
-        ax, figure = new_axes(ax, self, figsize=(7, 4.5), layout="constrained")
+    def _draw(self, ax: Any) -> dict[Any, Any]:
         styles = dict(zip(pd.unique(self.table["init"]), ("-", "--", ":"), strict=False))
         sizes = sorted(self.table["train_size"].unique())
-        self.lines_ = {}
+        lines = {}
         for (init, size), rows in self.table.groupby(["init", "train_size"], sort=False):
             mean = rows.groupby("budget")["score"].mean()
             color = palette_color(sizes.index(size))
             label = f"{init}, {size} images"
             (line,) = ax.plot(mean.index, mean, styles[init], marker="o", color=color, label=label)
             ax.plot(rows["budget"], rows["score"], ".", color=color, alpha=0.3)
-            self.lines_[str(init), int(size)] = line
+            lines[str(init), int(size)] = line
         ax.set_xscale("log", base=2)
         # The budgets themselves, where powers of two would stand.
         budgets = sorted({int(budget) for budget in self.table["budget"]})
         ax.set_xticks(budgets, [str(budget) for budget in budgets])
         finish_axes(ax, xlabel="steps of training", ylabel="score")
-        self.ax_, self.figure_ = ax, figure
-        return self
+        return lines
 
 
 def convergence_curve(
@@ -291,54 +248,41 @@ def convergence_curve(
     2      random          45       1     0
     3      random          45       2     0
     """
-    estimator = as_finetuner(estimator, scoring, n_repeats)
     chosen = check_choices("inits", inits, INITS)
     steps = list(dict.fromkeys(budgets))
     if not steps or not all(isinstance(each, (int, np.integer)) and each >= 1 for each in steps):
         raise ValueError(f"budgets are numbers of steps, 1 or more; got {budgets!r}.")
-    seed = seed_from(random_state)
-    split = make_split(
-        estimator, X, y, X_test, y_test, test_size, groups, derived_seed(seed, _SPLIT)
+    study = Study(
+        *(estimator, X, y, X_test, y_test),
+        test_size=test_size,
+        groups=groups,
+        n_repeats=n_repeats,
+        scoring=scoring,
+        random_state=random_state,
     )
-    network = network_of(estimator, seed)
-    sizes = list(dict.fromkeys(_size(each, len(split.y)) for each in train_sizes))
+    network = study.network()
+    draws = {"pretrained": lambda b, _: b, "random": random_like, "mean_var": mean_and_variance}
+    sizes = list(dict.fromkeys(_size(each, len(study.y)) for each in train_sizes))
     records = []
     for repeat in range(n_repeats):
-        own = derived_seed(seed, repeat)
-        order = stratified_order(split.y, derived_seed(own, _ORDER))
+        own = derived_seed(study.seed, repeat)
+        order = stratified_order(study.y, derived_seed(own, _ORDER))
         for init in chosen:
-            start = _start(init, network, derived_seed(own, _NET))
-            for size in sizes:
-                for budget in steps:
-                    rows = _rows(order[:size], int(budget) * estimator.batch_size, own)
-                    fitted, seconds = train(
-                        estimator,
-                        start,
-                        take_rows(split.X, rows),
-                        split.y[rows],
-                        freeze_depth=0,
-                        seed=derived_seed(own, _FIT),
-                        rows=rows if split.rows is None else split.rows[rows],
-                        **_ONE_SCHEDULE,
-                    )
-                    records.append(
-                        {
-                            "init": init,
-                            "train_size": size,
-                            "budget": int(budget),
-                            "seed": repeat,
-                            "score": score(fitted, split, scoring),
-                            "fit_time_s": seconds,
-                        }
-                    )
-    return ConvergenceCurve(pd.DataFrame(records))
-
-
-def _start(init: str, network: Backbone, seed: int) -> Backbone:
-    """Return the network that training starts from."""
-    if init == "pretrained":
-        return network
-    return (random_like if init == "random" else mean_and_variance)(network, seed)
+            start = draws[init](network, derived_seed(own, _NET))
+            for size, budget in product(sizes, map(int, steps)):
+                rows = _rows(order[:size], budget * study.estimator.batch_size, own)
+                fitted, seconds = study.train(
+                    start,
+                    take_rows(study.X, rows),
+                    study.y[rows],
+                    seed=derived_seed(own, _FIT),
+                    rows=rows if study.rows is None else study.rows[rows],
+                    **_ONE_SCHEDULE,
+                )
+                score = study.score(fitted)
+                records.append((init, size, budget, repeat, score, seconds))
+    columns = ["init", "train_size", "budget", "seed", "score", "fit_time_s"]
+    return ConvergenceCurve(pd.DataFrame(records, columns=columns))
 
 
 def _size(size: float, n: int) -> int:

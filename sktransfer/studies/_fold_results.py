@@ -23,74 +23,62 @@ _SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint_every")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
 
-class FoldResults:
-    """One JSON file per fold, named by everything that decides what is in it.
+def data_digest(source: ImageSource, y: np.ndarray) -> bytes:
+    """Return a name of images, by their contents, and labels."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in range(len(source)):
+        digest.update(source.open(row).digest)
+    digest.update(repr(y.tolist()).encode())
+    return digest.digest()
 
-    Files hold probabilities and times; no image, no name, no label. The contents of the images of
-    ``source`` and their labels are part of the key.
+
+def recall(
+    directory: Path,
+    data: bytes,
+    estimator: Any,
+    train: np.ndarray,
+    test: np.ndarray,
+    run: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+    """Return what ``run`` returned for this fold before, or what it returns now.
+
+    A fold has one JSON file, named by everything that decides what is in it: probabilities and
+    times; no image, no name, no label. Where it cannot be known whether a parameter is what it was
+    (a function), nothing is kept.
     """
-
-    def __init__(self, directory: Path, source: ImageSource, y: np.ndarray) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
-        digest = hashlib.blake2b(digest_size=16)
-        for row in range(len(source)):
-            digest.update(source.open(row).digest)
-        digest.update(repr(y.tolist()).encode())
-        self._data = digest.digest()
-        self._warned = False
-
-    def recall(
-        self, estimator: Any, train: np.ndarray, test: np.ndarray, run: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Return what ``run`` returned for this fold before, or what it returns now.
-
-        Where it cannot be known whether a parameter is what it was (a function), nothing is kept.
-        """
-        try:
-            key = self._key(estimator, train, test)
-        except _UnknownIdentityError as unknown:
-            self._warn(unknown.value)
-            return run()
-        path = self._directory / f"{key}.json"
-        record = self._read(path)
-        if record is None:
-            record = run()
-            text = {**record, "probabilities": np.asarray(record["probabilities"]).tolist()}
-            self._write(path, json.dumps(text))
-        return {**record, "probabilities": np.asarray(record["probabilities"])}
-
-    def _read(self, path: Path) -> dict[str, Any] | None:
-        """Read a record; None if it is not there yet, or was damaged."""
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return record if isinstance(record, dict) and "probabilities" in record else None
-
-    def _key(self, estimator: Any, train: np.ndarray, test: np.ndarray) -> str:
-        digest = hashlib.blake2b(self._data, digest_size=16)
-        digest.update(_identity(estimator).encode())
-        digest.update(train.tobytes() + b"|" + test.tobytes())
-        return digest.hexdigest()
-
-    def _warn(self, value: Any) -> None:
-        if not self._warned:
-            warnings.warn(
-                f"Nothing is kept in {self._directory} of estimators with {value!r}: whether it "
-                "is the same in a later call is unknown. Give it an attribute fingerprint, a str "
-                "that changes with what it does; as a seed, give a number.",
-                UserWarning,
-                stacklevel=4,
-            )
-        self._warned = True
-
-    def _write(self, path: Path, text: str) -> None:
+    try:
+        identity = _identity(estimator)
+    except _UnknownIdentityError as unknown:
+        warnings.warn(
+            f"Nothing is kept in {directory} of estimators with {unknown.value!r}: whether it is "
+            "the same in a later call is unknown. Give it an attribute fingerprint, a str that "
+            "changes with what it does; as a seed, give a number.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return run()
+    digest = hashlib.blake2b(data, digest_size=16)
+    digest.update(identity.encode() + train.tobytes() + b"|" + test.tobytes())
+    path = directory / f"{digest.hexdigest()}.json"
+    record = _read(path)
+    if record is None:
+        record = run()
+        text = {**record, "probabilities": np.asarray(record["probabilities"]).tolist()}
         # Whole or not at all: a kill in the middle leaves no half file under the name.
-        handle, name = tempfile.mkstemp(dir=self._directory, suffix=".part")
+        handle, name = tempfile.mkstemp(dir=directory, suffix=".part")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(json.dumps(text))
         os.replace(name, path)
+    return {**record, "probabilities": np.asarray(record["probabilities"])}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a record; None if it is not there yet, or was damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and "probabilities" in record else None
 
 
 class _UnknownIdentityError(Exception):

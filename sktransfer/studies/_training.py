@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,106 +14,147 @@ from sklearn.metrics import check_scoring
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._backbones import Backbone
+from sktransfer._base import derived_seed, seed_from
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, take_rows
+from sktransfer._utils.plotting import new_axes
 from sktransfer._utils.splitting import holdout_split
 from sktransfer.model_selection._networks import check_lengths, finetuner
 from sktransfer.studies._random_networks import given
 
-
-class Split(NamedTuple):
-    """Images and labels to train and to test on, and the rows they were, if of one set."""
-
-    X: Any
-    y: np.ndarray
-    X_test: Any
-    y_test: np.ndarray
-    rows: np.ndarray | None = None
-    rows_test: np.ndarray | None = None
+# The split is drawn with the first of a study's seeds.
+_SPLIT = 0
 
 
-def as_finetuner(estimator: Any, scoring: Any, n_repeats: int) -> FineTuneClassifier:
-    """Return the FineTuneClassifier that is studied, and check what would fail after a training."""
-    own = finetuner(estimator)
-    check_scoring(own, scoring=scoring)
-    if n_repeats < 1:
-        raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
-    return own
+class Study:
+    """One estimator, images to train and to test on, and a metric, for many networks."""
+
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        X_test: Any,
+        y_test: Any,
+        *,
+        test_size: float,
+        groups: Any,
+        n_repeats: int,
+        scoring: Any,
+        random_state: Any,
+    ) -> None:
+        self.estimator = finetuner(estimator)
+        self.scoring = scoring
+        check_scoring(self.estimator, scoring=scoring)
+        if n_repeats < 1:
+            raise ValueError(f"n_repeats must be at least 1; got {n_repeats!r}.")
+        if (X_test is None) != (y_test is None):
+            raise ValueError("Give X_test and y_test together, or neither of them.")
+        self.seed = seed_from(random_state)
+        labels = column_or_1d(y)
+        check_lengths(self.estimator, X, labels, None)
+        # The rows that the parts were, if of one set, to name one that cannot be read.
+        self.rows: np.ndarray | None = None
+        self._rows_test: np.ndarray | None = None
+        if X_test is None:
+            seed = derived_seed(self.seed, _SPLIT)
+            self.rows, test = holdout_split(labels, test_size, groups=groups, random_state=seed)
+            self._rows_test, X_test, y_test = test, take_rows(X, test), labels[test]
+            X, labels = take_rows(X, self.rows), labels[self.rows]
+        self.X, self.y = X, labels
+        self._X_test, self._y_test = X_test, column_or_1d(y_test)
+
+    def network(self) -> Backbone:
+        """Load the estimator's network; random weights without a seed are drawn with ours."""
+        estimator = self.estimator
+        if estimator.weights is None and estimator.random_state is None:
+            estimator = clone(estimator).set_params(random_state=self.seed)
+        return backbone_of(estimator)
+
+    def train(
+        self,
+        backbone: Backbone,
+        X: Any,
+        y: np.ndarray,
+        *,
+        seed: int,
+        freeze_depth: int = 0,
+        rows: np.ndarray | None = None,
+        **params: Any,
+    ) -> tuple[FineTuneClassifier, float]:
+        """Fit the estimator with another network, and measure the seconds.
+
+        ``rows`` are those that ``X`` was taken from. What a pretrained start would give beyond the
+        network is taken away: the head is random, it has no epochs of its own, and BatchNorm learns
+        its statistics.
+        """
+        own = clone(self.estimator).set_params(
+            **{
+                "head_init": "random",
+                "head_epochs": 0,
+                "freeze_batch_norm": False,
+                **params,
+                "backbone": given(backbone),
+                "weights": "default",
+                "freeze_depth": freeze_depth,
+                "random_state": seed,
+            }
+        )
+        start = time.perf_counter()
+        with rows_of(rows):
+            own.fit(X, y)
+        return own, time.perf_counter() - start
+
+    def score(self, fitted: FineTuneClassifier) -> float:
+        """Score a fitted classifier on the test part."""
+        scorer = check_scoring(fitted, scoring=self.scoring)
+        with rows_of(self._rows_test):
+            return float(scorer(fitted, self._X_test, self._y_test))
 
 
-def network_of(estimator: FineTuneClassifier, seed: int) -> Backbone:
-    """Load the estimator's network; random weights without a seed are drawn with ``seed``."""
-    if estimator.weights is None and estimator.random_state is None:
-        estimator = clone(estimator).set_params(random_state=seed)
-    return backbone_of(estimator)
+class CurveDisplay:
+    """What the displays of both studies share; ``_draw`` plots the table and returns the lines."""
 
+    def __init__(self, *, table: pd.DataFrame) -> None:
+        self.table = table
 
-def make_split(
-    estimator: FineTuneClassifier,
-    X: Any,
-    y: ArrayLike,
-    X_test: Any,
-    y_test: Any,
-    test_size: float,
-    groups: Any,
-    seed: int,
-) -> Split:
-    """Take the test part as given, or hold it out: stratified, groups kept whole."""
-    labels = column_or_1d(y)
-    if (X_test is None) != (y_test is None):
-        raise ValueError("Give X_test and y_test together, or neither of them.")
-    check_lengths(estimator, X, labels, None)
-    if X_test is not None:
-        return Split(X, labels, X_test, column_or_1d(y_test))
-    train, test = holdout_split(labels, test_size, groups=groups, random_state=seed)
-    parts = take_rows(X, train), labels[train], take_rows(X, test), labels[test]
-    return Split(*parts, train, test)
+    @classmethod
+    def from_curve(cls, curve: Any, *, ax: Any = None) -> Any:
+        """Plot the result of a study.
 
+        Parameters
+        ----------
+        curve : TransferCurve or ConvergenceCurve
+            Result of the study that this display shows.
+        ax : matplotlib Axes or None, default=None
+            Axes to plot on. None: a new figure.
 
-def train(
-    estimator: FineTuneClassifier,
-    backbone: Backbone,
-    X: Any,
-    y: np.ndarray,
-    *,
-    freeze_depth: int,
-    seed: int,
-    rows: np.ndarray | None = None,
-    **params: Any,
-) -> tuple[FineTuneClassifier, float]:
-    """Fit the estimator with another network, and measure the seconds.
+        Returns
+        -------
+        display : Display
+            The display, plotted.
+        """
+        return cls(table=curve.table).plot(ax=ax)
 
-    ``rows`` are those that ``X`` was taken from, to name one that cannot be read. What a pretrained
-    start would give beyond the network is taken away: the head is random, it has no epochs of its
-    own, and BatchNorm learns its statistics.
-    """
-    own = clone(estimator).set_params(
-        **{
-            "head_init": "random",
-            "head_epochs": 0,
-            "freeze_batch_norm": False,
-            **params,
-            "backbone": given(backbone),
-            "weights": "default",
-            "freeze_depth": freeze_depth,
-            "random_state": seed,
-        }
-    )
-    start = time.perf_counter()
-    with rows_of(rows):
-        own.fit(X, y)
-    return own, time.perf_counter() - start
+    def plot(self, *, ax: Any = None) -> Any:
+        """Plot the scores.
 
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to plot on. None: a new figure.
 
-def score(fitted: FineTuneClassifier, split: Split, scoring: Any) -> float:
-    """Score a fitted classifier on the test part."""
-    with rows_of(split.rows_test):
-        return float(check_scoring(fitted, scoring=scoring)(fitted, split.X_test, split.y_test))
+        Returns
+        -------
+        display : Display
+            The display, plotted.
+        """
+        self.ax_, self.figure_ = new_axes(ax, self, figsize=(7, 4.5), layout="constrained")
+        self.lines_ = self._draw(self.ax_)
+        return self
 
-
-def n_trainable(fitted: FineTuneClassifier) -> int:
-    """Count the parameters that were trained."""
-    return sum(p.numel() for p in fitted.module_.parameters() if p.requires_grad)
+    def _draw(self, ax: Any) -> dict[Any, Any]:
+        raise NotImplementedError
 
 
 def check_choices(what: str, given_: Sequence[str], known: Sequence[str]) -> list[str]:

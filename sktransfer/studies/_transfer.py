@@ -12,25 +12,15 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._backbones import Backbone
-from sktransfer._base import derived_seed, seed_from
+from sktransfer._base import derived_seed
 from sktransfer._image_rows import rows_of
-from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
+from sktransfer._utils.plotting import finish_axes, palette_color, palette_marker
 from sktransfer.studies._random_networks import first_stages, random_like, recalibrated
-from sktransfer.studies._training import (
-    Split,
-    as_finetuner,
-    check_choices,
-    make_split,
-    n_trainable,
-    network_of,
-    paired,
-    score,
-    train,
-)
+from sktransfer.studies._training import CurveDisplay, Study, check_choices, paired
 
 TREATMENTS = ("base", "AnB", "AnB+", "BnB", "BnB+", "random")
 # What is drawn in a repeat.
-_SPLIT, _BASE, _BASE_NET, _A, _A_NET, _REST, _RANDOM, _FIT = range(8)
+_BASE, _BASE_NET, _A, _A_NET, _REST, _RANDOM, _FIT = range(1, 8)
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class TransferCurve:
         return paired(self.table, "treatment", first, second, ["depth", "stage"])
 
 
-class TransferCurveDisplay:
+class TransferCurveDisplay(CurveDisplay):
     """Scores over the number of stages taken over, with a line for each treatment.
 
     It is recommended to use :meth:`from_curve` to create one. Plotting needs matplotlib (extra
@@ -99,42 +89,8 @@ class TransferCurveDisplay:
     ['AnB', 'base']
     """
 
-    def __init__(self, *, table: pd.DataFrame) -> None:
-        self.table = table
-
-    @classmethod
-    def from_curve(cls, curve: TransferCurve, *, ax: Any = None) -> TransferCurveDisplay:
-        """Plot a curve.
-
-        Parameters
-        ----------
-        curve : TransferCurve
-            Result of :func:`transfer_curve`.
-        ax : matplotlib Axes or None, default=None
-            Axes to plot on. None: a new figure.
-
-        Returns
-        -------
-        display : TransferCurveDisplay
-            The display, plotted.
-        """
-        return cls(table=curve.table).plot(ax=ax)
-
-    def plot(self, *, ax: Any = None) -> TransferCurveDisplay:
-        """Plot the scores.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to plot on. None: a new figure.
-
-        Returns
-        -------
-        display : TransferCurveDisplay
-            The display, plotted.
-        """
-        ax, figure = new_axes(ax, self, figsize=(7, 4.5), layout="constrained")
-        self.lines_ = {}
+    def _draw(self, ax: Any) -> dict[Any, Any]:
+        lines = {}
         for number, (treatment, rows) in enumerate(self.table.groupby("treatment", sort=False)):
             mean = rows.groupby("depth")["score"].mean()
             if treatment == "base":
@@ -145,12 +101,11 @@ class TransferCurveDisplay:
                 looks = {"marker": marker, "color": color, "label": treatment}
                 (line,) = ax.plot(mean.index, mean, style, **looks)
                 ax.plot(rows["depth"], rows["score"], ".", color=color, alpha=0.35)
-            self.lines_[str(treatment)] = line
+            lines[str(treatment)] = line
         stages = self.table[self.table["depth"] > 0].drop_duplicates("depth").sort_values("depth")
         ax.set_xticks(stages["depth"], stages["stage"], rotation=45, ha="right")
         finish_axes(ax, xlabel="stages taken over, up to", ylabel="score")
-        self.ax_, self.figure_ = ax, figure
-        return self
+        return lines
 
 
 def transfer_curve(
@@ -265,107 +220,76 @@ def transfer_curve(
     0      base      0                 0
     1       AnB      2  features.3     0
     """
-    estimator = as_finetuner(estimator, scoring, n_repeats)
     chosen = check_choices("treatments", treatments, TREATMENTS)
     if (X_base is None) != (y_base is None):
         raise ValueError("Give X_base and y_base together, or neither of them.")
-    seed = seed_from(random_state)
-    split = make_split(
-        estimator, X, y, X_test, y_test, test_size, groups, derived_seed(seed, _SPLIT)
+    study = Study(
+        *(estimator, X, y, X_test, y_test),
+        test_size=test_size,
+        groups=groups,
+        n_repeats=n_repeats,
+        scoring=scoring,
+        random_state=random_state,
     )
-    network = network_of(estimator, seed)
+    network = study.network()
     at = _depths(network, depths)
     records: list[dict[str, Any]] = []
     for repeat in range(n_repeats):
-        trial = _Repeat(estimator, network, split, scoring, derived_seed(seed, repeat), repeat)
+        seed = derived_seed(study.seed, repeat)
+        a = network
         if X_base is not None and {"AnB", "AnB+"} & set(chosen):
-            trial.learn_a(X_base, column_or_1d(y_base), base_params or {})
-        records += trial.run(chosen, at)
+            start = random_like(network, derived_seed(seed, _A_NET))
+            task = X_base, column_or_1d(y_base)
+            fitted, _ = study.train(
+                start, *task, seed=derived_seed(seed, _A), **(base_params or {})
+            )
+            a = fitted.to_backbone()
+        records += _repeat(study, a, chosen, at, seed, repeat)
     return TransferCurve(_with_losses(pd.DataFrame(records)))
 
 
-class _Repeat:
-    """One repeat: networks A and base, and the trainings that start from them."""
+def _repeat(
+    study: Study, a: Backbone, treatments: list[str], depths: list[int], seed: int, repeat: int
+) -> list[dict[str, Any]]:
+    """Run all trainings of a repeat, base first."""
 
-    def __init__(
-        self,
-        estimator: Any,
-        network: Backbone,
-        split: Split,
-        scoring: Any,
-        seed: int,
-        repeat: int,
-    ) -> None:
-        self.estimator = estimator
-        self.a = network
-        self.split = split
-        self.scoring = scoring
-        self.seed = seed
-        self.repeat = repeat
-
-    def _seed(self, *parts: int) -> int:
-        return derived_seed(self.seed, *parts)
-
-    def learn_a(self, X: Any, y: np.ndarray, params: dict[str, Any]) -> None:
-        """Train A on its own task, from random weights."""
-        start = random_like(self.a, self._seed(_A_NET))
-        fitted, _ = train(
-            self.estimator, start, X, y, freeze_depth=0, seed=self._seed(_A), **params
+    def train(treatment: str, depth: int, network: Backbone, frozen: int, own: int) -> Backbone:
+        fitted, seconds = study.train(
+            network, study.X, study.y, seed=own, freeze_depth=frozen, rows=study.rows
         )
-        self.a = fitted.to_backbone()
+        if treatment in treatments:
+            trained = [p.numel() for p in fitted.module_.parameters() if p.requires_grad]
+            records.append(
+                {
+                    "treatment": treatment,
+                    "depth": depth,
+                    "stage": network.stage_names[depth - 1] if depth else "",
+                    "seed": repeat,
+                    "n_trainable": sum(trained),
+                    "score": study.score(fitted),
+                    "fit_time_s": seconds,
+                }
+            )
+        return fitted.to_backbone()
 
-    def run(self, treatments: list[str], depths: list[int]) -> list[dict[str, Any]]:
-        """Run all trainings of the repeat, base first."""
-        records = []
-        base: Backbone | None = None
-        if {"base", "BnB", "BnB+"} & set(treatments):
-            start = random_like(self.a, self._seed(_BASE_NET))
-            record, base = self._train("base", 0, start, 0, self._seed(_BASE))
-            if "base" in treatments:
-                records.append(record)
-        sources: dict[str, Backbone | None] = {"A": self.a, "B": base, "r": None}
-        if "random" in treatments:
-            drawn = random_like(self.a, self._seed(_RANDOM))
-            with rows_of(self.split.rows):
-                sources["r"] = recalibrated(drawn, self.estimator, self.split.X)
-        for treatment in treatments:
-            if treatment == "base":
-                continue
-            source = sources[treatment[0]]
-            assert source is not None
-            for depth in depths:
-                # The same random rest for all treatments of a depth: it is no part of them.
-                rest = random_like(self.a, self._seed(_REST, depth))
-                label = f"{treatment} {self.repeat} {self.seed}"
-                mixed = first_stages(source, depth, rest, label)
-                frozen = 0 if treatment.endswith("+") else depth
-                records.append(
-                    self._train(treatment, depth, mixed, frozen, self._seed(_FIT, depth))[0]
-                )
-        return records
-
-    def _train(
-        self, treatment: str, depth: int, network: Backbone, frozen: int, seed: int
-    ) -> tuple[dict[str, Any], Backbone]:
-        fitted, seconds = train(
-            self.estimator,
-            network,
-            self.split.X,
-            self.split.y,
-            freeze_depth=frozen,
-            seed=seed,
-            rows=self.split.rows,
-        )
-        record = {
-            "treatment": treatment,
-            "depth": depth,
-            "stage": network.stage_names[depth - 1] if depth else "",
-            "seed": self.repeat,
-            "n_trainable": n_trainable(fitted),
-            "score": score(fitted, self.split, self.scoring),
-            "fit_time_s": seconds,
-        }
-        return record, fitted.to_backbone()
+    records: list[dict[str, Any]] = []
+    sources = {"A": a}
+    if {"base", "BnB", "BnB+"} & set(treatments):
+        start = random_like(a, derived_seed(seed, _BASE_NET))
+        sources["B"] = train("base", 0, start, 0, derived_seed(seed, _BASE))
+    if "random" in treatments:
+        drawn = random_like(a, derived_seed(seed, _RANDOM))
+        with rows_of(study.rows):
+            sources["r"] = recalibrated(drawn, study.estimator, study.X)
+    for treatment in treatments:
+        for depth in depths if treatment != "base" else []:
+            # The same random rest for all treatments of a depth: it is no part of them.
+            rest = random_like(a, derived_seed(seed, _REST, depth))
+            label = f"{treatment} {repeat} {seed}"
+            mixed = first_stages(sources[treatment[0]], depth, rest, label)
+            frozen = 0 if treatment.endswith("+") else depth
+            train(treatment, depth, mixed, frozen, derived_seed(seed, _FIT, depth))
+    return records
 
 
 def _depths(network: Backbone, depths: Any) -> list[int]:

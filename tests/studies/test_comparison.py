@@ -261,7 +261,7 @@ def test_bad_values(digits, options, message):
     X, y = digits
     with pytest.raises(ValueError, match=message):
         compare_backbones(X, y, extractor=EXTRACTOR, **{"backbones": NETS, **options})
-    with pytest.raises(ValueError, match="one class only"):
+    with pytest.raises(ValueError, match="holds one only"):
         compare_backbones(X, np.zeros(90), backbones=NETS)
 
 
