@@ -8,8 +8,8 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -117,12 +117,8 @@ class TorchEngine:
 
     def __call__(self, batch: Tensor) -> list[Tensor]:
         """Run a batch; several threads may."""
-        # Other precisions are kept out: a caller's autocast, and TF32, which CUDA has on.
-        kind, cudnn = self.device.split(":")[0], torch.backends.cudnn
-        exact: Any = nullcontext()
-        if kind == "cuda" and self.precision == "float32":
-            settings = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
-            exact = cudnn.flags(**settings, benchmark=False, allow_tf32=False)
+        kind = self.device.split(":")[0]
+        exact = full_float32() if self.precision == "float32" else nullcontext()
         with torch.inference_mode(), torch.autocast(kind, enabled=False), exact:
             x = batch.to(
                 device=self.device,
@@ -131,6 +127,36 @@ class TorchEngine:
                 non_blocking=True,
             )
             return list(self.chain(x))
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute products of float32 in float32, whatever the caller allows; CUDA has TF32 on."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # The caller set `fp32_precision`, after which torch refuses to read the older switches.
+        kinds = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        parts = (*kinds, torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
+        levels = [part.fp32_precision for part in parts]
+        try:
+            for part in parts:
+                part.fp32_precision = "ieee"
+            yield
+        finally:
+            for part, level in zip(parts, levels, strict=True):
+                part.fp32_precision = level
+        return
+    cudnn = torch.backends.cudnn
+    settings = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(**settings, benchmark=False, allow_tf32=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
 
 
 def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
