@@ -538,7 +538,7 @@ def _flip(image: DecodedImage, mirror: bool, upside_down: bool) -> DecodedImage:
     if isinstance(image, Image.Image):
         image = ImageOps.mirror(image) if mirror else image
         return ImageOps.flip(image) if upside_down else image
-    axes = [axis for axis, flipped in enumerate((upside_down, mirror)) if flipped]
+    axes = tuple(axis for axis, flipped in enumerate((upside_down, mirror)) if flipped)
     return np.ascontiguousarray(np.flip(image, axes)) if axes else image
 
 

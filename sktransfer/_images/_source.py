@@ -32,8 +32,7 @@ from sktransfer._images._values import (
     DecodedImage,
     ValueScale,
     array_to_image,
-    check_axes,
-    check_numeric,
+    check_row,
     check_value_range,
     tensor_to_row,
 )
@@ -156,7 +155,7 @@ class ImageSource:
 
 
 class _DerivedSource(ImageSource):
-    """Images made of another source's rows; errors go on naming them by their number there."""
+    """Images made of another source's rows; errors name them by their number there."""
 
     def __init__(self, source: ImageSource, rows: Sequence[int] | np.ndarray) -> None:
         super().__init__(rows, source.value_range)
@@ -253,7 +252,15 @@ def _read(
     row: Any, scale: ValueScale | None, dicom: DicomOptions | None
 ) -> tuple[bytes | np.ndarray | Image.Image, bytes]:
     """Return content and digest of one row."""
-    data: bytes | None = None
+    if isinstance(row, np.ndarray | torch.Tensor):
+        array = tensor_to_row(row) if isinstance(row, torch.Tensor) else row
+        check_row(array)
+        if array.ndim == 3 and array.shape[2] == 1:  # the same image as (H, W)
+            array = array[:, :, 0]
+        header = (array.dtype.str, array.shape, scale)
+        return array, _digest("array", header, np.ascontiguousarray(array))
+    if isinstance(row, Image.Image):
+        return row, _image_digest(row, scale)
     if isinstance(row, str | os.PathLike):
         data = read_file(row)
     elif isinstance(row, bytes | bytearray | memoryview):
@@ -262,30 +269,16 @@ def _read(
         data = _read_opened(row)
     elif is_instance(row, "pydicom", "Dataset"):
         data = dataset_bytes(row)
-    if data is not None:
-        # How DICOM files are shown concerns these alone.
-        shown = (scale, (dicom or DicomOptions()).fingerprint) if is_dicom(data) else scale
-        return data, _digest("file", shown, data)
-    if isinstance(row, Image.Image):
-        return row, _image_digest(row, scale)
-    if isinstance(row, torch.Tensor):
-        row = tensor_to_row(row)
-    if isinstance(row, np.ndarray):
-        try:
-            check_numeric(row)
-        except ValueError as exc:
-            raise ImageDecodeError(str(exc)) from exc
-        check_axes(row)
-        if row.ndim == 3 and row.shape[2] == 1:  # the same image as (H, W)
-            row = row[:, :, 0]
-        header = (row.dtype.str, row.shape, scale)
-        return row, _digest("array", header, np.ascontiguousarray(row))
-    if is_missing(row):
+    elif is_missing(row):
         raise ImageDecodeError(f"there is no image in this row (it holds {row!r}).")
-    raise ImageDecodeError(
-        f"a row must be a path, bytes, a Pillow image, a pydicom dataset, an array or a "
-        f"tensor; got {type(row).__name__}."
-    )
+    else:
+        raise ImageDecodeError(
+            f"a row must be a path, bytes, a Pillow image, a pydicom dataset, an array or a "
+            f"tensor; got {type(row).__name__}."
+        )
+    # How DICOM files are shown concerns these alone.
+    shown = (scale, (dicom or DicomOptions()).fingerprint) if is_dicom(data) else scale
+    return data, _digest("file", shown, data)
 
 
 def read_file(path: str | os.PathLike) -> bytes:

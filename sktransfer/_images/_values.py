@@ -71,7 +71,7 @@ def check_value_range(value_range: Any) -> ValueScale | None:
             return "dtype"
         case ("percentile",):
             return Percentiles()
-        case ("percentile", Real() as low, Real() as high) if 0 <= low < high <= 100:
+        case ("percentile", Real() as low, Real() as high) if 0 <= float(low) < float(high) <= 100:
             return Percentiles(float(low), float(high))
         case (str(), *_):
             ends: tuple[float, ...] = ()
@@ -245,8 +245,12 @@ def flatten_alpha(image: Image.Image) -> Image.Image:
     return background
 
 
-def check_axes(array: np.ndarray) -> None:
-    """Refuse one row whose axes are not (H, W) or (H, W, C)."""
+def check_row(array: np.ndarray) -> None:
+    """Refuse one row that holds no numbers, or whose axes are not (H, W) or (H, W, C)."""
+    try:
+        check_numeric(array)
+    except ValueError as exc:
+        raise ImageDecodeError(str(exc)) from exc
     shape = array.shape
     if array.ndim not in (2, 3) or 0 in shape:
         raise ImageDecodeError(

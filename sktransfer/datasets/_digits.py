@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.utils import Bunch
 
 
-def load_digit_screening(digit: int = 8, *, return_X_y: bool = False):
+def load_digit_screening(digit: int = 8, *, return_X_y: bool = False) -> Any:
     """Find one handwritten digit among all ten: a screening task with rare positives.
 
     The images are the 1797 scanned digits that come with scikit-learn (8 x 8 pixels, values 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def load_image_folder(
     metadata: str | os.PathLike[str] | None = "auto",
     groups: str | None = "auto",
     return_X_y: bool = False,
-):
+) -> Any:
     """Read a folder with one sub-folder a class, arranged as for torchvision's ``ImageFolder``.
 
     Only names are read; images are opened when they are embedded, and a broken one is reported

@@ -27,7 +27,7 @@ def load_rsna_pneumonia(
     columns: Sequence[str] = (),
     n_jobs: int | None = None,
     return_X_y: bool = False,
-):
+) -> Any:
     """Read the folder of the RSNA Pneumonia Detection Challenge (2018) as it was published.
 
     The table of labels has a row per box, so that an image with three boxes is in it three times.

@@ -35,7 +35,7 @@ def load_image_table(
     columns: Sequence[str] = (),
     root: str | os.PathLike[str] | None = None,
     return_X_y: bool = False,
-):
+) -> Any:
     """Read a table of images, each row with the file's name in one column.
 
     Parameters
