@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from sktransfer._images._dicom import DicomOptions, decode_dicom
 from sktransfer._images._formats import (
-    Format,
+    PLUGINS,
     describe_refused,
     early_sizes,
     identify,
@@ -92,16 +92,16 @@ def decode_bytes(
     except (ImageDecodeError, MemoryError):
         raise
     except Exception as exc:  # Pillow's plugins raise whatever the damage leads to
-        raise ImageDecodeError(f"damaged or unsupported {format_.name} file: {exc}") from exc
+        raise ImageDecodeError(f"damaged or unsupported {format_} file: {exc}") from exc
 
 
 def _decode(
-    data: bytes, format_: Format, scale: ValueScale | None, min_side: int | None
+    data: bytes, format_: str, scale: ValueScale | None, min_side: int | None
 ) -> DecodedImage:
-    if format_.name in ("GIF", "ICO"):
+    if format_ in ("GIF", "ICO"):
         for size in early_sizes(data, format_):
             check_size(size)
-    with format_.plugin(io.BytesIO(data)) as image:
+    with PLUGINS[format_](io.BytesIO(data)) as image:
         check_size(image.size)
         if isinstance(image, TiffImageFile):  # libtiff allocates a tile, however small the image
             tags = image.tag_v2
@@ -120,12 +120,12 @@ def _decode(
             drafted = image.draft(None, (min_side, min_side))
             if drafted is not None and image.size != size:
                 image.info[EXTENT] = Extent(size, drafted[1])
-        if format_.name == "PNG":
+        if format_ == "PNG":
             _check_png(data)
         image.load()
-        if format_.name == "PNG":
+        if format_ == "PNG":
             _scale_png_transparency(image, data)
-        if format_.name == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
+        if format_ == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
             # The header says that none of the fourth byte's bits is alpha; it is mostly 0.
             return image_to_image(image.convert("RGB"), scale)
         return image_to_image(image, scale, depth)
@@ -144,8 +144,8 @@ def encoded_kind(content: bytes | np.ndarray | Image.Image) -> tuple[str, str]:
         format_ = identify(content)
         if format_ is None:
             return "unknown", "unknown"
-        with format_.plugin(io.BytesIO(content)) as image:
-            return format_.name, image.mode
+        with PLUGINS[format_](io.BytesIO(content)) as image:
+            return format_, image.mode
     return "array", f"{content.dtype}, {content.shape[2] if content.ndim == 3 else 1} channels"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import NamedTuple
 
 from PIL import (
     BmpImagePlugin,
@@ -27,8 +26,6 @@ from PIL.ImageFile import ImageFile
 
 from sktransfer.exceptions import ImageDecodeError
 
-ALLOWED = "JPEG, PNG, GIF, BMP, TIFF, WebP, PPM, TGA, ICO, JPEG 2000 and DICOM"
-
 
 class _JpegFile(JpegImagePlugin.JpegImageFile):
     """A JPEG whose resolution is never looked up in its EXIF block.
@@ -41,35 +38,32 @@ class _JpegFile(JpegImagePlugin.JpegImageFile):
         pass
 
 
-class Format(NamedTuple):
-    """A format that is accepted, and the Pillow class that reads it."""
+# The Pillow class that reads each accepted format.
+PLUGINS: dict[str, type[ImageFile]] = {
+    "JPEG": _JpegFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
+    "TGA": TgaImagePlugin.TgaImageFile,
+    "ICO": IcoImagePlugin.IcoImageFile,
+    "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+}
+_ACCEPTED = f"{', '.join(PLUGINS)} and DICOM"
 
-    name: str
-    plugin: type[ImageFile]
-
-
-_JPEG = Format("JPEG", _JpegFile)
-_JPEG2000 = Format("JPEG 2000", Jpeg2KImagePlugin.Jpeg2KImageFile)
-_PPM = Format("PPM", PpmImagePlugin.PpmImageFile)
-_TGA = Format("TGA", TgaImagePlugin.TgaImageFile)
-_TIFF = Format("TIFF", TiffImagePlugin.TiffImageFile)
-_WEBP = Format("WebP", WebPImagePlugin.WebPImageFile)
-
-_SIGNATURES: tuple[tuple[bytes, Format], ...] = (
-    (b"\xff\xd8\xff", _JPEG),
-    (b"\x89PNG\r\n\x1a\n", Format("PNG", PngImagePlugin.PngImageFile)),
-    (b"GIF87a", Format("GIF", GifImagePlugin.GifImageFile)),
-    (b"GIF89a", Format("GIF", GifImagePlugin.GifImageFile)),
-    (b"BM", Format("BMP", BmpImagePlugin.BmpImageFile)),
-    (b"II\x2a\x00", _TIFF),
-    (b"MM\x00\x2a", _TIFF),
-    (b"II\x2b\x00", _TIFF),
-    (b"MM\x00\x2b", _TIFF),
-    (b"\x00\x00\x01\x00", Format("ICO", IcoImagePlugin.IcoImageFile)),
-    (b"\xff\x4f\xff\x51", _JPEG2000),
-    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", _JPEG2000),
-    *((b"P" + kind, _PPM) for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"f")),
-)
+# How files of a format may begin; TGA files may begin in many ways.
+_SIGNATURES: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II\x2a\x00", b"MM\x00\x2a", b"II\x2b\x00", b"MM\x00\x2b"),
+    "PPM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"),
+    "ICO": (b"\x00\x00\x01\x00",),
+    "JPEG 2000": (b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
+}
 
 # Things people really have in their folders. Naming them says more than "cannot identify".
 _REFUSED: tuple[tuple[bytes, str], ...] = (
@@ -100,18 +94,18 @@ _HEIF_BRANDS = {
 }
 
 
-def identify(data: bytes) -> Format | None:
+def identify(data: bytes) -> str | None:
     """Return the accepted format that these bytes are in, or None.
 
     DICOM may hide behind a TIFF header: ask :func:`is_dicom` first.
     """
-    for signature, format_ in _SIGNATURES:
-        if data.startswith(signature):
-            return format_
+    for name, signatures in _SIGNATURES.items():
+        if data.startswith(signatures):
+            return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _WEBP
+        return "WebP"
     if _refused_kind(data) is None and _looks_like_tga(data):
-        return _TGA
+        return "TGA"
     return None
 
 
@@ -150,7 +144,7 @@ def _refused_kind(data: bytes) -> str | None:
 
 
 def _not_allowed(what: str) -> str:
-    return f"this is {what}, not an image that sktransfer reads ({ALLOWED})"
+    return f"this is {what}, not an image that sktransfer reads ({_ACCEPTED})"
 
 
 def describe_refused(data: bytes) -> str:
@@ -160,7 +154,7 @@ def describe_refused(data: bytes) -> str:
     head = data[:32]
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
         return _not_allowed("text")
-    return f"these bytes ({head[:8].hex(' ')} ...) are in none of the formats read: {ALLOWED}"
+    return f"these bytes ({head[:8].hex(' ')} ...) are in none of the formats read: {_ACCEPTED}"
 
 
 def _looks_like_tga(data: bytes) -> bool:
@@ -178,19 +172,15 @@ def _looks_like_tga(data: bytes) -> bool:
     return kind in (3, 11) and color_map == 0 and depth in (8, 16)
 
 
-def early_sizes(data: bytes, format_: Format) -> list[tuple[int, int]]:
+def early_sizes(data: bytes, format_: str) -> list[tuple[int, int]]:
     """Return sizes that Pillow acts upon while it opens such a file, before it can be asked.
 
     A GIF frame may be larger than its screen, and an icon is decoded as soon as it is opened.
     """
     try:
-        if format_.name == "GIF":
-            return _gif_sizes(data)
-        if format_.name == "ICO":
-            return _ico_sizes(data)
+        return {"GIF": _gif_sizes, "ICO": _ico_sizes}[format_](data)
     except (struct.error, IndexError):  # cut short: opening it will say so
-        pass
-    return []
+        return []
 
 
 def _gif_sizes(data: bytes) -> list[tuple[int, int]]:

@@ -146,16 +146,12 @@ class _Helper:
                 taken = b""
             if taken != _TAKEN and not self._overdue:
                 raise _GoneError
-            return self._answer(at_most)
+            n_json, n_payload = _FRAME.unpack(self._read(_FRAME.size))
+            if n_json > 2**20 or n_payload > at_most:
+                raise HelperError("the helper process answered nonsense.")
+            return json.loads(self._read(n_json)), self._read(n_payload)
         finally:
             alarm.cancel()
-
-    def _answer(self, at_most: int) -> tuple[dict[str, Any], bytearray]:
-        n_json, n_payload = _FRAME.unpack(self._read(_FRAME.size))
-        if n_json > 2**20 or n_payload > at_most:
-            raise HelperError("the helper process answered nonsense.")
-        answer = json.loads(self._read(n_json))
-        return answer, self._read(n_payload)
 
     def _read(self, n: int) -> bytearray:
         data = bytearray(n)

@@ -3,9 +3,8 @@
 from sktransfer.datasets._check import check_images
 from sktransfer.datasets._dicom import dicom_table
 from sktransfer.datasets._digits import load_digit_screening
-from sktransfer.datasets._folder import load_image_folder
+from sktransfer.datasets._loaders import load_image_folder, load_image_table
 from sktransfer.datasets._rsna import load_rsna_pneumonia
-from sktransfer.datasets._table import load_image_table
 
 __all__ = [
     "check_images",

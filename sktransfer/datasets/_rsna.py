@@ -89,7 +89,11 @@ def load_rsna_pneumonia(
     frame["class"] = _class_of(classes, frame["patientId"])
     frame["patient"] = _patients(base / _MAPPING, frame["patientId"])
     files = [base / _IMAGES / f"{name}.dcm" for name in frame["patientId"]]
-    _check_files(files)
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(files)} images named in {_LABELS} are not in {_IMAGES}/: "
+            f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}. Unpack the whole set."
+        )
     data = pd.DataFrame({"image": [str(file) for file in files]})
     if columns:
         data = pd.concat([data, _header_columns(files, columns, n_jobs)], axis=1)
@@ -97,6 +101,11 @@ def load_rsna_pneumonia(
     if return_X_y:
         return data, target
     known = frame["patient"].notna().all()
+    whose = (
+        f", of {frame['patient'].nunique()} patients."
+        if known
+        else f". Whose they are is in {_MAPPING}, which is not in the folder."
+    )
     return Bunch(
         data=data,
         target=target,
@@ -105,12 +114,7 @@ def load_rsna_pneumonia(
         frame=frame,
         boxes=boxes,
         DESCR=f"{len(data)} chest radiographs of the RSNA challenge, {int(target.sum())} with "
-        "pneumonia"
-        + (
-            f", of {frame['patient'].nunique()} patients."
-            if known
-            else f". Whose they are is in {_MAPPING}, which is not in the folder."
-        ),
+        f"pneumonia{whose}",
     )
 
 
@@ -168,17 +172,8 @@ def _patients(path: Path, names: pd.Series) -> list[Any]:
     return [patients[name] for name in names]
 
 
-def _check_files(files: list[Path]) -> None:
-    if missing := [file for file in files if not file.is_file()]:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(files)} images named in {_LABELS} are not in {_IMAGES}/: "
-            f"{', '.join(file.name for file in missing[:3])}{', ...' if missing[3:] else ''}."
-        )
-
-
 def _header_columns(files: list[Path], columns: Sequence[str], n_jobs: int | None) -> pd.DataFrame:
     headers, failures = read_headers(files, columns, n_jobs)
     if failures:
         raise ValueError(f"{failures[0][0].name} cannot be read: {failures[0][1]}")
-    rows = [{name: (header or {}).get(name) for name in columns} for header in headers]
-    return pd.DataFrame(rows, columns=list(columns))
+    return pd.DataFrame([header or {} for header in headers], columns=list(columns))
