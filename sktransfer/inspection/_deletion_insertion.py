@@ -127,8 +127,6 @@ def deletion_insertion_curves(
         If a parameter is out of range, or maps are not of the sizes of the images.
     TypeError
         As :func:`saliency_maps` does.
-    ImageDecodeError
-        For the first row that cannot be read.
 
     See Also
     --------

@@ -128,7 +128,10 @@ def explained(
 
 def differentiable(estimator: Any) -> DifferentiableClassifier:
     """Return a fitted estimator as a torch function; a TypeError names what has no gradient."""
-    reader, classify = _split(estimator)
+    check_is_fitted(estimator)
+    reader, classify = _as_torch(estimator)
+    if reader is None:
+        raise no_gradient(estimator, "the first step of a Pipeline must be the extractor")
     tuned = isinstance(reader, FineTuneClassifier)
     network, parts = _tuned_network(reader) if tuned else _frozen_network(reader)
     network = network.to(device=_device(reader), dtype=_dtype(reader)).eval().requires_grad_(False)
@@ -142,65 +145,44 @@ def differentiable(estimator: Any) -> DifferentiableClassifier:
     )
 
 
-def _split(estimator: Any) -> tuple[Any, Classify]:
-    """Return the estimator that reads images, and the steps after it as a torch function."""
-    check_is_fitted(estimator)
+def _as_torch(estimator: Any) -> tuple[Any, Classify]:
+    """Return what reads images in an estimator, or None, and the scores from its output."""
     if isinstance(estimator, FineTuneClassifier):
         return estimator, of_logits
     if isinstance(estimator, CalibratedClassifierCV):
-        parts = [_split(each.estimator) for each in estimator.calibrated_classifiers_]
+        parts = [_as_torch(each.estimator) for each in estimator.calibrated_classifiers_]
         reader = _common_reader([each for each, _ in parts], estimator)
         return reader, as_calibrated(estimator, [classify for _, classify in parts])
     if isinstance(estimator, Pipeline):
-        steps = _steps(estimator)
-        if isinstance(steps[0], PretrainedFeatureExtractor):
-            return steps[0], _after(steps[1:])
-        if len(steps) == 1:
-            return _split(steps[0])
-        raise no_gradient(steps[0], "the first step of a Pipeline must be the extractor")
-    inner = _unwrapped(estimator)
-    if inner is None:
-        raise no_gradient(estimator)
-    return _split(inner)
-
-
-def _unwrapped(estimator: Any) -> Any:
-    """Return the estimator in a wrapper that does not change scores: frozen, threshold, search."""
+        return _pipeline_as_torch(estimator)
     if isinstance(estimator, FrozenEstimator):
-        return estimator.estimator
-    for name in ("best_estimator_", "estimator_"):
+        return _as_torch(estimator.estimator)
+    for name in ("best_estimator_", "estimator_"):  # a search or a threshold, which keep scores
         # Forests keep an unfitted tree there.
         if hasattr(getattr(estimator, name, None), "classes_"):
-            return getattr(estimator, name)
-    return None
+            return _as_torch(getattr(estimator, name))
+    return None, as_classifier(estimator)
 
 
-def _after(steps: list[Any]) -> Classify:
-    """Return steps on features, the last of which is a classifier, as a torch function."""
-    if not steps:
+def _pipeline_as_torch(pipeline: Pipeline) -> tuple[Any, Classify]:
+    *steps, classifier = _steps(pipeline)
+    if isinstance(classifier, PretrainedFeatureExtractor):
         raise TypeError(
             "The Pipeline ends with the extractor: there is no classifier whose score could be "
             "differentiated. Add one, such as LogisticRegression."
         )
-    transforms = [as_transform(step) for step in steps[:-1]]
-    last = _on_features(steps[-1])
+    first = steps.pop(0) if steps and isinstance(steps[0], PretrainedFeatureExtractor) else None
+    transforms = [as_transform(step) for step in steps]
+    reader, last = _as_torch(classifier)
+    if reader is not None and (transforms or first is not None):
+        raise no_gradient(pipeline, "something precedes the step that reads images")
 
     def classify(x: Tensor) -> Scores:
         for transform in transforms:
             x = transform(x)
         return last(x)
 
-    return classify
-
-
-def _on_features(classifier: Any) -> Classify:
-    if isinstance(classifier, Pipeline):
-        return _after(_steps(classifier))
-    if isinstance(classifier, CalibratedClassifierCV):
-        inner = [_on_features(each.estimator) for each in classifier.calibrated_classifiers_]
-        return as_calibrated(classifier, inner)
-    unwrapped = _unwrapped(classifier)
-    return as_classifier(classifier) if unwrapped is None else _on_features(unwrapped)
+    return first or reader, classify
 
 
 def _steps(pipeline: Pipeline) -> list[Any]:

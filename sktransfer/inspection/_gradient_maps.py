@@ -87,8 +87,6 @@ def input_gradient(
         If a step is not differentiable; :func:`occlusion` explains any estimator.
     ValueError
         If labels are unknown, or the classifier has no probabilities for ``objective="loss"``.
-    ImageDecodeError
-        For the first row that cannot be read.
 
     See Also
     --------
@@ -225,8 +223,6 @@ def integrated_gradients(
         If a step is not differentiable; :func:`occlusion` explains any estimator.
     ValueError
         If labels are unknown, or a parameter is out of range.
-    ImageDecodeError
-        For the first row that cannot be read.
 
     See Also
     --------
@@ -241,16 +237,13 @@ def integrated_gradients(
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import integrated_gradients
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... )
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
-    >>> integrated_gradients(pipe, X[:2]).shape
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=1
+    ... ).fit(X[:50], y[:50])
+    >>> integrated_gradients(clf, X[:2]).shape
     (2, 3, 32, 32)
     """
     explain = explain_by_integrating(baseline=baseline, n_steps=n_steps)
@@ -334,8 +327,6 @@ def grad_cam(
         If the network has no stage ``layer`` before the score.
     ValueError
         If the stage gives no map, or one of a single place; or labels are unknown.
-    ImageDecodeError
-        For the first row that cannot be read.
 
     See Also
     --------
@@ -356,16 +347,13 @@ def grad_cam(
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import grad_cam
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=64, value_range=(0, 16)
-    ... )
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
-    >>> grad_cam(pipe, X[:2]).shape
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=64, value_range=(0, 16), max_epochs=1
+    ... ).fit(X[:50], y[:50])
+    >>> grad_cam(clf, X[:2]).shape
     (2, 64, 64)
     """
     explain = explain_by_grad_cam(layer=layer)

@@ -66,8 +66,6 @@ def occlusion(
     ------
     ValueError
         If a parameter is out of range, or ``X`` is in a form that cannot be edited.
-    ImageDecodeError
-        For the first row that cannot be read.
 
     See Also
     --------

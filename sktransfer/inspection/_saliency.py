@@ -113,8 +113,6 @@ def saliency_maps(
     ------
     TypeError, ValueError
         As the function of the method does.
-    ImageDecodeError
-        For the first row that cannot be read.
 
     See Also
     --------
@@ -236,16 +234,13 @@ class SaliencyDisplay:
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sklearn.ensemble import RandomForestClassifier
     >>> from sktransfer.inspection import SaliencyDisplay
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
+    >>> forest = RandomForestClassifier(random_state=0).fit(X[:500], y[:500])
+    >>> display = SaliencyDisplay.from_estimator(
+    ...     forest, X[600:602], y[600:602], method="occlusion", patch=2
     ... )
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
-    >>> display = SaliencyDisplay.from_estimator(pipe, X[:2], y[:2])
     >>> display.maps[0].shape
     (8, 8)
     """

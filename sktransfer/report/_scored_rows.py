@@ -20,36 +20,11 @@ _METHODS = ("predict_proba", "decision_function")
 class ScoredRows:
     """Test rows that a model has scored.
 
-    Attributes
-    ----------
-    estimator : estimator instance
-        The fitted classifier.
-    X : collection of images, n rows
-        Images of the rows.
-    y : ndarray of shape (n,)
-        Names of the true classes: ``negative`` or ``positive``.
-    score : ndarray of shape (n,)
-        Scores of the positive class.
-    proba : ndarray of shape (n,) or None
-        Probabilities of the positive class, where the estimator has them.
-    groups : ndarray of shape (n,) or None
-        Patients of the rows.
-    negative, positive : str
-        Names of the classes.
-    classes : ndarray
-        The classes of the estimator.
-    pos_label : object
-        The positive one of them.
-    threshold : float
-        The least score of a row that is predicted positive.
-    threshold_source : str
-        Where the threshold comes from, in words.
-    kept : ndarray of int, shape (n,)
-        Positions of the rows among those given.
-    n_given : int
-        Number of rows given; those without a score are left out.
-    confidence_level : float
-        Level of all intervals.
+    ``y`` has the names of the true classes, ``negative`` or ``positive``; ``score`` and ``proba``
+    (None where the estimator has none) are of the positive class, which the estimator calls
+    ``pos_label``. A row is predicted positive if its score is at least ``threshold``, whose origin
+    ``threshold_source`` says in words. Rows without a score are left out: ``kept`` are the
+    positions of the others among the ``n_given`` rows.
     """
 
     estimator: Any
@@ -186,19 +161,15 @@ def _class_names(
 
 
 def _positive(estimator: Any, labels: np.ndarray, pos_label: Any) -> Any:
+    for name in ("pos_label_", "pos_label"):
+        pos_label = getattr(estimator, name, None) if pos_label is None else pos_label
     if pos_label is None:
-        for name in ("pos_label_", "pos_label"):
-            if getattr(estimator, name, None) is not None:
-                pos_label = getattr(estimator, name)
-                break
-        else:
-            if len(labels) != 2:
-                raise ValueError(
-                    f"The estimator has {len(labels)} classes, {labels.tolist()}, and a "
-                    "diagnostic report is about one of them against the rest: say which with "
-                    "pos_label=."
-                )
-            pos_label = labels[1]
+        if len(labels) != 2:
+            raise ValueError(
+                f"The estimator has {len(labels)} classes, {labels.tolist()}, and a diagnostic "
+                "report is about one of them against the rest: say which with pos_label=."
+            )
+        pos_label = labels[1]
     if pos_label not in labels:
         raise ValueError(f"pos_label={pos_label!r} is not one of the classes {labels.tolist()}.")
     return labels[np.flatnonzero(labels == pos_label)[0]]
@@ -207,8 +178,7 @@ def _positive(estimator: Any, labels: np.ndarray, pos_label: Any) -> Any:
 def _method(estimator: Any) -> str:
     """Return the method whose values the threshold applies to."""
     own = getattr(estimator, "response_method", "auto")
-    methods = [own] if own in _METHODS else list(_METHODS)
-    for method in methods:
+    for method in [own] if own in _METHODS else _METHODS:
         if hasattr(estimator, method):
             return method
     raise TypeError(
@@ -226,19 +196,17 @@ def _scores(estimator: Any, X: Any, method: str, labels: np.ndarray, label: Any)
 
 
 def _names(labels: np.ndarray, label: Any, target_names: Any) -> tuple[str, str]:
-    if target_names is None:
-        names = {each: str(each) for each in labels.tolist()}
-    elif isinstance(target_names, Mapping):
-        names = {each: str(target_names.get(each, each)) for each in labels.tolist()}
-    elif len(target_names) == len(labels):
-        names = dict(zip(labels.tolist(), map(str, target_names), strict=True))
-    else:
+    """Return the names of the negative and the positive class."""
+    if target_names is None or isinstance(target_names, Mapping):
+        target_names = [(target_names or {}).get(each, each) for each in labels.tolist()]
+    elif len(target_names) != len(labels):
         raise ValueError(
             f"target_names has {len(target_names)} names for the classes {labels.tolist()}; pass "
             "one for each."
         )
-    own = names[label.item() if isinstance(label, np.generic) else label]
-    others = [name for each, name in names.items() if each != label]
+    positive = labels == label
+    (own,) = (str(name) for name, its in zip(target_names, positive, strict=True) if its)
+    others = [str(name) for name, its in zip(target_names, positive, strict=True) if not its]
     return (others[0] if len(others) == 1 and others[0] != own else f"not {own}"), own
 
 

@@ -111,9 +111,7 @@ class Section:
             with matplotlib.rc_context(_theme(matplotlib, theme)):
                 figure = new_figure(figsize=size, layout="constrained")
                 draw(figure)
-                if theme == "dark":
-                    _lighten(figure)
-                drawn[theme] = _data_address(figure, photographs)
+                drawn[theme] = _webp(figure) if photographs else _svg(figure, theme)
         width, height = (round(side * _CSS_PIXELS) for side in size)
         self.figures.append(
             Figure(self.key, alt, caption, drawn["light"], drawn["dark"], width, height)
@@ -187,54 +185,25 @@ def _theme(matplotlib: Any, theme: str) -> dict[str, Any]:
     }
 
 
-def _data_address(figure: Any, photographs: bool) -> str:
+def _webp(figure: Any) -> str:
     buffer = io.BytesIO()
-    if photographs:
-        # A tenth of the size of PNG.
-        settings = {
-            "dpi": _CSS_PIXELS * _PHOTOGRAPH_SCALE,
-            "pil_kwargs": {"quality": _WEBP_QUALITY},
-        }
-        figure.savefig(buffer, format="webp", **settings)
-    else:
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    kind = "image/webp" if photographs else "image/svg+xml"
-    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    # A tenth of the size of PNG.
+    settings = {"dpi": _CSS_PIXELS * _PHOTOGRAPH_SCALE, "pil_kwargs": {"quality": _WEBP_QUALITY}}
+    figure.savefig(buffer, format="webp", **settings)
+    return _data_address("image/webp", buffer.getvalue())
 
 
-def _lighten(figure: Any) -> None:
-    """Replace colors that a display chose whatever the theme, and that dark paper hides."""
-    from matplotlib.collections import Collection
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-    from matplotlib.text import Text
-
-    kinds = [
-        (Line2D, ("color", "markeredgecolor", "markerfacecolor")),
-        (Patch, ("edgecolor", "facecolor")),
-        (Collection, ("edgecolor", "facecolor")),
-        (Text, ("color",)),
-    ]
-    for artist in figure.findobj():
-        for kind, names in kinds:
-            for name in names if isinstance(artist, kind) else ():
-                lighter = _lighter(getattr(artist, f"get_{name}")())
-                if lighter is not None:
-                    getattr(artist, f"set_{name}")(lighter)
+def _svg(figure: Any, theme: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    if theme == "dark":
+        for color, lighter in _LIGHTER.items():
+            text = text.replace(color, lighter)
+        # Black is the default of SVG, which matplotlib therefore does not write.
+        text = text.replace("<svg ", f'<svg fill="{INK["dark"]}" ', 1)
+    return _data_address("image/svg+xml", text.encode())
 
 
-def _lighter(colors: Any) -> Any:
-    """Return colors with those in ``_LIGHTER`` replaced; None if there are none of them."""
-    from matplotlib.colors import to_hex, to_rgb, to_rgba_array
-
-    if isinstance(colors, str) and colors in ("none", "auto"):
-        return None
-    given = to_rgba_array(colors)
-    new = given.copy()
-    for own in new:
-        lighter = _LIGHTER.get(to_hex(own[:3]))
-        if lighter is not None and own[3] > 0:
-            own[:3] = to_rgb(lighter)
-    if not len(given) or (new == given).all():
-        return None
-    return new if len(new) > 1 else tuple(new[0])
+def _data_address(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
