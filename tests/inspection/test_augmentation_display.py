@@ -37,7 +37,7 @@ def test_the_original_comes_first():
     assert display.figure_ is display.axes_[0].figure
 
 
-def test_random_state_decides():
+def test_random_state_determines_the_draws():
     def pixels(random_state):
         display = AugmentationDisplay.from_augmentation(
             "standard", X, n_draws=3, random_state=random_state
@@ -48,7 +48,7 @@ def test_random_state_decides():
     assert not np.array_equal(pixels(1), pixels(2))
 
 
-def test_forms_of_images_and_figures(tmp_path):
+def test_single_images_and_given_figures_are_accepted(tmp_path):
     figure = plt.figure()
     gray = Image.fromarray(X[0]).convert("L")
     gray.save(tmp_path / "gray.png")
@@ -61,7 +61,7 @@ def test_forms_of_images_and_figures(tmp_path):
     assert display.figure_ is not figure
 
 
-def test_bad_values():
+def test_invalid_values_raise():
     with pytest.raises(ValueError, match="n_draws must be at least 1; got 0"):
         AugmentationDisplay.from_augmentation("light", X, n_draws=0)
     with pytest.raises(ValueError, match="nothing to draw"):
@@ -70,7 +70,7 @@ def test_bad_values():
         AugmentationDisplay.from_augmentation("light", X, row=3)
 
 
-def test_without_matplotlib(monkeypatch):
+def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(MissingDependencyError, match=r"sktransfer\[plot\]"):
         AugmentationDisplay.from_augmentation("light", X)

@@ -37,7 +37,7 @@ def _close_figures():
 
 
 class Weighted(RegressorMixin, BaseEstimator):
-    """A sum of pixels, each with its own weight: what each is worth is known."""
+    """Predicts a weighted sum of pixels, so the importance of each pixel is known."""
 
     def fit(self, X, y=None):
         self.fitted_ = True
@@ -88,7 +88,7 @@ def test_pixel_by_pixel_is_the_sum_of_what_is_left():
 
 
 def test_tiles_go_in_the_order_of_their_means():
-    """8 x 12 in tiles of 5: four tiles of two rows and three columns, those at the edge smaller."""
+    """8 x 12 in tiles of 5: two rows of tiles and three columns, those at the edge smaller."""
     curves = deletion_insertion_curves(
         Weighted().fit(X), X[:1], maps=[MAPS[0]], patch=5, n_steps=6, deletion_fill=0
     )
@@ -98,7 +98,7 @@ def test_tiles_go_in_the_order_of_their_means():
 
 
 @pytest.mark.parametrize("fill", ["mean", "blur", 7.0])
-def test_what_images_are_filled_with(fill):
+def test_images_are_filled_with_mean_blur_or_a_value(fill):
     own = X[:1]
     empty = {
         "mean": np.full_like(own[0], own[0].mean()),
@@ -149,7 +149,7 @@ def test_unknown_places_come_last_and_equal_ones_in_any_order():
     assert (middles[0] != middles[1]).any()
 
 
-def test_scores_of_classes():
+def test_score_is_that_of_the_given_or_predicted_class():
     clf = WeightedClassifier().fit(X)
     kwargs = {"maps": list(MAPS), "n_steps": 3}
     light = deletion_insertion_curves(clf, X, ["light"] * 3, **kwargs)
@@ -180,7 +180,7 @@ def test_every_form_gives_the_same(form):
     np.testing.assert_allclose(found.insertion, expected.insertion)
 
 
-def test_a_map_beats_chance_and_random_state():
+def test_a_good_map_beats_a_random_one_which_depends_on_the_seed():
     digits, y = load_digits(return_X_y=True)
     forest = RandomForestClassifier(100, random_state=0).fit(digits[:800], y[:800])
     rows = digits[1000:1030]
@@ -195,7 +195,7 @@ def test_a_map_beats_chance_and_random_state():
     assert (other.deletion != chance.deletion).any()
 
 
-def test_methods_of_a_pipeline():
+def test_maps_of_a_method_are_computed_through_a_pipeline():
     """The map of an image that is not square, through a crop."""
     images = np.random.default_rng(0).integers(0, 255, (8, 40, 60, 3), np.uint8)
     labels = np.arange(8) % 2
@@ -213,7 +213,7 @@ def test_methods_of_a_pipeline():
         deletion_insertion_curves(forest, images[:2])
 
 
-def test_bad_input():
+def test_invalid_input_raises():
     model = Weighted().fit(X)
     with pytest.raises(ValueError, match="one for each of 3 images is needed; got 2"):
         deletion_insertion_curves(model, X, maps=list(MAPS[:2]))
@@ -238,7 +238,7 @@ def test_bad_input():
 # --- the display -------------------------------------------------------------------------------
 
 
-def test_what_is_drawn():
+def test_means_intervals_and_areas_are_drawn():
     clf = WeightedClassifier().fit(X)
     display = DeletionInsertionDisplay.from_estimator(
         clf, X, maps={"worth": list(MAPS), "random": "random"}, n_steps=8
@@ -265,7 +265,7 @@ def test_what_is_drawn():
     assert display.axes_[0].get_ylabel() == "Score of the class"
 
 
-def test_plot_again_elsewhere():
+def test_display_can_be_plotted_again_elsewhere():
     fraction, scores = np.linspace(0, 1, 3), np.array([[1.0, 0.5, 0.0]])
     display = DeletionInsertionDisplay(
         curves={"own": DeletionInsertionCurves(fraction, scores, scores[:, ::-1])}
@@ -278,7 +278,7 @@ def test_plot_again_elsewhere():
     assert display.curves["own"].insertion_area == pytest.approx([0.5])
 
 
-def test_display_refuses(monkeypatch):
+def test_display_without_maps_or_matplotlib_raises(monkeypatch):
     model = Weighted().fit(X)
     with pytest.raises(ValueError, match="at least one kind of map"):
         DeletionInsertionDisplay.from_estimator(model, X, maps=[])

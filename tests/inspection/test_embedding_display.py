@@ -54,7 +54,7 @@ def test_points_are_those_of_the_reducer(feat):
     assert len(display.ax_.get_xticks()) == 0
 
 
-def test_default_is_tsne(feat):
+def test_default_reducer_is_tsne(feat):
     display = EmbeddingDisplay.from_estimator(feat, X)
     tsne = TSNE(perplexity=44 / 3, init="pca", random_state=0)
     np.testing.assert_allclose(display.points, tsne.fit_transform(feat.transform(X)), rtol=1e-4)
@@ -62,7 +62,7 @@ def test_default_is_tsne(feat):
     assert display.ax_.get_legend() is None
 
 
-def test_pipeline_and_any_reducer(feat):
+def test_any_reducer_and_pipeline_are_accepted(feat):
     pipe = make_pipeline(feat, StandardScaler()).fit(X)
     mds = MDS(n_init=1, init="random", random_state=0)
     assert EmbeddingDisplay.from_estimator(pipe, X, embedding=mds).points.shape == (45, 2)
@@ -94,7 +94,7 @@ def test_thumbnails_are_the_images(feat):
     assert len(few.thumbnails_) == 7
 
 
-def test_thumbnails_without_overlap(feat):
+def test_overlapping_thumbnails_are_left_out_correct_ones_first(feat):
     predicted = y.copy()
     predicted[[3, 8]] = (y[[3, 8]] + 1) % 3
     display = EmbeddingDisplay.from_estimator(
@@ -113,7 +113,7 @@ def test_thumbnails_without_overlap(feat):
     assert sum(len(each.get_offsets()) for each in display.scatters_.values()) == 45
 
 
-def test_large_images_and_given_axes():
+def test_large_images_are_shrunk_and_given_axes_used():
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (300, 200), np.uint8)) for _ in range(4)]
     _, ax = plt.subplots()
@@ -151,7 +151,7 @@ def test_neighbors_are_the_nearest(feat, metric):
     assert not (found["query"] == found["row"]).any()
 
 
-def test_neighbors_of_other_images_and_of_copies(feat):
+def test_neighbors_of_other_images_and_copies_are_found(feat):
     found = similar_images(feat, X, X[11:13], n_neighbors=1)
     assert found["query"].tolist() == [0, 1]
     assert found["row"].tolist() == [11, 12]
@@ -161,7 +161,7 @@ def test_neighbors_of_other_images_and_of_copies(feat):
     assert similar_images(feat, twice, 0, n_neighbors=1)["row"].tolist() == [5]
 
 
-def test_bad_input(feat):
+def test_invalid_input_raises(feat):
     with pytest.raises(TypeError, match="fit_transform"):
         EmbeddingDisplay.from_estimator(feat, X, embedding="tsne")
     with pytest.raises(ValueError, match="n_components=2"):
@@ -180,7 +180,7 @@ def test_bad_input(feat):
         similar_images(feat, X, 45)
 
 
-def test_without_matplotlib(feat, monkeypatch):
+def test_missing_matplotlib_names_the_extra(feat, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(MissingDependencyError, match="plot"):
         EmbeddingDisplay.from_estimator(feat, X, embedding=PCA(2))

@@ -1,4 +1,4 @@
-"""HistoryDisplay: what is drawn is the history, and its words are true of it."""
+"""HistoryDisplay: the plot shows the history of the fitted classifiers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_curves_are_the_history(fitted):
     ]
 
 
-def test_phases_and_the_best_epoch(fitted):
+def test_phase_changes_and_best_epochs_are_marked(fitted):
     display = HistoryDisplay.from_estimator(fitted)
     assert display.history["phase"].tolist() == ["head"] * 2 + ["all"] * 3
     (change,) = display.phases_["FineTuneClassifier", "loss"]
@@ -80,7 +80,7 @@ def test_phases_and_the_best_epoch(fitted):
     assert point.get_ydata()[0] == losses[best - 1]
 
 
-def test_gap_in_numbers(fitted):
+def test_gap_is_validation_minus_training_at_the_best_epoch(fitted):
     gap = HistoryDisplay.from_estimator(fitted).gap.iloc[0]
     row = fitted.history_[int(gap["best_epoch"]) - 1]
     assert gap["epochs"] == 5
@@ -88,7 +88,7 @@ def test_gap_in_numbers(fitted):
     assert gap["acc_gap"] == pytest.approx(row["valid_acc"] - row["train_acc"])
 
 
-def test_several_and_without_validation(fitted, without_validation):
+def test_several_classifiers_and_no_validation_rows(fitted, without_validation):
     display = HistoryDisplay.from_estimator({"held out": fitted, "all": without_validation})
     assert ("all", "train_loss") in display.lines_
     assert ("all", "valid_loss") not in display.lines_
@@ -102,7 +102,7 @@ def test_several_and_without_validation(fitted, without_validation):
     assert names.tolist() == ["fit 1", "fit 2"]
 
 
-def test_going_on_is_one_curve():
+def test_partial_fit_continues_the_curve():
     clf = classifier(max_epochs=2).fit(X, y)
     clf.partial_fit(X, y)
     display = HistoryDisplay.from_estimator(clf)
@@ -118,13 +118,13 @@ def test_a_solved_head_is_one_point():
     assert display.gap["best_epoch"].tolist() == [1]
 
 
-def test_wrapped(fitted):
+def test_pipelines_and_frozen_estimators_are_unwrapped(fitted):
     for wrapped in (make_pipeline("passthrough", fitted), FrozenEstimator(fitted)):
         display = HistoryDisplay.from_estimator(wrapped)
         assert display.gap["epochs"].tolist() == [5]
 
 
-def test_where_it_is_drawn(fitted):
+def test_given_axes_are_used_or_divided(fitted):
     figure, axes = plt.subplots(1, 2)
     display = HistoryDisplay.from_estimator(fitted, ax=axes)
     assert display.axes_.tolist() == axes.tolist()
@@ -139,7 +139,7 @@ def test_where_it_is_drawn(fitted):
     assert display.plot(show_phases=False).phases_["FineTuneClassifier", "acc"] == []
 
 
-def test_bad_input(fitted):
+def test_invalid_input_raises(fitted):
     with pytest.raises(TypeError, match="LogisticRegression"):
         HistoryDisplay.from_estimator(LogisticRegression())
     with pytest.raises(NotFittedError):
@@ -153,7 +153,7 @@ def test_bad_input(fitted):
         HistoryDisplay.from_estimator(fitted, ax=axes)
 
 
-def test_without_matplotlib(fitted, monkeypatch):
+def test_missing_matplotlib_names_the_extra(fitted, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(MissingDependencyError, match="plot"):
         HistoryDisplay.from_estimator(fitted)

@@ -35,7 +35,7 @@ STEP = 2.0**-20
 
 
 def as_it_is(image):
-    """The network's input is the image itself."""
+    """Return the image itself as the network's input."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
@@ -63,7 +63,7 @@ def extractor(backbone="squeezenet1_1", **params):
 
 
 def check_differences(estimator, score, y=None, rows=2, **kwargs):
-    """The derivative along random directions is what the score does."""
+    """Check the derivative along random directions by finite differences of the score."""
     gradient = input_gradient(estimator, X[:rows], y, **kwargs)
     assert gradient.dtype == np.float64
     assert gradient.shape == (rows, 3, SIDE, SIDE)
@@ -98,7 +98,7 @@ def test_pipeline_agrees_with_finite_differences(steps):
     check_differences(pipe, lambda Z: -pipe.decision_function(Z), y=["sick", "sick"])
 
 
-def test_several_classes_layers_and_the_predicted_class():
+def test_several_classes_and_layers_agree_with_finite_differences():
     feat = extractor(layer=[2, -1], pooling="gem")
     pipe = make_pipeline(feat, StandardScaler(), LogisticRegression()).fit(X, Y3)
     check_differences(pipe, lambda Z: pipe.decision_function(Z)[[0, 1], [2, 0]], y=[2, 0])
@@ -138,7 +138,7 @@ def log_odds(estimator, codes):
 
 @pytest.mark.parametrize("method", ["sigmoid", "temperature"])
 @pytest.mark.parametrize("labels", [Y2, Y3], ids=["two", "three"])
-def test_calibrated_classifiers(method, labels):
+def test_calibrated_classifiers_agree_with_finite_differences(method, labels):
     codes = np.searchsorted(np.unique(labels), labels[:2])
     inner = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
     last = make_pipeline(extractor(), CalibratedClassifierCV(inner, method=method, cv=3))
@@ -150,7 +150,7 @@ def test_calibrated_classifiers(method, labels):
 
 
 @pytest.mark.parametrize("freeze_depth", [0, -2, "all", [-1]], ids=str)
-def test_fine_tuned_networks(freeze_depth):
+def test_fine_tuned_networks_agree_with_finite_differences(freeze_depth):
     clf = FineTuneClassifier(
         "squeezenet1_1", freeze_depth=freeze_depth, max_epochs=1, random_state=0, **EXACT
     ).fit(X, Y3)
@@ -160,7 +160,7 @@ def test_fine_tuned_networks(freeze_depth):
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "convnext_tiny"])
-def test_other_architectures(backbone):
+def test_other_architectures_agree_with_finite_differences(backbone):
     pipe = make_pipeline(extractor(backbone), StandardScaler(), LogisticRegression()).fit(X, Y2)
     check_differences(pipe, pipe.decision_function, y=["well", "well"])
 
@@ -201,7 +201,7 @@ def test_equal_to_torchvision_end_to_end(tmp_path):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4 * expected.abs().max())
 
 
-def test_smoothing_batches_and_seeds():
+def test_smoothing_depends_on_the_seed_and_not_on_batches():
     pipe = make_pipeline(extractor(), LogisticRegression()).fit(X, Y2)
     plain = input_gradient(pipe, X[:5])
     np.testing.assert_allclose(input_gradient(pipe, X[:5], batch_size=2), plain, rtol=1e-9)
@@ -212,7 +212,7 @@ def test_smoothing_batches_and_seeds():
     assert (smooth != input_gradient(pipe, X[:5], smooth=4, random_state=1)).any()
 
 
-def test_nothing_is_changed():
+def test_estimator_is_not_changed():
     clf = FineTuneClassifier(
         "squeezenet1_1", freeze_depth=-2, max_epochs=1, random_state=0, **EXACT
     ).fit(X, Y2)
@@ -227,7 +227,7 @@ def test_nothing_is_changed():
         assert each.grad is grad is None or torch.equal(each.grad, grad)
 
 
-def test_searches_and_thresholds():
+def test_search_is_explained_by_its_best_estimator():
     pipe = make_pipeline(extractor(), LogisticRegression())
     search = GridSearchCV(pipe, {"logisticregression__C": [0.1]}, cv=2).fit(X, Y2)
     np.testing.assert_allclose(
@@ -244,13 +244,13 @@ def test_searches_and_thresholds():
         ([CalibratedClassifierCV(LogisticRegression(), method="isotonic", cv=2)], "isotonic"),
     ],
 )
-def test_other_steps_are_refused(steps, named):
+def test_steps_without_gradient_raise(steps, named):
     pipe = make_pipeline(extractor(), *steps).fit(X, Y2)
     with pytest.raises(TypeError, match=f"{named}.*occlusion"):
         input_gradient(pipe, X[:2])
 
 
-def test_bad_input():
+def test_invalid_input_raises():
     pipe = make_pipeline(extractor(), LinearSVC()).fit(X, Y2)
     with pytest.raises(ValueError, match="needs probabilities"):
         input_gradient(pipe, X[:2], objective="loss")

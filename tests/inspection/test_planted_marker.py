@@ -34,10 +34,10 @@ def stamped(image):
 
 @pytest.fixture(scope="module")
 def study(shared_data, shared_weights):
-    """A classifier of X-rays, and positives of patients it has not seen."""
+    """Return a classifier of X-rays, and positives of patients it has not seen."""
     folder = shared_data / "chest_xray_pneumonia"
     table = pd.read_csv(folder / "metadata.csv")
-    # One image of a patient.
+    # One image for each patient.
     table = table.sample(frac=1, random_state=0).drop_duplicates("patient_id")
     parts = [own.head(60) for _, own in table.groupby("label")]
     images, labels = [], []
@@ -72,7 +72,7 @@ METHODS = {
 
 @pytest.mark.parametrize(("method", "settings"), METHODS.items(), ids=METHODS)
 def test_maps_point_at_the_letter(study, method, settings):
-    """Its box with the margin is 0.03 of what the network sees."""
+    """The letter with its margin covers 0.03 of what the network sees."""
     clf, positives = study
     positives = positives[:8] if method == "occlusion" else positives  # 225 windows each
     labels = ["pneumonia"] * len(positives)
@@ -97,14 +97,14 @@ def test_deleting_the_letter_first_is_faster_than_chance(study):
 
 
 @pytest.mark.parametrize("method", ["gradient", "grad_cam"])
-def test_genuine_maps_of_real_weights_pass(study, method):
+def test_gradient_and_grad_cam_pass_with_pretrained_weights(study, method):
     clf, positives = study
     result = saliency_randomization_test(clf, positives[:3], method=method)
     assert result.passed
     assert result.correlation < 0.5
 
 
-def test_edges_fail_on_real_weights(study):
+def test_edges_fail_with_pretrained_weights(study):
     clf, positives = study
 
     def edges(decision, batch, codes):
@@ -126,8 +126,8 @@ class GuidedReLU(torch.autograd.Function):
         return gradient.clamp(min=0) * (ctx.saved_tensors[0] > 0)
 
 
-def test_guided_backpropagation_fails_on_real_weights(study, monkeypatch):
-    """Adebayo et al. (2018): it depends on the first layers and hardly on what follows."""
+def test_guided_backpropagation_fails_with_pretrained_weights(study, monkeypatch):
+    """Adebayo et al. (2018): it depends on the first layers and hardly on later ones."""
     clf, positives = study
     monkeypatch.setattr(torch.nn.ReLU, "forward", lambda _, x: GuidedReLU.apply(x))
 

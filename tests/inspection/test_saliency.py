@@ -1,4 +1,4 @@
-"""Occlusion, and maps on the image: a planted mark is found where it stands."""
+"""Occlusion, and maps on the image: a planted mark is found at its place."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _close_figures():
 
 
 class Corner(RegressorMixin, BaseEstimator):
-    """The mean of the upper left 4 x 4 pixels of anything."""
+    """Predicts the mean of the upper left 4 x 4 pixels."""
 
     def fit(self, X, y=None):
         self.fitted_ = True
@@ -59,7 +59,7 @@ def images(n=2, shape=(12, 16), dtype=np.uint8):
 
 
 def expected_fall(image, patch, stride):
-    """Window by window, written out."""
+    """Compute the fall window by window."""
     height, width = image.shape[:2]
     tops = sorted({min(t, height - patch) for t in range(0, height, stride)})
     lefts = sorted({min(t, width - patch) for t in range(0, width, stride)})
@@ -100,7 +100,7 @@ def test_every_form_gives_the_same(form):
     np.testing.assert_allclose(found, expected)
 
 
-def test_files_and_the_forms_of_an_extractor(tmp_path):
+def test_files_tensors_and_frames_give_the_same_through_an_extractor(tmp_path):
     X = images(8)
     paths = []
     for number, each in enumerate(X):
@@ -121,7 +121,7 @@ def test_files_and_the_forms_of_an_extractor(tmp_path):
     np.testing.assert_allclose(occlusion(in_frame, frame[:2], **kwargs), expected, atol=1e-5)
 
 
-def test_tables_of_pixels_and_classes():
+def test_tables_of_pixels_are_covered():
     X, y = load_digits(return_X_y=True)
     forest = RandomForestClassifier(20, random_state=0).fit(X[:400], y[:400])
     found = occlusion(forest, X[400:403], y[400:403], patch=8)
@@ -138,7 +138,7 @@ def test_tables_of_pixels_and_classes():
     np.testing.assert_allclose(again, found)
 
 
-def test_sign_of_the_first_class_and_of_the_predicted():
+def test_first_class_has_the_opposite_sign():
     X = images(dtype=np.float64)
     clf = CornerClassifier().fit(X)
     light = occlusion(clf, X, ["light"] * 2, patch=4, fill=0)
@@ -146,14 +146,14 @@ def test_sign_of_the_first_class_and_of_the_predicted():
     np.testing.assert_allclose(occlusion(clf, X, patch=4, fill=0), light)
 
 
-def test_gaps_are_unknown():
+def test_gaps_between_windows_are_nan():
     X = images(1)
     (own,) = occlusion(Corner().fit(X), X, patch=2, stride=5)
     assert np.isnan(own[2, 2])
     assert np.isfinite(own[0, 0])
 
 
-def test_bad_input():
+def test_invalid_input_raises():
     X = images()
     reg = Corner().fit(X)
     with pytest.raises(ValueError, match="a regressor has none"):
@@ -182,7 +182,7 @@ def test_bad_input():
 @pytest.mark.parametrize("preprocessing", ["weights", "resize", "pad"])
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (120, 128), (31, 500)])
 def test_the_square_is_where_a_mark_shows_up(preprocessing, size):
-    """A mark on the image, seen in the network's input, is back at its place on the image."""
+    """A mark in the network's input is mapped back to its place on the image."""
     preprocess = make_preprocessing(
         crop_size=112,
         resize_size=128,
@@ -193,7 +193,7 @@ def test_the_square_is_where_a_mark_shows_up(preprocessing, size):
     )
     width, height = size
     y, x = np.mgrid[:height, :width] + 0.5
-    # Smooth, so that it has a middle to a fraction of a pixel.
+    # Smooth, so that it has a center to a fraction of a pixel.
     at = (0.5 * width + 0.1 * min(size), 0.5 * height - 0.07 * min(size))
     wide = min(size) / 12
     mark = 255 * np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * wide**2))
@@ -209,7 +209,7 @@ def test_the_square_is_where_a_mark_shows_up(preprocessing, size):
 
 
 def test_box_is_that_of_torchvision():
-    """Whole numbers: 300 x 256 is cropped, not resized."""
+    """An image of 300 x 256 is cropped by whole pixels and not resized."""
     preprocess = make_preprocessing(
         crop_size=224, resize_size=256, interpolation="bilinear", mean=(0,) * 3, std=(1,) * 3
     )
@@ -221,7 +221,7 @@ def test_box_is_that_of_torchvision():
 
 @pytest.fixture(scope="module")
 def marked():
-    """Large flat images, the positive ones with a bright square right of the middle."""
+    """Return large flat images, the positive ones with a bright square right of the center."""
     rng = np.random.default_rng(0)
     X = rng.integers(90, 110, (24, 60, 100), np.uint8)
     y = np.arange(24) % 2
@@ -240,7 +240,7 @@ def pipe(marked):
     [("gradient", {}), ("gradient", {"smooth": 5}), ("occlusion", {"patch": 12, "stride": 6})],
     ids=["gradient", "smooth", "occlusion"],
 )
-def test_the_mark_is_found(pipe, marked, method, kwargs):
+def test_maps_are_strongest_at_a_planted_mark(pipe, marked, method, kwargs):
     X, y = marked
     display = SaliencyDisplay.from_estimator(pipe, X[1:4:2], y[1:4:2], method=method, **kwargs)
     for own in display.maps:
@@ -251,7 +251,7 @@ def test_the_mark_is_found(pipe, marked, method, kwargs):
         assert inside > 1.5 * np.nanmean(elsewhere)
 
 
-def test_what_is_drawn(pipe, marked):
+def test_map_is_drawn_where_the_network_sees_the_image(pipe, marked):
     X, y = marked
     display = SaliencyDisplay.from_estimator(pipe, X[:2], y[:2])
     assert display.axes_.shape == (2, 2)
@@ -271,7 +271,7 @@ def test_what_is_drawn(pipe, marked):
     assert np.nanmax(display.maps[0]) <= largest
 
 
-def test_given_figure_and_callable_preprocessing(marked):
+def test_callable_preprocessing_shows_the_networks_input(marked):
     X, y = marked
 
     def quarter(image):
@@ -290,7 +290,7 @@ def test_given_figure_and_callable_preprocessing(marked):
     assert (display.images[0].min(), display.images[0].max()) == (0, 1)
 
 
-def test_display_refuses(pipe, marked, monkeypatch):
+def test_unknown_method_or_missing_matplotlib_raises(pipe, marked, monkeypatch):
     X, _ = marked
     with pytest.raises(ValueError, match="method must be"):
         SaliencyDisplay.from_estimator(pipe, X[:1], method="guided")

@@ -19,7 +19,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 
 
 def chromium() -> str:
-    """The browser that a variable names, or one that is installed."""
+    """Return the browser that a variable names, or one that is installed."""
     found = os.environ.get(CHROMIUM_VARIABLE) or shutil.which("chromium")
     if not found:
         pytest.skip(f"no Chromium: {CHROMIUM_VARIABLE} does not name one and none is installed")
@@ -27,7 +27,7 @@ def chromium() -> str:
 
 
 def axe() -> str:
-    """The text of axe-core, which a variable names (``axe.min.js`` of the npm package)."""
+    """Return the text of axe-core, which a variable names (``axe.min.js`` of the npm package)."""
     found = os.environ.get(AXE_VARIABLE)
     if not found or not Path(found).is_file():
         pytest.skip(f"no axe-core: {AXE_VARIABLE} does not name an axe.min.js")
@@ -35,7 +35,7 @@ def axe() -> str:
 
 
 def run(page: Path, *flags: str, dark: bool = False) -> tuple[str, list[str]]:
-    """What the browser prints, and what the page wrote to its console."""
+    """Return what the browser prints, and what the page wrote to its console."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     done = subprocess.run(
         [chromium(), *FLAGS, scheme, "--enable-logging=stderr", *flags, page.as_uri()],
@@ -48,7 +48,7 @@ def run(page: Path, *flags: str, dark: bool = False) -> tuple[str, list[str]]:
 
 
 def asked(page: Path, script: str, *flags: str, dark: bool = False):
-    """What a script finds on a copy of the page; the page itself allows none."""
+    """Return what a script finds on a copy of the page, which itself allows no scripts."""
     copy = page.with_name(f"asked-{page.name}")
     text, n = POLICY.subn("", page.read_text())
     assert n == 1

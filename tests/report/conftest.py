@@ -33,7 +33,7 @@ def pyplot():
 
 
 def stripes(ill: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Noisy stripes of any phase, uint8 of shape (n, SIDE, SIDE)."""
+    """Return noisy stripes of any phase, uint8 of shape (n, SIDE, SIDE)."""
     rng = np.random.default_rng(seed)
     images = []
     for lying in ill:
@@ -45,7 +45,7 @@ def stripes(ill: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def marked(images: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """A white L in the upper left corner of some."""
+    """Draw a white L in the upper left corner of some images."""
     images = images.copy()
     images[which, 3:12, 3:5] = 255
     images[which, 10:12, 3:9] = 255
@@ -53,7 +53,7 @@ def marked(images: np.ndarray, which: np.ndarray) -> np.ndarray:
 
 
 def extractor(**parameters) -> PretrainedFeatureExtractor:
-    """Small, without weights."""
+    """Return a small extractor without weights."""
     settings = {"weights": None, "image_size": 48, "layer": "features.3", "cache": False}
     return PretrainedFeatureExtractor("squeezenet1_1", **{**settings, **parameters})
 
@@ -63,7 +63,7 @@ def pipeline():
 
 
 def cohort(n: int, seed: int) -> SimpleNamespace:
-    """Labels by patient, two images each, and what is known of them."""
+    """Return labels by patient, two images of each, and what is known of them."""
     rng = np.random.default_rng(seed)
     ill = np.repeat(rng.integers(0, 2, n // 2), 2)
     flipped = np.where(rng.random(n) < 0.1, 1 - ill, ill)  # labels are noisy
@@ -83,7 +83,7 @@ def cohort(n: int, seed: int) -> SimpleNamespace:
 
 
 def readable(page: str) -> str:
-    """A page with its drawings as text; photographs, whose bytes spell anything, left out."""
+    """Return a page with figures decoded to text, and without photographs."""
     page = re.sub(
         r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)",
         lambda found: base64.b64decode(found[1]).decode(),
@@ -99,14 +99,14 @@ def train():
 
 @pytest.fixture(scope="session")
 def model(train):
-    """With a threshold of its own."""
+    """Return a classifier with a threshold of its own."""
     clf = OperatingPointClassifier(pipeline(), target_level=0.8, pos_label="ill", cv=3)
     return clf.fit(train.X, train.y, groups=train.groups)
 
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    """A test cohort as files whose names are names."""
+    """Return a test cohort as files that are named like people."""
     found = cohort(120, 2)
     folder: Path = tmp_path_factory.mktemp("ward-seven")
     found.files = [str(folder / f"Doe-Jane-{i:04d}.png") for i in range(120)]

@@ -1,4 +1,4 @@
-"""Baselines that do not look at the images: they see leaks, and say so in words."""
+"""Baselines that do not see what images show: they detect leaks and report them in words."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_no_leak_no_warning(report):
     assert "No shortcut found here" in words(report)
 
 
-def test_a_letter_stamped_on_the_ill_is_seen(study, train):
+def test_a_letter_stamped_on_positives_is_a_warning(study, train):
     ill_train, ill = train.y == "ill", study.y == "ill"
     clf = pipeline().fit(marked(train.X, ill_train), train.y)
     report, found = judged(clf, study, marked(study.X, ill))
@@ -66,7 +66,7 @@ def test_a_letter_stamped_on_the_ill_is_seen(study, train):
     assert line[2].startswith(("0.97", "0.98", "0.99", "1.000"))
 
 
-def test_metadata_that_tell_are_seen(study, model):
+def test_metadata_that_separate_the_classes_are_a_warning(study, model):
     ward = np.where(study.y == "ill", "ward", "clinic")
     ward[::17] = "clinic"
     report, found = judged(model, study, metadata={"where": ward})
@@ -125,7 +125,7 @@ def test_patients_stay_on_one_side():
     assert roc_auc_score(positive, out_of_fold(table, positive, patient, 0)) < 0.65
 
 
-def test_text_numbers_and_gaps_go_in_together():
+def test_text_numbers_and_missing_values_are_accepted_together():
     rng = np.random.default_rng(0)
     positive = rng.integers(0, 2, 200).astype(bool)
     table = pd.DataFrame(
@@ -143,7 +143,7 @@ def test_columns_that_name_rows_are_left_out(study, model):
     assert "accession" not in report.to_html()
 
 
-def test_too_few_patients():
+def test_too_few_patients_are_a_remark():
     study = cohort(40, 5)
     clf = pipeline().fit(study.X, study.y)
     study.groups = np.where(study.y == "ill", "one", "two")

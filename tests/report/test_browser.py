@@ -76,7 +76,7 @@ def test_no_figure_is_cut_on_paper(page):
         assert right <= PAPER_WIDTH
 
 
-def test_it_prints(page, tmp_path):
+def test_page_prints_in_light_colors(page, tmp_path):
     pdf = tmp_path / "report.pdf"
     browser.run(page, f"--print-to-pdf={pdf}", "--no-pdf-header-footer", dark=True)
     assert pdf.read_bytes().startswith(b"%PDF")

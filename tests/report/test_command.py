@@ -19,7 +19,7 @@ from tests.report.conftest import cohort, pipeline, readable
 
 @pytest.fixture(scope="module")
 def ward(tmp_path_factory):
-    """Folders of two classes with a table alongside them, and a model of each kind."""
+    """Return folders of two classes with a table alongside them, and a model of each kind."""
     root = tmp_path_factory.mktemp("saint-anna")
     study = cohort(60, 7)
     names = []
@@ -46,7 +46,7 @@ def ward(tmp_path_factory):
     return root
 
 
-def test_a_network_and_a_folder(ward, tmp_path, capsys):
+def test_a_saved_network_is_reported_on_a_folder(ward, tmp_path, capsys):
     out = [str(tmp_path / "made" / f"r.{suffix}") for suffix in ("html", "json", "md")]
     arguments = ["report", str(ward / "net.safetensors"), str(ward / "test"), "--saliency", "none"]
     assert main([*arguments, *(part for name in out for part in ("-o", name))]) == 0
@@ -64,7 +64,7 @@ def test_a_network_and_a_folder(ward, tmp_path, capsys):
             assert word not in text
 
 
-def test_a_pickle_and_a_table(ward, tmp_path, capsys):
+def test_a_pickle_is_reported_on_a_table_if_allowed(ward, tmp_path, capsys):
     table = str(ward / "test" / "metadata.csv")
     out = tmp_path / "r.json"
     arguments = ["report", str(ward / "pipe.joblib"), table, "-o", str(out), "--saliency", "none"]
@@ -82,7 +82,7 @@ def test_a_pickle_and_a_table(ward, tmp_path, capsys):
     assert "warning: 60 test images" in capsys.readouterr().out
 
 
-def test_names_when_asked_for(ward, tmp_path):
+def test_names_are_written_if_asked_for(ward, tmp_path):
     out = tmp_path / "r.json"
     arguments = ["report", str(ward / "net.safetensors"), str(ward / "test" / "metadata.csv")]
     more = ["--readers", "reader_a", "--identifiers", "--saliency", "none", "-o", str(out)]

@@ -1,4 +1,4 @@
-"""diagnostic_report: its figures are those of the metrics, and it says nothing of who is who."""
+"""diagnostic_report: its numbers are those of the metrics, and it identifies nobody."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PARTS = [
 
 
 class Page(HTMLParser):
-    """What a page consists of."""
+    """Parser that collects the tags and the text of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 
 def everything(report) -> str:
-    """All that is written anywhere, drawings included."""
+    """Return all text that is written in any format, including text in figures."""
     page = readable(report.to_html())
     assert "<svg" in page
     return "\n".join([page, report.to_markdown(), report.to_json()])
@@ -61,14 +61,14 @@ def everything(report) -> str:
 
 @pytest.fixture(scope="module")
 def digits():
-    """A plain classifier of arrays, and rows it has not seen."""
+    """Return a plain classifier of arrays, and rows it has not seen."""
     X, y = load_digits(return_X_y=True)
     X = X / 16
     clf = LogisticRegression(C=0.001, max_iter=500).fit(X[:900], y[:900] == 8)
     return clf, X[900:1200], y[900:1200]
 
 
-def test_the_parts_and_what_they_serve(report):
+def test_every_part_names_the_guideline_items_it_serves(report):
     assert list(report.sections) == PARTS
     found = report.to_dict()
     assert set(PARTS) < set(found)
@@ -111,7 +111,7 @@ def test_the_numbers_in_the_text_are_those_of_the_dict(report):
     assert shown in report.to_markdown()
 
 
-def test_readers(report, study):
+def test_readers_have_numbers_instead_of_names(report, study):
     found = report.to_dict()["roc"]["readers"]
     assert list(found) == ["Reader 1", "Reader 2", "Average reader"]
     read = np.array([each is not None for each in study.readers["Dr Jones"]])
@@ -125,7 +125,7 @@ def test_readers(report, study):
     assert found["Reader 2"]["sensitivity"] == pytest.approx(expected.sensitivity._asdict())
 
 
-def test_subgroups(report, model, study):
+def test_subgroups_are_rated_at_the_models_threshold(report, model, study):
     found = report.to_dict()["subgroups"]["subgroups"]
     women = (study.subgroups["sex"] == "f").to_numpy()
     score = model.predict_proba(study.files)[:, list(model.classes_).index("ill")]
@@ -154,7 +154,7 @@ def test_small_subgroups_are_left_out_and_counted(digits):
     assert "Nobody-knows" not in everything(report)
 
 
-def test_partition(report, train, study):
+def test_partition_counts_images_and_patients(report, train, study):
     found = report.to_dict()["partition"]
     parts = found["parts"]
     assert parts["test"]["images"] == 120
@@ -230,7 +230,7 @@ def test_a_file_of_weights_is_named_by_its_digest_only(study, tmp_path):
     assert pipe[0].reference_.digest.startswith("sha256:")
 
 
-def test_the_page_stands_alone(report):
+def test_page_loads_nothing_from_elsewhere(report):
     page = Page(report.to_html())
     kinds = {tag for tag, _ in page.tags}
     assert not kinds & {"script", "link", "iframe", "object", "embed", "base", "form"}
@@ -249,7 +249,7 @@ def test_the_page_stands_alone(report):
         assert part in names
 
 
-def test_figures_in_both_themes(report):
+def test_figures_are_drawn_in_both_themes(report):
     figures = [own for part in report.sections.values() for own in part.figures]
     assert {own.name for own in figures} == {
         *("roc", "calibration", "distributions", "benefit", "failures", "saliency")
@@ -291,7 +291,7 @@ def test_markdown_tables_are_whole(report):
     assert "Telling \\<stripes\\> \\| apart." in report.to_markdown()
 
 
-def test_the_card_says_what_is_missing(report):
+def test_card_lists_what_is_missing(report):
     assert report.to_dict()["card"]["missing"] == [
         "out_of_scope",
         "ethical_considerations",
@@ -307,7 +307,7 @@ def test_files_are_written(report, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_twice(digits):
+def test_same_report_twice_is_the_same_page(digits):
     clf, X, y = digits
     first, second = (
         diagnostic_report(clf, X, y == 8, saliency=None, n_failures=4) for _ in range(2)
@@ -330,7 +330,7 @@ def test_the_digest_is_that_of_what_was_learned(digits):
     assert digest(clf).startswith("sha256:")
 
 
-def test_thresholds_and_where_they_come_from(digits, model, study):
+def test_report_says_where_the_threshold_comes_from(digits, model, study):
     clf, X, y = digits
 
     def found(estimator, **settings):
@@ -365,7 +365,7 @@ def test_the_first_of_two_classes_may_be_the_positive_one(digits):
     assert "other against eight" in report.title
 
 
-def test_scores_without_probabilities(digits):
+def test_model_without_probabilities_has_no_calibration(digits):
     _, X, y = digits
     clf = LinearSVC().fit(X[:150], y[:150] == 8)
     report = diagnostic_report(clf, X[150:], y[150:] == 8, saliency=None)
@@ -377,7 +377,7 @@ def test_scores_without_probabilities(digits):
     assert found["benefit"] == {}
 
 
-def test_one_of_several_classes_against_the_rest(digits):
+def test_one_of_several_classes_is_compared_with_the_rest(digits):
     _, X, y = digits
     clf = LogisticRegression(max_iter=500).fit(X[:150], y[:150])
     with pytest.raises(ValueError, match="one of them against the rest: say which with pos_label="):
@@ -404,7 +404,7 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted(study):
 
 
 class OnlyPredicts(ClassifierMixin, BaseEstimator):
-    """Has no scores."""
+    """Classifier without scores."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -415,7 +415,7 @@ class OnlyPredicts(ClassifierMixin, BaseEstimator):
 
 
 class PassesNaN(LogisticRegression):
-    """Gives NaN for rows that have it."""
+    """Classifier that predicts NaN for rows with NaN."""
 
     def predict_proba(self, X):
         whole = ~np.isnan(X).any(axis=1)
@@ -424,7 +424,7 @@ class PassesNaN(LogisticRegression):
         return found
 
 
-def test_saliency_has_its_sanity_test(report):
+def test_saliency_is_reported_with_its_sanity_test(report):
     found = report.to_dict()["saliency"]
     assert found["method"] == "gradient"
     assert found["sanity"]["steps"][0]["randomized"] == "classifier"
@@ -445,7 +445,7 @@ def test_a_map_that_fails_its_sanity_test_is_a_warning(digits, model, study, mon
     assert any("do not interpret them" in text for text in report.warnings)
 
 
-def test_occlusion_where_there_is_no_gradient(digits):
+def test_occlusion_replaces_methods_without_gradient(digits):
     _, X, y = digits
     clf = RandomForestClassifier(20, random_state=0).fit(X[:150], y[:150] == 8)
     report = diagnostic_report(clf, X[150:], y[150:] == 8, n_saliency=2)
@@ -455,7 +455,7 @@ def test_occlusion_where_there_is_no_gradient(digits):
     assert [figure.name for figure in report.sections["saliency"].figures] == ["saliency"]
 
 
-def test_no_images(digits):
+def test_images_are_left_out_on_request(digits):
     clf, X, y = digits
     report = diagnostic_report(clf, X, y == 8, images=False, saliency="occlusion", n_saliency=1)
     assert "image/webp" not in report.to_html()
@@ -482,7 +482,7 @@ def test_no_images(digits):
         ({"y_train": [True, False], "groups_train": [1]}, "groups_train has 1 entries"),
     ],
 )
-def test_what_does_not_fit(digits, settings, message):
+def test_inconsistent_input_raises(digits, settings, message):
     clf, X, y = digits
     given = {"y": y == 8, "saliency": None, "n_failures": 0, **settings}
     with pytest.raises(ValueError, match=message):
@@ -496,7 +496,7 @@ def test_columns_need_names(digits, name):
         diagnostic_report(clf, X, y == 8, saliency=None, n_failures=0, **{name: [1, 2]})
 
 
-def test_what_is_no_classifier(digits):
+def test_estimators_without_classes_or_scores_raise(digits):
     _, X, y = digits
     with pytest.raises(TypeError, match="LinearRegression has no classes_"):
         diagnostic_report(LinearRegression().fit(X, y), X, y)
@@ -505,7 +505,7 @@ def test_what_is_no_classifier(digits):
         diagnostic_report(silent, X, y == 8)
 
 
-def test_the_extra_is_named(digits, monkeypatch):
+def test_missing_jinja2_names_the_extra(digits, monkeypatch):
     clf, X, y = digits
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match=r"sktransfer\[report\]"):

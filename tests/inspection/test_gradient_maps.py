@@ -44,7 +44,7 @@ def normalized(images):
 
 
 def with_classifier(network, name, pipe):
-    """A torchvision network whose last layer is the scaler and the logistic regression."""
+    """Return a torchvision network that ends in the scaler and the logistic regression."""
     scaler, logistic = pipe[-2], pipe[-1]
     weight = logistic.coef_ / scaler.scale_
     linear = torch.nn.Linear(weight.shape[1], 1)
@@ -109,7 +109,7 @@ def close(found, expected):
 
 
 def cam_written_out(network, layer, batch, sign=1):
-    """Selvaraju's formula, with a hook: weights are mean gradients, negative sums are cut off."""
+    """Compute Grad-CAM with a hook: weights are mean gradients, negative sums become zero."""
     kept = {}
     hook = layer.register_forward_hook(lambda *args: kept.update(out=args[2]) or args[2].clone())
     # Not a leaf: an in-place layer may come first.
@@ -147,7 +147,7 @@ def test_integrated_gradients_are_those_of_the_whole_network(resnet):
 
 @pytest.mark.parametrize(("baseline", "gray"), [(0.0, 0), (0.4, 102)])
 def test_shares_add_up_to_the_score(baseline, gray):
-    """Of a network without kinks, the sum over points on the way is the integral."""
+    """For a smooth network, the sum over points on the way is the integral."""
     feat = PretrainedFeatureExtractor(
         "efficientnet_b0", weights=None, **{**SETTINGS, "image_size": 32}
     )
@@ -158,7 +158,7 @@ def test_shares_add_up_to_the_score(baseline, gray):
     np.testing.assert_allclose(shares.sum((1, 2, 3)), expected, rtol=1e-4)
 
 
-def test_the_mean_as_a_baseline(pipe):
+def test_flat_image_has_no_attribution_against_its_mean(pipe):
     flat = np.full((1, SIDE, SIDE, 3), (10, 200, 30), np.uint8)
     assert np.abs(integrated_gradients(pipe, flat, baseline="mean", n_steps=2)).max() < 1e-9
     assert np.abs(integrated_gradients(pipe, flat, n_steps=2)).max() > 1e-6
@@ -176,8 +176,8 @@ def test_grad_cam_is_that_of_the_whole_network(resnet, layer):
     close(grad_cam(pipe, X[:3], [0, 0, 0], layer=layer), for_zero)
 
 
-def test_grad_cam_where_something_else_follows_the_map(tmp_path):
-    """A ReLU in place after DenseNet's last block; a dense layer after MobileNetV3's."""
+def test_grad_cam_is_correct_where_another_layer_follows_the_map(tmp_path):
+    """An in-place ReLU follows DenseNet's last block, a dense layer MobileNetV3's."""
     pipe, network = pipeline_and_network(tmp_path, "densenet121", "classifier")
     block = network.features.denseblock4
     labels = [1, 0, 1]
@@ -193,14 +193,14 @@ def test_grad_cam_where_something_else_follows_the_map(tmp_path):
 
 
 @pytest.mark.parametrize("layer", [None, "layer2"], ids=["trained", "frozen"])
-def test_grad_cam_of_a_fine_tuned_network(tuned_and_network, layer):
+def test_grad_cam_of_a_fine_tuned_network_is_that_of_the_whole_network(tuned_and_network, layer):
     clf, network = tuned_and_network
     module = network.layer4 if layer is None else network.layer2
     expected = cam_written_out(network, module, normalized(X[:2]))
     close(grad_cam(clf, X[:2], [1, 1], layer=layer), expected)
 
 
-def test_the_other_methods_of_a_fine_tuned_network(tuned_and_network):
+def test_other_methods_of_a_fine_tuned_network_are_those_of_the_whole_network(tuned_and_network):
     clf, network = tuned_and_network
     batch = normalized(X[:2]).requires_grad_()
     close(
@@ -216,7 +216,7 @@ TRANSFORMERS = {"vit_b_32": "tokens", "swin_t": "channels last"}
 
 
 @pytest.mark.parametrize(("backbone", "what"), TRANSFORMERS.items())
-def test_transformers_are_refused(backbone, what):
+def test_grad_cam_of_transformers_raises(backbone, what):
     settings = {**SETTINGS, "precision": "float32", "image_size": 224}
     feat = PretrainedFeatureExtractor(backbone, weights=None, **settings)
     pipe = make_pipeline(feat, LogisticRegression()).fit(X[:4], y[:4])
@@ -227,7 +227,7 @@ def test_transformers_are_refused(backbone, what):
     assert np.abs(input_gradient(pipe, X[:1])).max() > 0
 
 
-def test_other_refusals(pipe):
+def test_invalid_input_raises(pipe):
     with pytest.raises(UnknownStageError, match="resnet18 has no stage 'layer9'"):
         grad_cam(pipe, X[:1], layer="layer9")
     small = PretrainedFeatureExtractor("resnet18", weights=None, **{**SETTINGS, "image_size": 32})
@@ -250,14 +250,14 @@ def test_other_refusals(pipe):
 
 
 @pytest.mark.parametrize("explain", [grad_cam, integrated_gradients])
-def test_without_captum(explain, pipe, monkeypatch):
+def test_missing_captum_names_the_extra(explain, pipe, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(MissingDependencyError, match=r"sktransfer\[explain\]"):
         explain(pipe, X[:1])
 
 
-def test_maps_on_the_image(pipe):
-    """What each method gives, merged over the channels; here image and network agree."""
+def test_maps_on_the_image_are_merged_over_channels(pipe):
+    """Here the network's input is the image, so maps are the methods' own, merged."""
     labels = [1, 0]
     gradient = np.abs(input_gradient(pipe, X[:2], labels)).max(axis=1)
     shares = integrated_gradients(pipe, X[:2], labels, n_steps=4).sum(axis=1)

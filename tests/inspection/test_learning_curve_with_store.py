@@ -1,4 +1,4 @@
-"""The learning curve with the store: an image is prepared once, over all sizes and folds."""
+"""Learning curves with the cache: an image is computed once, over all sizes and folds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_image_is_embedded_once(task, counted, settings):
     assert counted.n == N
 
 
-def test_and_brought_to_the_cut_once_for_training(task, counted, settings):
+def test_every_image_passes_the_frozen_stages_once_for_training(task, counted, settings):
     clf = FineTuneClassifier(
         "squeezenet1_1", **settings, freeze_depth=-1, max_epochs=2, random_state=0
     )

@@ -1,4 +1,4 @@
-"""ErrorGalleryDisplay and ConfusionExamplesDisplay: the images shown are the ones meant."""
+"""ErrorGalleryDisplay and ConfusionExamplesDisplay: the intended images are shown."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def clf():
 
 @pytest.fixture
 def binary():
-    """Distinct images, true labels and probabilities of 1, four of them wrong."""
+    """Return distinct images, true labels and probabilities of 1, four of them wrong."""
     images = np.random.default_rng(0).integers(0, 256, (8, 6, 5), dtype=np.uint8)
     truth = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     return images, truth, np.array([0.1, 0.9, 0.6, 0.2, 0.8, 0.3, 0.05, 0.7])
@@ -52,7 +52,7 @@ def titles(display):
     return [axes.get_title(loc="left").split("\n") for axes in display.axes_]
 
 
-def test_the_surest_errors_of_an_estimator(clf):
+def test_errors_of_highest_confidence_come_first(clf):
     display = ErrorGalleryDisplay.from_estimator(clf, X[100:], y[100:], n_images=7)
     probability, predicted = clf.predict_proba(X[100:]), clf.predict(X[100:])
     wrong = np.flatnonzero(predicted != y[100:])
@@ -74,7 +74,7 @@ def test_the_surest_errors_of_an_estimator(clf):
     assert display.figure_.get_suptitle() == f"7 of {len(wrong)} errors among 300 rows"
 
 
-def test_scores_of_two_classes(binary):
+def test_one_column_of_scores_is_that_of_the_second_class(binary):
     images, truth, score = binary
     display = ErrorGalleryDisplay.from_predictions(truth, score, images)
     assert display.table["row"].tolist() == [6, 1, 5, 2]
@@ -95,7 +95,7 @@ def test_scores_of_two_classes(binary):
     assert titles(named.plot(show_rows=False))[0] == ["true: ill", "predicted: healthy (0.95)"]
 
 
-def test_thresholds_of_estimators_count(clf):
+def test_estimators_own_threshold_is_used(clf):
     two = LogisticRegression(max_iter=2000).fit(X[:100], y[:100] > 0)
     fixed = FixedThresholdClassifier(two, threshold=0.9).fit(X[:100], y[:100] > 0)
     display = ErrorGalleryDisplay.from_estimator(fixed, X[100:], y[100:] > 0)
@@ -105,7 +105,7 @@ def test_thresholds_of_estimators_count(clf):
 
 
 @pytest.mark.parametrize("model", [LinearSVC(), SVC()], ids=["margin", "several margins"])
-def test_decision_functions(model):
+def test_confidence_may_be_a_margin(model):
     model.fit(X[:100], y[:100])
     display = ErrorGalleryDisplay.from_estimator(model, X[100:], y[100:])
     scores = model.decision_function(X[100:])
@@ -118,7 +118,7 @@ def test_decision_functions(model):
     np.testing.assert_allclose(shown.table["confidence"], np.abs(score)[shown.table["row"]])
 
 
-def test_by_class(binary):
+def test_each_class_begins_a_row(binary):
     images, truth, score = binary
     display = ErrorGalleryDisplay.from_predictions(truth, score, images, n_images=2, by_class=True)
     assert display.table["row"].tolist() == [1, 6]
@@ -166,7 +166,7 @@ def test_paths_do_not_appear(tmp_path, binary):
     assert "secret" not in display.table.to_string()
 
 
-def test_no_errors(binary):
+def test_no_errors_are_stated(binary):
     images, truth, _ = binary
     display = ErrorGalleryDisplay.from_predictions(truth, truth.astype(float), images)
     assert len(display.table) == len(display.images) == 0
@@ -177,7 +177,7 @@ def test_no_errors(binary):
     assert len(by_class.table) == 0
 
 
-def test_long_names_and_scores_near_one(binary):
+def test_long_names_are_shortened_and_scores_below_one_are_not_written_as_one(binary):
     images, truth, score = binary
     display = ErrorGalleryDisplay.from_predictions(
         truth,
@@ -189,7 +189,7 @@ def test_long_names_and_scores_near_one(binary):
 
 
 @pytest.mark.parametrize("example", ["typical", "sure", "doubtful"])
-def test_examples_of_cells(clf, example):
+def test_example_of_a_cell_has_the_requested_confidence(clf, example):
     display = ConfusionExamplesDisplay.from_estimator(clf, X[100:], y[100:], example=example)
     predicted, probability = clf.predict(X[100:]), clf.predict_proba(X[100:])
     np.testing.assert_array_equal(display.confusion_matrix, confusion_matrix(y[100:], predicted))
@@ -214,7 +214,7 @@ def test_examples_of_cells(clf, example):
     assert display.ax_.get_ylim() == (2.5, -0.5)
 
 
-def test_shares_names_and_empty_cells(binary):
+def test_shares_and_names_are_shown_and_empty_cells_have_no_image(binary):
     images, truth, _ = binary
     display = ConfusionExamplesDisplay.from_predictions(
         truth, truth.astype(float), images, normalize="true", display_labels=["well", "ill"]
@@ -226,7 +226,7 @@ def test_shares_names_and_empty_cells(binary):
     assert display.ax_.get_ylabel() == "True label"
 
 
-def test_unreadable_examples_are_passed_over(binary):
+def test_unreadable_examples_are_skipped(binary):
     images, truth, score = binary
     rows = [Image.fromarray(each) for each in images]
     rows[6] = b"no image"  # the surest of the two missed ones
@@ -258,7 +258,7 @@ def test_images_are_shown_as_the_estimator_reads_them(display):
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
-def test_bad_input(display, binary, clf):
+def test_invalid_input_raises(display, binary, clf):
     images, truth, score = binary
     with pytest.raises(TypeError, match=r"predict_proba.*LinearSVC"):
         display.from_estimator(LinearSVC().fit(X, y), X, y, response_method="predict_proba")
@@ -278,7 +278,7 @@ def test_bad_input(display, binary, clf):
         display.from_predictions(truth, score, images, display_labels=["a"])
 
 
-def test_bad_choices(binary):
+def test_invalid_choices_raise(binary):
     images, truth, score = binary
     with pytest.raises(ValueError, match="n_images"):
         ErrorGalleryDisplay.from_predictions(truth, score, images, n_images=0)
@@ -289,7 +289,7 @@ def test_bad_choices(binary):
 
 
 @pytest.mark.parametrize("display", DISPLAYS)
-def test_without_matplotlib(display, binary, monkeypatch):
+def test_missing_matplotlib_names_the_extra(display, binary, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(MissingDependencyError, match="plot"):
         display.from_predictions(binary[1], binary[2], binary[0])

@@ -1,4 +1,4 @@
-"""saliency_randomization_test: a map that ignores the weights is thrown away, a gradient is not."""
+"""saliency_randomization_test: maps that ignore the weights fail, gradients pass."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def tuned():
 
 
 def edges(decision, batch, codes):
-    """What looks like a map and knows nothing of the model."""
+    """Return edges, which look like a map but do not depend on the model."""
     return batch.diff(dim=3).abs().amax(1)
 
 
 def constant_fall(decision, batch, codes):
-    """Occlusion of a model that says the same of every image."""
+    """Return the occlusion map of a model with a constant score."""
     return torch.zeros(len(batch), *batch.shape[2:])
 
 
@@ -63,7 +63,7 @@ def test_a_map_that_ignores_the_weights_fails(estimator, method, request):
 
 
 @pytest.mark.parametrize("estimator", ["pipe", "tuned"])
-def test_every_stage_is_shuffled_and_the_model_left_alone(estimator, request):
+def test_every_stage_is_shuffled_and_the_model_is_not_changed(estimator, request):
     model = request.getfixturevalue(estimator)
     before = model.predict_proba(X)
     result = saliency_randomization_test(model, X[:3], y[:3], batch_size=2)
@@ -72,8 +72,8 @@ def test_every_stage_is_shuffled_and_the_model_left_alone(estimator, request):
     np.testing.assert_array_equal(model.predict_proba(X), before)
 
 
-def test_each_step_keeps_those_before(pipe):
-    """The decision itself as a map, which is drawn again at each step."""
+def test_earlier_steps_stay_randomized(pipe):
+    """The decision differs after each step, so each step starts from the one before."""
     seen = []
 
     def of_decision(decision, batch, codes):
@@ -84,7 +84,7 @@ def test_each_step_keeps_those_before(pipe):
     assert len({tuple(each) for each in seen}) == len(seen) == 1 + len(STAGES)
 
 
-def test_figures_are_spearmans_and_wangs(pipe):
+def test_measures_are_spearmans_correlation_and_ssim(pipe):
     rng = np.random.default_rng(1)
     a, b = rng.uniform(size=(2, 2, 40, 50))
     for each in (a, b):
@@ -113,14 +113,14 @@ def test_figures_are_spearmans_and_wangs(pipe):
         ("occlusion", {"patch": 32, "stride": 32}),
     ],
 )
-def test_methods_by_name(pipe, method, kwargs):
+def test_methods_are_chosen_by_name(pipe, method, kwargs):
     result = saliency_randomization_test(pipe, X[:1], method=method, **kwargs)
     assert result.table["randomized"].tolist() == STAGES
     by_gradient = saliency_randomization_test(pipe, X[:1])
     assert not np.allclose(result.table["correlation"], by_gradient.table["correlation"])
 
 
-def test_a_name_is_the_map_it_names(pipe):
+def test_named_gradient_is_the_gradient(pipe):
     def largest(decision, batch, codes):
         batch = batch.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(decision(batch).sum(), batch)
@@ -133,7 +133,7 @@ def test_a_name_is_the_map_it_names(pipe):
     assert by_name.correlation == by_name.table["correlation"].iloc[:3].mean()
 
 
-def test_random_state_and_limit(pipe):
+def test_result_depends_on_the_seed_and_the_limit(pipe):
     first = saliency_randomization_test(pipe, X[:1], method=times_input, random_state=1)
     again = saliency_randomization_test(pipe, X[:1], method=times_input, random_state=1)
     pd.testing.assert_frame_equal(first.table, again.table)
@@ -143,7 +143,7 @@ def test_random_state_and_limit(pipe):
     assert not strict.passed
 
 
-def test_bad_input(pipe):
+def test_invalid_input_raises(pipe):
     with pytest.raises(ValueError, match="'occlusion', or a callable; got 'guided'"):
         saliency_randomization_test(pipe, X[:2], method="guided")
     with pytest.raises(ValueError, match=r"of shape \(2, height, width\); got Tensor of shape"):
