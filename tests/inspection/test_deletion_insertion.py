@@ -88,7 +88,7 @@ def test_pixel_by_pixel_is_the_sum_of_what_is_left():
 
 
 def test_tiles_go_in_the_order_of_their_means():
-    """8 x 12 in tiles of 5: two rows of tiles and three columns, those at the edge smaller."""
+    """8 x 12 in tiles of 5: two rows and three columns of tiles, those at the edge smaller."""
     curves = deletion_insertion_curves(
         Weighted().fit(X), X[:1], maps=[MAPS[0]], patch=5, n_steps=6, deletion_fill=0
     )
