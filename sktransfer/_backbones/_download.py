@@ -195,7 +195,9 @@ def _open(url: str, name: str, timeout: float) -> Any:
 class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects, but never away from HTTP, and never from HTTPS to HTTP."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
         _require_http(newurl)
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
             raise WeightsDownloadError(

@@ -66,9 +66,9 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def names() -> list[str]:
+def names() -> tuple[str, ...]:
     """Return the names of the three networks."""
-    return list(_VARIANTS)
+    return tuple(_VARIANTS)
 
 
 def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:

@@ -8,7 +8,6 @@ one of its networks is asked for.
 from __future__ import annotations
 
 import csv
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -27,11 +26,7 @@ from sktransfer._backbones import _state_dict, _weights_files
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec, Parts
 from sktransfer._backbones._torchvision_stages import FAMILIES
 from sktransfer._utils.random import private_seed
-from sktransfer.exceptions import (
-    UnknownBackboneError,
-    WeightsMismatchError,
-    WeightsNotFoundError,
-)
+from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
 
 # DenseNet checkpoints of before torchvision 0.3 say "denselayer1.norm.1.weight".
 _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)$")
@@ -40,13 +35,9 @@ _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 _AUXILIARY_HEADS = {"googlenet": ("aux1.*", "aux2.*"), "inception": ("AuxLogits.*",)}
 
 
-def names() -> list[str]:
-    """Return the names of torchvision's classification networks that can be cut."""
-    return list(_names())
-
-
 @cache
-def _names() -> tuple[str, ...]:
+def names() -> tuple[str, ...]:
+    """Return the names of torchvision's classification networks that can be cut."""
     # A newer torchvision may have families that have no entry in FAMILIES yet.
     known = models.list_models(module=models)
     return tuple(name for name in known if _module_of(name) in FAMILIES)
@@ -77,7 +68,7 @@ def architecture(name: str, weights: object = "default") -> Backbone:
 
 def available_offline(name: str) -> bool:
     """Return whether the default weights are on this machine."""
-    return _weights_files.is_on_disk(_filename(_weights_enum(name).DEFAULT))
+    return _weights_files.is_on_disk(_filename(models.get_model_weights(name).DEFAULT))
 
 
 # --- which weights -----------------------------------------------------------------------------
@@ -85,7 +76,7 @@ def available_offline(name: str) -> bool:
 
 def _choose(name: str, weights: object) -> tuple[WeightsEnum, str | None]:
     """Return the enum member whose options count, and the path of the tensors if one is given."""
-    enum = _weights_enum(name)
+    enum: Any = models.get_model_weights(name)
     offered = ", ".join(member.name for member in enum)
     if weights is None or weights == "default":
         return enum.DEFAULT, None
@@ -117,18 +108,6 @@ def _reference(name: str, member: WeightsEnum, path: str | None, digest: str) ->
     """Write the weights down as they can be given to ``weights=`` again."""
     weights = f"{type(member).__name__}.{member.name}" if path is None else path
     return BackboneReference(name, weights, None, digest)
-
-
-def _weights_enum(name: str) -> Any:
-    """Return the enum of a network's published weights."""
-    if name not in _names():
-        close = difflib.get_close_matches(name.lower(), _names(), n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise UnknownBackboneError(
-            f"torchvision has no classification network {name!r}.{hint} "
-            "list_backbones() shows the names."
-        )
-    return models.get_model_weights(name)
 
 
 def _module_of(name: str) -> str:
@@ -247,13 +226,13 @@ def _input_spec(member: WeightsEnum) -> InputSpec:
 
 def catalog_rows() -> list[dict[str, Any]]:
     """Return one row per network, with the columns of ``list_backbones``."""
-    return [{**_published(name), "available_offline": available_offline(name)} for name in _names()]
+    return [{**_published(name), "available_offline": available_offline(name)} for name in names()]
 
 
 @cache
 def _published(name: str) -> dict[str, Any]:
     """Return the part of a row that does not change while the process runs."""
-    member = _weights_enum(name).DEFAULT
+    member: Any = models.get_model_weights(name).DEFAULT
     n_parameters, n_features, n_stages = sizes().get(name) or measure(name)
     meta = member.meta
     metrics = meta.get("_metrics", {}).get("ImageNet-1K", {})

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from sktransfer._backbones import _torchvision
+from sktransfer._backbones import _torchvision, load_backbone
 from sktransfer.exceptions import (
     UnknownBackboneError,
     WeightsMismatchError,
@@ -163,7 +163,7 @@ def test_weights_of_a_wrong_type_are_refused():
 
 def test_an_unknown_network_lists_similar_names():
     with pytest.raises(UnknownBackboneError, match="resnet18"):
-        _torchvision.load("ResNet18x", None)
+        load_backbone("ResNet18x", weights=None)
 
 
 # --- files -------------------------------------------------------------------------------------
