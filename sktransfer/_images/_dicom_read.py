@@ -30,25 +30,10 @@ from pydicom.pixels import (
 _PREAMBLE = 132
 
 # Everything else (video, streams fetched by address, private ways) is refused by its name.
-_NATIVE = frozenset(
-    {
-        uid.ImplicitVRLittleEndian,
-        uid.ExplicitVRLittleEndian,
-        uid.DeflatedExplicitVRLittleEndian,
-        uid.ExplicitVRBigEndian,
-    }
-)
-_JPEG = frozenset(
-    {
-        *(uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1),
-        *(uid.JPEGLSLossless, uid.JPEGLSNearLossless),
-    }
-)
+_NATIVE = frozenset(uid.UncompressedTransferSyntaxes)
+_JPEG = frozenset((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes))
 _JPEG2000 = frozenset(
-    {
-        *(uid.JPEG2000Lossless, uid.JPEG2000),
-        *(uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
-    }
+    (*(uid.JPEG2000Lossless, uid.JPEG2000), uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 )
 _ALLOWED = _NATIVE | _JPEG | _JPEG2000 | {uid.RLELossless}
 

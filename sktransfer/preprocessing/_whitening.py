@@ -296,10 +296,7 @@ class ImageWhitening(ImageArrayMixin, TransformerMixin, BaseEstimator):
         variances = pca.explained_variance_
         # What is left of a direction without variance is rounding.
         noise = np.finfo(np.float64).eps * max(n, d)
-        kept = (
-            variances > variances[0] * noise if variances[0] > 0 else np.arange(len(variances)) < 0
-        )
-        n_kept = int(kept.sum())
+        n_kept = int((variances > max(variances[0] * noise, 0.0)).sum())
         mean_variance = float(variances[:n_kept].mean()) if n_kept else 0.0
         n_kept = n_kept if self.n_components is None else min(n_kept, self.n_components)
         self.components_ = pca.components_[:n_kept].copy()
