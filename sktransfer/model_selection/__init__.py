@@ -1,21 +1,25 @@
 """Choosing and validating: splits by group, thresholds, networks and how deep to freeze them."""
 
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
-from sktransfer.model_selection._freeze_depth import FreezeDepthDisplay, freeze_depth_curve
-from sktransfer.model_selection._leakage import check_leakage
-from sktransfer.model_selection._leave_one_out import knn_score, loo_ridge_score
-from sktransfer.model_selection._operating_point import OperatingPointClassifier
-from sktransfer.model_selection._plan_search import plan_search
-from sktransfer.model_selection._ranking import BackboneRanking, rank_backbones
-from sktransfer.model_selection._ranking_display import BackboneRankingDisplay
-from sktransfer.model_selection._split import GroupedValidSplit, grouped_train_test_split
-from sktransfer.model_selection._strategy import StrategyAdvice, recommend_strategy
-from sktransfer.model_selection._transferability import (
+from sktransfer.model_selection._feature_scores import (
     h_score,
+    knn_score,
     leep_score,
     logme_score,
+    loo_ridge_score,
     nce_score,
 )
+from sktransfer.model_selection._freeze_depth import FreezeDepthDisplay, freeze_depth_curve
+from sktransfer.model_selection._leakage import check_leakage
+from sktransfer.model_selection._operating_point import OperatingPointClassifier
+from sktransfer.model_selection._plan_search import plan_search
+from sktransfer.model_selection._ranking import (
+    BackboneRanking,
+    BackboneRankingDisplay,
+    rank_backbones,
+)
+from sktransfer.model_selection._split import GroupedValidSplit, grouped_train_test_split
+from sktransfer.model_selection._strategy import StrategyAdvice, recommend_strategy
 
 __all__ = [
     "BackboneRanking",

@@ -34,8 +34,6 @@ from sktransfer.metrics import operating_point, rows_needed
 from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
 from sktransfer.metrics._thresholds import rate_threshold, worst_scores
 from sktransfer.model_selection._out_of_fold import (
-    OutOfFold,
-    check_prefit,
     out_of_fold_scores,
     positive_scores,
     warn_of_ties,
@@ -247,13 +245,21 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
                 f"constraint={self.constraint!r} and cost_matrix={self.cost_matrix!r}."
             )
         fit_params, split_params = self._route(patients, params)
-        held = self._held_out(X, labels, patients, fit_params, split_params)
-        self.estimator_, scored, score = held.estimator, held.rows, held.score
+        self.estimator_, scored, score, refitted = out_of_fold_scores(
+            *(self.estimator, X, labels),
+            cv=self.cv,
+            groups=patients,
+            fit_params=fit_params,
+            split_params=split_params,
+            methods=self._response_methods(),
+            pos_label=self.pos_label_,
+            n_jobs=self.n_jobs,
+        )
         if fit_params.get("sample_weight") is not None:
             # A row of no weight is a row that is not there.
             there = np.asarray(fit_params["sample_weight"])[scored] > 0
             scored, score = scored[there], score[there]
-        if held.refitted and self.confidence_level is not None and self.constraint != "cost":
+        if refitted and self.confidence_level is not None and self.constraint != "cost":
             warn_of_ties(score)
         labels = labels[scored]
         patients = None if patients is None else patients[scored]
@@ -303,32 +309,6 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         routed = process_routing(self, "fit", **given)
         return routed.estimator.fit, routed.splitter.split
 
-    def _held_out(
-        self,
-        X: Any,
-        y: np.ndarray,
-        groups: np.ndarray | None,
-        fit_params: dict[str, Any],
-        split_params: dict[str, Any],
-    ) -> OutOfFold:
-        methods = self._response_methods()
-        if isinstance(self.cv, str):
-            check_prefit(self.estimator, self.classes_)
-            score = positive_scores(self.estimator, X, methods, self.pos_label_)
-            return OutOfFold(self.estimator, np.arange(len(y)), score, refitted=False)
-        return out_of_fold_scores(
-            self.estimator,
-            X,
-            y,
-            cv=self.cv,
-            groups=groups,
-            fit_params=fit_params,
-            split_params=split_params,
-            methods=methods,
-            pos_label=self.pos_label_,
-            n_jobs=self.n_jobs,
-        )
-
     def _response_methods(self) -> list[str]:
         if self.response_method == "auto":
             return ["predict_proba", "decision_function"]
@@ -340,7 +320,7 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
                 "The rows that were scored are all of one class, those whose sample_weight is 0 "
                 "left out; use another cv."
             )
-        if self.constraint == "cost":
+        if self.cost_matrix is not None:
             costs = check_cost_matrix(self.cost_matrix, 2)
             if not self._positive_column():
                 costs = costs[::-1, ::-1]
@@ -465,7 +445,7 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         router.add(estimator=self.estimator, method_mapping=to_fit)
         return router.add(splitter=splitter, method_mapping=to_split)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         inner = get_tags(self.estimator).input_tags
         tags.classifier_tags.multi_class = False

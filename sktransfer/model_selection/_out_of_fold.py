@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -22,18 +22,6 @@ from sktransfer.metrics._labels import check_scores
 _DEFAULT_FOLDS = 5
 
 
-class OutOfFold(NamedTuple):
-    """Scores of some rows for the positive class, and an estimator for later.
-
-    ``refitted`` tells whether the estimator is another model than those behind the scores.
-    """
-
-    estimator: Any
-    rows: np.ndarray
-    score: np.ndarray
-    refitted: bool
-
-
 def out_of_fold_scores(
     estimator: Any,
     X: Any,
@@ -46,13 +34,21 @@ def out_of_fold_scores(
     methods: list[str],
     pos_label: Any,
     n_jobs: int | None,
-) -> OutOfFold:
-    """Score rows out of fold, and fit an estimator for later.
+) -> tuple[Any, np.ndarray, np.ndarray, bool]:
+    """Return an estimator for later, rows, their scores, and whether the estimator is another one.
 
-    With a single split the estimator is the one that gave the scores. ``cv`` may be None or an
-    int: folds are stratified then, and grouped where there are groups. ``methods`` are response
-    methods in the order of preference.
+    With a single split and with "prefit" the estimator is the one that gave the scores. ``cv`` may
+    be None or an int: folds are stratified then, and grouped where there are groups. ``methods``
+    are response methods in the order of preference.
     """
+    if isinstance(cv, str):
+        _check_prefit(estimator, np.unique(y))
+        return (
+            estimator,
+            np.arange(len(y)),
+            positive_scores(estimator, X, methods, pos_label),
+            False,
+        )
     cv = _DEFAULT_FOLDS if cv is None else cv
     if isinstance(cv, (int, np.integer)) and groups is not None:
         cv, split_params = StratifiedGroupKFold(int(cv)), {"groups": groups}
@@ -68,7 +64,7 @@ def out_of_fold_scores(
         for train, test in splits
     )
     refitted = len(splits) > 1
-    return OutOfFold(
+    return (
         clone(estimator).fit(X, y, **fit_params) if refitted else done[0][0],
         np.concatenate([test for _, test in splits]),
         np.concatenate([score for _, score in done]),
@@ -76,7 +72,7 @@ def out_of_fold_scores(
     )
 
 
-def check_prefit(estimator: Any, classes: np.ndarray) -> None:
+def _check_prefit(estimator: Any, classes: np.ndarray) -> None:
     """Raise an error if an estimator is not fitted, or was fitted to other classes."""
     try:
         check_is_fitted(estimator)
@@ -111,7 +107,10 @@ def _check_splits(
         )
     for train, test in splits:
         if len(np.intersect1d(train, test)):
-            raise ValueError("cv has rows that are in the training and the test part of a split.")
+            raise ValueError(
+                "cv has rows in both the training and the test part of one split, so that their "
+                "scores are not those of unseen rows. Use a splitter of scikit-learn."
+            )
         if groups is not None:
             both = np.intersect1d(groups[train], groups[test])
             if len(both):

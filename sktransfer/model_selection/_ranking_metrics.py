@@ -13,9 +13,15 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._utils.resampling import half_samples, middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
-from sktransfer.model_selection._labeled_features import LabeledFeatures, standardized
-from sktransfer.model_selection._leave_one_out import knn_decisions, ridge_decisions
-from sktransfer.model_selection._transferability import h_score, leep_per_row, logme_score
+from sktransfer.model_selection._feature_scores import (
+    LabeledFeatures,
+    h_score,
+    knn_decisions,
+    leep_per_row,
+    logme_score,
+    ridge_decisions,
+    standardized,
+)
 
 # Halves of the rows that a score is computed on again for its spread; each costs a decomposition.
 _N_HALVES = 20

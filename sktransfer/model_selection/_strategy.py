@@ -22,7 +22,7 @@ from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import rows_of, take_rows
 from sktransfer._utils.splitting import read_groups, stratified_folds, stratified_part
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
-from sktransfer.model_selection._labeled_features import check_labels
+from sktransfer.model_selection._feature_scores import check_labels
 from sktransfer.model_selection._networks import check_lengths, finetuner, one_network, stage_names
 from sktransfer.model_selection._ranking import EMBEDDING, rank_backbones
 from sktransfer.model_selection._ranking_metrics import PROBE_C

@@ -27,7 +27,7 @@ from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
 from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import read_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
-from sktransfer.model_selection._labeled_features import check_labels
+from sktransfer.model_selection._feature_scores import check_labels
 from sktransfer.model_selection._networks import (
     check_lengths,
     finetuner,
@@ -242,8 +242,9 @@ def compare_backbones(
         done = []
         for number, (train, test) in enumerate(folds):
             run = partial(_run_fold, estimator, X, labels, train, test, timed=number == 0)
-            kept = None if path is None else (Path(path), data, estimator, train, test)
-            done.append(run() if kept is None else recall(*kept, run))
+            done.append(
+                run() if path is None else recall(Path(path), data, estimator, train, test, run)
+            )
             probabilities[name, strategy][test] = done[-1].pop("probabilities")
             if verbose:
                 seconds = done[-1]["fit_time_s"]

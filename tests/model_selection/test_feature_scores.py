@@ -14,7 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_pre
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer.model_selection import _leave_one_out as leave_one_out
+from sktransfer.model_selection import _feature_scores as feature_scores
 from sktransfer.model_selection import (
     h_score,
     knn_score,
@@ -23,15 +23,15 @@ from sktransfer.model_selection import (
     loo_ridge_score,
     nce_score,
 )
-from sktransfer.model_selection._labeled_features import check_labeled
+from sktransfer.model_selection._feature_scores import check_labeled
 
 
 def loo_ridge_decisions(F, y, *, groups=None, **params):
-    return leave_one_out.ridge_decisions(check_labeled(F, y, groups), **params)
+    return feature_scores.ridge_decisions(check_labeled(F, y, groups), **params)
 
 
 def knn_decisions(F, y, *, groups=None, **params):
-    return leave_one_out.knn_decisions(check_labeled(F, y, groups), **params)
+    return feature_scores.knn_decisions(check_labeled(F, y, groups), **params)
 
 
 def load(name):
