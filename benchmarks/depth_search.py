@@ -65,10 +65,10 @@ TASKS = {
 # The recipe's own settings (BatchNorm of trained stages in training mode among them); and ours,
 # which solves the head first and leaves the rest to the defaults.
 SAME = {
-    "head_init": "random",
-    "head_epochs": 0,
+    "head__init": "random",
+    "head__epochs": 0,
     "lr_schedule": "constant",
-    "freeze_batch_norm": False,
+    "module__freeze_batch_norm": False,
 }
 OURS = {"sktransfer": SAME, "sktransfer, head solved first": {}}
 
@@ -170,7 +170,7 @@ def own_search(
         max_epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         random_state=0,
-        **({**OURS[who], "head_lr": settings["lr"]} if OURS[who] else {}),
+        **({**OURS[who], "head__lr": settings["lr"]} if OURS[who] else {}),
     )
     grid = {"freeze_depth": [DEPTHS[case] for case in cases]}
     scoring = "roc_auc" if data == "chest" else "accuracy"

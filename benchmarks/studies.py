@@ -54,7 +54,7 @@ def measure(
             image_size=args.image_size,
             optimizer="momentum",
             lr=rate,
-            head_lr=rate,
+            head__lr=rate,
             lr_schedule="one_cycle",
             weight_decay=1e-4,
             max_epochs=args.epochs,

@@ -200,9 +200,9 @@ def freeze_depth() -> Any:
 
 def history() -> Any:
     X, y = mnist("train", 300)
-    settings = {"max_epochs": 10, "validation_fraction": 0.3, "head_init": "random"}
+    settings = {"max_epochs": 10, "validation_fraction": 0.3, "head__init": "random"}
     few, many = (
-        tuned(freeze_depth=depth, head_epochs=2, **settings).fit(X, y) for depth in (-1, -4)
+        tuned(freeze_depth=depth, head__epochs=2, **settings).fit(X, y) for depth in (-1, -4)
     )
     return HistoryDisplay.from_estimator({"last stage": few, "last four stages": many}).figure_
 

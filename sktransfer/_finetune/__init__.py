@@ -1,13 +1,13 @@
-"""FineTuneClassifier, the one place that knows skorch; see ``_estimator`` for what users see."""
+"""FineTuneClassifier, and the only place that knows skorch; ``_fitting`` says how a fit runs."""
 
-from sktransfer._finetune._depth import resolve_freeze_depth
+from sktransfer._finetune._activations import as_size
 from sktransfer._finetune._estimator import FineTuneClassifier
-from sktransfer._finetune._frozen_part import FrozenPart
-from sktransfer._finetune._keeping import as_size
+from sktransfer._finetune._fitting import FrozenPart
+from sktransfer._finetune._network import resolve_freeze_depth
 
 __all__ = [
     "FineTuneClassifier",
     "FrozenPart",
-    "resolve_freeze_depth",
     "as_size",
+    "resolve_freeze_depth",
 ]

@@ -1,154 +1,280 @@
-"""Images to activations at the cut, through the frozen runner and its store.
+"""Images to activations at the cut, and where those of a fit are kept.
 
 It must not know labels, training or estimators.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+import warnings
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from sktransfer._finetune._depth import Cut
-from sktransfer._frozen import (
-    FrozenExtractor,
-    FrozenNetwork,
-    LayerOutput,
-    NetworkInfo,
-    NetworkSource,
-)
-from sktransfer._images import ImageSource, Preprocessing
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer._finetune._network import Cut
+from sktransfer._frozen import FrozenExtractor, open_directory, store_for
+from sktransfer._images import ImageSelection, ImageSource, portions
+from sktransfer._utils import config as _config
+from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
+
+# From row numbers to a tensor (m, width), float32 (float64 in that precision).
+Take = Callable[[np.ndarray], Tensor]
+
+# Rows that are brought to the store at once, where they are not to be held.
+_CHUNK = 256
+
+# Fits whose activations the store had no space for, by what they are.
+_LEFT_OUT: Counter[bytes] = Counter()
 
 
 @dataclass
-class Prefix:
-    """The frozen part of a network and how images are brought to it.
+class Prefix(FrozenExtractor):
+    """The part of a network before the cut, which is frozen, and what comes out of it.
 
     Parameters
     ----------
-    source : NetworkSource
-    info : NetworkInfo
     cut : Cut
-    precision, device, engine : str
-        As for :class:`FrozenExtractor`.
-    preprocessing : Preprocessing
-    dtype : numpy dtype
-        Of activations, as they are kept and trained on.
+        Where the network is cut. Nothing comes out of a depth of 0: images are trained on.
     shape : tuple of int
-        Of one image's activation at the cut.
+        Shape of one image's activation at the cut.
     """
 
-    source: NetworkSource
-    info: NetworkInfo
-    cut: Cut
-    precision: str
-    device: str
-    engine: str
-    preprocessing: Preprocessing
-    dtype: np.dtype
+    cut: Cut = field(kw_only=True)
     shape: tuple[int, ...] = ()
 
-    @property
-    def width(self) -> int:
-        """Numbers per image."""
-        return int(np.prod(self.shape))
+    def fresh(self) -> Prefix:
+        """Return a copy, which holds a network no longer than images are brought to the cut."""
+        return replace(self)
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes per image."""
-        return self.width * self.dtype.itemsize
-
-    def storable(self, augmentation: Any = None) -> bool:
-        """Whether there is a name for what is done to images, to find its results by; and for
-        the ``augmentation`` whose draws are kept.
-        """
-        done = [self.preprocessing] if augmentation is None else [self.preprocessing, augmentation]
-        return all(each.fingerprint is not None for each in done)
-
-    @property
-    def last_stage(self) -> str:
-        """Name of the last frozen stage, of a depth above 0."""
-        return self.info.stages[self.cut.depth - 1].name
-
-    @property
-    def output(self) -> LayerOutput:
-        """What is taken out: the embedding if everything is frozen, else the last frozen map."""
-        return output_at(self.cut)
-
-    def frozen(self) -> FrozenExtractor:
-        """What runs; for as long as images are brought to the cut."""
-        return FrozenExtractor(
-            self.source,
-            self.info,
-            (self.output,),
-            self.preprocessing,
-            widths=(self.width,),
-            dtypes=(self.dtype,),
-            precision=self.precision,
-            device=self.device,
-            engine=self.engine,
-        )
-
-    def forward(self, batch: Tensor, frozen: FrozenExtractor) -> Tensor:
-        """Raveled activations of a normalized batch; frozen, without gradient."""
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return raveled activations of a normalized batch; frozen, without gradient."""
         if self.cut.depth == 0:
             flat = batch.flatten(1)
             return flat.double() if self.precision == "float64" else flat
-        (part,) = frozen.compute(batch)
+        (part,) = self.compute(batch)
         return part.clone()  # of inference mode no more
 
-    def activations(
+
+class ActivationStorage:
+    """Keeps the activations of a fit in the fastest place that has space, and says if it is slow.
+
+    Parameters
+    ----------
+    prefix : Prefix
+        The frozen part, of a depth above 0.
+    n_images : int
+        How many images, and views of them, will be kept.
+    cache : bool, path-like or None
+        The estimator's ``cache``.
+    memory_budget, disk_budget : int or "auto"
+        Bytes; "auto" is half of what is free.
+    storable : bool
+        Whether rows have keys that they are found by in a directory.
+    n_threads : int
+        Threads that decode.
+    progress : bool
+        Whether to show a progress bar.
+
+    Attributes
+    ----------
+    place : {"memory", "directory", "file", "nowhere"}
+        Where activations are kept.
+    """
+
+    def __init__(
         self,
-        images: ImageSource,
+        prefix: Prefix,
+        n_images: int,
         *,
         cache: Any,
+        memory_budget: int | str,
+        disk_budget: int | str,
+        storable: bool,
         n_threads: int,
-        on_error: str,
-        progress: bool = False,
-        allocate: Callable[..., np.ndarray] = np.empty,
-        of_bytes: int = 0,
-    ) -> tuple[np.ndarray, list[ImageDecodeError]]:
-        """Raveled activations of every row, each distinct image run once; not of depth 0.
-
-        Rows are of shape (n, width), and NaN where an image could not be read with
-        ``on_error="nan"``. The parameters are those of :meth:`FrozenExtractor.extract`.
-        """
-        return self.frozen().extract(
-            images,
-            cache=cache,
-            n_threads=n_threads,
-            on_error=on_error,
-            progress=progress,
-            allocate=allocate,
-            total_bytes=of_bytes,
+        progress: bool,
+    ) -> None:
+        self.prefix = prefix
+        self.cache = cache
+        self.n_bytes = n_images * prefix.row_bytes
+        self.n_threads = n_threads
+        self.progress = progress
+        memory = memory_bytes(memory_budget)
+        if self.n_bytes <= memory:
+            self.place = "memory"
+            if cache and store_for(cache, self.n_bytes) is None:
+                self._warn_of_full_store(n_images)
+            return
+        self.place = self._place_on_disk(disk_budget, storable)
+        half = prefix.dtypes[0].itemsize == 2
+        later = "" if half else ", and so does cache__activation_dtype='float16'"
+        warnings.warn(
+            f"{self._how_much(n_images)} ({as_size(prefix.row_bytes)} each), more than the "
+            f"{as_size(memory)} of memory they may (cache__memory_budget={memory_budget!r}): "
+            f"{self._explanation()} A later freeze_depth makes them smaller{later}.",
+            ActivationBudgetWarning,
+            stacklevel=2,
         )
 
+    def _how_much(self, n_images: int) -> str:
+        info = self.prefix.info
+        last = info.stages[self.prefix.cut.depth - 1].name
+        return (
+            f"The activations of {n_images} images after {last} of {info.reference.name} take "
+            f"{as_size(self.n_bytes)}"
+        )
 
-def output_at(cut: Cut) -> LayerOutput:
-    """What is taken out at a cut."""
-    if cut.depth == cut.n_stages:
-        return LayerOutput(None, None)
-    return LayerOutput(cut.depth - 1, "raw")
+    def _place_on_disk(self, disk_budget: int | str, storable: bool) -> str:
+        if storable and isinstance(self.cache, (str, os.PathLike)):
+            directory = open_directory(self.cache)
+            if self.n_bytes <= directory.max_bytes:
+                if directory.usable:
+                    return "directory"
+                self.cache = True  # rows would be run again in every epoch
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        budget = free // 2 if disk_budget == "auto" else min(int(disk_budget), free)
+        return "file" if self.n_bytes <= budget else "nowhere"
+
+    def _explanation(self) -> str:
+        """Say what was chosen instead of memory, and how to change it."""
+        if self.place == "directory":
+            return f"they are read from {str(self.cache)!r} batch by batch."
+        if self.place == "nowhere":
+            return (
+                "nor is there room for them on disk: the frozen part is run again in every epoch, "
+                "which is slow. cache__disk_budget bounds temporary files, "
+                f"{_config.DIRECTORY_CACHE_VARIABLE} a directory given as cache."
+            )
+        if isinstance(self.cache, (str, os.PathLike)):
+            keep = (
+                f"the directory given as cache keeps {_config.DIRECTORY_CACHE_VARIABLE} bytes at "
+                "most, and none where preprocessing or augmentation is a callable without a "
+                "fingerprint."
+            )
+        else:
+            keep = "cache='a/directory' would keep them for the next one."
+        return (
+            f"they are kept in a temporary file in {tempfile.gettempdir()!r} while this fit lasts; "
+            f"{keep}"
+        )
+
+    def _warn_of_full_store(self, n_images: int) -> None:
+        """Say that the store has no space, to the second fit that runs what the first one did."""
+        (fingerprint,) = self.prefix.fresh().fingerprints() or (None,)
+        if fingerprint is None:  # no store could keep it
+            return
+        _LEFT_OUT[fingerprint] += 1
+        if _LEFT_OUT[fingerprint] != 2:
+            return
+        store = store_for(self.cache)
+        assert store is not None
+        warnings.warn(
+            f"{self._how_much(n_images)}, more than the {as_size(store.max_bytes)} that the store "
+            f"(cache={self.cache!r}) may hold: they are kept for one fit, and every other fold and "
+            f"candidate runs the frozen part again. cache='a/directory' holds more; "
+            f"{_config.MEMORY_CACHE_VARIABLE} (memory) and {_config.DIRECTORY_CACHE_VARIABLE} (a "
+            "directory) raise the bounds.",
+            ActivationBudgetWarning,
+            stacklevel=2,
+        )
+
+    def keep(self, images: ImageSource, *, on_error: str) -> tuple[Take, list[ImageDecodeError]]:
+        """Bring images to the cut and keep what comes out.
+
+        Parameters
+        ----------
+        images : ImageSource
+            Images, or views of them.
+        on_error : {"raise", "nan"}
+            What an image that cannot be read does.
+
+        Returns
+        -------
+        take : callable
+            Gives the activations of rows.
+        failures : list of ImageDecodeError
+            The images that could not be read.
+        """
+        extract = partial(
+            self.prefix.fresh().extract, n_threads=self.n_threads, total_bytes=self.n_bytes
+        )
+        if self.place in ("memory", "file"):
+            activations, failures = extract(
+                images,
+                cache=self.cache if images.lasting else None,
+                on_error=on_error,
+                progress=self.progress,
+                allocate=np.empty if self.place == "memory" else _in_a_file,
+            )
+            return partial(take_rows, activations), failures
+        cache = self.cache if self.place == "directory" else None
+        failures = []
+        if self.place == "directory":
+            for some in portions(images, _CHUNK):
+                failures += extract(some, cache=cache, on_error=on_error, progress=self.progress)[1]
+        elif on_error == "nan":
+            failures = unreadable(images, self.prefix)
+
+        def take(rows: np.ndarray) -> Tensor:
+            activations, _ = extract(ImageSelection(images, rows), cache=cache)
+            return take_rows(activations, slice(None))
+
+        return take, failures
 
 
-def kept_as(activation_dtype: str, precision: str, cut: Cut) -> np.dtype:
-    """The dtype activations at a cut are kept in: embeddings whole, maps by default in half."""
-    whole = np.dtype(np.float64 if precision == "float64" else np.float32)
-    if cut.head_only:
-        return whole
-    if activation_dtype == "auto":
-        return whole if precision == "float64" else np.dtype(np.float16)
-    return np.dtype(activation_dtype)
+def take_rows(activations: np.ndarray, rows: Any) -> Tensor:
+    """Take rows out of an array, as float32 where they are kept in half of it."""
+    chosen = activations[rows]
+    tensor = torch.from_numpy(np.ascontiguousarray(chosen))
+    return tensor.float() if chosen.dtype == np.float16 else tensor
 
 
-def activation_shape(network: FrozenNetwork | None, cut: Cut, side: int) -> tuple[int, ...]:
-    """Shape of one image's activation at the cut, found by running a black one."""
-    if network is None:  # nothing is frozen
-        return (3, side, side)
-    if cut.depth == cut.n_stages:
-        return network.widths((output_at(cut),), side)
-    return network.shape_after(cut.depth - 1, side)
+def unreadable(images: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
+    """Return the errors of rows that cannot be decoded."""
+    failures = []
+    for row in range(len(images)):
+        try:
+            images.open(row).decode(prefix.preprocessing.min_decode_side)
+        except ImageDecodeError as error:
+            failures.append(error)
+    return failures
+
+
+def memory_bytes(budget: int | str) -> int:
+    """Return the bytes of memory that activations may take."""
+    return _config.free_memory() // 2 if budget == "auto" else int(budget)
+
+
+def _in_a_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Allocate like ``numpy.empty``, in an unnamed temporary file that goes with the array."""
+    with tempfile.TemporaryFile(prefix="sktransfer-") as file:
+        n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if hasattr(os, "posix_fallocate"):
+            # A mapped file that finds its disk full ends the process without a word.
+            try:
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"There is no room for {as_size(n_bytes)} of activations in "
+                    f"{tempfile.gettempdir()!r} any more ({error.strerror}). Set TMPDIR to another "
+                    "disk, or cache__disk_budget=0 to run the frozen part in every epoch instead.",
+                ) from error
+        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+
+
+def as_size(n_bytes: int) -> str:
+    """Return a number of bytes as a person reads it."""
+    value = float(n_bytes)
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} GiB"

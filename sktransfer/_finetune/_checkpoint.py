@@ -1,4 +1,4 @@
-"""Training states in a directory, one sub-directory per task, to go on from after a kill.
+"""Checkpoints: states of training in a directory, one sub-directory per task, to resume from.
 
 It must not know what is trained.
 """
@@ -19,25 +19,25 @@ from torch import nn
 
 _FILE = "training.pt"
 
-# Parameters that do not decide what a training comes to; backbone and weights are known by digest.
-SILENT = {
-    *("verbose", "checkpoint_dir", "checkpoint_every", "n_jobs", "cache", "callbacks"),
-    *("memory_budget", "disk_budget", "backbone", "weights"),
+# Parameters that do not decide the result of a training; backbone and weights are known by digest.
+IRRELEVANT = {
+    *("verbose", "checkpoint_dir", "checkpoint__every", "n_jobs", "cache", "callbacks"),
+    *("cache__memory_budget", "cache__disk_budget", "backbone", "weights"),
 }
 
 
 def plain_number(value: Any) -> Any:
-    """For JSON: what callbacks wrote into a history, as Python has it."""
+    """Turn what callbacks wrote into a history into what JSON can hold."""
     if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
         return value.tolist()
     raise TypeError(
-        f"The history holds {value!r} of type {type(value).__name__}, which JSON has no form for: "
-        "callbacks may record numbers, strings, lists and dicts."
+        f"The history holds {value!r} of type {type(value).__name__}, which cannot be written as "
+        "JSON: let callbacks record numbers, strings, lists and dicts."
     )
 
 
 def identity(value: Any, name: str) -> str:
-    """A text that is equal in every process for equal settings, and only for these.
+    """Return a text that is equal in every process for equal settings, and only for these.
 
     Raises
     ------
@@ -69,8 +69,8 @@ def identity(value: Any, name: str) -> str:
     if callable(value) and own is not None and "<" not in own:
         return own
     raise ValueError(
-        f"checkpoint_dir takes a training up again where every setting is the same, and there is "
-        f"no telling whether {name}={value!r} is: use a function or class of a module, by its name."
+        f"checkpoint_dir resumes a training if every setting is the same, and there is no telling "
+        f"whether {name}={value!r} is: use a function or a class that is defined in a module."
     )
 
 
@@ -87,7 +87,7 @@ class Checkpoints:
     directory : path-like
         Made if it does not exist. Other trainings (folds, candidates) write alongside this one.
     fingerprint : str
-        Of everything that decides the result: what another training left is not taken up.
+        Digest of everything that decides the result: the states of other trainings are left alone.
     every : int
         Epochs between states.
     """
@@ -97,7 +97,7 @@ class Checkpoints:
         self.every = every
 
     def load(self, net: Any, make: type) -> Any:
-        """The last state put into ``net``, as what ``make`` makes; a fresh one if there is none."""
+        """Put the last state into ``net``; return its progress as what ``make`` makes."""
         file = self.path / _FILE
         if not file.is_file():
             return make()
@@ -111,7 +111,7 @@ class Checkpoints:
         return make(**state["progress"])
 
     def save(self, net: Any, progress: Any, *, last: bool) -> None:
-        """Write a state if it is time; whole or not at all."""
+        """Write a state if it is due; whole or not at all."""
         if not last and progress.epoch % self.every:
             return
         state = {

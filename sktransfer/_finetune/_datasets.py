@@ -1,4 +1,4 @@
-"""Rows of a training set, handed out to the loop by the batch.
+"""Rows of a training set, given to the training loop by the batch.
 
 It must not know training, nor where activations are kept.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,30 +17,17 @@ from torch.nn.functional import one_hot
 from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
-from sktransfer._finetune._activations import Prefix
+from sktransfer._finetune._activations import Prefix, Take
 from sktransfer._images import ImageSource
 from sktransfer.exceptions import ImageDecodeError
 
 
-@dataclass(frozen=True)
-class ViewOrder:
-    """Which of its views each row shows in an epoch: all of them in turn, in a seeded order.
-
-    Parameters
-    ----------
-    n_views : int
-    seed : int
-    """
-
-    n_views: int
-    seed: int
-
-    def of(self, epoch: int, n: int) -> np.ndarray:
-        """Views of ``n`` rows."""
-        cycle, turn = divmod(epoch, self.n_views)
-        views = np.tile(np.arange(self.n_views), (n, 1))
-        rng = np.random.default_rng(derived_seed(self.seed, cycle))
-        return rng.permuted(views, axis=1)[:, turn]
+def view_order(n_views: int, seed: int, epoch: int, n: int) -> np.ndarray:
+    """Return which view each of ``n`` rows shows in an epoch: all in turn, in a seeded order."""
+    cycle, turn = divmod(epoch, n_views)
+    views = np.tile(np.arange(n_views), (n, 1))
+    rng = np.random.default_rng(derived_seed(seed, cycle))
+    return rng.permuted(views, axis=1)[:, turn]
 
 
 class LabeledRows(Dataset, ABC):
@@ -52,25 +38,31 @@ class LabeledRows(Dataset, ABC):
     rows : ndarray of int, shape (n,)
         Which rows of images or activations these are.
     y, weight : ndarray of shape (n,)
-    order : ViewOrder or None
-        Where there are several views of each, row after row: which one is shown.
+        Codes of the classes, and weights.
+    views : (int, int) or None
+        Where there are several views of each, row after row: how many, and the seed of the order
+        in which they are shown.
     """
 
     def __init__(
-        self, rows: np.ndarray, y: np.ndarray, weight: np.ndarray, order: ViewOrder | None = None
+        self,
+        rows: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        views: tuple[int, int] | None = None,
     ) -> None:
         self.rows = rows
         self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
         self.given_weight = np.asarray(weight, dtype=np.float64)
         # 1 on average, so that the size of a step does not depend on the weights' unit.
         self.weight = torch.from_numpy(self.given_weight / self.given_weight.mean())
-        self.order = order
+        self.views = views
         self.epoch = 0
         self._shown: tuple[int, np.ndarray] | None = None
 
     @property
     def X(self) -> LabeledRows:  # noqa: N802 - skorch's name
-        """Itself: skorch's callbacks predict the X of a dataset and compare with its y."""
+        """The dataset itself: skorch's callbacks predict its X and compare with its y."""
         return self
 
     def __len__(self) -> int:
@@ -81,16 +73,16 @@ class LabeledRows(Dataset, ABC):
 
     @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """A whole batch: ((activations, weights), labels)."""
+        """Return a whole batch: ((activations, weights), labels)."""
 
     def _places(self, indices: Sequence[int]) -> np.ndarray:
-        """Rows of the images or activations themselves."""
+        """Return rows of the images or activations themselves."""
         chosen = np.asarray(indices, dtype=np.intp)
-        if self.order is None:
+        if self.views is None:
             return self.rows[chosen]
         if self._shown is None or self._shown[0] != self.epoch:
-            self._shown = (self.epoch, self.order.of(self.epoch, len(self)))
-        return self.rows[chosen] * self.order.n_views + self._shown[1][chosen]
+            self._shown = (self.epoch, view_order(*self.views, self.epoch, len(self)))
+        return self.rows[chosen] * self.views[0] + self._shown[1][chosen]
 
 
 class ActivationRows(LabeledRows):
@@ -99,10 +91,12 @@ class ActivationRows(LabeledRows):
     Parameters
     ----------
     take : callable
-        From row numbers to a tensor of activations.
+        Gives the activations of rows.
+    *args
+        What :class:`LabeledRows` takes.
     """
 
-    def __init__(self, take: Callable[[np.ndarray], Tensor], *args: Any) -> None:
+    def __init__(self, take: Take, *args: Any) -> None:
         super().__init__(*args)
         self._take = take
 
@@ -118,12 +112,23 @@ class ImageRows(LabeledRows):
     Parameters
     ----------
     source : ImageSource
+        The images.
     prefix : Prefix
+        The frozen part.
     augmentation : callable or None
         Takes an image and a seed.
     seed : int
+        Decides the draws.
     map_ : callable
-        As ``map``, maybe in threads.
+        Used like ``map``, maybe in threads.
+    *args
+        What :class:`LabeledRows` takes.
+    n_classes : int or None
+        Width of the targets of mixed rows; None: rows are not mixed.
+    on_error : {"raise", "nan"}
+        What an image that cannot be read does.
+    by_content : bool
+        Whether a draw is of the image, whichever row it is in: in predictions.
     """
 
     def __init__(
@@ -134,19 +139,20 @@ class ImageRows(LabeledRows):
         seed: int,
         map_: Callable[..., Any],
         *args: Any,
+        n_classes: int | None = None,
+        on_error: str = "raise",
+        by_content: bool = False,
     ) -> None:
         super().__init__(*args)
         self.source = source
-        self.prefix = prefix
+        self.prefix = prefix.fresh()
         self.augmentation = augmentation
         self.seed = seed
-        self.n_classes: int | None = None  # of mixed rows' targets
-        self._map = map_
-        self._frozen = prefix.frozen()
-        # In predictions a draw is of the image, whichever row it comes in.
-        self.by_content = False
-        self.on_error = "raise"
+        self.n_classes = n_classes
+        self.on_error = on_error
+        self.by_content = by_content
         self.failures: list[ImageDecodeError] = []
+        self._map = map_
 
     def __getitems__(self, indices: Sequence[int]) -> Any:
         preprocessing = self.prefix.preprocessing
@@ -158,13 +164,13 @@ class ImageRows(LabeledRows):
         place = torch.as_tensor(list(indices))
         inputs = {"weight": self.weight[place]}
         if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
-            seed = self._draw(*map(int, places))
+            seed = derived_seed(self.seed, self.epoch, *map(int, places))
             batch, mixed = self._mixed(batch, place, seed)
             inputs |= mixed
-        return {"x": self.prefix.forward(batch, self._frozen), **inputs}, self.y[place]
+        return {"x": self.prefix.forward(batch), **inputs}, self.y[place]
 
     def _mixed(self, batch: Tensor, place: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch as mixup has it, its targets, and what the rows weigh then."""
+        """Return a mixed batch, its targets, and what its rows weigh then."""
         assert self.n_classes is not None
         y, weight = self.y[place], self.weight[place]
         if bool((weight == 1).all()):
@@ -177,9 +183,6 @@ class ImageRows(LabeledRows):
         total = shares.sum(1)
         tiny = torch.finfo(total.dtype).tiny
         return batch, {"target": shares / total.clamp(min=tiny)[:, None], "weight": total}
-
-    def _draw(self, *what: int) -> int:
-        return derived_seed(self.seed, self.epoch, *what)
 
     def _prepared(self, place: int) -> np.ndarray:
         row = int(place)
@@ -195,10 +198,5 @@ class ImageRows(LabeledRows):
         if self.augmentation is not None:
             # Of the row, not of its place in a batch: order and batch size do not matter.
             what = int.from_bytes(encoded.digest[:8]) if self.by_content else row
-            image = self.augmentation(image, self._draw(what))
+            image = self.augmentation(image, derived_seed(self.seed, self.epoch, what))
         return preprocessing(image)
-
-
-def whole(batch: Any) -> Any:
-    """Collate function of datasets that give whole batches."""
-    return batch

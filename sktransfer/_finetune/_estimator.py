@@ -1,27 +1,59 @@
-"""FineTuneClassifier: what a user sees of fine-tuning; how it runs is in ``_fitting``."""
+"""FineTuneClassifier: what a user sees of fine-tuning; how a fit runs is in ``_fitting``."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
+import safetensors.torch
 import torch
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
+from torch.utils.data import Dataset
 
-from sktransfer._base import ImageInputMixin
-from sktransfer._finetune._constraints import CONSTRAINTS, check_together
-from sktransfer._finetune._parameters import Parameters
-from sktransfer._finetune._predicting import Predicting
-from sktransfer._finetune._presets import preset
-from sktransfer._finetune._saving import Saving
-from sktransfer._images import DicomOptions
+from sktransfer._backbones import Backbone, architecture
+from sktransfer._base import (
+    ImageInputMixin,
+    derived_seed,
+    failed_rows_frame,
+    n_decoding_threads,
+    resolve_device,
+)
+from sktransfer._finetune._activations import Prefix, memory_bytes, take_rows
+from sktransfer._finetune._datasets import ActivationRows, ImageRows, LabeledRows
+from sktransfer._finetune._fitting import TEST_VIEWS, make_prefix, make_suffix, run_fit
+from sktransfer._finetune._network import Suffix, whole_backbone
+from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS
+from sktransfer._finetune._saving import learned_bytes, load_estimator, save_estimator
+from sktransfer._finetune._skorch import TrainingNet
+from sktransfer._finetune._training import range_test
+from sktransfer._frozen import NetworkSource
+from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
+from sktransfer._persistence import found_source, tuned_backbone
+from sktransfer.exceptions import ImageDecodeError
+
+# Fewest rows that are predicted at once, however little memory there is.
+_LEAST_ROWS = 32
+# What a pickle does not carry: it is made again from what was learned.
+_REMADE = (
+    *("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler"),
+    *("virtual_params_", "init_context_"),
+)
 
 
-class FineTuneClassifier(Parameters, Saving, Predicting):
+class FineTuneClassifier(ImageInputMixin, TrainingNet):
     """Keep the first stages of a pretrained network frozen, and train the rest on your images.
 
-    The frozen stages run once per image, and what they give is kept (see :ref:`extract-once`).
-    Then the head is solved exactly, as a logistic regression on the network's embeddings, and from
-    there the stages after the cut are trained together with it [1]_. With everything frozen, the
-    solved head is all there is: a linear probe.
+    The frozen stages run once per image, and their output is kept (see :ref:`extract-once`). Then
+    the head is solved exactly, as a logistic regression on the network's embeddings, and from there
+    the stages after the cut are trained together with it [1]_. With everything frozen, the solved
+    head is all there is: a linear probe.
 
     It is a :class:`skorch.NeuralNetClassifier`: ``history_``, callbacks, ``partial_fit``,
     ``module_`` and parameters such as ``optimizer__momentum`` are as skorch users know them.
@@ -34,7 +66,8 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         Name of a network, as for :class:`PretrainedFeatureExtractor`; or, for a transfer in two
         steps, one that was fine-tuned: a file of :meth:`save`, or ``FrozenEstimator(fitted)``.
     weights : str, path-like, torchvision weights enum member or None, default="default"
-        As there. None: random weights, the honest baseline of training from scratch.
+        Which weights, as for :class:`PretrainedFeatureExtractor`. None draws random ones, the
+        honest baseline of training from scratch.
     freeze_depth : int, str or collection, default=-1
         Number of leading stages kept frozen: 0 trains everything, the number of stages or
         ``"all"`` trains the head alone, -1 trains the last stage and the head. A stage name: up to
@@ -44,20 +77,10 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     head : "linear", tuple of int or callable, default="linear"
         What comes after the embedding: a linear layer; hidden layers of these sizes, each with
         ReLU, and a linear layer; or a callable (n_features, n_classes) -> ``torch.nn.Module``.
-    head_init : {"auto", "logistic", "random"}, default="auto"
-        ``"logistic"`` solves a linear head by logistic regression on the embeddings before
-        anything else is trained. ``"random"`` is the classic start. ``"auto"`` is
-        ``"logistic"`` where the head is linear.
-    head_C : float, default=0.003
-        Inverse strength of the L2 penalty of that logistic regression, on standardized embeddings.
-    head_epochs : int or None, default=None
-        Epochs in which the head alone is trained first. None: 0 after ``"logistic"``, else 5.
-    dropout : float, default=0.0
-        Before each linear layer of the head.
     augmentation : str, ImageAugmentation, callable or None, default=None
-        What is done at random to the images in training, again in each epoch, and only there:
-        ``"light"``, ``"standard"``, ``"medical"``, an :class:`ImageAugmentation`, or a callable
-        that takes an image.
+        Random changes of the images in training, drawn again in each epoch: ``"light"``,
+        ``"standard"``, ``"medical"``, an :class:`~sktransfer.preprocessing.ImageAugmentation`, or a
+        callable that takes an image. Held-out rows and predictions have none.
     augment_views : int or None, default=None
         Draw that many views of each training image once, run them through the frozen part once,
         and show one of them per epoch, all in turn. None: new draws in each epoch, which have to be
@@ -66,86 +89,114 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         Average the logits of that many views in predictions: the image as it is, and draws of
         ``augmentation``.
     optimizer : str or torch.optim.Optimizer subclass, default="adamw"
-        ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adagrad"``, ``"adam"``,
+        ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adagrad"``, ``"adam"`` or
         ``"adamw"``. More settings as ``optimizer__betas=...``.
-    head_optimizer : str, torch.optim.Optimizer subclass or None, default=None
-        Of the epochs of the head alone. None: as ``optimizer``.
     lr : float, default=3e-5
         Learning rate of the last stage. Low, so that a few hundred images do not undo what the
-        solved head stands on; thousands bear 1e-4.
-    head_lr : float, (float, float) or None, default=None
-        Of the head; a pair: in the epochs of the head alone, and after. None: ten times ``lr``, and
-        ``lr`` for a head that was solved, which larger steps would only lead away.
-    layer_decay : float, default=1.0
-        The rate of each stage is that of the next one times this.
+        solved head depends on; thousands bear 1e-4.
     weight_decay : float, default=0.01
-        Of weights; biases and the parameters of norms have none.
+        Decay of weights; biases and the parameters of norms have none.
     lr_schedule : str, default="cosine"
-        ``"constant"``, ``"cosine"``, ``"linear"`` (both to ``lr_final``), ``"step"`` (to a tenth
-        after a half and after three quarters), ``"one_cycle"``, ``"plateau"`` (to a tenth after
-        three epochs without a better loss).
-    lr_final : float, default=0.0
-        Where "cosine", "linear" and "one_cycle" end, as a share of the rates.
-    warmup_epochs : float, default=0.0
-        Epochs in which the rates rise to what they are.
+        ``"constant"``, ``"cosine"``, ``"linear"`` (both to ``lr_schedule__final``), ``"step"`` (to
+        a tenth after a half and after three quarters), ``"one_cycle"``, ``"plateau"`` (to a tenth
+        after three epochs without a better loss).
     max_epochs : int, default=10
+        Epochs in which the stages after the cut are trained.
     batch_size : int, default=32
-    max_grad_norm : float or None, default=None
-        Gradients of a larger norm are shortened to it.
-    freeze_batch_norm : bool, default=True
-        Whether BatchNorm of trained stages normalizes with the statistics it was published with.
-        A few hundred images in small batches are a poor replacement for them.
-    validation_fraction : float or None, default=None
+        Images per step.
+    validation_fraction : float, callable or None, default=None
         Share of the rows held out in ``fit``, stratified by class; with ``groups``, whole groups.
-        Copies of an image are never on both sides.
-    train_split : callable or None, default=None
-        skorch's way to hold rows out, such as ``skorch.dataset.ValidSplit``.
+        Copies of an image are never on both sides. A callable splits like skorch's ``train_split``:
+        ``skorch.dataset.ValidSplit``, :class:`~sktransfer.model_selection.GroupedValidSplit`.
     early_stopping : int or None, default=None
         End after that many epochs without a better loss on the rows held out.
-    restore_best : bool, default=True
-        Keep the weights of the best epoch, where rows are held out to tell.
-    ema_decay : float or None, default=None
-        Keep a moving average of the weights over steps, for example 0.99.
     class_weight : dict, "balanced" or None, default=None
-    label_smoothing : float, default=0.0
+        Weights of the classes, as in scikit-learn.
     loss : {"cross_entropy", "focal"} or callable, default="cross_entropy"
-        A callable gives a torch loss of logits and labels. Settings as ``loss__gamma=2``.
+        The loss. A callable returns a torch loss of logits and labels. Settings as
+        ``loss__gamma=2``.
     checkpoint_dir : path-like or None, default=None
-        Directory for the state of training; a ``fit`` of the same task goes on from there.
-    checkpoint_every : int, default=10
-        Epochs between states.
-    preprocessing, image_size, image_shape, value_range, dicom, scaled_decoding
-        As for :class:`PretrainedFeatureExtractor`.
-    device, precision, engine, cache, on_error, n_jobs, store_weights
-        As there. ``precision="bfloat16"`` and ``"float16"`` train in mixed precision. With
-        ``on_error="nan"``, ``fit`` leaves rows that cannot be read out, ``predict_proba`` gives NaN
-        for them, and ``predict`` raises.
-    activation_dtype : {"auto", "float16", "float32"}, default="auto"
-        What activations at the cut are rounded to and kept in, whether they are cached or not.
-        ``"auto"`` is float16, half the bytes (probabilities of a given network move by less than
-        2e-4, and by up to 2e-3 if its head was solved on few images), and float64 in that
-        ``precision``. Embeddings, with everything frozen, are not rounded, nor are draws of
-        ``augmentation`` that nothing keeps.
-    memory_budget, disk_budget : int or "auto", default="auto"
-        Bytes of memory, and of temporary files, that the activations of a ``fit`` may take;
-        ``"auto"`` is half of what is free, to each process. Beyond both, a warning, and the frozen
-        part is run in every epoch. With a directory as ``cache`` that has room for them they are
-        read from there instead of a file.
+        Directory for the state of training; a ``fit`` of the same task resumes from there.
+    preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
+        How an image becomes the network's input, as for :class:`PretrainedFeatureExtractor`.
+    image_size : int or None, default=None
+        Side of that input, in pixels; None: the one that belongs to the weights.
+    image_shape : tuple of int or None, default=None
+        Shape of an image, if each row of ``X`` holds its pixels.
+    value_range : (float, float), "dtype", "percentile", tuple or None, default=None
+        What counts as black and white, as for :class:`PretrainedFeatureExtractor`.
+    dicom : DicomOptions or None, default=None
+        How DICOM files are rendered.
+    scaled_decoding : bool, default=False
+        Whether large JPEGs are decoded at a fraction of their size.
+    device : str or torch.device, default="auto"
+        Where to compute; ``"auto"`` takes a GPU if there is one.
+    precision : {"float32", "float64", "bfloat16", "float16"}, default="float32"
+        Of computation. ``"bfloat16"`` and ``"float16"`` train in mixed precision.
+    engine : {"auto", "torch", "openvino"}, default="auto"
+        What runs the frozen part, as for :class:`PretrainedFeatureExtractor`.
+    cache : bool or path-like, default=True
+        Where the store keeps activations for other fits: memory, a directory, or nowhere.
+    on_error : {"raise", "nan"}, default="raise"
+        What a row that cannot be read does. With ``"nan"``, ``fit`` leaves it out,
+        ``predict_proba`` gives NaN for it, and ``predict`` raises.
+    n_jobs : int or None, default=None
+        Threads that decode; None: as many as torch may use.
+    store_weights : bool, default=False
+        Whether a pickle holds the pretrained weights too.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the present weights.
-    callbacks : list or None, default=None
+        Whether ``fit`` trains the present weights further.
+    callbacks : list, "disable" or None, default=None
         skorch callbacks.
     random_state : int, RandomState instance or None, default=None
         Decides everything that is drawn. Global random states are left alone.
     verbose : int, default=0
         1 prints a line per epoch and shows the progress of the frozen pass.
-    **skorch_kwargs
-        ``optimizer__*``, ``loss__*``, ``iterator_train__*``, ``iterator_valid__*`` and
-        ``callbacks__*``.
+    **kwargs
+        Settings of skorch's and torch's components (``optimizer__*``, ``loss__*``,
+        ``callbacks__*``, ``iterator_train__*``, ``iterator_valid__*``), and the rare parameters:
+
+        - ``cache__activation_dtype`` ("auto"): what activations at the cut are rounded to and kept
+          in, ``"float16"`` or ``"float32"``. ``"auto"`` is float16, half the bytes (probabilities
+          of a given network move by less than 2e-4, and by up to 2e-3 if its head was solved on few
+          images), and float64 in that ``precision``. Embeddings, with everything frozen, are not
+          rounded, nor are draws of ``augmentation`` that nothing keeps.
+        - ``cache__memory_budget``, ``cache__disk_budget`` ("auto"): bytes of memory, and of
+          temporary files, that the activations of a ``fit`` may take; ``"auto"`` is half of what is
+          free, to each process. Beyond both, a warning, and the frozen part is run in every epoch.
+          With a directory as ``cache`` that has space for them they are read from there instead of
+          a file.
+        - ``checkpoint__every`` (10): epochs between states in ``checkpoint_dir``.
+        - ``early_stopping__restore_best`` (True): keep the weights of the best epoch, if rows are
+          held out.
+        - ``head__init`` ("auto"): ``"logistic"`` solves a linear head by logistic regression on
+          the embeddings before anything else is trained, ``"random"`` is the classic start.
+          ``"auto"`` is ``"logistic"`` if the head is linear.
+        - ``head__C`` (0.003): inverse strength of the L2 penalty of that logistic regression, on
+          standardized embeddings.
+        - ``head__epochs`` (None): epochs in which the head alone is trained first. None: 0 after
+          ``"logistic"``, else 5.
+        - ``head__optimizer`` (None): optimizer of these epochs. None: ``optimizer``.
+        - ``head__lr`` (None): rate of the head; a pair: in the epochs of the head alone, and after.
+          None: ten times ``lr``, and ``lr`` for a head that was solved, which larger steps would
+          only lead away.
+        - ``head__dropout`` (0.0): share of units dropped before each linear layer of the head.
+        - ``loss__label_smoothing`` (0.0): share of each label that is spread over all classes.
+        - ``lr__layer_decay`` (1.0): the rate of each stage is that of the next one times this.
+        - ``lr_schedule__warmup`` (0.0): epochs in which the rates rise to what they are.
+        - ``lr_schedule__final`` (0.0): the share of the rates that "cosine", "linear" and
+          "one_cycle" end with.
+        - ``module__freeze_batch_norm`` (True): whether BatchNorm of trained stages normalizes with
+          the statistics it was published with. A few hundred images in small batches are a poor
+          replacement for them.
+        - ``optimizer__ema_decay`` (None): keep a moving average of the weights over steps, for
+          example 0.99.
+        - ``optimizer__max_grad_norm`` (None): clip gradients to this norm.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
     module_ : torch.nn.Module
         Stages after the cut, neck and head.
     history_ : skorch.history.History
@@ -159,7 +210,7 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
     failed_rows_ : DataFrame
         Rows of the last call that could not be read: ``row``, ``source``, ``reason``.
     n_features_in_, feature_names_in_
-        Where ``X`` has columns.
+        Number and names of the columns, if ``X`` has any.
 
     References
     ----------
@@ -189,6 +240,8 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         **ImageInputMixin._image_parameter_constraints,
         **CONSTRAINTS,
     }
+    device: Any
+    _prefix_: Prefix
 
     def __init__(
         self,
@@ -197,36 +250,20 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         weights: Any = "default",
         freeze_depth: Any = -1,
         head: Any = "linear",
-        head_init: str = "auto",
-        head_C: float = 0.003,
-        head_epochs: int | None = None,
-        dropout: float = 0.0,
         augmentation: Any = None,
         augment_views: int | None = None,
         test_time_views: int | None = None,
         optimizer: Any = "adamw",
-        head_optimizer: Any = None,
         lr: float = 3e-5,
-        head_lr: Any = None,
-        layer_decay: float = 1.0,
         weight_decay: float = 0.01,
         lr_schedule: str = "cosine",
-        lr_final: float = 0.0,
-        warmup_epochs: float = 0.0,
         max_epochs: int = 10,
         batch_size: int = 32,
-        max_grad_norm: float | None = None,
-        freeze_batch_norm: bool = True,
-        validation_fraction: float | None = None,
-        train_split: Any = None,
+        validation_fraction: Any = None,
         early_stopping: int | None = None,
-        restore_best: bool = True,
-        ema_decay: float | None = None,
         class_weight: Any = None,
-        label_smoothing: float = 0.0,
         loss: Any = "cross_entropy",
         checkpoint_dir: Any = None,
-        checkpoint_every: int = 10,
         preprocessing: Any = "weights",
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
@@ -237,9 +274,6 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         precision: str = "float32",
         engine: str = "auto",
         cache: Any = True,
-        activation_dtype: str = "auto",
-        memory_budget: int | str = "auto",
-        disk_budget: int | str = "auto",
         on_error: str = "raise",
         n_jobs: int | None = None,
         store_weights: bool = False,
@@ -247,42 +281,26 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         callbacks: Any = None,
         random_state: Any = None,
         verbose: int = 0,
-        **skorch_kwargs: Any,
+        **kwargs: Any,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.freeze_depth = freeze_depth
         self.head = head
-        self.head_init = head_init
-        self.head_C = head_C
-        self.head_epochs = head_epochs
-        self.dropout = dropout
         self.augmentation = augmentation
         self.augment_views = augment_views
         self.test_time_views = test_time_views
         self.optimizer = optimizer
-        self.head_optimizer = head_optimizer
         self.lr = lr
-        self.head_lr = head_lr
-        self.layer_decay = layer_decay
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
-        self.lr_final = lr_final
-        self.warmup_epochs = warmup_epochs
         self.max_epochs = max_epochs
         self.batch_size = batch_size
-        self.max_grad_norm = max_grad_norm
-        self.freeze_batch_norm = freeze_batch_norm
         self.validation_fraction = validation_fraction
-        self.train_split = train_split
         self.early_stopping = early_stopping
-        self.restore_best = restore_best
-        self.ema_decay = ema_decay
         self.class_weight = class_weight
-        self.label_smoothing = label_smoothing
         self.loss = loss
         self.checkpoint_dir = checkpoint_dir
-        self.checkpoint_every = checkpoint_every
         self.preprocessing = preprocessing
         self.image_size = image_size
         self.image_shape = image_shape
@@ -293,9 +311,6 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         self.precision = precision
         self.engine = engine
         self.cache = cache
-        self.activation_dtype = activation_dtype
-        self.memory_budget = memory_budget
-        self.disk_budget = disk_budget
         self.on_error = on_error
         self.n_jobs = n_jobs
         self.store_weights = store_weights
@@ -303,11 +318,11 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         self.callbacks = callbacks
         self.random_state = random_state
         self.verbose = verbose
-        self._store_component_settings(skorch_kwargs)
+        self._store_keywords(kwargs)
 
     @classmethod
     def preset(cls, name: str, **params: Any) -> FineTuneClassifier:
-        """A known recipe.
+        """Return an estimator with a known recipe.
 
         Parameters
         ----------
@@ -322,9 +337,18 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         Returns
         -------
         FineTuneClassifier
-            Not fitted.
+            It is not fitted.
+
+        Raises
+        ------
+        ValueError
+            If there is no such recipe.
         """
-        return cls(**preset(name, params))
+        if name not in PRESETS:
+            raise ValueError(
+                f"There is no preset {name!r}; use one of {', '.join(sorted(PRESETS))}."
+            )
+        return cls(**{**PRESETS[name], **params})
 
     # --- learning --------------------------------------------------------------------------------
 
@@ -339,28 +363,25 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
             In any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,)
             Labels of any kind.
-        sample_weight : array-like of shape (n,) or None
-        groups : array-like of shape (n,) or None
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+        groups : array-like of shape (n,), default=None
             Patients, say: rows of one group are not divided between training and validation.
 
         Returns
         -------
-        self
+        self : FineTuneClassifier
+            Fitted estimator.
 
         Raises
         ------
         ValueError
-            If a parameter or the data make no sense; the message says what would.
+            If a parameter or the data are invalid; the message says what is expected.
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
         """
-        self._check_parameters()
-        go_on = self.warm_start and self.initialized_
-        known = self._classes if go_on else None
-        rows = self._read(X, y, sample_weight, groups, known, reset=True)
-        if not go_on:
-            self._start()
-        self._run(rows, X, y, go_on=go_on)
+        resume = self.warm_start and self.initialized_
+        run_fit(self, X, y, sample_weight, groups, resume=resume)
         return self
 
     def partial_fit(
@@ -371,34 +392,390 @@ class FineTuneClassifier(Parameters, Saving, Predicting):
         sample_weight: Any = None,
         groups: Any = None,
     ) -> FineTuneClassifier:
-        """Go on training from the present weights for ``max_epochs``; the first call is a ``fit``.
+        """Train the present weights for ``max_epochs`` more; the first call is a ``fit``.
 
         Parameters
         ----------
-        X, y, sample_weight, groups
-            As for :meth:`fit`.
-        classes : array-like or None
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+        y : array-like of shape (n,)
+            Labels.
+        classes : array-like, default=None
             All classes there will be, at the first call. None: those of ``y``.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+        groups : array-like of shape (n,), default=None
+            Groups that are not to be divided between training and validation.
 
         Returns
         -------
-        self
+        self : FineTuneClassifier
+            Fitted estimator.
         """
-        self._check_parameters()
-        first = not self.initialized_
-        rows = self._read(
-            X, y, sample_weight, groups, classes if first else self._classes, reset=first
-        )
-        if first:
-            self._start()
-        self._run(rows, X, y, go_on=not first, declared=classes is not None)
+        resume = self.initialized_
+        run_fit(self, X, y, sample_weight, groups, resume=resume, classes=classes)
         return self
 
-    def _check_parameters(self) -> None:
-        self._validate_params()
-        check_together(self)
+    def find_lr(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        lr_min: float = 1e-6,
+        lr_max: float = 1.0,
+        n_steps: int = 80,
+    ) -> Bunch:
+        """Look for a learning rate: train a clone while the rate rises, and watch the loss.
+
+        The frozen part is run once; this estimator is left as it is.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+        y : array-like of shape (n,)
+            Labels.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+        lr_min, lr_max : float
+            First and last rate.
+        n_steps : int
+            Batches.
+
+        Returns
+        -------
+        Bunch
+            ``lr`` and ``loss``, ndarrays of equal length (shorter where the loss ran away), and
+            ``suggestion``: where the loss falls fastest.
+        """
+        if not 0 < lr_min < lr_max:
+            raise ValueError(f"lr_min must lie between 0 and lr_max; got {lr_min} and {lr_max}.")
+        if n_steps < 2:
+            raise ValueError(f"n_steps must be 2 or more for a rate to rise; got {n_steps}.")
+        settings = ("validation_fraction", "early_stopping", "checkpoint_dir", "callbacks")
+        net = clone(self).set_params(warm_start=False, verbose=0, **dict.fromkeys(settings))
+        rates = np.geomspace(lr_min, lr_max, n_steps)
+        found: list[Bunch] = []
+
+        def test(net: Any, drawn: LabeledRows, *_: Any, **__: Any) -> None:
+            found.append(range_test(net, drawn, rates))
+
+        run_fit(net, X, y, sample_weight, None, resume=False, train=test)
+        if not found:
+            raise ValueError(
+                f"With freeze_depth={self.freeze_depth!r} the head is all there is to train, and "
+                "it is solved exactly: there is no learning rate to find. Freeze less."
+            )
+        return found[0]
+
+    # --- predicting ------------------------------------------------------------------------------
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """Class labels, sorted."""
+        if "_classes" not in vars(self):
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet: no classes_.")
+        return self._classes
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.initialized_
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute the logits of rows.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_classes)
+            With two classes, the logit of the second one minus that of the first.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float64
+            In the order of ``classes_``; rows sum to 1. NaN for rows that cannot be read, with
+            ``on_error="nan"``.
+        """
+        return softmax(self._logits(X), axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the likeliest class of each row.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Class labels.
+
+        Raises
+        ------
+        ImageDecodeError
+            If a row cannot be read, whatever ``on_error`` says: there is no class for "broken".
+        """
+        logits = self._logits(X)
+        lost = np.flatnonzero(np.isnan(logits).any(axis=1))
+        if len(lost):
+            failed = self._failed_rows[self._failed_rows["row"] == lost[0]]
+            first = failed.iloc[0] if len(failed) else None
+            raise ImageDecodeError(
+                f"{len(lost)} row(s) have no prediction"
+                + ("" if first is None else f" ({first['reason']})")
+                + "; predict_proba gives NaN for them. Leave them out, or repair the files.",
+                int(lost[0]),
+                None if first is None else first["source"],
+            )
+        return self._classes[logits.argmax(axis=1)]
+
+    def _logits(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        parts = [part.detach().cpu().double().numpy() for part in self.forward_iter(X)]
+        return np.concatenate(parts)
+
+    def forward_iter(self, X: Any, training: bool = False, device: str = "cpu") -> Iterator[Any]:
+        """Compute the logits of rows batch by batch, as skorch does.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series, sequence of images or Dataset, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+        training : bool, default=False
+            Whether the module is in training mode.
+        device : str, default="cpu"
+            Where logits are put.
+
+        Yields
+        ------
+        Tensor
+            Logits of some rows.
+        """
+        check_is_fitted(self)
+        if isinstance(X, Dataset):
+            yield from super().forward_iter(X, training=training, device=device)
+            return
+        source = self._image_source(X, reset=False)
+        at_once = len(source)
+        if self._prefix.cut.depth > 0:  # as many rows as have activations that fit in memory
+            fit = memory_bytes(self.cache__memory_budget) // self._prefix.row_bytes
+            at_once = max(_LEAST_ROWS, fit)
+        failures: list[ImageDecodeError] = []
+        n_views = self.test_time_views or 1
+        with ThreadPoolExecutor(n_decoding_threads(self.n_jobs), "sktransfer-decode") as pool:
+            for some in portions(source, at_once):
+                rows = [self._unlabeled(some, pool.map, failures)]
+                rows += [self._drawn(some, view, pool.map) for view in range(1, n_views)]
+                batches = [super(FineTuneClassifier, self).forward_iter(d, training) for d in rows]
+                for views in zip(*batches, strict=True):
+                    yield torch.stack([logits.double() for logits in views]).mean(0).to(device)
+                failures += getattr(rows[0], "failures", [])
+        self._note_failures(failures, len(source), "given NaN")
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Return a dataset of images that were brought to the cut, for skorch's callbacks.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series, sequence of images or Dataset, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        Dataset
+            Its labels are of no meaning.
+        """
+        if isinstance(X, Dataset):
+            return X
+        source = self._image_source(X, reset=False)
+        failures: list[ImageDecodeError] = []
+        dataset = self._unlabeled(source, map, failures)  # read when no pool of ours lives any more
+        self._note_failures(failures, len(source), "given NaN")
+        return dataset
+
+    def _unlabeled(
+        self, source: ImageSource, map_: Any, failures: list[ImageDecodeError]
+    ) -> LabeledRows:
+        """Return rows as they are, and add those that cannot be read to ``failures``."""
+        if self._prefix.cut.depth == 0:
+            return self._drawn(source, None, map_)
+        activations, failed = self._prefix.fresh().extract(
+            source,
+            cache=self.cache,
+            n_threads=n_decoding_threads(self.n_jobs),
+            on_error=self.on_error,
+            progress=bool(self.verbose),
+            total_bytes=len(source) * self._prefix.row_bytes,
+        )
+        failures += failed
+        n = len(source)
+        take = partial(take_rows, activations)
+        return ActivationRows(take, np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n))
+
+    def _drawn(self, source: ImageSource, view: int | None, map_: Any) -> ImageRows:
+        """Return rows as a draw of the augmentation has them; None: as they are."""
+        n = len(source)
+        augmentation = None if view is None else resolve_augmentation(self.augmentation)
+        seed = derived_seed(self._seed, TEST_VIEWS)
+        drawn = (source, self._prefix, augmentation, seed, map_)
+        labeled = (np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n))
+        dataset = ImageRows(*drawn, *labeled, on_error=self.on_error, by_content=view is not None)
+        dataset.epoch = view or 0
+        return dataset
+
+    # --- the two parts of the network ------------------------------------------------------------
+
+    @property
+    def device_(self) -> str:
+        """The device that is computed on."""
+        return resolve_device(self.device, self._made_with["precision"])
+
+    def _found(self) -> NetworkSource:
+        """Return the network that was fitted, to be found again."""
+        return found_source(self.reference_, self._packed, self._found_as)
+
+    @property
+    def _prefix(self) -> Prefix:
+        """The frozen part; looked for again after unpickling."""
+        if "_prefix_" not in vars(self) or self._prefix_.device != self.device_:
+            source = self._found()
+            self._prefix_ = make_prefix(self, source, whole_backbone(source))
+        return self._prefix_
+
+    @property
+    def module_(self) -> Suffix:
+        """The part that was trained: stages after the cut, neck and head."""
+        if "_module_" not in vars(self):
+            if "_learned" not in vars(self):
+                raise AttributeError(f"This {type(self).__name__} is not fitted yet: no module_.")
+            # Made again: the architecture, what was published, what was learned.
+            if self._prefix.cut.surgical:
+                backbone = whole_backbone(self._found())
+            else:
+                backbone = architecture(self.reference_.name, weights=self.reference_.weights)
+            module = make_suffix(self, backbone)
+            module.restore(safetensors.torch.load(self._learned))
+            self._module_ = module.to(self.device_).eval()
+        return self._module_
+
+    def initialize_module(self) -> FineTuneClassifier:
+        """Make the part that is trained, with a random head.
+
+        Returns
+        -------
+        self : FineTuneClassifier
+            The same estimator.
+        """
+        if "_prefix_" not in vars(self) or "_classes" not in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__} learns from X and y how large its network is; call fit, or "
+                "partial_fit with classes=, instead of initialize."
+            )
+        self._module_ = make_suffix(self, whole_backbone(self._prefix_.source))
+        return self
+
+    def _make_ready_to_resume(self) -> None:
+        """Make what training needs as parameters are now; moments of the same optimizer stay."""
+        self.module_.to(self.device_)
+        before = vars(self).get("optimizer_")
+        self._initialize_virtual_params()
+        self._initialize_callbacks()
+        self.initialize_criterion()
+        self.initialize_optimizer()
+        if type(before) is type(self.optimizer_):
+            self.optimizer_.state.update(before.state)
+
+    # --- keeping ---------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(BaseEstimator.__getstate__(self))
+        if self.initialized_:
+            # As bytes of a safetensors file: reading them runs no code.
+            state["_learned"] = learned_bytes(self)
+            state["_failed_rows"] = failed_rows_frame([])  # file names may be patients' names
+        return {name: value for name, value in state.items() if name not in _REMADE}
+
+    def to_backbone(self) -> Backbone:
+        """Return the fine-tuned network without its head, for another estimator to start from.
+
+        Returns
+        -------
+        Backbone
+            All stages, the trained ones among them.
+        """
+        check_is_fitted(self)
+        return tuned_backbone(whole_backbone(self._found()), self.reference_, self.module_.saved())
+
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
+        """Load what ``save_params`` wrote, as skorch does, into a fitted estimator.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As for :meth:`skorch.NeuralNet.load_params`.
+        """
+        with self._explicit_device():
+            super().load_params(*args, **kwargs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and what was learned, as JSON inside a safetensors file.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; ``.safetensors`` is customary. No image's name or pixels are in it.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is code (a callable, a class, callbacks), which such a file cannot hold;
+            the message names it.
+        """
+        check_is_fitted(self)
+        save_estimator(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **params: Any) -> FineTuneClassifier:
+        """Read what :meth:`save` wrote; no code is run.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        **params : dict
+            Parameters to take instead of those in the file (``device="cpu"``, say).
+
+        Returns
+        -------
+        FineTuneClassifier
+            Fitted estimator. The pretrained part is found by its digest when it is first needed.
+
+        Raises
+        ------
+        ValueError
+            If it is another kind of file, or of a later version.
+        """
+        return load_estimator(cls, path, params)

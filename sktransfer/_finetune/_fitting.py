@@ -1,264 +1,499 @@
-"""How a fine-tune runs: from rows of images to a trained suffix.
+"""How a fit runs, from top to bottom: read, find the network, embed, solve the head, train.
 
-It must not know scikit-learn's surface (parameters, predictions); see ``_estimator``.
+It must not know predictions or files.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 
-from sktransfer._backbones import tensor_bytes
-from sktransfer._base import failed_rows_frame, n_decoding_threads
-from sktransfer._finetune._checkpoint import SILENT, Checkpoints, identity
-from sktransfer._finetune._datasets import ActivationRows
-from sktransfer._finetune._gathering import Labeled, gather
-from sktransfer._finetune._head import solve_linear
-from sktransfer._finetune._keeping import from_array
-from sktransfer._finetune._loop import Schedule
-from sktransfer._finetune._parts import HEAD_PHASE, MAIN_PHASE, SPLIT, VIEWS, Parts
-from sktransfer._finetune._rows import Rows, read_labels, split_rows
-from sktransfer._images import resolve_augmentation
+from sktransfer._backbones import Backbone, tensor_bytes
+from sktransfer._base import derived_seed, failed_rows_frame, n_decoding_threads, seed_from
+from sktransfer._finetune._activations import (
+    ActivationStorage,
+    Prefix,
+    Take,
+    take_rows,
+    unreadable,
+)
+from sktransfer._finetune._checkpoint import IRRELEVANT, Checkpoints, identity
+from sktransfer._finetune._datasets import ActivationRows, ImageRows, LabeledRows
+from sktransfer._finetune._head import make_head, solve_linear
+from sktransfer._finetune._labels import Rows, read_labels, split_rows
+from sktransfer._finetune._network import Suffix, resolve_freeze_depth, whole_backbone
+from sktransfer._finetune._training import Schedule, train_epochs
+from sktransfer._frozen import (
+    FrozenExtractor,
+    LayerOutput,
+    NetworkInfo,
+    NetworkSource,
+    resolve_engine,
+)
+from sktransfer._images import ImageSelection, ImageSource, ImageViews, resolve_augmentation
+from sktransfer._persistence import PackedWeights, lasting, request_source
+from sktransfer.exceptions import ImageDecodeError
+
+# Parameters that a fitted network depends on: set later, they count from the next fit on.
+MADE_WITH = (
+    *("backbone", "weights", "freeze_depth", "head", "head__dropout", "module__freeze_batch_norm"),
+    *("precision", "cache__activation_dtype", "preprocessing", "image_size", "scaled_decoding"),
+)
+
+# Seeds of the parts of a fit.
+SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS = range(6)
 
 
-class Fitting(Parts):
-    """The steps of ``fit``."""
+def run_fit(
+    net: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    groups: Any,
+    *,
+    resume: bool,
+    classes: Any = None,
+    train: Callable[..., None] | None = None,
+) -> None:
+    """Train ``net`` on images, from scratch or from its present weights.
 
-    def _read(
-        self, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any, *, reset: bool
-    ) -> Rows:
-        source = self._image_source(X, reset=reset)
-        rows, found = read_labels(y, source, sample_weight, groups, classes, self)
-        if reset:
-            self._classes = found
-            self._failed_rows = failed_rows_frame([])
-        return rows
+    Parameters
+    ----------
+    net : FineTuneClassifier
+        It is fitted.
+    X, y, sample_weight, groups
+        What its ``fit`` was given.
+    resume : bool
+        Whether to train the present weights further, and leave the head as it is.
+    classes : array-like or None
+        All classes there will be; None: those of ``y``.
+    train : callable or None
+        What trains the stages after the cut; None: :func:`train_stages`.
+    """
+    net._check_parameters()
+    rows = _read(net, X, y, sample_weight, groups, classes, resume=resume)
+    if resume:
+        _check_same_network(net)
+        net._make_ready_to_resume()
+    else:
+        net.initialized_ = False
+        find_network(net)
+        net.initialize()
+    try:
+        with (
+            net._explicit_device(),
+            ThreadPoolExecutor(n_decoding_threads(net.n_jobs), "sktransfer-decode") as pool,
+        ):
+            net.notify("on_train_begin", X=X, y=y)
+            one_class = resume or classes is not None
+            plain, drawn, held_out = _embed(net, rows, pool.map, one_class=one_class)
+            if resume or not _start_head(net, plain, held_out):
+                (train or train_stages)(net, drawn, held_out, rows, resume=resume)
+            net._set_training(False)
+            net.notify("on_train_end", X=X, y=y)
+    except BaseException:
+        if not resume:  # a head of random numbers is not to be predicted with
+            net.initialized_ = False
+        raise
 
-    def _start(self) -> None:
-        self.initialized_ = False
-        self.__dict__.pop("_prefix_", None)
-        self._prepare()
-        self.initialize()
 
-    def _run(self, rows: Rows, X: Any, y: Any, *, go_on: bool, declared: bool = False) -> None:
-        """Train; ``go_on`` from the present weights, ``declared`` if classes were given."""
-        if go_on:
-            self._check_still_that_network()
-            self.module_.to(self.device_)
-            self._ready_again()
+def _read(
+    net: Any, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any, *, resume: bool
+) -> Rows:
+    """Read the images' sources and the labels; images are decoded later."""
+    source = net._image_source(X, reset=not resume)
+    known = net._classes if resume else classes
+    rows, found = read_labels(y, source, sample_weight, groups, known, net)
+    if not resume:
+        net._classes = found
+        net._failed_rows = failed_rows_frame([])
+    return rows
+
+
+# --- the network ---------------------------------------------------------------------------------
+
+
+def find_network(net: Any) -> None:
+    """Find the network and resolve where it is cut; nothing is trained."""
+    net._seed = seed_from(net.random_state)
+    net._found_as = lasting(net.backbone)
+    net._made_with = {name: getattr(net, name) for name in MADE_WITH}
+    source = request_source(net.backbone, net.weights, net._seed if net.weights is None else 0)
+    backbone = whole_backbone(source)
+    net._prefix_ = make_prefix(net, source, backbone)
+    net.reference_ = backbone.reference
+    net._packed = None
+    if net.store_weights:
+        cut = net._prefix_.cut
+        # Frozen stages after the cut are not among what is learned.
+        depth = cut.n_stages + 1 if cut.surgical or cut.head_only else cut.depth
+        net._packed = PackedWeights.pack(backbone, backbone.reference, depth)
+    net.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
+
+
+def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
+    """Make the part before the cut, which is frozen."""
+    info = NetworkInfo.of(backbone)
+    made, device = net._made_with, net.device_
+    cut = resolve_freeze_depth(made["freeze_depth"], info)
+    if not info.embedding_trained:
+        raise ValueError(
+            f"The weights {info.reference.weights} of {info.reference.name} hold trained "
+            "convolutions only: the layers that make its embedding are untrained. Choose other "
+            "weights."
+        )
+    precision = made["precision"]
+    dtype = np.dtype(np.float64 if precision == "float64" else np.float32)
+    kept = made["cache__activation_dtype"]
+    if not cut.head_only and (kept != "auto" or precision != "float64"):
+        dtype = np.dtype("float16" if kept == "auto" else kept)  # embeddings are kept whole
+    outputs = {0: (), cut.n_stages: (LayerOutput(None, None),)}
+    prefix = Prefix(
+        # What is loaded already is not loaded again for the frozen part.
+        NetworkSource(source.key, lambda: whole_backbone(source), source.reference),
+        info,
+        outputs.get(cut.depth, (LayerOutput(cut.depth - 1, "raw"),)),
+        net._preprocessing_for(info.input_spec, made),
+        precision=precision,
+        device=device,
+        engine=resolve_engine(net.engine, precision, device),
+        cut=cut,
+    )
+    side = prefix.preprocessing.size
+    if cut.depth == 0:
+        return replace(prefix, shape=(3, side, side))
+    network = prefix.network()
+    if cut.depth == cut.n_stages:
+        shape = network.widths(prefix.outputs, side)
+    else:
+        shape = network.shape_after(cut.depth - 1, side)
+    return replace(prefix, shape=shape, widths=(math.prod(shape),), dtypes=(dtype,))
+
+
+def make_suffix(net: Any, backbone: Backbone) -> Suffix:
+    """Make the part after the cut, with a random head."""
+    prefix, made = net._prefix, net._made_with
+    seed, n_classes = derived_seed(net._seed, HEAD), len(net._classes)
+    head = make_head(made["head"], backbone.n_features, n_classes, made["head__dropout"], seed)
+    freeze = made["module__freeze_batch_norm"]
+    module = Suffix(backbone, prefix.cut, head, freeze_batch_norm=freeze, shape=prefix.shape)
+    if any(tensor.is_meta for tensor in module.state_dict().values()):
+        module.to_empty(device="cpu")  # an architecture alone; its values come next
+    dtype = torch.float64 if made["precision"] == "float64" else torch.float32
+    # A layout, not a change of numbers: convolutions need not bring their weights into the one
+    # that images have, in every step.
+    return module.to(device=net.device_, dtype=dtype).to(memory_format=torch.channels_last)
+
+
+def _check_same_network(net: Any) -> None:
+    """Raise ValueError where training cannot resume because parameters ask for another network."""
+    for name, before in net._made_with.items():
+        now = getattr(net, name)
         try:
-            with self._as_torch_says():
-                self.notify("on_train_begin", X=X, y=y)
-                self._learn(rows, go_on=go_on, one_class=go_on or declared)
-                self.notify("on_train_end", X=X, y=y)
-        except BaseException:
-            if not go_on:  # a head of random numbers is not to be predicted with
-                self.initialized_ = False
-            raise
-
-    def _learn(self, rows: Rows, *, go_on: bool, one_class: bool) -> None:
-        """Train on ``rows``; ``go_on`` leaves the head as it is."""
-        with self._datasets_of(rows, one_class=one_class) as (plain, fresh, held_out):
-            solved = False if go_on else self._start_head(plain, held_out)
-            if not solved:
-                self._train(fresh, held_out, rows, go_on=go_on)
-        self._set_training(False)
-
-    @contextmanager
-    def _until_training(self, X: Any, y: Any, sample_weight: Any) -> Iterator[tuple[Any, bool]]:
-        """Everything that comes before the trained stages are: their rows, and whether none is."""
-        self._check_parameters()
-        rows = self._read(X, y, sample_weight, None, None, reset=True)
-        self._start()
-        with self._datasets_of(rows, one_class=False) as (plain, fresh, _):
-            yield fresh, self._start_head(plain, None)
-
-    @contextmanager
-    def _datasets_of(self, rows: Rows, *, one_class: bool) -> Iterator[tuple[Any, Any, Any]]:
-        """Rows as they are, as they are drawn, and those held out (or None)."""
-        n_threads = n_decoding_threads(self.n_jobs)
-        found = gather(
-            self._prefix,
-            rows.source,
-            resolve_augmentation(self.augmentation),
-            self.augment_views,
-            self._seed_of(VIEWS),
-            self._budget,
-            n_threads=n_threads,
-            on_error=self.on_error,
-            progress=bool(self.verbose),
-        )
-        rows.leave_out(found.failures)
-        self._note_failures(found.failures, len(rows.y), "left out of training")
-        train, valid = split_rows(
-            rows, self.validation_fraction, self.train_split, self._seed_of(SPLIT), self._classes
-        )
-        if len(np.unique(rows.y[train])) < 2 and not one_class:
+            equal = now is before or (type(now) is type(before) and bool(now == before))
+        except ValueError:  # arrays
+            equal = False
+        if not equal:
             raise ValueError(
-                "The rows to train on are of one class: hold out less, or give more rows."
+                f"{name} is {now!r} now, but the network that is to be trained further was made "
+                f"with {before!r}. Set it back, or fit again (warm_start=False)."
             )
-        self.train_indices_ = train
-        self.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
 
-        def labeled(chosen: np.ndarray) -> Labeled:
-            return chosen, rows.y[chosen], rows.weights(chosen, self.class_weight, self._classes)
 
-        with threads(n_threads) as map_:
-            plain = found.as_they_are(labeled(train), map_)
-            fresh = found.as_drawn(labeled(train), map_, len(self._classes))
-            held_out = None if valid is None else found.as_they_are(labeled(valid), map_)
-            yield plain, fresh, held_out
+# --- embed ---------------------------------------------------------------------------------------
 
-    def _start_head(self, plain: Any, held_out: Any) -> bool:
-        """Phase one, the head; whether that was all there is to do."""
-        linear = self.module_.linear()
-        exact = self._solves_head
-        if exact and linear is None:
+
+def _embed(
+    net: Any, rows: Rows, map_: Callable[..., Any], *, one_class: bool
+) -> tuple[LabeledRows, LabeledRows, LabeledRows | None]:
+    """Bring images to the cut; return training rows as they are and as drawn, and those held out.
+
+    ``one_class`` says whether the rows to train on may be of one class only.
+    """
+    prefix, images = net._prefix, rows.source
+    storage, take = None, None
+    failures: list[ImageDecodeError] = []
+    if prefix.cut.depth > 0:
+        storage = _storage(net, prefix, len(images))
+        take, failures = storage.keep(images, on_error=net.on_error)
+    elif net.on_error == "nan":
+        failures = unreadable(images, prefix)
+    rows.leave_out(failures)
+    net._note_failures(failures, len(rows.y), "left out of training")
+    seed = derived_seed(net._seed, SPLIT)
+    train, valid = split_rows(rows, net.validation_fraction, seed, net._classes)
+    present = np.unique(rows.y[train])
+    if len(present) < 2 and not one_class:
+        raise ValueError(
+            f"The {len(train)} rows to train on are all of class "
+            f"{net._classes[present].tolist()[0]!r}: hold out less, or give more rows."
+        )
+    net.train_indices_ = train
+    net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
+    plain = _plain_rows(net, rows, train, take, map_)
+    drawn = plain
+    if net.augmentation is not None:
+        drawn = _drawn_rows(net, rows, train, storage, map_)
+    return plain, drawn, None if valid is None else _plain_rows(net, rows, valid, take, map_)
+
+
+def _storage(net: Any, prefix: Prefix, n_images: int) -> ActivationStorage:
+    """Choose where activations of images, and of views that are kept, are put."""
+    n_views = net.augment_views or 0
+    done: list[Any] = [prefix.preprocessing]
+    done += [resolve_augmentation(net.augmentation)] if n_views else []
+    return ActivationStorage(
+        prefix,
+        n_images * (1 + n_views),
+        cache=net.cache,
+        memory_budget=net.cache__memory_budget,
+        disk_budget=net.cache__disk_budget,
+        storable=all(each.fingerprint is not None for each in done),
+        n_threads=n_decoding_threads(net.n_jobs),
+        progress=bool(net.verbose),
+    )
+
+
+def _plain_rows(
+    net: Any, rows: Rows, chosen: np.ndarray, take: Take | None, map_: Callable[..., Any]
+) -> LabeledRows:
+    """Return rows without augmentation."""
+    weight = rows.weights(chosen, net.class_weight, net._classes)
+    if take is not None:
+        return ActivationRows(take, chosen, rows.y[chosen], weight)
+    return ImageRows(rows.source, net._prefix, None, 0, map_, chosen, rows.y[chosen], weight)
+
+
+def _drawn_rows(
+    net: Any,
+    rows: Rows,
+    chosen: np.ndarray,
+    storage: ActivationStorage | None,
+    map_: Callable[..., Any],
+) -> LabeledRows:
+    """Return rows as the augmentation draws them: again in each epoch, or views that are kept."""
+    augmentation = resolve_augmentation(net.augmentation)
+    seed, n_views, prefix = derived_seed(net._seed, VIEWS), net.augment_views, net._prefix
+    y, weight = rows.y[chosen], rows.weights(chosen, net.class_weight, net._classes)
+    if n_views is None:
+        n_classes = len(net._classes)
+        drawn = (rows.source, prefix, augmentation, seed, map_)
+        return ImageRows(*drawn, chosen, y, weight, n_classes=n_classes)
+    # Of these rows and no others: those held out are not shown as they are drawn.
+    views = ImageViews(ImageSelection(rows.source, chosen), augmentation, n_views, seed)
+    of_views = (np.arange(len(chosen)), y, weight, (n_views, seed))
+    if storage is None:
+        return ImageRows(views, prefix, None, seed, map_, *of_views)
+    # Views are of images that could be read.
+    return ActivationRows(storage.keep(views, on_error="raise")[0], *of_views)
+
+
+# --- the head ------------------------------------------------------------------------------------
+
+
+def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bool:
+    """Solve or train the head alone; return whether that was all there is to do."""
+    solves = net._solves_head()
+    if solves:
+        linear = net.module_.linear()
+        if linear is None:
             raise ValueError(
-                f"head_init='logistic' solves a linear head; head={self.head!r} is not one. Use "
-                "head_init='random' (or 'auto') with head_epochs."
+                f"head__init='logistic' solves a linear head; head={net.head!r} is not one. Use "
+                "head__init='random' (or 'auto') with head__epochs."
             )
-        if exact:
-            assert linear is not None
-            embeddings, y, weight = self._embeddings(plain)
-            coefficients, intercepts = solve_linear(
-                embeddings, y, weight, len(self._classes), self.head_C
-            )
-            done = self._nothing_but_solved()
-            if done:
-                # Applied as it was solved: float32 would round away what the solver found.
-                self.module_.head.double()
-            with torch.no_grad():
-                linear.weight.copy_(torch.from_numpy(coefficients))
-                linear.bias.copy_(torch.from_numpy(intercepts))
-            if done:
-                self._record_solved(plain, held_out)
-                return True
-        epochs = self.head_epochs
-        if epochs is None:
-            epochs = 0 if exact or self._prefix.cut.head_only else 5
-        if epochs:
-            self._train_head(plain, held_out, epochs)
-        return False
-
-    def _nothing_but_solved(self) -> bool:
-        """Whether logistic regression was the whole task, and not only its beginning."""
-        return (
-            self._prefix.cut.head_only
-            and self.augmentation is None
-            and self.loss == "cross_entropy"
-            and not self.label_smoothing
-            and not self.dropout
+        embeddings = embed_rows(net, plain)
+        # Weights as they were given: a row of weight two is, to the penalty too, two rows.
+        coefficients, intercepts = solve_linear(
+            embeddings, plain.y.numpy(), plain.given_weight, len(net._classes), net.head__C
         )
-
-    @torch.no_grad()
-    def _embeddings(self, dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        self._set_training(False)
-        parts = [
-            self.module_.features(inputs["x"].to(self.device_)).cpu().double().numpy()
-            for inputs, _ in self.get_iterator(dataset)
-        ]
-        # As they were given: a row of weight two is, to the penalty too, the same as two rows.
-        return np.concatenate(parts), dataset.y.numpy(), dataset.given_weight
-
-    def _train_head(self, plain: Any, held_out: Any, epochs: int) -> None:
-        """Some epochs of the head alone, on embeddings that are computed once."""
-        head_set = self._embedded(plain)
-        held_set = None if held_out is None else self._embedded(held_out)
-        whole_optimizer, self.phase_ = self.optimizer_, "head"
-        try:
-            self.optimizer_ = self._optimizer_of(
-                [("head", self.module_.head, self._head_rates[0])], self.head_optimizer
-            )
-            self.train_phase(
-                head_set,
-                held_set,
-                Schedule(epochs, "constant", restore_best=False),
-                seed=self._seed_of(HEAD_PHASE),
-            )
-        finally:
-            self.optimizer_, self.phase_ = whole_optimizer, "all"
-
-    def _embedded(self, dataset: Any) -> ActivationRows:
-        embeddings, y, weight = self._embeddings(dataset)
-        dtype = np.float64 if self.precision == "float64" else np.float32
-        return ActivationRows(from_array(embeddings.astype(dtype)), np.arange(len(y)), y, weight)
-
-    def _train(self, fresh: Any, held_out: Any, rows: Rows, *, go_on: bool) -> None:
-        """Phase two, everything that is not frozen."""
-        before = len(self.history) if go_on else 0
-        checkpoints = None
-        if self.checkpoint_dir is not None:
-            checkpoints = Checkpoints(
-                self.checkpoint_dir,
-                self._fingerprint(rows, fresh, go_on=go_on),
-                self.checkpoint_every,
-            )
-        progress = self.train_phase(
-            fresh,
-            held_out,
-            Schedule(
-                self.max_epochs,
-                self.lr_schedule,
-                self.warmup_epochs,
-                self.early_stopping,
-                self.restore_best,
-                self.ema_decay,
-            ),
-            seed=self._seed_of(MAIN_PHASE),
-            checkpoints=checkpoints,
-            epochs_before=before,
+        done = (
+            net._prefix.cut.head_only
+            and net.augmentation is None
+            and net.loss == "cross_entropy"
+            and not net.loss__label_smoothing
+            and not net.head__dropout
         )
-        self.n_epochs_, self.best_epoch_ = progress.epoch, progress.best_epoch
-
-    def _record_solved(self, plain: Any, held_out: Any) -> None:
-        """One line of history: the loss and accuracy of the solution."""
-        self._set_training(False)
-        self.history.new_epoch()
-        self.history.record("epoch", 1)
-        self.history.record("phase", "solved")
-        for name, dataset in (("train", plain), ("valid", held_out)):
-            if dataset is None:
-                continue
-            losses, right, sizes = [], [], []
-            for batch in self.get_iterator(dataset):
-                step = self.validation_step(batch)
-                losses.append(step["loss"].item())
-                right.append((step["y_pred"].argmax(1).cpu() == batch[1]).double().mean().item())
-                sizes.append(len(batch[1]))
-            self.history.record(f"{name}_loss", float(np.average(losses, weights=sizes)))
-            self.history.record(f"{name}_acc", float(np.average(right, weights=sizes)))
-        self.n_epochs_, self.best_epoch_ = 0, 0
-
-    def _fingerprint(self, rows: Rows, dataset: Any, *, go_on: bool) -> str:
-        """Of everything that decides what training comes to."""
-        settings = {
-            name: value for name, value in self.get_params(deep=False).items() if name not in SILENT
-        }
-        digest = hashlib.blake2b(digest_size=16)
-        for part in (identity(settings, "a parameter"), repr(self.reference_)):
-            digest.update(part.encode())
-        digest.update(repr(self._classes.tolist()).encode())
-        digest.update(b"".join(rows.digests))
-        digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
-        # What is held out chooses the epoch, and another split trains on other rows: groups may
-        # have changed, or a train_split that draws.
-        for numbers in (self.train_indices_, self.valid_indices_, rows.weight):
-            digest.update(numbers.tobytes())
-        if go_on:  # another place to start from is another training
-            for tensor in self.module_.saved().values():
-                digest.update(tensor_bytes(tensor))
-        return digest.hexdigest()
+        if done:
+            # Applied as it was solved: float32 would round away what the solver found.
+            net.module_.head.double()
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(coefficients))
+            linear.bias.copy_(torch.from_numpy(intercepts))
+        if done:
+            _record_solved(net, plain, held_out)
+            return True
+    epochs = net.head__epochs
+    if epochs is None:
+        epochs = 0 if solves or net._prefix.cut.head_only else 5
+    if epochs:
+        _train_head(net, plain, held_out, epochs)
+    return False
 
 
-@contextmanager
-def threads(n: int) -> Any:
-    """``map`` that decodes in ``n`` threads, for as long as rows are read."""
-    with ThreadPoolExecutor(n, thread_name_prefix="sktransfer-decode") as pool:
-        yield pool.map
+@torch.no_grad()
+def embed_rows(net: Any, dataset: LabeledRows) -> np.ndarray:
+    """Return the input of the head for every row, in float64."""
+    net._set_training(False)
+    parts = []
+    for inputs, _ in net.get_iterator(dataset):
+        parts.append(net.module_.features(inputs["x"].to(net.device_)).cpu().double().numpy())
+    return np.concatenate(parts)
+
+
+def _train_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None, epochs: int) -> None:
+    """Train the head alone for some epochs, on embeddings that are computed once."""
+    dtype = np.float64 if net.precision == "float64" else np.float32
+    embedded = []
+    for dataset in (plain, held_out):
+        if dataset is not None:
+            embeddings = embed_rows(net, dataset).astype(dtype)
+            labeled = (dataset.y.numpy(), dataset.given_weight)
+            take = partial(take_rows, embeddings)
+            embedded.append(ActivationRows(take, np.arange(len(embeddings)), *labeled))
+    whole_optimizer, net.phase_ = net.optimizer_, "head"
+    try:
+        net.optimizer_ = net._head_optimizer()
+        train_epochs(
+            net,
+            embedded[0],
+            None if held_out is None else embedded[1],
+            Schedule(epochs),
+            seed=derived_seed(net._seed, HEAD_PHASE),
+        )
+    finally:
+        net.optimizer_, net.phase_ = whole_optimizer, "all"
+
+
+def _record_solved(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> None:
+    """Write one line of history: the loss and the accuracy of the solution."""
+    net._set_training(False)
+    net.history.new_epoch()
+    net.history.record("epoch", 1)
+    net.history.record("phase", "solved")
+    for name, dataset in (("train", plain), ("valid", held_out)):
+        if dataset is None:
+            continue
+        losses, accuracies, sizes = [], [], []
+        for batch in net.get_iterator(dataset):
+            step = net.validation_step(batch)
+            correct = step["y_pred"].argmax(1).cpu() == batch[1]
+            losses.append(step["loss"].item())
+            accuracies.append(correct.double().mean().item())
+            sizes.append(len(batch[1]))
+        net.history.record(f"{name}_loss", float(np.average(losses, weights=sizes)))
+        net.history.record(f"{name}_acc", float(np.average(accuracies, weights=sizes)))
+    net.n_epochs_, net.best_epoch_ = 0, 0
+
+
+# --- the stages that are trained -----------------------------------------------------------------
+
+
+def train_stages(
+    net: Any, drawn: LabeledRows, held_out: LabeledRows | None, rows: Rows, *, resume: bool
+) -> None:
+    """Train everything that is not frozen, together with the head."""
+    checkpoints = None
+    if net.checkpoint_dir is not None:
+        fingerprint = _fingerprint(net, rows, drawn, resume=resume)
+        checkpoints = Checkpoints(net.checkpoint_dir, fingerprint, net.checkpoint__every)
+    schedule = Schedule(
+        net.max_epochs,
+        net.lr_schedule,
+        net.lr_schedule__final,
+        net.lr_schedule__warmup,
+        net.early_stopping,
+        net.early_stopping__restore_best,
+        net.optimizer__ema_decay,
+    )
+    progress = train_epochs(
+        net,
+        drawn,
+        held_out,
+        schedule,
+        seed=derived_seed(net._seed, MAIN_PHASE),
+        checkpoints=checkpoints,
+        epochs_before=len(net.history) if resume else 0,
+    )
+    net.n_epochs_, net.best_epoch_ = progress.epoch, progress.best_epoch
+
+
+def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) -> str:
+    """Return a digest of everything that decides the result of a training."""
+    settings = {
+        name: value for name, value in net._all_settings().items() if name not in IRRELEVANT
+    }
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (identity(settings, "a parameter"), repr(net.reference_)):
+        digest.update(part.encode())
+    digest.update(repr(net._classes.tolist()).encode())
+    digest.update(b"".join(rows.digests))
+    digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
+    # What is held out chooses the epoch, and another split trains on other rows: groups may
+    # have changed, or a splitter that draws.
+    for numbers in (net.train_indices_, net.valid_indices_, rows.weight):
+        digest.update(numbers.tobytes())
+    if resume:  # another place to start from is another training
+        for tensor in net.module_.saved().values():
+            digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+# --- the frozen part by itself -------------------------------------------------------------------
+
+
+class FrozenPart:
+    """What a fit of ``estimator`` runs through its frozen stages; nothing is trained.
+
+    Parameters
+    ----------
+    estimator : FineTuneClassifier
+        It is cloned, so that it and its random state are left alone.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self._clf = clone(estimator)
+        self._clf._check_parameters()
+        find_network(self._clf)
+        self._prefix = self._clf._prefix
+
+    @property
+    def depth(self) -> int:
+        """Number of frozen stages."""
+        return self._prefix.cut.depth
+
+    @property
+    def info(self) -> NetworkInfo:
+        """What is known of the whole network."""
+        return self._prefix.info
+
+    def extractor(self) -> FrozenExtractor | None:
+        """Return what stores activations, or None if no other fit would ask for the same."""
+        clf, prefix = self._clf, self._prefix
+        drawn_network = clf.weights is None and clf.random_state is None
+        if prefix.cut.depth == 0 or drawn_network or not clf.cache:
+            return None
+        return prefix.fresh()
+
+    def images(self, X: Any) -> ImageSource:
+        """Return the images of X as this classifier reads them."""
+        return self._clf._image_source(X, reset=True)
+
+    def sources(self, images: ImageSource) -> dict[tuple, ImageSource]:
+        """Return everything that is run: the images, and views of them that other fits share."""
+        found: dict[tuple, ImageSource] = {(): images}
+        clf, n_views = self._clf, self._clf.augment_views or 0
+        if n_views and clf.random_state is not None:
+            seed = derived_seed(clf._seed, VIEWS)
+            views = ImageViews(images, resolve_augmentation(clf.augmentation), n_views, seed)
+            if views.lasting:
+                found[repr(clf.augmentation), n_views, seed] = views
+        return found

@@ -1,4 +1,4 @@
-"""What comes after the embedding: modules, and the linear one solved exactly.
+"""Heads, which come after the embedding: made as modules, or solved by logistic regression.
 
 It must not know backbones, images or skorch.
 """
@@ -6,6 +6,7 @@ It must not know backbones, images or skorch.
 from __future__ import annotations
 
 import copy
+import itertools
 from numbers import Integral
 from typing import Any
 
@@ -23,83 +24,90 @@ _NEWTON_COEFFICIENTS = 4096
 def make_head(
     head: Any, n_features: int, n_classes: int, dropout: float, seed: int
 ) -> nn.Sequential:
-    """A head with random weights.
+    """Make a head with random weights.
 
     Parameters
     ----------
     head : "linear", sequence of int, or callable
         ``"linear"`` is one linear layer; (1024, 256) two hidden layers with ReLU before it. A
         callable takes (n_features, n_classes) and returns a module.
+    n_features, n_classes : int
+        Widths of its input and its output.
     dropout : float
         Share of units dropped before each linear layer.
     seed : int
-        Torch's global generator is left alone.
+        Decides the weights; torch's global generator is left alone.
 
     Returns
     -------
     nn.Sequential
+        The head.
     """
     with private_seed(seed):
-        if isinstance(head, str):
-            hidden: tuple[int, ...] = ()
-        elif callable(head):
+        if callable(head):
             made = head(n_features, n_classes)
             if not isinstance(made, nn.Module):
-                raise ValueError(f"head(n_features, n_classes) must return a module; got {made!r}.")
+                raise ValueError(
+                    "head(n_features, n_classes) must return a torch.nn.Module; it returned "
+                    f"{made!r}."
+                )
             # A copy: what a factory gives twice must not be trained twice.
             return nn.Sequential(copy.deepcopy(made))
-        else:
-            hidden = tuple(head)
+        widths = [n_features, *(() if isinstance(head, str) else head), n_classes]
         layers: list[nn.Module] = []
-        width = n_features
-        for size in hidden:
-            layers += [*_dropout(dropout), nn.Linear(width, size), nn.ReLU()]
-            width = size
-        return nn.Sequential(*layers, *_dropout(dropout), nn.Linear(width, n_classes))
-
-
-def _dropout(share: float) -> list[nn.Module]:
-    return [nn.Dropout(share)] if share else []
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
+            layers += [nn.ReLU()] if i else []
+            layers += [nn.Dropout(dropout)] if dropout else []
+            layers.append(nn.Linear(n_in, n_out))
+        return nn.Sequential(*layers)
 
 
 def check_head(head: Any) -> None:
     """Raise ValueError for what is no head."""
-    sizes = isinstance(head, (list, tuple)) and all(
-        isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in head
-    )
     if isinstance(head, nn.Module):
         raise ValueError(
-            f"head is a module, {type(head).__name__}, that every fit would go on training: give "
+            f"head is a module, {type(head).__name__}, that every fit would train further: give "
             "what makes one, a callable (n_features, n_classes) -> module."
         )
-    if not (head == "linear" or sizes or (callable(head) and not isinstance(head, str))):
-        raise ValueError(
-            "head must be 'linear', a tuple of hidden layer sizes such as (1024,), or a callable "
-            f"(n_features, n_classes) -> module; got {head!r}."
-        )
+    if head == "linear" or (callable(head) and not isinstance(head, str)):
+        return
+    if isinstance(head, (list, tuple)) and all(
+        isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in head
+    ):
+        return
+    raise ValueError(
+        "head must be 'linear', a tuple of hidden layer sizes such as (1024,), or a callable "
+        f"(n_features, n_classes) -> module; got {head!r}."
+    )
 
 
 def solve_linear(
     embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, n_classes: int, C: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and biases of the linear head that logistic regression gives, in float64.
+    """Solve the linear head by logistic regression, in float64.
 
-    Embeddings are centerd and scaled to unit variance, column by column, as far as the penalty is
+    Embeddings are centered and scaled to unit variance, column by column, as far as the penalty is
     concerned; the scaling is folded into what is returned.
 
     Parameters
     ----------
     embeddings : ndarray of shape (n, d)
+        Input of the head.
     y : ndarray of shape (n,), int
-        From 0 to ``n_classes`` - 1; a class may be absent.
+        Codes from 0 to ``n_classes`` - 1; a class may be absent.
     weight : ndarray of shape (n,)
+        Weights of the rows.
+    n_classes : int
+        Number of classes.
     C : float
         Inverse strength of the L2 penalty, for the sum of losses over rows.
 
     Returns
     -------
     coefficients : ndarray of shape (n_classes, d)
+        Weights of the head.
     intercepts : ndarray of shape (n_classes,)
+        Biases of the head.
     """
     keep = weight > 0
     X, y, weight = embeddings[keep].astype(np.float64), y[keep], weight[keep]

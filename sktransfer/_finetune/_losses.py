@@ -13,7 +13,7 @@ LOSSES: tuple[str, ...] = ("cross_entropy", "focal")
 
 
 class WeightedLoss(nn.Module):
-    """Mean over a batch of a loss per row times the row's weight.
+    """Average a loss per row, times the row's weight, over a batch.
 
     Parameters
     ----------
@@ -21,9 +21,9 @@ class WeightedLoss(nn.Module):
         ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of
         the true class.
     label_smoothing : float
-        As :func:`torch.nn.functional.cross_entropy`.
+        Share of each label that is spread over all classes.
     gamma : float
-        Of the focal loss.
+        Exponent of the focal loss.
 
     References
     ----------
@@ -40,14 +40,21 @@ class WeightedLoss(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Loss of a batch.
+        """Return the loss of a batch.
 
         Parameters
         ----------
         logits : Tensor of shape (n, k)
+            What the head returns.
         target : Tensor of shape (n,), int64, or (n, k) of shares that sum to 1
+            Codes of the classes, or their shares.
         weight : Tensor of shape (n,) or None
             1 on average over the training rows, so that the size of a step does not depend on them.
+
+        Returns
+        -------
+        Tensor
+            One number.
         """
         each = cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         if self.loss == "focal":
@@ -59,12 +66,12 @@ class WeightedLoss(nn.Module):
         return each.mean()
 
 
-def check_loss(loss: Any, label_smoothing: float, head: Any) -> None:
-    """Raise ValueError for what makes no loss, or none of what the head gives."""
+def check_loss(loss: Any, head: Any) -> None:
+    """Raise ValueError for what makes no loss, or none of what the head returns."""
     if isinstance(loss, nn.Module):
         raise ValueError(
-            f"loss is a module, {type(loss).__name__}; give what makes one, such as the class, and "
-            "its settings as loss__..."
+            f"loss is a module, {type(loss).__name__}, that every fit would share: give what makes "
+            "one, such as the class, and its settings as loss__<name>."
         )
     # skorch's default. Of logits it has no lower bound: training would run away from the labels.
     if isinstance(loss, type) and issubclass(loss, nn.NLLLoss) and not callable(head):
@@ -72,27 +79,18 @@ def check_loss(loss: Any, label_smoothing: float, head: Any) -> None:
             "loss=NLLLoss is of log-probabilities, and the head gives logits: use "
             "loss='cross_entropy', or a head of your own that ends in LogSoftmax."
         )
-    if label_smoothing and not isinstance(loss, str):
-        raise ValueError(
-            f"label_smoothing={label_smoothing} is of the losses that have a name; a loss of your "
-            "own has its own: set loss__label_smoothing, say."
-        )
 
 
-def make_loss(loss: Any, label_smoothing: float, **settings: Any) -> nn.Module:
-    """A loss from its name, or from a factory of modules of (logits, target, weight)."""
+def make_loss(loss: Any, settings: dict[str, Any]) -> nn.Module:
+    """Make a loss from its name, or from a factory of modules of (logits, target)."""
     if isinstance(loss, str):
-        if loss not in LOSSES:
-            raise ValueError(
-                f"loss must be one of {', '.join(LOSSES)}, or a factory; got {loss!r}."
-            )
-        return WeightedLoss(loss, label_smoothing, **settings)
+        return WeightedLoss(loss, **settings)
     made = copy.deepcopy(loss(**settings))  # what a factory gives twice is not shared
     return made if isinstance(made, WeightedLoss) else _PerRow(made)
 
 
 class _PerRow(nn.Module):
-    """A torch loss of one's own, weighted by row if it says a loss per row."""
+    """Weight a torch loss by row, if it can return one loss per row."""
 
     def __init__(self, loss: nn.Module) -> None:
         super().__init__()
@@ -101,12 +99,14 @@ class _PerRow(nn.Module):
             loss.reduction = "none"  # type: ignore[assignment]
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch."""
         each = self.inner(logits, target)
         if each.ndim == 0:
             if weight is not None and not bool((weight == 1).all()):
                 raise ValueError(
-                    "The loss gives one number per batch, which cannot be weighted by row; let it "
-                    "have a `reduction` attribute, or leave class_weight and sample_weight out."
+                    f"The loss {type(self.inner).__name__} returns one number per batch, which "
+                    "cannot be weighted by row: give it a `reduction` attribute, or leave "
+                    "class_weight and sample_weight out."
                 )
             return each
         return (each if weight is None else each * weight.to(each)).mean()

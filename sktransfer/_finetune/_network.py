@@ -1,4 +1,4 @@
-"""The part of a network that is trained: stages after the cut, neck and head, as one module.
+"""Where a network is cut, and the part after the cut: the stages that are trained, and the head.
 
 It must not know estimators, images, or where activations come from.
 """
@@ -6,16 +6,133 @@ It must not know estimators, images, or where activations come from.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones import Backbone
-from sktransfer._finetune._depth import Cut
+from sktransfer._backbones import Backbone, find_stage
+from sktransfer._frozen import NetworkInfo, NetworkSource
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+# The last whole network that was loaded: the next fold or candidate copies its stages.
+_last: dict[tuple, Backbone] = {}
+_last_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a network is cut for training.
+
+    Parameters
+    ----------
+    depth : int
+        Leading stages that are frozen and run once per image. If it is the number of stages, the
+        whole network is frozen, its neck included, and the head alone is trained.
+    trained : frozenset of int
+        Indices of the stages that are trained; the others after ``depth`` are frozen too, but run
+        in every step (surgical fine-tuning).
+    n_stages : int
+        How many stages the network has.
+    """
+
+    depth: int
+    trained: frozenset[int]
+    n_stages: int
+
+    @property
+    def head_only(self) -> bool:
+        """Whether nothing but the head is trained."""
+        return not self.trained
+
+    @property
+    def surgical(self) -> bool:
+        """Whether stages after the cut are frozen too."""
+        return self.trained != frozenset(range(self.depth, self.n_stages))
+
+
+def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
+    """Resolve what ``freeze_depth`` means for a network.
+
+    Parameters
+    ----------
+    freeze_depth : int, str or collection of str or int
+        A number of leading stages kept frozen (from the end, if negative); the name of the last
+        frozen stage; ``"all"``; or a collection of the stages that are trained.
+    info : NetworkInfo
+        The network.
+
+    Returns
+    -------
+    Cut
+        Which stages are frozen and which are trained.
+
+    Raises
+    ------
+    UnknownStageError
+        If there is no such stage.
+    ValueError
+        If it is none of these, or out of range.
+    """
+    names = [stage.name for stage in info.stages]
+    n, name = len(names), info.reference.name
+    if isinstance(freeze_depth, str):
+        depth = n if freeze_depth == "all" else find_stage(name, names, freeze_depth) + 1
+    elif isinstance(freeze_depth, Integral) and not isinstance(freeze_depth, bool):
+        depth = int(freeze_depth)
+        if not -n <= depth <= n:
+            raise ValueError(
+                f"freeze_depth={freeze_depth} is out of range: {name} has {n} stages, so it is "
+                f"from 0 (train everything) to {n} (train the head alone), or from -{n} to -1 "
+                f"(train that many stages and the head). The stages: {', '.join(names)}."
+            )
+        depth += n if depth < 0 else 0
+    elif isinstance(freeze_depth, Collection) and not isinstance(freeze_depth, (bytes, dict)):
+        trained = frozenset(_index(name, names, each) for each in freeze_depth)
+        return Cut(min(trained, default=n), trained, n)
+    else:
+        raise ValueError(
+            f"freeze_depth is a number of stages, the name of the last frozen stage, 'all', or a "
+            f"list of the stages to train; got {freeze_depth!r} of type "
+            f"{type(freeze_depth).__name__}."
+        )
+    return Cut(depth, frozenset(range(depth, n)), n)
+
+
+def _index(network: str, names: list[str], stage: Any) -> int:
+    if isinstance(stage, bool) or not isinstance(stage, (str, Integral)):
+        raise ValueError(
+            f"freeze_depth as a collection names stages to train, by str or int; got {stage!r}."
+        )
+    return find_stage(network, names, stage if isinstance(stage, str) else int(stage))
+
+
+def whole_backbone(source: NetworkSource) -> Backbone:
+    """Return the network of ``source`` with all its stages; do not change it."""
+    with _last_lock:
+        found = _last.get(source.key)
+    if found is None:
+        # Not under the lock: a network that was fine-tuned itself is loaded by coming here again.
+        found = source.checked()
+        with _last_lock:
+            _last.clear()
+            _last[source.key] = found
+    return found
+
+
+class _Part(NamedTuple):
+    """A stage or the neck: its stage's index, its names for users and in files, its module."""
+
+    stage: int
+    name: str
+    key: str
+    module: nn.Module
+    trained: bool
 
 
 class Suffix(nn.Module):
@@ -29,13 +146,14 @@ class Suffix(nn.Module):
     backbone : Backbone
         Its stages after the cut are copied.
     cut : Cut
+        Where it is cut.
     head : nn.Module
         From the embedding to one logit per class.
     freeze_batch_norm : bool
         Whether BatchNorm in trained stages keeps the statistics it was published with; its scale
         and shift are trained all the same.
     shape : tuple of int
-        Of one image's activation at the cut.
+        Shape of one image's activation at the cut.
     """
 
     def __init__(
@@ -51,28 +169,35 @@ class Suffix(nn.Module):
         self.cut = cut
         self.shape = shape
         self.freeze_batch_norm = freeze_batch_norm
-        own = backbone.stages[cut.depth :]
+        own = dict(enumerate(backbone.stages[cut.depth :], cut.depth))
+        self.stage_names = {i: stage.name for i, stage in own.items()}
         self.stages = nn.ModuleDict(
-            {_key(i): copy.deepcopy(stage.module) for i, stage in enumerate(own, cut.depth)}
+            {f"stage{i}": copy.deepcopy(stage.module) for i, stage in own.items()}
         )
-        self.stage_names = {i: stage.name for i, stage in enumerate(own, cut.depth)}
-        # Frozen whole, the network hands over its embedding: the neck was run before the cut.
-        self.neck = copy.deepcopy(backbone.neck) if cut.depth < cut.n_stages else None
+        # Frozen whole, the network returns its embedding: the neck was run before the cut.
+        self.neck = copy.deepcopy(backbone.neck) if own else None
         self.head = head
+        self._parts = [
+            _Part(i, name, f"stages.stage{i}", self.stages[f"stage{i}"], i in cut.trained)
+            for i, name in self.stage_names.items()
+        ]
+        if self.neck is not None:  # its parameters are the last stage's
+            last = cut.n_stages - 1
+            self._parts.append(_Part(last, "neck", "neck", self.neck, last in cut.trained))
         self.requires_grad_(True)
         self.train()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the head: float64 where it was solved exactly and nothing else is trained."""
+        """The head's: float64 where it was solved exactly and nothing else is trained."""
         return next(self.head.parameters()).dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, shape (n, n_classes), of activations at the cut, raveled or not."""
+        """Return logits, shape (n, n_classes), of activations at the cut, raveled or not."""
         return self.head(self.features(x))
 
     def features(self, x: Tensor) -> Tensor:
-        """The head's input: everything but the head."""
+        """Return the head's input, which is the output of everything but the head."""
         x = x.reshape(len(x), *self.shape)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -86,52 +211,34 @@ class Suffix(nn.Module):
         return x.to(self.dtype)
 
     def train(self, mode: bool = True) -> Suffix:
-        """Set the mode; what is frozen stays in eval mode (C5)."""
+        """Set the mode; what is frozen stays in eval mode."""
         super().train(mode)
-        for _, module, trained in self._parts():
-            if not trained:
-                module.eval()
-        if self.freeze_batch_norm:
-            for _, part, _ in self._parts():
-                for module in part.modules():
+        for part in self._parts:
+            if not part.trained:
+                part.module.eval()
+            elif self.freeze_batch_norm:
+                for module in part.module.modules():
                     if isinstance(module, _BATCH_NORMS):
                         module.eval()
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Suffix:
-        """Let what is trained take gradients; what is frozen does not."""
+        """Set whether what is trained takes gradients; what is frozen does not."""
         super().requires_grad_(requires_grad)
-        for _, module, trained in self._parts():
-            if not trained:
-                module.requires_grad_(False)
+        for part in self._parts:
+            if not part.trained:
+                part.module.requires_grad_(False)
         return self
 
-    def _parts(self) -> Iterator[tuple[int, nn.Module, bool]]:
-        """(stage, module, whether it is trained); the neck's parameters are the last stage's."""
-        for i in self.stage_names:
-            yield i, self.stages[_key(i)], i in self.cut.trained
-        if self.neck is not None:
-            last = self.cut.n_stages - 1
-            yield last, self.neck, last in self.cut.trained
-
-    def _named(self, stage: int, module: nn.Module) -> tuple[str, str]:
-        """Names of a part: as users know it, and in a state dict."""
-        if module is self.neck:
-            return "neck", "neck"
-        return self.stage_names[stage], f"stages.{_key(stage)}"
-
     def blocks(self, lr: float, head_lr: float, decay: float) -> list[tuple[str, nn.Module, float]]:
-        """(name, module, rate) of what is trained, the rate falling by ``decay`` per stage."""
+        """Return (name, module, rate) of what is trained, the rate falling by ``decay`` a stage."""
         last = self.cut.n_stages - 1
-        blocks = [
-            (self._named(i, module)[0], module, lr * decay ** (last - i))
-            for i, module, trained in self._parts()
-            if trained
-        ]
+        trained = [part for part in self._parts if part.trained]
+        blocks = [(part.name, part.module, lr * decay ** (last - part.stage)) for part in trained]
         return [*blocks, ("head", self.head, head_lr)]
 
     def learned(self) -> dict[str, Tensor]:
-        """Tensors that training may have changed, by name, as they are and where they are."""
+        """Return the tensors that training may have changed, by name, where they are."""
         return {
             f"{prefix}.{name}": tensor.detach()
             for prefix, module in self._learned_modules()
@@ -139,11 +246,11 @@ class Suffix(nn.Module):
         }
 
     def saved(self) -> dict[str, Tensor]:
-        """The same, as a file holds it."""
+        """Return the tensors of :meth:`learned` as a file holds them."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.learned().items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`learned` gave."""
+        """Put back what :meth:`learned` returned."""
         for prefix, module in self._learned_modules():
             own = {
                 name.removeprefix(f"{prefix}."): tensor
@@ -155,24 +262,17 @@ class Suffix(nn.Module):
                 module.to(floating[0])
             module.load_state_dict(own)
 
-    def _learned_modules(self) -> Iterator[tuple[str, nn.Module]]:
-        for i, module, trained in self._parts():
-            if trained:
-                yield self._named(i, module)[1], module
-        yield "head", self.head
+    def _learned_modules(self) -> list[tuple[str, nn.Module]]:
+        trained = [(part.key, part.module) for part in self._parts if part.trained]
+        return [*trained, ("head", self.head)]
 
-    @property
     def normalizes_batches(self) -> bool:
-        """Whether a part in training mode normalizes with the statistics of a batch."""
+        """Return whether a part in training mode normalizes with the statistics of a batch."""
         return any(isinstance(m, _BATCH_NORMS) and m.training for m in self.modules())
 
     def linear(self) -> nn.Linear | None:
-        """The head, where it is one linear layer with a bias, and nothing but dropout before it."""
+        """Return the head, if it is one linear layer with a bias and, at most, dropout before."""
         layers: list[Any] = [m for m in self.head.children() if not isinstance(m, nn.Dropout)]
         if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].bias is None:
             return None
         return layers[0]
-
-
-def _key(index: int) -> str:
-    return f"stage{index}"

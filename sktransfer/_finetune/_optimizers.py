@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name; which parameter gets which rate and decay.
+"""Optimizers and learning-rate schedules by name, and which parameter has which rate and decay.
 
 It must not know skorch or estimators.
 """
@@ -6,7 +6,7 @@ It must not know skorch or estimators.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,15 +35,10 @@ _NORMS = (
 )
 
 
-def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], **settings: Any) -> Any:
-    """An optimizer from its name or class, with torch's defaults unless ``settings`` say other.
-
-    Parameters
-    ----------
-    optimizer : str or subclass of torch.optim.Optimizer
-    groups : list of dict
-        Of :func:`parameter_groups`.
-    """
+def make_optimizer(
+    optimizer: Any, groups: list[dict[str, Any]], settings: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """Make an optimizer from its name or class, with torch's defaults beyond ``settings``."""
     if isinstance(optimizer, str):
         found, defaults = OPTIMIZERS[optimizer]
         settings = {**defaults, **settings}
@@ -59,14 +54,14 @@ def make_optimizer(optimizer: Any, groups: list[dict[str, Any]], **settings: Any
 def parameter_groups(
     blocks: Iterable[tuple[str, nn.Module, float]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Groups of trainable parameters with their own rate and decay.
+    """Group trainable parameters by rate and decay.
 
     Parameters
     ----------
     blocks : iterable of (name, module, rate)
         Blocks without overlap.
     weight_decay : float
-        Of weights; biases and norms get none.
+        Decay of weights; biases and norms have none.
 
     Returns
     -------
@@ -101,35 +96,38 @@ def parameter_groups(
 
 
 def schedule_factor(
-    schedule: str, n_steps: int, n_warmup: int, *, final: float = 0.0
-) -> Callable[[int], float]:
-    """What the rates are multiplied with at each step, from 0 to ``n_steps`` - 1.
+    schedule: str, step: int, *, n_steps: int, n_warmup: int, final: float = 0.0
+) -> float:
+    """Return what the rates are multiplied with at a step.
 
     Parameters
     ----------
     schedule : str
         One of ``SCHEDULES``. ``"plateau"`` is constant here: it follows the validation loss.
+    step : int
+        From 0 to ``n_steps`` - 1.
     n_steps, n_warmup : int
-        All steps, and those at the beginning that rise linearly from nothing.
+        All steps, and those at the beginning in which the rates rise linearly from nothing.
     final : float
         The factor that "cosine", "linear" and "one_cycle" end with.
+
+    Returns
+    -------
+    float
+        The factor, at most 1.
     """
-
-    def factor(step: int) -> float:
-        if step < n_warmup:
-            return (step + 1) / (n_warmup + 1)
-        left = n_steps - n_warmup
-        done = min(1.0, (step - n_warmup) / left) if left > 0 else 1.0
-        if schedule == "cosine":
-            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
-        if schedule == "linear":
-            return final + (1 - final) * (1 - done)
-        if schedule == "step":  # tenfold down after a half and three quarters
-            return 0.1 ** (int(done >= 0.5) + int(done >= 0.75))
-        if schedule == "one_cycle":  # up over three tenths, then down (Smith & Topin, 2018)
-            if done < 0.3:
-                return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
-            return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
-        return 1.0
-
-    return factor
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    left = n_steps - n_warmup
+    done = min(1.0, (step - n_warmup) / left) if left > 0 else 1.0
+    if schedule == "cosine":
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+    if schedule == "linear":
+        return final + (1 - final) * (1 - done)
+    if schedule == "step":  # tenfold down after a half and three quarters
+        return 0.1 ** (int(done >= 0.5) + int(done >= 0.75))
+    if schedule == "one_cycle":  # up over three tenths, then down (Smith & Topin, 2018)
+        if done < 0.3:
+            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
+    return 1.0

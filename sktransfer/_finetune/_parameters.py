@@ -1,110 +1,196 @@
-"""Parameters the way scikit-learn has them, on a class that skorch would have otherwise.
-
-It must not know what any of them means.
-"""
+"""What FineTuneClassifier's parameters may be, alone and together, and known recipes of them."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import difflib
+import inspect
+import os
+from enum import Enum
+from numbers import Integral, Real
+from typing import Any
 
-from sklearn.base import BaseEstimator
+from sktransfer._finetune._checkpoint import IRRELEVANT, identity
+from sktransfer._finetune._head import check_head
+from sktransfer._finetune._losses import LOSSES, WeightedLoss, check_loss
+from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
+from sktransfer._images import resolve_augmentation
+from sktransfer._utils.sklearn_compat import HasMethods, Interval, StrOptions
 
-from sktransfer._utils.sklearn_compat import validate_parameter_constraints
+# Names with "__" are the rare parameters, which the constructor takes as keywords.
+CONSTRAINTS: dict[str, list[Any]] = {
+    "backbone": [str, os.PathLike, HasMethods("fit")],
+    "weights": [str, os.PathLike, Enum, None],
+    "freeze_depth": [Integral, str, list, tuple, set, frozenset],
+    "head": [StrOptions({"linear"}), list, tuple, callable],
+    "augmentation": [str, callable, None],
+    "augment_views": [Interval(Integral, 1, None, closed="left"), None],
+    "test_time_views": [Interval(Integral, 1, None, closed="left"), None],
+    "optimizer": [StrOptions(set(OPTIMIZERS)), type],
+    "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "lr_schedule": [StrOptions(set(SCHEDULES))],
+    "max_epochs": [Interval(Integral, 0, None, closed="left")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither"), callable, None],
+    "early_stopping": [Interval(Integral, 1, None, closed="left"), None],
+    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "loss": [StrOptions(set(LOSSES)), callable],
+    "checkpoint_dir": [str, os.PathLike, None],
+    "warm_start": ["boolean"],
+    "callbacks": [list, StrOptions({"disable"}), None],
+    "cache__activation_dtype": [StrOptions({"auto", "float16", "float32"})],
+    "cache__disk_budget": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+    "cache__memory_budget": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+    "checkpoint__every": [Interval(Integral, 1, None, closed="left")],
+    "early_stopping__restore_best": ["boolean"],
+    "head__C": [Interval(Real, 0, None, closed="neither")],
+    "head__dropout": [Interval(Real, 0, 1, closed="left")],
+    "head__epochs": [Interval(Integral, 0, None, closed="left"), None],
+    "head__init": [StrOptions({"auto", "logistic", "random"})],
+    "head__lr": [Interval(Real, 0, None, closed="neither"), tuple, list, None],
+    "head__optimizer": [StrOptions(set(OPTIMIZERS)), type, None],
+    "loss__label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    "lr__layer_decay": [Interval(Real, 0, 1, closed="right")],
+    "lr_schedule__final": [Interval(Real, 0, 1, closed="both")],
+    "lr_schedule__warmup": [Interval(Real, 0, None, closed="left")],
+    "module__freeze_batch_norm": ["boolean"],
+    "optimizer__ema_decay": [Interval(Real, 0, 1, closed="neither"), None],
+    "optimizer__max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+}
+RARE: list[str] = sorted(name for name in CONSTRAINTS if "__" in name)
+
+# Settings of torch's optimizers that parameters of the estimator decide.
+_ELSEWHERE = {
+    "optimizer__lr": "lr, head__lr and lr__layer_decay",
+    "optimizer__weight_decay": "weight_decay",
+    "optimizer__params": "freeze_depth",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The defaults, with the best epoch by a held-out fifth.
+    "recommended": {"validation_fraction": 0.2},
+    # "Building powerful image classification models using very little data" and the Keras
+    # documentation's Inception v3 example (Chollet, 2016): a hidden layer of 1024, RMSprop for the
+    # head alone, then SGD with momentum for the top two blocks (its first 249 layers are frozen,
+    # which is everything through Mixed_7a).
+    "keras2016": {
+        "backbone": "inception_v3",
+        "freeze_depth": "Mixed_7a",
+        "head": (1024,),
+        "head__init": "random",
+        "head__optimizer": "rmsprop",
+        "head__epochs": 10,
+        "head__lr": (1e-3, 1e-4),
+        "optimizer": "momentum",
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "lr_schedule": "constant",
+        "max_epochs": 10,
+    },
+    # A common recipe for medical images: Adam from 1e-3 to 1e-4 after a warm-up, L2, early
+    # stopping, the best weights, a checkpoint (with checkpoint_dir) every ten epochs.
+    "medical": {
+        "augmentation": "medical",
+        "optimizer": "adam",
+        "lr": 1e-3,
+        "head__lr": 1e-3,
+        "lr_schedule": "linear",
+        "lr_schedule__final": 0.1,
+        "lr_schedule__warmup": 1.0,
+        "weight_decay": 1e-4,
+        "max_epochs": 30,
+        "validation_fraction": 0.2,
+        "early_stopping": 10,
+        "early_stopping__restore_best": True,
+        "checkpoint__every": 10,
+        "class_weight": "balanced",
+    },
+}
 
 
-class Parameters:
-    """Mixin: what the constructor was given, and ``component__name`` for skorch's components.
+def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
+    """Say that there is no such parameter, and list those there are."""
+    prefix, separator, _ = name.partition("__")
+    alike = [each for each in RARE if separator and each.startswith(f"{prefix}__")]
+    if not alike:
+        alike = difflib.get_close_matches(name, [*flat, *RARE], 3)
+        alike += [each for each in RARE if each.partition("__")[2] == name]
+    hint = f" Did you mean {' or '.join(dict.fromkeys(alike))}?" if alike else ""
+    components = ", ".join(f"{each}__*" for each in sorted(passed_on))
+    return (
+        f"Invalid parameter {name!r} for FineTuneClassifier.{hint} Its parameters are "
+        f"{', '.join(flat)}; the rare ones {', '.join(RARE)}; and settings of skorch's and torch's "
+        f"components {components}."
+    )
 
-    skorch takes every attribute without a trailing underscore for a parameter, accepts any
-    ``prefix__name``, and re-initializes a fitted net when one is set; scikit-learn wants
-    constructors that only store, errors for unknown names, and nothing done before ``fit``.
-    """
 
-    prefixes_: list[str]
-    _parameter_constraints: ClassVar[dict[str, list[Any]]]
+def check_together(estimator: Any) -> None:
+    """Raise ValueError where parameters that are valid by themselves contradict each other."""
+    check_head(estimator.head)
+    _check_augmentation(estimator)
+    check_loss(estimator.loss, estimator.head)
+    _check_component_settings(estimator)
+    if estimator.early_stopping is not None and estimator.validation_fraction is None:
+        raise ValueError(
+            f"early_stopping={estimator.early_stopping} watches the loss on held-out rows, and "
+            "there are none: set validation_fraction, for example to 0.2."
+        )
+    rates = estimator.head__lr
+    if isinstance(rates, (tuple, list)) and not (len(rates) == 2 and all(r > 0 for r in rates)):
+        raise ValueError(
+            "head__lr is one positive rate or a pair of them (while the head is trained alone, and "
+            f"after that); got {rates!r}."
+        )
+    if estimator.checkpoint_dir is None:
+        return
+    for name, value in estimator._all_settings().items():
+        if name not in IRRELEVANT and name != "random_state":
+            identity(value, name)
+    if not isinstance(estimator.random_state, Integral):
+        raise ValueError(
+            "checkpoint_dir needs an integer random_state: a training with other random draws "
+            f"each time cannot be resumed; got random_state={estimator.random_state!r}."
+        )
 
-    def _store_component_settings(self, settings: dict[str, Any]) -> None:
-        """Keep ``optimizer__momentum=0.9`` and the like; anything else is a misspelling."""
-        for name, value in settings.items():
-            # The name of the catch-all itself: scikit-learn tries it on every constructor, which
-            # must not raise. ``fit`` does.
-            if name != "skorch_kwargs":
-                self._check_component_setting(name)
-            object.__setattr__(self, name, value)
 
-    def _check_component_setting(self, name: str) -> None:
-        prefix, separator, rest = name.partition("__")
-        if not separator or not rest or prefix not in self.prefixes_:
-            known = ", ".join(f"{each}__*" for each in sorted(self.prefixes_))
-            raise TypeError(
-                f"{type(self).__name__}() got an unexpected keyword argument {name!r}. Its own "
-                f"parameters are in its signature; those of skorch's components are {known}."
+def _check_augmentation(estimator: Any) -> None:
+    augmentation = resolve_augmentation(estimator.augmentation)
+    asked = {"augment_views": estimator.augment_views}
+    if estimator.test_time_views != 1:  # the image as it is needs no augmentation
+        asked["test_time_views"] = estimator.test_time_views
+    for name, n_views in asked.items():
+        if n_views is not None and augmentation is None:
+            raise ValueError(
+                f"{name}={n_views} needs draws of augmentation, which is None: set augmentation, "
+                f"for example to 'light', or leave {name} out."
             )
-
-    def _component_settings(self) -> list[str]:
-        return sorted(
-            name
-            for name in vars(self)
-            if "__" in name and name.partition("__")[0] in self.prefixes_
+    if estimator.augment_views is not None and augmentation is not None and augmentation.mixes:
+        raise ValueError(
+            f"augment_views={estimator.augment_views} keeps views of each image, but mixup and "
+            "cutmix mix the images of each batch: leave them out, or set augment_views=None."
         )
 
-    def _get_param_names(self) -> list[str]:
-        signature = BaseEstimator._get_param_names.__func__(type(self))
-        odd = ["skorch_kwargs"] if "skorch_kwargs" in vars(self) else []
-        return [*signature, *self._component_settings(), *odd]
 
-    def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
-        """Parameters of this estimator and, with ``deep``, of estimators among them."""
-        return BaseEstimator.get_params(self, deep=deep)
-
-    def set_params(self, **params: Any) -> Any:
-        """Set parameters; they count from the next ``fit`` on.
-
-        Parameters
-        ----------
-        **params : dict
-            Own ones, nested ones (``augmentation__rotation_range``) and those of skorch's
-            components (``optimizer__momentum``).
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If there is no such parameter.
-        """
-        own = {}
-        for name, value in params.items():
-            prefix, separator, rest = name.partition("__")
-            nested = separator and hasattr(getattr(self, prefix, None), "set_params")
-            if separator and rest and prefix in self.prefixes_ and not nested:
-                object.__setattr__(self, name, value)
-            else:
-                own[name] = value
-        BaseEstimator.set_params(self, **own)
-        return self
-
-    def _validate_params(self) -> None:
-        if "skorch_kwargs" in vars(self):
-            self._check_component_setting("skorch_kwargs")
-        # skorch has a method of this name that checks its own names; scikit-learn's is wanted.
-        validate_parameter_constraints(
-            self._parameter_constraints,
-            self.get_params(deep=False),
-            caller_name=type(self).__name__,
-        )
-
-    def get_metadata_routing(self) -> Any:
-        """What ``fit`` asks for, in the terms of scikit-learn's metadata routing."""
-        return BaseEstimator.get_metadata_routing(self)
-
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        return BaseEstimator.__repr__(self, N_CHAR_MAX)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        object.__delattr__(self, name)
+def _check_component_settings(estimator: Any) -> None:
+    """Refuse settings that the optimizer or the loss does not have, or that would not count."""
+    for name, instead in _ELSEWHERE.items():
+        if name in vars(estimator):
+            raise ValueError(f"{name} would not count: set {instead} instead.")
+    named = OPTIMIZERS.get(estimator.optimizer if isinstance(estimator.optimizer, str) else "")
+    made_by = {
+        "optimizer": estimator.optimizer if named is None else named[0],
+        "loss": WeightedLoss if isinstance(estimator.loss, str) else estimator.loss,
+    }
+    for component, make in made_by.items():
+        try:
+            accepted = inspect.signature(make).parameters
+        except (TypeError, ValueError):  # built in: torch's own message has to do
+            continue
+        if any(each.kind is each.VAR_KEYWORD for each in accepted.values()):
+            continue
+        for setting in estimator.get_params_for(component):
+            if setting not in accepted:
+                raise ValueError(
+                    f"{component}__{setting} is not a setting of {make.__name__}; it has "
+                    f"{', '.join(accepted)}."
+                )

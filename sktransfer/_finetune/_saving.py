@@ -1,4 +1,4 @@
-"""Pickles that carry what was learned and nothing else, and files without code in them.
+"""Fitted estimators as bytes and files that hold what was learned, and no code.
 
 It must not know how anything is trained.
 """
@@ -15,213 +15,117 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 
-from sktransfer._backbones import Backbone, BackboneReference, architecture
+from sktransfer._backbones import BackboneReference
 from sktransfer._base import failed_rows_frame
 from sktransfer._finetune._checkpoint import plain_number
-from sktransfer._finetune._network import Suffix
-from sktransfer._finetune._parts import Parts, whole_backbone
 from sktransfer._images import DicomOptions, ImageAugmentation
-from sktransfer._persistence import SCHEMA, next_to, read_saved, tuned_backbone
+from sktransfer._persistence import SCHEMA, next_to, read_saved
 from sktransfer._version import __version__
 
-_PARTS = ("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler")
 # Objects of parameters, whose parameters are written in their place.
 _OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
+_KEYS = {
+    *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
+    *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
+}
 
 
-class Saving(Parts):
-    """Mixin: ``pickle``, :meth:`save` and :meth:`load`."""
+def learned_bytes(net: Any) -> bytes:
+    """Return what a fitted estimator has learned, as a safetensors file holds it."""
+    if "_module_" not in vars(net):
+        return net._learned
+    return safetensors.torch.save(net._module_.saved())
 
-    device: Any
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(BaseEstimator.__getstate__(self))
-        if self.initialized_:
-            # As bytes of a safetensors file: reading them runs no code.
-            state["_learned"] = self._learned_bytes()
-            state["_failed_rows"] = failed_rows_frame([])  # file names may be patients' names
-        for name in (*_PARTS, "virtual_params_", "init_context_"):
-            state.pop(name, None)
-        return state
+def save_estimator(net: Any, path: str | os.PathLike[str]) -> None:
+    """Write a fitted estimator; see ``FineTuneClassifier.save``."""
+    params = {
+        name: _encode(value, name)
+        for name, value in net.get_params(deep=False).items()
+        if name != "callbacks" or value is not None
+    }
+    if net._classes.dtype.kind not in "biufUSO":
+        raise ValueError(
+            f"Class labels of dtype {net._classes.dtype} cannot be written as JSON; train on "
+            "y.astype(str), say, or pickle the estimator."
+        )
+    names = getattr(net, "feature_names_in_", None)
+    header = {
+        "schema": SCHEMA,
+        "sktransfer": __version__,
+        "estimator": type(net).__name__,
+        "params": params,
+        "made_with": {name: _encode(value, name) for name, value in net._made_with.items()},
+        "found_as": _encode(net._found_as, "backbone"),
+        "classes": {"dtype": net._classes.dtype.str, "values": net._classes.tolist()},
+        "reference": vars(net.reference_),
+        "seed": net._seed,
+        "history": list(net.history),
+        "n_epochs": net.n_epochs_,
+        "best_epoch": net.best_epoch_,
+        "n_features_in": getattr(net, "n_features_in_", None),
+        "feature_names_in": None if names is None else list(names),
+    }
+    tensors = safetensors.torch.load(learned_bytes(net))
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        metadata = {"sktransfer": json.dumps(header, default=plain_number)}
+        safetensors.torch.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        BaseEstimator.__setstate__(self, state)
 
-    def _learned_bytes(self) -> bytes:
-        if "_module_" not in vars(self):
-            return self._learned
-        return safetensors.torch.save(self._module_.saved())
-
-    def _rebuilt(self) -> Suffix:
-        """The trained part again: architecture, what was published, what was learned."""
-        if self._prefix.cut.surgical:
-            backbone = whole_backbone(self._found())
-        else:
-            backbone = architecture(self.reference_.name, weights=self.reference_.weights)
-        module = self._suffix(backbone)
-        module.restore(safetensors.torch.load(self._learned))
-        return module.to(self.device_).eval()
-
-    def to_backbone(self) -> Backbone:
-        """The network as it was fine-tuned, without its head, for another estimator to start from.
-
-        Returns
-        -------
-        Backbone
-        """
-        check_is_fitted(self)
-        base = whole_backbone(self._found())
-        return tuned_backbone(base, self.reference_, self.module_.saved())
-
-    def _ready_again(self) -> None:
-        """What training needs, as parameters are now; moments of the same optimizer stay."""
-        before = vars(self).get("optimizer_")
-        self._initialize_virtual_params()
-        self._initialize_callbacks()
-        self.initialize_criterion()
-        self.initialize_optimizer()
-        if type(before) is type(self.optimizer_):
-            self.optimizer_.state.update(before.state)
-
-    def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """As skorch's: what ``save_params`` wrote, into a net that is initialized."""
-        with self._as_torch_says():
-            super().load_params(*args, **kwargs)
-
-    # --- files -----------------------------------------------------------------------------------
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write parameters and what was learned, as JSON inside a safetensors file.
-
-        Parameters
-        ----------
-        path : path-like
-            The file; ``.safetensors`` is customary. No image's name or pixels are in it.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is code (a callable, a class, callbacks), which such a file cannot hold;
-            the message names it.
-        """
-        check_is_fitted(self)
-        params = {
-            name: _encode(value, name)
-            for name, value in self.get_params(deep=False).items()
-            if name != "callbacks" or value is not None
-        }
-        if self._classes.dtype.kind not in "biufUSO":
-            raise ValueError(
-                f"Class labels of dtype {self._classes.dtype} have no form in JSON; train on "
-                "y.astype(str), say, or pickle the estimator."
-            )
-        made_with = {name: _encode(value, name) for name, value in self._made_with.items()}
-        header = {
-            "schema": SCHEMA,
-            "sktransfer": __version__,
-            "estimator": type(self).__name__,
-            "params": params,
-            "made_with": made_with,
-            "found_as": _encode(self._found_as, "backbone"),
-            "classes": {"dtype": self._classes.dtype.str, "values": self._classes.tolist()},
-            "reference": vars(self.reference_),
-            "seed": self._seed,
-            "history": list(self.history),
-            "n_epochs": self.n_epochs_,
-            "best_epoch": self.best_epoch_,
-            "n_features_in": getattr(self, "n_features_in_", None),
-            "feature_names_in": _names(self),
-        }
-        tensors = safetensors.torch.load(self._learned_bytes())
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            safetensors.torch.save_file(
-                tensors, temporary, {"sktransfer": json.dumps(header, default=plain_number)}
-            )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], **params: Any) -> Any:
-        """Read what :meth:`save` wrote; no code is run.
-
-        Parameters
-        ----------
-        path : path-like
-        **params : dict
-            Parameters to take instead of those in the file (``device="cpu"``, say).
-
-        Returns
-        -------
-        FineTuneClassifier
-            Fitted. The pretrained part is found by its digest when it is first needed.
-
-        Raises
-        ------
-        ValueError
-            If it is another kind of file, or of a later version.
-        """
-        header, tensors = read_saved(path)
-        known = {
-            *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed"),
-            *("history", "n_epochs", "best_epoch", "n_features_in", "feature_names_in"),
-            *("made_with", "found_as"),
-        }
-        if header.get("estimator") != cls.__name__:
-            raise ValueError(f"{path} holds no saved {cls.__name__}.")
-        if set(header) != known:
-            raise ValueError(
-                f"{path} was written by sktransfer {header.get('sktransfer')}, with keys that this "
-                f"version {__version__} does not know, or without some that it needs: "
-                f"{', '.join(sorted(set(header) ^ known))}."
-            )
-        try:
-            made = _restored(cls, header, params)
-            made._found_as = next_to(path, header["found_as"])
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"{path} holds something that sktransfer {__version__} cannot make an estimator "
-                f"of: {error}"
-            ) from error
-        if header["n_features_in"] is not None:
-            made.n_features_in_ = header["n_features_in"]
-        if header["feature_names_in"] is not None:
-            made.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
-        made._learned = safetensors.torch.save(tensors)
-        made._packed = None
-        made._failed_rows = failed_rows_frame([])
-        made.initialized_ = True
-        return made
+def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any]) -> Any:
+    """Read a fitted estimator; see ``FineTuneClassifier.load``."""
+    header, tensors = read_saved(path)
+    if header.get("estimator") != cls.__name__:
+        raise ValueError(f"{path} holds no saved {cls.__name__}.")
+    if set(header) != _KEYS:
+        raise ValueError(
+            f"{path} was written by sktransfer {header.get('sktransfer')}, with keys that this "
+            f"version {__version__} does not know, or without some that it needs: "
+            f"{', '.join(sorted(set(header) ^ _KEYS))}. Load it with that version."
+        )
+    try:
+        net = _restored(cls, header, params)
+        net._found_as = next_to(path, header["found_as"])
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} holds something that sktransfer {__version__} cannot make an estimator "
+            f"of: {error}"
+        ) from error
+    if header["n_features_in"] is not None:
+        net.n_features_in_ = header["n_features_in"]
+    if header["feature_names_in"] is not None:
+        net.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
+    net._learned = safetensors.torch.save(tensors)
+    net._packed = None
+    net._failed_rows = failed_rows_frame([])
+    net.initialized_ = True
+    return net
 
 
 def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
-    """An estimator of the parameters and the learned facts in a file's header."""
+    """Make an estimator of the parameters and the learned facts in a file's header."""
     decoded = {name: _decode(value) for name, value in header["params"].items()}
     missing = set(cls().get_params(deep=False)) - set(decoded) - {"callbacks"}
     if missing:
         raise ValueError(f"the parameters {', '.join(sorted(missing))} are missing.")
-    made = cls(**{**decoded, **params})
-    made._check_parameters()
+    net = cls(**{**decoded, **params})
+    net._check_parameters()
     labels = header["classes"]
-    made._classes = np.asarray(labels["values"], dtype=np.dtype(labels["dtype"]))
-    made.reference_ = BackboneReference(**header["reference"])
-    made._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
-    made._seed = int(header["seed"])
-    made.history_ = History(header["history"])
-    made.n_epochs_, made.best_epoch_ = header["n_epochs"], header["best_epoch"]
-    return made
-
-
-def _names(estimator: Any) -> list[str] | None:
-    names = getattr(estimator, "feature_names_in_", None)
-    return None if names is None else list(names)
+    net._classes = np.asarray(labels["values"], dtype=np.dtype(labels["dtype"]))
+    net.reference_ = BackboneReference(**header["reference"])
+    net._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
+    net._seed = int(header["seed"])
+    net.history_ = History(header["history"])
+    net.n_epochs_, net.best_epoch_ = header["n_epochs"], header["best_epoch"]
+    return net
 
 
 def _encode(value: Any, name: str) -> Any:

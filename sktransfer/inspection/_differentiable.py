@@ -245,7 +245,7 @@ def _tuned_network(classifier: FineTuneClassifier) -> tuple[nn.Module, tuple[Par
     parts.append(Part("classifier", suffix.head, None))
     if prefix.cut.depth == 0:
         return suffix, tuple(parts)
-    chain = _chain(prefix.source, prefix.info, (prefix.output,))
+    chain = _chain(prefix.source, prefix.info, prefix.outputs)
     return nn.Sequential(_SideBySide(chain), suffix), (*_parts_of_chain(chain), *parts)
 
 

@@ -96,13 +96,12 @@ def grouped_train_test_split(
 class GroupedValidSplit(BaseEstimator):
     """Hold validation rows out inside ``fit``: stratified by class, no patient on both sides.
 
-    For the ``train_split`` of :class:`~sktransfer.FineTuneClassifier` or of any skorch net;
-    skorch's own ``ValidSplit`` takes either the classes or the groups into account. Without groups
-    it is stratified only.
+    For the ``train_split`` of skorch nets, whose own ``ValidSplit`` takes either the classes or the
+    groups into account. Without groups it is stratified only.
 
-    :class:`~sktransfer.FineTuneClassifier` does the same with ``validation_fraction``, and hands
-    ``groups`` on. A plain skorch net gives what is passed to ``fit`` to its module as well: let
-    ``forward`` take ``groups`` and ignore it.
+    :class:`~sktransfer.FineTuneClassifier` accepts it as ``validation_fraction``, where a number
+    does the same, and hands ``groups`` on. A plain skorch net gives what is passed to ``fit`` to
+    its module as well: let ``forward`` take ``groups`` and ignore it.
 
     Parameters
     ----------

@@ -23,7 +23,6 @@ INITS = ("pretrained", "random", "mean_var")
 _ONE_SCHEDULE: dict[str, Any] = {
     "max_epochs": 1,
     "validation_fraction": None,
-    "train_split": None,
     "early_stopping": None,
 }
 _ORDER, _NET, _FIT, _ROWS = range(1, 5)
@@ -185,7 +184,7 @@ def convergence_curve(
         :class:`~sktransfer.PretrainedFeatureExtractor`) is trained as a FineTuneClassifier trains
         by default. All stages are trained; the head is random, without epochs of its own, and
         BatchNorm learns its statistics, from every start alike. ``max_epochs``, early stopping and
-        a validation part do not count, and ``warmup_epochs`` is a share of the budget.
+        a validation part do not count, and ``lr_schedule__warmup`` is a share of the budget.
     X : array-like, DataFrame, Series or sequence of images, n rows
         In any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)

@@ -18,7 +18,7 @@ from sklearn.frozen import FrozenEstimator
 from sktransfer._images import ImageSource
 
 # Parameters that change nothing about a result.
-_SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint_every")
+_SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint__every")
 # What the repr of an object shows that has none of its own.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 

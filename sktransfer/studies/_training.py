@@ -90,9 +90,9 @@ class Study:
         """
         own = clone(self.estimator).set_params(
             **{
-                "head_init": "random",
-                "head_epochs": 0,
-                "freeze_batch_norm": False,
+                "head__init": "random",
+                "head__epochs": 0,
+                "module__freeze_batch_norm": False,
                 **params,
                 "backbone": given(backbone),
                 "weights": "default",

@@ -22,8 +22,8 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, RandomizedSearchCV
 
 from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
-from sktransfer._finetune import _keeping
-from sktransfer._finetune._datasets import ViewOrder
+from sktransfer._finetune import _activations
+from sktransfer._finetune._datasets import view_order
 from sktransfer._frozen import MEMORY_STORE, REGISTRY, open_directory
 from sktransfer._images import ImageViews, as_image_source
 from sktransfer.datasets import load_digit_screening
@@ -139,7 +139,7 @@ def test_the_extractors_embeddings_serve_the_probe(small, fresh, counted):
         fresh[0]
     )
     clf = small(preprocessing=counted, freeze_depth="all").fit(*fresh)
-    GridSearchCV(clf, {"head_C": [0.01, 0.1, 1]}, cv=3).fit(*fresh)
+    GridSearchCV(clf, {"head__C": [0.01, 0.1, 1]}, cv=3).fit(*fresh)
     assert counted.n == len(fresh[0])
 
 
@@ -156,13 +156,17 @@ def test_float16_is_a_little_off_and_float32_is_not(small, task):
     X, y = task
     # Not AdamW, whose first steps depend on the signs of gradients, however small these are.
     plain = {"freeze_depth": -2, "max_epochs": 1, "batch_size": len(y), "optimizer": "sgd"}
-    exact = small(activation_dtype="float32", **plain).fit(X, y)
+    exact = small(cache__activation_dtype="float32", **plain).fit(X, y)
     half = small(**plain).fit(X, y)
     assert np.abs(exact.predict_proba(X) - half.predict_proba(X)).max() < 2e-2
     assert not same(learned(exact), learned(half))
     with pytest.warns(ActivationBudgetWarning):
         uncached = small(
-            activation_dtype="float32", cache=None, memory_budget=0, disk_budget=0, **plain
+            cache__activation_dtype="float32",
+            cache=None,
+            cache__memory_budget=0,
+            cache__disk_budget=0,
+            **plain,
         ).fit(X, y)
     assert same(learned(exact), learned(uncached))
     assert np.array_equal(exact.predict_proba(X), uncached.predict_proba(X))
@@ -170,7 +174,7 @@ def test_float16_is_a_little_off_and_float32_is_not(small, task):
 
 def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
     """The bound of 2e-4 that the documentation states, on the trained network of a test."""
-    clf = small(activation_dtype="float32", freeze_depth=-2, head_init="random").fit(*fresh)
+    clf = small(cache__activation_dtype="float32", freeze_depth=-2, head__init="random").fit(*fresh)
     assert 0 < moved_by_rounding(clf, fresh[0]) < 2e-4
 
 
@@ -182,7 +186,10 @@ def test_and_those_of_a_solved_head_by_less_than_stated(small, freeze_depth):
     X, y = digits.data.reshape(-1, 8, 8)[:120].astype(np.float32), digits.target[:120]
     settings = {"weights": "default", "image_size": 64, "value_range": (0, 16), "batch_size": 32}
     clf = small(
-        "efficientnet_lite0", activation_dtype="float32", freeze_depth=freeze_depth, **settings
+        "efficientnet_lite0",
+        cache__activation_dtype="float32",
+        freeze_depth=freeze_depth,
+        **settings,
     )
     assert 0 < moved_by_rounding(clf.fit(X, y), X) < 2e-3
 
@@ -190,8 +197,8 @@ def test_and_those_of_a_solved_head_by_less_than_stated(small, freeze_depth):
 def moved_by_rounding(clf, X):
     """How far probabilities are from those of the same network with rounded activations."""
     again = pickle.loads(pickle.dumps(clf))
-    again._made_with["activation_dtype"] = "float16"
-    assert again._prefix.dtype == np.float16
+    again._made_with["cache__activation_dtype"] = "float16"
+    assert again._prefix.dtypes == (np.float16,)
     return np.abs(again.predict_proba(X) - clf.predict_proba(X)).max()
 
 
@@ -199,10 +206,12 @@ def moved_by_rounding(clf, X):
 def test_double_precision_from_fewer_bits(small, fresh, activation_dtype):
     X, y = fresh
     settings = {"precision": "float64", "freeze_depth": -2, "optimizer": "sgd"}
-    settings["head_init"] = "random"  # a solved one makes much of features that are nearly constant
+    settings["head__init"] = (
+        "random"  # a solved one makes much of features that are nearly constant
+    )
     exact = small(**settings).fit(X, y)
-    clf = small(**settings, activation_dtype=activation_dtype).fit(X, y)
-    assert clf._prefix.dtype == activation_dtype
+    clf = small(**settings, cache__activation_dtype=activation_dtype).fit(X, y)
+    assert clf._prefix.dtypes == (activation_dtype,)
     apart = np.abs(clf.predict_proba(X) - exact.predict_proba(X)).max()
     assert 0 < apart < {"float16": 2e-4, "float32": 1e-7}[activation_dtype]
 
@@ -211,7 +220,7 @@ def test_half_the_bytes(small, fresh):
     sizes = {}
     for dtype in ("float16", "float32"):
         clear_cache()
-        small(activation_dtype=dtype, max_epochs=1).fit(*fresh)
+        small(cache__activation_dtype=dtype, max_epochs=1).fit(*fresh)
         sizes[dtype] = cache_info().n_bytes
     assert 0.45 < sizes["float16"] / sizes["float32"] < 0.6
 
@@ -224,18 +233,14 @@ def test_numbers_too_large_for_float16_are_kept_whole(small, fresh):
     # The stem's first convolution, 1e6 times as large: some of its values overflow.
     loud.fit(numbers, y)
     prefix = loud._prefix
-    stages = prefix.frozen().network().stages
+    stages = prefix.network().stages
     with torch.no_grad():
         for parameter in stages[0].parameters():
             parameter.mul_(1e5)
     try:
         for cache in (None, True, True):
-            rows, _ = prefix.activations(
-                as_image_source(numbers * 0.99, value_range=(0, 256)),
-                cache=cache,
-                n_threads=1,
-                on_error="raise",
-            )
+            images = as_image_source(numbers * 0.99, value_range=(0, 256))
+            rows, _ = prefix.extract(images, cache=cache)
             assert rows.dtype == np.float32
             assert np.isfinite(rows).all()
             assert rows.max() > np.finfo(np.float16).max
@@ -247,9 +252,9 @@ def test_numbers_too_large_for_float16_are_kept_whole(small, fresh):
 # --- where they are kept -------------------------------------------------------------------------
 
 PLACES = {
-    "file": {"memory_budget": 0},
-    "store": {"memory_budget": 0, "cache": "store"},
-    "nowhere": {"memory_budget": 0, "disk_budget": 0},
+    "file": {"cache__memory_budget": 0},
+    "store": {"cache__memory_budget": 0, "cache": "store"},
+    "nowhere": {"cache__memory_budget": 0, "cache__disk_budget": 0},
 }
 
 
@@ -278,7 +283,7 @@ def test_a_directory_that_keeps_nothing_is_not_read_in_every_epoch(small, fresh,
     X, y = fresh
     unnamed = Counted(tmp_path / "log")
     unnamed.fingerprint = None
-    settings = {"memory_budget": 0, "cache": tmp_path / "store", "max_epochs": 5}
+    settings = {"cache__memory_budget": 0, "cache": tmp_path / "store", "max_epochs": 5}
     with pytest.warns(ActivationBudgetWarning, match="temporary file.*without a fingerprint"):
         small(preprocessing=unnamed, **settings).fit(X, y)
     assert unnamed.n == len(X)
@@ -299,7 +304,7 @@ def test_a_directory_that_keeps_nothing_is_not_read_in_every_epoch(small, fresh,
 def test_a_directory_that_cannot_be_written_to(small, fresh, counted, tmp_path):
     X, y = fresh
     (tmp_path / "file").touch()
-    settings = {"memory_budget": 0, "cache": tmp_path / "file" / "store", "max_epochs": 5}
+    settings = {"cache__memory_budget": 0, "cache": tmp_path / "file" / "store", "max_epochs": 5}
     with (
         pytest.warns(RuntimeWarning, match="cannot be used"),
         pytest.warns(ActivationBudgetWarning, match="temporary file"),
@@ -312,7 +317,7 @@ def test_a_disk_that_is_full(small, fresh, counted, monkeypatch):
     X, y = fresh
     usage = shutil.disk_usage("/")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
-    settings = {"memory_budget": 0, "disk_budget": 10**15, "max_epochs": 1}
+    settings = {"cache__memory_budget": 0, "cache__disk_budget": 10**15, "max_epochs": 1}
     with pytest.warns(ActivationBudgetWarning, match="nor is there room"):
         small(preprocessing=counted, **settings).fit(X, y)
     monkeypatch.undo()
@@ -324,7 +329,9 @@ def test_a_disk_that_is_full(small, fresh, counted, monkeypatch):
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with (
         pytest.warns(ActivationBudgetWarning, match="temporary file"),
-        pytest.raises(OSError, match=r"no room for .* of activations in .*disk_budget=0") as raised,
+        pytest.raises(
+            OSError, match=r"no room for .* of activations in .*cache__disk_budget=0"
+        ) as raised,
     ):
         small(**{**settings, "cache": False}).fit(X, y)
     assert raised.value.errno == errno.ENOSPC
@@ -332,7 +339,7 @@ def test_a_disk_that_is_full(small, fresh, counted, monkeypatch):
 
 def test_a_search_that_the_store_has_no_room_for_says_so_once(small, fresh, monkeypatch):
     monkeypatch.setattr(MEMORY_STORE, "max_bytes", 100_000)
-    monkeypatch.setattr(_keeping, "_LEFT_OUT", Counter())
+    monkeypatch.setattr(_activations, "_LEFT_OUT", Counter())
     clf = small(freeze_depth=2, max_epochs=1).fit(*fresh)  # one fit is as good without
     message = r"40 images after layer1 of resnet18 take .* other fold .*a/directory"
     with pytest.warns(ActivationBudgetWarning, match=message):
@@ -351,7 +358,7 @@ def unnamed(image):
 def test_a_file_is_gone_with_the_fit(small, fresh, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.warns(ActivationBudgetWarning, match="temporary file"):
-        small(memory_budget=0).fit(*fresh)
+        small(cache__memory_budget=0).fit(*fresh)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -376,7 +383,7 @@ def test_predictions_go_by_portions_where_memory_is_short(small, fresh, counted)
     clf = small(preprocessing=counted).fit(X, y)
     whole = clf.predict_proba(X)
     many = np.concatenate([X] * 3)
-    tight = clf.set_params(memory_budget=0)
+    tight = clf.set_params(cache__memory_budget=0)
     np.testing.assert_allclose(tight.predict_proba(many), np.tile(whole, (3, 1)), atol=1e-6)
     rows = [*many[:50], b"no image", *many[50:]]
     with pytest.warns(FailedRowsWarning, match="1 of 121"):
@@ -439,13 +446,12 @@ def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
 
 
 def test_every_view_has_its_turn():
-    order = ViewOrder(4, seed=3)
     for cycle in range(3):
-        shown = np.stack([order.of(4 * cycle + turn, 50) for turn in range(4)])
+        shown = np.stack([view_order(4, 3, 4 * cycle + turn, 50) for turn in range(4)])
         assert (np.sort(shown, axis=0) == np.arange(4)[:, None]).all()
-    assert not np.array_equal(order.of(0, 50), order.of(4, 50))
-    assert np.array_equal(order.of(5, 50), ViewOrder(4, seed=3).of(5, 50))
-    assert not np.array_equal(order.of(5, 50), ViewOrder(4, seed=4).of(5, 50))
+    assert not np.array_equal(view_order(4, 3, 0, 50), view_order(4, 3, 4, 50))
+    assert np.array_equal(view_order(4, 3, 5, 50), view_order(4, 3, 5, 50))
+    assert not np.array_equal(view_order(4, 3, 5, 50), view_order(4, 4, 5, 50))
 
 
 def test_views_are_of_the_image_and_not_of_its_row(task):

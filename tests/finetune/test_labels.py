@@ -108,15 +108,34 @@ def test_parameters_do_not_grow_in_fit(small, task):
     assert not hasattr(clone(clf), "classes_")
 
 
-def test_a_misspelt_parameter_is_an_error_at_once():
-    with pytest.raises(TypeError, match="learning_rate"):
+def test_a_misspelt_parameter_is_an_error_at_once_that_lists_those_there_are():
+    with pytest.raises(TypeError, match=r"'learning_rate' for .* lr_schedule, max_epochs"):
         FineTuneClassifier(learning_rate=0.1)
-    with pytest.raises(TypeError, match="module__x"):
+    with pytest.raises(TypeError, match="mean module__freeze_batch_norm"):
         FineTuneClassifier(module__x=1)
-    with pytest.raises(ValueError, match="optimiser"):
+    with pytest.raises(TypeError, match="mean head__C or head__dropout or head__epochs"):
+        FineTuneClassifier(head__c=1)
+    with pytest.raises(TypeError, match=r"settings of .* optimizer__\*"):
+        FineTuneClassifier(iterator__num_workers=1)
+    with pytest.raises(ValueError, match="mean optimizer"):
         FineTuneClassifier().set_params(optimiser="sgd")
-    with pytest.raises(ValueError, match="module"):
+    with pytest.raises(ValueError, match="mean module__freeze_batch_norm"):
         FineTuneClassifier().set_params(module__x=1)
+    with pytest.raises(ValueError, match="mean head__init"):
+        FineTuneClassifier().set_params(head_init="random")
+
+
+def test_rare_parameters_are_listed_with_their_defaults_and_shown_where_they_were_given():
+    clf = FineTuneClassifier(head__C=0.1)
+    rare = {name: value for name, value in clf.get_params().items() if "__" in name}
+    assert len(rare) == 18
+    assert rare["head__C"] == clf.head__C == 0.1
+    assert rare["lr_schedule__warmup"] == clf.lr_schedule__warmup == 0.0
+    assert repr(clf) == "FineTuneClassifier(head__C=0.1)"
+    assert repr(clone(clf).set_params(checkpoint__every=3)) == (
+        "FineTuneClassifier(checkpoint__every=3, head__C=0.1)"
+    )
+    assert FineTuneClassifier(**clf.get_params()).get_params() == clf.get_params()
 
 
 def test_every_parameter_has_a_constraint_that_is_enforced(task):

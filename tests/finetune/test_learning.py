@@ -40,7 +40,7 @@ def same(a, b):
 def test_frozen_whole_it_is_a_logistic_regression(small, task, n_classes):
     X, _ = task
     y = np.arange(len(X)) % n_classes
-    clf = small(freeze_depth="all", head_C=0.1).fit(X, y)
+    clf = small(freeze_depth="all", head__C=0.1).fit(X, y)
     feat = PretrainedFeatureExtractor("resnet18", weights=None, image_size=32, engine="torch")
     logistic = LogisticRegression(C=0.1, max_iter=5000, tol=1e-9)
     wide = FunctionTransformer(lambda rows: rows.astype(np.float64))
@@ -61,7 +61,7 @@ def test_the_solved_head_is_where_training_starts(small, task):
 
 
 def test_hidden_layers_and_factories(small, task):
-    hidden = small(freeze_depth="all", head=(16, 8), dropout=0.5, max_epochs=3).fit(*task)
+    hidden = small(freeze_depth="all", head=(16, 8), head__dropout=0.5, max_epochs=3).fit(*task)
     sizes = [m.out_features for m in hidden.module_.head.modules() if hasattr(m, "out_features")]
     assert sizes == [16, 8, 2]
     shares = [m.p for m in hidden.module_.head.modules() if isinstance(m, torch.nn.Dropout)]
@@ -70,14 +70,14 @@ def test_hidden_layers_and_factories(small, task):
     made = small(freeze_depth="all", head=lambda d, k: torch.nn.Linear(d, k, bias=False)).fit(*task)
     assert made.module_.head[0].bias is None
     with pytest.raises(ValueError, match="not one"):
-        small(head=(16,), head_init="logistic").fit(*task)
+        small(head=(16,), head__init="logistic").fit(*task)
     with pytest.raises(ValueError, match="head"):
         small(head=(0,)).fit(*task)
 
 
 def test_head_epochs_come_first_and_leave_the_rest_alone(small, task):
-    clf = small(head_init="random", head_epochs=4, max_epochs=0).fit(*task)
-    untouched = small(head_init="random", head_epochs=0, max_epochs=0).fit(*task)
+    clf = small(head__init="random", head__epochs=4, max_epochs=0).fit(*task)
+    untouched = small(head__init="random", head__epochs=0, max_epochs=0).fit(*task)
     assert same(
         next(iter(clf.module_.stages.values())).state_dict(),
         next(iter(untouched.module_.stages.values())).state_dict(),
@@ -115,7 +115,7 @@ def test_settings_of_an_optimizer_reach_it(small, task):
 
 def test_rates_by_stage_and_no_decay_for_biases_and_norms(small, task):
     clf = small(
-        freeze_depth=-2, lr=1e-3, head_lr=5e-3, layer_decay=0.5, weight_decay=0.1, max_epochs=1
+        freeze_depth=-2, lr=1e-3, head__lr=5e-3, lr__layer_decay=0.5, weight_decay=0.1, max_epochs=1
     ).fit(*task)
     rates = {g["name"]: (g["initial_lr"], g["weight_decay"]) for g in clf.optimizer_.param_groups}
     assert rates["layer4"] == (1e-3, 0.1)
@@ -127,15 +127,14 @@ def test_rates_by_stage_and_no_decay_for_biases_and_norms(small, task):
 
 @pytest.mark.parametrize(("head_init", "times"), [("logistic", 1), ("random", 10)])
 def test_a_solved_head_takes_no_larger_steps_than_the_rest(small, task, head_init, times):
-    clf = small(lr=1e-3, head_init=head_init, head_epochs=0, max_epochs=0).fit(*task)
+    clf = small(lr=1e-3, head__init=head_init, head__epochs=0, max_epochs=0).fit(*task)
     rates = {group["name"]: group["initial_lr"] for group in clf.optimizer_.param_groups}
     assert rates["head"] == pytest.approx(times * rates["layer4"])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedules_warm_up_and_end(schedule):
-    factor = schedule_factor(schedule, 100, 10)
-    values = [factor(step) for step in range(100)]
+    values = [schedule_factor(schedule, step, n_steps=100, n_warmup=10) for step in range(100)]
     assert values[:3] == [1 / 11, 2 / 11, 3 / 11]
     assert max(values) <= 1
     assert all(value >= 0 for value in values)
@@ -155,7 +154,7 @@ def test_the_schedule_reaches_the_optimizer(small, task):
                 self.seen_.append(net.optimizer_.param_groups[0]["lr"])
 
     rates = Rates()
-    small(lr=1e-3, lr_schedule="cosine", warmup_epochs=1, callbacks=[rates]).fit(*task)
+    small(lr=1e-3, lr_schedule="cosine", lr_schedule__warmup=1, callbacks=[rates]).fit(*task)
     assert len(rates.seen_) == 10
     assert rates.seen_[0] < rates.seen_[4]
     assert rates.seen_[5] == pytest.approx(1e-3)
@@ -181,12 +180,14 @@ def test_gradients_are_shortened(small, task):
             total = sum(float(p.grad.norm()) ** 2 for _, p in named_parameters) ** 0.5
             assert total <= 1e-3 + 1e-6
 
-    small(max_grad_norm=1e-3, callbacks=[Norms()], head_init="random", head_epochs=0).fit(*task)
+    small(
+        optimizer__max_grad_norm=1e-3, callbacks=[Norms()], head__init="random", head__epochs=0
+    ).fit(*task)
 
 
 def test_a_rate_too_high_says_so(small, task):
     with pytest.raises(FloatingPointError, match=r"Lower lr \(now 1e\+20\)"):
-        small(optimizer="sgd", lr=1e20, max_epochs=5, head_init="random").fit(*task)
+        small(optimizer="sgd", lr=1e20, max_epochs=5, head__init="random").fit(*task)
 
 
 # --- losses and weights --------------------------------------------------------------------------
@@ -215,7 +216,9 @@ def test_probabilities_sum_to_one_whatever_the_loss(small, task, loss):
 def test_settings_of_a_loss_reach_it(small, task):
     clf = small(loss="focal", loss__gamma=3.5, max_epochs=1).fit(*task)
     assert clf.criterion_.gamma == 3.5
-    assert small(label_smoothing=0.2, max_epochs=0).fit(*task).criterion_.label_smoothing == 0.2
+    assert (
+        small(loss__label_smoothing=0.2, max_epochs=0).fit(*task).criterion_.label_smoothing == 0.2
+    )
 
 
 @pytest.mark.parametrize("freeze_depth", ["all", -1])
@@ -266,17 +269,17 @@ def test_a_share_is_held_out_by_class_and_by_group(small, task):
 
 def test_skorchs_splits_are_taken(small, task):
     X, y = task
-    clf = small(max_epochs=1, train_split=ValidSplit(4, stratified=True)).fit(X, y)
+    clf = small(max_epochs=1, validation_fraction=ValidSplit(4, stratified=True)).fit(X, y)
     assert len(clf.valid_indices_) == 10
     groups = np.repeat(np.arange(10), 4)
-    clf = small(max_epochs=1, train_split=ValidSplit(GroupShuffleSplit(1, random_state=0)))
+    clf = small(max_epochs=1, validation_fraction=ValidSplit(GroupShuffleSplit(1, random_state=0)))
     clf.fit(X, y, groups=groups)
     assert not set(groups[clf.valid_indices_]) & set(groups[clf.train_indices_])
 
 
 def test_the_best_epoch_is_kept(small, task):
     clf = small(
-        max_epochs=6, validation_fraction=0.5, lr=3e-2, lr_schedule="constant", head_lr=3e-2
+        max_epochs=6, validation_fraction=0.5, lr=3e-2, lr_schedule="constant", head__lr=3e-2
     ).fit(*task)
     losses = [row["valid_loss"] for row in clf.history_]
     assert clf.best_epoch_ == int(np.argmin(losses)) + 1
@@ -318,7 +321,11 @@ def test_a_moving_average_is_what_is_kept(small, task):
 
     steps = Steps()
     clf = small(
-        ema_decay=0.5, lr=1e-2, callbacks=[steps], validation_fraction=0.25, restore_best=False
+        optimizer__ema_decay=0.5,
+        lr=1e-2,
+        callbacks=[steps],
+        validation_fraction=0.25,
+        early_stopping__restore_best=False,
     ).fit(*task)
     average = steps.seen_[0]
     for step, now in enumerate(steps.seen_[1:], 2):
@@ -341,7 +348,7 @@ def test_a_moving_average_is_what_is_kept(small, task):
 def test_equal_seeds_equal_weights_and_global_states_untouched(small, task):
     torch.manual_seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    settings = {"dropout": 0.3, "head_init": "random", "augmentation": "standard"}
+    settings = {"head__dropout": 0.3, "head__init": "random", "augmentation": "standard"}
     a, b = (small(**settings).fit(*task) for _ in range(2))
     assert same(weights_of(a), weights_of(b))
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -383,9 +390,10 @@ class Slow(Callback):
     def on_epoch_end(self, net, **kwargs):
         time.sleep(float(sys.argv[3]))
 X, y = np.load(sys.argv[1]), np.arange(40) % 2
-FineTuneClassifier("resnet18", weights=None, image_size=32, max_epochs=6, batch_size=8, dropout=0.2,
-    random_state=0, engine="torch", augmentation="light", checkpoint_dir=sys.argv[2],
-    checkpoint_every=2, validation_fraction=0.25, callbacks=[Slow()], lr=1e-2).fit(X, y)
+FineTuneClassifier("resnet18", weights=None, image_size=32, max_epochs=6, batch_size=8,
+    head__dropout=0.2, random_state=0, engine="torch", augmentation="light",
+    checkpoint_dir=sys.argv[2], checkpoint__every=2, validation_fraction=0.25,
+    callbacks=[Slow()], lr=1e-2).fit(X, y)
 """
 
 
@@ -402,8 +410,8 @@ def test_a_kill_in_the_middle_ends_where_an_undisturbed_training_does(small, tas
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    settings = {"max_epochs": 6, "dropout": 0.2, "augmentation": "light", "lr": 1e-2}
-    settings |= {"validation_fraction": 0.25, "checkpoint_every": 2}
+    settings = {"max_epochs": 6, "head__dropout": 0.2, "augmentation": "light", "lr": 1e-2}
+    settings |= {"validation_fraction": 0.25, "checkpoint__every": 2}
     threads = torch.get_num_threads()
 
     resumed = small(checkpoint_dir=tmp_path / "states", **settings).fit(*task)
@@ -472,7 +480,7 @@ def test_mixed_rows_weigh_what_their_labels_do(small, task, kind):
     X, y = task
     wrong = np.arange(len(y)) < 10
     settings = {"augmentation": ImageAugmentation(**{kind: 1.0}), "lr": 1e-3}
-    settings |= {"head_init": "random", "head_epochs": 0}
+    settings |= {"head__init": "random", "head__epochs": 0}
     a, b = (
         small(**settings).fit(X, labels, sample_weight=np.where(wrong, 0.0, 1.0))
         for labels in (y, np.where(wrong, 1 - y, y))
@@ -487,7 +495,7 @@ def test_views_at_test_time_are_averaged(small, task):
     """Of mirror images alone a second view is the image or its mirror image."""
     X, y = task
     mirror = ImageAugmentation(horizontal_flip=True)
-    clf = small(augmentation=mirror, activation_dtype="float32", max_epochs=1).fit(X, y)
+    clf = small(augmentation=mirror, cache__activation_dtype="float32", max_epochs=1).fit(X, y)
     there, mirrored = clf.decision_function(X), clf.decision_function(X[:, :, ::-1])
     z = clf.set_params(test_time_views=2).decision_function(X)
     same_again = np.isclose(z, there, atol=1e-4)

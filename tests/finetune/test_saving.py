@@ -23,7 +23,7 @@ CASES = {
     "last stage": {"freeze_depth": -1},
     "everything": {"freeze_depth": 0},
     "one stage": {"freeze_depth": ["layer1"]},
-    "hidden head": {"head": (8,), "dropout": 0.1, "augmentation": "light"},
+    "hidden head": {"head": (8,), "head__dropout": 0.1, "augmentation": "light"},
     "weights along": {"freeze_depth": ["layer1"], "store_weights": True},
 }
 
@@ -86,7 +86,7 @@ def test_no_image_is_named(small, task, tmp_path):
 
 
 def test_code_cannot_be_saved_and_is_named(small, task, tmp_path):
-    clf = small(freeze_depth="all", head=torch.nn.Linear, head_init="random", max_epochs=1)
+    clf = small(freeze_depth="all", head=torch.nn.Linear, head__init="random", max_epochs=1)
     with pytest.raises(ValueError, match=r"head=.*is code"):
         clf.fit(*task).save(tmp_path / "clf.safetensors")
     assert list(tmp_path.glob("*.safetensors*")) == []

@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
-from sktransfer._finetune._presets import PRESETS
+from sktransfer._finetune._parameters import PRESETS
 from sktransfer._frozen import REGISTRY
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -110,7 +110,7 @@ def test_presets_are_parameters(task):
         def on_epoch_end(self, net, **kwargs):
             steps.append((net.phase_, type(net.optimizer_).__name__))
 
-    keras.set_params(weights=None, image_size=32, max_epochs=1, head_epochs=1, callbacks=[Steps()])
+    keras.set_params(weights=None, image_size=32, max_epochs=1, head__epochs=1, callbacks=[Steps()])
     keras.fit(*task)
     assert steps == [("head", "RMSprop"), ("all", "SGD")]
     assert keras.optimizer_.param_groups[0]["momentum"] == 0.9
@@ -122,7 +122,7 @@ def test_presets_are_parameters(task):
 
 def test_the_presets_train_what_they_say(task, tmp_path):
     inception = FineTuneClassifier.preset("keras2016", weights=None, image_size=75)
-    inception.set_params(max_epochs=0, head_epochs=0).fit(task[0][:4], task[1][:4])
+    inception.set_params(max_epochs=0, head__epochs=0).fit(task[0][:4], task[1][:4])
     assert list(inception.module_.stage_names.values()) == ["Mixed_7b", "Mixed_7c"]
     sizes = [m.out_features for m in inception.module_.head.modules() if hasattr(m, "out_features")]
     assert sizes == [1024, 2]
@@ -146,7 +146,7 @@ def test_the_presets_train_what_they_say(task, tmp_path):
 
 
 def test_the_learning_rate_finder_leaves_the_estimator_alone(small, task):
-    clf = small(max_epochs=1, head_init="random").fit(*task)
+    clf = small(max_epochs=1, head__init="random").fit(*task)
     before = clf.predict_proba(task[0])
     found = clf.find_lr(*task, lr_min=1e-5, lr_max=1.0, n_steps=25)
     assert np.array_equal(clf.predict_proba(task[0]), before)

@@ -38,7 +38,7 @@ def classifier(**params):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return classifier(head_init="random", head_epochs=2, lr=1e-3).fit(X, y)
+    return classifier(head__init="random", head__epochs=2, lr=1e-3).fit(X, y)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_a_row_per_depth_from_full_training_to_the_probe(fresh, tmp_path):
 
 def test_scores_are_those_of_a_grid_search(fresh):
     X, y = fresh
-    clf = small(activation_dtype="float32")
+    clf = small(cache__activation_dtype="float32")
     cv = StratifiedKFold(3, shuffle=True, random_state=0)
     depths = ["layer3", "all"]
     curve = freeze_depth_curve(clf, X, y, depths=depths, cv=cv, scoring="neg_log_loss")
@@ -88,7 +88,7 @@ def test_the_interval_is_the_corrected_one(fresh):
 
 def test_other_parameters_take_their_best_at_each_depth(fresh):
     X, y = fresh
-    grid = {"freeze_depth": ["all"], "head_C": [1e-6, 1.0]}
+    grid = {"freeze_depth": ["all"], "head__C": [1e-6, 1.0]}
     search = GridSearchCV(small(), grid, cv=3, scoring="neg_log_loss").fit(X, y)
     curve = curve_of_search(search)
     assert curve["mean_score"].item() == search.best_score_
@@ -96,7 +96,7 @@ def test_other_parameters_take_their_best_at_each_depth(fresh):
 
 def test_halving_shows_the_scores_on_most_rows(fresh):
     X, y = fresh
-    grid = {"freeze_depth": ["all", -1], "head_C": [1e-6, 1.0]}
+    grid = {"freeze_depth": ["all", -1], "head__C": [1e-6, 1.0]}
     search = HalvingGridSearchCV(
         small(), grid, cv=2, scoring="neg_log_loss", random_state=0, min_resources=10, factor=2
     ).fit(X, y)
@@ -111,7 +111,7 @@ def test_halving_shows_the_scores_on_most_rows(fresh):
 
 def test_several_grids_and_candidates_that_failed(fresh):
     X, y = fresh
-    grids = [{"freeze_depth": ["all"], "head_C": [1e-3, -1.0]}, {"head_C": [1e-3]}]
+    grids = [{"freeze_depth": ["all"], "head__C": [1e-3, -1.0]}, {"head__C": [1e-3]}]
     search = GridSearchCV(small(), grids, cv=2, scoring="neg_log_loss", refit=False)
     with pytest.warns(FitFailedWarning), pytest.warns(UserWarning, match="non-finite"):
         search.fit(X, y)
@@ -153,7 +153,7 @@ def test_bad_input(fresh):
         freeze_depth_curve(small(), X, y, depths=[["layer1"]])
     with pytest.raises(ValueError, match="confidence_level must lie between"):
         freeze_depth_curve(small(), X, y, depths=["all"], cv=2, confidence_level=95)
-    search = GridSearchCV(small(freeze_depth="all"), {"head_C": [0.1, 1]}, cv=2)
+    search = GridSearchCV(small(freeze_depth="all"), {"head__C": [0.1, 1]}, cv=2)
     with pytest.raises(NotFittedError):
         curve_of_search(search)
     with pytest.raises(ValueError, match="search over 'freeze_depth' with a single metric"):

@@ -153,7 +153,7 @@ def test_valid_split_in_fine_tuning_and_in_a_skorch_net():
         image_size=32,
         value_range=(0, 16),
         max_epochs=1,
-        train_split=GroupedValidSplit(0.25, random_state=0),
+        validation_fraction=GroupedValidSplit(0.25, random_state=0),
         random_state=0,
     ).fit(X, y, groups=patients)
     assert not set(patients[clf.valid_indices_]) & set(patients[clf.train_indices_])

@@ -114,7 +114,7 @@ def test_prefetch_finds_the_keys_that_engines_resolve_on(fresh, counted):
 @pytest.mark.parametrize(("activation_dtype", "atol"), [("float16", 1e-3), ("float32", 1e-5)])
 def test_prefetched_is_the_same_as_run_alone(fresh, activation_dtype, atol):
     X, y = fresh
-    clf = small(activation_dtype=activation_dtype, head_init="random")
+    clf = small(cache__activation_dtype=activation_dtype, head__init="random")
     search = GridSearchCV(clf, {"freeze_depth": ["all", -1, -2]}, cv=3, scoring="neg_log_loss")
     clear_cache()
     alone = clone(search).fit(X, y)
@@ -179,7 +179,7 @@ def test_planning_leaves_nothing_behind(fresh, tmp_path):
     clear_cache()
     random_state = np.random.RandomState(3)
     clf = small(random_state=random_state, cache=tmp_path / "store", verbose=1)
-    search = grid_search(clf, {"freeze_depth": ["all", -1], "dropout": [0.5]})
+    search = grid_search(clf, {"freeze_depth": ["all", -1], "head__dropout": [0.5]})
     state = pickle.dumps(search)
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)

@@ -53,7 +53,7 @@ def classifier():
         settings = {
             "optimizer": "momentum",
             "lr": 0.05,
-            "head_lr": 0.05,
+            "head__lr": 0.05,
             "weight_decay": 0.0,
             "lr_schedule": "one_cycle",
             "max_epochs": 40,

@@ -138,7 +138,7 @@ def test_he_in_small(mnist, classifier):
     for seed in range(4):
         (X_a, y_a), (X_b, y_b), (X_test, y_test) = halves(X, y, seed, 300, 250)
         a = classifier(
-            seed, max_epochs=8, freeze_depth=0, freeze_batch_norm=False, head_init="random"
+            seed, max_epochs=8, freeze_depth=0, module__freeze_batch_norm=False, head__init="random"
         ).fit(X_a, y_a)
         clf = classifier().set_params(backbone=FrozenEstimator(a))
         curve = convergence_curve(

@@ -215,8 +215,8 @@ def test_a_frozen_prefix_of_a_pretrained_network_stays_what_it_was(digits):
     base = small_network(1, side=16)
     mixed = first_stages(base, 3, random_like(base, 1), "x")
     clf = FineTuneClassifier(
-        given(mixed), freeze_depth=3, max_epochs=1, lr=0.1, head_init="random", random_state=0,
-        freeze_batch_norm=False, value_range=(0, 255),
+        given(mixed), freeze_depth=3, max_epochs=1, lr=0.1, head__init="random", random_state=0,
+        module__freeze_batch_norm=False, value_range=(0, 255),
     ).fit(X, y)  # fmt: skip
     after = tensors(clf.to_backbone())
     for name, tensor in tensors(base).items():
@@ -323,7 +323,7 @@ def test_yosinski_in_small(mnist, classifier):
         gains.append(mean["AnB+", 5] - base)
         assert mean["AnB+", 5] > mean["AnB", 5]
         assert 2 <= mean["AnB"].idxmax() <= 4
-        dead = classifier(seed, freeze_depth=5, head_init="random").fit(X_b, y_b)
+        dead = classifier(seed, freeze_depth=5, head__init="random").fit(X_b, y_b)
         assert dead.score(X_test, y_test) == pytest.approx(0.2, abs=0.03)  # chance
         assert 0.2 < mean["random", 5] < base - 0.15
         assert mean["random", 5] < mean["random", 3] < mean["random", 1]

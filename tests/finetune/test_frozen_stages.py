@@ -77,7 +77,7 @@ def test_an_unknown_stage_lists_those_there_are(small, task):
 
 def test_the_prefix_is_the_extractors(small, task):
     X, y = task
-    clf = small(freeze_depth=-1, activation_dtype="float32").fit(X, y)
+    clf = small(freeze_depth=-1, cache__activation_dtype="float32").fit(X, y)
     stage = clf._prefix.info.stages[-2].name
     rows = PretrainedFeatureExtractor(
         "resnet18",
@@ -97,7 +97,11 @@ def test_frozen_stages_inside_the_suffix_do_not_change(small, task):
     backbone = load_backbone("resnet18", weights=None)
     first, last = backbone.stage_names[1], backbone.stage_names[-1]
     clf = small(
-        freeze_depth=[first], lr=0.1, freeze_batch_norm=False, weight_decay=0.1, max_epochs=1
+        freeze_depth=[first],
+        lr=0.1,
+        module__freeze_batch_norm=False,
+        weight_decay=0.1,
+        max_epochs=1,
     ).fit(X, y)
     before = {
         f"{stage.name}.{key}": tensor
@@ -139,10 +143,10 @@ def test_nor_do_they_in_a_warm_start_or_a_training_taken_up(small, task, tmp_pat
         for stage in backbone.stages[2:]
         for key, tensor in stage.module.state_dict().items()
     }
-    settings = {"freeze_depth": [backbone.stage_names[1]], "freeze_batch_norm": False}
+    settings = {"freeze_depth": [backbone.stage_names[1]], "module__freeze_batch_norm": False}
     settings |= {"lr": 1e-2, "weight_decay": 0.1}
     warm = small(warm_start=True, **settings).fit(*task).fit(*task)
-    resumed = small(checkpoint_dir=tmp_path, checkpoint_every=1, **settings)
+    resumed = small(checkpoint_dir=tmp_path, checkpoint__every=1, **settings)
     with pytest.raises(RuntimeError, match="stopped"):
         clone(resumed).set_params(callbacks=[Stop()]).fit(*task)
     assert len(list(tmp_path.glob("*/training.pt"))) == 1
@@ -176,7 +180,7 @@ def test_what_is_trained_changes_and_only_that_is_in_the_optimizer(small, task):
 
 
 def test_batch_norm_of_trained_stages_can_be_let_go(small, task):
-    clf = small(freeze_depth=-1, freeze_batch_norm=False).fit(*task)
+    clf = small(freeze_depth=-1, module__freeze_batch_norm=False).fit(*task)
     before = load_backbone("resnet18", weights=None).stages[-1].module.state_dict()
     after = next(iter(clf.module_.stages.values())).state_dict()
     assert any("running_mean" in k and not torch.equal(before[k], after[k]) for k in before)

@@ -1,4 +1,4 @@
-"""What happens after a fit: failures, further training, changed parameters, other processes."""
+"""After a fit: failures, training that is resumed, changed parameters, other processes."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def test_rows_that_cannot_be_read_leave_a_fitted_one_as_it_is(small, task):
     assert np.array_equal(clf.predict_proba(X), before)
 
 
-# --- going on ------------------------------------------------------------------------------------
+# --- further training ----------------------------------------------------------------------------
 
 
-def test_parameters_that_were_changed_count_when_training_goes_on(small, task):
+def test_changed_parameters_count_when_training_resumes(small, task):
     X, y = task
     clf = small(NET, lr=1e-3).fit(X, y)
     before = learned(clf)
@@ -83,7 +83,7 @@ def test_parameters_that_were_changed_count_when_training_goes_on(small, task):
     assert not same(learned(clf), before)
 
 
-def test_moments_of_the_optimizer_go_on(small, task):
+def test_moments_of_the_optimizer_are_kept(small, task):
     clf = small(NET, lr=1e-3).fit(*task)
     moments = {id(p): s["exp_avg"].clone() for p, s in clf.optimizer_.state.items()}
     clf.set_params(max_epochs=0).partial_fit(*task)
@@ -93,10 +93,10 @@ def test_moments_of_the_optimizer_go_on(small, task):
 
 
 @pytest.mark.parametrize(
-    "change", [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}, {"dropout": 0.3}]
+    "change", [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}, {"head__dropout": 0.3}]
 )
 @pytest.mark.parametrize("way", ["partial_fit", "warm start"])
-def test_another_network_cannot_be_gone_on_with(small, task, change, way):
+def test_another_network_cannot_be_trained_further(small, task, change, way):
     clf = small(NET, warm_start=way == "warm start").fit(*task).set_params(**change)
     with pytest.raises(ValueError, match=f"{next(iter(change))} is .* now"):
         (clf.fit if way == "warm start" else clf.partial_fit)(*task)
@@ -144,10 +144,10 @@ def test_each_call_has_draws_of_its_own(small, task):
     assert seen[0] != seen[1] != seen[2] != seen[0]
 
 
-# --- states of training --------------------------------------------------------------------------
+# --- checkpoints ---------------------------------------------------------------------------------
 
 
-def test_a_finished_state_is_not_taken_for_the_next_training(small, task, tmp_path):
+def test_a_finished_checkpoint_is_not_used_for_the_next_training(small, task, tmp_path):
     X, y = task
     plain, kept = (small(NET, lr=1e-3, checkpoint_dir=d) for d in (None, tmp_path))
     for clf in (plain, kept):
@@ -156,15 +156,15 @@ def test_a_finished_state_is_not_taken_for_the_next_training(small, task, tmp_pa
     assert len(plain.history_) == len(kept.history_) == 6
 
 
-def test_the_history_of_a_training_taken_up_is_whole_and_once(small, task, tmp_path):
-    settings = {"head_init": "random", "head_epochs": 2, "checkpoint_every": 1}
+def test_the_history_of_a_resumed_training_is_complete_and_not_repeated(small, task, tmp_path):
+    settings = {"head__init": "random", "head__epochs": 2, "checkpoint__every": 1}
     first = small(NET, checkpoint_dir=tmp_path, **settings).fit(*task)
     again = small(NET, checkpoint_dir=tmp_path, **settings).fit(*task)
     assert len(first.history_) == len(again.history_) == 4
     assert again.history_[:, "train_loss"] == first.history_[:, "train_loss"]
 
 
-@pytest.mark.parametrize("what", ["groups", "weights of rows held out", "train_split"])
+@pytest.mark.parametrize("what", ["groups", "weights of rows held out", "a splitter"])
 def test_another_split_is_another_training(small, task, tmp_path, what):
     """Or rows that are held out now would have been trained on."""
     X, y = task
@@ -174,8 +174,8 @@ def test_another_split_is_another_training(small, task, tmp_path, what):
         held = small(NET, max_epochs=0, **settings).fit(X, y).valid_indices_
         then = {"sample_weight": np.where(np.isin(np.arange(40), held[:8]), 0.0, 1.0)}
         settings["lr"] = 3e-2
-    if what == "train_split":
-        settings = {"lr": 1e-3, "train_split": drawn_split}
+    if what == "a splitter":
+        settings = {"lr": 1e-3, "validation_fraction": drawn_split}
         first, then = {"groups": np.zeros(40)}, {"groups": np.ones(40)}
     small(NET, checkpoint_dir=tmp_path, **settings).fit(X, y, **first)
     again = small(NET, checkpoint_dir=tmp_path, **settings).fit(X, y, **then)
@@ -190,25 +190,25 @@ def drawn_split(dataset, y, groups):
     return order[10:], order[:10]
 
 
-TAKEN_UP = {
-    "average": {"ema_decay": 0.9},
+RESUMED = {
+    "average": {"optimizer__ema_decay": 0.9},
     "plateau": {"lr_schedule": "plateau", "optimizer": "momentum"},
     "best": {"lr_schedule": "one_cycle", "validation_fraction": 0.25, "early_stopping": 3},
     "scaled gradients": {"precision": "float16"},
     "views": {"augmentation": "light", "augment_views": 2},
-    "head first": {"head_init": "random", "head_epochs": 1, "dropout": 0.2},
+    "head first": {"head__init": "random", "head__epochs": 1, "head__dropout": 0.2},
 }
 
 
-@pytest.mark.parametrize("settings", TAKEN_UP.values(), ids=TAKEN_UP)
-def test_all_that_a_training_remembers_is_taken_up(small, task, tmp_path, settings):
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_training_ends_like_an_uninterrupted_one(small, task, tmp_path, settings):
     class Stop(Callback):
         def on_epoch_end(self, net, **kwargs):
             if len(net.history) == 4:
                 raise RuntimeError("stopped")
 
     settings = {"max_epochs": 6, "lr": 3e-3, **settings}
-    state = {"checkpoint_dir": tmp_path, "checkpoint_every": 2}
+    state = {"checkpoint_dir": tmp_path, "checkpoint__every": 2}
     with pytest.raises(RuntimeError, match="stopped"):
         small(NET, callbacks=[Stop()], **settings, **state).fit(*task)
     (file,) = tmp_path.glob("*/training.pt")
@@ -343,7 +343,7 @@ def test_workers_of_a_search_have_workers_and_states_of_their_own(small, task, t
     settings = {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise", "refit": False}
     clf = small(NET, freeze_depth=0, max_epochs=1)
     plain = GridSearchCV(clf, grid, **settings).fit(*task)
-    clf.set_params(iterator_train__num_workers=1, checkpoint_dir=tmp_path, checkpoint_every=1)
+    clf.set_params(iterator_train__num_workers=1, checkpoint_dir=tmp_path, checkpoint__every=1)
     together = GridSearchCV(clf, grid, n_jobs=2, **settings).fit(*task)
     assert len(list(tmp_path.iterdir())) == 4
     for name in ("split0_test_score", "split1_test_score"):

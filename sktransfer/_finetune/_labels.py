@@ -1,4 +1,4 @@
-"""What ``fit`` is given, read: labels as codes, weights, and which rows are for what.
+"""Labels as codes, weights of rows, and which rows are trained on and which held out.
 
 It must not know networks.
 """
@@ -28,11 +28,13 @@ class Rows:
     Parameters
     ----------
     source : ImageSource
+        The images.
     y : ndarray of shape (n,), int64
         Codes of the classes.
     weight : ndarray of shape (n,), float64
         Sample weights as given, without those of classes.
     groups : ndarray of shape (n,) or None
+        Groups that are not to be divided.
     kept : ndarray of int
         Rows whose image can be read.
     """
@@ -45,18 +47,18 @@ class Rows:
 
     @cached_property
     def digests(self) -> list[bytes]:
-        """Of the images of ``kept``, once no more is left out."""
+        """Digests of the images of ``kept``, once no more is left out."""
         return [self.source.open(int(row)).digest for row in self.kept]
 
     def leave_out(self, failures: Sequence[ImageDecodeError]) -> None:
-        """Keep rows whose image could be read; raise where that is none of them."""
+        """Keep rows whose image could be read; raise an error if there is none."""
         bad = [failure.index for failure in failures if failure.index is not None]
         self.kept = np.setdiff1d(np.arange(len(self.y)), bad)
         if not len(self.kept):
             raise failures[0]
 
     def weights(self, rows: np.ndarray, class_weight: Any, classes: np.ndarray) -> np.ndarray:
-        """Weights of ``rows`` times those of their classes."""
+        """Return the weights of ``rows`` times those of their classes."""
         weight = self.weight[rows]
         if class_weight is not None:
             codes = self.y[rows]
@@ -79,18 +81,25 @@ class Rows:
 def read_labels(
     y: Any, source: ImageSource, sample_weight: Any, groups: Any, classes: Any, estimator: Any
 ) -> tuple[Rows, np.ndarray]:
-    """Labels of any kind to codes.
+    """Turn labels of any kind into codes.
 
     Parameters
     ----------
+    y, sample_weight, groups
+        What ``fit`` was given.
+    source : ImageSource
+        The images.
     classes : array-like or None
         Classes known before; None: those of ``y``.
+    estimator : FineTuneClassifier
+        Named in messages.
 
     Returns
     -------
     rows : Rows
+        What is known of every row.
     classes : ndarray
-        Sorted.
+        Class labels, sorted.
 
     Raises
     ------
@@ -115,8 +124,9 @@ def read_labels(
     unknown = np.setdiff1d(y, known)
     if len(unknown):
         raise ValueError(
-            f"y contains labels that are not among the classes known so far: {unknown.tolist()}; "
-            f"known are {known.tolist()}."
+            f"y contains labels that are not among the known classes {known.tolist()}: "
+            f"{unknown.tolist()}. Give all classes at the first call, as partial_fit(X, y, "
+            "classes=...), or fit from scratch."
         )
     if len(known) < 2:
         raise ValueError(
@@ -131,37 +141,46 @@ def read_labels(
 
 
 def split_rows(
-    rows: Rows,
-    fraction: float | None,
-    train_split: Callable[..., Any] | None,
-    seed: int,
-    classes: np.ndarray,
+    rows: Rows, split: Any, seed: int, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Rows to train on, and rows to validate on or None.
+    """Choose rows to train on, and rows to validate on or None.
 
     Parameters
     ----------
-    fraction : float or None
-        Stratified by class; groups stay whole where they are known, and copies of an image are
-        one group.
-    train_split : callable or None
-        skorch's: takes (dataset, y[, groups]) and gives two torch Subsets, or the index arrays.
+    rows : Rows
+        Those that can be read are divided.
+    split : float, callable or None
+        A share is stratified by class; groups stay whole where they are known, and copies of an
+        image are one group. A callable is one of skorch's: it takes (dataset, y[, groups]) and
+        returns two torch Subsets, or two arrays of row numbers.
+    seed : int
+        Decides the share.
+    classes : ndarray
+        Class labels, for the callable.
+
+    Returns
+    -------
+    train : ndarray of int
+        Rows to train on.
+    valid : ndarray of int or None
+        Rows held out.
     """
     kept = rows.kept
-    groups = None if rows.groups is None else rows.groups[kept]
-    if train_split is not None:
-        train, valid = _by_skorch(train_split, kept, classes[rows.y[kept]], groups)
-        return kept[train], None if valid is None else kept[valid]
-    if fraction is None:
+    if split is None:
         return kept, None
+    if callable(split):
+        groups = None if rows.groups is None else rows.groups[kept]
+        train, valid = _by_skorch(split, len(kept), classes[rows.y[kept]], groups)
+        return kept[train], None if valid is None else kept[valid]
     groups = _copies(rows.digests) if rows.groups is None else read_groups(rows.groups)[kept]
-    train, valid = holdout_split(rows.y[kept], fraction, groups=groups, random_state=seed)
+    train, valid = holdout_split(rows.y[kept], split, groups=groups, random_state=seed)
     return kept[train], kept[valid]
 
 
 def _copies(digests: list[bytes]) -> np.ndarray | None:
-    """Rows of one image as one group, where there are any: over-sampling makes such rows, and a
-    copy of a training row says nothing about rows that were not seen.
+    """Return groups of rows of one image, or None if there are no such rows.
+
+    Over-sampling makes such rows, and a copy of a training row says nothing about unseen ones.
     """
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     if len(numbers) == len(digests):
@@ -170,11 +189,10 @@ def _copies(digests: list[bytes]) -> np.ndarray | None:
 
 
 def _by_skorch(
-    train_split: Callable[..., Any], kept: np.ndarray, y: np.ndarray, groups: np.ndarray | None
+    split: Callable[..., Any], n: int, y: np.ndarray, groups: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     extra = {} if groups is None else {"groups": groups}
-    places = list(range(len(kept)))
-    train, valid = train_split(places, y, **extra)
+    train, valid = split(list(range(n)), y, **extra)
 
     def indices(part: Any) -> Any:
         if part is None:
@@ -185,10 +203,14 @@ def _by_skorch(
         train, valid = indices(train), indices(valid)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"train_split gave {type(valid).__name__} as the rows to hold out, and not a part of "
-            "the rows that are given (skorch's predefined_split is of that kind). Give a callable "
-            "that returns two torch Subsets, or two arrays of row numbers."
+            f"The splitter given as validation_fraction returned {type(valid).__name__} as the "
+            "rows to hold out, and not a part of the rows it was given (skorch's predefined_split "
+            "is of that kind). Give a callable that returns two torch Subsets, or two arrays of "
+            "row numbers."
         ) from error
-    if valid is not None and len(valid) and valid.max() >= len(kept):
-        raise ValueError("train_split gave a row that is not among those to split.")
+    if valid is not None and len(valid) and valid.max() >= n:
+        raise ValueError(
+            f"The splitter given as validation_fraction returned row {valid.max()}, but there are "
+            f"{n} rows to split."
+        )
     return train, valid

@@ -1,0 +1,510 @@
+"""A skorch net with scikit-learn's rules for parameters, and the steps that skorch's loop calls.
+
+It must not know images or backbones: it is given datasets and a module.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScoring, PrintLog
+from skorch.utils import to_numpy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from sktransfer._finetune._losses import WeightedLoss, make_loss
+from sktransfer._finetune._network import Suffix
+from sktransfer._finetune._optimizers import make_optimizer, parameter_groups
+from sktransfer._finetune._parameters import CONSTRAINTS, RARE, check_together, unknown_parameter
+from sktransfer._finetune._training import gradients_within_memory
+from sktransfer._utils.sklearn_compat import validate_parameter_constraints
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class TrainingNet(NeuralNetClassifier):
+    """A skorch net whose constructor stores parameters and does nothing else.
+
+    skorch takes every attribute without a trailing underscore for a parameter, accepts any
+    ``prefix__name``, and re-initializes a fitted net when one is set; scikit-learn wants
+    constructors that only store, errors for unknown names, and nothing done before ``fit``. What
+    skorch's constructor would set besides is here as class attributes.
+    """
+
+    # Whose settings are handed on, whatever they are called.
+    prefixes_: ClassVar[list[str]] = [
+        *("iterator_train", "iterator_valid", "callbacks", "optimizer", "loss")
+    ]
+    cuda_dependent_attributes_: ClassVar[list[str]] = []
+    _modules: ClassVar[list[str]] = ["module"]
+    _criteria: ClassVar[list[str]] = ["criterion"]
+    _optimizers: ClassVar[list[str]] = ["optimizer"]
+    _params_to_validate: frozenset[str] = frozenset()
+    history_: Any = None
+    initialized_ = False
+    virtual_params_: ClassVar[dict[str, Any]] = {}
+
+    module = Suffix
+    criterion = WeightedLoss
+    iterator_train = DataLoader
+    iterator_valid = DataLoader
+    dataset = Dataset
+    predict_nonlinearity = "auto"
+    compile = False
+    use_caching = "auto"
+    torch_load_kwargs = None
+    classes = None
+    phase_ = "all"  # or "head", while the head is trained alone
+    callbacks: Any
+    callbacks_: list[tuple[str, Callback]]
+    _made_with: dict[str, Any]
+    device: Any
+    _scaler: torch.amp.GradScaler | None = None
+    _rows_at_once: int | None = None
+
+    # --- parameters ------------------------------------------------------------------------------
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
+
+    # The defaults of the rare parameters, which the constructor takes as keywords.
+    cache__activation_dtype: str = "auto"
+    cache__disk_budget: int | str = "auto"
+    cache__memory_budget: int | str = "auto"
+    checkpoint__every: int = 10
+    early_stopping__restore_best: bool = True
+    head__C: float = 0.003  # noqa: N815 - scikit-learn's C
+    head__dropout: float = 0.0
+    head__epochs: int | None = None
+    head__init: str = "auto"
+    head__lr: Any = None
+    head__optimizer: Any = None
+    loss__label_smoothing: float = 0.0
+    lr__layer_decay: float = 1.0
+    lr_schedule__final: float = 0.0
+    lr_schedule__warmup: float = 0.0
+    module__freeze_batch_norm: bool = True
+    optimizer__ema_decay: float | None = None
+    optimizer__max_grad_norm: float | None = None
+
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
+    __repr__ = BaseEstimator.__repr__
+    __setstate__ = BaseEstimator.__setstate__
+    get_metadata_routing = BaseEstimator.get_metadata_routing
+
+    def _store_keywords(self, keywords: dict[str, Any]) -> None:
+        """Keep rare parameters and settings such as ``optimizer__momentum``; refuse any other."""
+        for name, value in keywords.items():
+            # scikit-learn tries the name of the catch-all itself on every constructor, which must
+            # not raise. ``fit`` does.
+            if name != "kwargs" and not self._is_prefixed_parameter(name):
+                raise TypeError(self._unknown(name))
+            setattr(self, name, value)
+
+    def _is_prefixed_parameter(self, name: str) -> bool:
+        prefix, _, rest = name.partition("__")
+        return name in RARE or (bool(rest) and prefix in self.prefixes_)
+
+    def _unknown(self, name: str) -> str:
+        flat = [each for each in self._get_param_names() if "__" not in each]
+        return unknown_parameter(name, flat, self.prefixes_)
+
+    def _get_param_names(self) -> list[str]:
+        """Return the names of the constructor, and those with a prefix that were given."""
+        signature = BaseEstimator._get_param_names.__func__(type(self))
+        given = [name for name in vars(self) if self._is_prefixed_parameter(name)]
+        return [*signature, *sorted(given), *(["kwargs"] if "kwargs" in vars(self) else [])]
+
+    def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
+        """Return the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to return those of estimators among the parameters and the rare parameters with
+            their defaults too. Without, rare parameters are returned where they were given.
+        **kwargs : dict
+            Ignored; skorch passes some.
+
+        Returns
+        -------
+        dict
+            Parameter names and values.
+        """
+        params = BaseEstimator.get_params(self, deep=deep)
+        return {**self._rare(), **params} if deep else params
+
+    def _rare(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in RARE}
+
+    def _all_settings(self) -> dict[str, Any]:
+        """Return own parameters, rare ones too, and settings of components."""
+        return {**self._rare(), **self.get_params(deep=False)}
+
+    def get_params_for(self, prefix: str) -> dict[str, Any]:
+        """Return the settings of a component, as skorch does.
+
+        Parameters
+        ----------
+        prefix : str
+            The component, such as ``"optimizer"``.
+
+        Returns
+        -------
+        dict
+            Names, without the prefix, and values.
+        """
+        found = super().get_params_for(prefix)
+        if prefix == "optimizer":  # whose rare parameters are not torch's
+            return {k: v for k, v in found.items() if f"{prefix}__{k}" not in RARE}
+        return found
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters, which count from the next ``fit`` on.
+
+        Parameters
+        ----------
+        **params : dict
+            Own ones, rare ones (``head__C``), nested ones (``augmentation__rotation_range``) and
+            settings of components (``optimizer__momentum``).
+
+        Returns
+        -------
+        self : FineTuneClassifier
+            The same estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        own = {}
+        for name, value in params.items():
+            prefix = name.partition("__")[0]
+            nested = hasattr(params.get(prefix, getattr(self, prefix, None)), "set_params")
+            if self._is_prefixed_parameter(name) and (name in RARE or not nested):
+                setattr(self, name, value)
+            elif nested or name in self._get_param_names():
+                own[name] = value
+            else:
+                raise ValueError(self._unknown(name))
+        BaseEstimator.set_params(self, **own)
+        return self
+
+    def _check_parameters(self) -> None:
+        if "kwargs" in vars(self):
+            raise TypeError(self._unknown("kwargs"))
+        validate_parameter_constraints(
+            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
+        )
+        check_together(self)
+
+    # --- what skorch asks for --------------------------------------------------------------------
+
+    check_is_fitted = check_is_fitted
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        found: list[tuple[str, Callback]] = [
+            ("epoch_timer", EpochTimer()),
+            ("batch_acc", BatchAccuracy()),
+            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
+            ("train_acc", PassthroughScoring("train_acc", on_train=True, lower_is_better=False)),
+            ("valid_loss", PassthroughScoring(name="valid_loss")),
+            ("valid_acc", PassthroughScoring(name="valid_acc", lower_is_better=False)),
+        ]
+        return [*found, ("print_log", PrintLog())] if self.verbose else found
+
+    def initialize(self) -> TrainingNet:
+        """Make the module, the loss, the optimizer and the callbacks again.
+
+        Returns
+        -------
+        self : FineTuneClassifier
+            The same estimator.
+        """
+        self.check_training_readiness()
+        self._initialize_virtual_params()
+        self._initialize_callbacks()
+        for part in ("module", "criterion", "optimizer"):
+            with self._current_init_context(part):
+                getattr(self, f"initialize_{part}")()
+        self.history_ = None
+        self._initialize_history()
+        self.initialized_ = True
+        return self
+
+    def initialize_criterion(self) -> TrainingNet:
+        """Make the loss.
+
+        Returns
+        -------
+        self : FineTuneClassifier
+            The same estimator.
+        """
+        self.criterion_ = make_loss(self.loss, self.get_params_for("loss")).to(self.device_)
+        return self
+
+    def initialize_optimizer(self, triggered_directly: Any = None) -> TrainingNet:
+        """Make the optimizer, with a group of parameters per stage that is trained.
+
+        Parameters
+        ----------
+        triggered_directly : None
+            Ignored; skorch passes it.
+
+        Returns
+        -------
+        self : FineTuneClassifier
+            The same estimator.
+        """
+        blocks = self.module_.blocks(self.lr, self._head_rates()[1], self.lr__layer_decay)
+        groups = parameter_groups(blocks, self.weight_decay)
+        self.optimizer_ = make_optimizer(self.optimizer, groups, self.get_params_for("optimizer"))
+        # Small gradients vanish in float16, whose range is short; not in bfloat16.
+        half = self.precision == "float16"
+        self._scaler = torch.amp.GradScaler(torch.device(self.device_).type) if half else None
+        self._rows_at_once = None
+        return self
+
+    def _head_optimizer(self) -> torch.optim.Optimizer:
+        """Return an optimizer of the head alone."""
+        groups = parameter_groups(
+            [("head", self.module_.head, self._head_rates()[0])], self.weight_decay
+        )
+        if self.head__optimizer is not None:
+            return make_optimizer(self.head__optimizer, groups, {})
+        return make_optimizer(self.optimizer, groups, self.get_params_for("optimizer"))
+
+    def _initialize_callbacks(self) -> TrainingNet:
+        """Make callbacks as skorch does; scores are of class labels, datasets hold codes."""
+        given = self.callbacks
+        # skorch's "disable" would leave no losses in the history; only the printing goes.
+        self.callbacks = None if given == "disable" else given
+        try:
+            super()._initialize_callbacks()
+        finally:
+            self.callbacks = given
+        if given == "disable":
+            self.callbacks_ = [each for each in self.callbacks_ if each[0] != "print_log"]
+        known = {name for name, _ in self.callbacks_}
+        for setting in self.get_params_for("callbacks"):
+            if setting.partition("__")[0] not in known:
+                raise ValueError(
+                    f"callbacks__{setting}: there is no callback of that name; there are "
+                    f"{', '.join(sorted(known))}."
+                )
+        for name, callback in self.callbacks_:
+            if isinstance(callback, LRScheduler):
+                raise ValueError(
+                    f"callbacks: {name!r} would not count, since every step sets the rates again. "
+                    "Leave LRScheduler out, and set lr_schedule, lr_schedule__final and "
+                    "lr_schedule__warmup."
+                )
+            extractor = getattr(callback, "target_extractor", None)
+            if extractor is to_numpy or isinstance(extractor, LabelsOfCodes):
+                callback.target_extractor = LabelsOfCodes(self.classes_)
+        return self
+
+    def _solves_head(self) -> bool:
+        """Return whether the head starts as a logistic regression."""
+        linear = self.module_.linear() is not None
+        return self.head__init == "logistic" or (self.head__init == "auto" and linear)
+
+    def _head_rates(self) -> tuple[float, float]:
+        """Return the rate of the head while it is trained alone, and the one after."""
+        if self.head__lr is None:
+            return self.lr * 10, self.lr * (1 if self._solves_head() else 10)
+        if isinstance(self.head__lr, (tuple, list)):
+            first, second = self.head__lr
+            return first, second
+        return self.head__lr, self.head__lr
+
+    def _set_training(self, training: bool = True) -> None:
+        self.module_.train(training)
+        loss = getattr(self, "criterion_", None)  # a pickle does not carry it
+        if loss is not None:
+            loss.train(training)
+
+    def get_all_learnable_params(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters that take gradients.
+
+        Yields
+        ------
+        (str, Tensor)
+            Name and parameter.
+        """
+        for name, parameter in self.module_.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        """Compute the logits of a batch, float32 or wider whatever the precision.
+
+        Parameters
+        ----------
+        x : dict or Tensor
+            Activations at the cut, or a dict with them as ``"x"``.
+        **fit_params : dict
+            Ignored; skorch may pass some.
+
+        Returns
+        -------
+        Tensor of shape (n, n_classes)
+            Logits.
+        """
+        x = (x["x"] if isinstance(x, Mapping) else torch.as_tensor(x)).to(self.device_)
+        forward = self.module_.head if self.phase_ == "head" else self.module_
+        half = _HALF.get(self._made_with["precision"])
+        if half is None:
+            context: Any = nullcontext()
+        else:
+            context = torch.autocast(torch.device(self.device_).type, dtype=half)
+            x = x.float()
+        with context:
+            logits = forward(x)
+        return logits.float() if logits.dtype in _HALF.values() else logits
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False
+    ) -> Any:
+        """Compute the loss of a batch, weighted by row.
+
+        Parameters
+        ----------
+        y_pred : Tensor of shape (n, n_classes)
+            Logits.
+        y_true : Tensor of shape (n,)
+            Codes of the classes.
+        X : dict or None
+            The batch: ``"weight"`` of its rows and, if they were mixed, their ``"target"``.
+        training : bool, default=False
+            Ignored; skorch passes it.
+
+        Returns
+        -------
+        Tensor
+            One number.
+        """
+        weight = X["weight"].to(self.device_) if isinstance(X, Mapping) else None
+        target = X.get("target", y_true) if isinstance(X, Mapping) else y_true
+        return self.criterion_(y_pred, target.to(self.device_), weight)
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """Compute the loss and the gradients of a batch, and clip these if asked to.
+
+        Parameters
+        ----------
+        batch : (dict, Tensor)
+            Inputs and labels.
+        **fit_params : dict
+            Ignored; skorch may pass some.
+
+        Returns
+        -------
+        dict
+            ``"loss"`` and ``"y_pred"``.
+        """
+        self._set_training(True)
+        step = gradients_within_memory(self, batch)
+        if self.optimizer__max_grad_norm is not None:
+            if self._scaler is not None:
+                self._scaler.unscale_(self.optimizer_)
+            parameters = [p for group in self.optimizer_.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.optimizer__max_grad_norm)
+        return step
+
+    def _step_optimizer(self, step_fn: Any) -> None:
+        if self._scaler is None:
+            super()._step_optimizer(step_fn)
+            return
+        step_fn()
+        self._scaler.step(self.optimizer_)
+        self._scaler.update()
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Return the batches of a dataset, in an order of its own when training.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            Whose items are whole batches.
+        training : bool, default=False
+            Whether to shuffle.
+
+        Returns
+        -------
+        DataLoader
+            The batches.
+        """
+        kind = "iterator_train" if training else "iterator_valid"
+        own = self.get_params_for(kind)
+        # Even without workers, an iteration draws a seed, from the global state if from no other.
+        settings = {
+            "batch_size": self.batch_size,
+            "collate_fn": _as_it_is,
+            "generator": torch.Generator(),
+            **own,
+        }
+        if settings.get("num_workers") and "fork" in multiprocessing.get_all_start_methods():
+            # Rows are not pickled: joblib's workers, and Python from 3.14 on, would else do that.
+            settings.setdefault("multiprocessing_context", "fork")
+        if training:
+            self._order = torch.Generator()
+            rest = len(dataset) % settings["batch_size"]
+            self._set_training(True)
+            # A batch of one has no variance for BatchNorm to take.
+            lonely = rest == 1 and len(dataset) > 1 and self.module_.normalizes_batches()
+            order = {"shuffle": True, "generator": self._order, "drop_last": lonely}
+            settings = {**settings, **order, **own}
+        return getattr(self, kind)(dataset, **settings)
+
+    @contextmanager
+    def _explicit_device(self) -> Iterator[None]:
+        """Set ``device`` to one that torch knows while skorch asks for it: "auto" is none."""
+        given = self.device
+        self.device = self.device_
+        try:
+            yield
+        finally:
+            self.device = given
+
+
+def _as_it_is(batch: Any) -> Any:
+    """Return a batch of a dataset whose items are whole batches."""
+    return batch
+
+
+class BatchAccuracy(Callback):
+    """Write the phase, and the accuracy of every batch, into the history."""
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Record whether the head alone is trained, or everything that is not frozen."""
+        net.history.record("phase", net.phase_)
+
+    def on_batch_end(
+        self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Compare the largest logit with the label."""
+        predicted = kwargs["y_pred"].argmax(1)
+        accuracy = (predicted == batch[1].to(predicted.device)).double().mean().item()
+        net.history.record_batch("train_acc" if training else "valid_acc", accuracy)
+
+
+class LabelsOfCodes:
+    """Turn codes into class labels, for skorch's scoring callbacks."""
+
+    def __init__(self, classes: np.ndarray) -> None:
+        self.classes = classes
+
+    def __call__(self, codes: Any) -> np.ndarray:
+        """Return the labels of a batch."""
+        return self.classes[to_numpy(codes)]

@@ -1,0 +1,338 @@
+"""A phase of training: epochs with their rates, draws, best weights and checkpoints.
+
+It must not know images, labels or backbones: it is given a net, datasets and a schedule.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import Bunch
+from torch import Tensor
+
+from sktransfer._base import derived_seed
+from sktransfer._finetune._checkpoint import Checkpoints
+from sktransfer._finetune._optimizers import schedule_factor
+from sktransfer._frozen import is_out_of_memory
+from sktransfer._utils.random import draws_in_training
+
+# The range test smooths losses, and ends where one is this many times the lowest.
+_SMOOTHING, _DIVERGED = 0.9, 4.0
+
+
+@dataclass
+class Schedule:
+    """How long a phase is, and how its rates change.
+
+    Parameters
+    ----------
+    epochs : int
+        How many there are at most.
+    rates : str
+        Name of a schedule, of :data:`sktransfer._finetune._optimizers.SCHEDULES`.
+    final : float
+        The share of the rates that some schedules end with.
+    warmup_epochs : float
+        Epochs in which the rates rise to what they are.
+    patience : int or None
+        Epochs without a better validation loss before the phase ends.
+    restore_best : bool
+        Whether the weights of the best epoch are kept at the end, if rows are held out.
+    ema_decay : float or None
+        Decay of the moving average of the weights that is validated and kept.
+    """
+
+    epochs: int
+    rates: str = "constant"
+    final: float = 0.0
+    warmup_epochs: float = 0.0
+    patience: int | None = None
+    restore_best: bool = False
+    ema_decay: float | None = None
+
+
+@dataclass
+class Progress:
+    """What a phase remembers from epoch to epoch; a checkpoint holds it."""
+
+    epoch: int = 0
+    step: int = 0
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    best: dict[str, Tensor] | None = None
+    average: dict[str, Tensor] = field(default_factory=dict)
+    plateau: float = 1.0
+    plateau_since: int = 0
+
+
+def train_epochs(
+    net: Any,
+    dataset_train: Any,
+    dataset_valid: Any,
+    schedule: Schedule,
+    *,
+    seed: int,
+    checkpoints: Checkpoints | None = None,
+    epochs_before: int = 0,
+) -> Progress:
+    """Train for some epochs, each of which draws from its own seed, so that they can be resumed.
+
+    Parameters
+    ----------
+    net : TrainingNet
+        It is trained.
+    dataset_train, dataset_valid : Dataset
+        The second one may be None.
+    schedule : Schedule
+        Epochs and rates.
+    seed : int
+        Decides every draw.
+    checkpoints : Checkpoints or None
+        Where to resume from, and where to write.
+    epochs_before : int
+        Epochs of earlier calls, whose draws must not be repeated.
+
+    Returns
+    -------
+    Progress
+        Where the training ended.
+    """
+    loader = net.get_iterator(dataset_train, training=True)
+    valid = None if dataset_valid is None else net.get_iterator(dataset_valid)
+    per_epoch = max(1, len(loader))
+    factor = partial(
+        schedule_factor,
+        schedule.rates,
+        n_steps=schedule.epochs * per_epoch,
+        n_warmup=round(schedule.warmup_epochs * per_epoch),
+        final=schedule.final,
+    )
+    progress = Progress() if checkpoints is None else checkpoints.load(net, Progress)
+    step = partial(_scheduled_step, net, schedule, progress, factor)
+    notified = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+    # As in skorch: whoever stops the training (Ctrl-C, a callback) keeps what there is.
+    with suppress(KeyboardInterrupt):
+        while progress.epoch < schedule.epochs:
+            waited = progress.epoch - progress.best_epoch
+            if schedule.patience is not None and waited >= schedule.patience:
+                break
+            epoch = epochs_before + progress.epoch
+            dataset_train.epoch = epoch
+            with _own_draws(net, derived_seed(seed, epoch)):
+                net.notify("on_epoch_begin", **notified)
+                net.run_single_epoch(loader, training=True, prefix="train", step_fn=step)
+                with _averaged(net, progress):
+                    net.run_single_epoch(
+                        valid, training=False, prefix="valid", step_fn=net.validation_step
+                    )
+                    # Noted before the callbacks, one of which may end the training.
+                    progress.epoch += 1
+                    _compare_with_best(net, progress, schedule, validated=valid is not None)
+                net.notify("on_epoch_end", **notified)
+            if checkpoints is not None:
+                checkpoints.save(net, progress, last=progress.epoch == schedule.epochs)
+    if progress.best is not None:
+        net.module_.restore(progress.best)
+    elif progress.average:
+        net.module_.restore(progress.average)
+    net._set_training(False)
+    return progress
+
+
+def _scheduled_step(
+    net: Any, schedule: Schedule, progress: Progress, factor: Callable[[int], float], batch: Any
+) -> Any:
+    """Take one step at the rates of the schedule, and update the moving average."""
+    for group in net.optimizer_.param_groups:
+        group["lr"] = group["initial_lr"] * factor(progress.step) * progress.plateau
+    step = net.train_step(batch)
+    progress.step += 1
+    if schedule.ema_decay is not None:
+        # Early on the average is of few steps; a fixed decay would be of the start for long.
+        decay = min(schedule.ema_decay, progress.step / (progress.step + 9))
+        for name, tensor in net.module_.learned().items():
+            kept = progress.average.get(name)
+            if kept is None or not tensor.is_floating_point():
+                progress.average[name] = tensor.clone()
+            else:
+                kept = progress.average[name] = kept.to(tensor.device)
+                kept.mul_(decay).add_(tensor, alpha=1 - decay)
+    return step
+
+
+def _compare_with_best(
+    net: Any, progress: Progress, schedule: Schedule, *, validated: bool
+) -> None:
+    """Keep the best epoch; lower the rates of a plateau."""
+    part = "valid" if validated else "train"
+    batches = [row for row in net.history[-1]["batches"] if f"{part}_loss" in row]
+    loss = float(
+        np.average(
+            [row[f"{part}_loss"] for row in batches],
+            weights=[row[f"{part}_batch_size"] for row in batches],
+        )
+    )
+    if loss < progress.best_loss - 1e-6:
+        progress.best_loss, progress.best_epoch = loss, progress.epoch
+        progress.plateau_since = progress.epoch
+        if schedule.restore_best and validated:
+            progress.best = {k: t.clone() for k, t in net.module_.saved().items()}
+    elif schedule.rates == "plateau" and progress.epoch - progress.plateau_since >= 3:
+        progress.plateau *= 0.1
+        progress.plateau_since = progress.epoch
+
+
+@contextmanager
+def _averaged(net: Any, progress: Progress) -> Iterator[None]:
+    """Validate the moving average of the weights, where there is one."""
+    if not progress.average:
+        yield
+        return
+    raw = {name: tensor.clone() for name, tensor in net.module_.learned().items()}
+    net.module_.restore(progress.average)
+    try:
+        yield
+    finally:
+        net.module_.restore(raw)
+
+
+@contextmanager
+def _own_draws(net: Any, seed: int) -> Iterator[None]:
+    """Seed dropout and the order of rows of one epoch, and leave the draws of others alone."""
+    net._order.manual_seed(seed)
+    # Threads that train at once share torch's generator: it is not touched where nothing draws.
+    own = net.callbacks is None or net.callbacks == "disable"
+    if own and not draws_in_training([net.module_, net.criterion_]):
+        yield
+        return
+    devices = [net.device_] if net.device_.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def gradients_within_memory(net: Any, batch: Any) -> dict[str, Any]:
+    """Add up the gradients of a batch, in halves of halves if there is no room for all of it.
+
+    Parameters
+    ----------
+    net : TrainingNet
+        ``_rows_at_once`` remembers how many rows fit.
+    batch : (dict of Tensor, Tensor)
+        Inputs and labels.
+
+    Returns
+    -------
+    dict
+        ``loss`` and ``y_pred`` of the whole batch.
+    """
+    n = len(batch[1])
+    while True:
+        size = min(n, net._rows_at_once or n)
+        try:
+            steps = [_gradients(net, batch, low, size) for low in range(0, n, size)]
+            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        # Outside the handler: the traceback would keep the failed batch's tensors alive.
+        if net._rows_at_once is None:
+            warnings.warn(
+                f"The device ran out of memory; training continues with parts of each batch (now "
+                f"{size // 2} rows at once), whose gradients are added up. Set batch_size to avoid "
+                "the failed attempt.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        net._rows_at_once = size // 2
+        net._zero_grad_optimizer()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if len(steps) == 1:
+        return steps[0]
+    losses = [step["loss"] * (len(step["y_pred"]) / n) for step in steps]
+    return {"loss": torch.stack(losses).sum(), "y_pred": torch.cat([s["y_pred"] for s in steps])}
+
+
+def _gradients(net: Any, batch: Any, low: int, size: int) -> dict[str, Any]:
+    """Compute loss and logits of ``size`` rows of a batch, and add up their share of gradients."""
+    inputs, labels = batch
+    n = len(labels)
+    if size < n:
+        inputs = {name: tensor[low : low + size] for name, tensor in inputs.items()}
+        labels = labels[low : low + size]
+    logits = net.infer(inputs)
+    loss = net.get_loss(logits, labels, X=inputs, training=True)
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"The training loss became {loss.item()} in epoch {len(net.history)}: the learning "
+            f"rate is too high for this network and data. Lower lr (now {net.lr}) or head__lr, set "
+            "optimizer__max_grad_norm, or set lr_schedule__warmup."
+        )
+    scaled = loss * (len(labels) / n)
+    (scaled if net._scaler is None else net._scaler.scale(scaled)).backward()
+    return {"loss": loss.detach(), "y_pred": logits.detach()}
+
+
+def range_test(net: Any, dataset: Any, rates: np.ndarray) -> Bunch:
+    """Train while the rate rises, and watch the loss [1]_.
+
+    Parameters
+    ----------
+    net : TrainingNet
+        It is trained, and of no use afterwards.
+    dataset : Dataset
+        What is trained on.
+    rates : ndarray
+        The rate of each step.
+
+    Returns
+    -------
+    Bunch
+        ``lr``, ``loss`` (smoothed, until it runs away) and ``suggestion``.
+
+    References
+    ----------
+    .. [1] Smith, L. N. (2017). "Cyclical learning rates for training neural networks". WACV.
+    """
+    loader = net.get_iterator(dataset, training=True)
+    seen: list[float] = []
+    average, lowest, epoch = 0.0, float("inf"), 0
+    diverged = False
+    while len(seen) < len(rates) and not diverged:
+        dataset.epoch = epoch
+        with _own_draws(net, derived_seed(net._seed, epoch)):
+            for batch in loader:
+                for group in net.optimizer_.param_groups:
+                    group["lr"] = group["initial_lr"] / net.lr * rates[len(seen)]
+                try:
+                    loss = net.train_step(batch)["loss"].item()
+                except FloatingPointError:
+                    loss = float("inf")
+                average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
+                seen.append(average / (1 - _SMOOTHING ** (len(seen) + 1)))
+                lowest = min(lowest, seen[-1])
+                diverged = not seen[-1] < _DIVERGED * lowest
+                if diverged or len(seen) == len(rates):
+                    break
+        epoch += 1
+    rates, losses = rates[: len(seen)], np.array(seen)
+    return Bunch(lr=rates, loss=losses, suggestion=_steepest(rates, losses))
+
+
+def _steepest(rates: np.ndarray, losses: np.ndarray) -> float:
+    """Return where the loss falls fastest, and at most a tenth of where it is lowest."""
+    finite = np.isfinite(losses)
+    rates, losses = rates[finite], losses[finite]
+    low = int(losses.argmin())
+    if low < 2:
+        return float(rates[0])
+    slope = np.gradient(losses[: low + 1], np.log(rates[: low + 1]))
+    return float(min(rates[int(slope.argmin())], rates[low] / 10))
