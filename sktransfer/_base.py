@@ -112,12 +112,7 @@ class ImageInputMixin:
         """
         given = vars(self) if settings is None else settings
         return make_preprocessing(
-            crop_size=spec.crop_size,
-            resize_size=spec.resize_size,
-            interpolation=spec.interpolation,
-            mean=spec.mean,
-            std=spec.std,
-            resize_mode=spec.resize_mode,
+            **vars(spec),
             preprocessing=given["preprocessing"],
             image_size=given["image_size"],
             scaled_decoding=given["scaled_decoding"],
@@ -125,25 +120,7 @@ class ImageInputMixin:
 
 
 def resolve_device(device: str | torch.device, precision: str) -> str:
-    """Return the device to run on, as a string.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        ``"auto"``, or a device of torch.
-    precision : str
-        What is computed in.
-
-    Returns
-    -------
-    str
-        As torch names it.
-
-    Raises
-    ------
-    ValueError
-        If torch has no such device here, or it cannot compute in that precision.
-    """
+    """Return the device to run on, as torch names it; raise where torch does not have it."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"

@@ -31,23 +31,7 @@ def _kind(X: Any) -> str | None:
 
 
 def stand_in(X: Any) -> pd.DataFrame | list[str]:
-    """Make up one row with the columns of a Dask collection: all that ``fit`` has to see.
-
-    Parameters
-    ----------
-    X : dask DataFrame, Series or Bag
-        Nothing of it is computed.
-
-    Returns
-    -------
-    DataFrame of one row, or list of one path
-        With the columns of ``X``.
-
-    Raises
-    ------
-    ValueError
-        If a DataFrame has several columns, or a column holds numbers.
-    """
+    """Make up one row with the columns of a Dask collection: all that ``fit`` has to see."""
     frame: pd.DataFrame | list[str] = ["image"]
     dtypes: list[Any] = []
     kind = _kind(X)
@@ -72,27 +56,9 @@ def stand_in(X: Any) -> pd.DataFrame | list[str]:
 def lazy_transform(extractor: Any, X: Any) -> Any:
     """Embed a Dask collection, a partition at a time, where and when Dask computes it.
 
-    Parameters
-    ----------
-    extractor : fitted PretrainedFeatureExtractor
-        Taken as it is now; later changes of its parameters do not reach the result.
-    X : dask DataFrame of one column, dask Series or dask Bag
-        Of paths (a Bag may also hold ``bytes`` of encoded files).
+    Partitions and index of the DataFrame are those of ``X``; the index of a Bag counts from 0 in
+    each partition. The extractor counts as it is now: later changes do not reach the result.
 
-    Returns
-    -------
-    dask DataFrame
-        One column per feature. The partitions are those of ``X``, and so is the index; that of a
-        Bag counts from 0 in each partition.
-
-    Raises
-    ------
-    ValueError
-        If ``X`` is not one column of paths, has another column than in ``fit``, or
-        ``set_output`` asks for a container that would have to be computed at once.
-
-    Notes
-    -----
     A task carries a reference to the extractor, of a few kilobytes, and never its network: each
     worker process finds the weights where it runs, once. A partition whose worker dies is computed
     again by another; with ``cache="path"`` on a disk that all share, only what is missing of it.

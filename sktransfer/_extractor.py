@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._base import (
@@ -348,7 +349,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             state = {**state, "_failed_rows": NO_FAILED_ROWS}
         return state
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         # Lists of paths are accepted too, but scikit-learn's checks read `one_d_array` and `string`
         # as "only that" and would no longer feed 2-D numbers.

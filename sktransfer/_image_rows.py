@@ -65,28 +65,8 @@ def run_images(
 ) -> tuple[np.ndarray, list[ImageDecodeError]]:
     """Give every distinct image to ``compute``, in batches, prepared as ``estimator`` would.
 
-    Parameters
-    ----------
-    estimator : PretrainedFeatureExtractor or FineTuneClassifier
-        Says how images are read and prepared, on which device, and what becomes of rows that
-        cannot be read.
-    X : collection of images, n rows
-        What is run.
-    spec : InputSpec
-        What the network wants.
-    compute : callable
-        Takes a normalized batch (k, 3, side, side) and returns an array (k, width).
-    width : int
-        Columns of what it returns.
-    batch_size : int or "auto", default="auto"
-        Images per batch.
-
-    Returns
-    -------
-    rows : ndarray of shape (n, width), float32
-        What was computed; nothing is stored.
-    failures : list of ImageDecodeError
-        The rows that could not be read.
+    ``compute`` takes a normalized batch (k, 3, side, side) of what ``spec`` wants and returns an
+    array (k, width). Rows (n, width), float32, are returned and the failures; nothing is stored.
     """
     return Extraction(
         estimator._image_source(X, reset=True),

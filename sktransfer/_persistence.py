@@ -77,23 +77,8 @@ def _kept(backbone: Backbone, depth: int) -> Backbone:
 def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
     """Return how to load what an estimator's parameters ask for.
 
-    Parameters
-    ----------
-    backbone : str, path-like or estimator
-        A name for ``load_backbone``, a file that ``FineTuneClassifier.save`` wrote, or a fitted
-        FineTuneClassifier, in a FrozenEstimator or bare.
-    weights, seed
-        As for ``load_backbone``.
-
-    Returns
-    -------
-    NetworkSource
-        What the registry is asked with.
-
-    Raises
-    ------
-    ValueError
-        If ``backbone`` is something else, or comes with its weights and others are given.
+    ``backbone`` is a name for ``load_backbone``, a file that ``FineTuneClassifier.save`` wrote, or
+    a fitted FineTuneClassifier, in a FrozenEstimator or bare.
     """
     if not _is_name(backbone):
         provider = tuned_provider(backbone)
@@ -119,19 +104,8 @@ def found_source(
 ) -> NetworkSource:
     """Return how to load again what an earlier request found: by digest, or unpacked.
 
-    Parameters
-    ----------
-    reference : BackboneReference
-        What was found.
-    packed : PackedWeights or None
-        Its tensors, where a pickle carries them.
-    backbone : object
-        What was asked for then, as :func:`lasting` returns it: a fine-tuned network is found by it.
-
-    Returns
-    -------
-    NetworkSource
-        What the registry is asked with.
+    ``backbone`` is what was asked for then, as :func:`lasting` returns it: a fine-tuned network is
+    found by it.
     """
     if packed is not None:
         return NetworkSource(("packed", reference), packed.unpack, reference)
@@ -186,26 +160,14 @@ class SavedNetwork:
 
 
 def tuned_backbone(base: Backbone, reference: BackboneReference, learned: Any) -> Backbone:
-    """Return ``base`` with what was learned in it.
-
-    Raises
-    ------
-    WeightsMismatchError
-        If ``base`` is not what it was learned on.
-    """
+    """Return ``base`` with what was learned in it, if ``base`` is what it was learned on."""
     if base.reference.digest != reference.digest:
         raise digest_mismatch(reference.digest, base.reference)
     return with_tensors(base, {name.removeprefix("stages."): t for name, t in learned.items()})
 
 
 def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the header and tensors of a file that ``FineTuneClassifier.save`` wrote; run no code.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If there is none, or it is something else.
-    """
+    """Read the header and tensors of a file that ``FineTuneClassifier.save`` wrote; run no code."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no saved estimator {str(path)!r}.")
     try:

@@ -102,7 +102,7 @@ def close(a, b):
 # --- in this process: what comes out -------------------------------------------------------------
 
 
-def test_dask_is_not_imported_for_us(monkeypatch):
+def test_the_library_does_not_import_dask(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "dask"]:
         monkeypatch.delitem(sys.modules, name)
     spec = importlib.util.find_spec("sktransfer._dask")
@@ -112,7 +112,7 @@ def test_dask_is_not_imported_for_us(monkeypatch):
     assert not any(name.split(".")[0] == "dask" for name in sys.modules)
 
 
-def test_what_is_lazy(paths, lazy_paths):
+def test_dask_collections_are_lazy_and_nothing_else_is(paths, lazy_paths):
     assert is_lazy(lazy_paths)
     assert is_lazy(lazy_paths["path"])
     assert is_lazy(db.from_sequence(["a"]))
@@ -199,7 +199,7 @@ def test_what_travels_is_small(lazy_paths):
     assert max(per_task) < 20_000
 
 
-def test_errors_that_teach(lazy_paths):
+def test_errors_say_what_to_do(lazy_paths):
     own = extractor().fit(stand_in(lazy_paths))
     with pytest.raises(ValueError, match=r"X\[\['path'\]\]"):
         lazy_transform(own, lazy_paths.assign(age=3))

@@ -102,7 +102,7 @@ def test_auto_is_torch_without_openvino_and_an_explicit_engine_names_the_extra(m
         small(engine="openvino").fit(X)
 
 
-def test_what_openvino_has_not_is_said_at_fit(monkeypatch):
+def test_what_openvino_lacks_is_an_error_at_fit(monkeypatch):
     monkeypatch.setattr(_engines, "_is_installed", lambda module: True)
     with pytest.raises(ValueError, match="'float32' or 'bfloat16'; got 'float64'"):
         small(engine="openvino", precision="float64").fit(images(1))
@@ -147,7 +147,7 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("tier", ["memory", "directory"])
-def test_no_walk_through_the_parameters_meets_a_stale_row(tier, tmp_path):
+def test_no_sequence_of_parameter_changes_returns_a_stale_row(tier, tmp_path):
     """From any setting to its neighbors and back: always what a fresh run gives, bit for bit."""
     rng = np.random.default_rng(7)
     X = images(3, seed=5)

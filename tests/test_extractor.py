@@ -193,7 +193,7 @@ def test_batch_size_order_and_duplicates_change_nothing():
         assert np.array_equal(twice[0], twice[3])
 
 
-def test_a_second_look_comes_from_memory():
+def test_a_second_transform_is_read_from_memory():
     X = images(5, seed=77)
     extractor = small().fit(X)
     before = MEMORY_STORE.info()
@@ -354,12 +354,12 @@ def some_broken(tmp_path):
     return pd.DataFrame({"scan": names})
 
 
-def test_raise_names_row_and_file(some_broken):
+def test_on_error_raise_names_row_and_file(some_broken):
     with pytest.raises(ImageDecodeError, match=r"row 1 \(patient1\.png\)"):
         small().fit(some_broken).transform(some_broken)
 
 
-def test_nan_keeps_rows_in_place(some_broken):
+def test_on_error_nan_keeps_rows_in_place(some_broken):
     extractor = small(on_error="nan").fit(some_broken)
     with pytest.warns(FailedRowsWarning, match=r"2 of 4 rows .* row 1 \(patient1\.png\)"):
         E = extractor.transform(some_broken)
@@ -509,7 +509,7 @@ def test_weights_found_by_name_in_another_folder(tmp_path, monkeypatch):
 # --- bad parameters and bad input -----------------------------------------------------------------
 
 
-def test_errors_that_teach():
+def test_errors_say_what_to_do():
     X = images(2)
     with pytest.raises(UnknownBackboneError, match="resnet50"):
         small("resnet5O").fit(X)
@@ -582,7 +582,7 @@ def test_a_bad_value_is_refused_by_name(name):
         small().set_params(**{name: BAD[name]}).fit(images(1))
 
 
-def test_numpy_scalars_do_as_parameters():
+def test_numpy_scalars_are_accepted_as_parameters():
     """A search over `np.arange` hands these in."""
     X = images(2)
     E = small(

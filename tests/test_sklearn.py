@@ -312,7 +312,7 @@ def test_imbalanced_learn_pipeline(task, folder):
     assert before.fit(raveled, y[rare]).predict(raveled).shape == y[rare].shape
 
 
-def test_metadata_routing_does_not_mind_the_extractor(task):
+def test_metadata_routing_works_with_the_extractor(task):
     X, y = task
     with config_context(enable_metadata_routing=True):
         pipe = Pipeline(

@@ -23,9 +23,7 @@ from sktransfer._frozen._registry import (
 from sktransfer._frozen._store import (
     MEMORY_STORE,
     ROW_OVERHEAD,
-    CacheInfo,
     MemoryStore,
-    Store,
     TieredStore,
 )
 
@@ -40,7 +38,6 @@ __all__ = [
     "REGISTRY",
     "ROW_OVERHEAD",
     "TOLERANCES",
-    "CacheInfo",
     "DirectoryStore",
     "Extraction",
     "FrozenExtractor",
@@ -51,7 +48,6 @@ __all__ = [
     "NetworkInfo",
     "NetworkRegistry",
     "NetworkSource",
-    "Store",
     "TieredStore",
     "cache_info",
     "clear_cache",

@@ -45,27 +45,17 @@ def _end_session(owner: int) -> None:
 
 
 def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> Store | None:
-    """Return the store that an estimator's ``cache`` parameter means.
+    """Return the store that an estimator's ``cache`` parameter means, or None for none.
 
-    Parameters
-    ----------
-    cache : bool, path-like or None
-        True: memory, and in worker processes the directory they share. A path: memory in front of
-        that directory. False or None: no store.
-    n_bytes : int, default=0
-        Bytes of the rows that will be run. More than memory, or the directory, may hold would only
-        drive each other, and everything else, out of it: then it is left out.
-
-    Returns
-    -------
-    Store or None
-        None for no store.
+    True is memory, and in worker processes the directory they share; a path is memory in front of
+    that directory. ``n_bytes`` of rows are to be run: more than memory, or the directory, may hold
+    would only drive each other, and everything else, out of it, and then it is left out.
     """
-    if not cache:  # numpy's booleans come from searches over a grid
-        return None
     directory, session = None, None
     if isinstance(cache, str | os.PathLike):
         directory = Path(cache)
+    elif not cache:  # numpy's booleans come from searches over a grid
+        return None
     else:
         session = _config.session()
     if session is not None:

@@ -53,13 +53,8 @@ _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "fuse
 class DirectoryStore:
     """Rows in a directory, shared by every process that opens it, bounded, checked at every read.
 
-    Parameters
-    ----------
-    path : path-like
-        The directory; made if it does not exist.
-    max_bytes : int or None
-        Bound on the bytes of the rows; the least recently used are dropped. None: what
-        ``SKTRANSFER_CACHE_BYTES`` says, or 20 GiB.
+    The directory is made if need be. ``max_bytes`` bounds the rows, of which the least recently
+    used are dropped. None: ``SKTRANSFER_CACHE_BYTES``, or 20 GiB.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
@@ -68,10 +63,8 @@ class DirectoryStore:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
-        self._hits = 0
-        self._misses = 0
-        self._warned = False
-        self._writable = True
+        self._hits = self._misses = 0
+        self._warned, self._writable = False, True
 
     # --- the protocol of a store -----------------------------------------------------------------
 
@@ -125,11 +118,7 @@ class DirectoryStore:
             self._attempt(write)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Return whether ``owner`` is to compute ``key``.
-
-        False if another living one is computing it, or did between a look-up and this call: if all
-        of ``rows`` are there by now.
-        """
+        """As :class:`Store`; claims of processes that are dead or silent for long do not count."""
 
         def write(connection: sqlite3.Connection) -> bool:
             now = time.time()

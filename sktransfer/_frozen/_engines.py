@@ -40,30 +40,10 @@ HOW_TO_CONTINUE = "engine='auto' takes torch where OpenVINO cannot; engine='torc
 
 
 def resolve_engine(engine: str, precision: str, device: str) -> str:
-    """Resolve an estimator's ``engine`` from what is installed and possible.
+    """Resolve an estimator's ``engine`` from what is installed and possible, for any network.
 
-    No network is looked at.
-
-    Parameters
-    ----------
-    engine : {"auto", "torch", "openvino"}
-        As given to an estimator.
-    precision : str
-        What is computed in.
-    device : str
-        A device of torch (not ``"auto"``).
-
-    Returns
-    -------
-    {"auto", "torch", "openvino"}
-        ``"auto"`` means OpenVINO for the networks where it works and agrees, else torch.
-
-    Raises
-    ------
-    MissingDependencyError
-        If ``engine="openvino"`` is not installed.
-    ValueError
-        If there is no such engine, or it cannot run on that device or in that precision.
+    What is returned as ``"auto"`` is OpenVINO for the networks where it works and agrees, else
+    torch. Raises MissingDependencyError or ValueError where the engine asked for is impossible.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}.")
@@ -100,15 +80,7 @@ def _is_installed(module: str) -> bool:
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """Plain torch: channels_last, whatever the device.
-
-    Parameters
-    ----------
-    chain : nn.Module
-        On the device and in the precision; returns a tuple of tensors (n, d).
-    precision, device : str
-        What and where it computes.
-    """
+    """Plain torch: channels_last, whatever the device; ``chain`` returns a tuple of tensors."""
 
     name: ClassVar[str] = "torch"
     chain: nn.Module

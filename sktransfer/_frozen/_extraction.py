@@ -44,31 +44,19 @@ class Extraction:
         What is run.
     compute : callable
         Takes a normalized batch (n, 3, side, side) and returns one CPU array (n, d) per part.
-    preprocessing : Preprocessing
-        What makes the network's input from an image.
-    widths : sequence of int
-        The d of each part; the parts stand side by side in the result.
-    dtypes : sequence of numpy dtype
-        Of each part, in the store. Parts are rounded to it whether there is one or not, so that a
-        miss gives what a later hit gives; numbers too large for it stay as they are. The result is
-        of the widest.
+    widths, dtypes : sequence
+        Columns of each part, which stand side by side in the result, and their dtypes in the store.
+        Parts are rounded whether there is a store or not, so that a miss gives what a later hit
+        gives; numbers too large for it stay as they are. The result is of the widest dtype.
     fingerprints : sequence of bytes, or None
         For each part, of everything that changes it but the image; None where there is no
         telling (a preprocessing callable without a name): then nothing is stored.
-    store : Store or None
-        Where parts are looked for and kept.
-    batch_size : int or "auto"
-        Images per batch.
-    device : str
-        Where ``compute`` runs.
-    n_threads : int
-        Threads that read and decode.
-    on_error : {"raise", "nan"}
-        What to do about a row that cannot be read.
     progress : str or None
         Title of a progress bar, or None for none.
     allocate : callable
         Makes the array of the result, as ``numpy.empty`` does.
+    preprocessing, store, batch_size, device, n_threads, on_error
+        As for the estimators, resolved.
     """
 
     images: ImageSource
@@ -88,19 +76,9 @@ class Extraction:
     def run(self) -> tuple[np.ndarray, list[ImageDecodeError]]:
         """Run every image, those with equal bytes once, here and across runs of one store.
 
-        Whatever was finished before an interruption is in the store.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, sum(widths))
-            In the order of the images; NaN where one could not be read.
-        failures : list of ImageDecodeError
-            The rows that could not be read, in order.
-
-        Raises
-        ------
-        ImageDecodeError
-            For the first row that cannot be read, with ``on_error="raise"``.
+        Returns rows (n, sum(widths)) in the order of the images, NaN where one could not be read,
+        and a list of the failures; with ``on_error="raise"`` raises for the first row that cannot
+        be read. Whatever was finished before an interruption is in the store.
         """
         n, default = len(self.images), _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
         self._limit = default if self.batch_size == "auto" else int(self.batch_size)

@@ -20,7 +20,6 @@ from sktransfer._frozen._extraction import Extraction
 from sktransfer._frozen._layers import LayerOutput, NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
 from sktransfer._frozen._registry import REGISTRY, NetworkSource
-from sktransfer._frozen._store import Store
 from sktransfer._images import ImageSource, Preprocessing, portions
 from sktransfer.exceptions import ImageDecodeError
 
@@ -114,11 +113,6 @@ class FrozenExtractor:
         """Return, for each output, a digest of everything but the image that changes its numbers.
 
         None where there is no telling what the preprocessing does: then nothing can be stored.
-
-        Raises
-        ------
-        ValueError
-            If the engine was asked for by name and cannot run the network.
         """
         preprocessing, reference = self.preprocessing.fingerprint, self.info.reference
         if preprocessing is None:
@@ -148,32 +142,12 @@ class FrozenExtractor:
         progress: bool = False,
         allocate: Callable[..., np.ndarray] = np.empty,
         total_bytes: int = 0,
-        store: Store | None = None,
     ) -> tuple[np.ndarray, list[ImageDecodeError]]:
-        """Return the outputs of every image, each distinct one run at most once.
+        """Return the outputs of every image side by side, and the rows that could not be read.
 
-        Parameters
-        ----------
-        images : ImageSource
-            What is run.
-        cache : bool, path-like or None
-            As for the estimators.
-        batch_size, n_threads, on_error, allocate
-            As for :class:`Extraction`.
-        progress : bool
-            Whether to show a bar.
-        total_bytes : int
-            Of all the rows that this and other calls run, where they are many: see
-            :func:`store_for`.
-        store : Store or None
-            Instead of what ``cache`` means.
-
-        Returns
-        -------
-        rows : ndarray of shape (n, sum(widths))
-            The outputs side by side; NaN where an image could not be read.
-        failures : list of ImageDecodeError
-            The rows that could not be read.
+        Each distinct image is run at most once. ``cache`` is as for the estimators, ``total_bytes``
+        the size of all rows that this and further calls run, where they are many; the rest is as
+        for :class:`Extraction`.
         """
         return Extraction(
             images,
@@ -182,7 +156,7 @@ class FrozenExtractor:
             self.widths,
             self.dtypes,
             fingerprints=self.fingerprints(),
-            store=store_for(cache, total_bytes) if store is None else store,
+            store=store_for(cache, total_bytes),
             batch_size=batch_size,
             device=self.device,
             n_threads=n_threads,
@@ -202,23 +176,8 @@ def store_together(
 ) -> list[ImageDecodeError]:
     """Bring images to the store, for several outputs of one network in one pass.
 
-    Parameters
-    ----------
-    extractors : sequence of FrozenExtractor
-        Of one output each; network, preprocessing, precision, device and engine are the same.
-    images : ImageSource
-        What is run; what is in the store already is left alone.
-    cache : bool or path-like
-        As for the estimators.
-    n_threads : int
-        Threads that read and decode.
-    progress : bool
-        Whether to show a bar.
-
-    Returns
-    -------
-    list of ImageDecodeError
-        Images that could not be read.
+    The extractors are of one output each and differ in nothing else. What is in the store already
+    is left alone; images that could not be read are returned.
     """
     if not extractors:
         return []

@@ -29,22 +29,9 @@ def fold_batch_norm(
     """Return a copy of ``module`` in which convolutions have absorbed their BatchNorm.
 
     Who reads a convolution's output is watched while ``example`` runs through the module, and only
-    where it is one BatchNorm and nobody else are the two made one. The algebra is done in float64
-    and rounded once.
-
-    Parameters
-    ----------
-    module : nn.Module
-        In eval mode; it is not changed.
-    example : Tensor or None
-        An input, in float32. None, or one the module cannot run on: nothing is folded.
-    dtype : torch.dtype
-        What the network will run in. For float64 the folded weights are not rounded to float32.
-
-    Returns
-    -------
-    nn.Module
-        Slower where nothing could be folded, never different beyond rounding.
+    where it is one BatchNorm and nobody else are the two made one; with None, or an example that
+    the module cannot run on, none are. The algebra is done in float64 and rounded once (not at all
+    for ``dtype`` float64), so that results never differ beyond rounding.
     """
     module = copy.deepcopy(module).eval().requires_grad_(False)
     if dtype == torch.float64:

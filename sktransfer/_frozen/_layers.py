@@ -24,18 +24,10 @@ _GEM_FLOOR = 1e-6
 
 
 class LayerOutput(NamedTuple):
-    """One thing to take out of a network.
+    """One thing to take out of a network: the pooled output of a stage, or of the whole chain."""
 
-    Parameters
-    ----------
-    stage : int or None
-        Index of the stage whose output is wanted; None for the end of the chain.
-    pooling : str or None
-        One of ``POOLINGS``, or ``"raw"``: the whole output, raveled. None for the network's own
-        way to its embedding (needs ``stage=None``).
-    """
-
-    stage: int | None
+    stage: int | None  # None: the end of the chain
+    # One of POOLINGS, or "raw": all of it, raveled; None: the network's own way to its embedding.
     pooling: str | None
 
 
@@ -91,26 +83,8 @@ def resolve_layers(
 ) -> tuple[LayerOutput, ...]:
     """Resolve what the parameters ``layer`` and ``pooling`` of an estimator ask for.
 
-    Parameters
-    ----------
-    info : NetworkInfo
-        The network.
-    layer : str, int, None or a sequence of these
-        Stages by name or index; None for the embedding.
-    pooling : str
-        One of the poolings; ``"avg"`` with ``layer=None`` means the network's own way.
-
-    Returns
-    -------
-    tuple of LayerOutput
-        One per layer, in the order given.
-
-    Raises
-    ------
-    UnknownStageError
-        If there is no such stage.
-    ValueError
-        If the pooling is not possible there; the message says what is.
+    Raises UnknownStageError if there is no such stage, and ValueError if the pooling is not
+    possible there; the messages say what is.
     """
     layers: Sequence[str | int | None]
     layers = list(layer) if isinstance(layer, list | tuple) else [layer]  # type: ignore[list-item]
@@ -152,27 +126,14 @@ def resolve_layers(
     return tuple(outputs)
 
 
-def pool(x: Tensor, how: str, *, layout: Layout = "NCHW", n_prefix_tokens: int = 0) -> Tensor:
-    """Pool an activation over its positions.
+def pool(x: Tensor, how: str, layout: Layout = "NCHW", n_prefix_tokens: int = 0) -> Tensor:
+    """Pool an activation over its positions, to (n, d) in float32 or float64; never a view.
 
-    Parameters
-    ----------
-    x : Tensor
-        Activation of a batch: (n, c, h, w), (n, h, w, c), (n, tokens, c) or (n, c).
-    how : {"avg", "max", "avgmax", "gem", "flatten", "cls", "raw"}
-        ``"avgmax"`` is the mean of the average and the maximum (timm's name for it); ``"gem"`` the
-        generalized mean with p = 3; ``"flatten"`` keeps every position, channel by channel as in
-        (c, h, w); ``"cls"`` takes the class token; ``"raw"``, which is not offered to users, ravels
-        the activation as it is.
-    layout : {"NCHW", "NHWC", "NLC", "NC"}
-        How to read the axes. A vector per image ("NC") has no positions and is returned as it is.
-    n_prefix_tokens : int
-        Tokens ahead of the patches ("NLC"); they are not positions and only ``"cls"`` reads them.
-
-    Returns
-    -------
-    Tensor of shape (n, d)
-        In float32, or float64 if ``x`` is float64. Never a view of ``x``.
+    ``"avgmax"`` is the mean of the average and the maximum (timm's name for it), ``"gem"`` the
+    generalized mean with p = 3; ``"flatten"`` keeps every position, channel by channel as in
+    (c, h, w). ``"raw"`` ravels the activation as it is, whatever its layout. A vector per image
+    ("NC") has no positions. Tokens ahead of the patches ("NLC") are no positions either, and only
+    ``"cls"`` reads the first of them.
     """
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     if how == "raw":
@@ -204,18 +165,10 @@ def pool(x: Tensor, how: str, *, layout: Layout = "NCHW", n_prefix_tokens: int =
 
 
 class LayerOutputs(nn.Module):
-    """Leading stages of a network that return the outputs of several layers.
+    """Leading stages of a network that return the outputs of several layers, (n, d) each.
 
-    Parameters
-    ----------
-    info : NetworkInfo
-        The network.
-    stages : sequence of nn.Module
-        Its stages; no more of them are used than the deepest output needs.
-    neck : pair of nn.Module, or None
-        What comes before the neck's pooling and from there on, if the end of the chain is wanted.
-    outputs : sequence of LayerOutput
-        What is returned, in this order, one tensor (n, d) each.
+    ``neck`` is what comes before the neck's pooling and from there on; of it and of ``stages`` no
+    more is used than the deepest output needs.
     """
 
     def __init__(
@@ -233,30 +186,20 @@ class LayerOutputs(nn.Module):
         self.neck = nn.ModuleList(neck if ends and neck is not None else ())
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        found: dict[int, Tensor] = {}
+        found: dict[LayerOutput, Tensor] = {}
         for index, module in enumerate(self.stages):
             x = module(x)
             stage = self.info.stages[index]
-            for position, output in enumerate(self.outputs):
+            for output in self.outputs:
                 # Pooled or copied at once: the next stage may begin with an in-place ReLU.
                 if output.stage == index and output.pooling is not None:
-                    found[position] = pool(
-                        x,
-                        output.pooling,
-                        layout=stage.layout,
-                        n_prefix_tokens=stage.n_prefix_tokens,
-                    )
+                    found[output] = pool(x, output.pooling, stage.layout, stage.n_prefix_tokens)
         if len(self.neck):
             norm, rest = self.neck
-            x = norm(x)
-            stage = self.info.stages[-1]
-        for position, output in enumerate(self.outputs):
-            if output.stage is not None:
-                continue
-            if output.pooling is None:
-                found[position] = pool(rest(x), "flatten", layout="NC")
-            else:
-                found[position] = pool(
-                    x, output.pooling, layout=stage.layout, n_prefix_tokens=stage.n_prefix_tokens
-                )
-        return tuple(found[position] for position in range(len(self.outputs)))
+            x, stage = norm(x), self.info.stages[-1]
+            for output in self.outputs:
+                if output.stage is None and output.pooling is None:
+                    found[output] = pool(rest(x), "flatten", "NC")
+                elif output.stage is None and output.pooling is not None:
+                    found[output] = pool(x, output.pooling, stage.layout, stage.n_prefix_tokens)
+        return tuple(found[output] for output in self.outputs)

@@ -24,12 +24,11 @@ from sktransfer.exceptions import MissingDependencyError
 
 
 class Engine(Protocol):
-    """What runs batches of one shape and returns one set of outputs; several threads may call it.
+    """What computes one set of outputs of a batch; several threads may call it."""
 
-    ``name`` is as it stands in fingerprints.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """As it stands in fingerprints."""
 
     def __call__(self, batch: Tensor) -> list[Tensor]:
         """Return one tensor (n, d) per output."""
@@ -88,10 +87,9 @@ class FrozenNetwork:
                     example = None if example is None else stage.module(example)
             except Exception:  # then what comes after is run as it is, unfolded
                 example = None
-        ends = depth > len(self.info.stages) and backbone.neck is not None
-        if ends:
-            rest = nn.Sequential(backbone.neck.pool, backbone.neck.post)
-            given += [(backbone.neck.norm, example), (rest, None)]
+        neck = backbone.neck if depth > len(self.info.stages) else None
+        if neck is not None:
+            given += [(neck.norm, example), (nn.Sequential(neck.pool, neck.post), None)]
         self.stages: list[nn.Module] = [] if reuse is None else list(reuse.stages)
         for module, example in given[len(self.stages) :]:
             dtype = DTYPES[self._held_as]
@@ -100,39 +98,25 @@ class FrozenNetwork:
             # 1.1 to 1.7 times faster with it on CPUs and GPUs alike.
             self.stages.append(prepared.to(memory_format=torch.channels_last))
         self.neck: list[nn.Module] | None = None
-        if ends:
+        if neck is not None:
             self.stages, self.neck = self.stages[:-2], self.stages[-2:]
 
     @property
     def n_bytes(self) -> int:
         """Bytes of parameters and buffers held, by converted copies too."""
-        own = _n_bytes([*self.stages, *(self.neck or ())])
         with self._lock:
-            return own + sum(
-                _n_bytes(self.stages[: self.info.depth(outputs)])
-                for (outputs, *_), engine in self._engines.items()
-                if engine.name != "torch" or self._held_as != self.precision
-            )
+            held = [*self.stages, *(self.neck or ())]
+            for (outputs, *_), engine in self._engines.items():
+                if engine.name != "torch" or self._held_as != self.precision:
+                    held += self.stages[: self.info.depth(outputs)]
+        tensors = (t for module in held for t in (*module.parameters(), *module.buffers()))
+        return sum(t.numel() * t.element_size() for t in tensors)
 
     def run(self, batch: Tensor, outputs: Sequence[LayerOutput]) -> list[Tensor]:
-        """Compute ``outputs`` in one pass over a batch.
+        """Compute ``outputs`` in one pass over a batch of normalized images.
 
-        Parameters
-        ----------
-        batch : Tensor of shape (n, 3, side, side)
-            Normalized images, float32 or wider, on any device.
-        outputs : sequence of LayerOutput
-            None deeper than ``depth``.
-
-        Returns
-        -------
-        list of Tensor of shape (n, d)
-            In the order of ``outputs``, float32 (float64 in that precision), on the device.
-
-        Raises
-        ------
-        ValueError
-            If the engine was asked for by name and cannot compute these outputs.
+        Returns one tensor (n, d) per output on the device, float32 or, in that precision, float64.
+        Raises ValueError if the engine was asked for by name and cannot compute them.
         """
         if self.engine == "torch":
             return self._with_torch(outputs)(batch)
@@ -142,12 +126,7 @@ class FrozenNetwork:
         """Return the engine that computes ``outputs`` on images of ``side`` pixels.
 
         It is resolved here if it was not before, which takes a second or so. With ``"auto"`` it is
-        remembered for other processes.
-
-        Raises
-        ------
-        ValueError
-            As :meth:`run`.
+        remembered for other processes. Raises as :meth:`run` does.
         """
         outputs = tuple(outputs)
         name = "torch" if self.engine == "torch" else self._engine(outputs, side).name
@@ -157,12 +136,9 @@ class FrozenNetwork:
         return name
 
     def widths(self, outputs: Sequence[LayerOutput], side: int) -> tuple[int, ...]:
-        """Return the columns of each output for images of ``side`` pixels; runs a black one.
+        """Return the columns of each output for images of ``side`` pixels, by running a black one.
 
-        Raises
-        ------
-        ValueError
-            If the network cannot run on images of that side.
+        Raises ValueError if the network cannot run on images of that side.
         """
         key = (tuple(outputs), side)
         if key not in self._widths:
@@ -242,15 +218,6 @@ class FrozenNetwork:
             network = self.info.reference
             _engines.remember(network, self.precision, outputs, side, engine=found.name)
         return found
-
-
-def _n_bytes(modules: Sequence[nn.Module]) -> int:
-    """Return the bytes of the parameters and buffers of modules."""
-    return sum(
-        t.numel() * t.element_size()
-        for module in modules
-        for t in (*module.parameters(), *module.buffers())
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -31,23 +31,10 @@ _TRACED = 3
 
 
 class OpenVinoEngine:
-    """A module converted and compiled for images of one size, in batches of any.
+    """A module converted and compiled for images of one shape, in batches of any size.
 
-    Parameters
-    ----------
-    module : nn.Module
-        In eval mode and float32; takes (n, 3, height, width) and returns a tuple of tensors (n, d).
-    shape : (int, int)
-        Height and width.
-    precision : {"float32", "bfloat16"}
-        What is computed in.
-
-    Raises
-    ------
-    MissingDependencyError
-        If openvino cannot be imported.
-    Exception
-        Any at all, where the module cannot be converted.
+    ``module`` is in eval mode and float32, and returns a tuple of tensors (n, d). Any exception at
+    all may be raised where it cannot be converted.
     """
 
     name = "openvino"

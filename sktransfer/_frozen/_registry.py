@@ -40,13 +40,7 @@ class NetworkSource:
     reference: BackboneReference | None = None
 
     def checked(self) -> Backbone:
-        """Load the whole network.
-
-        Raises
-        ------
-        WeightsMismatchError
-            If it is not that of ``reference``.
-        """
+        """Load the whole network; raise if it is not that of ``reference``."""
         found = self.load()
         if self.reference is not None and self.reference.digest != found.reference.digest:
             raise digest_mismatch(self.reference.digest, found.reference)
@@ -71,23 +65,7 @@ class NetworkRegistry:
         self._loaded: Backbone | None = None
 
     def info(self, source: NetworkSource) -> NetworkInfo:
-        """Return what is known of a network; it is loaded if nothing is.
-
-        Parameters
-        ----------
-        source : NetworkSource
-            Where it comes from.
-
-        Returns
-        -------
-        NetworkInfo
-            Its reference, stages and input.
-
-        Raises
-        ------
-        WeightsMismatchError
-            If the weights found are not those of ``source.reference``.
-        """
+        """Return what is known of a network; it is loaded if nothing is, and checked."""
         with self._lock:
             info = self._infos.get(source.reference or source.key)
             if info is None:
@@ -107,28 +85,11 @@ class NetworkRegistry:
         device: str = "cpu",
         engine: str = "torch",
     ) -> FrozenNetwork:
-        """Return a network prepared for at least ``depth`` stages.
-
-        Parameters
-        ----------
-        source : NetworkSource
-            Where it comes from.
-        depth, precision, device, engine
-            As for :class:`FrozenNetwork`.
-
-        Returns
-        -------
-        FrozenNetwork
-            The one that every caller shares.
-
-        Raises
-        ------
-        WeightsMismatchError
-            If the weights found are not those of ``source.reference``.
-        """
+        """Return the network that every caller shares, prepared for at least ``depth`` stages."""
+        how = {"precision": precision, "device": device, "engine": engine}
         with self._lock:
             reference = self.info(source).reference
-            network = self._networks.get((reference, precision, device, engine))
+            network = self._networks.get((reference, *how.values()))
             if network is None or network.depth < depth:
                 if self._loaded is None or self._loaded.reference != reference:
                     for known in (source.key, source.reference, reference):
@@ -138,25 +99,15 @@ class NetworkRegistry:
                         # The file was exchanged while this process held what it said before.
                         reference, network = found, None
                 assert self._loaded is not None
-                network = FrozenNetwork(
-                    self._loaded,
-                    depth,
-                    precision=precision,
-                    device=device,
-                    engine=engine,
-                    reuse=network,
-                )
+                network = FrozenNetwork(self._loaded, depth, reuse=network, **how)
             self._loaded = None
-            key = (reference, precision, device, engine)
-            self._networks[key] = network
-            self._networks.move_to_end(key)
-            while len(self._networks) > 1 and self._held() > self.max_bytes:
+            self._networks[reference, *how.values()] = network
+            self._networks.move_to_end((reference, *how.values()))
+            while len(self._networks) > 1:
+                if sum(each.n_bytes for each in self._networks.values()) <= self.max_bytes:
+                    break
                 self._networks.popitem(last=False)
             return network
-
-    def _held(self) -> int:
-        """Return the bytes of all networks."""
-        return sum(network.n_bytes for network in self._networks.values())
 
     def clear(self) -> None:
         """Let every network go."""
@@ -172,18 +123,20 @@ class NetworkRegistry:
 def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
     """Return the error for weights that are not those an estimator was fitted with."""
     if found.weights is None:
-        return WeightsMismatchError(
-            f"This estimator was fitted with random weights of {found.name} whose digest is "
-            f"{expected}; drawing them again here from the same seed gave {found.digest} (another "
-            "version of torch or torchvision draws others). Fit again, or save the estimator with "
-            "store_weights=True next time."
+        what = (
+            f"random weights of {found.name} whose digest is {expected}; drawing them again here "
+            f"from the same seed gave {found.digest} (another version of torch or torchvision "
+            "draws others). Fit again"
+        )
+    else:
+        what = (
+            f"weights of {found.name} whose digest is {expected}, but the weights found on this "
+            f"machine have the digest {found.digest}. Its embeddings would not be the ones it was "
+            f"fitted on. Put the original file back (see {_config.WEIGHTS_DIR_VARIABLE}), fit again"
         )
     return WeightsMismatchError(
-        f"This estimator was fitted with weights of {found.name} whose digest is {expected}, but "
-        f"the weights found on this machine have the digest {found.digest}. Its embeddings would "
-        "not be the ones it was fitted on. Put the original file back (see "
-        f"{_config.WEIGHTS_DIR_VARIABLE}), fit again, or save the estimator with "
-        "store_weights=True next time."
+        f"This estimator was fitted with {what}, or save the estimator with store_weights=True "
+        "next time."
     )
 
 

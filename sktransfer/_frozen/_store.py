@@ -40,9 +40,8 @@ class Store(Protocol):
     of the same numbers, never a wrong or missing row.
     """
 
-    @property
-    def max_bytes(self) -> int:
-        """Bytes it may hold; of two tiers, the one that lasts."""
+    # Bytes it may hold; of two tiers, those of the one that lasts.
+    max_bytes: int
 
     def get(self, key: bytes) -> np.ndarray | None:
         """Return the row under ``key`` (do not write to it), or None."""
@@ -69,11 +68,7 @@ class Store(Protocol):
 class MemoryStore:
     """A bounded dictionary of rows, safe for threads, that forgets the least recently used.
 
-    Parameters
-    ----------
-    max_bytes : int or None
-        Bound on the bytes of the rows held, keys and headers included. None: what
-        ``SKTRANSFER_MEMORY_BYTES`` says, or 512 MiB.
+    ``max_bytes`` counts keys and headers too. None: ``SKTRANSFER_MEMORY_BYTES``, or 512 MiB.
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
@@ -86,7 +81,6 @@ class MemoryStore:
         self._misses = 0
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """Return the row under ``key`` (do not write to it), or None."""
         with self._lock:
             row = self._rows.get(key)
             if row is None:
@@ -114,31 +108,24 @@ class MemoryStore:
                 self._n_bytes -= forgotten.nbytes + ROW_OVERHEAD
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Return whether ``owner`` is to compute ``key``.
-
-        False if another one is computing it, or has just put all of ``rows``.
-        """
         with self._lock:
             if key not in self._claims and rows and all(row in self._rows for row in rows):
                 return False
             return self._claims.setdefault(key, owner) == owner
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
-        """Give claims back, done or not."""
         with self._lock:
             for key in keys:
                 if self._claims.get(key) == owner:
                     del self._claims[key]
 
     def info(self) -> CacheInfo:
-        """Return the counters since the process started or the store was cleared."""
         with self._lock:
             return CacheInfo(
                 self._hits, self._misses, len(self._rows), self._n_bytes, self.max_bytes
             )
 
     def clear(self) -> None:
-        """Forget every row and set the counters back."""
         with self._lock:
             self._rows.clear()
             self._n_bytes = self._hits = self._misses = 0
@@ -147,23 +134,14 @@ class MemoryStore:
 class TieredStore:
     """Memory in front of a directory: what either has is a hit, what is computed goes to both.
 
-    Parameters
-    ----------
-    near, far : Store
-        The fast one, and the one that lasts; claims are made in the far one, which others see.
+    Claims are made in the far tier, which other processes see.
     """
 
     def __init__(self, near: Store, far: Store) -> None:
-        self.near = near
-        self.far = far
-
-    @property
-    def max_bytes(self) -> int:
-        """Bytes the far tier may hold."""
-        return self.far.max_bytes
+        self.near, self.far = near, far
+        self.max_bytes = far.max_bytes
 
     def get(self, key: bytes) -> np.ndarray | None:
-        """Return the row under ``key``, or None; one that was far is near from now on."""
         row = self.near.get(key)
         if row is None:
             row = self.far.get(key)
@@ -172,17 +150,14 @@ class TieredStore:
         return row
 
     def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        """Keep copies of ``rows`` in both tiers."""
         rows = list(rows)
         self.near.put(rows)
         self.far.put(rows)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
-        """Return whether ``owner`` is to compute ``key``."""
         return self.far.claim(key, owner, rows)
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
-        """Give claims back."""
         self.far.release(keys, owner)
 
     def info(self) -> CacheInfo:
@@ -191,7 +166,6 @@ class TieredStore:
         return far._replace(hits=near.hits + far.hits)
 
     def clear(self) -> None:
-        """Forget every row of both tiers."""
         self.near.clear()
         self.far.clear()
 

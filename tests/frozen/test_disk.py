@@ -35,7 +35,7 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_what_comes_back_is_what_went_in(store, dtype):
+def test_rows_are_returned_as_they_were_put(store, dtype):
     value = np.random.default_rng(0).normal(size=100).astype(dtype)
     store.put([(b"k", value)])
     store.close()
@@ -200,7 +200,7 @@ def test_what_was_put_since_it_was_looked_for_is_not_claimed(store):
     assert store.claim(b"b", "me")
 
 
-def test_a_claim_of_the_dead_is_void(store):
+def test_a_claim_of_a_dead_process_is_void(store):
     code = (
         "import sys; from sktransfer._frozen import DirectoryStore\n"
         "assert DirectoryStore(sys.argv[1]).claim(b'a', 'late')"
@@ -209,7 +209,7 @@ def test_a_claim_of_the_dead_is_void(store):
     assert store.claim(b"a", "me")
 
 
-def test_a_claim_expires_unless_its_owner_is_heard_of(store, monkeypatch):
+def test_a_claim_expires_unless_its_owner_renews_it(store, monkeypatch):
     other = DirectoryStore(store.path)
     assert store.claim(b"a", "me")
     assert store.claim(b"b", "me")
@@ -320,7 +320,7 @@ def test_a_forked_child_opens_the_file_for_itself(store):
 # --- tiers and the public functions ---------------------------------------------------------------
 
 
-def test_what_is_far_comes_near(store):
+def test_a_row_of_the_directory_moves_into_memory(store):
     near = MemoryStore()
     tiers = TieredStore(near, store)
     store.put([(b"a", row(1))])

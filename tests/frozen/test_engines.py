@@ -107,7 +107,7 @@ def test_resolved_from_what_is_possible(installed, engine, precision, device, th
         ("float32", "cuda", r"runs on device='cpu'; got 'cuda'.*engine='torch'"),
     ],
 )
-def test_what_openvino_cannot_do_is_said(installed, precision, device, message):
+def test_an_impossible_engine_is_an_error(installed, precision, device, message):
     installed(True)
     with pytest.raises(ValueError, match=message):
         resolve_engine("openvino", precision, device)
@@ -200,7 +200,7 @@ def test_widths_convert_nothing(backbone, stand_in):
     assert stand_in.made == 0
 
 
-def test_many_sides_do_not_pile_up(backbone, stand_in):
+def test_engines_of_many_image_sizes_are_bounded(backbone, stand_in):
     network = FrozenNetwork(backbone, 2, engine="auto")
     alone = network.n_bytes
     sizes = set()
@@ -225,7 +225,7 @@ def test_several_threads_resolve_once(backbone, images, stand_in):
     assert all(torch.equal(result[0], results[0][0]) for result in results)
 
 
-def test_no_more_pieces_than_the_deepest_output_needs(backbone, stand_in):
+def test_no_more_stages_than_the_deepest_output_needs(backbone, stand_in):
     network = FrozenNetwork(backbone, backbone.n_stages + 1, engine="auto")
     assert len(network._with_torch(OUTPUTS).chain.stages) == 3
     assert len(network._with_torch(OUTPUTS).chain.neck) == 0
@@ -277,7 +277,7 @@ def test_a_later_answer_replaces_the_earlier(backbone, stand_in, monkeypatch):
     assert recall(*asked) == "torch"
 
 
-def test_a_home_that_cannot_be_written_is_no_matter(backbone, stand_in, tmp_path, monkeypatch):
+def test_a_home_that_cannot_be_written_changes_nothing(backbone, stand_in, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SKTRANSFER_HOME", str(tmp_path / "file"))
     asked = (backbone.reference, "float32", OUTPUTS, SIDE)
@@ -285,7 +285,7 @@ def test_a_home_that_cannot_be_written_is_no_matter(backbone, stand_in, tmp_path
     assert recall(*asked) == "openvino"
 
 
-def test_a_spoilt_record_is_not_believed(backbone, stand_in, offline_home, monkeypatch):
+def test_a_damaged_record_is_ignored(backbone, stand_in, offline_home, monkeypatch):
     asked = (backbone.reference, "float32", OUTPUTS, SIDE)
     FrozenNetwork(backbone, 3, engine="auto").engine_for(OUTPUTS, SIDE)
     (record,) = (offline_home / "engines").iterdir()

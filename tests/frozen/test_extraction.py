@@ -126,7 +126,7 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path):
     assert caught.value.index == 1
 
 
-def test_or_gives_nan_for_itself_alone(tmp_path):
+def test_a_row_that_cannot_be_read_is_nan_on_request(tmp_path):
     rows, failures = extraction(broken(tmp_path), Network(), on_error="nan").run()
     assert [failure.index for failure in failures] == [1, 3, 4]
     assert np.isnan(rows[[1, 3, 4]]).all()

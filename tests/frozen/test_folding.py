@@ -156,5 +156,5 @@ def test_float64_is_not_rounded_to_float32_on_the_way():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_comes_back_in_eval_mode(training):
+def test_the_folded_module_is_in_eval_mode(training):
     assert not fold_batch_norm(Residual().train(training), EXAMPLE).training

@@ -66,7 +66,7 @@ def some_outputs(backbone):
 
 
 @pytest.mark.parametrize(("name", "side"), FAMILIES)
-def test_float32_is_torchs(name, side):
+def test_float32_agrees_with_torch(name, side):
     backbone, network, plain, _ = networks(name)
     outputs = some_outputs(backbone)
     assert network.engine_for(outputs, side) == "openvino"
@@ -78,7 +78,7 @@ def test_float32_is_torchs(name, side):
 
 
 @pytest.mark.parametrize(("name", "side"), FAMILIES)
-def test_bfloat16_is_near_and_no_further_than_torchs(name, side):
+def test_bfloat16_is_as_close_to_float32_as_torch_is(name, side):
     backbone, network, plain, half = networks(name, "bfloat16")
     outputs = tuple(output for output in some_outputs(backbone) if output.pooling != "flatten")
     try:
@@ -212,7 +212,7 @@ def test_a_processor_without_bfloat16_is_told(monkeypatch):
     assert torch.equal(network.run(images(2, 64), outputs)[0], half.run(images(2, 64), outputs)[0])
 
 
-def test_quiet_and_private(tmp_path):
+def test_openvino_prints_nothing_and_calls_nobody(tmp_path):
     """Imported only when it runs; nothing printed, no telemetry, nothing written to the home."""
     code = """
         import sys
