@@ -37,11 +37,14 @@ PREFIX = "timm/"
 # In the order in which the hub's repositories offer them.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
+# Columns of the catalog that only a network that has been built could fill.
+_UNKNOWN = ("n_parameters", "n_features", "n_stages", "gmacs", "imagenet_top1", "download_mb")
 
 
-def names(*, pretrained: bool = False) -> list[str]:
-    """Return timm's names with the prefix; with their tags if weights must be published."""
-    return [PREFIX + name for name in _timm().list_models(pretrained=pretrained)]
+def names() -> list[str]:
+    """Return timm's names with the prefix."""
+    return [PREFIX + name for name in _timm().list_models()]
 
 
 def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
@@ -80,10 +83,9 @@ def catalog_rows() -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in names():
         cfg = _pretrained_cfg(name)
-        row = dict.fromkeys(_UNKNOWN, float("nan"))
         rows.append(
             {
-                **row,
+                **dict.fromkeys(_UNKNOWN, float("nan")),
                 "name": name,
                 "provider": "timm",
                 "family": families[name],
@@ -93,10 +95,6 @@ def catalog_rows() -> list[dict[str, object]]:
             }
         )
     return rows
-
-
-# Columns of the catalog that only a network that has been built could fill.
-_UNKNOWN = ("n_parameters", "n_features", "n_stages", "gmacs", "imagenet_top1", "download_mb")
 
 
 def _timm() -> ModuleType:
@@ -183,13 +181,10 @@ def _input_spec(network: Any) -> InputSpec:
     )
 
 
-_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos")
-
-
 def _default_file(name: str) -> WeightsFile:
     cfg = _pretrained_cfg(name)
     if not (cfg.get("hf_hub_id") or cfg.get("url")):
-        _build(name, 0)  # an unknown name is the likelier reason, and says so
+        _build(name, 0)  # raises if the name is unknown, which is the likelier reason
         raise WeightsNotFoundError(
             f"timm publishes no weights for {name}. Give weights= a file, or None for random "
             "weights; timm.list_models(pretrained=True) lists the names that have some."
@@ -197,7 +192,7 @@ def _default_file(name: str) -> WeightsFile:
     path = _file_here(cfg, _plain(name))
     if path is None:
         path = _from_network(cfg, name)
-    if digest_in_name(path.name):  # the digest in the name is checked, and held to
+    if digest_in_name(path.name):  # it is checked
         return find_weights_file(path.name, url=cfg.get("url"))
     file = open_weights_path(path)
     # The hub's cache keeps big files under the sha256 it was told.
