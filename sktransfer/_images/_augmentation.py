@@ -70,65 +70,66 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ImageAugmentation(BaseEstimator):
-    """What may be done at random to training images, with the names Keras made familiar.
+    """Transform training images at random, with the parameter names of Keras.
 
-    An object of parameters: it is given to an estimator as ``augmentation``, and a search reaches
-    into it with ``augmentation__rotation_range``. Each parameter is off by default. Calling it
-    with an image and a seed gives the image as one draw has it: equal seeds give equal pixels,
-    in any thread, and no global random state is read or changed.
+    It is passed to an estimator as ``augmentation``, and a search reaches its parameters with
+    ``augmentation__rotation_range``. Each parameter is off by default. Calling the object with an
+    image and a seed returns one draw: equal seeds give equal pixels, in any thread, and no global
+    random state is read or changed.
 
     Everything that moves pixels (crop, rotation, shifts, shear, zoom) is one affine matrix and one
-    bilinear resampling. Then come channel shift, flips, brightness and TrivialAugment.
+    bilinear resampling. Channel shift, flips, brightness and TrivialAugment follow.
 
     Read more in the :ref:`User Guide <augmentation>`.
 
     Parameters
     ----------
     rotation_range : float, default=0
-        Degrees, up to 180. Turned by an angle from -rotation_range to rotation_range, about the
-        center.
+        Images are rotated about their center by an angle from -rotation_range to rotation_range
+        degrees; at most 180.
     width_shift_range, height_shift_range : float, int or array-like, default=0.0
-        How far the image moves sideways, and up or down. A float below 1 is a fraction of its
-        width or height, from 1 on pixels: from -value to value. An int n is a whole number of
-        pixels between -n and n, both excluded. A sequence: one of its elements, positive to the
-        right and downwards, fractions if all are within -1 and 1, else pixels.
+        How far images are shifted sideways, and up or down. A float below 1 is a fraction of the
+        width or height, one from 1 on is pixels; the shift is drawn from -value to value. An int n
+        stands for a whole number of pixels between -n and n, both excluded. Of a sequence, one
+        element is drawn: positive to the right and downwards, fractions if all are between -1 and
+        1, else pixels.
     shear_range : float, default=0
-        Degrees, below 90. Vertical lines lean by an angle from -shear_range to shear_range.
+        Vertical lines lean by an angle from -shear_range to shear_range degrees; below 90.
     zoom_range : float or (float, float), default=0.0
-        Drawn for each axis by itself from (low, high); a float z means (1 - z, 1 + z). Below 1
-        magnifies, above 1 shrinks: it is the part of the image's sides that is seen.
+        Which part of the image's sides is seen, drawn separately for each axis from (low, high); a
+        float z stands for (1 - z, 1 + z). Values below 1 magnify, values above 1 shrink.
     brightness_range : (float, float) or None, default=None
-        Values are multiplied by a factor from this range.
+        Pixel values are multiplied by a factor drawn from this range.
     channel_shift_range : float, default=0
-        Gray levels of 0 to 255. A level from -value to value is added to all channels.
+        A gray level from -value to value, on the scale of 0 to 255, is added to all channels.
     horizontal_flip, vertical_flip : bool, default=False
         Whether half of the images are mirrored left to right, or upside down.
     fill_mode : {"nearest", "reflect", "constant", "wrap"}, default="nearest"
-        What lies outside the image: its edge repeated (aaaa|abcd|dddd), itself mirrored
-        (dcba|abcd|dcba), the gray level ``cval``, or itself again (abcd|abcd|abcd).
+        What fills the area outside the image: its edge repeated (aaaa|abcd|dddd), the image
+        mirrored (dcba|abcd|dcba), the gray level ``cval``, or the image repeated (abcd|abcd|abcd).
     cval : float, default=0.0
-        Gray level of 0 to 255 outside the image, with ``fill_mode="constant"``.
+        Gray level, on the scale of 0 to 255, that ``fill_mode="constant"`` fills with.
     crop_scale : (float, float) or None, default=None
-        Part of the area that a random crop keeps; it is then stretched to the size of the image.
+        Fraction of the area that a random crop keeps; the crop is stretched to the image's size.
     crop_ratio : (float, float) or None, default=(3/4, 4/3)
-        How much wider than high, relative to the image, the crop may be. None keeps the
-        proportions. For square images this is torchvision's ``RandomResizedCrop``, except that
-        a ratio which does not fit is moved until it does, not drawn again.
+        Ratio of the crop's width to its height, relative to the image's. None keeps the
+        proportions. For square images this is torchvision's ``RandomResizedCrop``, except that a
+        ratio which does not fit is clipped, not drawn again.
     trivial_augment : bool, default=False
         Whether one operation of TrivialAugment [1]_ follows, as in torchvision's
-        ``TrivialAugmentWide``. It may mirror nothing, but turns by up to 135 degrees.
+        ``TrivialAugmentWide``. It never mirrors, but rotates by up to 135 degrees.
     mixup, cutmix : float or None, default=None
-        The alpha of mixup [2]_ and CutMix [3]_ in :meth:`mix`. None or 0: off. If both are on,
-        each batch gets one of them.
+        The alpha of mixup [2]_ and CutMix [3]_ in :meth:`mix`; None or 0 turns them off. If both
+        are on, each batch gets one of them.
 
     See Also
     --------
-    sktransfer.inspection.AugmentationDisplay : One image under several draws.
+    sktransfer.inspection.AugmentationDisplay : Show one image under several draws.
 
     Notes
     -----
-    These are the semantics of the documentation of Keras' ``ImageDataGenerator``. Its code swaps
-    the two shifts, and turns images that are not square about another point than their center.
+    These are the documented semantics of Keras' ``ImageDataGenerator``. Its code exchanges the two
+    shifts, and rotates images that are not square about a point off their center.
 
     References
     ----------
@@ -239,7 +240,7 @@ class ImageAugmentation(BaseEstimator):
         Raises
         ------
         ValueError
-            Naming the parameter, what was expected and what was got.
+            If one is wrong; the error names it, what is expected and what was given.
         """
         self._plan()
 
@@ -262,14 +263,14 @@ class ImageAugmentation(BaseEstimator):
         return bool(self.mixup or self.cutmix)
 
     def __call__(self, image: DecodedImage, seed: int) -> DecodedImage:
-        """Return the image as the draw of a seed has it.
+        """Return the draw of a seed from an image.
 
         Parameters
         ----------
         image : PIL.Image.Image of mode L or RGB, or float32 ndarray (H, W[, 3]) in [0, 1]
-            An image as training has it, before it is resized and normalized.
+            A decoded image, before it is resized and normalized.
         seed : int
-            Not negative. It alone decides the draw.
+            A number that is not negative; it alone decides the draw.
 
         Returns
         -------
@@ -314,11 +315,11 @@ class ImageAugmentation(BaseEstimator):
         Parameters
         ----------
         batch : float tensor of shape (n, channels, height, width)
-            In random order: each image is mixed with its neighbor.
+            Images in random order, since each is mixed with its neighbor.
         targets : tensor of shape (n,) or (n, n_classes)
-            Class indices or probabilities.
+            Class indices, or probabilities of the classes.
         seed : int
-            It alone decides the draw.
+            A number that alone decides the draw.
         n_classes : int or None, default=None
             Number of classes, which class indices alone do not tell.
 
@@ -376,9 +377,6 @@ class ImageAugmentation(BaseEstimator):
             "crop_ratio": _read_pair("crop_ratio", ratio, above=0),
             "trivial": bool(self.trivial_augment),
         }
-
-
-# Reading parameters -----------------------------------------------------------------------------
 
 
 def _read_shift(name: str, value: Any) -> _Shift:
@@ -473,9 +471,6 @@ def _changes_pixels(plan: dict[str, Any]) -> bool:
         or any(plan[name] for name in switches)
         or plan["brightness"] not in (None, (1.0, 1.0))
     )
-
-
-# Applying a draw --------------------------------------------------------------------------------
 
 
 def _between(draw: float, bounds: tuple[float, float]) -> float:

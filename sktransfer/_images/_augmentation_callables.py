@@ -24,9 +24,6 @@ from sktransfer._images._values import EXTENT, DecodedImage, as_color, returned_
 # The global generators of a process are one: two callables must not seed them at the same time.
 _GLOBAL_GENERATORS = threading.RLock()
 
-# Three generators are seeded from one seed; numpy's and torch's take 32 bits.
-_SEEDS = 2**32
-
 
 def resolve_augmentation(value: Any) -> ImageAugmentation | CallableAugmentation | None:
     """Return whatever may be given as ``augmentation`` as one kind of object, or None.
@@ -95,12 +92,7 @@ class CallableAugmentation:
         return returned
 
     def mix(
-        self,
-        batch: torch.Tensor,
-        targets: torch.Tensor,
-        seed: int,
-        *,
-        n_classes: int | None = None,
+        self, batch: torch.Tensor, targets: torch.Tensor, seed: int, *, n_classes: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the batch as it is, and its targets as probabilities."""
         return batch, soft_targets(targets, n_classes)
@@ -120,7 +112,7 @@ class CallableAugmentation:
 @contextmanager
 def _seeded_globals(rng: np.random.Generator) -> Iterator[None]:
     """Seed the global generators of random, numpy and torch (CPU), and restore them afterwards."""
-    seeds = [int(seed) for seed in rng.integers(_SEEDS, size=3)]
+    seeds = rng.integers(2**32, size=3).tolist()  # numpy's and torch's generators take 32 bits
     with _GLOBAL_GENERATORS:
         python, torch_ = random.getstate(), torch.get_rng_state()
         numpy_ = np.random.get_state()  # noqa: NPY002 - the callable's draws, not ours

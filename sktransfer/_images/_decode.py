@@ -47,24 +47,16 @@ _BITS_PER_SAMPLE_TAG = 258
 _PHOTOMETRIC_TAG = 262
 _ORIENTATION_TAG = 0x0112
 
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# For each orientation: which of the old sides (left, top, right, bottom) the new ones are.
-_SIDES = {
-    2: (2, 1, 0, 3),
-    3: (2, 3, 0, 1),
-    4: (0, 3, 2, 1),
-    5: (1, 0, 3, 2),
-    6: (3, 0, 1, 2),
-    7: (3, 2, 1, 0),
-    8: (1, 2, 3, 0),
+# For each EXIF orientation: what turns the image upright, and which of the old sides (left, top,
+# right, bottom) the new ones are.
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
+    3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, 3, 2, 1)),
+    5: (Image.Transpose.TRANSPOSE, (1, 0, 3, 2)),
+    6: (Image.Transpose.ROTATE_270, (3, 0, 1, 2)),
+    7: (Image.Transpose.TRANSVERSE, (3, 2, 1, 0)),
+    8: (Image.Transpose.ROTATE_90, (1, 2, 3, 0)),
 }
 
 
@@ -266,12 +258,13 @@ def image_to_image(
 
 def _turned(image: Image.Image, turn: int) -> Image.Image:
     """Apply the EXIF orientation ``turn`` to an image, and to its extent."""
-    turned = image.transpose(_TRANSPOSE[turn])
+    method, sides = _TURNS[turn]
+    turned = image.transpose(method)
     extent = image.info.get(EXTENT)
     if extent is not None:
         left, top, right, bottom = extent.box
         rims = (left, top, image.width - right, image.height - bottom)
-        left, top, right, bottom = (rims[side] for side in _SIDES[turn])
+        left, top, right, bottom = (rims[side] for side in sides)
         size = extent.size[::-1] if turn >= 5 else extent.size
         box = (left, top, turned.width - right, turned.height - bottom)
         turned.info[EXTENT] = Extent(size, box)
@@ -327,7 +320,7 @@ def orientation(image: Image.Image) -> int:
         if value is None and text and isinstance(text, bytes):
             found = re.search(rb'tiff:Orientation(?:="|>)([1-8])', text)
             value = int(found.group(1)) if found else None
-    return value if value in _TRANSPOSE else 1
+    return value if value in _TURNS else 1
 
 
 def _exif_orientation(block: bytes) -> int | None:

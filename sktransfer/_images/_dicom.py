@@ -37,24 +37,25 @@ _PIXEL_GROUPS = (0x0028, 0x2050, 0x5200, 0x7FE0)
 
 
 class DicomOptions(BaseEstimator):
-    """How DICOM files are shown: which frame, through which window.
+    """Choose how DICOM files are shown: which frame, through which window.
 
-    An object of parameters: it is given to an estimator as ``dicom``, and a search reaches into it
-    with ``dicom__window``. Files of other formats are not concerned.
+    It is passed to an estimator as ``dicom``, and a search reaches its parameters with
+    ``dicom__window``. Files of other formats are not affected.
 
     Read more in the :ref:`User Guide <dicom>`.
 
     Parameters
     ----------
     frame : int or "middle", default=0
-        Frame of files that have several; negative numbers count from the last.
+        Which frame is shown of files that have several; negative numbers count from the last.
     window : (float, float) or None, default=None
-        Center and width, in the units of the modality (Hounsfield units for CT), instead of what
-        the file says: ``(40, 400)`` for soft tissue. What lies outside is black or white.
+        Center and width of the window, in the units of the modality (Hounsfield units for CT),
+        that replaces the file's own: ``(40, 400)`` for soft tissue. Values outside it are black or
+        white.
     voi : bool, default=True
-        Whether the file's own VOI table or window is applied. Without, or where the file has none,
-        its values are scaled from the lowest to the highest that its bits can hold, or by
-        ``value_range`` of the estimator.
+        Whether the file's own VOI table or window is applied. If not, or if the file has none,
+        values are scaled from the lowest to the highest that its bits can hold, or by the
+        estimator's ``value_range``.
     voi_index : int, default=0
         Which table or window is applied, of several that a file has.
     prefer_lut : bool, default=True
@@ -62,7 +63,7 @@ class DicomOptions(BaseEstimator):
 
     See Also
     --------
-    sktransfer.datasets.dicom_table : One row per file of a folder.
+    sktransfer.datasets.dicom_table : Tabulate the DICOM images in a folder.
 
     Examples
     --------
@@ -107,7 +108,7 @@ class DicomOptions(BaseEstimator):
         Raises
         ------
         ValueError
-            If one makes no sense; the message says what would.
+            If one is wrong; the error names it, what is expected and what was given.
         """
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
@@ -117,12 +118,12 @@ class DicomOptions(BaseEstimator):
             valid = len(window) == 2 and all(isinstance(value, Real) for value in window)
             if not valid or not window[1] >= 1:
                 raise ValueError(
-                    f"window is (center, width) with a width of at least 1, for example (40, 400); "
+                    f"window must be (center, width) with a width of at least 1, like (40, 400); "
                     f"got {window!r}."
                 )
             window = (float(window[0]), float(window[1]))
         if self.voi_index < 0:
-            raise ValueError(f"voi_index counts from 0; got {self.voi_index}.")
+            raise ValueError(f"voi_index counts from 0; got {self.voi_index}, which is negative.")
         return {
             "frame": self.frame if isinstance(self.frame, str) else int(self.frame),
             "window": window,

@@ -89,8 +89,6 @@ def resample(array: np.ndarray, matrix: np.ndarray, fill_mode: str, fill: float)
     return np.ascontiguousarray((moved + offset if offset else moved).permute(1, 2, 0).numpy())
 
 
-# TrivialAugment ---------------------------------------------------------------------------------
-
 N_STRENGTHS = 31
 
 
@@ -143,9 +141,6 @@ def trivial_augment(image: Any, draws: Sequence[float]) -> Any:
     # torch's own float32: Pillow cuts off decimals, so the last bit of a factor is seen.
     strength = float(torch.linspace(weakest, strongest, N_STRENGTHS)[int(how * N_STRENGTHS)])
     return operation(tvf, image, -strength if signed and sign < 0.5 else strength)
-
-
-# mixup and CutMix -------------------------------------------------------------------------------
 
 
 def soft_targets(targets: torch.Tensor, n_classes: int | None) -> torch.Tensor:

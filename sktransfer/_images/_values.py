@@ -59,9 +59,6 @@ _TOLERANCE = 1e-6
 _CHUNK_BYTES = 64 * 2**20
 
 
-# Scales -----------------------------------------------------------------------------------------
-
-
 def check_value_range(value_range: Any) -> ValueScale | None:
     """Return two finite numbers in ascending order, percentiles, "dtype" or None."""
     if value_range is None or isinstance(value_range, Percentiles):
@@ -213,9 +210,6 @@ def scale_values(values: np.ndarray, dtype: np.dtype, scale: ValueScale | None) 
     return np.clip(values, 0.0, 1.0).astype(np.float32)
 
 
-# Arrays and tensors as images -------------------------------------------------------------------
-
-
 def array_to_image(array: np.ndarray, scale: ValueScale | None) -> DecodedImage:
     """Return one row, of shape (H, W) or (H, W, C), as an image."""
     if array.ndim == 3 and array.shape[2] == 1:
@@ -285,9 +279,6 @@ def tensor_to_row(tensor: torch.Tensor) -> np.ndarray:
             "expected 1 (gray), 3 (RGB) or 4 (RGBA)." + (hint if array.shape[2] in CHANNELS else "")
         )
     return np.moveaxis(array, 0, -1)
-
-
-# Images to and from callables of users ----------------------------------------------------------
 
 
 def as_color(image: DecodedImage) -> DecodedImage:

@@ -20,10 +20,10 @@ class ImageChannels(
 ):
     """Select or mix the channels of images that have other than three.
 
-    For fluorescence microscopy, satellite bands, slices of a volume: arrays (n, height, width,
-    channels). A network pretrained on RGB takes three. Which channel goes where is a choice about
-    the data, so it is a step of its own in front of the extractor or the classifier, and a search
-    can try several.
+    Fluorescence microscopy, satellite bands or slices of a volume come as arrays (n, height, width,
+    channels), while a network pretrained on RGB takes three channels. Which of them becomes which
+    color is a choice about the data, so it is a step of its own in front of the extractor or the
+    classifier, and a search can try several.
 
     Mixing is linear and comes before everything the network does, so it is the same as projecting
     the network's first convolution onto the channels: a filter w of the three colors becomes
@@ -37,7 +37,7 @@ class ImageChannels(
         Channels that become red, green and blue; or the one that becomes gray. Negative numbers
         count from the last.
     mix : array-like of shape (n_channels, 3) or (n_channels,), or None, default=None
-        How much of each channel goes into red, green and blue, or into gray; instead of ``select``.
+        Weights of each channel in red, green and blue, or in gray, used instead of ``select``.
         Columns that sum to 1 keep the range of the values.
     image_shape : tuple of int or None, default=None
         Shape (height, width, channels) of one image in a 2-D ``X`` whose rows are raveled

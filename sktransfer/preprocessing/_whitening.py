@@ -26,7 +26,7 @@ _LARGEST = 64 * 64 * 3
 # Keras adds it to every standard deviation, so that constant images become 0.
 _STD_EPSILON = 1e-6
 # With fewer images than numbers in one, the smallest eigenvalues are noise, and dividing by them
-# makes it loud; this part of the mean eigenvalue is added.
+# amplifies it; this fraction of the mean eigenvalue is added.
 _FEW_ROWS_EPSILON = 1e-2
 
 _DTYPES = (np.float64, np.float32)
@@ -44,20 +44,21 @@ def _is_invertible(self: ImageWhitening) -> bool:
 class ImageWhitening(ImageArrayMixin, TransformerMixin, BaseEstimator):
     """Standardize small images, or make their pixels uncorrelated (ZCA, PCA).
 
-    The steps, in the order Keras documents: each image by its own mean and standard deviation
-    (sample-wise), each channel by those of all images and positions (feature-wise), whitening.
+    The steps follow the order that Keras documents: each image is standardized by its own mean and
+    standard deviation (sample-wise), then each channel by those of all images and positions
+    (feature-wise), and the result is whitened.
 
-    For images that go to a model trained from scratch or to a classifier on pixels. Pretrained
-    networks expect images scaled as in their own training; whitened ones are foreign to them.
+    This is for models trained from scratch and for classifiers on pixels. Pretrained networks
+    expect images scaled as in their own training, not whitened ones.
 
     Read more in the :ref:`User Guide <augmentation>`.
 
     Parameters
     ----------
     method : {"zca", "pca", "standardize"}, default="zca"
-        "zca": uncorrelated pixels of unit variance that look as much like the images as such
-        pixels can. "pca": uncorrelated components of unit variance, largest first. "standardize":
-        only the steps before.
+        "zca" gives uncorrelated pixels of unit variance that look as much like the images as such
+        pixels can, "pca" uncorrelated components of unit variance, largest first. "standardize"
+        does only the steps before.
     samplewise_center : bool, default=False
         Whether its mean, over all its pixels and channels, is subtracted from each image.
     samplewise_std_normalization : bool, default=False
@@ -68,27 +69,27 @@ class ImageWhitening(ImageArrayMixin, TransformerMixin, BaseEstimator):
     featurewise_std_normalization : bool or None, default=None
         Whether each channel is divided by its standard deviation. None: with "standardize" only.
     n_components : int or None, default=None
-        Directions of largest variance that are kept. None: all that vary.
+        How many directions of largest variance are kept. None keeps all that vary.
     epsilon : float or None, default=None
-        Added to each eigenvalue before its root is divided by, as a part of the mean eigenvalue.
-        Larger values amplify noise less. None: 0 where there are more images than numbers in
-        one, else 0.01.
+        Fraction of the mean eigenvalue that is added to each eigenvalue before components are
+        divided by its root. Larger values amplify noise less. None stands for 0 where there are
+        more images than numbers in one, else for 0.01.
     image_shape : tuple of int or None, default=None
-        Shape of one image in a 2-D ``X`` whose rows are raveled images: (height, width) or
-        (height, width, channels), one of them may be -1. None: inferred for square images.
+        Shape of one image in a 2-D ``X`` whose rows are raveled images, (height, width) or
+        (height, width, channels); one of them may be -1. None infers it for square images.
 
     Attributes
     ----------
     image_shape_ : tuple of int
         Shape of one image in ``fit``.
     mean_, std_ : ndarray of shape (n_channels,)
-        Per channel, over all images and positions, after the sample-wise steps.
+        Mean and standard deviation of each channel, after the sample-wise steps.
     pixel_mean_ : ndarray of shape (n_pixels,)
         Mean that whitening subtracts, after the steps before it. "zca" and "pca" only.
     components_ : ndarray of shape (n_components, n_pixels)
-        Directions, as rows. "zca" and "pca" only.
+        Directions of largest variance, as rows. "zca" and "pca" only.
     explained_variance_ : ndarray of shape (n_components,)
-        Variance along each. "zca" and "pca" only.
+        Variance along each direction. "zca" and "pca" only.
     epsilon_ : float
         What is added to each explained variance. "zca" and "pca" only.
     n_features_in_ : int

@@ -117,7 +117,21 @@ def test_resampling_equals_scipys(smooth, mode, scipys):
         np.testing.assert_allclose(ours[..., channel], theirs, atol=5e-5)
 
 
-def test_the_matrix_is_keras_own():
+def test_rotation_and_zoom_of_both_axes_equal_torchvisions_affine(smooth):
+    ours = resample(smooth, affine_matrix(rotation=25, zoom=(1.25, 1.25)), "constant", 0.3)
+    theirs = tvf.affine(
+        torch.from_numpy(smooth.transpose(2, 0, 1)),
+        angle=-25,  # clockwise
+        translate=[0, 0],
+        scale=1 / 1.25,
+        shear=[0.0, 0.0],
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=0.3,
+    )
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs, atol=5e-5)
+
+
+def test_the_matrix_is_that_of_keras():
     theta, s = np.deg2rad(30), np.deg2rad(10)
     rotation = [[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]]
     shear = [[1, -np.sin(s)], [0, np.cos(s)]]
