@@ -30,37 +30,33 @@ def loaded_after(statement: str, modules: tuple[str, ...]) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "from sktransfer import PretrainedFeatureExtractor",
-        "from sktransfer import FineTuneClassifier",
-        "from sktransfer import list_backbones, describe_backbone, cache_info, clear_cache",
-        "import sktransfer.datasets, sktransfer.metrics, sktransfer.preprocessing",
-        "import sktransfer.inspection, sktransfer.model_selection, sktransfer.report, "
-        "sktransfer.studies",
-    ],
-)
-def test_imports_load_no_heavy_package(statement):
+def test_the_extractor_loads_no_heavy_package_and_no_skorch():
+    statement = "from sktransfer import PretrainedFeatureExtractor, list_backbones"
+    assert not loaded_after(statement, (*HEAVY, "skorch"))
+
+
+def test_packages_below_the_estimators_load_no_heavy_package_and_no_skorch():
+    statement = "import sktransfer.datasets, sktransfer.metrics, sktransfer.preprocessing"
+    assert not loaded_after(statement, (*HEAVY, "skorch"))
+
+
+def test_the_classifier_and_all_other_packages_load_no_heavy_package():
+    statement = (
+        "from sktransfer import FineTuneClassifier\n"
+        "import sktransfer.inspection, sktransfer.model_selection, sktransfer.report\n"
+        "import sktransfer.studies"
+    )
     assert not loaded_after(statement, HEAVY)
 
 
-def test_the_extractor_does_not_load_skorch():
-    assert not loaded_after("from sktransfer import PretrainedFeatureExtractor", ("skorch",))
-
-
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "import sktransfer",
-        "import sktransfer.exceptions",
+@pytest.mark.parametrize("arguments", [["--version"], ["report", "--help"]])
+def test_the_command_line_and_the_bare_package_load_no_torch(arguments):
+    statement = (
+        "import sktransfer, sktransfer.exceptions\n"
         "from sktransfer.__main__ import main\n"
-        "try: main(['report', '--help'])\n"
-        "except SystemExit: pass",
-        "from sktransfer.__main__ import main\ntry: main(['--version'])\nexcept SystemExit: pass",
-    ],
-)
-def test_the_command_line_and_the_bare_package_load_no_torch(statement):
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass"
+    )
     assert not loaded_after(statement, ("torch", "sklearn", "numpy", "pandas"))
 
 
