@@ -183,43 +183,33 @@ def curve_of_search(
     # Where one of several grids does not name it, it is the estimator's own.
     own = search.estimator.get_params()[name]
     depths = np.array([_depth(params.get(name, own), info) for params in results["params"]])
-    rows = []
-    for depth in np.unique(depths):
-        among = np.flatnonzero(depths == depth)
-        if "n_resources" in results:
-            # Halving: scores on few rows, which are many and may be lucky, say little.
-            spent = results["n_resources"][among]
-            among = among[spent == spent.max()]
-        # A candidate that failed in a fold has no score.
-        means = np.nan_to_num(results["mean_test_score"][among], nan=-np.inf)
-        best = among[np.argmax(means)]
-        k = search.n_splits_
-        scores = np.array([results[f"split{i}_test_score"][best] for i in range(k)])
-        seconds = k * (results["mean_fit_time"][best] + results["mean_score_time"][best])
-        ratio = 1 / (k - 1) if test_to_train is None and k > 1 else test_to_train or 0.0
-        half = _half_interval(scores, ratio, confidence_level)
-        mean = float(scores.mean())
-        rows.append(
-            {
-                "depth": int(depth),
-                "stage": stage_at(int(depth), names),
-                **{f"split{i}_score": score for i, score in enumerate(scores)},
-                "mean_score": mean,
-                "low": mean - half,
-                "high": mean + half,
-                "seconds": float(seconds),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _half_interval(scores: np.ndarray, test_to_train: float, level: float) -> float:
-    """Return half the corrected interval of the mean; NaN with one fold."""
-    k = len(scores)
-    if k < 2:
-        return float("nan")
-    variance = (1 / k + test_to_train) * scores.var(ddof=1)
-    return float(stats.t.ppf((1 + level) / 2, k - 1) * np.sqrt(variance))
+    table = pd.DataFrame(results).assign(depth=depths)
+    if "n_resources" in table:
+        # Halving: scores on few rows, which are many and may be lucky, say little.
+        table = table[
+            table["n_resources"] == table.groupby("depth")["n_resources"].transform("max")
+        ]
+    # A candidate that failed in a fold has no score, and comes last.
+    table = table.sort_values("mean_test_score", ascending=False, kind="stable")
+    best = table.drop_duplicates("depth").sort_values("depth", ignore_index=True)
+    k = search.n_splits_
+    scores = best[[f"split{i}_test_score" for i in range(k)]].to_numpy()
+    ratio = 1 / (k - 1) if test_to_train is None and k > 1 else test_to_train or 0.0
+    mean, half = scores.mean(axis=1), np.full(len(best), np.nan)
+    if k > 1:
+        deviation = np.sqrt((1 / k + ratio) * scores.var(axis=1, ddof=1))
+        half = stats.t.ppf((1 + confidence_level) / 2, k - 1) * deviation
+    return pd.DataFrame(
+        {
+            "depth": best["depth"],
+            "stage": [stage_at(depth, names) for depth in best["depth"]],
+            **{f"split{i}_score": scores[:, i] for i in range(k)},
+            "mean_score": mean,
+            "low": mean - half,
+            "high": mean + half,
+            "seconds": k * (best["mean_fit_time"] + best["mean_score_time"]),
+        }
+    )
 
 
 def _depth(value: Any, info: NetworkInfo) -> int:

@@ -216,6 +216,8 @@ class SearchPlan:
         seconds : float
             Estimated seconds of the search in one process.
         """
+        if self._y is None:
+            raise ValueError("An estimate fits a candidate: give y to plan_search.")
         train, test = next(iter(self._cv().split(np.zeros(len(self._y)), self._y, self._groups)))
         slowest = min(self._models, key=lambda each: each[:2])[2]
         model = clone(slowest)
@@ -254,13 +256,7 @@ def _candidates(search: Any) -> Iterable[dict[str, Any]]:
 
 
 def split_model(model: Any) -> tuple[Pipeline | None, FineTuneClassifier]:
-    """Return what comes before the FineTuneClassifier, and it.
-
-    Raises
-    ------
-    TypeError
-        If ``model`` is neither a FineTuneClassifier nor a Pipeline that ends in one.
-    """
+    """Return what comes before the FineTuneClassifier, and it."""
     steps, last = None, model
     if isinstance(model, Pipeline):
         last = model.steps[-1][1]

@@ -351,18 +351,15 @@ def _images_per_s(fitted: Any, X: Any) -> float:
 def _with_scores(found: BackboneComparison) -> pd.DataFrame:
     """Add scores with their intervals to the table, and sort it."""
     draws = found._draws()
-    scores: dict[str, list[float]] = {}
-    for case in found.probabilities.values():
-        for metric in METRICS:
-            values = _values(metric, found._codes, case, draws)
-            low, high = middle(values[1:])
-            for name, value in ((metric, values[0]), ("low", low), ("high", high)):
-                column = name if name == metric else f"{metric}_{name}"
-                scores.setdefault(column, []).append(float(value))
-    table = found.table
-    columns = [table[["backbone", "strategy"]], pd.DataFrame(scores), table.iloc[:, 2:]]
-    placed = pd.concat(columns, axis=1).sort_values("accuracy", ascending=False, kind="stable")
-    return placed.reset_index(drop=True)
+    table = found.table.copy()
+    for place, metric in enumerate(METRICS):
+        cases = found.probabilities.values()
+        values = np.array([_values(metric, found._codes, case, draws) for case in cases])
+        low, high = zip(*(middle(each[1:]) for each in values), strict=True)
+        columns = {metric: values[:, 0], f"{metric}_low": low, f"{metric}_high": high}
+        for column, (name, each) in enumerate(columns.items()):
+            table.insert(2 + 3 * place + column, name, each)
+    return table.sort_values("accuracy", ascending=False, kind="stable", ignore_index=True)
 
 
 def _values(

@@ -279,6 +279,8 @@ def test_bad_input(fresh):
         plan_search(grid_search(pipe, {"clf__C": [1]}), X, y)
     with pytest.raises(TypeError, match="needs a search with param_grid"):
         plan_search(small(), X, y)
+    with pytest.raises(ValueError, match="give y to plan_search"):
+        plan_search(grid_search(small(), {"lr": [1e-4]}), X).estimate_seconds()
     with pytest.raises(ValueError, match="Invalid parameter"):
         plan_search(grid_search(small(), {"depth": [1]}), X, y)
     with pytest.raises(ValueError, match="out of range"):
