@@ -80,7 +80,7 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
     ``backbone`` is a name for ``load_backbone``, a file that ``FineTuneClassifier.save`` wrote, or
     a fitted FineTuneClassifier, in a FrozenEstimator or bare.
     """
-    if not _is_name(backbone):
+    if not is_name(backbone):
         provider = tuned_provider(backbone)
         if not isinstance(weights, str) or weights != "default":
             raise ValueError(
@@ -110,7 +110,7 @@ def found_source(
     if packed is not None:
         return NetworkSource(("packed", reference), packed.unpack, reference)
     directory = _config.weights_directory()
-    if backbone is not None and not _is_name(backbone):
+    if backbone is not None and not is_name(backbone):
         if isinstance(backbone, (str, os.PathLike)):
             backbone = _moved(os.fspath(backbone), directory)
         provider = tuned_provider(backbone)
@@ -187,19 +187,19 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
 
 def lasting(backbone: Any) -> Any:
     """Return ``backbone`` so that it means the same after a change of directory."""
-    return backbone if _is_name(backbone) else _absolute(backbone)
+    return backbone if is_name(backbone) else _absolute(backbone)
 
 
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
     """Return a first step's file in the folder of the second's, if it is not where it was."""
-    if isinstance(backbone, (str, os.PathLike)) and not _is_name(backbone):
+    if isinstance(backbone, (str, os.PathLike)) and not is_name(backbone):
         candidate = Path(saved).absolute().parent / Path(backbone).name
         if candidate.is_file() and not Path(backbone).is_file():
             return str(candidate)
     return backbone
 
 
-def _is_name(backbone: Any) -> bool:
+def is_name(backbone: Any) -> bool:
     """Return whether ``backbone`` names a network, not a saved or fitted estimator."""
     return isinstance(backbone, str) and not backbone.endswith(".safetensors")
 

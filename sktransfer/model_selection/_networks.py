@@ -16,7 +16,7 @@ from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, count_rows, run_images
-from sktransfer._persistence import tuned_provider
+from sktransfer._persistence import is_name
 
 
 def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]:
@@ -96,7 +96,7 @@ def set_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
     given = clone(extractor).get_params(deep=False)  # nested ones are the new estimator's own
     usual = PretrainedFeatureExtractor().get_params(deep=False)
     network = {"backbone"}
-    if tuned_provider(extractor.backbone) is not None:  # it comes with its weights
+    if not is_name(extractor.backbone):  # a fine-tuned network comes with its weights
         network.add("weights")
     return {
         name: value
