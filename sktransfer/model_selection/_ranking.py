@@ -38,8 +38,6 @@ _COLUMNS = (
     *("backbone", "layer", "n_features", "score", "low", "high"),
     *("best_share", "imagenet_top1", "images_per_s", "pareto"),
 )
-# Fewer rows of a class than this say nothing about a network.
-_LEAST_PER_CLASS = 10
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def rank_backbones(
     layers: Any = "auto",
     metric: Any = "loo_ridge",
     scoring: str = "accuracy",
-    budget_s: float | None = None,
+    n_images: int | None = None,
     groups: ArrayLike | None = None,
     n_resamples: int = 200,
     random_state: int | np.random.RandomState | None = 0,
@@ -238,15 +236,15 @@ def rank_backbones(
         is better. The first of a list orders the table; the others have columns of their names.
     scoring : {"accuracy", "balanced_accuracy", "f1", "roc_auc"}, default="accuracy"
         Metric of the predictions behind ``"loo_ridge"``, ``"knn"`` and ``"probe"``.
-    budget_s : float or None, default=None
-        Seconds that the passes over the images may take together. Speeds are measured first;
-        then all candidates get the same rows, as many as fit, with the shares of the classes.
+    n_images : int or None, default=None
+        Number of images that scores are computed on, if there are more: the same for all networks,
+        with the shares of the classes, in whole groups. None: all of them.
     groups : array-like of shape (n,) or None, default=None
         Patients, say. Rows of one group are left out together, and drawn together.
     n_resamples : int, default=200
         Resamples for the intervals; 0 for none.
     random_state : int, RandomState instance or None, default=0
-        Decides which rows are drawn for resamples and for the budget.
+        Decides which images are taken, and which rows are drawn for resamples.
 
     Returns
     -------
@@ -265,7 +263,7 @@ def rank_backbones(
     Raises
     ------
     ValueError
-        If there are no networks, or the budget leaves fewer than ten images of a class.
+        If there are no networks, or labels, metrics or numbers are invalid.
 
     Notes
     -----
@@ -300,21 +298,23 @@ def rank_backbones(
     """
     named = named_networks(_on_this_machine() if backbones is None else backbones)
     metrics = metrics_named(metric, _COLUMNS)
+    if n_images is not None and n_images < 2:
+        raise ValueError(f"n_images must be at least 2; got {n_images!r}.")
     if n_resamples < 0:
         raise ValueError(f"n_resamples must be 0 or more; got {n_resamples!r}.")
     setting = Setting(scoring, n_resamples, seed_from(random_state))
     labels = check_labels(y)
     group_ids = None if groups is None else read_groups(groups)
-    rows = np.arange(len(labels))
-    check_lengths(next(iter(named.values())), X, labels, group_ids)
+    n = check_lengths(next(iter(named.values())), X, labels, group_ids)
+    rows = np.arange(n)
+    if n_images is not None and n_images < n:
+        rows = stratified_part(labels, n_images, groups=group_ids, random_state=setting.seed)
 
     speeds = {}
     for name, extractor in named.items():
         extractor.set_params(layer=_layers(extractor, layers, X))
-        speeds[name] = _seconds_per_image(extractor, X, len(labels))
-    if budget_s is not None:
-        rows = _within_budget(budget_s, sum(speeds.values()), labels, group_ids, setting.seed)
-    chosen = X if len(rows) == len(labels) else take_rows(X, rows)
+        speeds[name] = _seconds_per_image(extractor, X, n)
+    chosen = X if len(rows) == n else take_rows(X, rows)
     g_used = None if group_ids is None else group_ids[rows]
 
     records: list[dict[str, Any]] = []
@@ -418,26 +418,6 @@ def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) ->
         start = time.perf_counter()
         timed.transform(take_rows(X, rows))
     return (time.perf_counter() - start) / len(rows)
-
-
-def _within_budget(
-    budget: float, seconds: float, y: np.ndarray, groups: np.ndarray | None, seed: int
-) -> np.ndarray:
-    """Choose rows whose passes through all networks fit the budget, stratified, whole groups."""
-    if not budget > 0:
-        raise ValueError(f"budget_s is a number of seconds above 0; got {budget!r}.")
-    fit = int(min(budget / seconds, len(y)))
-    if fit >= len(y):
-        return np.arange(len(y))
-    classes, counts = np.unique(y, return_counts=True)
-    least = fit * counts.min() / len(y)
-    if least < min(_LEAST_PER_CLASS, counts.min()):
-        need = min(_LEAST_PER_CLASS, counts.min()) * len(y) / counts.min() * seconds
-        raise ValueError(
-            f"budget_s={budget:g} is enough for {fit} images, which is {least:.1f} of the rarest "
-            f"of {len(classes)} classes. Give about {np.ceil(need):.0f} s, or fewer backbones."
-        )
-    return stratified_part(y, fit, groups=groups, random_state=seed)
 
 
 def _distinct_layers(

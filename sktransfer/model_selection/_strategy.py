@@ -19,8 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._image_rows import rows_of, take_rows
-from sktransfer._utils.splitting import read_groups, stratified_folds, stratified_part
+from sktransfer._utils.splitting import read_groups, stratified_folds
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
 from sktransfer.model_selection._feature_scores import check_labels
 from sktransfer.model_selection._networks import check_lengths, finetuner, one_network, stage_names
@@ -156,27 +155,20 @@ class StrategyAdvice:
         cv = 5 if cv is None else cv
         if isinstance(cv, Integral):
             cv = stratified_folds(int(cv), grouped=self.grouped, random_state=self.random_state)
-        stages = self._stages
+        stages, options = self._stages, {"cv": cv, "scoring": scoring}
         if reading == "truncate":
             place = stages.index(self._shallow())
-            layers = stages[max(0, place - 2) : place + 3]
-            grid: dict[str, list[Any]] = {"features__layer": [*layers, None]}
-            return GridSearchCV(
-                self.make_estimator(reading, **params), grid, cv=cv, scoring=scoring
-            )
-        n = len(stages)
-        step = max(1, round(n * _TOP))
-        if reading == "extract":
-            depths: list[Any] = [n - 2 * step, n - step]
-        else:
-            center = self._depth(reading)
-            depths = [center - step, center, center + step]
-        depths = sorted({each for each in depths if 0 <= each < n})
+            layers = [*stages[max(0, place - 2) : place + 3], None]
+            pipeline = self.make_estimator(reading, **params)
+            return GridSearchCV(pipeline, {"features__layer": layers}, **options)
         # The search is over what a FineTuneClassifier calls freeze_depth; everything frozen is
         # the extractor with a classifier on it.
         base = "train the top" if reading == "extract" else reading
+        center, step = self._depth(base), max(1, round(len(stages) * _TOP))
+        depths = sorted({center - step, center, center + step} & {*range(len(stages))})
         estimator = self.make_estimator(base, **{"freeze_depth": "all", **params})
-        return GridSearchCV(estimator, {"freeze_depth": [*depths, "all"]}, cv=cv, scoring=scoring)
+        grid = {"freeze_depth": [*depths, "all"]}
+        return GridSearchCV(estimator, grid, **options)
 
     @property
     def _stages(self) -> list[str]:
@@ -277,7 +269,7 @@ def recommend_strategy(
     extractor.set_params(pooling="avg")
     labels = check_labels(y)
     ids = None if groups is None else read_groups(groups)
-    n = check_lengths(extractor, X, labels, ids)
+    check_lengths(extractor, X, labels, ids)
     if n_images < 2:
         raise ValueError(f"n_images must be at least 2; got {n_images!r}.")
     seed = seed_from(random_state)
@@ -286,18 +278,9 @@ def recommend_strategy(
     if distance is None:
         given = {name: extractor} if isinstance(backbone, Mapping) else extractor
         distance = domain_distance(given, X, random_state=seed)
-    rows = np.arange(n)
-    if n > n_images:
-        rows = stratified_part(labels, n_images, groups=ids, random_state=seed)
-    with rows_of(rows):
-        ranking = rank_backbones(
-            X if len(rows) == n else take_rows(X, rows),
-            labels[rows],
-            [extractor],
-            scoring=scoring,
-            groups=None if ids is None else ids[rows],
-            random_state=seed,
-        )
+    ranking = rank_backbones(
+        X, labels, extractor, scoring=scoring, n_images=n_images, groups=ids, random_state=seed
+    )
     evidence = _in_order(ranking.table, extractor, X)
     size = "large" if per_class >= LARGE else "small"
     side = "similar" if distance.similar else "dissimilar"
@@ -355,51 +338,31 @@ def _caveats(
     scoring: str,
 ) -> tuple[str, ...]:
     """List what the evidence says against following the matrix blindly."""
-    found = [_of_the_layers(evidence, scoring)]
-    if "gray zone" in distance.reading:
-        low, high = distance.threshold.similar_below, distance.threshold.dissimilar_above
-        found.append(
-            f"The distance lies in the gray zone of this network ({low:.3f} to {high:.3f}): the "
-            "other side of the matrix is as good a guess."
-        )
-    if not distance.threshold.calibrated:
-        found.append("The threshold was not measured with these weights.")
-    if counts.max() > 3 * counts.min():
-        found.append(
-            f"Classes are uneven ({counts.min()} to {counts.max()} images), and the size is that "
-            "of the smallest."
-        )
-    if len(readings) == 2:
-        found.append(
-            f"The matrix can be read in two ways here: {readings[0]!r} and {readings[1]!r}."
-        )
-    found.append(
+    threshold = distance.threshold
+    low, high = threshold.similar_below, threshold.dissimilar_above
+    names = " and ".join(map(repr, readings))
+    found = {
+        _of_the_layers(evidence, scoring): True,
+        f"The distance lies in the gray zone of this network ({low:.3f} to {high:.3f}): the other "
+        "side of the matrix is as good a guess.": "gray zone" in distance.reading,
+        "The threshold was not measured with these weights.": not threshold.calibrated,
+        f"Classes are uneven ({counts.min()} to {counts.max()} images), and the size is that of "
+        "the smallest.": counts.max() > 3 * counts.min(),
+        f"The matrix can be read in two ways here: {names}.": len(readings) > 1,
         "The distance compares images, not labels: an easy task may be far away, and a hard one "
-        "near."
-    )
-    if size == "small":
-        found.append(
-            "That 1,000 images of a class are few is about training from scratch: on ImageNet, "
-            "a network from scratch loses 1.1 points of accuracy from 1,300 to 1,000 a class and "
-            "16.8 to 250 (logs of Yosinski et al., 2014). Pretrained weights need far fewer."
-        )
-    else:
-        found.append(
-            "With much data and long training, a network from random weights catches up (He, "
-            "Girshick & Dollar, 2019), on medical images too (Raghu et al., 2019): what "
-            "pretraining still gives is speed."
-        )
-    if readings[0] == "extract":
-        found.append(
-            "Fine-tuning is usually at least as accurate as frozen features (Kornblith et al., "
-            "2019), and on shifted data less so (Kumar et al., 2022)."
-        )
-    if side == "dissimilar":
-        found.append(
-            "Frozen late layers lose most where the tasks are far apart: 25 points against 8 in "
-            "the halves of Yosinski et al. (2014). Fine-tuned ones lost nothing."
-        )
-    return tuple(found)
+        "near.": True,
+        "That 1,000 images of a class are few is about training from scratch: on ImageNet, a "
+        "network from scratch loses 1.1 points of accuracy from 1,300 to 1,000 a class and 16.8 to "
+        "250 (logs of Yosinski et al., 2014). Pretrained weights need far fewer.": size == "small",
+        "With much data and long training, a network from random weights catches up (He, Girshick "
+        "& Dollar, 2019), on medical images too (Raghu et al., 2019): what pretraining still gives "
+        "is speed.": size == "large",
+        "Fine-tuning is usually at least as accurate as frozen features (Kornblith et al., 2019), "
+        "and on shifted data less so (Kumar et al., 2022).": readings[0] == "extract",
+        "Frozen late layers lose most where the tasks are far apart: 25 points against 8 in the "
+        "halves of Yosinski et al. (2014). Fine-tuned ones lost nothing.": side == "dissimilar",
+    }
+    return tuple(text for text, holds in found.items() if holds)
 
 
 def _of_the_layers(evidence: pd.DataFrame, scoring: str) -> str:

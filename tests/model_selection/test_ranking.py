@@ -20,7 +20,6 @@ from sktransfer.datasets import load_digit_screening
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.model_selection import (
     BackboneRankingDisplay,
-    _ranking,
     h_score,
     knn_score,
     leep_score,
@@ -118,24 +117,16 @@ def test_every_layer_comes_from_one_pass(digits):
     assert cache_info().misses == misses
 
 
-def test_a_budget_takes_fewer_images_and_keeps_the_classes(monkeypatch):
+def test_fewer_images_keep_the_shares_of_the_classes():
     found = load_digit_screening()
     X, y = found.data.reshape(-1, 8, 8)[:600], found.target[:600]
-    extractor = small("squeezenet1_1", cache=None)
-    # A machine that is busy for a moment would be slower in the timing than after it.
-    monkeypatch.setattr(_ranking, "_seconds_per_image", lambda *a: 0.01)
-    ranking = rank_backbones(X, y, [extractor], layers=None, budget_s=2.0, n_resamples=0)
-    assert 195 <= ranking.n_images <= 200
-    with pytest.raises(ValueError, match=r"budget_s=0.02 is enough for 2 images"):
-        rank_backbones(X, y, [extractor], layers=None, budget_s=0.02)
-
-
-def test_the_time_of_an_image_is_measured():
-    found = load_digit_screening()
-    X, y = found.data.reshape(-1, 8, 8)[:300], found.target[:300]
-    extractor = small("squeezenet1_1", cache=None)
-    with pytest.raises(ValueError, match=r"budget_s=1e-06 is enough for 0 images.* about \d+ s"):
-        rank_backbones(X, y, [extractor], layers=None, budget_s=1e-6)
+    clear_cache()
+    ranking = rank_backbones(X, y, small("squeezenet1_1"), layers=None, n_images=200)
+    assert ranking.n_images == 200
+    misses = cache_info().misses
+    # What was scored is in the store: the same rows are chosen again.
+    rank_backbones(X, y, small("squeezenet1_1"), layers=None, n_images=200, metric="knn")
+    assert cache_info().misses == misses
 
 
 def test_rows_that_cannot_be_read_are_left_out(digits):
@@ -147,21 +138,17 @@ def test_rows_that_cannot_be_read_are_left_out(digits):
     assert ranking.n_images == 120
 
 
-def test_a_budget_for_nearly_all_images(digits, monkeypatch):
+def test_nearly_all_images(digits):
     X, y = digits[0], np.arange(120) % 2
-    monkeypatch.setattr(_ranking, "_seconds_per_image", lambda *a: 1.0)
     options = {"backbones": [small("squeezenet1_1")], "layers": None, "n_resamples": 0}
     for groups in (None, np.arange(120) // 2):
-        ranking = rank_backbones(X, y, budget_s=119.5, groups=groups, **options)
+        ranking = rank_backbones(X, y, n_images=119, groups=groups, **options)
         assert ranking.n_images in (118, 119, 120)
-    assert rank_backbones(X, y, budget_s=1e9, **options).n_images == 120
+    assert rank_backbones(X, y, n_images=10**9, **options).n_images == 120
     broken = [*X]
     broken[77] = b"nothing"
     with pytest.raises(ImageDecodeError, match=r"^row 77 "):
-        rank_backbones(broken, y, budget_s=119.5, **options)
-    for budget in (0, -3, float("nan")):
-        with pytest.raises(ValueError, match="seconds above 0"):
-            rank_backbones(X, y, budget_s=budget, **options)
+        rank_backbones(broken, y, n_images=119, **options)
 
 
 def test_numbers_that_are_not_finite_are_an_error(digits, monkeypatch):
@@ -241,6 +228,7 @@ def test_display_shows_networks_and_names_the_best(digits):
         ({"backbones": [3.5]}, "named by a str"),
         ({"groups": [1, 2]}, "groups has 2"),
         ({"n_resamples": -1}, "n_resamples"),
+        ({"n_images": 1}, "n_images must be at least 2"),
         ({"scoring": "precision"}, "scoring must be"),
     ],
 )
