@@ -17,6 +17,14 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "examples", "auto_examples/*.ipynb"]
 
+# A reference to a name that there is not is a warning, and so an error in CI. What other packages
+# define cannot be looked up without a network, and private classes have no page.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(sklearn|imblearn|skorch|scipy|numpy|np|pandas|torch|PIL|pathlib)(\..*)?"),
+    (r"py:.*", r"sktransfer\._.*"),
+]
+
 autosummary_generate = True
 numpydoc_show_class_members = False
 autodoc_typehints = "none"

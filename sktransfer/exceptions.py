@@ -32,7 +32,7 @@ class SkTransferError(Exception):
 class ImageDecodeError(SkTransferError, ValueError):
     """A row of ``X`` could not be turned into an image.
 
-    Raised by ``fit``, ``transform``, ``predict`` and the readers of :mod:`sktransfer.datasets` if a
+    Raised by ``fit``, ``transform``, ``predict`` and the readers of ``sktransfer.datasets`` if a
     file is missing, damaged, too large or of no known format, or if an array has no image in it.
     With ``on_error="nan"`` such rows are reported by :class:`FailedRowsWarning` instead.
 

@@ -54,7 +54,7 @@ class ImageChannels(
 
     See Also
     --------
-    PretrainedFeatureExtractor : ``value_range`` says what is black and white in its result.
+    sktransfer.PretrainedFeatureExtractor : ``value_range`` says what is black and white in its result.
 
     Examples
     --------

@@ -173,8 +173,9 @@ def diagnostic_report(
     Parameters
     ----------
     estimator : estimator instance
-        Fitted classifier. A threshold of its own counts (:class:`~sktransfer.\
-OperatingPointClassifier`, :class:`~sklearn.model_selection.FixedThresholdClassifier`).
+        Fitted classifier. If it has a threshold of its own, as
+        :class:`~sktransfer.model_selection.OperatingPointClassifier` and
+        :class:`~sklearn.model_selection.FixedThresholdClassifier` have, that is used.
     X : collection of images, n rows
         Test rows, in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,)
