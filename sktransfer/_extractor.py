@@ -35,7 +35,7 @@ from sktransfer._frozen import (
     resolve_layers,
 )
 from sktransfer._images import DicomOptions
-from sktransfer._persistence import PackedWeights, found_source, lasting, request_source
+from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
 
 
@@ -261,7 +261,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         if self.store_weights:
             depth = network.info.depth(self._outputs)
             self._packed = PackedWeights.pack(source.load(), network.info.reference, depth)
-        self._found_as = lasting(self.backbone)
+        self._found_as = source.found_as
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
         self._failed_rows = NO_FAILED_ROWS

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,9 @@ from sktransfer._backbones import (
     load_strict,
     with_tensors,
 )
-from sktransfer._frozen import NetworkSource, digest_mismatch
+from sktransfer._frozen import NetworkSource
 from sktransfer._utils import config as _config
+from sktransfer.exceptions import WeightsMismatchError
 
 # Rises when a file of an older version can no longer be read as if it were of this one.
 SCHEMA = 1
@@ -88,7 +90,8 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
                 f"{weights!r})."
             )
         tuned = provider.to_backbone()
-        return NetworkSource(("tuned", tuned.reference), lambda: tuned)
+        key = ("tuned", tuned.reference)
+        return NetworkSource(key, lambda: tuned, found_as=_absolute(backbone))
     directory = _config.weights_directory()
     identity = None
     if weights is not None:
@@ -96,6 +99,7 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
     return NetworkSource(
         ("request", backbone, identity, seed, directory),
         partial(load_backbone, backbone, weights=weights, seed=seed),
+        found_as=backbone,
     )
 
 
@@ -104,22 +108,48 @@ def found_source(
 ) -> NetworkSource:
     """Return how to load again what an earlier request found: by digest, or unpacked.
 
-    ``backbone`` is what was asked for then, as :func:`lasting` returns it: a fine-tuned network is
-    found by it.
+    ``backbone`` is what was asked for then, by which a fine-tuned network is found.
     """
-    if packed is not None:
-        return NetworkSource(("packed", reference), packed.unpack, reference)
     directory = _config.weights_directory()
-    if backbone is not None and not is_name(backbone):
+    key: tuple = ("found", reference, directory)
+    if packed is not None:
+        key, load = ("packed", reference), packed.unpack
+    elif backbone is None or is_name(backbone):
+        weights = reference.weights and _moved(reference.weights, directory)
+        seed = reference.seed or 0
+        load = partial(load_backbone, reference.name, weights=weights, seed=seed)
+    else:
         if isinstance(backbone, (str, os.PathLike)):
             backbone = _moved(os.fspath(backbone), directory)
-        provider = tuned_provider(backbone)
-        return NetworkSource(("tuned", reference), provider.to_backbone, reference)
-    weights = reference.weights and _moved(reference.weights, directory)
-    return NetworkSource(
-        ("found", reference, directory),
-        partial(load_backbone, reference.name, weights=weights, seed=reference.seed or 0),
-        reference,
+        key, load = ("tuned", reference), tuned_provider(backbone).to_backbone
+    return NetworkSource(key, partial(_load_again, reference, load), reference)
+
+
+def _load_again(reference: BackboneReference, load: Callable[[], Backbone]) -> Backbone:
+    """Load a network; raise where it is not the one of ``reference``."""
+    found = load()
+    if found.reference.digest != reference.digest:
+        raise _digest_mismatch(reference.digest, found.reference)
+    return found
+
+
+def _digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
+    """Return the error for weights that are not those an estimator was fitted with."""
+    if found.weights is None:
+        what = (
+            f"random weights of {found.name} whose digest is {expected}; drawing them again here "
+            f"from the same seed gave {found.digest} (another version of torch or torchvision "
+            "draws others). Fit again"
+        )
+    else:
+        what = (
+            f"weights of {found.name} whose digest is {expected}, but the weights found on this "
+            f"machine have the digest {found.digest}. Its embeddings would not be the ones it was "
+            f"fitted on. Put the original file back (see {_config.WEIGHTS_DIR_VARIABLE}), fit again"
+        )
+    return WeightsMismatchError(
+        f"This estimator was fitted with {what}, or save the estimator with store_weights=True "
+        "next time."
     )
 
 
@@ -162,7 +192,7 @@ class SavedNetwork:
 def tuned_backbone(base: Backbone, reference: BackboneReference, learned: Any) -> Backbone:
     """Return ``base`` with what was learned in it, if ``base`` is what it was learned on."""
     if base.reference.digest != reference.digest:
-        raise digest_mismatch(reference.digest, base.reference)
+        raise _digest_mismatch(reference.digest, base.reference)
     return with_tensors(base, {name.removeprefix("stages."): t for name, t in learned.items()})
 
 
@@ -185,11 +215,13 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     return header, tensors
 
 
+<<<<<<< HEAD
 def lasting(backbone: Any) -> Any:
     """Return ``backbone`` so that it means the same after a change of directory."""
     return backbone if is_name(backbone) else _absolute(backbone)
 
 
+=======
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
     """Return a first step's file in the folder of the second's, if it is not where it was."""
     if isinstance(backbone, (str, os.PathLike)) and not is_name(backbone):

@@ -19,9 +19,9 @@ from torch.utils.data import Dataset
 
 from sktransfer._backbones import Backbone, architecture
 from sktransfer._base import (
+    NO_FAILED_ROWS,
     ImageInputMixin,
     derived_seed,
-    failed_rows_frame,
     n_decoding_threads,
     resolve_device,
 )
@@ -715,7 +715,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         if self.initialized_:
             # As bytes of a safetensors file: reading them runs no code.
             state["_learned"] = learned_bytes(self)
-            state["_failed_rows"] = failed_rows_frame([])  # file names may be patients' names
+            state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
         return {name: value for name, value in state.items() if name not in _REMADE}
 
     def to_backbone(self) -> Backbone:

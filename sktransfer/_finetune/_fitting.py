@@ -18,7 +18,7 @@ import torch
 from sklearn.base import clone
 
 from sktransfer._backbones import Backbone, tensor_bytes
-from sktransfer._base import derived_seed, failed_rows_frame, n_decoding_threads, seed_from
+from sktransfer._base import NO_FAILED_ROWS, derived_seed, n_decoding_threads, seed_from
 from sktransfer._finetune._activations import (
     ActivationStorage,
     Prefix,
@@ -40,7 +40,7 @@ from sktransfer._frozen import (
     resolve_engine,
 )
 from sktransfer._images import ImageSelection, ImageSource, ImageViews, resolve_augmentation
-from sktransfer._persistence import PackedWeights, lasting, request_source
+from sktransfer._persistence import PackedWeights, request_source
 from sktransfer.exceptions import ImageDecodeError
 
 # Parameters that a fitted network depends on: set later, they count from the next fit on.
@@ -115,7 +115,7 @@ def _read(
     rows, found = read_labels(y, source, sample_weight, groups, known, net)
     if not resume:
         net._classes = found
-        net._failed_rows = failed_rows_frame([])
+        net._failed_rows = NO_FAILED_ROWS
     return rows
 
 
@@ -125,9 +125,9 @@ def _read(
 def find_network(net: Any) -> None:
     """Find the network and resolve where it is cut; nothing is trained."""
     net._seed = seed_from(net.random_state)
-    net._found_as = lasting(net.backbone)
     net._made_with = {name: getattr(net, name) for name in MADE_WITH}
     source = request_source(net.backbone, net.weights, net._seed if net.weights is None else 0)
+    net._found_as = source.found_as
     backbone = whole_backbone(source)
     net._prefix_ = make_prefix(net, source, backbone)
     net.reference_ = backbone.reference
@@ -228,7 +228,8 @@ def _embed(
     elif net.on_error == "nan":
         failures = unreadable(images, prefix)
     rows.leave_out(failures)
-    net._note_failures(failures, len(rows.y), "left out of training")
+    if failures:
+        net._note_failures(failures, len(rows.y), "left out of training")
     seed = derived_seed(net._seed, SPLIT)
     train, valid = split_rows(rows, net.validation_fraction, seed, net._classes)
     present = np.unique(rows.y[train])

@@ -118,7 +118,7 @@ def whole_backbone(source: NetworkSource) -> Backbone:
         found = _last.get(source.key)
     if found is None:
         # Not under the lock: a network that was fine-tuned itself is loaded by coming here again.
-        found = source.checked()
+        found = source.load()
         with _last_lock:
             _last.clear()
             _last[source.key] = found

@@ -19,7 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch.history import History
 
 from sktransfer._backbones import BackboneReference
-from sktransfer._base import failed_rows_frame
+from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._images import DicomOptions, ImageAugmentation
 from sktransfer._persistence import SCHEMA, next_to, read_saved
@@ -105,7 +105,7 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any
         net.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
     net._learned = safetensors.torch.save(tensors)
     net._packed = None
-    net._failed_rows = failed_rows_frame([])
+    net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
     return net
 

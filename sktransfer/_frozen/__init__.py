@@ -18,7 +18,6 @@ from sktransfer._frozen._registry import (
     REGISTRY,
     NetworkRegistry,
     NetworkSource,
-    digest_mismatch,
 )
 from sktransfer._frozen._store import (
     MEMORY_STORE,
@@ -51,7 +50,6 @@ __all__ = [
     "TieredStore",
     "cache_info",
     "clear_cache",
-    "digest_mismatch",
     "is_out_of_memory",
     "open_directory",
     "pool",

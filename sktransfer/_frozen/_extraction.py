@@ -10,7 +10,7 @@ import secrets
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -92,7 +92,7 @@ class Extraction:
         self._elsewhere: dict[int, bytes] = {}  # row -> digest of what another run is computing
         # Who a claim belongs to: this run, not this process, which may run several at once.
         self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._claimed: set[bytes] = set()
+        self._claimed: dict[bytes, bytes] = {}  # digest -> key of the claim
         title, silent = self.progress, self.progress is None
         executor = ThreadPoolExecutor(self.n_threads, thread_name_prefix="sktransfer-decode")
         with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
@@ -113,7 +113,7 @@ class Extraction:
             finally:
                 # On an error or Ctrl-C, what waits is dropped; what runs is an image or two.
                 executor.shutdown(wait=True, cancel_futures=True)
-                self._release()
+                self._release(list(self._claimed))
         for row, original in self._copies:
             if original in self._failed:
                 self._fail(row, self._failed[original])
@@ -151,9 +151,11 @@ class Extraction:
                 if first != row:
                     self._copies.append((row, first))
                     advance(1)
-                elif self._fetch(row, encoded.digest):
+                    continue
+                state = self._look_up(row, encoded.digest)
+                if state == "cached":
                     advance(1)
-                elif self._claim(encoded.digest):
+                elif state == "claimed":
                     future = executor.submit(self._prepare, row, encoded)
                     decoding.append((row, encoded.digest, future))
                 else:
@@ -183,34 +185,54 @@ class Extraction:
         """Fetch what other runs have finished; return rows they gave up, which are now ours."""
         taken_over = []
         for row, digest in list(self._elsewhere.items()):
-            if self._fetch(row, digest):
-                advance(1)
-            elif self._claim(digest, even_if_there=True):
+            state = self._look_up(row, digest, even_if_there=True)
+            if state == "claimed":
                 # Put between the look and the claim, or there but unreadable: look again.
-                if self._fetch(row, digest):
+                state = self._look_up(row, digest, even_if_there=True)
+                if state == "cached":
                     self._release([digest])
-                    advance(1)
                 else:
                     taken_over.append(row)
-            else:
-                continue
-            del self._elsewhere[row]
+            if state == "cached":
+                advance(1)
+            if state != "elsewhere":
+                del self._elsewhere[row]
         if not taken_over and self._elsewhere:
             time.sleep(_POLL_SECONDS)
         return taken_over
 
-    def _fetch(self, row: int, digest: bytes) -> bool:
-        """Fill a row from the store; return whether all of its parts are there."""
+    def _look_up(self, row: int, digest: bytes, *, even_if_there: bool = False) -> str:
+        """Fill a row from the store, or else claim its image.
+
+        Returns "cached" or "claimed"; or "elsewhere" if another run is computing the image, or has
+        finished it since it was looked for (which does not count with ``even_if_there``).
+        """
         if self.store is None or self.fingerprints is None:
-            return False
+            return "claimed"
+        keys = [_key(fingerprint, digest) for fingerprint in self.fingerprints]
         parts: list[np.ndarray] = []
-        for fingerprint in self.fingerprints:
-            part = self.store.get(_key(fingerprint, digest))
+        for key in keys:
+            part = self.store.get(key)
             if part is None:
-                return False
+                break
             parts.append(part)
-        self._fill(row, parts)
-        return True
+        else:
+            self._fill(row, parts)
+            return "cached"
+        # Noted before it is made: an interrupt between the two must not leave it behind.
+        self._claimed[digest] = _key(b"".join(self.fingerprints), digest)
+        if self.store.claim(self._claimed[digest], self._owner, [] if even_if_there else keys):
+            return "claimed"
+        del self._claimed[digest]
+        return "elsewhere"
+
+    def _release(self, digests: Iterable[bytes]) -> None:
+        """Give back the claims on images."""
+        held = [digest for digest in digests if digest in self._claimed]
+        if held and self.store is not None:
+            self.store.release([self._claimed[digest] for digest in held], self._owner)
+        for digest in held:
+            del self._claimed[digest]
 
     def _fill(self, row: int, parts: Sequence[np.ndarray]) -> None:
         """Fill a row; the whole array is widened for a part that is wider."""
@@ -237,44 +259,40 @@ class Extraction:
     ) -> None:
         """Run images, in smaller batches if the device runs out of memory; fill and store rows."""
         while pending:
-            batch = pending[: self._limit]
+            batch, values = pending[: self._limit], None
             try:
-                values = self._run_network([image for _, _, image in batch])
+                images = self.preprocessing.stack([image for _, _, image in batch])
+                if self.device.startswith("cuda"):
+                    # Pinned memory lets the copy run alongside the previous batch's kernels; as
+                    # uint8 it is a quarter of the bytes, and the device normalizes.
+                    images = images.pin_memory().to(self.device, non_blocking=True)
+                values = np.hstack(self.compute(self.preprocessing.normalize(images)))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self._limit == 1:
                     raise
-                values = None
             if values is None:
                 # Outside the handler: the traceback would keep the failed batch's tensors alive.
                 self._halve(len(batch))
                 continue
+            columns = []
+            for where, dtype in zip(self._columns, self.dtypes, strict=True):
+                part = values[:, where]
+                with np.errstate(over="ignore"):
+                    stored = part.astype(dtype, copy=False)
+                # A row with a number too large for the dtype stays as it is.
+                whole = (~np.isfinite(stored) & np.isfinite(part)).any(axis=1)
+                columns.append([p if w else s for p, s, w in zip(part, stored, whole, strict=True)])
             rows: list[tuple[bytes, np.ndarray]] = []
-            for (row, digest, _), value in zip(batch, values, strict=True):
-                parts = [
-                    part if part.dtype == dtype else as_stored(part, dtype)
-                    for part, dtype in zip(
-                        (value[columns] for columns in self._columns), self.dtypes, strict=True
-                    )
-                ]
+            for (row, digest, _), *parts in zip(batch, *columns, strict=True):
                 self._fill(row, parts)
-                if self.fingerprints is not None:
-                    keys = [_key(fingerprint, digest) for fingerprint in self.fingerprints]
-                    rows += zip(keys, parts, strict=True)
+                for fingerprint, part in zip(self.fingerprints or (), parts, strict=False):
+                    rows.append((_key(fingerprint, digest), part))
             if self.store is not None and rows:
                 # Flushed per batch: whatever happens next, this much is done.
                 self.store.put(rows)
                 self._release([digest for _, digest, _ in batch])
             advance(len(batch))
             pending = pending[len(batch) :]
-
-    def _run_network(self, images: list[np.ndarray]) -> np.ndarray:
-        """Compute the parts of some images, side by side."""
-        stacked = self.preprocessing.stack(images)
-        if self.device.startswith("cuda"):
-            # Pinned memory lets the copy run alongside the previous batch's kernels; as uint8 it is
-            # a quarter of the bytes, and the device normalizes.
-            stacked = stacked.pin_memory().to(self.device, non_blocking=True)
-        return np.hstack(self.compute(self.preprocessing.normalize(stacked)))
 
     def _halve(self, n: int) -> None:
         """Halve the batch after one of ``n`` images did not fit in memory, and say so once."""
@@ -289,41 +307,6 @@ class Extraction:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def _claim(self, digest: bytes, *, even_if_there: bool = False) -> bool:
-        """Return whether this run is to compute an image.
-
-        False if another one is computing it, or finished it since it was looked for.
-        """
-        if self.store is None or self.fingerprints is None:
-            return True
-        key = _key(b"".join(self.fingerprints), digest)
-        # Noted before it is made: an interrupt between the two must not leave it behind.
-        self._claimed.add(key)
-        rows = [] if even_if_there else [_key(each, digest) for each in self.fingerprints]
-        if self.store.claim(key, self._owner, rows):
-            return True
-        self._claimed.discard(key)
-        return False
-
-    def _release(self, digests: Sequence[bytes] | None = None) -> None:
-        """Give back the claims on ``digests``, or all that are left."""
-        if self.store is None or self.fingerprints is None:
-            return
-        joint = b"".join(self.fingerprints)
-        wanted = self._claimed if digests is None else {_key(joint, each) for each in digests}
-        keys = list(wanted & self._claimed)
-        if keys:
-            self.store.release(keys, self._owner)
-            self._claimed.difference_update(keys)
-
-
-def as_stored(part: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Round to ``dtype``; keep as it is where a number is too large for that."""
-    with np.errstate(over="ignore"):
-        stored = part.astype(dtype)
-    lost = ~np.isfinite(stored)
-    return part if lost.any() and np.isfinite(part[lost]).any() else stored
 
 
 def _key(fingerprint: bytes, digest: bytes) -> bytes:

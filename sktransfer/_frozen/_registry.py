@@ -9,12 +9,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sktransfer._backbones import Backbone, BackboneReference
 from sktransfer._frozen._layers import NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
-from sktransfer._utils import config as _config
-from sktransfer.exceptions import WeightsMismatchError
 
 # Networks are kept when nobody uses them any more, so that the next fold does not load them again.
 # An ImageNet network is 5 to 600 MB; a search over backbones walks through many.
@@ -32,19 +31,15 @@ class NetworkSource:
     load : callable
         Returns the whole :class:`Backbone`; slow, called under the registry's lock.
     reference : BackboneReference or None
-        Exactly what was found the first time, if there was one: nothing else will do.
+        What was found the first time, if there was one; ``load`` returns nothing else.
+    found_as : object
+        What was asked for, so that it means the same after a change of directory.
     """
 
     key: tuple
     load: Callable[[], Backbone]
     reference: BackboneReference | None = None
-
-    def checked(self) -> Backbone:
-        """Load the whole network; raise if it is not that of ``reference``."""
-        found = self.load()
-        if self.reference is not None and self.reference.digest != found.reference.digest:
-            raise digest_mismatch(self.reference.digest, found.reference)
-        return found
+    found_as: Any = None
 
 
 class NetworkRegistry:
@@ -69,7 +64,7 @@ class NetworkRegistry:
         with self._lock:
             info = self._infos.get(source.reference or source.key)
             if info is None:
-                self._loaded = source.checked()
+                self._loaded = source.load()
                 info = NetworkInfo.of(self._loaded)
                 self._infos[source.key] = self._infos[info.reference] = info
                 if source.reference is not None:  # the same weights may lie elsewhere now
@@ -118,26 +113,6 @@ class NetworkRegistry:
 
     def __len__(self) -> int:
         return len(self._networks)
-
-
-def digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
-    """Return the error for weights that are not those an estimator was fitted with."""
-    if found.weights is None:
-        what = (
-            f"random weights of {found.name} whose digest is {expected}; drawing them again here "
-            f"from the same seed gave {found.digest} (another version of torch or torchvision "
-            "draws others). Fit again"
-        )
-    else:
-        what = (
-            f"weights of {found.name} whose digest is {expected}, but the weights found on this "
-            f"machine have the digest {found.digest}. Its embeddings would not be the ones it was "
-            f"fitted on. Put the original file back (see {_config.WEIGHTS_DIR_VARIABLE}), fit again"
-        )
-    return WeightsMismatchError(
-        f"This estimator was fitted with {what}, or save the estimator with store_weights=True "
-        "next time."
-    )
 
 
 # One per process.

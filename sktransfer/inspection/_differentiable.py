@@ -261,7 +261,7 @@ def _chain(
     source: NetworkSource, info: NetworkInfo, outputs: tuple[LayerOutput, ...]
 ) -> LayerOutputs:
     """Return a copy of the leading part of a network as it was published."""
-    backbone = source.checked()
+    backbone = source.load()
     neck = backbone.neck
     ends = None if neck is None else (neck.norm, nn.Sequential(neck.pool, neck.post))
     stages = [stage.module for stage in backbone.stages]

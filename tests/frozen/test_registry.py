@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sktransfer._backbones import load_backbone
 from sktransfer._frozen import LayerOutput, NetworkRegistry, NetworkSource
+from sktransfer._persistence import found_source
 from sktransfer.exceptions import WeightsMismatchError
 
 EMBEDDING = 6  # the five stages of a ResNet and the neck
 
 
-def source(name="resnet18", seed=0, loads=None, reference=None):
+def source(name="resnet18", seed=0, loads=None):
     def load():
         if loads is not None:
             loads.append(name)
         return load_backbone(name, weights=None, seed=seed)
 
-    return NetworkSource((name, seed), load, reference)
+    return NetworkSource((name, seed), load)
 
 
 def test_loads_once_and_shares():
@@ -61,8 +64,10 @@ def test_the_least_recently_used_goes_first_and_one_stays():
 
 def test_other_weights_than_those_referred_to_are_refused():
     reference = NetworkRegistry().get(source(seed=0), 1).info.reference
+    other = found_source(replace(reference, digest="blake2b:00"))
     with pytest.raises(WeightsMismatchError, match="random weights of resnet18"):
-        NetworkRegistry().get(source(seed=1, reference=reference), 1)
+        NetworkRegistry().get(other, 1)
+    assert NetworkRegistry().get(found_source(reference), 1).info.reference == reference
 
 
 def test_a_source_that_gives_something_else_the_second_time():
