@@ -215,13 +215,6 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     return header, tensors
 
 
-<<<<<<< HEAD
-def lasting(backbone: Any) -> Any:
-    """Return ``backbone`` so that it means the same after a change of directory."""
-    return backbone if is_name(backbone) else _absolute(backbone)
-
-
-=======
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
     """Return a first step's file in the folder of the second's, if it is not where it was."""
     if isinstance(backbone, (str, os.PathLike)) and not is_name(backbone):
