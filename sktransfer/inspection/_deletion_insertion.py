@@ -121,13 +121,6 @@ def deletion_insertion_curves(
         ``insertion`` of shape (n, n_steps + 1), ``deletion_area`` and ``insertion_area`` of
         shape (n,).
 
-    Raises
-    ------
-    ValueError
-        If a parameter is out of range, or maps are not of the sizes of the images.
-    TypeError
-        As :func:`saliency_maps` does.
-
     See Also
     --------
     DeletionInsertionDisplay : Plot curves of several maps.
@@ -164,21 +157,21 @@ def deletion_insertion_curves(
     for name, value in (("n_steps", n_steps), ("batch_size", batch_size), ("patch", patch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be 1 or more; got {value!r}.")
-    images, codes, score = scored_images(
+    images, scores = scored_images(
         estimator, X, y, response_method=response_method, auto=_METHODS, image_shape=image_shape
     )
     rng = check_random_state(random_state)
     own_maps = _maps_of(estimator, X, y, maps, images, image_shape, rng)
     deletion, insertion = np.empty((2, len(images), n_steps + 1))
-    for row, (image, own, code) in enumerate(zip(images, own_maps, codes, strict=True)):
+    for row, (image, own, score) in enumerate(zip(images, own_maps, scores, strict=True)):
         ranks, n_tiles = _ranks(own, patch, rng)
         gone = _filled(image, "deletion_fill", deletion_fill)
         blank = _filled(image, "insertion_fill", insertion_fill)
         for low in range(0, n_steps + 1, batch_size):
             steps = np.arange(low, min(low + batch_size, n_steps + 1))
             limits = [round(step / n_steps * n_tiles) for step in steps]
-            deletion[row, steps] = score([_edit(image, gone, ranks < n) for n in limits])[:, code]
-            insertion[row, steps] = score([_edit(blank, image, ranks < n) for n in limits])[:, code]
+            deletion[row, steps] = score([_edit(image, gone, ranks < n) for n in limits])
+            insertion[row, steps] = score([_edit(blank, image, ranks < n) for n in limits])
     return DeletionInsertionCurves(np.linspace(0, 1, n_steps + 1), deletion, insertion)
 
 
@@ -326,11 +319,6 @@ class DeletionInsertionDisplay:
         -------
         display : DeletionInsertionDisplay
             The display, plotted.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :func:`deletion_insertion_curves` does, or if there are no maps.
         """
         if isinstance(maps, str):
             maps = (maps,)
@@ -374,7 +362,7 @@ class DeletionInsertionDisplay:
         for ax, (part, (title, share)) in zip(self.axes_, _PANELS.items(), strict=True):
             for number, (name, curves) in enumerate(self.curves.items()):
                 scores, area = getattr(curves, part), getattr(curves, f"{part}_area").mean()
-                style = {
+                style: dict[str, Any] = {
                     "color": palette_color(number),
                     "linestyle": _STYLES[number % len(_STYLES)],
                 }

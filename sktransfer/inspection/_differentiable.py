@@ -49,20 +49,9 @@ class Part(NamedTuple):
 class DifferentiableClassifier:
     """A fitted classifier of images as a torch function.
 
-    Attributes
-    ----------
-    reader : PretrainedFeatureExtractor or FineTuneClassifier
-        The estimator that reads images.
-    network : nn.Module
-        From normalized images to features or logits, in evaluation mode.
-    parts : tuple of Part
-        The parts of the network in their order.
-    classify : callable
-        From features or logits to scores.
-    classes : ndarray of shape (n_classes,)
-        The classes of the estimator.
-    preprocessing : Preprocessing
-        From a decoded image to the network's input.
+    ``reader`` is the estimator that reads images. ``network``, of which ``parts`` are the parts in
+    order, takes what ``preprocessing`` makes of them to features or logits, and ``classify`` these
+    to scores of the ``classes``.
     """
 
     reader: Any

@@ -36,8 +36,8 @@ class EmbeddingDisplay:
         Predicted labels of the images.
     rows : ndarray of int, shape (n,), or None, default=None
         The images' rows of ``X``. None: all rows.
-    images : list of PIL.Image.Image or ndarray, or None, default=None
-        Thumbnails. None: points.
+    images : list of (PIL.Image.Image, ndarray or None), or None, default=None
+        Thumbnails, None for an image that stays a point. None: all are points.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class EmbeddingDisplay:
         y: np.ndarray | None = None,
         y_pred: np.ndarray | None = None,
         rows: np.ndarray | None = None,
-        images: list[DecodedImage] | None = None,
+        images: list[DecodedImage | None] | None = None,
     ) -> None:
         self.points = points
         self.y = y

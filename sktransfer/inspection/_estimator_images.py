@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -107,8 +107,8 @@ def class_codes(classes: np.ndarray, y: Any, n: int) -> np.ndarray:
     return np.searchsorted(classes, labels)
 
 
-# From edited images to the scores of each class, (n, n_classes), or (n, 1) of a regressor.
-Score = Callable[[Sequence[np.ndarray]], np.ndarray]
+# From edited images to one score for each.
+Score = Callable[[list[np.ndarray]], np.ndarray]
 
 
 def scored_images(
@@ -119,24 +119,27 @@ def scored_images(
     response_method: str,
     auto: tuple[str, ...],
     image_shape: Any,
-) -> tuple[Sequence[np.ndarray], list[int], Score]:
-    """Return images that can be edited, the column of each one's score, and how to score edits.
+) -> tuple[list[np.ndarray], list[Score]]:
+    """Return images that can be edited, and how to score edited copies of each for its class.
 
     ``response_method="auto"`` is the first of the methods in ``auto`` that the estimator has.
-    Without ``y``, the column is that of the predicted class.
+    Without ``y``, the class is the predicted one.
     """
     check_is_fitted(estimator)
     respond = _responder(estimator, response_method, auto)
-    pixels, rebuild = _editable(estimator, X, image_shape)
-
-    def score(images: Sequence[np.ndarray]) -> np.ndarray:
-        return respond(rebuild(images))
-
+    images, rebuild = _editable(estimator, X, image_shape)
+    images = list(images)
     if y is None:
-        return pixels, [int(score([image])[0].argmax()) for image in pixels], score
-    if not hasattr(estimator, "classes_"):
+        codes = [int(respond(rebuild([image]))[0].argmax()) for image in images]
+    elif hasattr(estimator, "classes_"):
+        codes = class_codes(estimator.classes_, y, len(images)).tolist()
+    else:
         raise ValueError("y contains classes, but a regressor has none; use y=None.")
-    return pixels, class_codes(estimator.classes_, y, len(pixels)).tolist(), score
+
+    def scoring(code: int) -> Score:
+        return lambda edited: respond(rebuild(edited))[:, code]
+
+    return images, [scoring(code) for code in codes]
 
 
 def _responder(
@@ -168,7 +171,7 @@ def _responder(
 
 def _editable(
     estimator: Any, X: Any, image_shape: Any
-) -> tuple[Sequence[np.ndarray], Callable[[Sequence[np.ndarray]], Any]]:
+) -> tuple[Any, Callable[[list[np.ndarray]], Any]]:
     """Return images (h, w) or (h, w, c), and a function from edited ones to the form of ``X``."""
     reader = image_reader(estimator)
     if isinstance(X, torch.Tensor) and X.ndim == 4:
@@ -185,7 +188,7 @@ def _editable(
         given = image_shape if image_shape is not None else getattr(reader, "image_shape", None)
         shape = resolve_image_shape(given, table.shape[1])
 
-        def raveled(images: Sequence[np.ndarray]) -> Any:
+        def raveled(images: list[np.ndarray]) -> Any:
             rows = np.stack(images).reshape(len(images), -1)
             return pd.DataFrame(rows, columns=X.columns) if numeric else rows
 
@@ -193,9 +196,7 @@ def _editable(
     return _decoded(estimator, X, reader)
 
 
-def _decoded(
-    estimator: Any, X: Any, reader: Any
-) -> tuple[Sequence[np.ndarray], Callable[[Sequence[np.ndarray]], Any]]:
+def _decoded(estimator: Any, X: Any, reader: Any) -> tuple[Any, Callable[[list[np.ndarray]], Any]]:
     """Return the same for files, Pillow images and lists of arrays."""
     if isinstance(X, pd.DataFrame) and X.shape[1] != 1:
         raise ValueError(
@@ -217,7 +218,7 @@ def _decoded(
             )
         pixels = [np.asarray(each) for each in images]
 
-    def rebuild(edited: Sequence[np.ndarray]) -> Any:
+    def rebuild(edited: list[np.ndarray]) -> Any:
         eight_bit = not arrays and edited[0].dtype == np.uint8
         rows: list[Any] = [Image.fromarray(each) if eight_bit else each for each in edited]
         if isinstance(X, (pd.DataFrame, pd.Series)):

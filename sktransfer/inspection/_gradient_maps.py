@@ -217,12 +217,8 @@ def integrated_gradients(
 
     Raises
     ------
-    MissingDependencyError
-        If captum is not installed.
     TypeError
         If a step is not differentiable; :func:`occlusion` explains any estimator.
-    ValueError
-        If labels are unknown, or a parameter is out of range.
 
     See Also
     --------
@@ -319,14 +315,12 @@ def grad_cam(
 
     Raises
     ------
-    MissingDependencyError
-        If captum is not installed.
     TypeError
         If a step is not differentiable; :func:`occlusion` explains any estimator.
     UnknownStageError
         If the network has no stage ``layer`` before the score.
     ValueError
-        If the stage gives no map, or one of a single place; or labels are unknown.
+        If the stage gives no map, or one of a single place.
 
     See Also
     --------

@@ -228,7 +228,8 @@ class HistoryDisplay:
         return panels
 
 
-def _classifiers(estimator: Any) -> dict[str, FineTuneClassifier]:
+def _classifiers(estimator: Any) -> dict[str, Any]:
+    """Return the estimators by the names that they have in the legend."""
     if isinstance(estimator, Mapping):
         named = {str(name): each for name, each in estimator.items()}
     elif isinstance(estimator, (list, tuple)):
@@ -237,7 +238,7 @@ def _classifiers(estimator: Any) -> dict[str, FineTuneClassifier]:
         named = {type(_unwrapped(estimator)).__name__: estimator}
     if not named:
         raise ValueError("estimator must hold at least one fitted FineTuneClassifier; got none.")
-    return {name: _checked(_unwrapped(each)) for name, each in named.items()}
+    return {name: _unwrapped(each) for name, each in named.items()}
 
 
 def _unwrapped(estimator: Any) -> Any:
@@ -253,35 +254,23 @@ def _unwrapped(estimator: Any) -> Any:
             return estimator
 
 
-def _checked(found: Any) -> FineTuneClassifier:
-    if not isinstance(found, FineTuneClassifier):
+def _history(name: str, classifier: Any) -> pd.DataFrame:
+    """Return a row for each epoch, with the metrics of training and validation rows."""
+    if not isinstance(classifier, FineTuneClassifier):
         raise TypeError(
             "estimator must be a FineTuneClassifier, which keeps a history of epochs; got a "
-            f"{type(found).__name__}."
+            f"{type(classifier).__name__}."
         )
-    check_is_fitted(found)
-    return found
-
-
-def _history(name: str, classifier: FineTuneClassifier) -> pd.DataFrame:
+    check_is_fitted(classifier)
     history: Any = classifier.history_
-    rows = list(history)
+    table = pd.DataFrame(list(history))
     # The best epoch is counted within the last phase; n_epochs_ is 0 where the head was solved.
-    best = len(rows)
+    best = len(table)
     if classifier.n_epochs_:
         best += max(classifier.best_epoch_, 1) - classifier.n_epochs_
-    metrics = {
-        key: [float(row.get(key, np.nan)) for row in rows]
-        for key in dict.fromkeys(key for row in rows for key in row)
-        if key.startswith(("train_", "valid_")) and not key.endswith(("_best", "_count"))
-    }
-    epochs = np.arange(1, len(rows) + 1)
-    return pd.DataFrame(
-        {
-            "name": name,
-            "epoch": epochs,
-            "phase": [row.get("phase", "all") for row in rows],
-            "best": epochs == best,
-            **metrics,
-        }
-    )
+    epochs = np.arange(1, len(table) + 1)
+    phases = table["phase"].fillna("all") if "phase" in table else "all"
+    parts = table.columns.str.startswith(("train_", "valid_"))
+    metrics = table.loc[:, parts & ~table.columns.str.endswith(("_best", "_count"))].astype(float)
+    known = {"name": name, "epoch": epochs, "phase": phases, "best": epochs == best}
+    return pd.concat([pd.DataFrame(known), metrics], axis=1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from sktransfer.inspection._estimator_images import scored_images
+from sktransfer.inspection._estimator_images import Score, scored_images
 
 # Windows along the shorter side, by default.
 _WINDOWS = 8
@@ -62,11 +62,6 @@ def occlusion(
         that cover the pixel. It is negative where the part is evidence against the class, and NaN
         between windows that leave gaps.
 
-    Raises
-    ------
-    ValueError
-        If a parameter is out of range, or ``X`` is in a form that cannot be edited.
-
     See Also
     --------
     input_gradient : Compute gradients, in one pass per image, where there are any.
@@ -95,19 +90,18 @@ def occlusion(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
-    images, codes, score = scored_images(
+    images, scores = scored_images(
         estimator, X, y, response_method=response_method, auto=_METHODS, image_shape=image_shape
     )
-    settings = {"patch": patch, "stride": stride, "fill": fill, "batch_size": batch_size}
     return [
-        fall(image, lambda edited, code=code: score(edited)[:, code], **settings)
-        for image, code in zip(images, codes, strict=True)
+        fall(image, score, patch=patch, stride=stride, fill=fill, batch_size=batch_size)
+        for image, score in zip(images, scores, strict=True)
     ]
 
 
 def fall(
     image: np.ndarray,
-    score: Callable[[Sequence[np.ndarray]], np.ndarray],
+    score: Score,
     *,
     patch: Any = None,
     stride: Any = None,

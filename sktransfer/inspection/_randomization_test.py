@@ -101,11 +101,6 @@ def saliency_randomization_test(
           original model) with its standard deviation ``std``, ``similarity`` (mean structural
           similarity, SSIM), and ``flat`` (share of images whose map is constant).
 
-    Raises
-    ------
-    TypeError, ValueError
-        As the method does, or if a callable returns something other than maps.
-
     See Also
     --------
     deletion_insertion_curves : Measure whether the score depends on what a map marks.
@@ -132,18 +127,15 @@ def saliency_randomization_test(
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import saliency_randomization_test
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... )
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=1
+    ... ).fit(X[:50], y[:50])
     >>> def edges(decision, batch, classes):
     ...     return batch.diff(dim=3).abs().amax(1)
-    >>> saliency_randomization_test(pipe, X[:4], method=edges).passed
+    >>> saliency_randomization_test(clf, X[:4], method=edges).passed
     False
     """
     explain = _explain_of(method, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,13 +35,13 @@ def _explain_by_occlusion(**parameters: Any) -> Explain:
     """Return :func:`occlusion` of the network's normalized inputs, (n, side, side)."""
 
     def explain(classifier: DifferentiableClassifier, batch: Tensor, codes: Tensor) -> Tensor:
-        def score(copies: Any, code: Tensor) -> np.ndarray:
+        def score(code: Tensor, copies: list[np.ndarray]) -> np.ndarray:
             covered = torch.from_numpy(np.stack(copies)).permute(0, 3, 1, 2).to(batch)
             with torch.no_grad():
                 return classifier.decision(covered, code.expand(len(covered))).cpu().numpy()
 
         maps = [
-            fall(image, lambda copies, code=code: score(copies, code), **parameters)
+            fall(image, partial(score, code), **parameters)
             for image, code in zip(batch.permute(0, 2, 3, 1).cpu().numpy(), codes, strict=True)
         ]
         return torch.from_numpy(np.stack(maps))
@@ -108,11 +109,6 @@ def saliency_maps(
         A map for each row. Resizing and cropping are undone; it is NaN where the network sees
         nothing. Where ``preprocessing`` is a callable, this is not possible, and the map is that
         of the network's input, (side, side).
-
-    Raises
-    ------
-    TypeError, ValueError
-        As the function of the method does.
 
     See Also
     --------
@@ -292,11 +288,6 @@ class SaliencyDisplay:
         -------
         display : SaliencyDisplay
             Display with the images and maps.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As the function of the method does.
         """
         images, maps = placed_maps(estimator, X, y, method=method, **kwargs)
         shown = _METHODS[method]

@@ -121,7 +121,7 @@ def _described(step: Any, identify: bool) -> tuple[str, dict[str, str]]:
     usual = {each.name: each.default for each in signature if each.default is not each.empty}
     parameters = {}
     for name, value in step.get_params(deep=False).items():
-        if isinstance(value, BaseEstimator) or name in _IRRELEVANT:
+        if isinstance(value, BaseEstimator) or name.split("__")[0] in _IRRELEVANT:
             continue  # an inner estimator has a line of its own
         if name in usual and name != "backbone" and _same(value, usual[name]):
             continue

@@ -143,9 +143,9 @@ def level(confidence_level: float) -> str:
 def plain(value: Any) -> Any:
     """Convert a value to types that JSON has; other numbers become None."""
     if isinstance(value, Interval):
-        return {name: plain(own) for name, own in value._asdict().items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+        value = value._asdict()
+    elif dataclasses.is_dataclass(value):
+        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(plain(key)): plain(own) for key, own in value.items()}
     if isinstance(value, (list, tuple, set, np.ndarray)):
