@@ -97,7 +97,7 @@ def plan_search(search: Any, X: Any, y: Any = None, *, groups: Any = None) -> Se
 
 
 class _Shared(NamedTuple):
-    """Images that are to be brought to some cuts of one network."""
+    """Images to run through one network, and the cuts whose activations are stored."""
 
     clf: FineTuneClassifier
     images: ImageSource

@@ -38,23 +38,12 @@ class Scored(NamedTuple):
     values: np.ndarray | None = None
 
 
-class Setting:
+class Setting(NamedTuple):
     """What all scores of one ranking share, so that all are computed on the same resamples."""
 
-    def __init__(self, scoring: str, n_resamples: int, seed: int) -> None:
-        self.scoring = scoring
-        self.n_resamples = n_resamples
-        self.seed = seed
-        self._drawn: dict[Any, list[np.ndarray]] = {}
-
-    def draws(self, data: LabeledFeatures) -> list[np.ndarray]:
-        """Return rows drawn with replacement, by group where there are groups."""
-        n = len(data.codes)
-        key = (n, None if data.groups is None else data.groups.tobytes())
-        if key not in self._drawn:  # for the first layer, and again for none
-            state = np.random.RandomState(self.seed)
-            self._drawn[key] = resamples(n, data.groups, self.n_resamples, state)
-        return self._drawn[key]
+    scoring: str
+    n_resamples: int
+    seed: int
 
 
 def _probe_decisions(data: LabeledFeatures) -> np.ndarray:
@@ -85,7 +74,9 @@ def _by_predictions(decide: Callable[[LabeledFeatures], np.ndarray]) -> Callable
 
 
 def _spread(score: Callable[[Any], float], data: LabeledFeatures, setting: Setting) -> Scored:
-    values = np.array([score(rows) for rows in setting.draws(data)])
+    state = np.random.RandomState(setting.seed)
+    draws = resamples(len(data.codes), data.groups, setting.n_resamples, state)
+    values = np.array([score(rows) for rows in draws])
     return Scored(score(slice(None)), *middle(values), values)
 
 

@@ -96,7 +96,7 @@ def test_statistics_of_the_images_themselves_are_at_no_distance():
     assert list(found.profile["n_channels"]) == [3, 5]
 
 
-def test_order_and_batches_do_not_matter_and_correction_takes_chance_away():
+def test_order_and_batches_do_not_matter_and_correction_removes_chance():
     layer = norm(0.5, 0.04)
     X = clip(images(200, 0.5, 0.1, seed=1) + images(200, 0, 0.1, seed=2)[:, :1, :1])
     whole = domain_distance(Tiny(layer).extractor(), X)
@@ -177,7 +177,7 @@ def test_an_unreadable_row_is_named_by_its_place_in_the_whole():
             domain_distance(Tiny(norm()).extractor(), X, n_images=39, source=source)
 
 
-def test_unknown_weights_borrow_a_threshold_and_say_so():
+def test_unknown_weights_use_the_default_threshold():
     random = PretrainedFeatureExtractor("resnet18", weights=None, image_size=32)
     found = domain_distance(random, clip(images(8, 0.5, 0.2)))
     assert not found.threshold.calibrated

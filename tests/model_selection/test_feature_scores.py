@@ -109,7 +109,7 @@ def test_one_column_is_not_shrunk(seed):
     assert h_score(F, y) == pytest.approx(plain * 40 / 39, abs=1e-12)  # ddof of 1 between classes
 
 
-def test_plain_h_score_says_nothing_when_there_are_more_columns_than_rows():
+def test_plain_h_score_is_constant_with_more_columns_than_rows():
     rng = np.random.default_rng(0)
     F, y = rng.normal(size=(60, 80)), rng.integers(3, size=60)
     assert h_score(F, y, regularized=False) == pytest.approx(2, abs=1e-9)
@@ -151,7 +151,7 @@ def test_logme_is_the_maximum_of_the_evidence(shape):
     assert logme_score(F, y) == pytest.approx(np.mean(expected), abs=1e-6)
 
 
-def test_logme_with_fewer_rows_than_columns_is_not_the_references_mistake():
+def test_logme_with_fewer_rows_than_columns_has_the_term_that_the_authors_code_misses():
     """The published iteration forgets (d - rank)/2 log a: 8.81 for such data, not about -1."""
     rng = np.random.default_rng(0)
     F, y = rng.normal(size=(50, 200)), rng.integers(2, size=50)
@@ -197,7 +197,7 @@ def test_loo_ridge_score_is_the_accuracy_of_scikit_learns_classifier():
     assert loo_ridge_score(F, y, scoring="roc_auc") > 0.99
 
 
-def test_patients_that_repeat_are_not_skill():
+def test_repeated_patients_do_not_raise_grouped_scores():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(40), 5)
     labels = rng.integers(2, size=40)[patients]  # of the patient, and nothing in F tells it
@@ -208,7 +208,7 @@ def test_patients_that_repeat_are_not_skill():
     assert knn_score(F, labels, n_neighbors=3, groups=patients) < 0.7
 
 
-def test_leave_one_out_of_features_that_say_nothing_is_below_chance():
+def test_leave_one_out_of_uninformative_features_is_below_chance():
     """As documented: without a row, its class is rarer, and that is all there is to go by."""
     F, y = np.ones((20, 3)), np.arange(20) % 2
     assert loo_ridge_score(F, y) == 0

@@ -123,7 +123,7 @@ def test_several_grids_and_candidates_that_failed(fresh):
         curve_of_search(search)
 
 
-def test_pipelines_and_groups(fresh):
+def test_curves_of_pipelines_and_groups(fresh):
     X, y = fresh
     pipe = Pipeline([("as is", FunctionTransformer()), ("clf", small())])
     groups = np.repeat(np.arange(10), 3)
@@ -134,7 +134,7 @@ def test_pipelines_and_groups(fresh):
 
 
 @pytest.mark.slow
-def test_worker_processes(fresh, tmp_path):
+def test_worker_processes_share_one_pass(fresh, tmp_path):
     counted = Counted(tmp_path / "log")
     clf = small(preprocessing=counted, cache=tmp_path / "store")
     freeze_depth_curve(clf, *fresh, depths=[-1, "all"], cv=2, n_jobs=2)

@@ -51,7 +51,7 @@ def clf():
     )
 
 
-def test_what_is_drawn():
+def test_scores_intervals_and_seconds_are_drawn():
     display = FreezeDepthDisplay(curve=CURVE, score_name="Log loss").plot()
     np.testing.assert_array_equal(display.line_.get_ydata(), [-0.5, -0.4, -0.7])
     labels = [tick.get_text().split("\n") for tick in display.ax_.get_xticklabels()]
@@ -98,7 +98,7 @@ def test_no_interval_and_many_stages():
     assert (many["low"].min() - low) / (high - low) > many["seconds"].max() / top
 
 
-def test_negated():
+def test_negated_scores_are_drawn():
     display = FreezeDepthDisplay(curve=CURVE).plot(negate_score=True)
     np.testing.assert_array_equal(display.line_.get_ydata(), [0.5, 0.4, 0.7])
     _, _, (segments,) = display.errorbar_

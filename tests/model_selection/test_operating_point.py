@@ -121,7 +121,7 @@ def test_threshold_is_the_order_statistic(task, constraint, confidence_level, ta
 
 
 @pytest.mark.parametrize("positive", [0, 1])
-def test_cost(task, positive):
+def test_the_cheapest_threshold_is_chosen(task, positive):
     X, y = task
     costs = [[0, 1], [8, 1]]
     clf = OperatingPointClassifier(
@@ -140,7 +140,7 @@ def test_cost(task, positive):
         assert abs(clf.threshold_ - 1 / 8) < 0.1
 
 
-def test_costs_that_make_one_call_cheapest(task):
+def test_costs_under_which_one_class_is_always_predicted(task):
     X, y = task
     nobody = OperatingPointClassifier(
         LogisticRegression(), constraint="cost", cost_matrix=[[0, 1], [0, 1]]
@@ -340,7 +340,7 @@ def test_groups_stay_together_without_being_asked_to():
         ({"cv": [(np.arange(400)[::2], np.flatnonzero(np.arange(400) % 4 == 1))]}, {}, "one class"),
     ],
 )
-def test_what_is_refused(parameters, fit, message):
+def test_invalid_splits_and_labels_are_errors(parameters, fit, message):
     y = np.tile([0, 0, 1, 1], 100)
     X = np.random.default_rng(0).normal(y)[:, None]
     if fit:
@@ -363,7 +363,7 @@ def test_bad_targets(y, message):
         OperatingPointClassifier(FirstColumn()).fit(np.zeros((30, 1)), y)
 
 
-def test_missing_scores_are_no_diagnosis():
+def test_rows_without_a_score_are_an_error():
     y = np.tile([0, 1], 100)
     X = np.random.default_rng(0).normal(y)[:, None]
     broken = X.copy()
@@ -426,7 +426,7 @@ def test_rows_may_be_a_list_of_anything():
     assert clf.predict(X)[y == 1].mean() >= 0.9
 
 
-def test_ties_are_told():
+def test_tied_scores_warn():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 600)
     X = rng.poisson(2 + y)[:, None].astype(float)
@@ -490,7 +490,7 @@ def test_groups_reach_a_nested_calibration():
         OperatingPointClassifier(calibrated, cv=KFold(3, shuffle=True)).fit(X, y, groups=patients)
 
 
-def test_around_fine_tuning():
+def test_threshold_of_a_fine_tuned_network():
     X, y = load_digits(return_X_y=True)
     X, y = X[:150], np.where(y[:150] < 5, "small", "large")
     inner = FineTuneClassifier(

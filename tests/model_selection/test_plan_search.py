@@ -194,7 +194,7 @@ def test_planning_leaves_nothing_behind(fresh, tmp_path):
     open_directory(tmp_path / "store").close()
 
 
-def test_pipelines(fresh, counted):
+def test_pipelines_share_images_that_steps_leave_alike(fresh, counted):
     X, y = fresh
     pipe = Pipeline(
         [("invert", FunctionTransformer(np.invert)), ("clf", small(preprocessing=counted))]

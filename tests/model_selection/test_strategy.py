@@ -74,7 +74,7 @@ def test_thousands_are_trained(photos, kind):
     assert any("catches up" in each for each in advice.caveats)
 
 
-def test_few_digits_can_be_read_in_two_ways(advice):
+def test_few_dissimilar_images_have_two_readings(advice):
     assert advice.quadrant == "small and dissimilar"
     assert advice.readings == ("fine-tune part", "truncate")
     clf = advice.make_estimator(max_epochs=1)
@@ -157,7 +157,7 @@ def test_no_batch_norm_and_nothing_to_compare_with(advice):
         recommend_strategy(digits.data[:40], digits.target[:40], extractor)
 
 
-def test_gray_zone_and_borrowed_thresholds_are_told(advice):
+def test_gray_zone_and_default_thresholds_are_caveats(advice):
     digits = load_digit_screening()
     threshold = Threshold(0.1, 0.4, calibrated=False)
     distance = DomainDistance(

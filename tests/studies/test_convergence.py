@@ -17,7 +17,7 @@ from tests.studies.conftest import halves
 mpl.use("Agg")
 
 
-def test_table(classifier):
+def test_every_start_size_and_budget_is_trained(classifier):
     X, y = load_digits(return_X_y=True)
     X, y = (X.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)[:120], y[:120] % 2
     curve = convergence_curve(
@@ -102,7 +102,7 @@ def test_time_to_reach():
     assert curve_of({10: 0.3}).time_to_reach(0.75)["random"].isna().all()
 
 
-def test_display():
+def test_display_has_a_line_per_start_and_size():
     display = ConvergenceDisplay.from_curve(curve_of({10: 0.3, 20: 0.1}))
     np.testing.assert_allclose(display.lines_["random", 50].get_ydata(), [0.6, 0.8])
     assert display.ax_.get_xscale() == "log"
@@ -127,7 +127,7 @@ def test_bad_values(classifier, options, message):
 
 
 @pytest.mark.slow
-def test_he_in_small(mnist, classifier):
+def test_random_weights_catch_up_on_a_small_task(mnist, classifier):
     """science.md, section 2: pretraining wins early on, and in the end only where data are few.
 
     By how much it wins in the end with ten images of a digit depends on the digits: by 0.07 to

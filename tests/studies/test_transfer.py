@@ -226,7 +226,7 @@ def test_a_frozen_prefix_of_a_pretrained_network_stays_what_it_was(digits):
             assert not torch.equal(tensor, after[name])
 
 
-def test_display(digits):
+def test_display_has_a_line_per_treatment(digits):
     table = pd.DataFrame(
         {
             "treatment": ["base", "AnB", "AnB", "AnB+", "AnB+"],
@@ -279,7 +279,7 @@ def test_an_unreadable_row_is_named_by_its_place_in_the_whole(digits, classifier
         convergence_curve(clf, X, y, budgets=[8], inits=["random"])
 
 
-def test_nothing_is_trained_twice_and_nothing_before_what_is_wrong_is_said(classifier, digits):
+def test_nothing_is_trained_twice_or_before_parameters_are_checked(classifier, digits):
     X, y = digits
     clf = classifier(side=16, max_epochs=1)
     treatments = ["AnB", "AnB"]
@@ -296,7 +296,7 @@ def test_nothing_is_trained_twice_and_nothing_before_what_is_wrong_is_said(class
 
 
 @pytest.mark.slow
-def test_yosinski_in_small(mnist, classifier):
+def test_transferability_on_a_small_task(mnist, classifier):
     """science.md, section 1: what held in all of four seeds. A dip of BnB is not among it.
 
     There random stages were at chance because their BatchNorm knew no image; here the study gives
