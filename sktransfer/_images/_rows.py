@@ -21,7 +21,7 @@ from sktransfer._images._values import (
     OTHER_CHANNELS,
     ValueScale,
     check_batch_range,
-    check_numeric,
+    not_numeric,
     tensor_to_array,
 )
 
@@ -204,7 +204,8 @@ def _array_rows(X: np.ndarray, image_shape: Any, scale: ValueScale | None) -> Ro
         X = array if array.dtype.kind in "biufc" else X
     if X.ndim <= 2:
         return _flat_rows(X, image_shape, scale)
-    check_numeric(X)
+    if X.dtype.kind not in "buif":
+        raise ValueError(not_numeric(X))
     if len(X) == 0:
         raise _no_rows(X.shape)
     shape = X.shape

@@ -148,10 +148,13 @@ class ImageSource:
             shown = {} if dicom is None else dicom.get_params()
             dicom = DicomOptions(**{**shown, "frame": row.frame})
         try:
-            content, digest = _read(row, self.value_range, dicom)
+            content, header, data = _read(row, self.value_range, dicom)
         except ImageDecodeError as exc:
             raise ImageDecodeError(exc.reason, i, self.describe(i)) from exc
-        return EncodedImage(digest, content, self.value_range, i, self.describe(i), dicom)
+        digest = blake2b(header.encode(), digest_size=16)
+        digest.update(data)
+        source = self.describe(i)
+        return EncodedImage(digest.digest(), content, self.value_range, i, source, dicom)
 
 
 class _DerivedSource(ImageSource):
@@ -250,17 +253,18 @@ def as_image_source(
 
 def _read(
     row: Any, scale: ValueScale | None, dicom: DicomOptions | None
-) -> tuple[bytes | np.ndarray | Image.Image, bytes]:
-    """Return content and digest of one row."""
+) -> tuple[bytes | np.ndarray | Image.Image, str, Any]:
+    """Return the content of one row, and what its digest is of: a header and a buffer."""
     if isinstance(row, np.ndarray | torch.Tensor):
         array = tensor_to_row(row) if isinstance(row, torch.Tensor) else row
         check_row(array)
         if array.ndim == 3 and array.shape[2] == 1:  # the same image as (H, W)
             array = array[:, :, 0]
-        header = (array.dtype.str, array.shape, scale)
-        return array, _digest("array", header, np.ascontiguousarray(array))
+        header = f"array|{(array.dtype.str, array.shape, scale)!r}|"
+        return array, header, np.ascontiguousarray(array)
     if isinstance(row, Image.Image):
-        return row, _image_digest(row, scale)
+        header = _pillow_header(row, scale)
+        return row, header, row.tobytes()
     if isinstance(row, str | os.PathLike):
         data = read_file(row)
     elif isinstance(row, bytes | bytearray | memoryview):
@@ -278,7 +282,7 @@ def _read(
         )
     # How DICOM files are shown concerns these alone.
     shown = (scale, (dicom or DicomOptions()).fingerprint) if is_dicom(data) else scale
-    return data, _digest("file", shown, data)
+    return data, f"file|{shown!r}|", data
 
 
 def read_file(path: str | os.PathLike) -> bytes:
@@ -332,7 +336,8 @@ def _read_opened(row: Any) -> bytes:
     return data
 
 
-def _image_digest(image: Image.Image, scale: ValueScale | None) -> bytes:
+def _pillow_header(image: Image.Image, scale: ValueScale | None) -> str:
+    """Load a Pillow image, and return what its digest is of besides its pixels."""
     check_size(image.size)
     if getattr(image, "tile", None):  # opened, but its pixels not read yet
         refuse_truncated_loading()
@@ -349,10 +354,4 @@ def _image_digest(image: Image.Image, scale: ValueScale | None) -> bytes:
         *(orientation(image), image.info.get("transparency"), palette, scale),
         *tiff_scale(image),
     )
-    return _digest("image", header, image.tobytes())
-
-
-def _digest(kind: str, header: Any, data: Any) -> bytes:
-    digest = blake2b(f"{kind}|{header!r}|".encode(), digest_size=16)
-    digest.update(data)
-    return digest.digest()
+    return f"image|{header!r}|"

@@ -87,24 +87,11 @@ def check_value_range(value_range: Any) -> ValueScale | None:
     )
 
 
-def check_numeric(array: np.ndarray) -> None:
-    """Refuse an array whose data type has no meaning as gray levels."""
+def not_numeric(array: np.ndarray) -> str:
+    """Return what is wrong with an array whose data type has no meaning as gray levels."""
     if array.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported\n{array!r}\n")
-    if array.dtype.kind not in "buif":
-        raise ValueError(
-            f"Images must be arrays of booleans, integers or floats; got dtype {array.dtype}."
-        )
-
-
-def _is_eight_bit(dtype: np.dtype, scale: ValueScale | None) -> bool:
-    """Return whether eight bits hold every value such an array may have."""
-    if dtype.kind == "b" or scale == "dtype":
-        return dtype in (np.bool_, np.uint8)
-    if dtype.kind not in "iu":
-        return False
-    # uint16 in either byte order: files of other machines come big-endian.
-    return dtype.newbyteorder("=") != np.uint16 if scale is None else scale == (0.0, 255.0)
+        return f"Complex data not supported\n{array!r}\n"
+    return f"Images must be arrays of booleans, integers or floats; got dtype {array.dtype}."
 
 
 def check_batch_range(array: np.ndarray, scale: ValueScale | None) -> None:
@@ -214,7 +201,14 @@ def array_to_image(array: np.ndarray, scale: ValueScale | None) -> DecodedImage:
     """Return one row, of shape (H, W) or (H, W, C), as an image."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if _is_eight_bit(array.dtype, scale):
+    dtype = array.dtype
+    if dtype.kind == "b" or scale == "dtype":
+        eight_bit = dtype in (np.bool_, np.uint8)
+    elif scale is None:  # uint16 in either byte order: files of other machines come big-endian
+        eight_bit = dtype.kind in "iu" and dtype.newbyteorder("=") != np.uint16
+    else:
+        eight_bit = dtype.kind in "iu" and scale == (0.0, 255.0)
+    if eight_bit:
         if array.dtype.kind == "b":
             array = array.astype(np.uint8) * 255
         elif array.dtype != np.uint8:
@@ -241,10 +235,8 @@ def flatten_alpha(image: Image.Image) -> Image.Image:
 
 def check_row(array: np.ndarray) -> None:
     """Refuse one row that holds no numbers, or whose axes are not (H, W) or (H, W, C)."""
-    try:
-        check_numeric(array)
-    except ValueError as exc:
-        raise ImageDecodeError(str(exc)) from exc
+    if array.dtype.kind not in "buif":
+        raise ImageDecodeError(not_numeric(array))
     shape = array.shape
     if array.ndim not in (2, 3) or 0 in shape:
         raise ImageDecodeError(
