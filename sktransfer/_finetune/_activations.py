@@ -186,22 +186,7 @@ class ActivationStorage:
         )
 
     def keep(self, images: ImageSource, *, on_error: str) -> tuple[Take, list[ImageDecodeError]]:
-        """Bring images to the cut and keep what comes out.
-
-        Parameters
-        ----------
-        images : ImageSource
-            Images, or views of them.
-        on_error : {"raise", "nan"}
-            What an image that cannot be read does.
-
-        Returns
-        -------
-        take : callable
-            Gives the activations of rows.
-        failures : list of ImageDecodeError
-            The images that could not be read.
-        """
+        """Bring images to the cut and keep what comes out."""
         extract = partial(
             self.prefix.fresh().extract, n_threads=self.n_threads, total_bytes=self.n_bytes
         )

@@ -20,9 +20,10 @@ from torch import nn
 _FILE = "training.pt"
 
 # Parameters that do not decide the result of a training; backbone and weights are known by digest.
-IRRELEVANT = {
+# What random_state gave is known as the seed.
+_IRRELEVANT = {
     *("verbose", "checkpoint_dir", "checkpoint__every", "n_jobs", "cache", "callbacks"),
-    *("cache__memory_budget", "cache__disk_budget", "backbone", "weights"),
+    *("cache__memory_budget", "cache__disk_budget", "backbone", "weights", "random_state"),
 }
 
 
@@ -34,6 +35,12 @@ def plain_number(value: Any) -> Any:
         f"The history holds {value!r} of type {type(value).__name__}, which cannot be written as "
         "JSON: let callbacks record numbers, strings, lists and dicts."
     )
+
+
+def identities(net: Any) -> dict[str, str]:
+    """Return an identity of every parameter that decides the result of a training."""
+    names = {*net._get_param_names(), *net._parameter_constraints} - _IRRELEVANT
+    return {name: identity(getattr(net, name), name) for name in sorted(names)}
 
 
 def identity(value: Any, name: str) -> str:

@@ -86,15 +86,7 @@ class LabeledRows(Dataset, ABC):
 
 
 class ActivationRows(LabeledRows):
-    """Rows whose activations are known.
-
-    Parameters
-    ----------
-    take : callable
-        Gives the activations of rows.
-    *args
-        What :class:`LabeledRows` takes.
-    """
+    """Rows whose activations are known."""
 
     def __init__(self, take: Take, *args: Any) -> None:
         super().__init__(*args)

@@ -26,7 +26,7 @@ from sktransfer._finetune._activations import (
     take_rows,
     unreadable,
 )
-from sktransfer._finetune._checkpoint import IRRELEVANT, Checkpoints, identity
+from sktransfer._finetune._checkpoint import Checkpoints, identities
 from sktransfer._finetune._datasets import ActivationRows, ImageRows, LabeledRows
 from sktransfer._finetune._head import make_head, solve_linear
 from sktransfer._finetune._labels import Rows, read_labels, split_rows
@@ -80,7 +80,12 @@ def run_fit(
         What trains the stages after the cut; None: :func:`train_stages`.
     """
     net._check_parameters()
-    rows = _read(net, X, y, sample_weight, groups, classes, resume=resume)
+    # Read the labels, and where images are; they are decoded later.
+    source = net._image_source(X, reset=not resume)
+    known = net._classes if resume else classes
+    rows, found = read_labels(y, source, sample_weight, groups, known, net)
+    net._classes = found
+    net._failed_rows = NO_FAILED_ROWS
     if resume:
         _check_same_network(net)
         net._make_ready_to_resume()
@@ -106,19 +111,6 @@ def run_fit(
         raise
 
 
-def _read(
-    net: Any, X: Any, y: Any, sample_weight: Any, groups: Any, classes: Any, *, resume: bool
-) -> Rows:
-    """Read the images' sources and the labels; images are decoded later."""
-    source = net._image_source(X, reset=not resume)
-    known = net._classes if resume else classes
-    rows, found = read_labels(y, source, sample_weight, groups, known, net)
-    if not resume:
-        net._classes = found
-        net._failed_rows = NO_FAILED_ROWS
-    return rows
-
-
 # --- the network ---------------------------------------------------------------------------------
 
 
@@ -135,7 +127,7 @@ def find_network(net: Any) -> None:
     if net.store_weights:
         cut = net._prefix_.cut
         # Frozen stages after the cut are not among what is learned.
-        depth = cut.n_stages + 1 if cut.surgical or cut.head_only else cut.depth
+        depth = cut.n_stages + 1 if cut.surgical or not cut.trained else cut.depth
         net._packed = PackedWeights.pack(backbone, backbone.reference, depth)
     net.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
 
@@ -154,7 +146,7 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
     precision = made["precision"]
     dtype = np.dtype(np.float64 if precision == "float64" else np.float32)
     kept = made["cache__activation_dtype"]
-    if not cut.head_only and (kept != "auto" or precision != "float64"):
+    if cut.trained and (kept != "auto" or precision != "float64"):
         dtype = np.dtype("float16" if kept == "auto" else kept)  # embeddings are kept whole
     outputs = {0: (), cut.n_stages: (LayerOutput(None, None),)}
     prefix = Prefix(
@@ -220,10 +212,22 @@ def _embed(
     ``one_class`` says whether the rows to train on may be of one class only.
     """
     prefix, images = net._prefix, rows.source
+    augmentation = resolve_augmentation(net.augmentation)
+    n_views = net.augment_views or 0
     storage, take = None, None
     failures: list[ImageDecodeError] = []
     if prefix.cut.depth > 0:
-        storage = _storage(net, prefix, len(images))
+        done: list[Any] = [prefix.preprocessing, *([augmentation] if n_views else [])]
+        storage = ActivationStorage(
+            prefix,
+            len(images) * (1 + n_views),
+            cache=net.cache,
+            memory_budget=net.cache__memory_budget,
+            disk_budget=net.cache__disk_budget,
+            storable=all(each.fingerprint is not None for each in done),
+            n_threads=n_decoding_threads(net.n_jobs),
+            progress=bool(net.verbose),
+        )
         take, failures = storage.keep(images, on_error=net.on_error)
     elif net.on_error == "nan":
         failures = unreadable(images, prefix)
@@ -235,33 +239,16 @@ def _embed(
     present = np.unique(rows.y[train])
     if len(present) < 2 and not one_class:
         raise ValueError(
-            f"The {len(train)} rows to train on are all of class "
-            f"{net._classes[present].tolist()[0]!r}: hold out less, or give more rows."
+            f"The {len(train)} rows to train on are of one class, "
+            f"{net._classes[present].tolist()}: hold out less, or give more rows."
         )
     net.train_indices_ = train
     net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
     plain = _plain_rows(net, rows, train, take, map_)
     drawn = plain
-    if net.augmentation is not None:
+    if augmentation is not None:
         drawn = _drawn_rows(net, rows, train, storage, map_)
     return plain, drawn, None if valid is None else _plain_rows(net, rows, valid, take, map_)
-
-
-def _storage(net: Any, prefix: Prefix, n_images: int) -> ActivationStorage:
-    """Choose where activations of images, and of views that are kept, are put."""
-    n_views = net.augment_views or 0
-    done: list[Any] = [prefix.preprocessing]
-    done += [resolve_augmentation(net.augmentation)] if n_views else []
-    return ActivationStorage(
-        prefix,
-        n_images * (1 + n_views),
-        cache=net.cache,
-        memory_budget=net.cache__memory_budget,
-        disk_budget=net.cache__disk_budget,
-        storable=all(each.fingerprint is not None for each in done),
-        n_threads=n_decoding_threads(net.n_jobs),
-        progress=bool(net.verbose),
-    )
 
 
 def _plain_rows(
@@ -303,7 +290,7 @@ def _drawn_rows(
 
 def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bool:
     """Solve or train the head alone; return whether that was all there is to do."""
-    solves = net._solves_head()
+    solves = net._head_plan()[0]
     if solves:
         linear = net.module_.linear()
         if linear is None:
@@ -317,7 +304,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
             embeddings, plain.y.numpy(), plain.given_weight, len(net._classes), net.head__C
         )
         done = (
-            net._prefix.cut.head_only
+            not net._prefix.cut.trained
             and net.augmentation is None
             and net.loss == "cross_entropy"
             and not net.loss__label_smoothing
@@ -334,7 +321,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
             return True
     epochs = net.head__epochs
     if epochs is None:
-        epochs = 0 if solves or net._prefix.cut.head_only else 5
+        epochs = 0 if solves or not net._prefix.cut.trained else 5
     if epochs:
         _train_head(net, plain, held_out, epochs)
     return False
@@ -429,13 +416,9 @@ def train_stages(
 
 def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) -> str:
     """Return a digest of everything that decides the result of a training."""
-    settings = {
-        name: value for name, value in net._all_settings().items() if name not in IRRELEVANT
-    }
     digest = hashlib.blake2b(digest_size=16)
-    for part in (identity(settings, "a parameter"), repr(net.reference_)):
-        digest.update(part.encode())
-    digest.update(repr(net._classes.tolist()).encode())
+    for part in (identities(net), net._seed, net.reference_, net._classes.tolist()):
+        digest.update(repr(part).encode())
     digest.update(b"".join(rows.digests))
     digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
     # What is held out chooses the epoch, and another split trains on other rows: groups may

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -62,25 +61,6 @@ def make_head(
         return nn.Sequential(*layers)
 
 
-def check_head(head: Any) -> None:
-    """Raise ValueError for what is no head."""
-    if isinstance(head, nn.Module):
-        raise ValueError(
-            f"head is a module, {type(head).__name__}, that every fit would train further: give "
-            "what makes one, a callable (n_features, n_classes) -> module."
-        )
-    if head == "linear" or (callable(head) and not isinstance(head, str)):
-        return
-    if isinstance(head, (list, tuple)) and all(
-        isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in head
-    ):
-        return
-    raise ValueError(
-        "head must be 'linear', a tuple of hidden layer sizes such as (1024,), or a callable "
-        f"(n_features, n_classes) -> module; got {head!r}."
-    )
-
-
 def solve_linear(
     embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, n_classes: int, C: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -88,26 +68,6 @@ def solve_linear(
 
     Embeddings are centered and scaled to unit variance, column by column, as far as the penalty is
     concerned; the scaling is folded into what is returned.
-
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n, d)
-        Input of the head.
-    y : ndarray of shape (n,), int
-        Codes from 0 to ``n_classes`` - 1; a class may be absent.
-    weight : ndarray of shape (n,)
-        Weights of the rows.
-    n_classes : int
-        Number of classes.
-    C : float
-        Inverse strength of the L2 penalty, for the sum of losses over rows.
-
-    Returns
-    -------
-    coefficients : ndarray of shape (n_classes, d)
-        Weights of the head.
-    intercepts : ndarray of shape (n_classes,)
-        Biases of the head.
     """
     keep = weight > 0
     X, y, weight = embeddings[keep].astype(np.float64), y[keep], weight[keep]

@@ -83,24 +83,6 @@ def read_labels(
 ) -> tuple[Rows, np.ndarray]:
     """Turn labels of any kind into codes.
 
-    Parameters
-    ----------
-    y, sample_weight, groups
-        What ``fit`` was given.
-    source : ImageSource
-        The images.
-    classes : array-like or None
-        Classes known before; None: those of ``y``.
-    estimator : FineTuneClassifier
-        Named in messages.
-
-    Returns
-    -------
-    rows : Rows
-        What is known of every row.
-    classes : ndarray
-        Class labels, sorted.
-
     Raises
     ------
     ValueError

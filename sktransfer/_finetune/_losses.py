@@ -40,22 +40,7 @@ class WeightedLoss(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch.
-
-        Parameters
-        ----------
-        logits : Tensor of shape (n, k)
-            What the head returns.
-        target : Tensor of shape (n,), int64, or (n, k) of shares that sum to 1
-            Codes of the classes, or their shares.
-        weight : Tensor of shape (n,) or None
-            1 on average over the training rows, so that the size of a step does not depend on them.
-
-        Returns
-        -------
-        Tensor
-            One number.
-        """
+        """Return the loss of a batch."""
         each = cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
         if self.loss == "focal":
             # p from the unsmoothed likelihood: smoothing must not make an easy row a hard one.
@@ -64,21 +49,6 @@ class WeightedLoss(nn.Module):
         if weight is not None:
             each = each * weight.to(each)
         return each.mean()
-
-
-def check_loss(loss: Any, head: Any) -> None:
-    """Raise ValueError for what makes no loss, or none of what the head returns."""
-    if isinstance(loss, nn.Module):
-        raise ValueError(
-            f"loss is a module, {type(loss).__name__}, that every fit would share: give what makes "
-            "one, such as the class, and its settings as loss__<name>."
-        )
-    # skorch's default. Of logits it has no lower bound: training would run away from the labels.
-    if isinstance(loss, type) and issubclass(loss, nn.NLLLoss) and not callable(head):
-        raise ValueError(
-            "loss=NLLLoss is of log-probabilities, and the head gives logits: use "
-            "loss='cross_entropy', or a head of your own that ends in LogSoftmax."
-        )
 
 
 def make_loss(loss: Any, settings: dict[str, Any]) -> nn.Module:

@@ -46,11 +46,6 @@ class Cut:
     n_stages: int
 
     @property
-    def head_only(self) -> bool:
-        """Whether nothing but the head is trained."""
-        return not self.trained
-
-    @property
     def surgical(self) -> bool:
         """Whether stages after the cut are frozen too."""
         return self.trained != frozenset(range(self.depth, self.n_stages))
@@ -58,19 +53,6 @@ class Cut:
 
 def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
     """Resolve what ``freeze_depth`` means for a network.
-
-    Parameters
-    ----------
-    freeze_depth : int, str or collection of str or int
-        A number of leading stages kept frozen (from the end, if negative); the name of the last
-        frozen stage; ``"all"``; or a collection of the stages that are trained.
-    info : NetworkInfo
-        The network.
-
-    Returns
-    -------
-    Cut
-        Which stages are frozen and which are trained.
 
     Raises
     ------
@@ -208,7 +190,7 @@ class Suffix(nn.Module):
             x = stage(x)
         if self.neck is not None:
             x = self.neck(x).flatten(1)
-        return x.to(self.dtype)
+        return x.to(next(self.head.parameters()).dtype)
 
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode; what is frozen stays in eval mode."""

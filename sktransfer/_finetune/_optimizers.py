@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 }
 # Those that torch has a fused step for, on CPUs and GPUs.
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
+# Settings that the training loop uses, and torch's optimizers do not have.
+_OF_THE_LOOP = ("ema_decay", "max_grad_norm")
 SCHEDULES: tuple[str, ...] = ("constant", "cosine", "linear", "step", "one_cycle", "plateau")
 
 # Every norm's scale and shift, and every bias, is left out of weight decay: pulling them to zero
@@ -39,6 +41,7 @@ def make_optimizer(
     optimizer: Any, groups: list[dict[str, Any]], settings: dict[str, Any]
 ) -> torch.optim.Optimizer:
     """Make an optimizer from its name or class, with torch's defaults beyond ``settings``."""
+    settings = {name: value for name, value in settings.items() if name not in _OF_THE_LOOP}
     if isinstance(optimizer, str):
         found, defaults = OPTIMIZERS[optimizer]
         settings = {**defaults, **settings}
@@ -54,21 +57,7 @@ def make_optimizer(
 def parameter_groups(
     blocks: Iterable[tuple[str, nn.Module, float]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Group trainable parameters by rate and decay.
-
-    Parameters
-    ----------
-    blocks : iterable of (name, module, rate)
-        Blocks without overlap.
-    weight_decay : float
-        Decay of weights; biases and norms have none.
-
-    Returns
-    -------
-    list of dict
-        With ``params``, ``lr``, ``initial_lr``, ``weight_decay`` and ``name``. Parameters that take
-        no gradient are in none.
-    """
+    """Group trainable parameters by rate and decay."""
     groups = []
     for name, module, rate in blocks:
         bare = {
@@ -98,24 +87,7 @@ def parameter_groups(
 def schedule_factor(
     schedule: str, step: int, *, n_steps: int, n_warmup: int, final: float = 0.0
 ) -> float:
-    """Return what the rates are multiplied with at a step.
-
-    Parameters
-    ----------
-    schedule : str
-        One of ``SCHEDULES``. ``"plateau"`` is constant here: it follows the validation loss.
-    step : int
-        From 0 to ``n_steps`` - 1.
-    n_steps, n_warmup : int
-        All steps, and those at the beginning in which the rates rise linearly from nothing.
-    final : float
-        The factor that "cosine", "linear" and "one_cycle" end with.
-
-    Returns
-    -------
-    float
-        The factor, at most 1.
-    """
+    """Return what the rates are multiplied with at a step."""
     if step < n_warmup:
         return (step + 1) / (n_warmup + 1)
     left = n_steps - n_warmup

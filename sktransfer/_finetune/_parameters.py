@@ -9,9 +9,10 @@ from enum import Enum
 from numbers import Integral, Real
 from typing import Any
 
-from sktransfer._finetune._checkpoint import IRRELEVANT, identity
-from sktransfer._finetune._head import check_head
-from sktransfer._finetune._losses import LOSSES, WeightedLoss, check_loss
+from torch import nn
+
+from sktransfer._finetune._checkpoint import identities
+from sktransfer._finetune._losses import LOSSES, WeightedLoss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
 from sktransfer._images import resolve_augmentation
 from sktransfer._utils.sklearn_compat import HasMethods, Interval, StrOptions
@@ -126,34 +127,7 @@ def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
 
 def check_together(estimator: Any) -> None:
     """Raise ValueError where parameters that are valid by themselves contradict each other."""
-    check_head(estimator.head)
-    _check_augmentation(estimator)
-    check_loss(estimator.loss, estimator.head)
-    _check_component_settings(estimator)
-    if estimator.early_stopping is not None and estimator.validation_fraction is None:
-        raise ValueError(
-            f"early_stopping={estimator.early_stopping} watches the loss on held-out rows, and "
-            "there are none: set validation_fraction, for example to 0.2."
-        )
-    rates = estimator.head__lr
-    if isinstance(rates, (tuple, list)) and not (len(rates) == 2 and all(r > 0 for r in rates)):
-        raise ValueError(
-            "head__lr is one positive rate or a pair of them (while the head is trained alone, and "
-            f"after that); got {rates!r}."
-        )
-    if estimator.checkpoint_dir is None:
-        return
-    for name, value in estimator._all_settings().items():
-        if name not in IRRELEVANT and name != "random_state":
-            identity(value, name)
-    if not isinstance(estimator.random_state, Integral):
-        raise ValueError(
-            "checkpoint_dir needs an integer random_state: a training with other random draws "
-            f"each time cannot be resumed; got random_state={estimator.random_state!r}."
-        )
-
-
-def _check_augmentation(estimator: Any) -> None:
+    _check_components(estimator)
     augmentation = resolve_augmentation(estimator.augmentation)
     asked = {"augment_views": estimator.augment_views}
     if estimator.test_time_views != 1:  # the image as it is needs no augmentation
@@ -169,17 +143,56 @@ def _check_augmentation(estimator: Any) -> None:
             f"augment_views={estimator.augment_views} keeps views of each image, but mixup and "
             "cutmix mix the images of each batch: leave them out, or set augment_views=None."
         )
+    if estimator.early_stopping is not None and estimator.validation_fraction is None:
+        raise ValueError(
+            f"early_stopping={estimator.early_stopping} watches the loss on held-out rows, and "
+            "there are none: set validation_fraction, for example to 0.2."
+        )
+    rates = estimator.head__lr
+    if isinstance(rates, (tuple, list)) and not (len(rates) == 2 and all(r > 0 for r in rates)):
+        raise ValueError(
+            "head__lr is one positive rate or a pair of them (while the head is trained alone, and "
+            f"after that); got {rates!r}."
+        )
+    if estimator.checkpoint_dir is None:
+        return
+    identities(estimator)
+    if not isinstance(estimator.random_state, Integral):
+        raise ValueError(
+            "checkpoint_dir needs an integer random_state: a training with other random draws "
+            f"each time cannot be resumed; got random_state={estimator.random_state!r}."
+        )
 
 
-def _check_component_settings(estimator: Any) -> None:
-    """Refuse settings that the optimizer or the loss does not have, or that would not count."""
+def _check_components(estimator: Any) -> None:
+    """Refuse what makes no head or loss, and settings that do not exist or would not count."""
+    head, loss, optimizer = estimator.head, estimator.loss, estimator.optimizer
+    for name, given in (("head", head), ("loss", loss)):
+        if isinstance(given, nn.Module):
+            raise ValueError(
+                f"{name} is a module, {type(given).__name__}, that every fit would train further: "
+                "give what makes one, a class or a function."
+            )
+    sizes = isinstance(head, (list, tuple)) and all(
+        isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0 for size in head
+    )
+    if not (sizes or head == "linear" or (callable(head) and not isinstance(head, str))):
+        raise ValueError(
+            "head must be 'linear', a tuple of hidden layer sizes such as (1024,), or a callable "
+            f"(n_features, n_classes) -> module; got {head!r}."
+        )
+    # skorch's default. Of logits it has no lower bound: training would run away from the labels.
+    if isinstance(loss, type) and issubclass(loss, nn.NLLLoss) and not callable(head):
+        raise ValueError(
+            "loss=NLLLoss is of log-probabilities, and the head gives logits: use "
+            "loss='cross_entropy', or a head of your own that ends in LogSoftmax."
+        )
     for name, instead in _ELSEWHERE.items():
         if name in vars(estimator):
             raise ValueError(f"{name} would not count: set {instead} instead.")
-    named = OPTIMIZERS.get(estimator.optimizer if isinstance(estimator.optimizer, str) else "")
     made_by = {
-        "optimizer": estimator.optimizer if named is None else named[0],
-        "loss": WeightedLoss if isinstance(estimator.loss, str) else estimator.loss,
+        "optimizer": OPTIMIZERS[optimizer][0] if isinstance(optimizer, str) else optimizer,
+        "loss": WeightedLoss if isinstance(loss, str) else loss,
     }
     for component, make in made_by.items():
         try:
@@ -189,7 +202,7 @@ def _check_component_settings(estimator: Any) -> None:
         if any(each.kind is each.VAR_KEYWORD for each in accepted.values()):
             continue
         for setting in estimator.get_params_for(component):
-            if setting not in accepted:
+            if setting not in accepted and f"{component}__{setting}" not in RARE:
                 raise ValueError(
                     f"{component}__{setting} is not a setting of {make.__name__}; it has "
                     f"{', '.join(accepted)}."

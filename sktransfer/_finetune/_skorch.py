@@ -105,11 +105,11 @@ class TrainingNet(NeuralNetClassifier):
         for name, value in keywords.items():
             # scikit-learn tries the name of the catch-all itself on every constructor, which must
             # not raise. ``fit`` does.
-            if name != "kwargs" and not self._is_prefixed_parameter(name):
+            if name != "kwargs" and not self._is_prefixed(name):
                 raise TypeError(self._unknown(name))
             setattr(self, name, value)
 
-    def _is_prefixed_parameter(self, name: str) -> bool:
+    def _is_prefixed(self, name: str) -> bool:
         prefix, _, rest = name.partition("__")
         return name in RARE or (bool(rest) and prefix in self.prefixes_)
 
@@ -120,8 +120,8 @@ class TrainingNet(NeuralNetClassifier):
     def _get_param_names(self) -> list[str]:
         """Return the names of the constructor, and those with a prefix that were given."""
         signature = BaseEstimator._get_param_names.__func__(type(self))
-        given = [name for name in vars(self) if self._is_prefixed_parameter(name)]
-        return [*signature, *sorted(given), *(["kwargs"] if "kwargs" in vars(self) else [])]
+        given = [name for name in vars(self) if "__" in name or name == "kwargs"]
+        return [*signature, *sorted(given)]
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
         """Return the parameters.
@@ -140,32 +140,7 @@ class TrainingNet(NeuralNetClassifier):
             Parameter names and values.
         """
         params = BaseEstimator.get_params(self, deep=deep)
-        return {**self._rare(), **params} if deep else params
-
-    def _rare(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in RARE}
-
-    def _all_settings(self) -> dict[str, Any]:
-        """Return own parameters, rare ones too, and settings of components."""
-        return {**self._rare(), **self.get_params(deep=False)}
-
-    def get_params_for(self, prefix: str) -> dict[str, Any]:
-        """Return the settings of a component, as skorch does.
-
-        Parameters
-        ----------
-        prefix : str
-            The component, such as ``"optimizer"``.
-
-        Returns
-        -------
-        dict
-            Names, without the prefix, and values.
-        """
-        found = super().get_params_for(prefix)
-        if prefix == "optimizer":  # whose rare parameters are not torch's
-            return {k: v for k, v in found.items() if f"{prefix}__{k}" not in RARE}
-        return found
+        return {**{name: getattr(self, name) for name in RARE}, **params} if deep else params
 
     def set_params(self, **params: Any) -> Any:
         """Set parameters, which count from the next ``fit`` on.
@@ -190,7 +165,7 @@ class TrainingNet(NeuralNetClassifier):
         for name, value in params.items():
             prefix = name.partition("__")[0]
             nested = hasattr(params.get(prefix, getattr(self, prefix, None)), "set_params")
-            if self._is_prefixed_parameter(name) and (name in RARE or not nested):
+            if self._is_prefixed(name) and (name in RARE or not nested):
                 setattr(self, name, value)
             elif nested or name in self._get_param_names():
                 own[name] = value
@@ -202,9 +177,8 @@ class TrainingNet(NeuralNetClassifier):
     def _check_parameters(self) -> None:
         if "kwargs" in vars(self):
             raise TypeError(self._unknown("kwargs"))
-        validate_parameter_constraints(
-            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
-        )
+        given = {name: getattr(self, name) for name in self._get_param_names()}
+        validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
         check_together(self)
 
     # --- what skorch asks for --------------------------------------------------------------------
@@ -266,7 +240,7 @@ class TrainingNet(NeuralNetClassifier):
         self : FineTuneClassifier
             The same estimator.
         """
-        blocks = self.module_.blocks(self.lr, self._head_rates()[1], self.lr__layer_decay)
+        blocks = self.module_.blocks(self.lr, self._head_plan()[2], self.lr__layer_decay)
         groups = parameter_groups(blocks, self.weight_decay)
         self.optimizer_ = make_optimizer(self.optimizer, groups, self.get_params_for("optimizer"))
         # Small gradients vanish in float16, whose range is short; not in bfloat16.
@@ -277,9 +251,8 @@ class TrainingNet(NeuralNetClassifier):
 
     def _head_optimizer(self) -> torch.optim.Optimizer:
         """Return an optimizer of the head alone."""
-        groups = parameter_groups(
-            [("head", self.module_.head, self._head_rates()[0])], self.weight_decay
-        )
+        blocks = [("head", self.module_.head, self._head_plan()[1])]
+        groups = parameter_groups(blocks, self.weight_decay)
         if self.head__optimizer is not None:
             return make_optimizer(self.head__optimizer, groups, {})
         return make_optimizer(self.optimizer, groups, self.get_params_for("optimizer"))
@@ -314,19 +287,15 @@ class TrainingNet(NeuralNetClassifier):
                 callback.target_extractor = LabelsOfCodes(self.classes_)
         return self
 
-    def _solves_head(self) -> bool:
-        """Return whether the head starts as a logistic regression."""
+    def _head_plan(self) -> tuple[bool, float, float]:
+        """Return whether the head is solved, and its rates: alone, and together with the rest."""
         linear = self.module_.linear() is not None
-        return self.head__init == "logistic" or (self.head__init == "auto" and linear)
-
-    def _head_rates(self) -> tuple[float, float]:
-        """Return the rate of the head while it is trained alone, and the one after."""
-        if self.head__lr is None:
-            return self.lr * 10, self.lr * (1 if self._solves_head() else 10)
-        if isinstance(self.head__lr, (tuple, list)):
-            first, second = self.head__lr
-            return first, second
-        return self.head__lr, self.head__lr
+        solved = self.head__init == "logistic" or (self.head__init == "auto" and linear)
+        rates = self.head__lr
+        if rates is None:
+            rates = self.lr * 10, self.lr * (1 if solved else 10)
+        first, second = rates if isinstance(rates, (tuple, list)) else (rates, rates)
+        return solved, first, second
 
     def _set_training(self, training: bool = True) -> None:
         self.module_.train(training)
@@ -335,13 +304,7 @@ class TrainingNet(NeuralNetClassifier):
             loss.train(training)
 
     def get_all_learnable_params(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the parameters that take gradients.
-
-        Yields
-        ------
-        (str, Tensor)
-            Name and parameter.
-        """
+        """Yield names and parameters that take gradients."""
         for name, parameter in self.module_.named_parameters():
             if parameter.requires_grad:
                 yield name, parameter
@@ -484,11 +447,7 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class BatchAccuracy(Callback):
-    """Write the phase, and the accuracy of every batch, into the history."""
-
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Record whether the head alone is trained, or everything that is not frozen."""
-        net.history.record("phase", net.phase_)
+    """Write the accuracy of every batch into the history."""
 
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any

@@ -84,25 +84,7 @@ def train_epochs(
 ) -> Progress:
     """Train for some epochs, each of which draws from its own seed, so that they can be resumed.
 
-    Parameters
-    ----------
-    net : TrainingNet
-        It is trained.
-    dataset_train, dataset_valid : Dataset
-        The second one may be None.
-    schedule : Schedule
-        Epochs and rates.
-    seed : int
-        Decides every draw.
-    checkpoints : Checkpoints or None
-        Where to resume from, and where to write.
-    epochs_before : int
-        Epochs of earlier calls, whose draws must not be repeated.
-
-    Returns
-    -------
-    Progress
-        Where the training ended.
+    ``epochs_before`` counts epochs of earlier calls, whose draws must not be repeated.
     """
     loader = net.get_iterator(dataset_train, training=True)
     valid = None if dataset_valid is None else net.get_iterator(dataset_valid)
@@ -127,6 +109,7 @@ def train_epochs(
             dataset_train.epoch = epoch
             with _own_draws(net, derived_seed(seed, epoch)):
                 net.notify("on_epoch_begin", **notified)
+                net.history.record("phase", net.phase_)
                 net.run_single_epoch(loader, training=True, prefix="train", step_fn=step)
                 with _averaged(net, progress):
                     net.run_single_epoch(
@@ -219,19 +202,9 @@ def _own_draws(net: Any, seed: int) -> Iterator[None]:
 
 
 def gradients_within_memory(net: Any, batch: Any) -> dict[str, Any]:
-    """Add up the gradients of a batch, in halves of halves if there is no room for all of it.
+    """Add up the gradients of a batch, in halves of halves if memory is too small for all of it.
 
-    Parameters
-    ----------
-    net : TrainingNet
-        ``_rows_at_once`` remembers how many rows fit.
-    batch : (dict of Tensor, Tensor)
-        Inputs and labels.
-
-    Returns
-    -------
-    dict
-        ``loss`` and ``y_pred`` of the whole batch.
+    ``net._rows_at_once`` remembers how many rows fit.
     """
     n = len(batch[1])
     while True:
@@ -283,20 +256,6 @@ def _gradients(net: Any, batch: Any, low: int, size: int) -> dict[str, Any]:
 
 def range_test(net: Any, dataset: Any, rates: np.ndarray) -> Bunch:
     """Train while the rate rises, and watch the loss [1]_.
-
-    Parameters
-    ----------
-    net : TrainingNet
-        It is trained, and of no use afterwards.
-    dataset : Dataset
-        What is trained on.
-    rates : ndarray
-        The rate of each step.
-
-    Returns
-    -------
-    Bunch
-        ``lr``, ``loss`` (smoothed, until it runs away) and ``suggestion``.
 
     References
     ----------

@@ -214,7 +214,7 @@ def curve_of_search(
 
 def _depth(value: Any, info: NetworkInfo) -> int:
     cut = resolve_freeze_depth(value, info)
-    if cut.surgical and not cut.head_only:
+    if cut.surgical and cut.trained:
         raise ValueError(
             f"freeze_depth={value!r} trains stages in the middle, which has no place on a curve "
             "over depth. Give numbers or names of stages."
