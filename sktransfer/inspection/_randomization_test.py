@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
-from sklearn.utils import check_random_state
+from sklearn.utils import Bunch, check_random_state
 from torch import Tensor
 
 from sktransfer.inspection._differentiable import (
@@ -29,24 +29,6 @@ _SIGMA, _RADIUS = 1.5, 5
 _WHITE_AT = 99.5
 
 
-@dataclass(frozen=True)
-class RandomizationTest:
-    """Result of :func:`saliency_randomization_test`, which describes it."""
-
-    table: pd.DataFrame
-    max_correlation: float
-
-    @property
-    def correlation(self) -> float:
-        """Return the mean over the first half of the steps."""
-        return float(self.table["correlation"].iloc[: (len(self.table) + 1) // 2].mean())
-
-    @property
-    def passed(self) -> bool:
-        """Return whether the mean is at most ``max_correlation``."""
-        return self.correlation <= self.max_correlation
-
-
 def saliency_randomization_test(
     estimator: Any,
     X: Any,
@@ -57,7 +39,7 @@ def saliency_randomization_test(
     batch_size: int = 16,
     random_state: int | np.random.RandomState | None = 0,
     **kwargs: Any,
-) -> RandomizationTest:
+) -> Bunch:
     """Test whether maps change when weights are shuffled, stage by stage from the end [1]_.
 
     A map that does not change shows edges of the image and not what the model does: do not use it.
@@ -89,8 +71,8 @@ def saliency_randomization_test(
 
     Returns
     -------
-    result : RandomizationTest
-        An object with the attributes
+    result : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes
 
         - ``passed`` : bool, whether ``correlation`` is at most ``max_correlation``;
         - ``correlation`` : float, the mean correlation over the first half of the steps;
@@ -152,7 +134,14 @@ def saliency_randomization_test(
         flat = [np.ptp(own) == 0 for _, own in pairs]
         rows.append((name, np.mean(ranks), np.std(ranks), np.mean(alike), np.mean(flat)))
     columns = ["randomized", "correlation", "std", "similarity", "flat"]
-    return RandomizationTest(pd.DataFrame(rows, columns=columns), max_correlation)
+    table = pd.DataFrame(rows, columns=columns)
+    correlation = float(table["correlation"].iloc[: (len(table) + 1) // 2].mean())
+    return Bunch(
+        passed=correlation <= max_correlation,
+        correlation=correlation,
+        max_correlation=max_correlation,
+        table=table,
+    )
 
 
 def _explain_of(method: Any, parameters: dict[str, Any]) -> Explain:

@@ -120,11 +120,10 @@ def _levels(column: pd.Series, name: str) -> np.ndarray:
 
 def _order(levels: np.ndarray) -> list[Any]:
     """Sort levels, the unknown one last."""
-    known = [
-        each for each in pd.unique(levels) if not (isinstance(each, str) and each == "unknown")
-    ]
+    distinct = pd.unique(levels)
+    known = [each for each in distinct if str(each) != "unknown"]
     try:
-        known = sorted(known)
+        known.sort()
     except TypeError:
-        known = sorted(known, key=str)
-    return [*known, *(["unknown"] if len(known) < len(pd.unique(levels)) else [])]
+        known.sort(key=str)
+    return [*known, *["unknown"] * (len(known) < len(distinct))]
