@@ -24,7 +24,6 @@ from sklearn.utils.validation import (
     _check_pos_label_consistency,
     _check_sample_weight,
     _check_y,
-    _estimator_has,
 )
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "_check_pos_label_consistency",
     "_check_sample_weight",
     "_check_y",
-    "_estimator_has",
     "_fit_context",
     "_get_output_config",
     "_get_response_values_binary",
@@ -46,6 +44,15 @@ __all__ = [
     "validate_parameter_constraints",
     "validate_shuffle_split",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what would load scikit-learn's model selection when it is first needed."""
+    if name == "BaseThresholdClassifier":
+        from sklearn.model_selection._classification_threshold import BaseThresholdClassifier
+
+        return BaseThresholdClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def is_linear_classifier(estimator: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import get_tags, indexable
 from sklearn.utils.metadata_routing import (
@@ -17,16 +16,14 @@ from sklearn.utils.metadata_routing import (
     MethodMapping,
     process_routing,
 )
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.sklearn_compat import (
-    HasMethods,
+    BaseThresholdClassifier,
     Interval,
     StrOptions,
     _check_y,
-    _estimator_has,
     _fit_context,
 )
 from sktransfer._utils.splitting import read_groups
@@ -43,7 +40,7 @@ from sktransfer.model_selection._out_of_fold import (
 _USUAL = 0.95
 
 
-class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class OperatingPointClassifier(BaseThresholdClassifier):
     """A binary classifier whose threshold keeps a sensitivity, a specificity, or costs low.
 
     "No more than one case in twenty is missed": the threshold is an order statistic of the scores
@@ -160,10 +157,7 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
     __metadata_request__fit: ClassVar = {"groups": True}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "estimator": [
-            HasMethods(["fit", "predict_proba"]),
-            HasMethods(["fit", "decision_function"]),
-        ],
+        **BaseThresholdClassifier._parameter_constraints,
         "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],
         "target_level": [Interval(Real, 0, 1, closed="neither")],
         "cost_matrix": ["array-like", None],
@@ -171,7 +165,6 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         "cv": ["cv_object", StrOptions({"prefit"})],
         "unattainable": [StrOptions({"raise", "trivial"})],
         "pos_label": [Real, str, "boolean", None],
-        "response_method": [StrOptions({"auto", "predict_proba", "decision_function"})],
         "n_jobs": [Integral, None],
     }
 
@@ -251,7 +244,7 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
             groups=patients,
             fit_params=fit_params,
             split_params=split_params,
-            methods=self._response_methods(),
+            methods=self._get_response_method(),
             pos_label=self.pos_label_,
             n_jobs=self.n_jobs,
         )
@@ -296,7 +289,6 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
             raise ValueError(
                 f"pos_label={self.pos_label!r} is not a label of y, which has {classes.tolist()}."
             )
-        self.classes_ = classes
         return labels
 
     def _route(
@@ -308,11 +300,6 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
         given = params if groups is None else {**params, "groups": groups}
         routed = process_routing(self, "fit", **given)
         return routed.estimator.fit, routed.splitter.split
-
-    def _response_methods(self) -> list[str]:
-        if self.response_method == "auto":
-            return ["predict_proba", "decision_function"]
-        return [self.response_method]
 
     def _choose(self, positive: np.ndarray, score: np.ndarray, groups: np.ndarray | None) -> float:
         if not positive.any() or positive.all():
@@ -371,61 +358,10 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
             If a score is NaN: an image that cannot be read is neither ill nor healthy.
         """
         check_is_fitted(self, "threshold_")
-        methods = self._response_methods()
+        methods = self._get_response_method()
         called = positive_scores(self.estimator_, X, methods, self.pos_label_) >= self.threshold_
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
-
-    @available_if(_estimator_has("predict_proba"))
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict probabilities with the estimator; the threshold does not change them.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, ...), list or DataFrame
-            Whatever the estimator takes.
-
-        Returns
-        -------
-        y_proba : ndarray of shape (n, 2)
-            Probabilities, in the order of ``classes_``.
-        """
-        check_is_fitted(self, "estimator_")
-        return self.estimator_.predict_proba(X)
-
-    @available_if(_estimator_has("predict_log_proba"))
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Predict logarithms of :meth:`predict_proba`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, ...), list or DataFrame
-            Whatever the estimator takes.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n, 2)
-            Logarithms of probabilities, in the order of ``classes_``.
-        """
-        check_is_fitted(self, "estimator_")
-        return self.estimator_.predict_log_proba(X)
-
-    @available_if(_estimator_has("decision_function"))
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Compute the estimator's decision function; the threshold does not change it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, ...), list or DataFrame
-            Whatever the estimator takes.
-
-        Returns
-        -------
-        scores : ndarray of shape (n,)
-            Scores of the second of ``classes_``.
-        """
-        check_is_fitted(self, "estimator_")
-        return self.estimator_.decision_function(X)
 
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
@@ -447,8 +383,5 @@ class OperatingPointClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimato
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        inner = get_tags(self.estimator).input_tags
-        tags.classifier_tags.multi_class = False
-        tags.input_tags.sparse = inner.sparse
-        tags.input_tags.allow_nan = inner.allow_nan
+        tags.input_tags.allow_nan = get_tags(self.estimator).input_tags.allow_nan
         return tags
