@@ -94,8 +94,16 @@ class DirectoryStore:
                 self._hits += 1
         return row
 
-    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        """Keep ``rows`` in one transaction; when the disk refuses, warn once and do without."""
+    def put(
+        self,
+        rows: Iterable[tuple[bytes, np.ndarray]],
+        claims: Sequence[bytes] = (),
+        owner: str = "",
+    ) -> None:
+        """Keep ``rows`` in one transaction, in which claims are given back and others renewed.
+
+        When the disk refuses, warn once and do without.
+        """
         now = time.time()
         records = []
         for key, row in rows:
@@ -111,10 +119,20 @@ class DirectoryStore:
                         "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", record
                     )
                     added += cursor.rowcount * len(record[2])
-                connection.execute("UPDATE totals SET value = value + ?", (added,))
-                self._evict(connection)
+                if records:
+                    connection.execute("UPDATE totals SET value = value + ?", (added,))
+                    self._evict(connection)
+                connection.executemany(
+                    "DELETE FROM claims WHERE key = ? AND owner = ?",
+                    [(claim, owner) for claim in claims],
+                )
+                if claims:
+                    connection.execute(
+                        "UPDATE claims SET expires = ? WHERE owner = ?",
+                        (time.time() + _LEASE_SECONDS, owner),
+                    )
 
-        if self._writable and records:
+        if self._writable and (records or claims):
             self._attempt(write)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
@@ -145,22 +163,7 @@ class DirectoryStore:
         return True if granted is None else granted
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
-        """Give claims back, and renew those that ``owner`` still holds."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(
-                    "DELETE FROM claims WHERE key = ? AND owner = ?",
-                    [(key, owner) for key in keys],
-                )
-                connection.execute(
-                    "UPDATE claims SET expires = ? WHERE owner = ?",
-                    (time.time() + _LEASE_SECONDS, owner),
-                )
-
-        if self._writable and keys:
-            self._attempt(write)
+        self.put((), keys, owner)
 
     def info(self) -> CacheInfo:
         """Return the look-ups of this process; rows and bytes of the directory."""

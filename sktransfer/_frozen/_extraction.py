@@ -113,7 +113,8 @@ class Extraction:
             finally:
                 # On an error or Ctrl-C, what waits is dropped; what runs is an image or two.
                 executor.shutdown(wait=True, cancel_futures=True)
-                self._release(list(self._claimed))
+                if self._claimed:
+                    self._release(list(self._claimed))
         for row, original in self._copies:
             if original in self._failed:
                 self._fail(row, self._failed[original])
@@ -289,8 +290,10 @@ class Extraction:
                     rows.append((_key(fingerprint, digest), part))
             if self.store is not None and rows:
                 # Flushed per batch: whatever happens next, this much is done.
-                self.store.put(rows)
-                self._release([digest for _, digest, _ in batch])
+                claims = [self._claimed[digest] for _, digest, _ in batch]
+                self.store.put(rows, claims, self._owner)
+                for _, digest, _ in batch:
+                    del self._claimed[digest]
             advance(len(batch))
             pending = pending[len(batch) :]
 

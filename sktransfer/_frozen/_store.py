@@ -46,8 +46,13 @@ class Store(Protocol):
     def get(self, key: bytes) -> np.ndarray | None:
         """Return the row under ``key`` (do not write to it), or None."""
 
-    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
-        """Keep copies of ``rows``, all of them or (where that is impossible) none."""
+    def put(
+        self,
+        rows: Iterable[tuple[bytes, np.ndarray]],
+        claims: Sequence[bytes] = (),
+        owner: str = "",
+    ) -> None:
+        """Keep copies of ``rows``, all or (where that is impossible) none; release ``claims``."""
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         """Return whether ``owner`` is to compute ``key``.
@@ -90,7 +95,12 @@ class MemoryStore:
             self._rows.move_to_end(key)
             return row
 
-    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+    def put(
+        self,
+        rows: Iterable[tuple[bytes, np.ndarray]],
+        claims: Sequence[bytes] = (),
+        owner: str = "",
+    ) -> None:
         """Keep copies of ``rows``; one too large for the whole store is not kept."""
         copies = [(key, np.array(row)) for key, row in rows]
         with self._lock:
@@ -106,6 +116,9 @@ class MemoryStore:
             while self._n_bytes > self.max_bytes:
                 _, forgotten = self._rows.popitem(last=False)
                 self._n_bytes -= forgotten.nbytes + ROW_OVERHEAD
+            for claim in claims:
+                if self._claims.get(claim) == owner:
+                    del self._claims[claim]
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         with self._lock:
@@ -114,10 +127,7 @@ class MemoryStore:
             return self._claims.setdefault(key, owner) == owner
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
-        with self._lock:
-            for key in keys:
-                if self._claims.get(key) == owner:
-                    del self._claims[key]
+        self.put((), keys, owner)
 
     def info(self) -> CacheInfo:
         with self._lock:
@@ -149,10 +159,15 @@ class TieredStore:
                 self.near.put([(key, row)])
         return row
 
-    def put(self, rows: Iterable[tuple[bytes, np.ndarray]]) -> None:
+    def put(
+        self,
+        rows: Iterable[tuple[bytes, np.ndarray]],
+        claims: Sequence[bytes] = (),
+        owner: str = "",
+    ) -> None:
         rows = list(rows)
         self.near.put(rows)
-        self.far.put(rows)
+        self.far.put(rows, claims, owner)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         return self.far.claim(key, owner, rows)
