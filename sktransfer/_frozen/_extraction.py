@@ -92,7 +92,8 @@ class Extraction:
         self._elsewhere: dict[int, bytes] = {}  # row -> digest of what another run is computing
         # Who a claim belongs to: this run, not this process, which may run several at once.
         self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._claimed: dict[bytes, bytes] = {}  # digest -> key of the claim
+        # digest -> the key of the claim, and those of the parts
+        self._claimed: dict[bytes, tuple[bytes, list[bytes]]] = {}
         title, silent = self.progress, self.progress is None
         executor = ThreadPoolExecutor(self.n_threads, thread_name_prefix="sktransfer-decode")
         with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
@@ -210,7 +211,9 @@ class Extraction:
         """
         if self.store is None or self.fingerprints is None:
             return "claimed"
-        keys = [_key(fingerprint, digest) for fingerprint in self.fingerprints]
+        # The key of a claim on all parts, and those of the parts.
+        named = (b"".join(self.fingerprints), *self.fingerprints)
+        claim, *keys = [hashlib.blake2b(each + digest, digest_size=16).digest() for each in named]
         parts: list[np.ndarray] = []
         for key in keys:
             part = self.store.get(key)
@@ -221,8 +224,8 @@ class Extraction:
             self._fill(row, parts)
             return "cached"
         # Noted before it is made: an interrupt between the two must not leave it behind.
-        self._claimed[digest] = _key(b"".join(self.fingerprints), digest)
-        if self.store.claim(self._claimed[digest], self._owner, [] if even_if_there else keys):
+        self._claimed[digest] = (claim, keys)
+        if self.store.claim(claim, self._owner, [] if even_if_there else keys):
             return "claimed"
         del self._claimed[digest]
         return "elsewhere"
@@ -231,7 +234,7 @@ class Extraction:
         """Give back the claims on images."""
         held = [digest for digest in digests if digest in self._claimed]
         if held and self.store is not None:
-            self.store.release([self._claimed[digest] for digest in held], self._owner)
+            self.store.release([self._claimed[digest][0] for digest in held], self._owner)
         for digest in held:
             del self._claimed[digest]
 
@@ -286,11 +289,11 @@ class Extraction:
             rows: list[tuple[bytes, np.ndarray]] = []
             for (row, digest, _), *parts in zip(batch, *columns, strict=True):
                 self._fill(row, parts)
-                for fingerprint, part in zip(self.fingerprints or (), parts, strict=False):
-                    rows.append((_key(fingerprint, digest), part))
+                if digest in self._claimed:
+                    rows += zip(self._claimed[digest][1], parts, strict=True)
             if self.store is not None and rows:
                 # Flushed per batch: whatever happens next, this much is done.
-                claims = [self._claimed[digest] for _, digest, _ in batch]
+                claims = [self._claimed[digest][0] for _, digest, _ in batch]
                 self.store.put(rows, claims, self._owner)
                 for _, digest, _ in batch:
                     del self._claimed[digest]
@@ -310,8 +313,3 @@ class Extraction:
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-def _key(fingerprint: bytes, digest: bytes) -> bytes:
-    """Return the key of an image's part in a store."""
-    return hashlib.blake2b(fingerprint + digest, digest_size=16).digest()
