@@ -85,6 +85,7 @@ class EncodedImage:
         return image if self.augmentation is None else self.augmentation(image, self.seed)
 
 
+@dataclass(eq=False, repr=False)
 class ImageSource:
     """The rows of ``X``, one image each, in order; made by :func:`as_image_source`.
 
@@ -97,23 +98,16 @@ class ImageSource:
     two-dimensional, for scikit-learn's bookkeeping.
     """
 
+    rows: Sequence[Any] | np.ndarray
+    value_range: ValueScale | None = None
+    n_columns: int | None = None
+    dicom: DicomOptions | None = None
+
     # Whether a digest says what the image is, in another source too.
     lasting = True
 
-    def __init__(
-        self,
-        rows: Sequence[Any] | np.ndarray,
-        value_range: ValueScale | None = None,
-        n_columns: int | None = None,
-        dicom: DicomOptions | None = None,
-    ) -> None:
-        self._rows = rows
-        self.dicom = dicom
-        self.value_range = value_range
-        self.n_columns = n_columns
-
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __repr__(self) -> str:  # no path, no pixel: it may end up in a log
         return f"{type(self).__name__}({len(self)} rows, value_range={self.value_range})"
@@ -124,7 +118,7 @@ class ImageSource:
 
     def describe(self, i: int) -> str:
         """Return a few words for messages: the file's name, or the kind of the row."""
-        row = self._rows[i]
+        row = self.rows[i]
         if isinstance(row, str | os.PathLike):
             return Path(os.fsdecode(row)).name
         if isinstance(row, bytes | bytearray | memoryview):
@@ -142,8 +136,8 @@ class ImageSource:
 
         An ImageDecodeError, if there is nothing to read, has the row's index and source.
         """
-        i = range(len(self._rows))[i]
-        row, dicom = self._rows[i], self.dicom
+        i = range(len(self.rows))[i]
+        row, dicom = self.rows[i], self.dicom
         if isinstance(row, DicomFrame):
             shown = {} if dicom is None else dicom.get_params()
             dicom = DicomOptions(**{**shown, "frame": row.frame})
@@ -166,11 +160,11 @@ class _DerivedSource(ImageSource):
 
     def number(self, i: int) -> int:
         """Return what the original row is called in messages."""
-        return self._source.number(int(self._rows[i]))
+        return self._source.number(int(self.rows[i]))
 
     def describe(self, i: int) -> str:
         """Return the source's description of the original row."""
-        return self._source.describe(int(self._rows[i]))
+        return self._source.describe(int(self.rows[i]))
 
 
 class ImageSelection(_DerivedSource):
@@ -178,7 +172,7 @@ class ImageSelection(_DerivedSource):
 
     def open(self, i: int) -> EncodedImage:
         """Open the row in the source."""
-        return self._source.open(int(self._rows[i]))
+        return self._source.open(int(self.rows[i]))
 
 
 def portions(source: ImageSource, n: int) -> Iterator[ImageSelection]:
