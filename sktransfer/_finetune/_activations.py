@@ -39,6 +39,8 @@ _LEFT_OUT: Counter[bytes] = Counter()
 class Prefix(FrozenExtractor):
     """The part of a network before the cut, which is frozen, and what comes out of it.
 
+    A copy (``dataclasses.replace``) holds the network no longer than images are brought to the cut.
+
     Parameters
     ----------
     cut : Cut
@@ -49,10 +51,6 @@ class Prefix(FrozenExtractor):
 
     cut: Cut = field(kw_only=True)
     shape: tuple[int, ...] = ()
-
-    def fresh(self) -> Prefix:
-        """Return a copy, which holds a network no longer than images are brought to the cut."""
-        return replace(self)
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return raveled activations of a normalized batch; frozen, without gradient."""
@@ -167,7 +165,7 @@ class ActivationStorage:
 
     def _warn_of_full_store(self, n_images: int) -> None:
         """Say that the store has no space, to the second fit that runs what the first one did."""
-        (fingerprint,) = self.prefix.fresh().fingerprints() or (None,)
+        (fingerprint,) = replace(self.prefix).fingerprints() or (None,)
         if fingerprint is None:  # no store could keep it
             return
         _LEFT_OUT[fingerprint] += 1
@@ -188,7 +186,7 @@ class ActivationStorage:
     def keep(self, images: ImageSource, *, on_error: str) -> tuple[Take, list[ImageDecodeError]]:
         """Bring images to the cut and keep what comes out."""
         extract = partial(
-            self.prefix.fresh().extract, n_threads=self.n_threads, total_bytes=self.n_bytes
+            replace(self.prefix).extract, n_threads=self.n_threads, total_bytes=self.n_bytes
         )
         if self.place in ("memory", "file"):
             activations, failures = extract(

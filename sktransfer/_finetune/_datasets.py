@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ class ImageRows(LabeledRows):
     ) -> None:
         super().__init__(*args)
         self.source = source
-        self.prefix = prefix.fresh()
+        self.prefix = replace(prefix)
         self.augmentation = augmentation
         self.seed = seed
         self.n_classes = n_classes

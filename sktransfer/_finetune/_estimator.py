@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -622,7 +623,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         """Return rows as they are, and add those that cannot be read to ``failures``."""
         if self._prefix.cut.depth == 0:
             return self._drawn(source, None, map_)
-        activations, failed = self._prefix.fresh().extract(
+        activations, failed = replace(self._prefix).extract(
             source,
             cache=self.cache,
             n_threads=n_decoding_threads(self.n_jobs),

@@ -465,7 +465,7 @@ class FrozenPart:
         drawn_network = clf.weights is None and clf.random_state is None
         if prefix.cut.depth == 0 or drawn_network or not clf.cache:
             return None
-        return prefix.fresh()
+        return replace(prefix)
 
     def images(self, X: Any) -> ImageSource:
         """Return the images of X as this classifier reads them."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -51,15 +48,7 @@ class WeightedLoss(nn.Module):
         return each.mean()
 
 
-def make_loss(loss: Any, settings: dict[str, Any]) -> nn.Module:
-    """Make a loss from its name, or from a factory of modules of (logits, target)."""
-    if isinstance(loss, str):
-        return WeightedLoss(loss, **settings)
-    made = copy.deepcopy(loss(**settings))  # what a factory gives twice is not shared
-    return made if isinstance(made, WeightedLoss) else _PerRow(made)
-
-
-class _PerRow(nn.Module):
+class PerRowLoss(nn.Module):
     """Weight a torch loss by row, if it can return one loss per row."""
 
     def __init__(self, loss: nn.Module) -> None:

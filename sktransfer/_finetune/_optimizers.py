@@ -38,27 +38,30 @@ _NORMS = (
 
 
 def make_optimizer(
-    optimizer: Any, groups: list[dict[str, Any]], settings: dict[str, Any]
+    optimizer: Any,
+    blocks: Iterable[tuple[str, nn.Module, float]],
+    weight_decay: float,
+    settings: dict[str, Any],
 ) -> torch.optim.Optimizer:
-    """Make an optimizer from its name or class, with torch's defaults beyond ``settings``."""
-    settings = {name: value for name, value in settings.items() if name not in _OF_THE_LOOP}
-    if isinstance(optimizer, str):
-        found, defaults = OPTIMIZERS[optimizer]
-        settings = {**defaults, **settings}
-        devices = {p.device.type for group in groups for p in group["params"]}
-        own = {"foreach", "fused"} & {*settings}
-        if found in _FUSED and devices <= {"cpu", "cuda"} and not own:
-            settings["fused"] = True  # one pass over the parameters, not one for each term
-    else:
-        found = optimizer
-    return found(groups, **settings)
+    """Make an optimizer of blocks of parameters, each with its own rate.
 
+    Parameters
+    ----------
+    optimizer : str or subclass of torch.optim.Optimizer
+        Name or class, with torch's defaults beyond ``settings``.
+    blocks : iterable of (name, module, rate)
+        Blocks without overlap. Parameters that take no gradient are left out.
+    weight_decay : float
+        Decay of weights; biases and norms have none.
+    settings : dict
+        Settings of the optimizer; those that the training loop uses are left out.
 
-def parameter_groups(
-    blocks: Iterable[tuple[str, nn.Module, float]], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Group trainable parameters by rate and decay."""
-    groups = []
+    Returns
+    -------
+    torch.optim.Optimizer
+        Its groups have ``initial_lr`` and ``name`` too.
+    """
+    groups: list[dict[str, Any]] = []
     for name, module, rate in blocks:
         bare = {
             id(parameter)
@@ -72,16 +75,17 @@ def parameter_groups(
             (" (bias, norm)", 0.0, [p for p in trainable if id(p) in bare]),
         ):
             if chosen:
-                groups.append(
-                    {
-                        "params": chosen,
-                        "lr": rate,
-                        "initial_lr": rate,
-                        "weight_decay": decay,
-                        "name": name + suffix,
-                    }
-                )
-    return groups
+                group = {"params": chosen, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+                groups.append({**group, "name": name + suffix})
+    settings = {name: value for name, value in settings.items() if name not in _OF_THE_LOOP}
+    if not isinstance(optimizer, str):
+        return optimizer(groups, **settings)
+    found, defaults = OPTIMIZERS[optimizer]
+    settings = {**defaults, **settings}
+    devices = {p.device.type for group in groups for p in group["params"]}
+    if found in _FUSED and devices <= {"cpu", "cuda"} and not {"foreach", "fused"} & {*settings}:
+        settings["fused"] = True  # one pass over the parameters, not one for each term
+    return found(groups, **settings)
 
 
 def schedule_factor(

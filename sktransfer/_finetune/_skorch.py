@@ -5,6 +5,7 @@ It must not know images or backbones: it is given datasets and a module.
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,9 +21,9 @@ from skorch.utils import to_numpy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sktransfer._finetune._losses import WeightedLoss, make_loss
+from sktransfer._finetune._losses import PerRowLoss, WeightedLoss
 from sktransfer._finetune._network import Suffix
-from sktransfer._finetune._optimizers import make_optimizer, parameter_groups
+from sktransfer._finetune._optimizers import make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, check_together, unknown_parameter
 from sktransfer._finetune._training import gradients_within_memory
 from sktransfer._utils.sklearn_compat import validate_parameter_constraints
@@ -224,7 +225,13 @@ class TrainingNet(NeuralNetClassifier):
         self : FineTuneClassifier
             The same estimator.
         """
-        self.criterion_ = make_loss(self.loss, self.get_params_for("loss")).to(self.device_)
+        settings = self.get_params_for("loss")
+        if isinstance(self.loss, str):
+            made: nn.Module = WeightedLoss(self.loss, **settings)
+        else:
+            made = copy.deepcopy(self.loss(**settings))  # what a factory gives twice is not shared
+            made = made if isinstance(made, WeightedLoss) else PerRowLoss(made)
+        self.criterion_ = made.to(self.device_)
         return self
 
     def initialize_optimizer(self, triggered_directly: Any = None) -> TrainingNet:
@@ -241,8 +248,8 @@ class TrainingNet(NeuralNetClassifier):
             The same estimator.
         """
         blocks = self.module_.blocks(self.lr, self._head_plan()[2], self.lr__layer_decay)
-        groups = parameter_groups(blocks, self.weight_decay)
-        self.optimizer_ = make_optimizer(self.optimizer, groups, self.get_params_for("optimizer"))
+        settings = self.get_params_for("optimizer")
+        self.optimizer_ = make_optimizer(self.optimizer, blocks, self.weight_decay, settings)
         # Small gradients vanish in float16, whose range is short; not in bfloat16.
         half = self.precision == "float16"
         self._scaler = torch.amp.GradScaler(torch.device(self.device_).type) if half else None
@@ -252,10 +259,10 @@ class TrainingNet(NeuralNetClassifier):
     def _head_optimizer(self) -> torch.optim.Optimizer:
         """Return an optimizer of the head alone."""
         blocks = [("head", self.module_.head, self._head_plan()[1])]
-        groups = parameter_groups(blocks, self.weight_decay)
         if self.head__optimizer is not None:
-            return make_optimizer(self.head__optimizer, groups, {})
-        return make_optimizer(self.optimizer, groups, self.get_params_for("optimizer"))
+            return make_optimizer(self.head__optimizer, blocks, self.weight_decay, {})
+        settings = self.get_params_for("optimizer")
+        return make_optimizer(self.optimizer, blocks, self.weight_decay, settings)
 
     def _initialize_callbacks(self) -> TrainingNet:
         """Make callbacks as skorch does; scores are of class labels, datasets hold codes."""

@@ -63,7 +63,7 @@ def test_fit_changes_neither_parameters_nor_data(form, images, clf):
     assert pickle.dumps(form) == before
 
 
-def test_predictions_change_nothing_of_the_estimator(form, images, clf):
+def test_predicting_does_not_change_the_estimator(form, images, clf):
     clf.fit(form, images[1])
     before = dict(vars(clf))
     for method in (clf.predict, clf.predict_proba, clf.decision_function):
@@ -78,7 +78,7 @@ def test_fitted_attributes_end_in_an_underscore(form, images, clf):
     assert all(name.endswith("_") or name.startswith("_") for name in own)
 
 
-def test_pickle_clone_and_a_second_fit(form, images, clf):
+def test_pickle_clone_and_a_second_fit_predict_the_same(form, images, clf):
     P = clf.fit(form, images[1]).predict_proba(form)
     assert np.array_equal(pickle.loads(pickle.dumps(clf)).predict_proba(form), P)
     assert np.array_equal(clone(clf).fit(form, images[1]).predict_proba(form), P)
@@ -86,12 +86,12 @@ def test_pickle_clone_and_a_second_fit(form, images, clf):
 
 
 @ignore_warnings
-def test_cross_validation(form, images, clf):
+def test_every_form_can_be_cross_validated(form, images, clf):
     clf.set_params(freeze_depth="all")
     assert cross_val_score(clf, form, images[1], cv=3, scoring="roc_auc").mean() > 0.8
 
 
-def test_no_rows(form, images, clf):
+def test_an_empty_input_is_refused(form, images, clf):
     empty = rows(form, [])
     with pytest.raises(ValueError, match="0 sample"):
         clf.fit(empty, images[1][:0])

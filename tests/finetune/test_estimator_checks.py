@@ -18,7 +18,7 @@ CHECKED = FineTuneClassifier(
 
 
 @parametrize_with_checks([CHECKED])
-def test_scikit_learns_own_checks(estimator, check):
+def test_it_passes_scikit_learns_checks(estimator, check):
     check(estimator)
 
 

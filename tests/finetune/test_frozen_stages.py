@@ -1,4 +1,4 @@
-"""C5: frozen is frozen, bit for bit, whatever is done with the estimator."""
+"""Frozen stages stay as they are, bit for bit, whatever is done with the estimator."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_number_of_stages_and_all_are_the_same(small, task):
 
 
 @pytest.mark.parametrize("bad", [99, -99, 1.5, True, None, b"layer1"])
-def test_what_is_no_depth_is_refused(small, task, bad):
+def test_an_invalid_freeze_depth_is_refused(small, task, bad):
     with pytest.raises((ValueError, TypeError), match="freeze_depth"):
         small(freeze_depth=bad).fit(*task)
 
@@ -75,7 +75,7 @@ def test_an_unknown_stage_lists_those_there_are(small, task):
         small(freeze_depth=["layer9"]).fit(*task)
 
 
-def test_the_prefix_is_the_extractors(small, task):
+def test_activations_at_the_cut_equal_an_extractors(small, task):
     X, y = task
     clf = small(freeze_depth=-1, cache__activation_dtype="float32").fit(X, y)
     stage = clf._prefix.info.stages[-2].name
@@ -92,7 +92,7 @@ def test_the_prefix_is_the_extractors(small, task):
     assert np.array_equal(inputs["x"].numpy(), rows)
 
 
-def test_frozen_stages_inside_the_suffix_do_not_change(small, task):
+def test_frozen_stages_after_the_cut_do_not_change(small, task):
     X, y = task
     backbone = load_backbone("resnet18", weights=None)
     first, last = backbone.stage_names[1], backbone.stage_names[-1]
@@ -131,7 +131,7 @@ def test_frozen_stages_inside_the_suffix_do_not_change(small, task):
     assert x.shape[0] == 3
 
 
-def test_nor_do_they_in_a_warm_start_or_a_training_taken_up(small, task, tmp_path):
+def test_frozen_stages_do_not_change_in_a_warm_start_or_a_resumed_training(small, task, tmp_path):
     class Stop(Callback):
         def on_epoch_end(self, net, **kwargs):
             if len(net.history) == 2:
@@ -179,7 +179,7 @@ def test_what_is_trained_changes_and_only_that_is_in_the_optimizer(small, task):
     assert not any("running" in name for name in changed)
 
 
-def test_batch_norm_of_trained_stages_can_be_let_go(small, task):
+def test_batch_norm_of_trained_stages_can_be_trained(small, task):
     clf = small(freeze_depth=-1, module__freeze_batch_norm=False).fit(*task)
     before = load_backbone("resnet18", weights=None).stages[-1].module.state_dict()
     after = next(iter(clf.module_.stages.values())).state_dict()

@@ -75,7 +75,7 @@ def test_probabilities_are_exact_whatever_the_precision(small, task, precision):
     assert np.abs(P - reference).max() < 0.2
 
 
-def test_unfitted(small, task):
+def test_predicting_before_fit_is_an_error(small, task):
     clf = small()
     assert not hasattr(clf, "classes_")
     for method in ("predict", "predict_proba", "decision_function"):
@@ -85,14 +85,14 @@ def test_unfitted(small, task):
         clf.initialize()
 
 
-def test_it_is_a_classifier_with_few_words(small, task):
+def test_it_is_a_classifier_with_a_short_repr(small, task):
     clf = small(max_epochs=1)
     assert is_classifier(clf)
     text = repr(clf)
     assert repr(clf.fit(*task)) == text  # skorch's would print the whole network
 
 
-def test_it_is_silent(small, task, capsys):
+def test_it_prints_only_if_verbose(small, task, capsys):
     small(validation_fraction=0.25).fit(*task).predict(task[0])
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
@@ -171,7 +171,7 @@ def test_every_form_of_x_gives_the_same(small, task, files):
 
 @pytest.mark.parametrize("freeze_depth", [-1, 0])
 @pytest.mark.filterwarnings("ignore::sktransfer.exceptions.FailedRowsWarning")
-def test_rows_that_cannot_be_read(small, task, files, freeze_depth):
+def test_unreadable_rows_are_left_out_or_raise(small, task, files, freeze_depth):
     from pathlib import Path
 
     y = task[1]
@@ -220,7 +220,7 @@ def test_a_grid_over_depth_rate_and_augmentation(small, task):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-def test_calibration_threshold_frozen(small, task):
+def test_it_can_be_calibrated_tuned_and_frozen(small, task):
     X, y = task
     clf = small(freeze_depth="all")
     P = CalibratedClassifierCV(clf, method="temperature", cv=2).fit(X, y).predict_proba(X)
@@ -265,7 +265,7 @@ def test_groups_and_weights_are_routed(small, task):
     assert seen == [(False, False)] * 2
 
 
-def test_two_worker_processes(small, task, tmp_path):
+def test_cross_validation_runs_in_worker_processes(small, task, tmp_path):
     clf = small(freeze_depth="all", cache=tmp_path / "store")
     one = cross_val_score(clf, *task, cv=2, scoring="roc_auc")
     two = cross_val_score(clf, *task, cv=2, scoring="roc_auc", n_jobs=2)

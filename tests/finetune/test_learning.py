@@ -37,7 +37,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_frozen_whole_it_is_a_logistic_regression(small, task, n_classes):
+def test_a_wholly_frozen_network_is_a_logistic_regression(small, task, n_classes):
     X, _ = task
     y = np.arange(len(X)) % n_classes
     clf = small(freeze_depth="all", head__C=0.1).fit(X, y)
@@ -60,7 +60,7 @@ def test_the_solved_head_is_where_training_starts(small, task):
     )
 
 
-def test_hidden_layers_and_factories(small, task):
+def test_heads_have_hidden_layers_or_come_from_a_function(small, task):
     hidden = small(freeze_depth="all", head=(16, 8), head__dropout=0.5, max_epochs=3).fit(*task)
     sizes = [m.out_features for m in hidden.module_.head.modules() if hasattr(m, "out_features")]
     assert sizes == [16, 8, 2]
@@ -75,7 +75,7 @@ def test_hidden_layers_and_factories(small, task):
         small(head=(0,)).fit(*task)
 
 
-def test_head_epochs_come_first_and_leave_the_rest_alone(small, task):
+def test_head_epochs_come_first_and_train_the_head_alone(small, task):
     clf = small(head__init="random", head__epochs=4, max_epochs=0).fit(*task)
     untouched = small(head__init="random", head__epochs=0, max_epochs=0).fit(*task)
     assert same(
@@ -174,7 +174,7 @@ def test_a_plateau_lowers_the_rates(small, task):
         np.testing.assert_allclose(rates, [1] * 4 + [0.1] * 3 + [0.01] * 2)
 
 
-def test_gradients_are_shortened(small, task):
+def test_gradients_are_clipped(small, task):
     class Norms(Callback):
         def on_grad_computed(self, net, named_parameters, **kwargs):
             total = sum(float(p.grad.norm()) ** 2 for _, p in named_parameters) ** 0.5
@@ -185,7 +185,7 @@ def test_gradients_are_shortened(small, task):
     ).fit(*task)
 
 
-def test_a_rate_too_high_says_so(small, task):
+def test_a_learning_rate_too_high_is_an_error_that_says_so(small, task):
     with pytest.raises(FloatingPointError, match=r"Lower lr \(now 1e\+20\)"):
         small(optimizer="sgd", lr=1e20, max_epochs=5, head__init="random").fit(*task)
 
@@ -193,7 +193,7 @@ def test_a_rate_too_high_says_so(small, task):
 # --- losses and weights --------------------------------------------------------------------------
 
 
-def test_losses_are_torchs_and_the_papers():
+def test_losses_equal_torchs_and_their_published_formula():
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     target, weight = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([1.0, 2, 0, 1, 1, 1])
     plain = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
@@ -248,7 +248,7 @@ def test_balanced_weights_lift_the_rare_class(small, task):
 # --- validation inside fit -----------------------------------------------------------------------
 
 
-def test_nothing_is_hidden_by_default(small, task):
+def test_nothing_is_held_out_by_default(small, task):
     clf = small(max_epochs=1).fit(*task)
     assert len(clf.train_indices_) == len(task[1])
     assert len(clf.valid_indices_) == 0
@@ -267,7 +267,7 @@ def test_a_share_is_held_out_by_class_and_by_group(small, task):
     assert len(clf.valid_indices_) + len(clf.train_indices_) == len(y)
 
 
-def test_skorchs_splits_are_taken(small, task):
+def test_skorchs_splitters_are_accepted(small, task):
     X, y = task
     clf = small(max_epochs=1, validation_fraction=ValidSplit(4, stratified=True)).fit(X, y)
     assert len(clf.valid_indices_) == 10
@@ -289,7 +289,7 @@ def test_the_best_epoch_is_kept(small, task):
     assert loss == pytest.approx(min(losses), rel=1e-3)
 
 
-def test_early_stopping(small, task):
+def test_early_stopping_ends_training_and_needs_held_out_rows(small, task):
     settings = {"lr": 0.02, "lr_schedule": "constant", "max_epochs": 40}
     clf = small(validation_fraction=0.5, early_stopping=2, **settings).fit(*task)
     assert clf.n_epochs_ < 40
@@ -342,7 +342,7 @@ def test_a_moving_average_is_what_is_kept(small, task):
     )
 
 
-# --- seeds, going on -----------------------------------------------------------------------------
+# --- seeds, further training ---------------------------------------------------------------------
 
 
 def test_equal_seeds_equal_weights_and_global_states_untouched(small, task):
@@ -357,7 +357,7 @@ def test_equal_seeds_equal_weights_and_global_states_untouched(small, task):
     assert not same(weights_of(a), weights_of(other))
 
 
-def test_partial_fit_and_warm_start_go_on(small, task):
+def test_partial_fit_and_warm_start_train_further(small, task):
     X, y = task
     once = small(max_epochs=1).fit(X, y)
     before = weights_of(once)
@@ -372,7 +372,7 @@ def test_partial_fit_and_warm_start_go_on(small, task):
     assert same(first, weights_of(cold.fit(X, y)))
 
 
-def test_partial_fit_is_told_classes_that_are_still_to_come(small, task):
+def test_partial_fit_accepts_classes_that_come_later(small, task):
     X, y = task
     clf = small(freeze_depth="all").partial_fit(X, y, classes=[0, 1, 2])
     assert clf.predict_proba(X).shape == (len(X), 3)
@@ -397,7 +397,7 @@ FineTuneClassifier("resnet18", weights=None, image_size=32, max_epochs=6, batch_
 """
 
 
-def test_a_kill_in_the_middle_ends_where_an_undisturbed_training_does(small, task, tmp_path):
+def test_a_killed_training_ends_like_an_undisturbed_one(small, task, tmp_path):
     np.save(tmp_path / "X.npy", task[0])
     command = [sys.executable, "-c", RESUMED, tmp_path / "X.npy", tmp_path / "states", "0.4"]
     process = subprocess.Popen(command)
@@ -504,7 +504,7 @@ def test_views_at_test_time_are_averaged(small, task):
     assert 0 < (averaged & ~same_again).sum() < len(X)
 
 
-def test_views_at_test_time_hang_on_images_alone(small, task):
+def test_views_at_test_time_depend_on_images_alone(small, task):
     X, y = task
     clf = small(augmentation="standard", test_time_views=3, max_epochs=1).fit(X, y)
     P = clf.predict_proba(X)

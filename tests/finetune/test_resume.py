@@ -35,7 +35,7 @@ def same(a, b):
 # --- after a failure -----------------------------------------------------------------------------
 
 
-def test_a_fit_that_failed_leaves_nothing_to_predict_with(small, task):
+def test_a_failed_fit_is_not_fitted(small, task):
     X, y = task
     clf = small(NET, validation_fraction=0.01)
     with pytest.raises(ValueError, match="Holding out"):
@@ -46,7 +46,7 @@ def test_a_fit_that_failed_leaves_nothing_to_predict_with(small, task):
     assert same(learned(clf), learned(small(NET).fit(X, y)))
 
 
-def test_nor_does_one_that_failed_in_training(small, task):
+def test_a_fit_that_fails_in_training_is_not_fitted(small, task):
     X, y = task
     clf = small(NET, lr=1e30, optimizer="sgd", lr_schedule="constant", max_epochs=5).fit
     fitted = small(NET).fit(X, y)
@@ -58,7 +58,7 @@ def test_nor_does_one_that_failed_in_training(small, task):
         fitted.predict(X)
 
 
-def test_rows_that_cannot_be_read_leave_a_fitted_one_as_it_is(small, task):
+def test_unreadable_rows_leave_a_fitted_estimator_as_it_is(small, task):
     X, y = task
     clf = small(NET).fit(X, y)
     before = clf.predict_proba(X)
@@ -266,7 +266,7 @@ def test_a_lambda_and_a_checkpoint_do_not_go_together(small, task, tmp_path):
 # --- other threads and processes -----------------------------------------------------------------
 
 
-def test_threads_with_other_networks(small, task):
+def test_threads_that_train_at_once_do_not_disturb_each_other(small, task):
     def fit(seed):
         return learned(small(NET, random_state=seed, max_epochs=1).fit(*task))
 
@@ -321,7 +321,7 @@ def test_files_of_two_steps_travel_together(small, task, tmp_path, monkeypatch):
     assert np.array_equal(again.predict_proba(X), before)
 
 
-def test_a_fitted_first_step_is_to_be_saved_by_itself(small, task, tmp_path):
+def test_saving_asks_for_a_fitted_backbone_to_be_saved_by_itself(small, task, tmp_path):
     first = small(NET).fit(*task)
     second = small(FrozenEstimator(first), weights="default", max_epochs=1).fit(*task)
     with pytest.raises(ValueError, match="save that one to a file of its own"):

@@ -52,7 +52,7 @@ def test_a_round_trip_predicts_the_same(small, task, tmp_path, case):
     assert np.array_equal(clf.predict_proba(X), P)  # saving moved nothing
 
 
-def test_training_goes_on_after_a_round_trip(small, task):
+def test_training_continues_after_a_round_trip(small, task):
     clf = small(max_epochs=1).fit(*task)
     again = pickle.loads(pickle.dumps(clf))
     again.partial_fit(*task)
@@ -132,7 +132,7 @@ def test_another_network_is_refused(small, task):
         again.predict_proba(np.zeros((1, 24, 24, 3), np.uint8))
 
 
-def test_skorchs_own_files(small, task, tmp_path):
+def test_skorchs_files_can_be_loaded(small, task, tmp_path):
     clf = small(max_epochs=1).fit(*task)
     clf.save_params(f_params=tmp_path / "params.pt", f_history=tmp_path / "history.json")
     other = small(max_epochs=0).fit(*task)

@@ -37,7 +37,7 @@ def same(a, b):
 @pytest.mark.parametrize("labels", [["ant", "bee"], [1, 2], [False, True], [-1, 1]])
 @pytest.mark.parametrize("caching", [True, False])
 @pytest.mark.parametrize("device", ["auto", "cpu"])
-def test_skorchs_scores_are_of_labels(small, task, labels, caching, device):
+def test_skorchs_scorers_see_class_labels(small, task, labels, caching, device):
     X, y = task
     callbacks = [
         EpochScoring("accuracy", lower_is_better=False, name="a", use_caching=caching),
@@ -76,7 +76,7 @@ def test_settings_that_would_not_count_are_refused(small, task):
         small(NET, callbacks=[("rates", LRScheduler())]).fit(*task)
 
 
-def test_a_loss_of_log_probabilities_wants_a_head_that_gives_them(small, task):
+def test_a_loss_of_log_probabilities_needs_a_head_that_returns_them(small, task):
     with pytest.raises(ValueError, match="the head gives logits: use loss='cross_entropy'"):
         small(NET, loss=torch.nn.NLLLoss).fit(*task)
     settings = {"max_epochs": 1, "head__init": "random", "head__epochs": 1}
@@ -89,7 +89,7 @@ def log_softmax_head(n_features, n_classes):
     return torch.nn.Sequential(torch.nn.Linear(n_features, n_classes), torch.nn.LogSoftmax(dim=1))
 
 
-def test_weights_of_rows_arrive_through_others(small, task):
+def test_sample_weights_reach_it_through_other_estimators(small, task):
     """A wrong label of weight 0 does no harm: with skorch's split, in calibration, in boosting."""
     X, y = task
     wrong = (np.arange(len(y)) >= 12) & (np.arange(len(y)) < 18)
@@ -128,7 +128,7 @@ def test_a_search_that_was_fitted_can_be_copied(small, task):
         assert np.array_equal(again.predict_proba(task[0]), P)
 
 
-def test_modules_are_made_and_not_given(small, task):
+def test_a_module_instance_is_refused_as_head_or_loss(small, task):
     with pytest.raises(ValueError, match="head is a module, Linear"):
         small(NET, head=torch.nn.Linear(512, 2)).fit(*task)
     with pytest.raises(ValueError, match="loss is a module, CrossEntropyLoss"):
@@ -140,7 +140,7 @@ def test_modules_are_made_and_not_given(small, task):
     assert not torch.equal(first["head.0.weight"], shared.weight)
 
 
-def test_disabled_callbacks_leave_the_losses(small, task, capsys):
+def test_disabled_callbacks_still_record_losses(small, task, capsys):
     clf = small(NET, callbacks="disable", validation_fraction=0.25, verbose=1).fit(*task)
     assert all(np.isfinite(clf.history_[:, ("train_loss", "valid_loss")]).ravel())
     assert "train_loss" not in capsys.readouterr().out
@@ -167,14 +167,14 @@ def test_copies_of_an_image_are_held_out_together(small, task):
     assert 0.2 < len(held) / len(rows) < 0.4
 
 
-def test_a_split_that_is_no_split_says_so(small, task):
+def test_a_splitter_of_other_rows_is_refused(small, task):
     X, y = task
     split = predefined_split(torch.utils.data.TensorDataset(torch.zeros(3, 1), torch.zeros(3)))
     with pytest.raises(ValueError, match="predefined_split is of that kind"):
         small(NET, validation_fraction=split).fit(X, y)
 
 
-def test_weights_of_zero_in_one_part(small, task):
+def test_a_part_whose_weights_are_all_zero_is_refused(small, task):
     X, y = task
     weight = np.repeat([1.0, 0.0], 20)
 
@@ -266,7 +266,7 @@ def test_the_rate_finder_runs_the_frozen_part_once(small, task, tmp_path):
         lambda header: header["reference"].update(nope=1),
     ],
 )
-def test_a_file_that_was_tampered_with_is_refused_by_name(small, task, tmp_path, spoil):
+def test_a_tampered_file_is_refused_by_name(small, task, tmp_path, spoil):
     import json
 
     import safetensors

@@ -40,7 +40,7 @@ def test_the_extractor_gives_what_the_head_was_given(first, task):
     assert not np.allclose(rows, plain, rtol=1e-2)
 
 
-def test_a_file_and_a_frozen_estimator_are_the_same(first, task, tmp_path):
+def test_a_saved_file_and_a_frozen_estimator_give_the_same(first, task, tmp_path):
     X, y = task
     first.save(tmp_path / "first.safetensors")
     a = extractor(FrozenEstimator(first)).fit(X)
@@ -57,7 +57,7 @@ def test_a_file_and_a_frozen_estimator_are_the_same(first, task, tmp_path):
     assert third.reference_.digest != a.reference_.digest
 
 
-def test_it_survives_clone_pipeline_search_and_pickle(first, task):
+def test_a_fine_tuned_backbone_survives_clone_pipeline_search_and_pickle(first, task):
     X, y = task
     frozen = FrozenEstimator(first)
     pipe = Pipeline([("feat", extractor(frozen)), ("clf", LogisticRegression(max_iter=1000))])
@@ -73,7 +73,7 @@ def test_it_survives_clone_pipeline_search_and_pickle(first, task):
     assert np.array_equal(pickle.loads(pickle.dumps(fitted)).predict(X), fitted.predict(X))
 
 
-def test_a_bare_one_works_until_it_is_cloned(first, task):
+def test_a_bare_fitted_backbone_works_until_it_is_cloned(first, task):
     X, _ = task
     bare = extractor(first)
     assert bare.fit(X).transform(X).shape == (len(X), 512)
@@ -98,7 +98,7 @@ def test_what_was_learned_on_other_weights_is_refused(first, task, tmp_path):
         again.set_params(cache=False).transform(X)
 
 
-def test_presets_are_parameters(task):
+def test_presets_are_parameters_that_can_be_changed(task):
     for name in PRESETS:
         clf = FineTuneClassifier.preset(name, random_state=3)
         assert clf.random_state == 3
