@@ -143,14 +143,6 @@ class EmbeddingDisplay:
         -------
         display : EmbeddingDisplay
             The display, plotted. Rows whose embedding is NaN (``on_error="nan"``) are left out.
-
-        Raises
-        ------
-        TypeError
-            If the transformer has no ``transform``, or the reducer no ``fit_transform``.
-        ValueError
-            If fewer than three rows are left, lengths differ, or the reducer does not give two
-            columns.
         """
         if embedding is not None and not hasattr(embedding, "fit_transform"):
             raise TypeError(
@@ -336,12 +328,6 @@ def similar_images(
         Columns ``query`` (the row of ``X``, or the position among the queried images), ``rank``
         (from 1), ``row`` (of ``X``) and ``distance``, nearest first. Rows of ``X`` whose
         embedding is NaN are nobody's neighbors.
-
-    Raises
-    ------
-    ValueError
-        If there are not so many neighbors, a row is not in ``X``, or a queried image cannot be
-        read.
 
     See Also
     --------

@@ -69,11 +69,6 @@ class _PredictedImagesMixin:
         -------
         display : Display
             The display, plotted.
-
-        Raises
-        ------
-        TypeError
-            If the estimator has no scores.
         """
         if response_method not in ("auto", *_METHODS):
             raise ValueError(
@@ -240,11 +235,6 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
         display : ErrorGalleryDisplay
             The display, plotted. Copies of an image, which are recognized by their content, are
             shown once.
-
-        Raises
-        ------
-        ValueError
-            If lengths differ, columns and classes do not match, or a score is NaN.
         """
         if n_images < 1:
             raise ValueError(f"n_images must be at least 1; got {n_images!r}.")
@@ -467,11 +457,6 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
         -------
         display : ConfusionExamplesDisplay
             The display, plotted.
-
-        Raises
-        ------
-        ValueError
-            If lengths differ, columns and classes do not match, or a score is NaN.
         """
         if example not in ("typical", "sure", "doubtful"):
             raise ValueError(f'example must be "typical", "sure" or "doubtful"; got {example!r}.')

@@ -108,15 +108,6 @@ class HistoryDisplay:
         -------
         display : HistoryDisplay
             The display, plotted.
-
-        Raises
-        ------
-        TypeError
-            If an estimator is no FineTuneClassifier.
-        ValueError
-            If no classifier is given, or a metric is in no history.
-        NotFittedError
-            If a classifier is not fitted.
         """
         frames = [_history(name, each) for name, each in _classifiers(estimator).items()]
         history = pd.concat(frames, ignore_index=True)

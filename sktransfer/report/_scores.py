@@ -68,7 +68,7 @@ def roc_section(rows: ScoredRows, readers: Any, *, identify: bool, random_state:
             ax=figure.subplots(), plot_chance_level=True, chance_level_kwargs={"linewidth": 0.8}
         ),
         alt=f"ROC curve of the model, area {interval(area, 2)}, with the point of its threshold"
-        + (f" and {len(display.readers or {})} readers." if experts else "."),
+        + (f" and those of {', '.join(experts)}." if experts else "."),
         caption="ROC curve with a pointwise bootstrap band. The diamond is the threshold of the "
         "next part" + ("; circles are readers, the cross is their mean." if experts else "."),
         size=(5.8, 5.4),
