@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
+from sktransfer.inspection._estimator_images import image_reader
 
 _NAMES = {"loss": "Loss", "acc": "Accuracy"}
 # Prefix in the history, name in the legend, line, and marker where there is a single epoch.
@@ -109,7 +108,7 @@ class HistoryDisplay:
         display : HistoryDisplay
             The display, plotted.
         """
-        frames = [_history(name, each) for name, each in _classifiers(estimator).items()]
+        frames = [_history(name, each) for name, each in _named(estimator).items()]
         history = pd.concat(frames, ignore_index=True)
         for metric in metrics:
             if not {f"train_{metric}", f"valid_{metric}"} & set(history.columns):
@@ -219,38 +218,26 @@ class HistoryDisplay:
         return panels
 
 
-def _classifiers(estimator: Any) -> dict[str, Any]:
+def _named(estimator: Any) -> dict[str, Any]:
     """Return the estimators by the names that they have in the legend."""
     if isinstance(estimator, Mapping):
         named = {str(name): each for name, each in estimator.items()}
     elif isinstance(estimator, (list, tuple)):
         named = {f"fit {number}": each for number, each in enumerate(estimator, 1)}
     else:
-        named = {type(_unwrapped(estimator)).__name__: estimator}
+        named = {FineTuneClassifier.__name__: estimator}
     if not named:
         raise ValueError("estimator must hold at least one fitted FineTuneClassifier; got none.")
-    return {name: _unwrapped(each) for name, each in named.items()}
+    return named
 
 
-def _unwrapped(estimator: Any) -> Any:
-    """Return the estimator inside pipelines, searches and frozen estimators."""
-    while True:
-        if isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        elif isinstance(estimator, Pipeline):
-            estimator = estimator.steps[-1][1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        else:
-            return estimator
-
-
-def _history(name: str, classifier: Any) -> pd.DataFrame:
+def _history(name: str, estimator: Any) -> pd.DataFrame:
     """Return a row for each epoch, with the metrics of training and validation rows."""
+    classifier = image_reader(estimator)
     if not isinstance(classifier, FineTuneClassifier):
         raise TypeError(
-            "estimator must be a FineTuneClassifier, which keeps a history of epochs; got a "
-            f"{type(classifier).__name__}."
+            "estimator must be a FineTuneClassifier, which keeps a history of epochs, or hold one; "
+            f"got a {type(estimator).__name__}."
         )
     check_is_fitted(classifier)
     history: Any = classifier.history_
