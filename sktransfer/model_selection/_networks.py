@@ -22,13 +22,9 @@ from sktransfer._persistence import is_name
 def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]:
     """Return an extractor of its own for every network, by the name it has in tables.
 
-    Parameters
-    ----------
-    backbones : network, sequence of networks, or mapping of names to networks
-        A network is a name, a saved file, a fine-tuned network, or a PretrainedFeatureExtractor,
-        which says what a name cannot: other weights, how images are read, the device.
-    name : str
-        What the caller calls it, for messages.
+    ``backbones`` is a network, a sequence of networks, or a mapping of names to networks. A network
+    is a name, a saved file, a fine-tuned network, or a PretrainedFeatureExtractor, which says what
+    a name cannot: other weights, how images are read, the device. ``name`` is for messages.
     """
     if isinstance(backbones, Mapping):
         named = {str(key): _as_extractor(each) for key, each in backbones.items()}
@@ -63,32 +59,20 @@ def one_network(backbone: Any) -> tuple[str, PretrainedFeatureExtractor]:
 def finetuner(
     network: Any, template: FineTuneClassifier | None = None, **params: Any
 ) -> FineTuneClassifier:
-    """Return a FineTuneClassifier of a network, which is a FineTuneClassifier already or a network.
+    """Return a FineTuneClassifier of a network, trained as ``template`` is, with other ``params``.
 
-    Parameters
-    ----------
-    network : FineTuneClassifier, or network
-        An extractor's parameters count where both kinds of estimator have them and they are not
-        the defaults.
-    template : FineTuneClassifier or None
-        How it is trained. None: as by default.
-    **params : dict
-        Parameters that differ from the template's.
+    A FineTuneClassifier is its own template. What an extractor sets counts where both kinds of
+    estimator have the parameter and mean the same thing by it.
     """
     if isinstance(network, FineTuneClassifier):
         return clone(network).set_params(**params)
     _, extractor = one_network(network)
     own = FineTuneClassifier() if template is None else clone(template)
-    return own.set_params(**{**shared_parameters(extractor), **params})
-
-
-def shared_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
-    """Return the network and parameters that a FineTuneClassifier has too, if not defaults."""
-    # What both call by the same name and mean by it the same thing.
-    shared = {*FineTuneClassifier().get_params(deep=False)} - {"batch_size", "verbose"}
+    shared = {*own.get_params(deep=False)} - {"batch_size", "verbose"}
     if extractor.weights is not None:
         shared.discard("random_state")
-    return {name: each for name, each in set_parameters(extractor).items() if name in shared}
+    given = set_parameters(extractor)
+    return own.set_params(**{**{key: given[key] for key in shared & {*given}}, **params})
 
 
 def set_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
@@ -130,11 +114,6 @@ def check_lengths(extractor: Any, X: Any, y: np.ndarray, groups: np.ndarray | No
 def stage_names(extractor: PretrainedFeatureExtractor) -> list[str]:
     """Return the names of the stages of a fitted extractor's network."""
     return [stage.name for stage in extractor._info.stages]
-
-
-def has_embedding(extractor: PretrainedFeatureExtractor) -> bool:
-    """Tell whether the weights hold what makes the network's embedding."""
-    return extractor._info.embedding_trained
 
 
 def layer_columns(extractor: PretrainedFeatureExtractor) -> list[tuple[str | None, slice]]:

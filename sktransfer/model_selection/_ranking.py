@@ -22,7 +22,6 @@ from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.model_selection._feature_scores import check_labeled, check_labels
 from sktransfer.model_selection._networks import (
     check_lengths,
-    has_embedding,
     layer_columns,
     named_networks,
     source_probabilities,
@@ -402,7 +401,7 @@ def _layers(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[
     if not (isinstance(layers, str) and layers == "auto"):
         return [layers] if isinstance(layers, str | int) else list(layers)
     first = clone(extractor).set_params(layer=0, pooling="avg").fit(X)
-    return [*stage_names(first), *([None] if has_embedding(first) else [])]
+    return [*stage_names(first), *([None] if first._info.embedding_trained else [])]
 
 
 def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
