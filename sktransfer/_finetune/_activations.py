@@ -64,27 +64,8 @@ class Prefix(FrozenExtractor):
 class ActivationStorage:
     """Keeps the activations of a fit in the fastest place that has space, and says if it is slow.
 
-    Parameters
-    ----------
-    prefix : Prefix
-        The frozen part, of a depth above 0.
-    n_images : int
-        How many images, and views of them, will be kept.
-    cache : bool, path-like or None
-        The estimator's ``cache``.
-    memory_budget, disk_budget : int or "auto"
-        Bytes; "auto" is half of what is free.
-    storable : bool
-        Whether rows have keys that they are found by in a directory.
-    n_threads : int
-        Threads that decode.
-    progress : bool
-        Whether to show a progress bar.
-
-    Attributes
-    ----------
-    place : {"memory", "directory", "file", "nowhere"}
-        Where activations are kept.
+    ``n_images`` counts views too, and ``storable`` says whether rows have keys that they are found
+    by in a directory. ``place`` is "memory", "directory", "file" or "nowhere".
     """
 
     def __init__(

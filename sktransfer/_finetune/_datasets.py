@@ -102,26 +102,9 @@ class ActivationRows(LabeledRows):
 class ImageRows(LabeledRows):
     """Rows as images, which are decoded, drawn and run through the frozen part in every epoch.
 
-    Parameters
-    ----------
-    source : ImageSource
-        The images.
-    prefix : Prefix
-        The frozen part.
-    augmentation : callable or None
-        Takes an image and a seed.
-    seed : int
-        Decides the draws.
-    map_ : callable
-        Used like ``map``, maybe in threads.
-    *args
-        What :class:`LabeledRows` takes.
-    n_classes : int or None
-        Width of the targets of mixed rows; None: rows are not mixed.
-    on_error : {"raise", "nan"}
-        What an image that cannot be read does.
-    by_content : bool
-        Whether a draw is of the image, whichever row it is in: in predictions.
+    ``map_`` is used like ``map``, maybe in threads; ``args`` are what :class:`LabeledRows` takes.
+    ``n_classes`` is the width of the targets of mixed rows (None: rows are not mixed), and
+    ``by_content`` says that a draw is of the image, whichever row it is in: in predictions.
     """
 
     def __init__(

@@ -170,17 +170,15 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         - ``checkpoint__every`` (10): epochs between states in ``checkpoint_dir``.
         - ``early_stopping__restore_best`` (True): keep the weights of the best epoch, if rows are
           held out.
-        - ``head__init`` ("auto"): ``"logistic"`` solves a linear head by logistic regression on
-          the embeddings before anything else is trained, ``"random"`` is the classic start.
-          ``"auto"`` is ``"logistic"`` if the head is linear.
-        - ``head__C`` (0.003): inverse strength of the L2 penalty of that logistic regression, on
+        - ``head__init`` ("auto"): ``"logistic"`` solves a linear head by logistic regression
+          first, ``"random"`` is the classic start. ``"auto"`` solves a head that is linear.
+        - ``head__C`` (0.003): inverse strength of the L2 penalty of that regression, on
           standardized embeddings.
         - ``head__epochs`` (None): epochs in which the head alone is trained first. None: 0 after
           ``"logistic"``, else 5.
         - ``head__optimizer`` (None): optimizer of these epochs. None: ``optimizer``.
         - ``head__lr`` (None): rate of the head; a pair: in the epochs of the head alone, and after.
-          None: ten times ``lr``, and ``lr`` for a head that was solved, which larger steps would
-          only lead away.
+          None: ten times ``lr``, and ``lr`` for a head that was solved.
         - ``head__dropout`` (0.0): share of units dropped before each linear layer of the head.
         - ``loss__label_smoothing`` (0.0): share of each label that is spread over all classes.
         - ``lr__layer_decay`` (1.0): the rate of each stage is that of the next one times this.
@@ -188,8 +186,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         - ``lr_schedule__final`` (0.0): the share of the rates that "cosine", "linear" and
           "one_cycle" end with.
         - ``module__freeze_batch_norm`` (True): whether BatchNorm of trained stages normalizes with
-          the statistics it was published with. A few hundred images in small batches are a poor
-          replacement for them.
+          the statistics it was published with.
         - ``optimizer__ema_decay`` (None): keep a moving average of the weights over steps, for
           example 0.99.
         - ``optimizer__max_grad_norm`` (None): clip gradients to this norm.

@@ -64,20 +64,10 @@ def run_fit(
     classes: Any = None,
     train: Callable[..., None] | None = None,
 ) -> None:
-    """Train ``net`` on images, from scratch or from its present weights.
+    """Train ``net`` on images, from scratch or from its present weights (``resume``).
 
-    Parameters
-    ----------
-    net : FineTuneClassifier
-        It is fitted.
-    X, y, sample_weight, groups
-        What its ``fit`` was given.
-    resume : bool
-        Whether to train the present weights further, and leave the head as it is.
-    classes : array-like or None
-        All classes there will be; None: those of ``y``.
-    train : callable or None
-        What trains the stages after the cut; None: :func:`train_stages`.
+    ``classes`` are all that there will be; None: those of ``y``. ``train`` trains the stages after
+    the cut; None: :func:`train_stages`.
     """
     net._check_parameters()
     # Read the labels, and where images are; they are decoded later.
@@ -435,13 +425,7 @@ def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) ->
 
 
 class FrozenPart:
-    """What a fit of ``estimator`` runs through its frozen stages; nothing is trained.
-
-    Parameters
-    ----------
-    estimator : FineTuneClassifier
-        It is cloned, so that it and its random state are left alone.
-    """
+    """What a fit of an estimator, which is cloned, runs through its frozen stages."""
 
     def __init__(self, estimator: Any) -> None:
         self._clf = clone(estimator)

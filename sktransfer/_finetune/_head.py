@@ -23,24 +23,10 @@ _NEWTON_COEFFICIENTS = 4096
 def make_head(
     head: Any, n_features: int, n_classes: int, dropout: float, seed: int
 ) -> nn.Sequential:
-    """Make a head with random weights.
+    """Make a head with random weights; torch's global generator is left alone.
 
-    Parameters
-    ----------
-    head : "linear", sequence of int, or callable
-        ``"linear"`` is one linear layer; (1024, 256) two hidden layers with ReLU before it. A
-        callable takes (n_features, n_classes) and returns a module.
-    n_features, n_classes : int
-        Widths of its input and its output.
-    dropout : float
-        Share of units dropped before each linear layer.
-    seed : int
-        Decides the weights; torch's global generator is left alone.
-
-    Returns
-    -------
-    nn.Sequential
-        The head.
+    ``"linear"`` is one linear layer; (1024, 256) two hidden layers with ReLU before it. A callable
+    takes (n_features, n_classes) and returns a module. Dropout is before each linear layer.
     """
     with private_seed(seed):
         if callable(head):

@@ -23,27 +23,13 @@ from sktransfer.exceptions import ImageDecodeError
 
 @dataclass
 class Rows:
-    """Rows of a training set.
-
-    Parameters
-    ----------
-    source : ImageSource
-        The images.
-    y : ndarray of shape (n,), int64
-        Codes of the classes.
-    weight : ndarray of shape (n,), float64
-        Sample weights as given, without those of classes.
-    groups : ndarray of shape (n,) or None
-        Groups that are not to be divided.
-    kept : ndarray of int
-        Rows whose image can be read.
-    """
+    """Rows of a training set."""
 
     source: ImageSource
-    y: np.ndarray
-    weight: np.ndarray
-    groups: np.ndarray | None
-    kept: np.ndarray
+    y: np.ndarray  # codes of the classes
+    weight: np.ndarray  # sample weights as given, without those of classes
+    groups: np.ndarray | None  # which are not to be divided
+    kept: np.ndarray  # rows whose image can be read
 
     @cached_property
     def digests(self) -> list[bytes]:
@@ -127,25 +113,9 @@ def split_rows(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Choose rows to train on, and rows to validate on or None.
 
-    Parameters
-    ----------
-    rows : Rows
-        Those that can be read are divided.
-    split : float, callable or None
-        A share is stratified by class; groups stay whole where they are known, and copies of an
-        image are one group. A callable is one of skorch's: it takes (dataset, y[, groups]) and
-        returns two torch Subsets, or two arrays of row numbers.
-    seed : int
-        Decides the share.
-    classes : ndarray
-        Class labels, for the callable.
-
-    Returns
-    -------
-    train : ndarray of int
-        Rows to train on.
-    valid : ndarray of int or None
-        Rows held out.
+    A share (``split``) is stratified by class; groups stay whole where they are known, and copies
+    of an image are one group. A callable is one of skorch's: it takes (dataset, y[, groups]) and
+    returns two torch Subsets, or two arrays of row numbers.
     """
     kept = rows.kept
     if split is None:

@@ -123,19 +123,9 @@ class Suffix(nn.Module):
     Frozen stages stay in eval mode and take no gradient whatever ``train`` and ``requires_grad_``
     are told.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Its stages after the cut are copied.
-    cut : Cut
-        Where it is cut.
-    head : nn.Module
-        From the embedding to one logit per class.
-    freeze_batch_norm : bool
-        Whether BatchNorm in trained stages keeps the statistics it was published with; its scale
-        and shift are trained all the same.
-    shape : tuple of int
-        Shape of one image's activation at the cut.
+    ``freeze_batch_norm`` says whether BatchNorm in trained stages keeps the statistics it was
+    published with; its scale and shift are trained all the same. ``shape`` is that of one image's
+    activation at the cut.
     """
 
     def __init__(

@@ -43,23 +43,9 @@ def make_optimizer(
     weight_decay: float,
     settings: dict[str, Any],
 ) -> torch.optim.Optimizer:
-    """Make an optimizer of blocks of parameters, each with its own rate.
+    """Make an optimizer of blocks (name, module, rate), with torch's defaults beyond ``settings``.
 
-    Parameters
-    ----------
-    optimizer : str or subclass of torch.optim.Optimizer
-        Name or class, with torch's defaults beyond ``settings``.
-    blocks : iterable of (name, module, rate)
-        Blocks without overlap. Parameters that take no gradient are left out.
-    weight_decay : float
-        Decay of weights; biases and norms have none.
-    settings : dict
-        Settings of the optimizer; those that the training loop uses are left out.
-
-    Returns
-    -------
-    torch.optim.Optimizer
-        Its groups have ``initial_lr`` and ``name`` too.
+    Parameters that take no gradient are in no group, and biases and norms have no decay.
     """
     groups: list[dict[str, Any]] = []
     for name, module, rate in blocks:

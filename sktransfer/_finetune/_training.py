@@ -29,33 +29,15 @@ _SMOOTHING, _DIVERGED = 0.9, 4.0
 
 @dataclass
 class Schedule:
-    """How long a phase is, and how its rates change.
-
-    Parameters
-    ----------
-    epochs : int
-        How many there are at most.
-    rates : str
-        Name of a schedule, of :data:`sktransfer._finetune._optimizers.SCHEDULES`.
-    final : float
-        The share of the rates that some schedules end with.
-    warmup_epochs : float
-        Epochs in which the rates rise to what they are.
-    patience : int or None
-        Epochs without a better validation loss before the phase ends.
-    restore_best : bool
-        Whether the weights of the best epoch are kept at the end, if rows are held out.
-    ema_decay : float or None
-        Decay of the moving average of the weights that is validated and kept.
-    """
+    """How long a phase is, and how its rates change."""
 
     epochs: int
-    rates: str = "constant"
-    final: float = 0.0
+    rates: str = "constant"  # one of ``_optimizers.SCHEDULES``
+    final: float = 0.0  # share of the rates that some schedules end with
     warmup_epochs: float = 0.0
-    patience: int | None = None
-    restore_best: bool = False
-    ema_decay: float | None = None
+    patience: int | None = None  # epochs without a better validation loss before the phase ends
+    restore_best: bool = False  # the weights of the best epoch are kept, if rows are held out
+    ema_decay: float | None = None  # of the moving average of the weights, validated and kept
 
 
 @dataclass
