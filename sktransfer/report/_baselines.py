@@ -189,6 +189,8 @@ def _most_informative(table: pd.DataFrame, positive: np.ndarray) -> dict[str, An
     best: tuple[float, str] | None = None
     for name in table.columns:
         column = table[name]
+        if column.isna().all():
+            continue
         if pd.api.types.is_numeric_dtype(column):
             codes = column.fillna(column.median()).to_numpy()
         else:

@@ -57,7 +57,8 @@ nf_ecaresnet26 mobileone_s1
 def built(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return timm.create_model(name, pretrained=False).eval()
+        # As ours are: parameters with gradients may take another kernel in torch.
+        return timm.create_model(name, pretrained=False).eval().requires_grad_(False)
 
 
 def check_chain(name: str, *, scores: bool = True):
