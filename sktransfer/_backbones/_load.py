@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -62,14 +61,18 @@ def load_backbone(
     ['maxpool', 'layer1', 'layer2', 'layer3', 'layer4']
     """
     provider = _provider_of(name)
+    default = torch.get_default_dtype()
     try:
-        with _default_float32():
-            backbone = provider.load(name, weights, seed)
+        # Built in float32 whatever torch's default is: the numbers drawn depend on it.
+        torch.set_default_dtype(torch.float32)
+        backbone = provider.load(name, weights, seed)
     except WeightsNotFoundError as error:
         if looks_like_path(weights):
             raise
         # Which backbones work offline is only known here, where all providers are.
         raise WeightsNotFoundError(f"{error} {_offline_alternatives()}") from error
+    finally:
+        torch.set_default_dtype(default)
     # Frozen until somebody asks for gradients, whoever built it.
     backbone.modules().requires_grad_(False)
     if expected_digest is not None and backbone.reference.digest != expected_digest:
@@ -79,20 +82,6 @@ def load_backbone(
             "used at the time, or fit again with the present one."
         )
     return backbone
-
-
-@contextmanager
-def _default_float32() -> Iterator[None]:
-    """Build in float32 whatever torch's default dtype is: the numbers drawn depend on it."""
-    default = torch.get_default_dtype()
-    if default == torch.float32:
-        yield
-        return
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
 
 
 def architecture(name: str, weights: Any = "default") -> Backbone:

@@ -11,6 +11,7 @@ import csv
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -47,7 +48,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
     """Load a network, with ``weights`` and ``seed`` as in ``load_backbone``."""
     member, path = _choose(name, weights)
     if weights is None:
-        net = _build_random(name, member, seed)
+        net = _build(name, member, private_seed(seed), initialize=True)
         reference = BackboneReference(name, None, seed, _state_dict.state_dict_digest(net))
         return _as_backbone(net, reference, member)
     if path is None:
@@ -62,7 +63,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
 def architecture(name: str, weights: object = "default") -> Backbone:
     """Return the chain that ``load`` would build, on the meta device; no file is looked for."""
     member, path = _choose(name, weights)
-    net = _build_empty(name, member).to("meta")
+    net = _build(name, member, _OnMeta(), initialize=False).to("meta")
     return _as_backbone(net, _reference(name, member, path, "meta"), member)
 
 
@@ -123,8 +124,10 @@ def _filename(member: WeightsEnum) -> str:
 # --- building and filling ----------------------------------------------------------------------
 
 
-def _build_options(name: str, member: WeightsEnum, *, initialize: bool) -> dict[str, Any]:
-    """Return what torchvision's builder would set for these weights, were it given them."""
+def _build(
+    name: str, member: WeightsEnum, context: AbstractContextManager, *, initialize: bool
+) -> nn.Module:
+    """Build a network with the options that torchvision's builder would set for these weights."""
     categories = member.meta["categories"]
     options: dict[str, Any] = {} if categories is None else {"num_classes": len(categories)}
     module = _module_of(name)
@@ -136,33 +139,21 @@ def _build_options(name: str, member: WeightsEnum, *, initialize: bool) -> dict[
         options["image_size"] = member.meta["min_size"][0]
     elif module == "maxvit":
         options["input_size"] = member.meta["min_size"]
-    return options
-
-
-def _build_random(name: str, member: WeightsEnum, seed: int | None) -> nn.Module:
-    options = _build_options(name, member, initialize=True)
-    with private_seed(seed), torch.device("cpu"):
-        return models.get_model(name, weights=None, **options)
-
-
-def _build_empty(name: str, member: WeightsEnum) -> nn.Module:
-    """Build a network whose parameters take no memory, no time and no random numbers."""
-    options = _build_options(name, member, initialize=False)
-    with _OnMeta():
+    with context, torch.device("cpu") if initialize else nullcontext():
         return models.get_model(name, weights=None, **options)
 
 
 def _build_to_fill(name: str, member: WeightsEnum) -> nn.Module:
     """Build a network on the CPU, every tensor of which a strict state dict will overwrite."""
-    net = _build_empty(name, member)
+    net = _build(name, member, _OnMeta(), initialize=False)
     if dict(net.named_buffers()).keys() <= net.state_dict().keys():
         return net.to_empty(device="cpu")
     # It has tensors that no file holds (none does today), so it has to be initialized.
-    return _build_random(name, member, seed=0)
+    return _build(name, member, private_seed(0), initialize=True)
 
 
 class _OnMeta(TorchFunctionMode):
-    """Puts new parameters on the meta device.
+    """Put new parameters on the meta device: they take no memory, no time and no random numbers.
 
     ``torch.device("meta")`` would catch every new tensor, including those from which RegNet
     computes its widths and Swin its index tables.

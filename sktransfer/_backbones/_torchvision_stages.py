@@ -2,7 +2,7 @@
 
 To add a family, write a function that takes a network and returns its :class:`Parts`, and enter it
 in ``FAMILIES`` under the torchvision module that defines the network. Options that its builder
-needs besides the weights go to ``_build_options`` of ``_torchvision``, its sizes to
+needs besides the weights go to ``_build`` of ``_torchvision``, its sizes to
 ``torchvision_sizes.csv``. Tests compare every network that torchvision lists with its chain.
 """
 

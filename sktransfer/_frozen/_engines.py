@@ -108,8 +108,8 @@ def full_float32() -> Iterator[None]:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:
         # The caller set `fp32_precision`, after which torch refuses to read the older switches.
-        kinds = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-        parts = (*kinds, torch.backends.cudnn.conv, torch.backends.mkldnn.conv)
+        of: Any = torch.backends
+        parts = (of.cuda.matmul, of.mkldnn.matmul, of.cudnn.conv, of.mkldnn.conv)
         levels = [part.fp32_precision for part in parts]
         try:
             for part in parts:
