@@ -54,7 +54,7 @@ class ImageChannels(
 
     See Also
     --------
-    sktransfer.PretrainedFeatureExtractor : ``value_range`` says what is black and white in its result.
+    sktransfer.PretrainedFeatureExtractor : ``value_range`` gives black and white of its images.
 
     Examples
     --------
