@@ -113,6 +113,8 @@ def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
     """Say that there is no such parameter, and list those there are."""
     prefix, separator, _ = name.partition("__")
     alike = [each for each in RARE if separator and each.startswith(f"{prefix}__")]
+    if name == "train_split":  # skorch's name
+        alike = ["validation_fraction"]
     if not alike:
         alike = difflib.get_close_matches(name, [*flat, *RARE], 3)
         alike += [each for each in RARE if each.partition("__")[2] == name]

@@ -115,6 +115,8 @@ def test_a_misspelt_parameter_is_an_error_at_once_that_lists_those_there_are():
         FineTuneClassifier(module__x=1)
     with pytest.raises(TypeError, match="mean head__C or head__dropout or head__epochs"):
         FineTuneClassifier(head__c=1)
+    with pytest.raises(TypeError, match="mean validation_fraction"):
+        FineTuneClassifier(train_split=None)
     with pytest.raises(TypeError, match=r"settings of .* optimizer__\*"):
         FineTuneClassifier(iterator__num_workers=1)
     with pytest.raises(ValueError, match="mean optimizer"):
