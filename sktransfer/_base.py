@@ -93,8 +93,8 @@ class ImageInputMixin:
 
     def _note_failures(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
         """Note the rows of this call that could not be read, and warn of them."""
-        if failures or len(self._failed_rows):
-            self._failed_rows = failed_rows_frame(failures)
+        rows = [(failure.index, failure.source, failure.reason) for failure in failures]
+        self._failed_rows = pd.DataFrame(rows, columns=NO_FAILED_ROWS.columns)
         if failures:
             warnings.warn(
                 f"{len(failures)} of {n} rows could not be read and were {what} (failed_rows_ "
@@ -172,11 +172,3 @@ def seed_from(random_state: int | np.random.RandomState | None) -> int:
 def derived_seed(*parts: int) -> int:
     """Return a seed for each combination of numbers, unlike that of any other."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
-def failed_rows_frame(failures: list[ImageDecodeError]) -> pd.DataFrame:
-    """Return a table of rows that could not be read: position, source, reason."""
-    return pd.DataFrame(
-        [(failure.index, failure.source, failure.reason) for failure in failures],
-        columns=NO_FAILED_ROWS.columns,
-    )

@@ -14,17 +14,8 @@ from sktransfer._frozen._layers import (
     resolve_layers,
 )
 from sktransfer._frozen._network import FrozenNetwork, is_out_of_memory
-from sktransfer._frozen._registry import (
-    REGISTRY,
-    NetworkRegistry,
-    NetworkSource,
-)
-from sktransfer._frozen._store import (
-    MEMORY_STORE,
-    ROW_OVERHEAD,
-    MemoryStore,
-    TieredStore,
-)
+from sktransfer._frozen._registry import REGISTRY, NetworkRegistry, NetworkSource
+from sktransfer._frozen._store import MEMORY_STORE, ROW_OVERHEAD, MemoryStore, TieredStore
 
 # Before any worker process can be started.
 begin_session()

@@ -14,14 +14,14 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from sktransfer._frozen._store import CacheInfo
+from sktransfer._frozen._store import CacheInfo, Rows
 from sktransfer._utils import config as _config
 
 T = TypeVar("T")
@@ -88,18 +88,11 @@ class DirectoryStore:
 
         row = self._attempt(read)
         with self._lock:
-            if row is None:
-                self._misses += 1
-            else:
-                self._hits += 1
+            self._misses += row is None
+            self._hits += row is not None
         return row
 
-    def put(
-        self,
-        rows: Iterable[tuple[bytes, np.ndarray]],
-        claims: Sequence[bytes] = (),
-        owner: str = "",
-    ) -> None:
+    def put(self, rows: Rows, claims: Sequence[bytes] = (), owner: str = "") -> None:
         """Keep ``rows`` in one transaction, in which claims are given back and others renewed.
 
         When the disk refuses, warn once and do without.

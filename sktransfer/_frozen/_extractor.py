@@ -36,31 +36,14 @@ class FrozenExtractor:
     """What is taken out of a frozen network, and how: enough to run it, or to know it was.
 
     The network is found when it is needed, which it never is where every image is in the store.
-
-    Parameters
-    ----------
-    source : NetworkSource
-        Where the network comes from.
-    info : NetworkInfo
-        What is known of it.
-    outputs : tuple of LayerOutput
-        What is taken out, side by side.
-    preprocessing : Preprocessing
-        What makes the network's input from an image.
-    widths : tuple of int
-        Columns of each output.
-    dtypes : tuple of numpy dtype
-        Of each output, as it is stored and returned.
-    precision, device, engine : str
-        As for :class:`FrozenNetwork`.
     """
 
     source: NetworkSource
     info: NetworkInfo
-    outputs: tuple[LayerOutput, ...]
+    outputs: tuple[LayerOutput, ...]  # what is taken out, side by side
     preprocessing: Preprocessing
-    widths: tuple[int, ...] = ()
-    dtypes: tuple[np.dtype, ...] = ()
+    widths: tuple[int, ...] = ()  # columns of each output
+    dtypes: tuple[np.dtype, ...] = ()  # of each output, as it is stored and returned
     precision: str = "float32"
     device: str = "cpu"
     engine: str = "torch"

@@ -42,20 +42,10 @@ _MAX_ENGINES = 8
 class FrozenNetwork:
     """Leading stages of a network prepared for one device and precision; never trained or changed.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        Whole network; only copies of its first ``depth`` stages are kept.
-    depth : int
-        Number of leading stages; one more than there are stages to keep the neck too.
-    precision : {"float32", "float64", "bfloat16", "float16"}
-        What is computed in.
-    device : str
-        Where, as torch names it.
-    engine : {"auto", "torch", "openvino"}
-        As :func:`resolve_engine` gives it; ``"auto"`` is resolved for each set of outputs and side.
-    reuse : FrozenNetwork or None
-        A shallower one that is otherwise the same, whose stages are taken over.
+    Copies of the first ``depth`` stages of a whole backbone are kept, and of its neck if ``depth``
+    is one more than there are stages. ``engine`` is as :func:`resolve_engine` returns it: "auto" is
+    resolved for each set of outputs and image size. Stages of ``reuse``, a shallower network that
+    is otherwise the same, are taken over.
     """
 
     def __init__(

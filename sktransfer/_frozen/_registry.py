@@ -22,33 +22,22 @@ MAX_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """Where a network comes from.
+    """Where a network comes from."""
 
-    Parameters
-    ----------
-    key : tuple
-        Hashable identity of the request (name, weights, seed, what the environment adds).
-    load : callable
-        Returns the whole :class:`Backbone`; slow, called under the registry's lock.
-    reference : BackboneReference or None
-        What was found the first time, if there was one; ``load`` returns nothing else.
-    found_as : object
-        What was asked for, so that it means the same after a change of directory.
-    """
-
+    # Hashable identity of the request: name, weights, seed, what the environment adds.
     key: tuple
+    # Returns the whole network; slow, called under the registry's lock.
     load: Callable[[], Backbone]
+    # What was found the first time, if there was one; `load` returns nothing else.
     reference: BackboneReference | None = None
+    # What was asked for, so that it means the same after a change of directory.
     found_as: Any = None
 
 
 class NetworkRegistry:
     """Frozen networks by what they are: reference, digest, precision, device and engine.
 
-    Parameters
-    ----------
-    max_bytes : int
-        Least recently used networks are let go beyond this; one is always kept.
+    Beyond ``max_bytes`` the least recently used are let go; one is always kept.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:

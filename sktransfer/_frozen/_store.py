@@ -14,6 +14,8 @@ import numpy as np
 
 from sktransfer._utils import config as _config
 
+Rows = Iterable[tuple[bytes, np.ndarray]]  # by key
+
 # What a key, an array's header and the dictionary's own slot take alongside the numbers.
 ROW_OVERHEAD = 300
 
@@ -46,12 +48,7 @@ class Store(Protocol):
     def get(self, key: bytes) -> np.ndarray | None:
         """Return the row under ``key`` (do not write to it), or None."""
 
-    def put(
-        self,
-        rows: Iterable[tuple[bytes, np.ndarray]],
-        claims: Sequence[bytes] = (),
-        owner: str = "",
-    ) -> None:
+    def put(self, rows: Rows, claims: Sequence[bytes] = (), owner: str = "") -> None:
         """Keep copies of ``rows``, all or (where that is impossible) none; release ``claims``."""
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
@@ -95,12 +92,7 @@ class MemoryStore:
             self._rows.move_to_end(key)
             return row
 
-    def put(
-        self,
-        rows: Iterable[tuple[bytes, np.ndarray]],
-        claims: Sequence[bytes] = (),
-        owner: str = "",
-    ) -> None:
+    def put(self, rows: Rows, claims: Sequence[bytes] = (), owner: str = "") -> None:
         """Keep copies of ``rows``; one too large for the whole store is not kept."""
         copies = [(key, np.array(row)) for key, row in rows]
         with self._lock:
@@ -159,12 +151,7 @@ class TieredStore:
                 self.near.put([(key, row)])
         return row
 
-    def put(
-        self,
-        rows: Iterable[tuple[bytes, np.ndarray]],
-        claims: Sequence[bytes] = (),
-        owner: str = "",
-    ) -> None:
+    def put(self, rows: Rows, claims: Sequence[bytes] = (), owner: str = "") -> None:
         rows = list(rows)
         self.near.put(rows)
         self.far.put(rows, claims, owner)
