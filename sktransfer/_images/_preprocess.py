@@ -273,7 +273,13 @@ class Preprocessing:
 
     def _finished(self, result: Any) -> np.ndarray | None:
         """Return what a callable gave as float32 (3, S, S), or None if it is still an image."""
-        if isinstance(result, torch.Tensor) and result.is_floating_point():
+        if isinstance(result, torch.Tensor):
+            if not result.is_floating_point():
+                raise ValueError(
+                    f"the preprocessing callable returned a tensor of {result.dtype}; expected "
+                    "floats, scaled and normalized as the network wants them. Return an image to "
+                    "have that done."
+                )
             array = result.detach().cpu().float().numpy()
         elif isinstance(result, np.ndarray) and result.dtype.kind == "f" and result.shape[0] == 3:
             array = result.astype(np.float32)
