@@ -51,3 +51,12 @@ def test_the_architecture_page_has_every_package_in_its_layer():
     table = page.split("\nLayers\n")[1].split(".. _architecture-guarantees:")[0]
     rows = re.findall(r"^   \* - (``.*``)$", table, re.MULTILINE)
     assert [set(re.findall(r"``(\w+)``", row)) for row in rows] == LAYERS
+
+
+def test_names_on_the_architecture_page_are_in_the_code():
+    page = (ROOT / "docs" / "contributing" / "architecture.rst").read_text()
+    files = [path for top in ("sktransfer", "tests") for path in (ROOT / top).rglob("*.py")]
+    code = "".join(path.read_text() for path in files)
+    packages = set().union(*LAYERS)
+    for name in set(re.findall(r"``(\w+)(?:\.\w+)?``", page)) - packages:
+        assert re.search(rf"\b{name}\b", code), f"{name} is not in the code"
