@@ -78,7 +78,7 @@ def deletion_insertion_curves(
     A map is faithful to a model if the score falls sooner, and rises sooner, than in a random
     order: compare with ``maps="random"``. The estimator only predicts, so any estimator will do.
 
-    Read more in the :ref:`User Guide <seeing-trust>`.
+    Read more in the :ref:`User Guide <inspection-trust>`.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ class DeletionInsertionDisplay:
     Use :meth:`from_estimator` to create one. Plotting needs matplotlib (extra ``plot``). Lines are
     means over the images; the legend has the mean area under each.
 
-    Read more in the :ref:`User Guide <seeing-trust>`.
+    Read more in the :ref:`User Guide <inspection-trust>`.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ class EmbeddingDisplay:
 
     Use :meth:`from_estimator` to create one. Plotting needs matplotlib (extra ``plot``).
 
-    Read more in the :ref:`User Guide <seeing-embedding>`.
+    Read more in the :ref:`User Guide <inspection-embedding>`.
 
     Parameters
     ----------

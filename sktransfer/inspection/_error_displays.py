@@ -102,7 +102,7 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
     Use :meth:`from_estimator` or :meth:`from_predictions` to create one. Plotting needs matplotlib
     (extra ``plot``).
 
-    Read more in the :ref:`User Guide <seeing-errors>`.
+    Read more in the :ref:`User Guide <inspection-errors>`.
 
     Parameters
     ----------
@@ -344,7 +344,7 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
     Use :meth:`from_estimator` or :meth:`from_predictions` to create one. Plotting needs matplotlib
     (extra ``plot``).
 
-    Read more in the :ref:`User Guide <seeing-errors>`.
+    Read more in the :ref:`User Guide <inspection-errors>`.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def input_gradient(
 ) -> np.ndarray:
     """Compute the gradient of a classifier's score with respect to the network's input.
 
-    Read more in the :ref:`User Guide <seeing-saliency>`.
+    Read more in the :ref:`User Guide <inspection-saliency>`.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def integrated_gradients(
     multiplied by their difference. So the attributions of an image add up to the difference
     between its score and that of the empty image. Needs captum (extra ``explain``).
 
-    Read more in the :ref:`User Guide <seeing-saliency>`.
+    Read more in the :ref:`User Guide <inspection-saliency>`.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ def grad_cam(
     positive part of their sum is interpolated to the size of the network's input. Needs captum
     (extra ``explain``).
 
-    Read more in the :ref:`User Guide <seeing-saliency>`.
+    Read more in the :ref:`User Guide <inspection-saliency>`.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ class HistoryDisplay:
     line shows rows that were held out, a dashed line rows that were trained on, a point the best
     epoch, and a dotted line where training went from the head to the stages.
 
-    Read more in the :ref:`User Guide <seeing-history>`.
+    Read more in the :ref:`User Guide <inspection-history>`.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ def saliency_randomization_test(
 
     A map that does not change shows edges of the image and not what the model does: do not use it.
 
-    Read more in the :ref:`User Guide <seeing-trust>`.
+    Read more in the :ref:`User Guide <inspection-trust>`.
 
     Parameters
     ----------

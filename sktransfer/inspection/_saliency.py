@@ -87,7 +87,7 @@ def saliency_maps(
 ) -> list[np.ndarray]:
     """Compute what a classifier's score depends on, in pixels of the original images.
 
-    Read more in the :ref:`User Guide <seeing-saliency>`.
+    Read more in the :ref:`User Guide <inspection-saliency>`.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ class SaliencyDisplay:
     lies on the original image: cropping and resizing are undone, and what was cropped away, which
     the network never sees, is pale.
 
-    Read more in the :ref:`User Guide <seeing-saliency>`.
+    Read more in the :ref:`User Guide <inspection-saliency>`.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     ``target_level`` [1]_ [2]_; a threshold that just meets it on the rows at hand falls short on
     new ones about every second time.
 
-    Read more in the :ref:`User Guide <deciding>`.
+    Read more in the :ref:`User Guide <thresholds>`.
 
     Parameters
     ----------
