@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sktransfer._images import DecodedImage, as_image_source, resolve_augmentati
 from sktransfer._utils.plotting import new_panels
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class AugmentationDisplay:
     """Plot of an image and of several random draws of an augmentation of it.
 
@@ -50,9 +52,8 @@ class AugmentationDisplay:
     6
     """
 
-    def __init__(self, *, original: DecodedImage, images: list[DecodedImage]) -> None:
-        self.original = original
-        self.images = images
+    original: DecodedImage
+    images: list[DecodedImage]
 
     @classmethod
     def from_augmentation(

@@ -235,6 +235,7 @@ def _filled(image: np.ndarray, name: str, fill: Any) -> np.ndarray:
     return (np.rint(values) if image.dtype.kind in "bui" else values).astype(image.dtype)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DeletionInsertionDisplay:
     """Plot of deletion and insertion curves of several kinds of maps.
 
@@ -277,8 +278,7 @@ class DeletionInsertionDisplay:
     ['occlusion', 'random']
     """
 
-    def __init__(self, *, curves: Mapping[str, DeletionInsertionCurves]) -> None:
-        self.curves = curves
+    curves: Mapping[str, DeletionInsertionCurves]
 
     @classmethod
     def from_estimator(

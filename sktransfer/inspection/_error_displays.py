@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,6 +97,7 @@ class _PredictedImagesMixin:
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ErrorGalleryDisplay(_PredictedImagesMixin):
     """Gallery of the misclassified images, those with the highest confidence first.
 
@@ -155,24 +157,13 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
     True
     """
 
-    def __init__(
-        self,
-        *,
-        table: pd.DataFrame,
-        images: list[np.ndarray | None],
-        n_errors: int,
-        n_rows: int,
-        by_class: bool = False,
-        names: dict[Any, str] | None = None,
-        row_names: list[str] | None = None,
-    ) -> None:
-        self.table = table
-        self.images = images
-        self.n_errors = n_errors
-        self.n_rows = n_rows
-        self.by_class = by_class
-        self.names = names
-        self.row_names = row_names
+    table: pd.DataFrame
+    images: list[np.ndarray | None]
+    n_errors: int
+    n_rows: int
+    by_class: bool = False
+    names: dict[Any, str] | None = None
+    row_names: list[str] | None = None
 
     @classmethod
     def from_predictions(
@@ -338,6 +329,7 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
         return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ConfusionExamplesDisplay(_PredictedImagesMixin):
     """Confusion matrix that shows in each cell one of the images counted there.
 
@@ -389,20 +381,11 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
     1
     """
 
-    def __init__(
-        self,
-        *,
-        confusion_matrix: np.ndarray,
-        rows: dict[tuple[int, int], int],
-        images: dict[tuple[int, int], np.ndarray],
-        display_labels: list[str],
-        normalize: str | None = None,
-    ) -> None:
-        self.confusion_matrix = confusion_matrix
-        self.rows = rows
-        self.images = images
-        self.display_labels = display_labels
-        self.normalize = normalize
+    confusion_matrix: np.ndarray
+    rows: dict[tuple[int, int], int]
+    images: dict[tuple[int, int], np.ndarray]
+    display_labels: list[str]
+    normalize: str | None = None
 
     @classmethod
     def from_predictions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ _NAMES = {"loss": "Loss", "acc": "Accuracy"}
 _CURVES = [("train", "training", "--", "_"), ("valid", "validation", "-", "o")]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class HistoryDisplay:
     """Plot of the loss and score of training and validation rows against epochs.
 
@@ -74,9 +76,8 @@ class HistoryDisplay:
     0  FineTuneClassifier       2
     """
 
-    def __init__(self, *, history: pd.DataFrame, metrics: Sequence[str] = ("loss", "acc")) -> None:
-        self.history = history
-        self.metrics = metrics
+    history: pd.DataFrame
+    metrics: Sequence[str] = ("loss", "acc")
 
     @classmethod
     def from_estimator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -181,6 +182,7 @@ def _on_image(
     return drawn
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SaliencyDisplay:
     """Plot of images, each alongside a map of what a classifier's score depends on.
 
@@ -241,20 +243,11 @@ class SaliencyDisplay:
     (8, 8)
     """
 
-    def __init__(
-        self,
-        *,
-        images: list[np.ndarray],
-        maps: list[np.ndarray],
-        signed: bool = False,
-        titles: list[str] | None = None,
-        label: str | None = None,
-    ) -> None:
-        self.images = images
-        self.maps = maps
-        self.signed = signed
-        self.titles = titles
-        self.label = label
+    images: list[np.ndarray]
+    maps: list[np.ndarray]
+    signed: bool = False
+    titles: list[str] | None = None
+    label: str | None = None
 
     @classmethod
     def from_estimator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,7 @@ def _logistic(
     return Interval(float(beta[0]), float(beta[0] - half), float(beta[0] + half))
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class CalibrationIntervalDisplay(ScoreDisplayMixin):
     """Reliability diagram with a binomial interval for each bin.
 
@@ -255,30 +257,16 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
 
     _methods = ("predict_proba",)
 
-    def __init__(
-        self,
-        *,
-        prob_true: np.ndarray,
-        prob_pred: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        counts: np.ndarray,
-        y_proba: np.ndarray,
-        slope: Interval,
-        intercept: Interval,
-        name: str | None = None,
-        pos_label: Any = None,
-    ) -> None:
-        self.prob_true = prob_true
-        self.prob_pred = prob_pred
-        self.low = low
-        self.high = high
-        self.counts = counts
-        self.y_proba = y_proba
-        self.slope = slope
-        self.intercept = intercept
-        self.name = name
-        self.pos_label = pos_label
+    prob_true: np.ndarray
+    prob_pred: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    counts: np.ndarray
+    y_proba: np.ndarray
+    slope: Interval
+    intercept: Interval
+    name: str | None = None
+    pos_label: Any = None
 
     @classmethod
     def from_predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils.multiclass import unique_labels
 from sktransfer._utils.plotting import new_panels
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ConfusionPairDisplay:
     """Confusion matrices of a classifier and of experts, on the same rows and the same scale.
 
@@ -52,16 +54,9 @@ class ConfusionPairDisplay:
     2
     """
 
-    def __init__(
-        self,
-        *,
-        matrices: dict[str, np.ndarray],
-        display_labels: np.ndarray,
-        normalize: str | None = "true",
-    ) -> None:
-        self.matrices = matrices
-        self.display_labels = display_labels
-        self.normalize = normalize
+    matrices: dict[str, np.ndarray]
+    display_labels: np.ndarray
+    normalize: str | None = "true"
 
     @classmethod
     def from_estimator(

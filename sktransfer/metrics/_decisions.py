@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,7 @@ def net_benefit(
     return benefit if cuts.ndim else benefit[0]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DecisionCurveDisplay(ScoreDisplayMixin):
     """Decision curve: net benefit of acting on probabilities, on everybody and on nobody.
 
@@ -227,22 +229,12 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
 
     _methods = ("predict_proba",)
 
-    def __init__(
-        self,
-        *,
-        thresholds: np.ndarray,
-        benefit: np.ndarray,
-        benefit_all: np.ndarray,
-        prevalence: float,
-        name: str | None = None,
-        pos_label: Any = None,
-    ) -> None:
-        self.thresholds = thresholds
-        self.benefit = benefit
-        self.benefit_all = benefit_all
-        self.prevalence = prevalence
-        self.name = name
-        self.pos_label = pos_label
+    thresholds: np.ndarray
+    benefit: np.ndarray
+    benefit_all: np.ndarray
+    prevalence: float
+    name: str | None = None
+    pos_label: Any = None
 
     @classmethod
     def from_predictions(

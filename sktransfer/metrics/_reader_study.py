@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ class Reader(NamedTuple):
     specificity: Interval
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ReaderStudyDisplay(ScoreDisplayMixin):
     """ROC curve of a classifier with experts as points.
 
@@ -105,28 +107,15 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
 
     _shows_threshold = True
 
-    def __init__(
-        self,
-        *,
-        fpr: np.ndarray,
-        tpr: np.ndarray,
-        roc_auc: Interval,
-        band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-        readers: dict[str, Reader] | None = None,
-        mean_reader: Reader | None = None,
-        operating_point: OperatingPoint | None = None,
-        name: str | None = None,
-        pos_label: Any = None,
-    ) -> None:
-        self.fpr = fpr
-        self.tpr = tpr
-        self.roc_auc = roc_auc
-        self.band = band
-        self.readers = readers
-        self.mean_reader = mean_reader
-        self.operating_point = operating_point
-        self.name = name
-        self.pos_label = pos_label
+    fpr: np.ndarray
+    tpr: np.ndarray
+    roc_auc: Interval
+    band: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    readers: dict[str, Reader] | None = None
+    mean_reader: Reader | None = None
+    operating_point: OperatingPoint | None = None
+    name: str | None = None
+    pos_label: Any = None
 
     @classmethod
     def from_predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sktransfer._utils.plotting import (
 from sktransfer.metrics._labels import binary_scores, group_weights, positive_label
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ScoreDistributionDisplay(ScoreDisplayMixin):
     """Histogram of the scores of each class, with the threshold.
 
@@ -65,22 +67,12 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
 
     _shows_threshold = True
 
-    def __init__(
-        self,
-        *,
-        edges: np.ndarray,
-        shares: dict[Any, np.ndarray],
-        counts: dict[Any, int],
-        threshold: float | None = None,
-        name: str | None = None,
-        pos_label: Any = None,
-    ) -> None:
-        self.edges = edges
-        self.shares = shares
-        self.counts = counts
-        self.threshold = threshold
-        self.name = name
-        self.pos_label = pos_label
+    edges: np.ndarray
+    shares: dict[Any, np.ndarray]
+    counts: dict[Any, int]
+    threshold: float | None = None
+    name: str | None = None
+    pos_label: Any = None
 
     @classmethod
     def from_predictions(
