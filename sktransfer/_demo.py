@@ -13,17 +13,8 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import (
-    ConfusionMatrixDisplay,
-    RocCurveDisplay,
-    confusion_matrix,
-    roc_auc_score,
-)
-from sklearn.model_selection import (
-    TunedThresholdClassifierCV,
-    cross_val_predict,
-    cross_val_score,
-)
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix, roc_auc_score
+from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch

@@ -82,10 +82,8 @@ class AugmentationDisplay:
             Number of draws.
         random_state : int, RandomState instance or None, default=0
             Seed of the draws.
-        image_shape : tuple of int or None, default=None
-            Shape of raveled images.
-        value_range : tuple of float or None, default=None
-            Values of black and white.
+        image_shape, value_range : tuple or None, default=None
+            Shape of raveled images, and values of black and white.
         figure : matplotlib Figure or SubFigure or None, default=None
             Figure to plot into. None makes a new one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sktransfer.inspection._estimator_images import as_shown, images_of, thumbna
 _PERPLEXITY = 30.0
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class EmbeddingDisplay:
     """Map of images as points, or as thumbnails, near those that are similar to a network.
 
@@ -41,10 +43,8 @@ class EmbeddingDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        Axes with the map.
-    figure_ : matplotlib Figure
-        Figure with the map.
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes with the map, and their figure.
     scatters_ : dict of label to matplotlib PathCollection
         The points of each class; key None without labels.
     thumbnails_ : list of matplotlib AnnotationBbox
@@ -81,20 +81,15 @@ class EmbeddingDisplay:
     (40, 2)
     """
 
-    def __init__(
-        self,
-        *,
-        points: np.ndarray,
-        y: np.ndarray | None = None,
-        y_pred: np.ndarray | None = None,
-        rows: np.ndarray | None = None,
-        images: list[DecodedImage | None] | None = None,
-    ) -> None:
-        self.points = points
-        self.y = y
-        self.y_pred = y_pred
-        self.rows = np.arange(len(points)) if rows is None else rows
-        self.images = images
+    points: np.ndarray
+    y: np.ndarray | None = None
+    y_pred: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    images: list[DecodedImage | None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            self.rows = np.arange(len(self.points))
 
     @classmethod
     def from_estimator(
@@ -299,12 +294,7 @@ class EmbeddingDisplay:
 
 
 def similar_images(
-    transformer: Any,
-    X: Any,
-    query: Any,
-    *,
-    n_neighbors: int = 5,
-    metric: str = "cosine",
+    transformer: Any, X: Any, query: Any, *, n_neighbors: int = 5, metric: str = "cosine"
 ) -> pd.DataFrame:
     """Find the images that are nearest to others in the space of a transformer.
 

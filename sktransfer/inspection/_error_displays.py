@@ -59,10 +59,8 @@ class _PredictedImagesMixin:
             True labels.
         response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
             Where confidence comes from. "auto": the first of the two that the estimator has.
-        image_shape : tuple of int or None, default=None
-            Shape of raveled images. None: that of the estimator.
-        value_range : tuple of float or None, default=None
-            Values of black and white. None: those of the estimator.
+        image_shape, value_range : tuple or None, default=None
+            Shape of raveled images, and values of black and white. None: those of the estimator.
         **kwargs : dict
             Further parameters of :meth:`from_predictions`.
 
@@ -199,10 +197,8 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
             Predicted labels. None: the class with the highest score.
         labels : array-like of shape (n_classes,) or None, default=None
             The classes, in the order of the columns. None: those in ``y_true``, sorted.
-        image_shape : tuple of int or None, default=None
-            Shape of raveled images.
-        value_range : tuple of float or None, default=None
-            Values of black and white. None: the minimum and maximum of arrays.
+        image_shape, value_range : tuple or None, default=None
+            Shape of raveled images, and values of black and white (None: the range of the arrays).
         n_images : int, default=12
             Maximum number of images.
         by_class : bool, default=False
@@ -353,10 +349,8 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        Axes with the matrix.
-    figure_ : matplotlib Figure
-        Figure with the matrix.
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes with the matrix, and their figure.
     display_ : sklearn.metrics.ConfusionMatrixDisplay
         The matrix below the images.
     images_ : dict of (int, int) to matplotlib AxesImage
@@ -419,10 +413,8 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
             Predicted labels. None: the class with the highest score.
         labels : array-like of shape (n_classes,) or None, default=None
             The classes, in the order of the columns. None: those in ``y_true``, sorted.
-        image_shape : tuple of int or None, default=None
-            Shape of raveled images.
-        value_range : tuple of float or None, default=None
-            Values of black and white. None: the minimum and maximum of arrays.
+        image_shape, value_range : tuple or None, default=None
+            Shape of raveled images, and values of black and white (None: the range of the arrays).
         example : {"typical", "sure", "doubtful"}, default="typical"
             Which image represents a cell: that of median confidence among those counted there
             (the lower of two in the middle), of the highest, or of the lowest.

@@ -112,13 +112,7 @@ Score = Callable[[list[np.ndarray]], np.ndarray]
 
 
 def scored_images(
-    estimator: Any,
-    X: Any,
-    y: Any,
-    *,
-    response_method: str,
-    auto: tuple[str, ...],
-    image_shape: Any,
+    estimator: Any, X: Any, y: Any, *, response_method: str, auto: tuple[str, ...], image_shape: Any
 ) -> tuple[list[np.ndarray], list[Score]]:
     """Return images that can be edited, and how to score edited copies of each for its class.
 

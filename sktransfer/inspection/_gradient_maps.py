@@ -278,12 +278,7 @@ def explain_by_integrating(*, baseline: float | str = 0.0, n_steps: int = 50) ->
 
 
 def grad_cam(
-    estimator: Any,
-    X: Any,
-    y: Any = None,
-    *,
-    layer: str | int | None = None,
-    batch_size: int = 16,
+    estimator: Any, X: Any, y: Any = None, *, layer: str | int | None = None, batch_size: int = 16
 ) -> np.ndarray:
     """Compute where a convolutional stage's map is evidence for a class (Grad-CAM [1]_).
 

@@ -146,11 +146,7 @@ class HistoryDisplay:
         return pd.DataFrame(rows)
 
     def plot(
-        self,
-        ax: Any = None,
-        *,
-        show_phases: bool = True,
-        line_kwargs: dict[str, Any] | None = None,
+        self, ax: Any = None, *, show_phases: bool = True, line_kwargs: dict[str, Any] | None = None
     ) -> HistoryDisplay:
         """Plot a panel for each metric.
 

@@ -15,11 +15,7 @@ from scipy.stats import spearmanr
 from sklearn.utils import Bunch, check_random_state
 from torch import Tensor
 
-from sktransfer.inspection._differentiable import (
-    DifferentiableClassifier,
-    Explain,
-    differentiable,
-)
+from sktransfer.inspection._differentiable import DifferentiableClassifier, Explain, differentiable
 from sktransfer.inspection._saliency import check_method, explain_by
 from sktransfer.inspection._torch_classifiers import of_logits
 
@@ -188,9 +184,7 @@ def _randomized(
 
 
 def _maps(
-    classifier: DifferentiableClassifier,
-    given: Sequence[tuple[Tensor, Tensor]],
-    explain: Explain,
+    classifier: DifferentiableClassifier, given: Sequence[tuple[Tensor, Tensor]], explain: Explain
 ) -> list[np.ndarray]:
     """Return the absolute values of the map of each row."""
     parts = [explain(classifier, *each).detach().abs().cpu().double().numpy() for each in given]

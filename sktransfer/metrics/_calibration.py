@@ -11,13 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtri
 from sklearn.exceptions import UndefinedMetricWarning
 
-from sktransfer._utils.plotting import (
-    ScoreDisplayMixin,
-    finish_axes,
-    label_of,
-    new_axes,
-    styled,
-)
+from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
 from sktransfer.metrics._labels import (
     Interval,
     among,
@@ -47,10 +41,9 @@ def calibration_slope(
 
     Parameters
     ----------
-    y_true : array-like of shape (n,)
-        True labels of two classes.
-    y_proba : array-like of shape (n,)
-        Probabilities of the positive class. 0 and 1 count as the nearest numbers between them.
+    y_true, y_proba : array-like of shape (n,)
+        True labels of two classes, and probabilities of the positive class. 0 and 1 count as the
+        nearest numbers between them.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     confidence_level : float, default=0.95
@@ -116,10 +109,9 @@ def calibration_intercept(
 
     Parameters
     ----------
-    y_true : array-like of shape (n,)
-        True labels of two classes.
-    y_proba : array-like of shape (n,)
-        Probabilities of the positive class. 0 and 1 count as the nearest numbers between them.
+    y_true, y_proba : array-like of shape (n,)
+        True labels of two classes, and probabilities of the positive class. 0 and 1 count as the
+        nearest numbers between them.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     confidence_level : float, default=0.95
@@ -228,10 +220,8 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        Axes with the diagram.
-    figure_ : matplotlib Figure
-        Figure with the axes.
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes with the diagram, and their figure.
     errorbar_ : matplotlib ErrorbarContainer
         The points and their intervals.
     line_ : matplotlib Line2D
@@ -287,10 +277,8 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
 
         Parameters
         ----------
-        y_true : array-like of shape (n,)
-            True labels of two classes.
-        y_proba : array-like of shape (n,)
-            Probabilities of the positive class.
+        y_true, y_proba : array-like of shape (n,)
+            True labels of two classes, and probabilities of the positive class.
         n_bins : int, default=10
             Number of bins; those without rows are left out.
         strategy : {"quantile", "uniform"}, default="quantile"

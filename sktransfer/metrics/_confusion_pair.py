@@ -60,14 +60,7 @@ class ConfusionPairDisplay:
 
     @classmethod
     def from_estimator(
-        cls,
-        estimator: Any,
-        X: Any,
-        y: Any,
-        *,
-        readers: Any,
-        name: str | None = None,
-        **kwargs: Any,
+        cls, estimator: Any, X: Any, y: Any, *, readers: Any, name: str | None = None, **kwargs: Any
     ) -> ConfusionPairDisplay:
         """Plot the labels that a fitted classifier predicts.
 

@@ -11,13 +11,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import column_or_1d
 
-from sktransfer._utils.plotting import (
-    ScoreDisplayMixin,
-    finish_axes,
-    label_of,
-    new_axes,
-    styled,
-)
+from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
 from sktransfer.metrics._labels import (
     binary_labels,
     check_probabilities,
@@ -129,10 +123,8 @@ def net_benefit(
 
     Parameters
     ----------
-    y_true : array-like of shape (n,)
-        True labels of two classes.
-    y_proba : array-like of shape (n,)
-        Calibrated probabilities of the positive class.
+    y_true, y_proba : array-like of shape (n,)
+        True labels of two classes, and calibrated probabilities of the positive class.
     thresholds : float or array-like of shape (k,)
         Probabilities in [0, 1).
     pos_label : int, float, bool, str or None, default=None
@@ -199,10 +191,8 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        Axes with the plot.
-    figure_ : matplotlib Figure
-        Figure with the axes.
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes with the plot, and their figure.
     line_ : matplotlib Line2D
         The curve.
 
@@ -254,10 +244,8 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
 
         Parameters
         ----------
-        y_true : array-like of shape (n,)
-            True labels of two classes.
-        y_proba : array-like of shape (n,)
-            Calibrated probabilities of the positive class.
+        y_true, y_proba : array-like of shape (n,)
+            True labels of two classes, and calibrated probabilities of the positive class.
         thresholds : array-like of shape (k,) or None, default=None
             Probabilities in [0, 1) from which on one acts. None: 0.01 to 0.99.
         sample_weight : array-like of shape (n,) or None, default=None

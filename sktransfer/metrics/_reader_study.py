@@ -11,13 +11,7 @@ import pandas as pd
 from scipy.stats import t as student
 from sklearn.metrics import roc_curve
 
-from sktransfer._utils.plotting import (
-    ScoreDisplayMixin,
-    finish_axes,
-    label_of,
-    new_axes,
-    styled,
-)
+from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
 from sktransfer.metrics._labels import Interval, positive_label
 from sktransfer.metrics._operating_point import OperatingPoint, operating_point
 from sktransfer.metrics._roc import roc_auc_interval, roc_curve_band
@@ -62,10 +56,8 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        Axes with the plot.
-    figure_ : matplotlib Figure
-        Figure with the axes.
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes with the plot, and their figure.
     line_ : matplotlib Line2D
         The curve.
     band_ : matplotlib collection or None
@@ -139,10 +131,8 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
 
         Parameters
         ----------
-        y_true : array-like of shape (n,)
-            True labels of two classes.
-        y_score : array-like of shape (n,)
-            Scores of the positive class.
+        y_true, y_score : array-like of shape (n,)
+            True labels of two classes, and scores of the positive class.
         readers : mapping of str to array-like of shape (n,), or DataFrame, default=None
             The label that each expert gave each row. Rows whose label is missing (None, NaN) are
             left out for that expert.

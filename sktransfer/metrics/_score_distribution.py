@@ -7,13 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._utils.plotting import (
-    ScoreDisplayMixin,
-    finish_axes,
-    label_of,
-    new_axes,
-    styled,
-)
+from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
 from sktransfer.metrics._labels import binary_scores, group_weights, positive_label
 
 
@@ -41,10 +35,8 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        Axes with the plot.
-    figure_ : matplotlib Figure
-        Figure with the axes.
+    ax_, figure_ : matplotlib Axes and Figure
+        Axes with the plot, and their figure.
     stairs_ : list of matplotlib StepPatch
         Histograms, one for each class.
     threshold_ : matplotlib Line2D or None
@@ -92,10 +84,8 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
 
         Parameters
         ----------
-        y_true : array-like of shape (n,)
-            True labels of two classes.
-        y_score : array-like of shape (n,)
-            Scores or probabilities of the positive class.
+        y_true, y_score : array-like of shape (n,)
+            True labels of two classes, and scores or probabilities of the positive class.
         n_bins : int, default=20
             Number of bins.
         threshold : float or None, default=None
