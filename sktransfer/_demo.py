@@ -37,22 +37,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Evaluate a frozen network with a logistic regression on digits, or on a folder of images.
 
-    Parameters
-    ----------
-    images : str or None, default=None
-        Folder with one sub-folder per class; None for scikit-learn's digits.
-    backbone : str or None, default=None
-        Name of a network; None for EfficientNet-Lite0, whose weights come as a package.
-    output : str, default="sktransfer-demo"
-        Folder for the plots; it is made if there is none.
-    positive : str or None, default=None
-        Name of the positive class, against all others; None keeps the classes as they are.
-
-    Returns
-    -------
-    dict
-        What was printed: ``roc_auc`` (one per fold), ``threshold``, ``seconds``,
-        ``images_per_second``, ``plots``.
+    Without ``backbone`` the network is EfficientNet-Lite0, whose weights come as a package;
+    ``positive`` is a class that is compared with all others. Returns what was printed.
     """
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
     Path(output).mkdir(parents=True, exist_ok=True)
@@ -95,10 +81,7 @@ def run_demo(
         print(f"Accuracy: {np.mean(y_pred == y):.3f}")
 
     # 3. Draw the ROC curve and the confusion matrix of the out-of-fold predictions.
-    plots = [
-        _roc_plot(Path(output), y, y_proba, y_pred, task.target_names),
-        _confusion_plot(Path(output), y, y_pred, task.target_names),
-    ]
+    plots = _draw_plots(Path(output), y, y_proba, y_pred, task.target_names)
     for plot in plots:
         print(f"wrote {plot}")
     return {
@@ -195,14 +178,15 @@ def _cross_validate(
     return auc, y_proba, y_pred, float(tuned.fit(X, y, **params).best_threshold_)
 
 
-def _roc_plot(
+def _draw_plots(
     folder: Path, y: np.ndarray, y_proba: np.ndarray, y_pred: np.ndarray, names: list[str]
-) -> Path:
+) -> list[Path]:
+    """Draw the ROC curve and the confusion matrix, and return their files."""
     from matplotlib.figure import Figure
 
-    # A figure without pyplot: no window and no global state on any machine.
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.subplots()
+    # Figures without pyplot: no window and no global state on any machine.
+    roc, confusion = (Figure(figsize=(5, height), layout="constrained") for height in (5, 4.5))
+    axes = roc.subplots()
     if len(names) == 2:
         RocCurveDisplay.from_predictions(
             y, y_proba[:, 1], ax=axes, name="out-of-fold", plot_chance_level=True
@@ -224,20 +208,12 @@ def _roc_plot(
             )
         mean = roc_auc_score(y, y_proba, multi_class="ovr")
         axes.set_title(f"ROC, one against the rest (mean {mean:.3f})")
-    path = folder / "roc.png"
-    figure.savefig(path, dpi=120)
-    return path.absolute()
-
-
-def _confusion_plot(folder: Path, y: np.ndarray, y_pred: np.ndarray, names: list[str]) -> Path:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4.5), layout="constrained")
-    axes = figure.subplots()
+    axes = confusion.subplots()
     ConfusionMatrixDisplay(confusion_matrix(y, y_pred), display_labels=names).plot(
         ax=axes, cmap="Blues", colorbar=False, xticks_rotation="horizontal"
     )
     axes.set_title("Out-of-fold predictions")
-    path = folder / "confusion.png"
-    figure.savefig(path, dpi=120)
-    return path.absolute()
+    paths = [(folder / name).absolute() for name in ("roc.png", "confusion.png")]
+    for figure, path in zip((roc, confusion), paths, strict=True):
+        figure.savefig(path, dpi=120)
+    return paths

@@ -32,10 +32,8 @@ class EmbeddingDisplay:
     ----------
     points : ndarray of shape (n, 2)
         Positions of the images.
-    y : ndarray of shape (n,) or None, default=None
-        Labels of the images.
-    y_pred : ndarray of shape (n,) or None, default=None
-        Predicted labels of the images.
+    y, y_pred : ndarray of shape (n,) or None, default=None
+        True and predicted labels of the images.
     rows : ndarray of int, shape (n,), or None, default=None
         The images' rows of ``X``. None: all rows.
     images : list of (PIL.Image.Image, ndarray or None), or None, default=None

@@ -113,10 +113,8 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
         files or groups.
     images : list of (ndarray of shape (h, w, 3) or None)
         Images with values from 0 to 1; None for one that cannot be read.
-    n_errors : int
-        Number of misclassified rows.
-    n_rows : int
-        Number of rows.
+    n_errors, n_rows : int
+        Number of misclassified rows, and of all rows.
     by_class : bool, default=False
         Whether each true class begins a row of the grid.
     names : dict of label to str or None, default=None
@@ -151,8 +149,6 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
     >>> display = ErrorGalleryDisplay.from_estimator(clf, X[200:] / 16, y[200:], n_images=8)
     >>> len(display.images)
     8
-    >>> bool(display.table["confidence"].is_monotonic_decreasing)
-    True
     """
 
     table: pd.DataFrame
@@ -371,8 +367,6 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
     >>> display = ConfusionExamplesDisplay.from_estimator(clf, X[60:], y[60:])
     >>> display.confusion_matrix.shape
     (3, 3)
-    >>> int(y[60:][display.rows[1, 1]])
-    1
     """
 
     confusion_matrix: np.ndarray

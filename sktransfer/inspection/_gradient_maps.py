@@ -115,11 +115,9 @@ def input_gradient(
     >>> from sktransfer import PretrainedFeatureExtractor
     >>> from sktransfer.inspection import input_gradient
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... )
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
-    >>> input_gradient(pipe, X[:2]).shape
+    >>> feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
+    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50] / 16, y[:50])
+    >>> input_gradient(pipe, X[:2] / 16).shape
     (2, 3, 32, 32)
     """
     explain = explain_by_gradient(
@@ -215,11 +213,6 @@ def integrated_gradients(
         Attributions in the frame of the network, as of :func:`input_gradient`. They are negative
         where a number is evidence against the class.
 
-    Raises
-    ------
-    TypeError
-        If a step is not differentiable; :func:`occlusion` explains any estimator.
-
     See Also
     --------
     saliency_maps : Compute maps on the images.
@@ -236,10 +229,8 @@ def integrated_gradients(
     >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import integrated_gradients
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = FineTuneClassifier(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=1
-    ... ).fit(X[:50], y[:50])
-    >>> integrated_gradients(clf, X[:2]).shape
+    >>> clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, max_epochs=1)
+    >>> integrated_gradients(clf.fit(X[:50] / 16, y[:50]), X[:2] / 16).shape
     (2, 3, 32, 32)
     """
     explain = explain_by_integrating(baseline=baseline, n_steps=n_steps)
@@ -310,8 +301,6 @@ def grad_cam(
 
     Raises
     ------
-    TypeError
-        If a step is not differentiable; :func:`occlusion` explains any estimator.
     UnknownStageError
         If the network has no stage ``layer`` before the score.
     ValueError
@@ -339,10 +328,8 @@ def grad_cam(
     >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import grad_cam
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = FineTuneClassifier(
-    ...     "squeezenet1_1", weights=None, image_size=64, value_range=(0, 16), max_epochs=1
-    ... ).fit(X[:50], y[:50])
-    >>> grad_cam(clf, X[:2]).shape
+    >>> clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=64, max_epochs=1)
+    >>> grad_cam(clf.fit(X[:50] / 16, y[:50]), X[:2] / 16).shape
     (2, 64, 64)
     """
     explain = explain_by_grad_cam(layer=layer)

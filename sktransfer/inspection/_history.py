@@ -44,10 +44,8 @@ class HistoryDisplay:
         Axes of each metric.
     figure_ : matplotlib Figure
         Figure with the axes.
-    lines_ : dict of (name, column) to matplotlib Line2D
-        The curves, for example ``display.lines_["resnet50", "valid_loss"]``.
-    best_ : dict of (name, column) to matplotlib Line2D
-        The points of the best epochs.
+    lines_, best_ : dict of (name, column) to matplotlib Line2D
+        The curves and the points of the best epochs, such as ``lines_["resnet50", "valid_loss"]``.
     phases_ : dict of (name, metric) to list of matplotlib Line2D
         The lines where phases change.
 

@@ -108,12 +108,11 @@ def saliency_randomization_test(
     >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import saliency_randomization_test
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = FineTuneClassifier(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=1
-    ... ).fit(X[:50], y[:50])
+    >>> clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, max_epochs=1)
     >>> def edges(decision, batch, classes):
     ...     return batch.diff(dim=3).abs().amax(1)
-    >>> saliency_randomization_test(clf, X[:4], method=edges).passed
+    >>> clf = clf.fit(X[:50] / 16, y[:50])
+    >>> saliency_randomization_test(clf, X[:4] / 16, method=edges).passed
     False
     """
     explain = _explain_of(method, kwargs)

@@ -125,11 +125,9 @@ def saliency_maps(
     >>> from sktransfer import PretrainedFeatureExtractor
     >>> from sktransfer.inspection import saliency_maps
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... )
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
-    >>> [each.shape for each in saliency_maps(pipe, X[:2], smooth=4)]
+    >>> feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
+    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50] / 16, y[:50])
+    >>> [each.shape for each in saliency_maps(pipe, X[:2] / 16, smooth=4)]
     [(8, 8), (8, 8)]
     """
     return placed_maps(estimator, X, y, method=method, **kwargs)[1]

@@ -178,10 +178,8 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
     ----------
     thresholds : ndarray of shape (k,)
         Probabilities from which on one acts.
-    benefit : ndarray of shape (k,)
-        Net benefit of acting on the probabilities.
-    benefit_all : ndarray of shape (k,)
-        Net benefit of acting on everybody.
+    benefit, benefit_all : ndarray of shape (k,)
+        Net benefit of acting on the probabilities, and of acting on everybody.
     prevalence : float
         Share of positive rows, which is the most that can be gained.
     name : str or None, default=None

@@ -189,8 +189,6 @@ def specificity_at_sensitivity(
     >>> y, score = [0, 0, 0, 1, 1, 1], [0.1, 0.3, 0.6, 0.4, 0.7, 0.9]
     >>> round(specificity_at_sensitivity(y, score, sensitivity=1), 3)
     0.667
-    >>> specificity_at_sensitivity(y, score, sensitivity=0.6)
-    1.0
 
     For ``scoring=`` of a search or a cross-validation:
 
@@ -217,10 +215,8 @@ def sensitivity_at_specificity(
 
     Parameters
     ----------
-    y_true : array-like of shape (n,)
-        True labels.
-    y_score : array-like of shape (n,) or (n, n_classes)
-        Scores of the positive class; or a column for each class, each taken against the rest.
+    y_true, y_score : array-like
+        True labels and scores, of the same shapes as there.
     specificity : float, default=0.95
         Least specificity of the threshold.
     pos_label : int, float, bool, str or None, default=None
