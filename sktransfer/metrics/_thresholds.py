@@ -216,7 +216,7 @@ def sensitivity_at_specificity(
     Parameters
     ----------
     y_true, y_score : array-like
-        True labels and scores, of the same shapes as there.
+        True labels and scores, as in :func:`specificity_at_sensitivity`.
     specificity : float, default=0.95
         Least specificity of the threshold.
     pos_label : int, float, bool, str or None, default=None
