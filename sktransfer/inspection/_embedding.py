@@ -100,7 +100,6 @@ class EmbeddingDisplay:
         y_pred: Any = None,
         thumbnails: bool | int = False,
         random_state: int | np.random.RandomState | None = 0,
-        ax: Any = None,
         **kwargs: Any,
     ) -> EmbeddingDisplay:
         """Embed images, reduce the embeddings to two dimensions, and plot them.
@@ -127,10 +126,8 @@ class EmbeddingDisplay:
             chosen.
         random_state : int, RandomState instance or None, default=0
             Seed of t-SNE; an ``embedding`` has its own.
-        ax : matplotlib Axes or None, default=None
-            Axes to plot into. None makes new ones.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -181,7 +178,7 @@ class EmbeddingDisplay:
             rows=rows,
             images=images,
         )
-        return display.plot(ax, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self,

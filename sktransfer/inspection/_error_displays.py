@@ -175,7 +175,6 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
         groups: Any = None,
         display_labels: Any = None,
         row_names: Any = None,
-        figure: Any = None,
         **kwargs: Any,
     ) -> ErrorGalleryDisplay:
         """Plot the errors among rows with scores, such as those of ``cross_val_predict``.
@@ -208,10 +207,8 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
             Names of the classes. None: the labels themselves.
         row_names : array-like of shape (n,) or None, default=None
             Names that are written in place of the numbers of rows.
-        figure : matplotlib Figure or SubFigure or None, default=None
-            Figure to plot into. None makes a new one.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``figure``.
 
         Returns
         -------
@@ -244,7 +241,7 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
             names=_class_names(classes, display_labels),
             row_names=None if row_names is None else [str(row_names[i]) for i in table["row"]],
         )
-        return display.plot(figure=figure, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self, *, figure: Any = None, n_columns: int | None = None, show_rows: bool = True
@@ -389,7 +386,6 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
         example: str = "typical",
         normalize: str | None = None,
         display_labels: Any = None,
-        ax: Any = None,
         **kwargs: Any,
     ) -> ConfusionExamplesDisplay:
         """Plot from labels and scores, such as those of ``cross_val_predict``.
@@ -417,10 +413,8 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
             counts.
         display_labels : array-like of shape (n_classes,) or None, default=None
             Names of the classes. None: the labels themselves.
-        ax : matplotlib Axes or None, default=None
-            Axes to plot into. None makes new ones.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -450,7 +444,7 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
             display_labels=list(names.values()),
             normalize=normalize,
         )
-        return display.plot(ax, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self, ax: Any = None, *, cmap: Any = "Blues", values_format: str | None = None

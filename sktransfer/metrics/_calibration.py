@@ -204,10 +204,8 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
     ----------
     prob_true, prob_pred : ndarray of shape (n_bins,)
         Share of positive rows and mean probability of each bin that has rows.
-    low, high : ndarray of shape (n_bins,)
-        Interval of ``prob_true``.
-    counts : ndarray of shape (n_bins,)
-        Rows in each bin.
+    low, high, counts : ndarray of shape (n_bins,)
+        Interval of ``prob_true``, and number of rows, of each bin.
     y_proba : ndarray of shape (n,)
         All probabilities.
     slope, intercept : tuple of float
@@ -270,7 +268,6 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
         confidence_level: float = 0.95,
         pos_label: Any = None,
         name: str | None = None,
-        ax: Any = None,
         **kwargs: Any,
     ) -> CalibrationIntervalDisplay:
         """Plot from true labels and probabilities.
@@ -291,10 +288,8 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
             Name in the legend. None: "Classifier".
-        ax : matplotlib Axes or None, default=None
-            Axes to plot in. None makes new ones.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -333,7 +328,7 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
             name="Classifier" if name is None else name,
             pos_label=label,
         )
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self,

@@ -99,7 +99,6 @@ class ConfusionPairDisplay:
         normalize: str | None = "true",
         pool: bool = False,
         name: str = "Classifier",
-        figure: Any = None,
         **kwargs: Any,
     ) -> ConfusionPairDisplay:
         """Plot from labels.
@@ -120,10 +119,8 @@ class ConfusionPairDisplay:
             Whether all experts go into a single matrix.
         name : str, default="Classifier"
             Title of the classifier's matrix.
-        figure : matplotlib Figure or SubFigure or None, default=None
-            Figure to plot in. None makes a new one.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``figure``.
 
         Returns
         -------
@@ -159,7 +156,7 @@ class ConfusionPairDisplay:
         }
         shown = labels if display_labels is None else display_labels
         display = cls(matrices=matrices, display_labels=np.asarray(shown), normalize=normalize)
-        return display.plot(figure=figure, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self, *, figure: Any = None, cmap: Any = "Blues", values_format: str | None = None

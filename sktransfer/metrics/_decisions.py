@@ -235,7 +235,6 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
         groups: Any = None,
         pos_label: Any = None,
         name: str | None = None,
-        ax: Any = None,
         **kwargs: Any,
     ) -> DecisionCurveDisplay:
         """Plot from true labels and probabilities.
@@ -254,10 +253,8 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
             Name in the legend. None: "Classifier".
-        ax : matplotlib Axes or None, default=None
-            Axes to plot in. None makes new ones.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -278,7 +275,7 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
             name="Classifier" if name is None else name,
             pos_label=label,
         )
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self,

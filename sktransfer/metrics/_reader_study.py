@@ -124,7 +124,6 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
         pos_label: Any = None,
         name: str | None = None,
         random_state: Any = 0,
-        ax: Any = None,
         **kwargs: Any,
     ) -> ReaderStudyDisplay:
         """Plot from true labels, scores and readings.
@@ -152,10 +151,8 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
             Name in the legend. None: "Classifier".
         random_state : int, RandomState instance or None, default=0
             Seed of the bootstrap.
-        ax : matplotlib Axes or None, default=None
-            Axes to plot in. None makes new ones.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -189,7 +186,7 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
             name="Classifier" if name is None else name,
             pos_label=label,
         )
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self,

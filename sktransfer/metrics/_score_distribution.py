@@ -77,7 +77,6 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
         groups: Any = None,
         pos_label: Any = None,
         name: str | None = None,
-        ax: Any = None,
         **kwargs: Any,
     ) -> ScoreDistributionDisplay:
         """Plot from true labels and scores.
@@ -96,10 +95,8 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
             The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
         name : str or None, default=None
             Title of the plot.
-        ax : matplotlib Axes or None, default=None
-            Axes to plot in. None makes new ones.
         **kwargs : dict
-            Further parameters of :meth:`plot`.
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -126,7 +123,7 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
             name=name,
             pos_label=label,
         )
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(**kwargs)
 
     def plot(
         self,

@@ -85,10 +85,8 @@ def rows_needed(
 
     Parameters
     ----------
-    target_level : float, default=0.95
-        The rate to keep.
-    confidence_level : float, default=0.95
-        Probability with which it is kept.
+    target_level, confidence_level : float, default=0.95
+        The rate to keep, and the probability with which it is kept.
     misses : int, default=0
         How many of the rows may be missed.
 
