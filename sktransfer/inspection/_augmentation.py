@@ -30,10 +30,8 @@ class AugmentationDisplay:
 
     Attributes
     ----------
-    figure_ : matplotlib Figure or SubFigure
-        Figure with the plot.
-    axes_ : ndarray of matplotlib Axes, shape (n_draws + 1,)
-        Axes of each image, the original first.
+    figure_, axes_ : matplotlib Figure and ndarray of Axes, shape (n_draws + 1,)
+        The figure, and the axes of each image, the original first.
 
     See Also
     --------

@@ -81,7 +81,8 @@ def deletion_insertion_curves(
     Parameters
     ----------
     estimator : estimator instance
-        Fitted classifier or regressor of images.
+        Fitted classifier or regressor of images. An extractor in it caches the features of every
+        edited image; where that matters, set its ``cache=False``.
     X : collection of images, n rows
         Images in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
@@ -91,9 +92,8 @@ def deletion_insertion_curves(
         :func:`saliency_maps` that computes them; or ``"random"``.
     patch : int or None, default=None
         Side in pixels of the tiles in which images are deleted and inserted, in the order of the
-        tiles' means. None: a sixteenth of the shorter side. 1: pixel by pixel, as in [1]_; an order
-        that scatters pixels then looks better than it is, since the model has never seen such
-        noise [2]_.
+        tiles' means. None: a sixteenth of the shorter side. 1: pixel by pixel, as in [1]_, which
+        flatters scattered orders, since the model has never seen such noise [2]_.
     n_steps : int, default=32
         Number of steps from the whole image to nothing.
     deletion_fill : {"mean", "blur"} or float, default="mean"
@@ -115,19 +115,13 @@ def deletion_insertion_curves(
     Returns
     -------
     curves : DeletionInsertionCurves
-        An object with the arrays ``fraction`` of shape (n_steps + 1,), ``deletion`` and
-        ``insertion`` of shape (n, n_steps + 1), ``deletion_area`` and ``insertion_area`` of
-        shape (n,).
+        An object with the arrays ``fraction`` (n_steps + 1,), ``deletion`` and ``insertion``
+        (n, n_steps + 1), ``deletion_area`` and ``insertion_area`` (n,).
 
     See Also
     --------
     DeletionInsertionDisplay : Plot curves of several maps.
     saliency_randomization_test : Test whether a method's maps depend on what was learned.
-
-    Notes
-    -----
-    An extractor caches the features of every edited image: set ``cache=False`` on the extractor,
-    or call :func:`sktransfer.clear_cache`, where that matters.
 
     References
     ----------
@@ -247,10 +241,8 @@ class DeletionInsertionDisplay:
 
     Attributes
     ----------
-    figure_ : matplotlib Figure or SubFigure
-        Figure with the plot.
-    axes_ : ndarray of matplotlib Axes, shape (2,)
-        Axes of deletion and insertion.
+    figure_, axes_ : matplotlib Figure and ndarray of Axes, shape (2,)
+        The figure, and the axes of deletion and insertion.
     lines_ : dict of (name, "deletion" or "insertion") to matplotlib Line2D
         The mean curves.
     fill_between_ : dict of (name, "deletion" or "insertion") to matplotlib PolyCollection
@@ -308,8 +300,7 @@ class DeletionInsertionDisplay:
         line_kwargs : dict or None, default=None
             Keyword arguments for matplotlib's ``plot`` of the curves.
         **kwargs : dict
-            Further parameters of :func:`deletion_insertion_curves`, such as ``patch`` or
-            ``n_steps``.
+            Further parameters of :func:`deletion_insertion_curves`, such as ``patch``.
 
         Returns
         -------

@@ -114,16 +114,14 @@ class EmbeddingDisplay:
         y : array-like of shape (n,) or None, default=None
             Labels.
         embedding : estimator or None, default=None
-            Reducer from many columns to two, with ``fit_transform`` as in scikit-learn; it is
-            cloned. None: :class:`~sklearn.manifold.TSNE`, starting from the first two principal
-            components.
+            Reducer to two columns, with ``fit_transform`` as in scikit-learn; it is cloned. None:
+            :class:`~sklearn.manifold.TSNE`, starting from the first two principal components.
         y_pred : array-like of shape (n,) or None, default=None
             Predictions; those that differ from ``y`` are marked. Use predictions of models that
             have not seen the row, for example of
             :func:`~sklearn.model_selection.cross_val_predict`.
         thumbnails : bool or int, default=False
-            Whether images are drawn in place of points; or how many of them at most, evenly
-            chosen.
+            Whether images are drawn in place of points; or how many at most, evenly chosen.
         random_state : int, RandomState instance or None, default=0
             Seed of t-SNE; an ``embedding`` has its own.
         **kwargs : dict

@@ -108,9 +108,8 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
     ----------
     table : DataFrame
         A row for each image shown: ``row`` (of ``X``), ``y_true``, ``y_pred``, ``confidence``
-        (the score of the predicted class), ``n_copies`` (how many of the errors are this very
-        image), and with groups ``n_in_group`` (how many are of its group). It holds no names of
-        files or groups.
+        (the score of the predicted class), ``n_copies`` (how many of the errors are this image),
+        and with groups ``n_in_group`` (how many are of its group). No file or group is named.
     images : list of (ndarray of shape (h, w, 3) or None)
         Images with values from 0 to 1; None for one that cannot be read.
     n_errors, n_rows : int
@@ -124,10 +123,8 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
 
     Attributes
     ----------
-    figure_ : matplotlib Figure or SubFigure
-        Figure with the gallery.
-    axes_ : ndarray of matplotlib Axes, shape (n_images,)
-        Axes of each image; a single one that says so where there are no errors.
+    figure_, axes_ : matplotlib Figure and ndarray of Axes, shape (n_images,)
+        The figure, and the axes of each image; a single one that says so where there are no errors.
 
     See Also
     --------
@@ -201,8 +198,7 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
             rows of its own. With a threshold other than one half, all missed ones would otherwise
             precede the false alarms, or the other way round.
         groups : array-like of shape (n,) or None, default=None
-            Patients, of whom each is shown once, with the error of highest confidence. They are
-            not named.
+            Patients, of whom each is shown once, unnamed, with the error of highest confidence.
         display_labels : array-like of shape (n_classes,) or None, default=None
             Names of the classes. None: the labels themselves.
         row_names : array-like of shape (n,) or None, default=None
@@ -213,8 +209,7 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
         Returns
         -------
         display : ErrorGalleryDisplay
-            The display, plotted. Copies of an image, which are recognized by their content, are
-            shown once.
+            The display, plotted. Images of the same content are shown once.
         """
         if n_images < 1:
             raise ValueError(f"n_images must be at least 1; got {n_images!r}.")
@@ -409,8 +404,7 @@ class ConfusionExamplesDisplay(_PredictedImagesMixin):
             Which image represents a cell: that of median confidence among those counted there
             (the lower of two in the middle), of the highest, or of the lowest.
         normalize : {"true", "pred", "all"} or None, default=None
-            Whether to show shares of the true class, of the predicted class, or of all rows; None:
-            counts.
+            Whether to show shares of the true class, the predicted class, or all; None: counts.
         display_labels : array-like of shape (n_classes,) or None, default=None
             Names of the classes. None: the labels themselves.
         **kwargs : dict

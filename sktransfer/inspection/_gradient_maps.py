@@ -65,8 +65,7 @@ def input_gradient(
         log-odds. ``"loss"``: the cross-entropy of the class, as in [1]_; where the classifier is
         certain, its gradient almost vanishes.
     smooth : int, default=0
-        Number of copies with noise over which the gradient is averaged (SmoothGrad [2]_). 0: the
-        plain gradient [3]_.
+        Number of noisy copies to average over (SmoothGrad [2]_). 0: the plain gradient [3]_.
     noise : float, default=0.15
         Standard deviation of that noise, as a share of each image's range.
     batch_size : int, default=16
@@ -78,8 +77,7 @@ def input_gradient(
     -------
     gradient : ndarray of shape (n, 3, side, side), float32 or float64
         The gradient in the frame of the network: after resizing, cropping and normalizing. It is
-        float64 with ``precision="float64"``. :class:`SaliencyDisplay` brings it back onto the
-        image.
+        float64 with ``precision="float64"``. :class:`SaliencyDisplay` shows it on the image.
 
     Raises
     ------
@@ -200,8 +198,7 @@ def integrated_gradients(
         The class of each row whose score is explained. None: the predicted class.
     baseline : float or "mean", default=0.0
         The gray of the empty image, from 0 (black) to 1 (white); or the mean of each channel of
-        each image. What has the color of the baseline gets no attribution, whatever it means to the
-        model.
+        each image. What has the color of the baseline gets no attribution, whatever it means.
     n_steps : int, default=50
         Number of points on the way at which the gradient is computed.
     batch_size : int, default=16

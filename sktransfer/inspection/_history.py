@@ -83,24 +83,19 @@ class HistoryDisplay:
         estimator: Any,
         *,
         metrics: Sequence[str] = ("loss", "acc"),
-        ax: Any = None,
-        line_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> HistoryDisplay:
         """Plot the history of fitted classifiers.
 
         Parameters
         ----------
         estimator : FineTuneClassifier, list of these, or dict of name to these
-            Fitted classifiers. Each may be the last step of a Pipeline, the best of a search or in
-            a FrozenEstimator; ``cross_validate(..., return_estimator=True)["estimator"]`` is a
-            list.
+            Fitted classifiers, such as ``cross_validate(..., return_estimator=True)["estimator"]``.
+            Each may be the last step of a Pipeline, the best of a search or in a FrozenEstimator.
         metrics : sequence of str, default=("loss", "acc")
-            Names in ``history_`` without ``train_`` and ``valid_``; a skorch callback can add to
-            it.
-        ax : matplotlib Axes, array-like of Axes, or None, default=None
-            Axes as for :meth:`plot`.
-        line_kwargs : dict or None, default=None
-            Keyword arguments for matplotlib's ``plot`` of the curves.
+            Names in ``history_`` without ``train_`` and ``valid_``; skorch callbacks can add some.
+        **kwargs : dict
+            Parameters of :meth:`plot`, such as ``ax``.
 
         Returns
         -------
@@ -116,7 +111,7 @@ class HistoryDisplay:
                     f"metrics: there is no {metric!r} in the history; use any of "
                     f"{', '.join(there)}."
                 )
-        return cls(history=history, metrics=tuple(metrics)).plot(ax, line_kwargs=line_kwargs)
+        return cls(history=history, metrics=tuple(metrics)).plot(**kwargs)
 
     @property
     def gap(self) -> pd.DataFrame:
@@ -151,8 +146,7 @@ class HistoryDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, array-like of Axes, or None, default=None
-            As many axes as there are metrics; a single one is divided among them. None makes a
-            new figure.
+            As many axes as metrics; a single one is divided among them. None makes a new figure.
         show_phases : bool, default=True
             Whether lines show where a phase of training ends and the next begins.
         line_kwargs : dict or None, default=None

@@ -33,15 +33,15 @@ def occlusion(
     Parameters
     ----------
     estimator : estimator instance
-        Fitted classifier or regressor of images.
+        Fitted classifier or regressor of images. An extractor in it caches the features of every
+        covered image; where that matters, set its ``cache=False``.
     X : collection of images, n rows
         Images in any of the :ref:`accepted forms <accepted-inputs>`. The covered images are passed
         to the estimator in the same form; files and Pillow images as Pillow images.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is explained. None: the predicted class.
     patch : int, (int, int) or None, default=None
-        Height and width of the window in pixels of the image. None: an eighth of the shorter
-        side.
+        Height and width of the window in pixels. None: an eighth of the image's shorter side.
     stride : int, (int, int) or None, default=None
         Vertical and horizontal step of the window in pixels. None: half of the window.
     fill : "mean" or float, default="mean"
@@ -66,11 +66,6 @@ def occlusion(
     --------
     input_gradient : Compute gradients, in one pass per image, where there are any.
     SaliencyDisplay : Draw maps on the images.
-
-    Notes
-    -----
-    An extractor caches the features of every covered image: set ``cache=False`` on the extractor,
-    or call :func:`sktransfer.clear_cache`, where that matters.
 
     References
     ----------

@@ -56,8 +56,7 @@ def saliency_randomization_test(
         row, through which torch can differentiate), the batch, and the positions of the classes
         (n,); it returns a tensor of maps (n, h, w).
     max_correlation : float, default=0.65
-        Maps fail if their mean correlation over the first half of the steps exceeds it; see the
-        notes.
+        Maps fail if their mean correlation over the first half of the steps exceeds it.
     batch_size : int, default=16
         Number of images per pass.
     random_state : int, RandomState instance or None, default=0

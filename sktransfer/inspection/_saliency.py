@@ -205,14 +205,10 @@ class SaliencyDisplay:
 
     Attributes
     ----------
-    figure_ : matplotlib Figure or SubFigure
-        Figure with the plot.
-    axes_ : ndarray of matplotlib Axes, shape (n, 2)
-        Axes of each image, and of its map on the image.
-    images_ : list of matplotlib AxesImage
-        The maps.
-    colorbars_ : list of matplotlib Colorbar
-        The color bar of each map.
+    figure_, axes_ : matplotlib Figure and ndarray of Axes, shape (n, 2)
+        The figure, and the axes of each image, and of its map on the image.
+    images_, colorbars_ : list of matplotlib AxesImage and of Colorbar
+        The maps, and the color bar of each.
 
     See Also
     --------

@@ -209,8 +209,7 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
     y_proba : ndarray of shape (n,)
         All probabilities.
     slope, intercept : tuple of float
-        ``(estimate, low, high)`` as :func:`calibration_slope` and :func:`calibration_intercept`
-        compute them.
+        ``(estimate, low, high)``, of :func:`calibration_slope`, :func:`calibration_intercept`.
     name : str or None, default=None
         Name in the legend.
     pos_label : int, float, bool, str or None, default=None

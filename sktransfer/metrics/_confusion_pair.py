@@ -30,10 +30,8 @@ class ConfusionPairDisplay:
 
     Attributes
     ----------
-    figure_ : matplotlib Figure or SubFigure
-        Figure with the axes.
-    axes_ : ndarray of matplotlib Axes
-        Axes for each who judged.
+    figure_, axes_ : matplotlib Figure and ndarray of Axes
+        The figure, and the axes for each who judged.
     displays_ : list of sklearn.metrics.ConfusionMatrixDisplay
         Display for each who judged.
 

@@ -112,9 +112,8 @@ def operating_point(
           as here: ``prevalence``, the share of positive rows;
         - ``positive_likelihood_ratio``, ``negative_likelihood_ratio``: intervals of the factor by
           which a call multiplies the odds of being positive;
-        - ``group_sensitivity``, ``group_specificity``: intervals of the share of groups *all* of
-          whose positive rows are called positive, or all of whose negative rows negative. None
-          without groups.
+        - ``group_sensitivity``, ``group_specificity``: with groups, intervals of the share of them
+          *all* of whose positive rows are called positive, or all of whose negative rows negative.
 
     See Also
     --------

@@ -22,8 +22,7 @@ def rate_interval(k: float, n: float, *, confidence_level: float = 0.95) -> Inte
     Returns
     -------
     interval : tuple of float
-        Named tuple ``(estimate, low, high)``; without trials the estimate is NaN and the interval
-        is [0, 1].
+        Named tuple ``(estimate, low, high)``; without trials it is ``(nan, 0, 1)``.
 
     See Also
     --------
@@ -65,9 +64,8 @@ def effective_trials(
 ) -> float:
     """Return how many independent rows a rate over groups is worth (Korn and Graubard, 1998).
 
-    At most all of them, and as many as there are groups where the rows of each are alike. Few
-    groups estimate the variance badly; the quantile of Student's t at ``confidence_level`` says how
-    badly.
+    At most all of them, and as many as there are groups where the rows of each are alike. With few
+    groups, whose variance is uncertain, quantiles of Student's t lower the number.
     """
     n = len(success)
     if groups is None or n == 0:

@@ -61,8 +61,7 @@ def roc_auc_interval(
     confidence_level : float, default=0.95
         Level of the interval.
     groups : array-like of shape (n,) or None, default=None
-        Patients. Rows of one patient resemble each other, and an interval that ignores this is too
-        short.
+        Patients, whose rows resemble each other: an interval that ignores this is too short.
     method : {"auto", "delong", "bootstrap"}, default="auto"
         "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": the
         bootstrap of rows, or of whole patients, within each class. "auto": the bootstrap with
@@ -77,8 +76,7 @@ def roc_auc_interval(
     labels : array-like of shape (n_classes,) or None, default=None
         Classes in the order of the columns. None: those of ``y_true``, sorted.
     average : {"macro"} or None, default="macro"
-        What to make of several classes: the interval of their mean area, or a list with one
-        interval for each.
+        What to make of several classes: the interval of their mean area, or a list of intervals.
     n_resamples : int, default=1000
         Number of resamples of the bootstrap.
     random_state : int, RandomState instance or None, default=0
@@ -181,8 +179,7 @@ def roc_auc_difference(
     y_true : array-like of shape (n,)
         True labels.
     y_score_a, y_score_b : array-like of shape (n,) or (n, n_classes)
-        Scores by two models; with several classes, areas are means over each class against the
-        rest.
+        Scores by two models; with several classes, areas are means of each against the rest.
     confidence_level : float, default=0.95
         Level of the interval.
     groups : array-like of shape (n,) or None, default=None
@@ -195,8 +192,7 @@ def roc_auc_difference(
     Returns
     -------
     difference : tuple of float
-        Named tuple ``(estimate, low, high, pvalue)`` of the two-sided paired test by DeLong et al.
-        (1988).
+        Named tuple ``(estimate, low, high, pvalue)`` of DeLong's two-sided paired test (1988).
 
     Warns
     -----

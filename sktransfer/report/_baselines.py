@@ -138,8 +138,7 @@ def out_of_fold(
 ) -> np.ndarray | None:
     """Return the scores of a random forest on rows it has not seen.
 
-    Columns that are not numeric are one-hot encoded. None where a class has fewer than two
-    patients.
+    Text columns are one-hot encoded. None where a class has fewer than two patients.
     """
     units = np.arange(len(positive)) if groups is None else groups
     n_folds = min(_FOLDS, *(len(np.unique(units[own])) for own in (positive, ~positive)))

@@ -203,8 +203,7 @@ def diagnostic_report(
         Least score of a row that is predicted positive. None: the estimator's own, else 0.5 for
         probabilities and 0 for other scores.
     thresholds : mapping of str to float, or None, default=None
-        Further thresholds for the table of operating points. They should not be chosen on these
-        rows.
+        Further thresholds for the table of operating points, not chosen on these rows.
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: that of the estimator's threshold, else the last of two. With
         more than two classes it must be given, and is compared with the rest.
@@ -248,8 +247,7 @@ def diagnostic_report(
     TypeError, ValueError
         If the estimator is no classifier with scores, or a parameter does not fit.
     ImageDecodeError
-        For the first row that cannot be read; rows without a score (``on_error="nan"``) are left
-        out and counted.
+        For the first unreadable row; with ``on_error="nan"`` such rows are left out and counted.
 
     See Also
     --------
