@@ -97,11 +97,10 @@ def deletion_insertion_curves(
     n_steps : int, default=32
         Number of steps from the whole image to nothing.
     deletion_fill : {"mean", "blur"} or float, default="mean"
-        What replaces deleted tiles: the mean of the image (of each channel), the blurred image, or
-        a value as in ``X`` (from 0 to 255 for files).
+        What replaces deleted tiles: the mean of the image (of each channel), the blurred image
+        (standard deviation: a sixteenth of the shorter side), or a value as in ``X`` (files: to 255).
     insertion_fill : {"mean", "blur"} or float, default="blur"
-        What an image is before anything is inserted. The blur has a standard deviation of a
-        sixteenth of the shorter side.
+        What an image is before anything is inserted, in the same terms.
     response_method : {"auto", "predict_proba", "decision_function", "predict"}, default="auto"
         The method that gives the score. "auto": the first of these that the estimator has.
         "predict" is for regressors.

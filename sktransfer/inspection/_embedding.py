@@ -107,8 +107,7 @@ class EmbeddingDisplay:
         Parameters
         ----------
         transformer : transformer instance
-            Fitted transformer, such as a PretrainedFeatureExtractor, or a Pipeline without its
-            classifier: ``pipe[:-1]``.
+            Fitted transformer, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``.
         X : collection of images, n rows
             Images in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
@@ -298,8 +297,7 @@ def similar_images(
     X : collection of images, n rows
         Images to search.
     query : int, array of int, or collection of images
-        Rows of ``X``, which are then not among their own neighbors; or other images, in any
-        form that the transformer accepts.
+        Rows of ``X``, which are then not among their own neighbors; or other images.
     n_neighbors : int, default=5
         Number of neighbors of each image.
     metric : str, default="cosine"

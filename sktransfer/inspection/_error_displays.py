@@ -99,8 +99,7 @@ class _PredictedImagesMixin:
 class ErrorGalleryDisplay(_PredictedImagesMixin):
     """Gallery of the misclassified images, those with the highest confidence first.
 
-    Use :meth:`from_estimator` or :meth:`from_predictions` to create one. Plotting needs matplotlib
-    (extra ``plot``).
+    Make one with a ``from_`` method. Plotting needs matplotlib (extra ``plot``).
 
     Read more in the :ref:`User Guide <inspection-errors>`.
 
@@ -317,8 +316,7 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
 class ConfusionExamplesDisplay(_PredictedImagesMixin):
     """Confusion matrix that shows in each cell one of the images counted there.
 
-    Use :meth:`from_estimator` or :meth:`from_predictions` to create one. Plotting needs matplotlib
-    (extra ``plot``).
+    Make one with a ``from_`` method. Plotting needs matplotlib (extra ``plot``).
 
     Read more in the :ref:`User Guide <inspection-errors>`.
 

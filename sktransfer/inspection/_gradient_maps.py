@@ -52,18 +52,16 @@ def input_gradient(
     estimator : FineTuneClassifier or Pipeline
         Fitted classifier. A Pipeline must consist of a PretrainedFeatureExtractor, any of
         StandardScaler, RobustScaler, MaxAbsScaler, MinMaxScaler, Normalizer, PCA, TruncatedSVD and
-        feature selection, and a linear classifier, which may be in a CalibratedClassifierCV
-        (sigmoid or temperature), a search, or a classifier with a threshold; these may be around
-        the Pipeline as well.
+        feature selection, and a linear classifier. It, or the Pipeline, may be in a
+        CalibratedClassifierCV (sigmoid, temperature), a search, or a classifier with a threshold.
     X : collection of images, n rows
         Images in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
         The class of each row whose score is explained. None: the predicted class.
     objective : {"decision", "loss"}, default="decision"
         What is differentiated. ``"decision"``: the ``decision_function`` of that class (of two
-        classes, its negative for the first); for a calibrated classifier, which has none, the
-        log-odds. ``"loss"``: the cross-entropy of the class, as in [1]_; where the classifier is
-        certain, its gradient almost vanishes.
+        classes, its negative for the first), or the log-odds of a calibrated classifier.
+        ``"loss"``: the cross-entropy [1]_, whose gradient almost vanishes where it is certain.
     smooth : int, default=0
         Number of noisy copies to average over (SmoothGrad [2]_). 0: the plain gradient [3]_.
     noise : float, default=0.15
@@ -207,8 +205,7 @@ def integrated_gradients(
     Returns
     -------
     attributions : ndarray of shape (n, 3, side, side), float32 or float64
-        Attributions in the frame of the network, as of :func:`input_gradient`. They are negative
-        where a number is evidence against the class.
+        Attributions in the frame of the network; negative ones are evidence against the class.
 
     See Also
     --------

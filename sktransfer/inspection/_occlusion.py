@@ -45,8 +45,7 @@ def occlusion(
     stride : int, (int, int) or None, default=None
         Vertical and horizontal step of the window in pixels. None: half of the window.
     fill : "mean" or float, default="mean"
-        What covers the window: the mean of the image (of each channel), or a value as in ``X``
-        (from 0 to 255 for files).
+        What covers the window: the mean of each channel, or a value as in ``X`` (files: to 255).
     response_method : {"auto", "decision_function", "predict_proba", "predict"}, default="auto"
         The method that gives the score. "auto": the first of these that the estimator has.
         "predict" is for regressors.
@@ -58,9 +57,8 @@ def occlusion(
     Returns
     -------
     maps : list of ndarray of shape (height, width), float64
-        For each row, in pixels of the image: the fall of the score, averaged over the windows
-        that cover the pixel. It is negative where the part is evidence against the class, and NaN
-        between windows that leave gaps.
+        The fall of the score at each pixel, averaged over the windows that cover it: negative
+        where it is evidence against the class, NaN between windows that leave gaps.
 
     See Also
     --------

@@ -107,9 +107,8 @@ def saliency_maps(
     Returns
     -------
     maps : list of ndarray of shape (height, width), float64
-        A map for each row. Resizing and cropping are undone; it is NaN where the network sees
-        nothing. Where ``preprocessing`` is a callable, this is not possible, and the map is that
-        of the network's input, (side, side).
+        A map for each row, with resizing and cropping undone and NaN where the network sees
+        nothing; where ``preprocessing`` is a callable, that of the network's input, (side, side).
 
     See Also
     --------

@@ -196,9 +196,8 @@ class CalibrationIntervalDisplay(ScoreDisplayMixin):
     """Reliability diagram with a binomial interval for each bin.
 
     scikit-learn's :class:`~sklearn.calibration.CalibrationDisplay` with what it lacks: the interval
-    of each point, how many rows are in it, slope and intercept. Make one with
-    :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs matplotlib
-    (extra ``plot``) to plot.
+    of each point, how many rows are in it, slope and intercept. Make one with a ``from_`` method.
+    Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------

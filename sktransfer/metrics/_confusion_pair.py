@@ -16,8 +16,7 @@ from sktransfer._utils.plotting import new_panels
 class ConfusionPairDisplay:
     """Confusion matrices of a classifier and of experts, on the same rows and the same scale.
 
-    Make one with :meth:`from_estimator` or :meth:`from_predictions`. Needs matplotlib (extra
-    ``plot``) to plot.
+    Make one with a ``from_`` method. Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------

@@ -171,8 +171,7 @@ def net_benefit(
 class DecisionCurveDisplay(ScoreDisplayMixin):
     """Decision curve: net benefit of acting on probabilities, on everybody and on nobody.
 
-    Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
-    matplotlib (extra ``plot``) to plot.
+    Make one with a ``from_`` method. Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------

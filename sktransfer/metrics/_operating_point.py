@@ -90,8 +90,7 @@ def operating_point(
     pos_label : int, float, bool, str or None, default=None
         The positive class. None: 1, where the labels are 0 and 1 or -1 and 1.
     groups : array-like of shape (n,) or None, default=None
-        Patients. Intervals are then those of an effective number of rows [1]_, and the share of
-        patients without a mistake is given too.
+        Patients. Intervals are then those of an effective number of rows [1]_.
     confidence_level : float, default=0.95
         Level of the intervals.
 

@@ -31,8 +31,7 @@ class Reader(NamedTuple):
 class ReaderStudyDisplay(ScoreDisplayMixin):
     """ROC curve of a classifier with experts as points.
 
-    Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
-    matplotlib (extra ``plot``) to plot.
+    Make one with a ``from_`` method. Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------
@@ -133,8 +132,7 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
         y_true, y_score : array-like of shape (n,)
             True labels of two classes, and scores of the positive class.
         readers : mapping of str to array-like of shape (n,), or DataFrame, default=None
-            The label that each expert gave each row. Rows whose label is missing (None, NaN) are
-            left out for that expert.
+            The label that each expert gave each row; None or NaN where an expert gave none.
         reader_points : mapping of str to (sensitivity, specificity), default=None
             Experts of whom only these are known; they have no intervals.
         threshold : float or None, default=None

@@ -63,14 +63,12 @@ def roc_auc_interval(
     groups : array-like of shape (n,) or None, default=None
         Patients, whose rows resemble each other: an interval that ignores this is too short.
     method : {"auto", "delong", "bootstrap"}, default="auto"
-        "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": the
-        bootstrap of rows, or of whole patients, within each class. "auto": the bootstrap with
-        groups, else DeLong.
+        "delong": the variance by DeLong [1]_; with groups, by Obuchowski [2]_. "bootstrap": of rows
+        or whole patients, within each class. "auto": the bootstrap with groups, else DeLong.
     scale : {"logit", "linear"}, default="logit"
         Scale on which the interval is symmetric. "logit" takes quantiles of Student's t [3]_ and
-        adds the variance of a single pair to that of DeLong (see Notes); its coverage is as stated
-        near 1 and with few rows. "linear" is the interval of [1]_, whose coverage is not, and which
-        may end above 1.
+        adds the variance of a single pair to that of DeLong, for coverage near 1 and with few rows
+        (see Notes). "linear" is the interval of [1]_, which covers less and may end above 1.
     pos_label : int, float, bool, str or None, default=None
         The positive class of two. None: 1, where the labels are 0 and 1 or -1 and 1.
     labels : array-like of shape (n_classes,) or None, default=None

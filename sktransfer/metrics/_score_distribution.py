@@ -15,8 +15,7 @@ from sktransfer.metrics._labels import binary_scores, group_weights, positive_la
 class ScoreDistributionDisplay(ScoreDisplayMixin):
     """Histogram of the scores of each class, with the threshold.
 
-    Make one with :meth:`from_estimator`, :meth:`from_predictions` or :meth:`from_cv_results`. Needs
-    matplotlib (extra ``plot``) to plot.
+    Make one with a ``from_`` method. Plotting needs matplotlib (extra ``plot``).
 
     Parameters
     ----------
