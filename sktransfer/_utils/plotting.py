@@ -78,13 +78,17 @@ def label_of(axis: str, pos_label: Any) -> str:
 class ScoreDisplayMixin:
     """Constructors of displays of true labels and scores of the positive class.
 
-    A display defines ``from_predictions(y_true, y_score, *, pos_label, name, ...)``, which plots.
+    A display defines ``from_predictions(y_true, y_score, *, pos_label, name, ...)``, which plots,
+    and ``_draw``, or a ``plot`` of its own if it takes further parameters.
     """
 
     _methods: ClassVar[tuple[str, ...]] = ("predict_proba", "decision_function")
     # Whether from_predictions takes a threshold, which an estimator then brings.
     _shows_threshold: ClassVar[bool] = False
     from_predictions: ClassVar[Any]
+    # A method that draws on ax_ and returns properties of the axes.
+    _draw: ClassVar[Any]
+    name: str | None
 
     @classmethod
     def from_estimator(
@@ -198,6 +202,37 @@ class ScoreDisplayMixin:
             name=name,
             **kwargs,
         )
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
+        despine: bool = False,
+    ) -> Any:
+        """Plot the display.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Axes to plot in. None makes new ones.
+        name : str or None, default=None
+            Name in the legend, or title. None: the ``name`` of the display.
+        curve_kwargs : dict or None, default=None
+            Keyword arguments for the function of matplotlib that draws the curve or histograms.
+        despine : bool, default=False
+            Whether to leave out the top and right lines of the frame.
+
+        Returns
+        -------
+        display : Display
+            The display itself.
+        """
+        self.ax_, self.figure_ = new_axes(ax, self)
+        properties = self._draw(self.name if name is None else name, curve_kwargs)
+        finish_axes(self.ax_, despine=despine, **properties)
+        return self
 
     @classmethod
     def _response_methods(cls, response_method: str) -> list[str]:

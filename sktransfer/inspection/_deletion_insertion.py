@@ -97,8 +97,8 @@ def deletion_insertion_curves(
     n_steps : int, default=32
         Number of steps from the whole image to nothing.
     deletion_fill : {"mean", "blur"} or float, default="mean"
-        What replaces deleted tiles: the mean of the image (of each channel), the blurred image
-        (standard deviation: a sixteenth of the shorter side), or a value as in ``X`` (files: to 255).
+        What replaces deleted tiles: the mean of each channel, the blurred image (with a standard
+        deviation of a sixteenth of the shorter side), or a value as in ``X`` (files: 0 to 255).
     insertion_fill : {"mean", "blur"} or float, default="blur"
         What an image is before anything is inserted, in the same terms.
     response_method : {"auto", "predict_proba", "decision_function", "predict"}, default="auto"

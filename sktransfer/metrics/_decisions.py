@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import column_or_1d
 
-from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
+from sktransfer._utils.plotting import ScoreDisplayMixin, label_of, styled
 from sktransfer.metrics._labels import (
     binary_labels,
     check_probabilities,
@@ -276,46 +276,18 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
         )
         return display.plot(**kwargs)
 
-    def plot(
-        self,
-        ax: Any = None,
-        *,
-        name: str | None = None,
-        curve_kwargs: dict[str, Any] | None = None,
-        despine: bool = False,
-    ) -> DecisionCurveDisplay:
-        """Plot the curve and the two lines to compare it with.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to plot in; the two other lines are drawn there once. None makes new ones.
-        name : str or None, default=None
-            Name in the legend. None: the ``name`` of the display.
-        curve_kwargs : dict or None, default=None
-            Keyword arguments for matplotlib's ``plot``.
-        despine : bool, default=False
-            Whether to leave out the top and right lines of the frame.
-
-        Returns
-        -------
-        display : DecisionCurveDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = new_axes(ax, self)
+    def _draw(self, name: str | None, curve_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """Draw the curve and the two lines to compare it with."""
         if "act on everybody" not in self.ax_.get_legend_handles_labels()[1]:
             everybody = {"color": "0.5", "linestyle": "--", "label": "act on everybody"}
             self.ax_.plot(self.thresholds, self.benefit_all, **everybody)
             self.ax_.axhline(0, color="k", linewidth=0.8, label="act on nobody")
-        curve = styled(curve_kwargs, label=self.name if name is None else name)
+        curve = styled(curve_kwargs, label=name)
         (self.line_,) = self.ax_.plot(self.thresholds, self.benefit, **curve)
-        finish_axes(
-            self.ax_,
-            xlabel=label_of("Threshold probability", self.pos_label),
-            ylabel="Net benefit",
-            xlim=(0, 1),
+        return {
+            "xlabel": label_of("Threshold probability", self.pos_label),
+            "ylabel": "Net benefit",
+            "xlim": (0, 1),
             # Acting on everybody falls without bound.
-            ylim=(-0.15 * self.prevalence, 1.05 * self.prevalence),
-            despine=despine,
-        )
-        return self
+            "ylim": (-0.15 * self.prevalence, 1.05 * self.prevalence),
+        }

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
+from sktransfer._utils.plotting import ScoreDisplayMixin, label_of, styled
 from sktransfer.metrics._labels import binary_scores, group_weights, positive_label
 
 
@@ -124,33 +124,8 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
         )
         return display.plot(**kwargs)
 
-    def plot(
-        self,
-        ax: Any = None,
-        *,
-        name: str | None = None,
-        curve_kwargs: dict[str, Any] | None = None,
-        despine: bool = False,
-    ) -> ScoreDistributionDisplay:
-        """Plot the two histograms and the threshold.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes or None, default=None
-            Axes to plot in. None makes new ones.
-        name : str or None, default=None
-            Title of the plot. None: the ``name`` of the display.
-        curve_kwargs : dict or None, default=None
-            Keyword arguments for matplotlib's ``stairs``.
-        despine : bool, default=False
-            Whether to leave out the top and right lines of the frame.
-
-        Returns
-        -------
-        display : ScoreDistributionDisplay
-            The display itself.
-        """
-        self.ax_, self.figure_ = new_axes(ax, self)
+    def _draw(self, name: str | None, curve_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """Draw the two histograms and the threshold."""
         self.stairs_ = []
         for number, (label, share) in enumerate(self.shares.items()):
             style = styled(
@@ -166,11 +141,5 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
             self.threshold_ = self.ax_.axvline(
                 self.threshold, color="k", linestyle="--", label=f"threshold {self.threshold:.3g}"
             )
-        finish_axes(
-            self.ax_,
-            xlabel=label_of("Score", self.pos_label),
-            ylabel="Share of the class",
-            title=(self.name if name is None else name) or "",
-            despine=despine,
-        )
-        return self
+        xlabel = label_of("Score", self.pos_label)
+        return {"xlabel": xlabel, "ylabel": "Share of the class", "title": name or ""}
