@@ -16,7 +16,7 @@ from sktransfer.metrics._labels import (
     Interval,
     among,
     binary_scores,
-    check_confidence,
+    check_level,
     check_probabilities,
     positive_label,
 )
@@ -158,7 +158,7 @@ def _logistic(
     confidence_level: float,
 ) -> Interval:
     """Return the first coefficient of an unpenalized logistic regression, by Newton's method."""
-    check_confidence(confidence_level)
+    check_level(confidence_level)
     beta = np.zeros(design.shape[1])
 
     def loss(beta: np.ndarray) -> float:

@@ -22,14 +22,11 @@ class Interval(NamedTuple):
     high: float
 
 
-def check_confidence(confidence_level: float) -> float:
-    """Return the level of an interval, which lies between 0 and 1."""
-    if not 0 < confidence_level < 1:
-        raise ValueError(
-            "confidence_level must be a share between 0 and 1, such as 0.95; got "
-            f"{confidence_level!r}."
-        )
-    return float(confidence_level)
+def check_level(level: float, name: str = "confidence_level") -> float:
+    """Return the level of an interval or of a rate, which lies between 0 and 1."""
+    if not 0 < level < 1:
+        raise ValueError(f"{name} must be a share between 0 and 1, such as 0.95; got {level!r}.")
+    return float(level)
 
 
 def check_scores(score: ArrayLike, *, name: str = "y_score") -> np.ndarray:

@@ -13,7 +13,7 @@ from sktransfer.metrics._labels import (
     Interval,
     among,
     binary_scores,
-    check_confidence,
+    check_level,
     positive_label,
 )
 from sktransfer.metrics._rates import effective_trials, rate_of
@@ -140,7 +140,7 @@ def operating_point(
     positive likelihood ratio 3.000 (95 %: 0.569 to 8.681)
     negative likelihood ratio 0.000 (95 %: 0.000 to 3.743)
     """
-    check_confidence(confidence_level)
+    check_level(confidence_level)
     if np.isnan(threshold):
         raise ValueError("threshold must be a number; got NaN.")
     positive, score, codes = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import beta
 from scipy.stats import t as student
 
-from sktransfer.metrics._labels import Interval, check_confidence
+from sktransfer.metrics._labels import Interval, check_level
 
 
 def rate_interval(k: float, n: float, *, confidence_level: float = 0.95) -> Interval:
@@ -41,7 +41,7 @@ def rate_interval(k: float, n: float, *, confidence_level: float = 0.95) -> Inte
     >>> f"{rate:.3f} ({low:.3f} to {high:.3f})"
     '0.950 (0.861 to 0.990)'
     """
-    tail = (1 - check_confidence(confidence_level)) / 2
+    tail = (1 - check_level(confidence_level)) / 2
     if not 0 <= k <= n:
         raise ValueError(f"A rate of k in n needs 0 <= k <= n; got k={k!r} and n={n!r}.")
     if n == 0:

@@ -18,7 +18,7 @@ from sktransfer.metrics._labels import (
     Interval,
     among,
     binary_scores,
-    check_confidence,
+    check_level,
     group_codes,
     one_vs_rest,
 )
@@ -123,7 +123,7 @@ def roc_auc_interval(
     >>> f"{auc:.2f} ({low:.2f} to {high:.2f})"
     '0.83 (0.71 to 0.90)'
     """
-    check_confidence(confidence_level)
+    check_level(confidence_level)
     for name, value, options in (
         ("method", method, ("auto", "delong", "bootstrap")),
         ("scale", scale, ("logit", "linear")),
@@ -208,7 +208,7 @@ def roc_auc_difference(
     >>> bool(difference.low > 0), difference.pvalue < 0.05
     (True, True)
     """
-    check_confidence(confidence_level)
+    check_level(confidence_level)
     if np.shape(y_score_a) != np.shape(y_score_b):
         raise ValueError(
             "y_score_a and y_score_b must be of the same rows and classes; got shapes "
@@ -416,7 +416,7 @@ def roc_curve_band(
 
     Intervals are of each point on its own, not of the whole curve.
     """
-    tail = (1 - check_confidence(confidence_level)) / 2
+    tail = (1 - check_level(confidence_level)) / 2
     positive, score, codes = binary_scores(y_true, y_score, pos_label=pos_label, groups=groups)
     order = np.argsort(-score, kind="stable")
     positive, score, codes = positive[order], score[order], among(codes, order)

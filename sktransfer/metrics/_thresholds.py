@@ -12,18 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binom, nbinom
 
-from sktransfer.metrics._labels import binary_scores, check_confidence, one_vs_rest
+from sktransfer.metrics._labels import binary_scores, check_level, one_vs_rest
 
 # n * (1 - target_level) in floating point may fall just short of a whole number.
 _ROUNDING = 1e-9
-
-
-def _check_target(target_level: float) -> float:
-    if not 0 < target_level < 1:
-        raise ValueError(
-            f"target_level must be a share between 0 and 1, such as 0.95; got {target_level!r}."
-        )
-    return float(target_level)
 
 
 def allowed_misses(
@@ -67,10 +59,10 @@ def allowed_misses(
     >>> allowed_misses(200, confidence_level=None)
     10
     """
-    target_level = _check_target(target_level)
+    target_level = check_level(target_level, "target_level")
     if confidence_level is None:
         return math.floor(n * (1 - target_level) + _ROUNDING) if n else -1
-    tail = 1 - check_confidence(confidence_level)
+    tail = 1 - check_level(confidence_level)
     # With k missed the rate of all is Beta(n - k, k + 1): below the target as often as k or fewer
     # of n are missed at a rate that is the target.
     k = np.arange(n - math.floor(n * target_level) + 1 if n else 0)
@@ -105,8 +97,8 @@ def rows_needed(
     >>> [rows_needed(0.95, misses=misses) for misses in (0, 1, 2, 5)]
     [59, 93, 124, 208]
     """
-    _check_target(target_level)
-    check_confidence(confidence_level)
+    check_level(target_level, "target_level")
+    check_level(confidence_level)
     if misses < 0:
         raise ValueError(f"misses must be at least 0; got {misses!r}.")
     # Rows at a rate that is the target, until one more than these has been missed.

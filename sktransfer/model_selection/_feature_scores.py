@@ -181,11 +181,7 @@ def ridge_decisions(
 
 
 def _left_out(
-    U: np.ndarray,
-    s: np.ndarray,
-    target: np.ndarray,
-    alpha: float,
-    blocks: list[np.ndarray] | None,
+    U: np.ndarray, s: np.ndarray, target: np.ndarray, alpha: float, blocks: list[np.ndarray] | None
 ) -> np.ndarray:
     """Predict rows that were left out, from the hat matrix of all rows."""
     n = len(target)
@@ -265,11 +261,7 @@ def knn_score(
 
 
 def knn_decisions(
-    data: LabeledFeatures,
-    *,
-    n_neighbors: int = 5,
-    metric: str = "cosine",
-    standardize: bool = True,
+    data: LabeledFeatures, *, n_neighbors: int = 5, metric: str = "cosine", standardize: bool = True
 ) -> np.ndarray:
     """Compute each class's share of the votes on every row; nearer voters resolve ties."""
     if metric not in ("cosine", "euclidean"):

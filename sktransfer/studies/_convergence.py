@@ -99,8 +99,7 @@ class ConvergenceCurve:
         reached = mean[mean["score"] >= level]
         first = reached.groupby(["train_size", "init"])["budget"].min().unstack("init")
         return first.reindex(
-            index=sorted(self.table["train_size"].unique()),
-            columns=pd.unique(self.table["init"]),
+            index=sorted(self.table["train_size"].unique()), columns=pd.unique(self.table["init"])
         )
 
 
