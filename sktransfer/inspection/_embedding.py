@@ -71,10 +71,9 @@ class EmbeddingDisplay:
     >>> from sktransfer import PretrainedFeatureExtractor
     >>> from sktransfer.inspection import EmbeddingDisplay
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... ).fit(X[:40])
-    >>> display = EmbeddingDisplay.from_estimator(feat, X[:40], y[:40], embedding=PCA(2))
+    >>> X = X[:40] / 16
+    >>> feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32).fit(X)
+    >>> display = EmbeddingDisplay.from_estimator(feat, X, y[:40], embedding=PCA(2))
     >>> display.points.shape
     (40, 2)
     """
@@ -320,10 +319,9 @@ def similar_images(
     >>> from sktransfer import PretrainedFeatureExtractor
     >>> from sktransfer.inspection import similar_images
     >>> X, y = load_digits(return_X_y=True)
-    >>> feat = PretrainedFeatureExtractor(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16)
-    ... ).fit(X[:40])
-    >>> similar_images(feat, X[:40], 0, n_neighbors=3)[["query", "rank"]]
+    >>> X = X[:40] / 16
+    >>> feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32).fit(X)
+    >>> similar_images(feat, X, 0, n_neighbors=3)[["query", "rank"]]
        query  rank
     0      0     1
     1      0     2

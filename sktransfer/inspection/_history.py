@@ -64,11 +64,9 @@ class HistoryDisplay:
     >>> from sktransfer import FineTuneClassifier
     >>> from sktransfer.inspection import HistoryDisplay
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = FineTuneClassifier(
-    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=2,
-    ...     validation_fraction=0.3, random_state=0,
-    ... ).fit(X[:60], y[:60])
-    >>> display = HistoryDisplay.from_estimator(clf)
+    >>> clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, max_epochs=2)
+    >>> clf = clf.set_params(validation_fraction=0.3, random_state=0)
+    >>> display = HistoryDisplay.from_estimator(clf.fit(X[:60] / 16, y[:60]))
     >>> display.gap[["name", "epochs"]]
                      name  epochs
     0  FineTuneClassifier       2

@@ -88,9 +88,8 @@ def saliency_randomization_test(
     an extractor is replaced by one linear layer of random weights. Statistics of BatchNorm are
     kept. Absolute values of maps are compared; two constant maps count as equal.
 
-    The first half of the steps decides, in which the classifier and the upper half of the network
-    are randomized: methods that are known to show the image and not the model depend on the first
-    layers only, and change with these [1]_. The limit was chosen between what chest X-rays give
+    The first half of the steps decides, as methods that are known to show the image and not the
+    model depend on the first layers only [1]_. The limit was chosen between what chest X-rays give
     with ImageNet weights of SqueezeNet 1.0, MobileNetV2 and ResNet-18 for guided backpropagation
     (0.89, 0.79, 0.82), which must fail, and for gradient times input (0.50, 0.41, 0.46), integrated
     gradients (0.48, 0.47, 0.46), the gradient (0.35, 0.25, 0.29; smoothed 0.24, 0.15, 0.17),

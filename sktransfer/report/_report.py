@@ -44,10 +44,8 @@ class DiagnosticReport:
 
     Attributes
     ----------
-    created : str
-        Date and time, UTC.
-    summary : str
-        Number of images, AUC, sensitivity and specificity in one sentence.
+    created, summary : str
+        Date and time (UTC); and the number of images and the main rates in one sentence.
     """
 
     def __init__(self, title: str, sections: dict[str, Section]) -> None:
@@ -193,10 +191,8 @@ def diagnostic_report(
         baseline; names of columns are written down, values are not.
     X_train : collection of images or None, default=None
         Images that the model was trained on, to find images that are in both parts.
-    y_train : array-like or None, default=None
-        Labels of the training rows, for the table of partitions.
-    groups_train : array-like or None, default=None
-        Patients of the training rows, to find patients that are in both parts.
+    y_train, groups_train : array-like or None, default=None
+        Labels and patients of the training rows, to find patients that are in both parts.
     baselines : mapping of str to array-like of shape (n,), or None, default=None
         Scores of further models on the same rows, such as a linear one on frozen features.
     threshold : float or None, default=None
