@@ -94,8 +94,10 @@ class ImageInputMixin:
     def _note_failures(self, failures: list[ImageDecodeError], n: int, what: str) -> None:
         """Note the rows of this call that could not be read, and warn of them."""
         rows = [(failure.index, failure.source, failure.reason) for failure in failures]
-        self._failed_rows = pd.DataFrame(rows, columns=NO_FAILED_ROWS.columns)
+        # Without any, the very same object: a prediction must not change the estimator.
+        self._failed_rows = NO_FAILED_ROWS
         if failures:
+            self._failed_rows = pd.DataFrame(rows, columns=NO_FAILED_ROWS.columns)
             warnings.warn(
                 f"{len(failures)} of {n} rows could not be read and were {what} (failed_rows_ "
                 f"lists them). The first: {failures[0]}",
