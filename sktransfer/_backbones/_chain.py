@@ -61,8 +61,8 @@ class Stage:
     n_prefix_tokens: int = 0  # class and register tokens ahead of the patches (NLC only)
 
 
-class Neck(nn.Module):
-    """From the last stage's output to the embedding: ``post(pool(norm(x)))``.
+class Neck(nn.Sequential):
+    """From the last stage's output to the embedding: ``norm``, then ``pool``, then ``post``.
 
     Parameters of ``norm`` and ``post`` belong to the last stage as far as freezing is concerned.
     ``kind`` says what ``pool`` is: a global average, the class token, or nothing to pool.
@@ -70,20 +70,18 @@ class Neck(nn.Module):
 
     def __init__(
         self,
-        pool: nn.Module,
-        kind: Literal["avg", "cls", "none"],
+        pool: nn.Module | None = None,
+        kind: Literal["avg", "cls", "none"] = "avg",
         *,
         norm: nn.Module | None = None,
         post: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm = nn.Identity() if norm is None else norm
-        self.pool = pool
+        average = nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(1))
+        self.pool = average if pool is None else pool
         self.post = nn.Identity() if post is None else post
         self.kind = kind
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.post(self.pool(self.norm(x)))
 
 
 class Parts(NamedTuple):

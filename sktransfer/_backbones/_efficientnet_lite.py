@@ -64,11 +64,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "bytes": 24_666_229,
     },
 }
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of the three networks."""
-    return tuple(_VARIANTS)
+NAMES = tuple(_VARIANTS)
 
 
 def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
@@ -132,7 +128,7 @@ def _as_backbone(network: EfficientNetLite, reference: BackboneReference) -> Bac
         # The authors crop the center out of an image 32 pixels larger.
         input_spec=InputSpec(side, side + 32, "bicubic", half, half),
         stages=tuple(Stage(name, module) for name, module in modules.items()),
-        neck=Neck(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)), "avg"),
+        neck=Neck(),
         classifier=network.classifier,
         n_features=N_FEATURES,
     )

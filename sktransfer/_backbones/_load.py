@@ -1,7 +1,7 @@
 """From a name to a backbone, whichever provider has it.
 
-A provider is a module with ``names``, ``load``, ``architecture``, ``available_offline`` and
-``catalog_rows``; to add one, yield it in ``_providers``. A family of torchvision's networks is
+A provider is a module with ``NAMES``, ``load``, ``architecture``, ``available_offline`` and
+``catalog_rows``; to add one, enter it in ``_PROVIDERS``. A family of torchvision's networks is
 added in ``_torchvision_stages``. timm is apart, because its names have a prefix and are too many
 to be listed without being asked for.
 """
@@ -9,13 +9,13 @@ to be listed without being asked for.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from sktransfer._backbones import _efficientnet_lite, _timm
+from sktransfer._backbones import _timm
 from sktransfer._backbones._chain import Backbone
 from sktransfer._backbones._weights_files import looks_like_path
 from sktransfer.exceptions import (
@@ -24,6 +24,9 @@ from sktransfer.exceptions import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+
+# By name and in this order: torchvision takes seconds to import, and only its networks need it.
+_PROVIDERS = ("sktransfer._backbones._efficientnet_lite", "sktransfer._backbones._torchvision")
 
 
 def load_backbone(
@@ -105,15 +108,7 @@ def catalog_rows(pattern: str | None = None) -> list[dict[str, object]]:
     """Return rows of the catalog: timm's if the pattern asks for them, all others otherwise."""
     if pattern is not None and pattern.lower().startswith(_timm.PREFIX):
         return _timm.catalog_rows()
-    return [row for provider in _providers() for row in provider.catalog_rows()]
-
-
-def _providers() -> Iterator[ModuleType]:
-    yield _efficientnet_lite
-    # It takes seconds to import, and a network of another provider does not need it.
-    from sktransfer._backbones import _torchvision
-
-    yield _torchvision
+    return [row for provider in map(import_module, _PROVIDERS) for row in provider.catalog_rows()]
 
 
 def _provider_of(name: object) -> ModuleType:
@@ -124,10 +119,10 @@ def _provider_of(name: object) -> ModuleType:
     if name.startswith(_timm.PREFIX):
         return _timm
     known: list[str] = []
-    for provider in _providers():
-        if name in provider.names():
+    for provider in map(import_module, _PROVIDERS):
+        if name in provider.NAMES:
             return provider
-        known += provider.names()
+        known += provider.NAMES
     raise UnknownBackboneError(f"There is no backbone {name!r}. {_suggestion(name, known)}")
 
 
@@ -144,8 +139,8 @@ def _offline_alternatives() -> str:
     """Name the backbones that work on this machine as it is (timm's are not searched)."""
     names = [
         name
-        for provider in _providers()
-        for name in provider.names()
+        for provider in map(import_module, _PROVIDERS)
+        for name in provider.NAMES
         if provider.available_offline(name)
     ]
     if names:

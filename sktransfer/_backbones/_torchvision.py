@@ -35,13 +35,13 @@ _OLD_DENSENET_KEY = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 # Heads that only help training, by the torchvision module; the networks are built without them.
 _AUXILIARY_HEADS = {"googlenet": ("aux1.*", "aux2.*"), "inception": ("AuxLogits.*",)}
 
-
-@cache
-def names() -> tuple[str, ...]:
-    """Return the names of torchvision's classification networks that can be cut."""
-    # A newer torchvision may have families that have no entry in FAMILIES yet.
-    known = models.list_models(module=models)
-    return tuple(name for name in known if _module_of(name) in FAMILIES)
+# The torchvision module that defines each network (its last word): the network's family.
+_MODULES = {
+    name: models.get_model_builder(name).__module__.rpartition(".")[2]
+    for name in models.list_models(module=models)
+}
+# A newer torchvision may have families that have no entry in FAMILIES yet.
+NAMES = tuple(name for name, module in _MODULES.items() if module in FAMILIES)
 
 
 def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbone:
@@ -56,7 +56,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
     else:
         file = _weights_files.open_weights_path(path)
     net = _build_to_fill(name, member)
-    _fill(net, _module_of(name), _state_dict.read_state_dict(file), source=file.path)
+    _fill(net, _MODULES[name], _state_dict.read_state_dict(file), source=file.path)
     return _as_backbone(net, _reference(name, member, path, file.digest), member)
 
 
@@ -111,11 +111,6 @@ def _reference(name: str, member: WeightsEnum, path: str | None, digest: str) ->
     return BackboneReference(name, weights, None, digest)
 
 
-def _module_of(name: str) -> str:
-    """Return the last word of the torchvision module that defines a network: its family."""
-    return models.get_model_builder(name).__module__.rpartition(".")[2]
-
-
 def _filename(member: WeightsEnum) -> str:
     """Return the file name of published weights; it holds the first digits of their sha256."""
     return member.url.rpartition("/")[2]
@@ -130,7 +125,7 @@ def _build(
     """Build a network with the options that torchvision's builder would set for these weights."""
     categories = member.meta["categories"]
     options: dict[str, Any] = {} if categories is None else {"num_classes": len(categories)}
-    module = _module_of(name)
+    module = _MODULES[name]
     if module in _AUXILIARY_HEADS:
         options |= {"transform_input": True, "aux_logits": False, "init_weights": initialize}
     elif module == "vgg":
@@ -186,7 +181,7 @@ def _fill(net: nn.Module, module: str, tensors: Mapping[str, Tensor], *, source:
 
 def _as_backbone(net: nn.Module, reference: BackboneReference, member: WeightsEnum) -> Backbone:
     net.requires_grad_(False)
-    _, cut = FAMILIES[_module_of(reference.name)]
+    _, cut = FAMILIES[_MODULES[reference.name]]
     parts = cut(net)
     trained = member.meta["categories"] is not None
     if not trained:
@@ -194,22 +189,14 @@ def _as_backbone(net: nn.Module, reference: BackboneReference, member: WeightsEn
         stages = tuple(stage for stage in parts.stages if stage.layout != "NC")
         convolutions = [m for m in stages[-1].module.modules() if isinstance(m, nn.Conv2d)]
         parts = Parts(stages, None, None, convolutions[-1].out_channels)
-    backbone = Backbone(reference, _input_spec(member), *parts, embedding_trained=trained)
+    transform = member.transforms()
+    (crop_size,), (resize_size,) = transform.crop_size, transform.resize_size
+    mean, std = tuple(transform.mean), tuple(transform.std)
+    spec = InputSpec(crop_size, resize_size, transform.interpolation.value, mean, std)
+    backbone = Backbone(reference, spec, *parts, embedding_trained=trained)
     # After the cut: the containers it made would otherwise say they were training.
     backbone.modules().eval()
     return backbone
-
-
-def _input_spec(member: WeightsEnum) -> InputSpec:
-    transform = member.transforms()
-    (crop_size,), (resize_size,) = transform.crop_size, transform.resize_size
-    return InputSpec(
-        crop_size=crop_size,
-        resize_size=resize_size,
-        interpolation=transform.interpolation.value,
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
-    )
 
 
 # --- the catalog -------------------------------------------------------------------------------
@@ -217,7 +204,7 @@ def _input_spec(member: WeightsEnum) -> InputSpec:
 
 def catalog_rows() -> list[dict[str, Any]]:
     """Return one row per network, with the columns of ``list_backbones``."""
-    return [{**_published(name), "available_offline": available_offline(name)} for name in names()]
+    return [{**_published(name), "available_offline": available_offline(name)} for name in NAMES]
 
 
 @cache
@@ -234,7 +221,7 @@ def _published(name: str) -> dict[str, Any]:
         "n_parameters": n_parameters,
         "n_features": n_features,
         "n_stages": n_stages,
-        "image_size": _input_spec(member).crop_size,
+        "image_size": member.transforms().crop_size[0],
         "gmacs": meta.get("_ops", float("nan")),
         "imagenet_top1": metrics.get("acc@1", float("nan")),
         "default_weights": member.name,
@@ -267,4 +254,4 @@ def _family(name: str) -> str:
     for family in ("resnext", "wide_resnet"):
         if name.startswith(family):
             return family
-    return FAMILIES[_module_of(name)][0]
+    return FAMILIES[_MODULES[name]][0]

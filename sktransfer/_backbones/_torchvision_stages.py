@@ -91,11 +91,6 @@ class SpatialMean(nn.Module):
 # --- what the functions below share ------------------------------------------------------------
 
 
-def _stage(name: str, *modules: nn.Module, layout: Layout = "NCHW") -> Stage:
-    """Make a stage of modules that run one after the other."""
-    return Stage(name, modules[0] if len(modules) == 1 else nn.Sequential(*modules), layout)
-
-
 def _by_attributes(net: Any, stages: Iterable[str]) -> list[Stage]:
     """Make each stage of the named attributes of a network; the last one names the stage."""
     made: list[Stage] = []
@@ -103,7 +98,8 @@ def _by_attributes(net: Any, stages: Iterable[str]) -> list[Stage]:
         modules = [getattr(net, name) for name in names]
         if not made and getattr(net, "transform_input", False):
             modules.insert(0, InputRescaling())
-        made.append(_stage(names[-1], *modules))
+        whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+        made.append(Stage(names[-1], whole))
     return made
 
 
@@ -114,12 +110,13 @@ def _by_position(
     layout: Layout = "NCHW",
 ) -> list[Stage]:
     """Cut a sequence before each of ``starts`` (None: everywhere); a stage is named by its end."""
-    modules = list(container)
-    bounds = [*(range(len(modules)) if starts is None else starts), len(modules)]
-    return [
-        _stage(f"{prefix}.{end - 1}", *modules[start:end], layout=layout)
-        for start, end in pairwise(bounds)
-    ]
+    bounds = [*(range(len(container)) if starts is None else starts), len(container)]
+    made = []
+    for start, end in pairwise(bounds):
+        modules = list(container)[start:end]
+        whole = modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+        made.append(Stage(f"{prefix}.{end - 1}", whole, layout))
+    return made
 
 
 def _parts(stages: Iterable[Stage], neck: Neck, *classifier: nn.Module) -> Parts:
@@ -131,16 +128,6 @@ def _parts(stages: Iterable[Stage], neck: Neck, *classifier: nn.Module) -> Parts
     linear: Any = classifier[-1]
     whole = linear if len(classifier) == 1 else nn.Sequential(*classifier)
     return Parts(tuple(stages), neck, whole, linear.in_features)
-
-
-def _average(pool: nn.Module | None = None, **around: nn.Module) -> Neck:
-    """Make the neck that averages over the last map."""
-    pool = nn.AdaptiveAvgPool2d((1, 1)) if pool is None else pool
-    return Neck(nn.Sequential(pool, nn.Flatten(1)), "avg", **around)
-
-
-def _nothing_to_pool() -> Neck:
-    return Neck(nn.Identity(), "none")
 
 
 # --- convolutional families --------------------------------------------------------------------
@@ -164,31 +151,31 @@ _INCEPTION_V3 = (
 
 def _resnet(net: Any) -> Parts:
     """Cut a ResNet, ResNeXt or Wide ResNet: the stem (through ``maxpool``), then four layers."""
-    return _parts(_by_attributes(net, _RESNET), _average(net.avgpool), net.fc)
+    return _parts(_by_attributes(net, _RESNET), Neck(), net.fc)
 
 
 def _googlenet(net: Any) -> Parts:
     """Cut GoogLeNet: three stem stages, then the inception modules; no auxiliary heads."""
     stages = _by_attributes(net, _GOOGLENET)
-    return _parts(stages, _average(net.avgpool), net.dropout, net.fc)
+    return _parts(stages, Neck(), net.dropout, net.fc)
 
 
 def _inception_v3(net: Any) -> Parts:
     """Cut Inception v3: five stem stages, ``Mixed_5b`` to ``Mixed_7c``; no auxiliary head."""
     stages = _by_attributes(net, _INCEPTION_V3)
-    return _parts(stages, _average(net.avgpool), net.dropout, net.fc)
+    return _parts(stages, Neck(), net.dropout, net.fc)
 
 
 def _shufflenet(net: Any) -> Parts:
     """Cut ShuffleNetV2: the stem (through ``maxpool``), three stages, the closing convolution."""
-    return _parts(_by_attributes(net, _SHUFFLENET), Neck(SpatialMean(), "avg"), net.fc)
+    return _parts(_by_attributes(net, _SHUFFLENET), Neck(SpatialMean()), net.fc)
 
 
 def _regnet(net: Any) -> Parts:
     """Cut a RegNet: the stem, then ``block1`` to ``block4`` of ``trunk_output``."""
-    stages = [_stage("stem", net.stem)]
-    stages += [_stage(name, block) for name, block in net.trunk_output.named_children()]
-    return _parts(stages, _average(net.avgpool), net.fc)
+    stages = [Stage("stem", net.stem)]
+    stages += [Stage(name, block) for name, block in net.trunk_output.named_children()]
+    return _parts(stages, Neck(), net.fc)
 
 
 def _densenet(net: Any) -> Parts:
@@ -197,9 +184,9 @@ def _densenet(net: Any) -> Parts:
     stem = [features.pop(name) for name in ("conv0", "norm0", "relu0", "pool0")]
     # The ReLU works on the norm's fresh output, so writing in place is safe here.
     norm = nn.Sequential(features.pop("norm5"), nn.ReLU(inplace=True))
-    stages = [_stage("pool0", *stem)]
-    stages += [_stage(name, block) for name, block in features.items()]
-    return _parts(stages, _average(norm=norm), net.classifier)
+    stages = [Stage("pool0", nn.Sequential(*stem))]
+    stages += [Stage(name, block) for name, block in features.items()]
+    return _parts(stages, Neck(norm=norm), net.classifier)
 
 
 def _vgg(net: Any) -> Parts:
@@ -216,10 +203,10 @@ def _vgg(net: Any) -> Parts:
     first, second = (i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
     flat = (net.avgpool, nn.Flatten(1))
     stages += [
-        _stage(f"classifier.{first - 1}", *flat, *layers[:first], layout="NC"),
-        _stage(f"classifier.{second - 1}", *layers[first:second], layout="NC"),
+        Stage(f"classifier.{first - 1}", nn.Sequential(*flat, *layers[:first]), "NC"),
+        Stage(f"classifier.{second - 1}", nn.Sequential(*layers[first:second]), "NC"),
     ]
-    return _parts(stages, _nothing_to_pool(), *layers[second:])
+    return _parts(stages, Neck(nn.Identity(), "none"), *layers[second:])
 
 
 def _squeezenet(net: Any) -> Parts:
@@ -235,31 +222,31 @@ def _squeezenet(net: Any) -> Parts:
     dropout.inplace = False
     classifier = nn.Sequential(dropout, convolution, *rest, nn.Flatten(1))
     stages = tuple(_by_position(net.features, starts))
-    return Parts(stages, _average(), classifier, convolution.in_channels, True)
+    return Parts(stages, Neck(), classifier, convolution.in_channels, True)
 
 
 def _mobilenet_v2(net: Any) -> Parts:
     """Cut MobileNetV2: ``features.0`` to ``features.18``."""
-    return _parts(_by_position(net.features), _average(), *net.classifier)
+    return _parts(_by_position(net.features), Neck(), *net.classifier)
 
 
 def _mobilenet_v3(net: Any) -> Parts:
     """Cut MobileNetV3: its features, then the hidden linear layer, which follows the pooling."""
     linear, activation, *last = net.classifier
-    hidden = (net.avgpool, nn.Flatten(1), linear, activation)
-    stages = [*_by_position(net.features), _stage("classifier.1", *hidden, layout="NC")]
-    return _parts(stages, _nothing_to_pool(), *last)
+    hidden = nn.Sequential(net.avgpool, nn.Flatten(1), linear, activation)
+    stages = [*_by_position(net.features), Stage("classifier.1", hidden, "NC")]
+    return _parts(stages, Neck(nn.Identity(), "none"), *last)
 
 
 def _efficientnet(net: Any) -> Parts:
     """Cut EfficientNet or EfficientNetV2: ``features.0`` to ``features.N``."""
-    return _parts(_by_position(net.features), _average(net.avgpool), *net.classifier)
+    return _parts(_by_position(net.features), Neck(), *net.classifier)
 
 
 def _mnasnet(net: Any) -> Parts:
     """Cut MNASNet: stem, separable convolution, six stacks, closing convolution."""
     stages = _by_position(net.layers, [0, 3, 8, 9, 10, 11, 12, 13, 14], "layers")
-    return _parts(stages, Neck(SpatialMean(), "avg"), *net.classifier)
+    return _parts(stages, Neck(SpatialMean()), *net.classifier)
 
 
 def _convnext(net: Any) -> Parts:
@@ -267,7 +254,7 @@ def _convnext(net: Any) -> Parts:
     norm, flatten, linear = net.classifier
     # torchvision's LayerNorm2d wants a map; the pooled vector is one of 1 x 1.
     post = nn.Sequential(nn.Unflatten(1, (linear.in_features, 1, 1)), norm, flatten)
-    return _parts(_by_position(net.features), _average(net.avgpool, post=post), linear)
+    return _parts(_by_position(net.features), Neck(post=post), linear)
 
 
 # --- transformers ------------------------------------------------------------------------------
@@ -293,10 +280,10 @@ def _maxvit(net: Any) -> Parts:
     *hidden, linear = net.classifier
     # The side of the images it was built for, from the grid of its last block.
     size = int(net.blocks[-1].grid_size[0]) * 2 ** (len(net.blocks) + 1)
-    stages = [_stage("stem", ExpectSize(size), net.stem)]
-    stages += [_stage(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
-    stages.append(_stage(f"classifier.{len(hidden) - 1}", *hidden, layout="NC"))
-    return _parts(stages, _nothing_to_pool(), linear)
+    stages = [Stage("stem", nn.Sequential(ExpectSize(size), net.stem))]
+    stages += [Stage(f"blocks.{i}", block) for i, block in enumerate(net.blocks)]
+    stages.append(Stage(f"classifier.{len(hidden) - 1}", nn.Sequential(*hidden), "NC"))
+    return _parts(stages, Neck(nn.Identity(), "none"), linear)
 
 
 # By the torchvision module that defines the network: the family's name, and what cuts a network.

@@ -88,6 +88,9 @@ def make_preprocessing(
         resize_mode, resize_size = "squash", crop_size
     elif preprocessing == "pad":
         resize_mode, resize_size = "longest", crop_size
+    function = preprocessing if callable(preprocessing) else None
+    # Not for a callable, which may need every pixel, nor "nearest", which picks single pixels.
+    scaled = scaled_decoding and function is None and interpolation != "nearest"
     return Preprocessing(
         size=crop_size,
         resize_size=resize_size,
@@ -95,8 +98,8 @@ def make_preprocessing(
         interpolation=interpolation,
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
-        function=preprocessing if callable(preprocessing) else None,
-        scaled_decoding=bool(scaled_decoding),
+        function=function,
+        min_decode_side=_DECODE_MARGIN * resize_size if scaled else None,
     )
 
 
@@ -116,19 +119,9 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     function: Callable[[Any], Any] | None = None  # the user's own preprocessing
-    scaled_decoding: bool = False
-
-    @property
-    def min_decode_side(self) -> int | None:
-        """Length that the shorter side of a decoded image must keep; None: decode in full.
-
-        Twice the side it is resized to, so that whichever side that is (``resize_mode``), none is
-        ever enlarged. None for a callable, which may need every pixel, and for "nearest", which
-        picks single pixels.
-        """
-        if not self.scaled_decoding or self.function is not None:
-            return None
-        return None if self.interpolation == "nearest" else _DECODE_MARGIN * self.resize_size
+    # Length that the shorter side of a decoded image must keep; None: decode in full. Whichever
+    # side is resized (``resize_mode``), none is ever enlarged.
+    min_decode_side: int | None = None
 
     @property
     def fingerprint(self) -> str | None:
@@ -141,8 +134,8 @@ class Preprocessing:
             *(_VERSION, self.size, self.resize_size, self.resize_mode, self.interpolation),
             *(self.mean, self.std),
         )
-        if (least := self.min_decode_side) is not None:
-            parts = (*parts, "scaled", least)
+        if self.min_decode_side is not None:
+            parts = (*parts, "scaled", self.min_decode_side)
         if self.function is not None:
             own = getattr(self.function, "fingerprint", None)
             if not isinstance(own, str):

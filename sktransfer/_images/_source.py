@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from sktransfer._images._dicom import DicomFrame, DicomOptions, dataset_bytes
 from sktransfer._images._formats import is_dicom
 from sktransfer._images._rows import is_instance, is_missing, is_opener, rows_of
 from sktransfer._images._values import (
+    CHANNELS,
+    OTHER_CHANNELS,
     DecodedImage,
+    Percentiles,
     ValueScale,
     array_to_image,
-    check_row,
-    check_value_range,
+    not_numeric,
     tensor_to_row,
 )
 from sktransfer._utils import config as _config
@@ -238,7 +241,33 @@ def as_image_source(
     what they declare; "dtype" all that an integer type can hold. Values outside are an error.
     "percentile" or ("percentile", low, high) scales each image by its own percentiles.
     """
-    scale = check_value_range(value_range)
+    scale: ValueScale | None = None
+    ends: tuple[float, ...] | None = None
+    match (value_range,) if isinstance(value_range, str) else value_range:
+        case None | Percentiles():
+            scale = value_range
+        case ("dtype",):
+            scale = "dtype"
+        case ("percentile",):
+            scale = Percentiles()
+        case ("percentile", Real() as low, Real() as high) if 0 <= float(low) < float(high) <= 100:
+            scale = Percentiles(float(low), float(high))
+        case (str(), *_):
+            ends = ()
+        case numbers:
+            try:
+                ends = tuple(float(number) for number in numbers)
+            except (TypeError, ValueError):
+                ends = ()
+    if ends is not None:
+        if len(ends) != 2 or not np.isfinite(ends).all() or ends[0] >= ends[1]:
+            raise ValueError(
+                "value_range must be None or two finite numbers (lowest, highest) with lowest < "
+                'highest, for example (0, 4095), or one of "dtype" (all that an integer type can '
+                'hold), "percentile" (each image from its 1st to its 99th percentile) and, with '
+                f'other percentiles, ("percentile", 0.5, 99.5); got {value_range!r}.'
+            )
+        scale = (ends[0], ends[1])
     if dicom is not None:
         dicom.check()
     rows, n_columns = rows_of(X, image_shape, scale)
@@ -251,7 +280,20 @@ def _read(
     """Return the content of one row, and what its digest is of: a header and a buffer."""
     if isinstance(row, np.ndarray | torch.Tensor):
         array = tensor_to_row(row) if isinstance(row, torch.Tensor) else row
-        check_row(array)
+        shape = array.shape
+        if array.dtype.kind not in "buif":
+            raise ImageDecodeError(not_numeric(array))
+        if array.ndim not in (2, 3) or 0 in shape:
+            raise ImageDecodeError(
+                f"an array of shape {shape} is not an image; expected (height, width) or "
+                "(height, width, channels), none of them 0."
+            )
+        if array.ndim == 3 and shape[2] not in CHANNELS:
+            hint = " It looks channels-first: use array.transpose(1, 2, 0)."
+            raise ImageDecodeError(
+                f"an array of shape {shape} has {shape[2]} channels on its last axis; expected 1 "
+                f"(gray), 3 (RGB) or 4 (RGBA).{hint if shape[0] in CHANNELS else OTHER_CHANNELS}"
+            )
         if array.ndim == 3 and array.shape[2] == 1:  # the same image as (H, W)
             array = array[:, :, 0]
         header = f"array|{(array.dtype.str, array.shape, scale)!r}|"

@@ -8,7 +8,6 @@ A decoded image, in all of this package, is one of two things: a Pillow image of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -57,34 +56,6 @@ _TOLERANCE = 1e-6
 
 # Rows looked at in one go when a whole batch is checked; bounds the temporary memory.
 _CHUNK_BYTES = 64 * 2**20
-
-
-def check_value_range(value_range: Any) -> ValueScale | None:
-    """Return two finite numbers in ascending order, percentiles, "dtype" or None."""
-    if value_range is None or isinstance(value_range, Percentiles):
-        return value_range
-    match (value_range,) if isinstance(value_range, str) else value_range:
-        case ("dtype",):
-            return "dtype"
-        case ("percentile",):
-            return Percentiles()
-        case ("percentile", Real() as low, Real() as high) if 0 <= float(low) < float(high) <= 100:
-            return Percentiles(float(low), float(high))
-        case (str(), *_):
-            ends: tuple[float, ...] = ()
-        case numbers:
-            try:
-                ends = tuple(float(number) for number in numbers)
-            except (TypeError, ValueError):
-                ends = ()
-    if len(ends) == 2 and np.isfinite(ends).all() and ends[0] < ends[1]:
-        return ends[0], ends[1]
-    raise ValueError(
-        "value_range must be None or two finite numbers (lowest, highest) with lowest < highest, "
-        'for example (0, 4095), or one of "dtype" (all that an integer type can hold), '
-        '"percentile" (each image from its 1st to its 99th percentile) and, with other '
-        f'percentiles, ("percentile", 0.5, 99.5); got {value_range!r}.'
-    )
 
 
 def not_numeric(array: np.ndarray) -> str:
@@ -231,24 +202,6 @@ def flatten_alpha(image: Image.Image) -> Image.Image:
     background = Image.new(opaque_mode, image.size, "white")
     background.paste(image.convert(opaque_mode), mask=image.getchannel("A"))
     return background
-
-
-def check_row(array: np.ndarray) -> None:
-    """Refuse one row that holds no numbers, or whose axes are not (H, W) or (H, W, C)."""
-    if array.dtype.kind not in "buif":
-        raise ImageDecodeError(not_numeric(array))
-    shape = array.shape
-    if array.ndim not in (2, 3) or 0 in shape:
-        raise ImageDecodeError(
-            f"an array of shape {shape} is not an image; expected (height, width) or "
-            "(height, width, channels), none of them 0."
-        )
-    if array.ndim == 3 and shape[2] not in CHANNELS:
-        hint = " It looks channels-first: use array.transpose(1, 2, 0)."
-        raise ImageDecodeError(
-            f"an array of shape {shape} has {shape[2]} channels on its last axis; expected 1 "
-            f"(gray), 3 (RGB) or 4 (RGBA).{hint if shape[0] in CHANNELS else OTHER_CHANNELS}"
-        )
 
 
 def tensor_to_array(tensor: torch.Tensor) -> np.ndarray:

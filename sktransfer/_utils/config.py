@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -101,26 +102,20 @@ def _bytes_of(variable: str, default: int) -> int:
 
 def free_memory() -> int:
     """Return how many bytes this process may still take, of the machine or of its container."""
-    free = [_available()]
+    try:  # half of all there is, where the system does not say what is free
+        free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2]
+    except (AttributeError, OSError, ValueError):
+        free = [_ASSUMED_MEMORY]
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = [int(line.split()[1]) * 1024]
     for limit, used in _CONTROL_GROUPS:
         try:
             free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return max(0, min(free))
-
-
-def _available() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:  # half of all there is, where the system does not say what is free
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):
-        return _ASSUMED_MEMORY
 
 
 def session() -> Session | None:

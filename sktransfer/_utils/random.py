@@ -34,11 +34,10 @@ def draws_in_training(modules: Iterable[nn.Module]) -> bool:
 
     Dropout does, and modules that others wrote may, since nothing is known about them.
     """
-    return any(_may_draw(part) for module in modules for part in module.modules())
-
-
-def _may_draw(module: nn.Module) -> bool:
-    if not f"{type(module).__module__}.".startswith(_KNOWN):
-        return True
-    shares = (getattr(module, name, None) for name in _SHARES)
-    return any(isinstance(share, (int, float)) and share > 0 for share in shares)
+    for part in (part for module in modules for part in module.modules()):
+        shares = (getattr(part, name, None) for name in _SHARES)
+        if not f"{type(part).__module__}.".startswith(_KNOWN) or any(
+            isinstance(share, (int, float)) and share > 0 for share in shares
+        ):
+            return True
+    return False

@@ -63,7 +63,7 @@ def test_available_offline_is_read_from_the_disk(tmp_path, monkeypatch):
 
 
 def test_the_table_of_sizes_agrees_with_the_networks():
-    assert tuple(_torchvision.sizes()) == _torchvision.names()
+    assert tuple(_torchvision.sizes()) == _torchvision.NAMES
     for name, sizes in _torchvision.sizes().items():
         assert _torchvision.measure(name) == sizes, name
 

@@ -20,7 +20,7 @@ from sktransfer.exceptions import (
     WeightsNotFoundError,
 )
 
-NAMES = _efficientnet_lite.names()
+NAMES = _efficientnet_lite.NAMES
 installed = pytest.mark.skipif(
     not _efficientnet_lite.available_offline("efficientnet_lite0"), reason="needs the offline extra"
 )

@@ -133,7 +133,7 @@ def test_chain_of_every_other_network_equals_the_original(name):
 
 
 def test_every_network_has_valid_stages():
-    assert list(_torchvision.names()) == ALL
+    assert list(_torchvision.NAMES) == ALL
     assert len(ALL) >= 80
     for name in ALL:
         backbone = _torchvision.architecture(name)
