@@ -13,7 +13,7 @@ from sktransfer._backbones._chain import (
     with_tensors,
 )
 from sktransfer._backbones._load import architecture, load_backbone
-from sktransfer._backbones._state_dict import load_strict, state_dict_digest, tensor_bytes
+from sktransfer._backbones._state_dict import load_strict, private_seed, state_dict_digest
 
 __all__ = [
     "Backbone",
@@ -29,7 +29,7 @@ __all__ = [
     "list_backbones",
     "load_backbone",
     "load_strict",
+    "private_seed",
     "state_dict_digest",
-    "tensor_bytes",
     "with_tensors",
 ]

@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, relu6
 
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec, Neck, Stage
-from sktransfer._backbones._state_dict import load_strict, read_state_dict, state_dict_digest
+from sktransfer._backbones._state_dict import (
+    load_strict,
+    private_seed,
+    read_state_dict,
+    state_dict_digest,
+)
 from sktransfer._backbones._weights_files import (
     WeightsFile,
     default_or_path,
@@ -25,7 +30,6 @@ from sktransfer._backbones._weights_files import (
     is_on_disk,
     open_weights_path,
 )
-from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import MissingDependencyError, WeightsMismatchError
 
 # Accuracy and multiply-adds are those published with the original TensorFlow checkpoints.

@@ -1,4 +1,4 @@
-"""From a weights file to tensors in a module, without ever running what the file holds.
+"""From a weights file or a seed to tensors in a module; what a file holds is never run.
 
 It must not know where files come from, nor any particular network.
 """
@@ -10,8 +10,10 @@ import os
 import pickle
 import re
 import struct
+import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +31,9 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 # How torch's restricted reader words its refusal to import or call something.
 _NEEDS_CODE = re.compile(r"Unsupported (global|class)|GLOBAL|Trying to (load|call|instantiate)")
+
+# Torch's generator is one for all threads.
+_SEEDING = threading.RLock()
 
 
 def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:
@@ -99,10 +104,16 @@ def load_strict(
         )
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return a tensor's values as they lie in memory; numpy has no bfloat16."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+@contextmanager
+def private_seed(seed: int | None) -> Iterator[None]:
+    """Draw the random weights of modules from ``seed``, and restore torch's global generator.
+
+    Only the CPU generator is used: modules are built on the CPU, and ``torch.manual_seed`` would
+    reset those of the GPUs too. One thread at a time enters, for there is one generator.
+    """
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0 if seed is None else int(seed))
+        yield
 
 
 def state_dict_digest(module: nn.Module) -> str:
@@ -110,7 +121,8 @@ def state_dict_digest(module: nn.Module) -> str:
     digest = hashlib.blake2b(digest_size=32)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor_bytes(tensor))
+        values = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(values.view(torch.uint8).numpy())  # numpy has no bfloat16
     return f"blake2b:{digest.hexdigest()}"
 
 

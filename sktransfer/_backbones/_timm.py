@@ -14,7 +14,12 @@ from typing import Any
 import torch
 
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec
-from sktransfer._backbones._state_dict import read_state_dict, shortened, state_dict_digest
+from sktransfer._backbones._state_dict import (
+    private_seed,
+    read_state_dict,
+    shortened,
+    state_dict_digest,
+)
 from sktransfer._backbones._timm_stages import cut
 from sktransfer._backbones._weights_files import (
     WeightsFile,
@@ -25,7 +30,6 @@ from sktransfer._backbones._weights_files import (
     open_weights_path,
 )
 from sktransfer._utils import config as _config
-from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import (
     UnknownBackboneError,
     WeightsDownloadError,

@@ -26,7 +26,6 @@ from torchvision.models import WeightsEnum
 from sktransfer._backbones import _state_dict, _weights_files
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec, Parts
 from sktransfer._backbones._torchvision_stages import FAMILIES
-from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
 
 # DenseNet checkpoints of before torchvision 0.3 say "denselayer1.norm.1.weight".
@@ -48,7 +47,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
     """Load a network, with ``weights`` and ``seed`` as in ``load_backbone``."""
     member, path = _choose(name, weights)
     if weights is None:
-        net = _build(name, member, private_seed(seed), initialize=True)
+        net = _build(name, member, _state_dict.private_seed(seed), initialize=True)
         reference = BackboneReference(name, None, seed, _state_dict.state_dict_digest(net))
         return _as_backbone(net, reference, member)
     if path is None:
@@ -144,7 +143,7 @@ def _build_to_fill(name: str, member: WeightsEnum) -> nn.Module:
     if dict(net.named_buffers()).keys() <= net.state_dict().keys():
         return net.to_empty(device="cpu")
     # It has tensors that no file holds (none does today), so it has to be initialized.
-    return _build(name, member, private_seed(0), initialize=True)
+    return _build(name, member, _state_dict.private_seed(0), initialize=True)
 
 
 class _OnMeta(TorchFunctionMode):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from sktransfer._backbones import Backbone, tensor_bytes
+from sktransfer._backbones import Backbone
 from sktransfer._base import NO_FAILED_ROWS, derived_seed, n_decoding_threads, seed_from
 from sktransfer._finetune._activations import (
     ActivationStorage,
@@ -417,7 +417,7 @@ def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) ->
         digest.update(numbers.tobytes())
     if resume:  # another place to start from is another training
         for tensor in net.module_.saved().values():
-            digest.update(tensor_bytes(tensor))
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

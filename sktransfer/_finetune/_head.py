@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from sktransfer._utils.random import private_seed
+from sktransfer._backbones import private_seed
 
 # Newton's method on all coefficients at once is exact to the last digits, and cubic in their
 # number.

@@ -21,10 +21,13 @@ from sktransfer._base import derived_seed
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._optimizers import schedule_factor
 from sktransfer._frozen import is_out_of_memory
-from sktransfer._utils.random import draws_in_training
 
 # The range test smooths losses, and ends where one is this many times the lowest.
 _SMOOTHING, _DIVERGED = 0.9, 4.0
+
+# What modules call the share of what they drop, torch's, torchvision's and timm's.
+_SHARES = ("p", "dropout", "dropout_p", "attention_dropout", "drop_rate", "drop_prob")
+_KNOWN = ("torch.nn.", "torchvision.", "sktransfer.")
 
 
 @dataclass
@@ -173,8 +176,15 @@ def _own_draws(net: Any, seed: int) -> Iterator[None]:
     """Seed dropout and the order of rows of one epoch, and leave the draws of others alone."""
     net._order.manual_seed(seed)
     # Threads that train at once share torch's generator: it is not touched where nothing draws.
+    # Dropout does, and callbacks and modules that others wrote may.
     own = net.callbacks is None or net.callbacks == "disable"
-    if own and not draws_in_training([net.module_, net.criterion_]):
+    parts = [*net.module_.modules(), *net.criterion_.modules()]
+    shares = [getattr(part, name, None) for part in parts for name in _SHARES]
+    if (
+        own
+        and all(f"{type(part).__module__}.".startswith(_KNOWN) for part in parts)
+        and not any(isinstance(share, (int, float)) and share > 0 for share in shares)
+    ):
         yield
         return
     devices = [net.device_] if net.device_.startswith("cuda") else []

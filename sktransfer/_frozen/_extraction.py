@@ -128,6 +128,16 @@ class Extraction:
         self, rows: Sequence[int], executor: ThreadPoolExecutor, advance: Callable[[int], object]
     ) -> Iterator[tuple[int, bytes, np.ndarray]]:
         """Yield decoded images still to be computed, in row order, a bounded number ahead."""
+
+        def prepare(row: int, encoded: EncodedImage) -> np.ndarray:
+            image = encoded.decode(self.preprocessing.min_decode_side)
+            try:
+                return self.preprocessing(image)
+            except Exception as error:  # a preprocessing callable's own: say at which image
+                number, name = self.images.number(row), self.images.describe(row)
+                error.add_note(f"while preparing row {number} ({name})")
+                raise
+
         opening: deque[tuple[int, Future[EncodedImage]]] = deque()
         decoding: deque[tuple[int, bytes, Future[np.ndarray]]] = deque()
         waiting = deque(rows)
@@ -158,7 +168,7 @@ class Extraction:
                 if state == "cached":
                     advance(1)
                 elif state == "claimed":
-                    future = executor.submit(self._prepare, row, encoded)
+                    future = executor.submit(prepare, row, encoded)
                     decoding.append((row, encoded.digest, future))
                 else:
                     self._elsewhere[row] = encoded.digest
@@ -172,16 +182,6 @@ class Extraction:
                     advance(1)
                 else:
                     yield row, digest, image
-
-    def _prepare(self, row: int, encoded: EncodedImage) -> np.ndarray:
-        """Decode an image and make the network's input of it; runs in a thread."""
-        image = encoded.decode(self.preprocessing.min_decode_side)
-        try:
-            return self.preprocessing(image)
-        except Exception as error:  # a preprocessing callable's own: say at which image
-            number, name = self.images.number(row), self.images.describe(row)
-            error.add_note(f"while preparing row {number} ({name})")
-            raise
 
     def _look_elsewhere(self, advance: Callable[[int], object]) -> list[int]:
         """Fetch what other runs have finished; return rows they gave up, which are now ours."""

@@ -243,9 +243,10 @@ def as_image_source(
     """
     scale: ValueScale | None = None
     ends: tuple[float, ...] | None = None
-    match (value_range,) if isinstance(value_range, str) else value_range:
+    given: Any = (value_range,) if isinstance(value_range, str) else value_range
+    match given:
         case None | Percentiles():
-            scale = value_range
+            scale = given
         case ("dtype",):
             scale = "dtype"
         case ("percentile",):

@@ -15,7 +15,6 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 
-from sktransfer._backbones import tensor_bytes
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._version import __version__
 from sktransfer.report._section import NOTHING, Section
@@ -81,7 +80,7 @@ def _learned_digest(steps: list[Any]) -> str | None:
 def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(step, FineTuneClassifier):
         for name, tensor in sorted(step.module_.state_dict().items()):
-            yield name, np.frombuffer(tensor_bytes(tensor), dtype=np.uint8)
+            yield name, tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return
     for name, value in sorted(vars(step).items()):
         if name.endswith("_") and not name.startswith("_"):

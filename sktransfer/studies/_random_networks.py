@@ -12,10 +12,15 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
-from sktransfer._backbones import Backbone, load_backbone, state_dict_digest, with_tensors
+from sktransfer._backbones import (
+    Backbone,
+    load_backbone,
+    private_seed,
+    state_dict_digest,
+    with_tensors,
+)
 from sktransfer._base import resolve_device
 from sktransfer._image_rows import run_images
-from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import UnknownBackboneError
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm

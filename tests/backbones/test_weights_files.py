@@ -18,6 +18,7 @@ from torch import nn
 
 from sktransfer._backbones._state_dict import (
     load_strict,
+    private_seed,
     read_state_dict,
     state_dict_digest,
 )
@@ -29,7 +30,6 @@ from sktransfer._backbones._weights_files import (
     looks_like_path,
     open_weights_path,
 )
-from sktransfer._utils.random import private_seed
 from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
 
 
