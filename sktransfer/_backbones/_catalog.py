@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 from functools import lru_cache
-from itertools import accumulate
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from sktransfer._backbones import _load
-from sktransfer._backbones._chain import Backbone, Stage
+from sktransfer._backbones._chain import Backbone
 
 _COLUMNS = [
     "name",
@@ -151,6 +151,7 @@ def _described(name: str, image_size: int | None) -> pd.DataFrame:
     backbone = _load.architecture(name)
     side = backbone.input_spec.crop_size if image_size is None else image_size
     outputs, macs = _measure(backbone, side)
+    layouts = [stage.layout for stage in backbone.stages]
     parameters = [_n_parameters(stage.module) for stage in backbone.stages]
     if backbone.neck is not None:
         parameters[-1] += _n_parameters(backbone.neck)
@@ -158,14 +159,15 @@ def _described(name: str, image_size: int | None) -> pd.DataFrame:
         {
             "name": backbone.stage_names,
             "output_shape": [tuple(x.shape[1:]) for x in outputs],
-            "layout": [stage.layout for stage in backbone.stages],
+            "layout": layouts,
             "n_features": [
-                _n_features(stage, x) for stage, x in zip(backbone.stages, outputs, strict=True)
+                x.shape[1 if layout in ("NCHW", "NC") else -1]
+                for layout, x in zip(layouts, outputs, strict=True)
             ],
             "n_parameters": parameters,
-            "parameters_share": _cumulative_share(parameters),
+            "parameters_share": np.cumsum(parameters) / sum(parameters),
             "gmacs": [count / 1e9 for count in macs],
-            "gmacs_share": _cumulative_share(macs),
+            "gmacs_share": np.cumsum(macs) / sum(macs),
         }
     )
     return table.rename_axis("index")
@@ -200,14 +202,5 @@ def _run_on_meta(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     return output, counter.get_total_flops() // 2
 
 
-def _n_features(stage: Stage, x: Tensor) -> int:
-    return int(x.shape[1] if stage.layout in ("NCHW", "NC") else x.shape[-1])
-
-
 def _n_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _cumulative_share(counts: list[int]) -> list[float]:
-    total = sum(counts)
-    return [part / total for part in accumulate(counts)]

@@ -5,6 +5,7 @@ It must not know what the file is for, nor where else it might be found.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import http.client
 import os
@@ -69,9 +70,22 @@ def download(
     try:
         if target.exists():  # another process was faster
             return sha256_of(target)
-        for left_behind in target.parent.glob(f".{_glob_escape(target.name)}.*.part"):
+        for left_behind in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             left_behind.unlink(missing_ok=True)  # we hold the lock: nobody is writing to it
-        return _with_retries(url, target, digest_prefix, timeout, attempts, backoff)
+        for attempt in range(1, attempts + 1):
+            try:
+                return _fetch(url, target, digest_prefix, timeout)
+            except _TransientError as exc:
+                if attempt == attempts:
+                    raise WeightsDownloadError(
+                        f"{exc} Tried {attempts} times; nothing was kept."
+                    ) from exc
+            except NoConnectionError:
+                # Being offline is not something that waiting would resolve.
+                if attempt == min(2, attempts):
+                    raise
+            time.sleep(backoff * 2 ** (attempt - 1))
+        raise ValueError(f"attempts must be at least 1, got {attempts}.")
     finally:
         lock.release()
 
@@ -80,30 +94,6 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 (hex) of a file, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _with_retries(
-    url: str,
-    target: Path,
-    digest_prefix: str | None,
-    timeout: float,
-    attempts: int,
-    backoff: float,
-) -> str:
-    for attempt in range(1, attempts + 1):
-        try:
-            return _fetch(url, target, digest_prefix, timeout)
-        except _TransientError as exc:
-            if attempt == attempts:
-                raise WeightsDownloadError(
-                    f"{exc} Tried {attempts} times; nothing was kept."
-                ) from exc
-        except NoConnectionError:
-            # Being offline is not something that waiting would resolve.
-            if attempt == min(2, attempts):
-                raise
-        time.sleep(backoff * 2 ** (attempt - 1))
-    raise ValueError(f"attempts must be at least 1, got {attempts}.")
 
 
 def _fetch(url: str, target: Path, digest_prefix: str | None, timeout: float) -> str:
@@ -228,7 +218,3 @@ def _require_http(url: str) -> None:
             f"{url!r} is not downloaded: only http:// and https:// addresses are. A file on this "
             "machine is given as weights=PATH."
         )
-
-
-def _glob_escape(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -323,18 +323,6 @@ def _initialize(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def own_names(state_dict: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
-    """Turn the weights packages' names of tensors, where a file has those, into this module's."""
-    if "_conv_stem.weight" not in state_dict:
-        return dict(state_dict)
-    own = _own_module_names(network)
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in state_dict.items():
-        module, _, leaf = name.rpartition(".")
-        renamed[f"{own.get(module, module)}.{leaf}"] = tensor
-    return renamed
-
-
 _OUTER_NAMES = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -358,15 +346,21 @@ _SEPARABLE_NAMES = {
 }
 
 
-def _own_module_names(network: EfficientNetLite) -> dict[str, str]:
-    """Map module names of the weights packages (blocks numbered throughout) to those here."""
-    table = dict(_OUTER_NAMES)
+def own_names(state_dict: Mapping[str, Tensor], network: EfficientNetLite) -> dict[str, Tensor]:
+    """Turn the weights packages' names of tensors, where a file has those, into this module's."""
+    if "_conv_stem.weight" not in state_dict:
+        return dict(state_dict)
+    own = dict(_OUTER_NAMES)  # their blocks are numbered throughout
     blocks = [
         (f"blocks.{g}.{b}", block)
         for g, group in enumerate(network.blocks)
         for b, block in enumerate(group.children())
     ]
-    for position, (own, block) in enumerate(blocks):
+    for position, (ours, block) in enumerate(blocks):
         names = _INVERTED_NAMES if isinstance(block, InvertedBlock) else _SEPARABLE_NAMES
-        table |= {f"_blocks.{position}.{theirs}": f"{own}.{ours}" for theirs, ours in names.items()}
-    return table
+        own |= {f"_blocks.{position}.{old}": f"{ours}.{new}" for old, new in names.items()}
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        module, _, leaf = name.rpartition(".")
+        renamed[f"{own.get(module, module)}.{leaf}"] = tensor
+    return renamed

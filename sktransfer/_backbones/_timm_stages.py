@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sktransfer._backbones._chain import Layout, Neck, Parts, Stage
+from sktransfer._backbones._torchvision_stages import ClassToken
 
 # Children that come after the features, in whatever order they were made.
 _HEAD_NAMES = frozenset(
@@ -121,8 +122,9 @@ def _children_trunk(model: nn.Module) -> _Trunk:
     # timm puts an empty norm where there is none.
     while pieces and isinstance(pieces[-1][1], nn.Identity):
         pieces.pop()
-    if len(pieces) > 1 and _is_plain_norm(pieces[-1][1]):
-        norm = pieces.pop()[1]
+    if len(pieces) > 1 and _is_norm(last := pieces[-1][1]):
+        # One with an activation in it stays in the stage.
+        norm = pieces.pop()[1] if isinstance(getattr(last, "act", norm), nn.Identity) else norm
     groups: list[tuple[str, list[nn.Module]]] = []
     for name, module in pieces:
         starts = _has_weights(module) and not _is_norm(module)
@@ -167,7 +169,7 @@ def _token_head(model: Any) -> _Head:
         raise NotImplementedError
     post = _unless_empty(getattr(model, "fc_norm", nn.Identity()))
     if model.global_pool == "token":
-        return Neck(FirstToken(), "cls", post=post), model.get_classifier(), False
+        return Neck(ClassToken(), "cls", post=post), model.get_classifier(), False
     with_prefix = getattr(model, "pool_include_prefix", False)
     pool = MeanToken(0 if with_prefix else getattr(model, "num_prefix_tokens", 0))
     return Neck(pool, "avg", post=post), model.get_classifier(), False
@@ -299,19 +301,7 @@ def _is_norm(module: nn.Module) -> bool:
     return known or ("norm" in type(module).__name__.lower() and not list(module.children()))
 
 
-def _is_plain_norm(module: nn.Module) -> bool:
-    """Return whether a module is a norm without an activation in it."""
-    return _is_norm(module) and isinstance(getattr(module, "act", nn.Identity()), nn.Identity)
-
-
 # --- modules that networks do not have as such -------------------------------------------------
-
-
-class FirstToken(nn.Module):
-    """Take the class token."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, 0]
 
 
 class MeanToken(nn.Module):
@@ -335,14 +325,10 @@ class OnVector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             # Convolutions and norms over channels want the two axes the pooling took away.
-            x = layer(x[:, :, None, None] if _wants_map(layer) else x).flatten(1)
+            parts = list(layer.modules())
+            on_map = any(isinstance(p, nn.Conv2d) or "2d" in type(p).__name__ for p in parts)
+            x = layer(x[:, :, None, None] if on_map else x).flatten(1)
         return x
-
-
-def _wants_map(module: nn.Module) -> bool:
-    return any(
-        isinstance(part, nn.Conv2d) or "2d" in type(part).__name__ for part in module.modules()
-    )
 
 
 class Part(nn.Module):

@@ -54,7 +54,11 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
         file = _weights_files.find_weights_file(_filename(member), url=member.url)
     else:
         file = _weights_files.open_weights_path(path)
-    net = _build_to_fill(name, member)
+    net = _build(name, member, _OnMeta(), initialize=False)
+    if dict(net.named_buffers()).keys() <= net.state_dict().keys():
+        net = net.to_empty(device="cpu")  # the file fills every tensor, or is refused
+    else:  # it has tensors that no file holds (none does today), so it has to be initialized
+        net = _build(name, member, _state_dict.private_seed(0), initialize=True)
     _fill(net, _MODULES[name], _state_dict.read_state_dict(file), source=file.path)
     return _as_backbone(net, _reference(name, member, path, file.digest), member)
 
@@ -135,15 +139,6 @@ def _build(
         options["input_size"] = member.meta["min_size"]
     with context, torch.device("cpu") if initialize else nullcontext():
         return models.get_model(name, weights=None, **options)
-
-
-def _build_to_fill(name: str, member: WeightsEnum) -> nn.Module:
-    """Build a network on the CPU, every tensor of which a strict state dict will overwrite."""
-    net = _build(name, member, _OnMeta(), initialize=False)
-    if dict(net.named_buffers()).keys() <= net.state_dict().keys():
-        return net.to_empty(device="cpu")
-    # It has tensors that no file holds (none does today), so it has to be initialized.
-    return _build(name, member, _state_dict.private_seed(0), initialize=True)
 
 
 class _OnMeta(TorchFunctionMode):

@@ -59,7 +59,8 @@ class DirectoryStore:
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path).expanduser().absolute()
-        self.max_bytes = _config.directory_cache_bytes() if max_bytes is None else max_bytes
+        variable = _config.DIRECTORY_CACHE_VARIABLE
+        self.max_bytes = _config.cache_bytes(variable) if max_bytes is None else max_bytes
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()

@@ -74,7 +74,8 @@ class MemoryStore:
     """
 
     def __init__(self, max_bytes: int | None = None) -> None:
-        self.max_bytes = _config.memory_cache_bytes() if max_bytes is None else max_bytes
+        variable = _config.MEMORY_CACHE_VARIABLE
+        self.max_bytes = _config.cache_bytes(variable) if max_bytes is None else max_bytes
         self._lock = threading.Lock()
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._claims: dict[bytes, str] = {}

@@ -28,13 +28,11 @@ MAX_INFLATED_BYTES = 2 * MAX_IMAGE_PIXELS
 # Address space of a process that decodes DICOM files; its libraries take a tenth of it.
 HELPER_MEMORY_BYTES = 2 * 2**30
 
-# What the memory tier of the activation store may hold in one process, unless this variable says
-# otherwise.
+# What the memory tier of the activation store may hold in one process, and what a directory of
+# activations may, unless these variables say otherwise.
 MEMORY_CACHE_VARIABLE = "SKTRANSFER_MEMORY_BYTES"
-MEMORY_CACHE_BYTES = 512 * 2**20
-# What a directory of activations may hold, unless this variable says otherwise.
 DIRECTORY_CACHE_VARIABLE = "SKTRANSFER_CACHE_BYTES"
-DIRECTORY_CACHE_BYTES = 20 * 2**30
+_CACHE_BYTES = {MEMORY_CACHE_VARIABLE: 512 * 2**20, DIRECTORY_CACHE_VARIABLE: 20 * 2**30}
 # Set by the process that imports sktransfer first, read by the workers it starts; "" for none.
 SESSION_VARIABLE = "SKTRANSFER_SESSION"
 
@@ -80,20 +78,11 @@ def offline() -> bool:
     return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
 
 
-def memory_cache_bytes() -> int:
-    """Return the limit of activations in memory, in bytes (``SKTRANSFER_MEMORY_BYTES``)."""
-    return _bytes_of(MEMORY_CACHE_VARIABLE, MEMORY_CACHE_BYTES)
-
-
-def directory_cache_bytes() -> int:
-    """Return the limit of a directory of activations, in bytes (``SKTRANSFER_CACHE_BYTES``)."""
-    return _bytes_of(DIRECTORY_CACHE_VARIABLE, DIRECTORY_CACHE_BYTES)
-
-
-def _bytes_of(variable: str, default: int) -> int:
+def cache_bytes(variable: str) -> int:
+    """Return the limit of activations in memory or in a directory, which a variable may set."""
     value = os.environ.get(variable)
     if not value:
-        return default
+        return _CACHE_BYTES[variable]
     try:
         return int(value)
     except ValueError:
