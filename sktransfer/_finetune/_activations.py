@@ -10,13 +10,10 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sktransfer._finetune._network import Cut
@@ -24,9 +21,6 @@ from sktransfer._frozen import FrozenExtractor, open_directory, store_for
 from sktransfer._images import ImageSelection, ImageSource, portions
 from sktransfer._utils import config as _config
 from sktransfer.exceptions import ActivationBudgetWarning, ImageDecodeError
-
-# From row numbers to a tensor (m, width), float32 (float64 in that precision).
-Take = Callable[[np.ndarray], Tensor]
 
 # Rows that are brought to the store at once, where they are not to be held.
 _CHUNK = 256
@@ -85,7 +79,7 @@ class ActivationStorage:
         self.n_bytes = n_images * prefix.row_bytes
         self.n_threads = n_threads
         self.progress = progress
-        memory = memory_bytes(memory_budget)
+        memory = _config.free_memory() // 2 if memory_budget == "auto" else int(memory_budget)
         if self.n_bytes <= memory:
             self.place = "memory"
             if cache and store_for(cache, self.n_bytes) is None:
@@ -164,40 +158,35 @@ class ActivationStorage:
             stacklevel=2,
         )
 
-    def keep(self, images: ImageSource, *, on_error: str) -> tuple[Take, list[ImageDecodeError]]:
-        """Bring images to the cut and keep what comes out."""
-        extract = partial(
-            replace(self.prefix).extract, n_threads=self.n_threads, total_bytes=self.n_bytes
-        )
+    def keep(self, images: ImageSource, *, on_error: str) -> tuple[Any, list[ImageDecodeError]]:
+        """Bring images to the cut; return activations by row number, and rows that failed."""
+        settings: dict[str, Any] = {"n_threads": self.n_threads, "total_bytes": self.n_bytes}
+        told = {**settings, "on_error": on_error, "progress": self.progress}
+        prefix = replace(self.prefix)
         if self.place in ("memory", "file"):
-            activations, failures = extract(
-                images,
-                cache=self.cache if images.lasting else None,
-                on_error=on_error,
-                progress=self.progress,
-                allocate=np.empty if self.place == "memory" else _in_a_file,
-            )
-            return partial(take_rows, activations), failures
+            cache = self.cache if images.lasting else None
+            allocate = np.empty if self.place == "memory" else _in_a_file
+            return prefix.extract(images, cache=cache, allocate=allocate, **told)
         cache = self.cache if self.place == "directory" else None
-        failures = []
+        failures: list[ImageDecodeError] = []
         if self.place == "directory":
             for some in portions(images, _CHUNK):
-                failures += extract(some, cache=cache, on_error=on_error, progress=self.progress)[1]
+                failures += prefix.extract(some, cache=cache, **told)[1]
         elif on_error == "nan":
-            failures = unreadable(images, self.prefix)
-
-        def take(rows: np.ndarray) -> Tensor:
-            activations, _ = extract(ImageSelection(images, rows), cache=cache)
-            return take_rows(activations, slice(None))
-
-        return take, failures
+            failures = unreadable(images, prefix)
+        return _Extracted(prefix, images, {"cache": cache, **settings}), failures
 
 
-def take_rows(activations: np.ndarray, rows: Any) -> Tensor:
-    """Take rows out of an array, as float32 where they are kept in half of it."""
-    chosen = activations[rows]
-    tensor = torch.from_numpy(np.ascontiguousarray(chosen))
-    return tensor.float() if chosen.dtype == np.float16 else tensor
+@dataclass
+class _Extracted:
+    """Activations that are read from the store, or computed, when their rows are asked for."""
+
+    prefix: Prefix
+    images: ImageSource
+    settings: dict[str, Any]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return self.prefix.extract(ImageSelection(self.images, rows), **self.settings)[0]
 
 
 def unreadable(images: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
@@ -209,11 +198,6 @@ def unreadable(images: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
         except ImageDecodeError as error:
             failures.append(error)
     return failures
-
-
-def memory_bytes(budget: int | str) -> int:
-    """Return the bytes of memory that activations may take."""
-    return _config.free_memory() // 2 if budget == "auto" else int(budget)
 
 
 def _in_a_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -5,9 +5,9 @@ It must not know training, nor where activations are kept.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from torch.nn.functional import one_hot
 from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
-from sktransfer._finetune._activations import Prefix, Take
+from sktransfer._finetune._activations import Prefix
 from sktransfer._images import ImageSource
 from sktransfer.exceptions import ImageDecodeError
 
 
+@lru_cache(maxsize=4)  # of an epoch, batch after batch; several fits may run at once
 def view_order(n_views: int, seed: int, epoch: int, n: int) -> np.ndarray:
     """Return which view each of ``n`` rows shows in an epoch: all in turn, in a seeded order."""
     cycle, turn = divmod(epoch, n_views)
@@ -31,11 +32,13 @@ def view_order(n_views: int, seed: int, epoch: int, n: int) -> np.ndarray:
     return rng.permuted(views, axis=1)[:, turn]
 
 
-class LabeledRows(Dataset, ABC):
-    """Rows with labels and weights, each of them a row of something else.
+class LabeledRows(Dataset):
+    """Rows of activations, with labels and weights; an item is a whole batch.
 
     Parameters
     ----------
+    activations : ndarray or object with ``__getitem__``
+        Activations at the cut by row number, perhaps in half precision.
     rows : ndarray of int, shape (n,)
         Which rows of images or activations these are.
     y, weight : ndarray of shape (n,)
@@ -47,11 +50,13 @@ class LabeledRows(Dataset, ABC):
 
     def __init__(
         self,
+        activations: Any,
         rows: np.ndarray,
         y: np.ndarray,
         weight: np.ndarray,
         views: tuple[int, int] | None = None,
     ) -> None:
+        self.activations = activations
         self.rows = rows
         self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
         self.given_weight = np.asarray(weight, dtype=np.float64)
@@ -59,44 +64,32 @@ class LabeledRows(Dataset, ABC):
         self.weight = torch.from_numpy(self.given_weight / self.given_weight.mean())
         self.views = views
         self.epoch = 0
-        self._shown: tuple[int, np.ndarray] | None = None
+        self._len = len(self.y)  # what skorch's Dataset has for len()
 
     @property
     def X(self) -> LabeledRows:  # noqa: N802 - skorch's name
         """The dataset itself: skorch's callbacks predict its X and compare with its y."""
         return self
 
-    def __len__(self) -> int:
-        return len(self.y)
-
     def __getitem__(self, index: int | Sequence[int]) -> Any:
         return self.__getitems__([index] if isinstance(index, int) else index)
 
-    @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return a whole batch: ((activations, weights), labels)."""
-
-    def _places(self, indices: Sequence[int]) -> np.ndarray:
-        """Return rows of the images or activations themselves."""
+        """Return a batch: inputs (activations ``x``, ``weight`` and maybe ``target``), labels."""
         chosen = np.asarray(indices, dtype=np.intp)
-        if self.views is None:
-            return self.rows[chosen]
-        if self._shown is None or self._shown[0] != self.epoch:
-            self._shown = (self.epoch, view_order(*self.views, self.epoch, len(self)))
-        return self.rows[chosen] * self.views[0] + self._shown[1][chosen]
+        places = self.rows[chosen]  # rows of the images or activations themselves
+        if self.views is not None:
+            shown = view_order(*self.views, self.epoch, len(self.y))
+            places = places * self.views[0] + shown[chosen]
+        y, weight = self.y[chosen], self.weight[chosen]
+        if self.activations is None:
+            return self._from_images(places, y, weight), y
+        x = torch.from_numpy(np.ascontiguousarray(self.activations[places]))
+        return {"x": x.float() if x.dtype == torch.float16 else x, "weight": weight}, y
 
-
-class ActivationRows(LabeledRows):
-    """Rows whose activations are known."""
-
-    def __init__(self, take: Take, *args: Any) -> None:
-        super().__init__(*args)
-        self._take = take
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        place = torch.as_tensor(list(indices))
-        x = self._take(self._places(indices))
-        return {"x": x, "weight": self.weight[place]}, self.y[place]
+    def _from_images(self, places: np.ndarray, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Return the inputs of a batch whose activations are not kept."""
+        raise NotImplementedError
 
 
 class ImageRows(LabeledRows):
@@ -119,7 +112,7 @@ class ImageRows(LabeledRows):
         on_error: str = "raise",
         by_content: bool = False,
     ) -> None:
-        super().__init__(*args)
+        super().__init__(None, *args)
         self.source = source
         self.prefix = replace(prefix)
         self.augmentation = augmentation
@@ -130,25 +123,24 @@ class ImageRows(LabeledRows):
         self.failures: list[ImageDecodeError] = []
         self._map = map_
 
-    def __getitems__(self, indices: Sequence[int]) -> Any:
+    def _from_images(self, places: np.ndarray, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
         preprocessing = self.prefix.preprocessing
-        places = self._places(indices)
         # A worker process has none of the threads of the one it was forked from.
         map_ = self._map if get_worker_info() is None else map
         images = list(map_(self._prepared, places))
         batch = preprocessing.normalize(preprocessing.stack(images).to(self.prefix.device))
-        place = torch.as_tensor(list(indices))
-        inputs = {"weight": self.weight[place]}
+        inputs = {"weight": weight}
         if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
             seed = derived_seed(self.seed, self.epoch, *map(int, places))
-            batch, mixed = self._mixed(batch, place, seed)
+            batch, mixed = self._mixed(batch, y, weight, seed)
             inputs |= mixed
-        return {"x": self.prefix.forward(batch), **inputs}, self.y[place]
+        return {"x": self.prefix.forward(batch), **inputs}
 
-    def _mixed(self, batch: Tensor, place: Tensor, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _mixed(
+        self, batch: Tensor, y: Tensor, weight: Tensor, seed: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a mixed batch, its targets, and what its rows weigh then."""
         assert self.n_classes is not None
-        y, weight = self.y[place], self.weight[place]
         if bool((weight == 1).all()):
             y = y.to(batch.device)
             batch, target = self.augmentation.mix(batch, y, seed, n_classes=self.n_classes)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,9 +25,10 @@ from sktransfer._base import (
     n_decoding_threads,
     resolve_device,
 )
-from sktransfer._finetune._activations import Prefix, memory_bytes, take_rows
-from sktransfer._finetune._datasets import ActivationRows, ImageRows, LabeledRows
-from sktransfer._finetune._fitting import TEST_VIEWS, make_prefix, make_suffix, run_fit
+from sktransfer._finetune._activations import Prefix
+from sktransfer._finetune._datasets import ImageRows, LabeledRows
+from sktransfer._finetune._fitting import HEAD, TEST_VIEWS, make_prefix, run_fit
+from sktransfer._finetune._head import make_head
 from sktransfer._finetune._network import Suffix, whole_backbone
 from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS
 from sktransfer._finetune._saving import learned_bytes, load_estimator, save_estimator
@@ -37,6 +37,7 @@ from sktransfer._finetune._training import range_test
 from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
 from sktransfer._persistence import found_source, tuned_backbone
+from sktransfer._utils.config import free_memory
 from sktransfer.exceptions import ImageDecodeError
 
 # Fewest rows that are predicted at once, however little memory there is.
@@ -44,7 +45,7 @@ _LEAST_ROWS = 32
 # What a pickle does not carry: it is made again from what was learned.
 _REMADE = (
     *("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler"),
-    *("virtual_params_", "init_context_"),
+    *("virtual_params_", "init_context_", "_default_callbacks", "_head_plan"),
 )
 
 
@@ -577,8 +578,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         source = self._image_source(X, reset=False)
         at_once = len(source)
         if self._prefix.cut.depth > 0:  # as many rows as have activations that fit in memory
-            fit = memory_bytes(self.cache__memory_budget) // self._prefix.row_bytes
-            at_once = max(_LEAST_ROWS, fit)
+            budget = self.cache__memory_budget
+            fit = free_memory() // 2 if budget == "auto" else int(budget)
+            at_once = max(_LEAST_ROWS, fit // self._prefix.row_bytes)
         failures: list[ImageDecodeError] = []
         n_views = self.test_time_views or 1
         with ThreadPoolExecutor(n_decoding_threads(self.n_jobs), "sktransfer-decode") as pool:
@@ -630,8 +632,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         )
         failures += failed
         n = len(source)
-        take = partial(take_rows, activations)
-        return ActivationRows(take, np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n))
+        return LabeledRows(activations, np.arange(n), np.zeros(n, dtype=np.int64), np.ones(n))
 
     def _drawn(self, source: ImageSource, view: int | None, map_: Any) -> ImageRows:
         """Return rows as a draw of the augmentation has them; None: as they are."""
@@ -669,30 +670,46 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         if "_module_" not in vars(self):
             if "_learned" not in vars(self):
                 raise AttributeError(f"This {type(self).__name__} is not fitted yet: no module_.")
-            # Made again: the architecture, what was published, what was learned.
-            if self._prefix.cut.surgical:
-                backbone = whole_backbone(self._found())
-            else:
-                backbone = architecture(self.reference_.name, weights=self.reference_.weights)
-            module = make_suffix(self, backbone)
-            module.restore(safetensors.torch.load(self._learned))
-            self._module_ = module.to(self.device_).eval()
+            self.initialize_module(safetensors.torch.load(self._learned))
+            self._module_.eval()
         return self._module_
 
-    def initialize_module(self) -> FineTuneClassifier:
-        """Make the part that is trained, with a random head.
+    def initialize_module(self, learned: dict[str, torch.Tensor] | None = None) -> Any:
+        """Make the part that is trained, with a random head or as it was learned.
+
+        Parameters
+        ----------
+        learned : dict or None, default=None
+            Tensors by name, as of :meth:`save`.
 
         Returns
         -------
         self : FineTuneClassifier
             The same estimator.
         """
-        if "_prefix_" not in vars(self) or "_classes" not in vars(self):
+        if learned is None and ("_prefix_" not in vars(self) or "_classes" not in vars(self)):
             raise AttributeError(
                 f"{type(self).__name__} learns from X and y how large its network is; call fit, or "
                 "partial_fit with classes=, instead of initialize."
             )
-        self._module_ = make_suffix(self, whole_backbone(self._prefix_.source))
+        prefix, made = self._prefix_ if learned is None else self._prefix, self._made_with
+        if learned is None or prefix.cut.surgical:
+            backbone = whole_backbone(prefix.source)
+        else:
+            backbone = architecture(self.reference_.name, weights=self.reference_.weights)
+        seed, n_classes = derived_seed(self._seed, HEAD), len(self._classes)
+        head = make_head(made["head"], backbone.n_features, n_classes, made["head__dropout"], seed)
+        freeze = made["module__freeze_batch_norm"]
+        module = Suffix(backbone, prefix.cut, head, freeze_batch_norm=freeze, shape=prefix.shape)
+        if any(tensor.is_meta for tensor in module.state_dict().values()):
+            module.to_empty(device="cpu")  # an architecture alone; its values come next
+        dtype = torch.float64 if made["precision"] == "float64" else torch.float32
+        # A layout, not a change of numbers: convolutions need not bring their weights into the one
+        # that images have, in every step.
+        module.to(device=self.device_, dtype=dtype).to(memory_format=torch.channels_last)
+        if learned is not None:
+            module.restore(learned)
+        self._module_ = module.to(self.device_)
         return self
 
     def _make_ready_to_resume(self) -> None:
@@ -735,8 +752,11 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         *args, **kwargs
             As for :meth:`skorch.NeuralNet.load_params`.
         """
-        with self._explicit_device():
+        given, self.device = self.device, self.device_  # "auto" is no device of torch's
+        try:
             super().load_params(*args, **kwargs)
+        finally:
+            self.device = given
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and what was learned, as JSON inside a safetensors file.

@@ -19,19 +19,14 @@ from sklearn.base import clone
 
 from sktransfer._backbones import Backbone
 from sktransfer._base import NO_FAILED_ROWS, derived_seed, n_decoding_threads, seed_from
-from sktransfer._finetune._activations import (
-    ActivationStorage,
-    Prefix,
-    Take,
-    take_rows,
-    unreadable,
-)
+from sktransfer._finetune._activations import ActivationStorage, Prefix, unreadable
 from sktransfer._finetune._checkpoint import Checkpoints, identities
-from sktransfer._finetune._datasets import ActivationRows, ImageRows, LabeledRows
-from sktransfer._finetune._head import make_head, solve_linear
+from sktransfer._finetune._datasets import ImageRows, LabeledRows
+from sktransfer._finetune._head import solve_linear
 from sktransfer._finetune._labels import Rows, read_labels, split_rows
-from sktransfer._finetune._network import Suffix, resolve_freeze_depth, whole_backbone
-from sktransfer._finetune._training import Schedule, train_epochs
+from sktransfer._finetune._network import resolve_freeze_depth, whole_backbone
+from sktransfer._finetune._parameters import check_parameters
+from sktransfer._finetune._training import Schedule, train_epochs, within_memory
 from sktransfer._frozen import (
     FrozenExtractor,
     LayerOutput,
@@ -69,7 +64,7 @@ def run_fit(
     ``classes`` are all that there will be; None: those of ``y``. ``train`` trains the stages after
     the cut; None: :func:`train_stages`.
     """
-    net._check_parameters()
+    check_parameters(net)
     # Read the labels, and where images are; they are decoded later.
     source = net._image_source(X, reset=not resume)
     known = net._classes if resume else classes
@@ -79,18 +74,17 @@ def run_fit(
     if resume:
         _check_same_network(net)
         net._make_ready_to_resume()
+        prefix = net._prefix
     else:
         net.initialized_ = False
-        find_network(net)
+        prefix = find_network(net)
         net.initialize()
+    device, net.device = net.device, net.device_  # skorch asks for it: "auto" is none of torch's
     try:
-        with (
-            net._explicit_device(),
-            ThreadPoolExecutor(n_decoding_threads(net.n_jobs), "sktransfer-decode") as pool,
-        ):
+        with ThreadPoolExecutor(n_decoding_threads(net.n_jobs), "sktransfer-decode") as pool:
             net.notify("on_train_begin", X=X, y=y)
             one_class = resume or classes is not None
-            plain, drawn, held_out = _embed(net, rows, pool.map, one_class=one_class)
+            plain, drawn, held_out = _embed(net, prefix, rows, pool.map, one_class=one_class)
             if resume or not _start_head(net, plain, held_out):
                 (train or train_stages)(net, drawn, held_out, rows, resume=resume)
             net._set_training(False)
@@ -99,27 +93,30 @@ def run_fit(
         if not resume:  # a head of random numbers is not to be predicted with
             net.initialized_ = False
         raise
+    finally:
+        net.device = device
 
 
 # --- the network ---------------------------------------------------------------------------------
 
 
-def find_network(net: Any) -> None:
+def find_network(net: Any) -> Prefix:
     """Find the network and resolve where it is cut; nothing is trained."""
     net._seed = seed_from(net.random_state)
     net._made_with = {name: getattr(net, name) for name in MADE_WITH}
     source = request_source(net.backbone, net.weights, net._seed if net.weights is None else 0)
     net._found_as = source.found_as
     backbone = whole_backbone(source)
-    net._prefix_ = make_prefix(net, source, backbone)
+    net._prefix_ = prefix = make_prefix(net, source, backbone)
     net.reference_ = backbone.reference
     net._packed = None
     if net.store_weights:
-        cut = net._prefix_.cut
+        cut = prefix.cut
         # Frozen stages after the cut are not among what is learned.
         depth = cut.n_stages + 1 if cut.surgical or not cut.trained else cut.depth
         net._packed = PackedWeights.pack(backbone, backbone.reference, depth)
     net.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
+    return prefix
 
 
 def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
@@ -161,21 +158,6 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
     return replace(prefix, shape=shape, widths=(math.prod(shape),), dtypes=(dtype,))
 
 
-def make_suffix(net: Any, backbone: Backbone) -> Suffix:
-    """Make the part after the cut, with a random head."""
-    prefix, made = net._prefix, net._made_with
-    seed, n_classes = derived_seed(net._seed, HEAD), len(net._classes)
-    head = make_head(made["head"], backbone.n_features, n_classes, made["head__dropout"], seed)
-    freeze = made["module__freeze_batch_norm"]
-    module = Suffix(backbone, prefix.cut, head, freeze_batch_norm=freeze, shape=prefix.shape)
-    if any(tensor.is_meta for tensor in module.state_dict().values()):
-        module.to_empty(device="cpu")  # an architecture alone; its values come next
-    dtype = torch.float64 if made["precision"] == "float64" else torch.float32
-    # A layout, not a change of numbers: convolutions need not bring their weights into the one
-    # that images have, in every step.
-    return module.to(device=net.device_, dtype=dtype).to(memory_format=torch.channels_last)
-
-
 def _check_same_network(net: Any) -> None:
     """Raise ValueError where training cannot resume because parameters ask for another network."""
     for name, before in net._made_with.items():
@@ -195,16 +177,16 @@ def _check_same_network(net: Any) -> None:
 
 
 def _embed(
-    net: Any, rows: Rows, map_: Callable[..., Any], *, one_class: bool
+    net: Any, prefix: Prefix, rows: Rows, map_: Callable[..., Any], *, one_class: bool
 ) -> tuple[LabeledRows, LabeledRows, LabeledRows | None]:
     """Bring images to the cut; return training rows as they are and as drawn, and those held out.
 
     ``one_class`` says whether the rows to train on may be of one class only.
     """
-    prefix, images = net._prefix, rows.source
+    images = rows.source
     augmentation = resolve_augmentation(net.augmentation)
     n_views = net.augment_views or 0
-    storage, take = None, None
+    storage, activations = None, None
     failures: list[ImageDecodeError] = []
     if prefix.cut.depth > 0:
         done: list[Any] = [prefix.preprocessing, *([augmentation] if n_views else [])]
@@ -218,10 +200,12 @@ def _embed(
             n_threads=n_decoding_threads(net.n_jobs),
             progress=bool(net.verbose),
         )
-        take, failures = storage.keep(images, on_error=net.on_error)
+        activations, failures = storage.keep(images, on_error=net.on_error)
     elif net.on_error == "nan":
         failures = unreadable(images, prefix)
-    rows.leave_out(failures)
+    rows.kept = np.setdiff1d(rows.kept, [each.index for each in failures if each.index is not None])
+    if not len(rows.kept):
+        raise failures[0]
     if failures:
         net._note_failures(failures, len(rows.y), "left out of training")
     seed = derived_seed(net._seed, SPLIT)
@@ -234,25 +218,24 @@ def _embed(
         )
     net.train_indices_ = train
     net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
-    plain = _plain_rows(net, rows, train, take, map_)
-    drawn = plain
-    if augmentation is not None:
-        drawn = _drawn_rows(net, rows, train, storage, map_)
-    return plain, drawn, None if valid is None else _plain_rows(net, rows, valid, take, map_)
 
+    def plain(chosen: np.ndarray) -> LabeledRows:
+        """Return rows without augmentation."""
+        weight = rows.weights(chosen, net.class_weight, net._classes)
+        labeled = (chosen, rows.y[chosen], weight)
+        if activations is not None:
+            return LabeledRows(activations, *labeled)
+        return ImageRows(images, prefix, None, 0, map_, *labeled)
 
-def _plain_rows(
-    net: Any, rows: Rows, chosen: np.ndarray, take: Take | None, map_: Callable[..., Any]
-) -> LabeledRows:
-    """Return rows without augmentation."""
-    weight = rows.weights(chosen, net.class_weight, net._classes)
-    if take is not None:
-        return ActivationRows(take, chosen, rows.y[chosen], weight)
-    return ImageRows(rows.source, net._prefix, None, 0, map_, chosen, rows.y[chosen], weight)
+    as_is, held_out = plain(train), None if valid is None else plain(valid)
+    if augmentation is None:
+        return as_is, as_is, held_out
+    return as_is, _drawn_rows(net, prefix, rows, train, storage, map_), held_out
 
 
 def _drawn_rows(
     net: Any,
+    prefix: Prefix,
     rows: Rows,
     chosen: np.ndarray,
     storage: ActivationStorage | None,
@@ -260,7 +243,7 @@ def _drawn_rows(
 ) -> LabeledRows:
     """Return rows as the augmentation draws them: again in each epoch, or views that are kept."""
     augmentation = resolve_augmentation(net.augmentation)
-    seed, n_views, prefix = derived_seed(net._seed, VIEWS), net.augment_views, net._prefix
+    seed, n_views = derived_seed(net._seed, VIEWS), net.augment_views
     y, weight = rows.y[chosen], rows.weights(chosen, net.class_weight, net._classes)
     if n_views is None:
         n_classes = len(net._classes)
@@ -272,7 +255,7 @@ def _drawn_rows(
     if storage is None:
         return ImageRows(views, prefix, None, seed, map_, *of_views)
     # Views are of images that could be read.
-    return ActivationRows(storage.keep(views, on_error="raise")[0], *of_views)
+    return LabeledRows(storage.keep(views, on_error="raise")[0], *of_views)
 
 
 # --- the head ------------------------------------------------------------------------------------
@@ -280,9 +263,9 @@ def _drawn_rows(
 
 def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bool:
     """Solve or train the head alone; return whether that was all there is to do."""
-    solves = net._head_plan()[0]
+    module, (solves, linear, _) = net.module_, net._head_plan
+    trains_head_only = not module.cut.trained
     if solves:
-        linear = net.module_.linear()
         if linear is None:
             raise ValueError(
                 f"head__init='logistic' solves a linear head; head={net.head!r} is not one. Use "
@@ -294,7 +277,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
             embeddings, plain.y.numpy(), plain.given_weight, len(net._classes), net.head__C
         )
         done = (
-            not net._prefix.cut.trained
+            trains_head_only
             and net.augmentation is None
             and net.loss == "cross_entropy"
             and not net.loss__label_smoothing
@@ -302,7 +285,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
         )
         if done:
             # Applied as it was solved: float32 would round away what the solver found.
-            net.module_.head.double()
+            module.head.double()
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(coefficients))
             linear.bias.copy_(torch.from_numpy(intercepts))
@@ -311,7 +294,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
             return True
     epochs = net.head__epochs
     if epochs is None:
-        epochs = 0 if solves or not net._prefix.cut.trained else 5
+        epochs = 0 if solves or trains_head_only else 5
     if epochs:
         _train_head(net, plain, held_out, epochs)
     return False
@@ -321,10 +304,15 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
 def embed_rows(net: Any, dataset: LabeledRows) -> np.ndarray:
     """Return the input of the head for every row, in float64."""
     net._set_training(False)
-    parts = []
-    for inputs, _ in net.get_iterator(dataset):
-        parts.append(net.module_.features(inputs["x"].to(net.device_)).cpu().double().numpy())
-    return np.concatenate(parts)
+    module, device = net.module_, net.device_
+    found: list[torch.Tensor] = []
+
+    def embed(x: torch.Tensor, rows: slice) -> torch.Tensor:
+        return module(x[rows].to(device), head=False).cpu()
+
+    for inputs, labels in net.get_iterator(dataset):
+        found += within_memory(net, partial(embed, inputs["x"]), len(labels))
+    return torch.cat(found).double().numpy()
 
 
 def _train_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None, epochs: int) -> None:
@@ -334,9 +322,8 @@ def _train_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None, epoc
     for dataset in (plain, held_out):
         if dataset is not None:
             embeddings = embed_rows(net, dataset).astype(dtype)
-            labeled = (dataset.y.numpy(), dataset.given_weight)
-            take = partial(take_rows, embeddings)
-            embedded.append(ActivationRows(take, np.arange(len(embeddings)), *labeled))
+            labeled = (np.arange(len(embeddings)), dataset.y.numpy(), dataset.given_weight)
+            embedded.append(LabeledRows(embeddings, *labeled))
     whole_optimizer, net.phase_ = net.optimizer_, "head"
     try:
         net.optimizer_ = net._head_optimizer()
@@ -429,9 +416,8 @@ class FrozenPart:
 
     def __init__(self, estimator: Any) -> None:
         self._clf = clone(estimator)
-        self._clf._check_parameters()
-        find_network(self._clf)
-        self._prefix = self._clf._prefix
+        check_parameters(self._clf)
+        self._prefix = find_network(self._clf)
 
     @property
     def depth(self) -> int:

@@ -5,7 +5,7 @@ It must not know networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,6 @@ from sklearn.utils.validation import check_consistent_length
 from sktransfer._images import ImageSource
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
 from sktransfer._utils.splitting import holdout_split, read_groups
-from sktransfer.exceptions import ImageDecodeError
 
 
 @dataclass
@@ -35,13 +34,6 @@ class Rows:
     def digests(self) -> list[bytes]:
         """Digests of the images of ``kept``, once no more is left out."""
         return [self.source.open(int(row)).digest for row in self.kept]
-
-    def leave_out(self, failures: Sequence[ImageDecodeError]) -> None:
-        """Keep rows whose image could be read; raise an error if there is none."""
-        bad = [failure.index for failure in failures if failure.index is not None]
-        self.kept = np.setdiff1d(np.arange(len(self.y)), bad)
-        if not len(self.kept):
-            raise failures[0]
 
     def weights(self, rows: np.ndarray, class_weight: Any, classes: np.ndarray) -> np.ndarray:
         """Return the weights of ``rows`` times those of their classes."""

@@ -107,7 +107,7 @@ def whole_backbone(source: NetworkSource) -> Backbone:
     return found
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """A stage or the neck: its stage's index, its names for users and in files, its module."""
 
     stage: int
@@ -149,14 +149,16 @@ class Suffix(nn.Module):
         # Frozen whole, the network returns its embedding: the neck was run before the cut.
         self.neck = copy.deepcopy(backbone.neck) if own else None
         self.head = head
-        self._parts = [
-            _Part(i, name, f"stages.stage{i}", self.stages[f"stage{i}"], i in cut.trained)
+        self.parts = [
+            Part(i, name, f"stages.stage{i}", self.stages[f"stage{i}"], i in cut.trained)
             for i, name in self.stage_names.items()
         ]
         if self.neck is not None:  # its parameters are the last stage's
             last = cut.n_stages - 1
-            self._parts.append(_Part(last, "neck", "neck", self.neck, last in cut.trained))
-        self.requires_grad_(True)
+            self.parts.append(Part(last, "neck", "neck", self.neck, last in cut.trained))
+        for part in self.parts:
+            part.module.requires_grad_(part.trained)
+        self.head.requires_grad_(True)
         self.train()
 
     @property
@@ -164,12 +166,8 @@ class Suffix(nn.Module):
         """The head's: float64 where it was solved exactly and nothing else is trained."""
         return next(self.head.parameters()).dtype
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits, shape (n, n_classes), of activations at the cut, raveled or not."""
-        return self.head(self.features(x))
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return the head's input, which is the output of everything but the head."""
+    def forward(self, x: Tensor, *, head: bool = True) -> Tensor:
+        """Return logits, (n, n_classes), of raveled activations; or, without, the head's input."""
         x = x.reshape(len(x), *self.shape)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
@@ -180,12 +178,13 @@ class Suffix(nn.Module):
             x = stage(x)
         if self.neck is not None:
             x = self.neck(x).flatten(1)
-        return x.to(next(self.head.parameters()).dtype)
+        x = x.to(next(self.head.parameters()).dtype)
+        return self.head(x) if head else x
 
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode; what is frozen stays in eval mode."""
         super().train(mode)
-        for part in self._parts:
+        for part in self.parts:
             if not part.trained:
                 part.module.eval()
             elif self.freeze_batch_norm:
@@ -197,23 +196,16 @@ class Suffix(nn.Module):
     def requires_grad_(self, requires_grad: bool = True) -> Suffix:
         """Set whether what is trained takes gradients; what is frozen does not."""
         super().requires_grad_(requires_grad)
-        for part in self._parts:
+        for part in self.parts:
             if not part.trained:
                 part.module.requires_grad_(False)
         return self
-
-    def blocks(self, lr: float, head_lr: float, decay: float) -> list[tuple[str, nn.Module, float]]:
-        """Return (name, module, rate) of what is trained, the rate falling by ``decay`` a stage."""
-        last = self.cut.n_stages - 1
-        trained = [part for part in self._parts if part.trained]
-        blocks = [(part.name, part.module, lr * decay ** (last - part.stage)) for part in trained]
-        return [*blocks, ("head", self.head, head_lr)]
 
     def learned(self) -> dict[str, Tensor]:
         """Return the tensors that training may have changed, by name, where they are."""
         return {
             f"{prefix}.{name}": tensor.detach()
-            for prefix, module in self._learned_modules()
+            for prefix, module in self._learned_modules.items()
             for name, tensor in module.state_dict().items()
         }
 
@@ -223,7 +215,7 @@ class Suffix(nn.Module):
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Put back what :meth:`learned` returned."""
-        for prefix, module in self._learned_modules():
+        for prefix, module in self._learned_modules.items():
             own = {
                 name.removeprefix(f"{prefix}."): tensor
                 for name, tensor in tensors.items()
@@ -234,17 +226,10 @@ class Suffix(nn.Module):
                 module.to(floating[0])
             module.load_state_dict(own)
 
-    def _learned_modules(self) -> list[tuple[str, nn.Module]]:
-        trained = [(part.key, part.module) for part in self._parts if part.trained]
-        return [*trained, ("head", self.head)]
+    @property
+    def _learned_modules(self) -> dict[str, nn.Module]:
+        return {part.key: part.module for part in self.parts if part.trained} | {"head": self.head}
 
     def normalizes_batches(self) -> bool:
         """Return whether a part in training mode normalizes with the statistics of a batch."""
         return any(isinstance(m, _BATCH_NORMS) and m.training for m in self.modules())
-
-    def linear(self) -> nn.Linear | None:
-        """Return the head, if it is one linear layer with a bias and, at most, dropout before."""
-        layers: list[Any] = [m for m in self.head.children() if not isinstance(m, nn.Dropout)]
-        if len(layers) != 1 or not isinstance(layers[0], nn.Linear) or layers[0].bias is None:
-            return None
-        return layers[0]

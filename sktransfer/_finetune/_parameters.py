@@ -15,7 +15,12 @@ from sktransfer._finetune._checkpoint import identities
 from sktransfer._finetune._losses import LOSSES, WeightedLoss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
 from sktransfer._images import resolve_augmentation
-from sktransfer._utils.sklearn_compat import HasMethods, Interval, StrOptions
+from sktransfer._utils.sklearn_compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
 # Names with "__" are the rare parameters, which the constructor takes as keywords.
 CONSTRAINTS: dict[str, list[Any]] = {
@@ -127,8 +132,13 @@ def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
     )
 
 
-def check_together(estimator: Any) -> None:
-    """Raise ValueError where parameters that are valid by themselves contradict each other."""
+def check_parameters(estimator: Any) -> None:
+    """Raise an error where a parameter is unknown or invalid, or parameters contradict others."""
+    if "kwargs" in vars(estimator):
+        raise TypeError(estimator._unknown("kwargs"))
+    given = {name: getattr(estimator, name) for name in estimator._get_param_names()}
+    constraints = estimator._parameter_constraints
+    validate_parameter_constraints(constraints, given, type(estimator).__name__)
     _check_components(estimator)
     augmentation = resolve_augmentation(estimator.augmentation)
     asked = {"augment_views": estimator.augment_views}

@@ -21,6 +21,7 @@ from skorch.history import History
 from sktransfer._backbones import BackboneReference
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
+from sktransfer._finetune._parameters import check_parameters
 from sktransfer._images import DicomOptions, ImageAugmentation
 from sktransfer._persistence import SCHEMA, next_to, read_saved
 from sktransfer._version import __version__
@@ -117,7 +118,7 @@ def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     if missing:
         raise ValueError(f"the parameters {', '.join(sorted(missing))} are missing.")
     net = cls(**{**decoded, **params})
-    net._check_parameters()
+    check_parameters(net)
     labels = header["classes"]
     net._classes = np.asarray(labels["values"], dtype=np.dtype(labels["dtype"]))
     net.reference_ = BackboneReference(**header["reference"])

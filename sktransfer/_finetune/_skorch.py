@@ -8,8 +8,8 @@ from __future__ import annotations
 import copy
 import multiprocessing
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, ClassVar
+from contextlib import nullcontext
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +24,18 @@ from torch.utils.data import DataLoader, Dataset
 from sktransfer._finetune._losses import PerRowLoss, WeightedLoss
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._optimizers import make_optimizer
-from sktransfer._finetune._parameters import CONSTRAINTS, RARE, check_together, unknown_parameter
-from sktransfer._finetune._training import gradients_within_memory
-from sktransfer._utils.sklearn_compat import validate_parameter_constraints
+from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
+from sktransfer._finetune._training import within_memory
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class HeadPlan(NamedTuple):
+    """How the head starts: solved or not, its one linear layer if it is that, its rate alone."""
+
+    solved: bool
+    linear: nn.Linear | None
+    lr_alone: float
 
 
 class TrainingNet(NeuralNetClassifier):
@@ -66,6 +73,9 @@ class TrainingNet(NeuralNetClassifier):
     phase_ = "all"  # or "head", while the head is trained alone
     callbacks: Any
     callbacks_: list[tuple[str, Callback]]
+    criterion_: Any = None  # a pickle does not carry it
+    _default_callbacks: Any = ()  # made with each net's callbacks
+    _head_plan: HeadPlan
     _made_with: dict[str, Any]
     device: Any
     _scaler: torch.amp.GradScaler | None = None
@@ -175,28 +185,9 @@ class TrainingNet(NeuralNetClassifier):
         BaseEstimator.set_params(self, **own)
         return self
 
-    def _check_parameters(self) -> None:
-        if "kwargs" in vars(self):
-            raise TypeError(self._unknown("kwargs"))
-        given = {name: getattr(self, name) for name in self._get_param_names()}
-        validate_parameter_constraints(self._parameter_constraints, given, type(self).__name__)
-        check_together(self)
-
     # --- what skorch asks for --------------------------------------------------------------------
 
     check_is_fitted = check_is_fitted
-
-    @property
-    def _default_callbacks(self) -> list[tuple[str, Callback]]:
-        found: list[tuple[str, Callback]] = [
-            ("epoch_timer", EpochTimer()),
-            ("batch_acc", BatchAccuracy()),
-            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
-            ("train_acc", PassthroughScoring("train_acc", on_train=True, lower_is_better=False)),
-            ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("valid_acc", PassthroughScoring(name="valid_acc", lower_is_better=False)),
-        ]
-        return [*found, ("print_log", PrintLog())] if self.verbose else found
 
     def initialize(self) -> TrainingNet:
         """Make the module, the loss, the optimizer and the callbacks again.
@@ -247,7 +238,22 @@ class TrainingNet(NeuralNetClassifier):
         self : FineTuneClassifier
             The same estimator.
         """
-        blocks = self.module_.blocks(self.lr, self._head_plan()[2], self.lr__layer_decay)
+        module, rates = self.module_, self.head__lr
+        layers: list[Any] = [m for m in module.head.children() if not isinstance(m, nn.Dropout)]
+        linear = layers[0] if len(layers) == 1 and isinstance(layers[0], nn.Linear) else None
+        linear = None if linear is None or linear.bias is None else linear
+        solved = self.head__init == "logistic" or (self.head__init == "auto" and linear is not None)
+        if rates is None:
+            rates = self.lr * 10, self.lr * (1 if solved else 10)
+        alone, together = rates if isinstance(rates, (tuple, list)) else (rates, rates)
+        self._head_plan = HeadPlan(solved, linear, alone)
+        last = module.cut.n_stages - 1
+        blocks = [
+            (part.name, part.module, self.lr * self.lr__layer_decay ** (last - part.stage))
+            for part in module.parts
+            if part.trained
+        ]
+        blocks.append(("head", module.head, together))
         settings = self.get_params_for("optimizer")
         self.optimizer_ = make_optimizer(self.optimizer, blocks, self.weight_decay, settings)
         # Small gradients vanish in float16, whose range is short; not in bfloat16.
@@ -258,7 +264,7 @@ class TrainingNet(NeuralNetClassifier):
 
     def _head_optimizer(self) -> torch.optim.Optimizer:
         """Return an optimizer of the head alone."""
-        blocks = [("head", self.module_.head, self._head_plan()[1])]
+        blocks = [("head", self.module_.head, self._head_plan.lr_alone)]
         if self.head__optimizer is not None:
             return make_optimizer(self.head__optimizer, blocks, self.weight_decay, {})
         settings = self.get_params_for("optimizer")
@@ -266,15 +272,23 @@ class TrainingNet(NeuralNetClassifier):
 
     def _initialize_callbacks(self) -> TrainingNet:
         """Make callbacks as skorch does; scores are of class labels, datasets hold codes."""
+        self._default_callbacks = [
+            ("epoch_timer", EpochTimer()),
+            ("batch_acc", BatchAccuracy()),
+            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
+            ("train_acc", PassthroughScoring("train_acc", on_train=True, lower_is_better=False)),
+            ("valid_loss", PassthroughScoring(name="valid_loss")),
+            ("valid_acc", PassthroughScoring(name="valid_acc", lower_is_better=False)),
+        ]
         given = self.callbacks
+        if self.verbose and given != "disable":
+            self._default_callbacks.append(("print_log", PrintLog()))
         # skorch's "disable" would leave no losses in the history; only the printing goes.
         self.callbacks = None if given == "disable" else given
         try:
             super()._initialize_callbacks()
         finally:
             self.callbacks = given
-        if given == "disable":
-            self.callbacks_ = [each for each in self.callbacks_ if each[0] != "print_log"]
         known = {name for name, _ in self.callbacks_}
         for setting in self.get_params_for("callbacks"):
             if setting.partition("__")[0] not in known:
@@ -293,22 +307,6 @@ class TrainingNet(NeuralNetClassifier):
             if extractor is to_numpy or isinstance(extractor, LabelsOfCodes):
                 callback.target_extractor = LabelsOfCodes(self.classes_)
         return self
-
-    def _head_plan(self) -> tuple[bool, float, float]:
-        """Return whether the head is solved, and its rates: alone, and together with the rest."""
-        linear = self.module_.linear() is not None
-        solved = self.head__init == "logistic" or (self.head__init == "auto" and linear)
-        rates = self.head__lr
-        if rates is None:
-            rates = self.lr * 10, self.lr * (1 if solved else 10)
-        first, second = rates if isinstance(rates, (tuple, list)) else (rates, rates)
-        return solved, first, second
-
-    def _set_training(self, training: bool = True) -> None:
-        self.module_.train(training)
-        loss = getattr(self, "criterion_", None)  # a pickle does not carry it
-        if loss is not None:
-            loss.train(training)
 
     def get_all_learnable_params(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and parameters that take gradients."""
@@ -384,7 +382,31 @@ class TrainingNet(NeuralNetClassifier):
             ``"loss"`` and ``"y_pred"``.
         """
         self._set_training(True)
-        step = gradients_within_memory(self, batch)
+        inputs, labels = batch
+        n = len(labels)
+
+        def gradients(rows: slice) -> dict[str, Any]:
+            """Return loss and logits of some rows, whose share of the gradients is added up."""
+            if rows.start == 0:
+                self._zero_grad_optimizer()  # of an attempt that did not fit into memory
+            some, own = {name: tensor[rows] for name, tensor in inputs.items()}, labels[rows]
+            logits = self.infer(some)
+            loss = self.get_loss(logits, own, X=some, training=True)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"The training loss became {loss.item()} in epoch {len(self.history)}: the "
+                    "learning rate is too high for this network and data. Lower lr (now "
+                    f"{self.lr}) or head__lr, set optimizer__max_grad_norm, or set "
+                    "lr_schedule__warmup."
+                )
+            share = len(own) / n
+            scaled = loss * share
+            (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
+            return {"loss": loss.detach() * share, "y_pred": logits.detach()}
+
+        parts = within_memory(self, gradients, n)
+        loss = torch.stack([part["loss"] for part in parts]).sum()
+        step = {"loss": loss, "y_pred": torch.cat([part["y_pred"] for part in parts])}
         if self.optimizer__max_grad_norm is not None:
             if self._scaler is not None:
                 self._scaler.unscale_(self.optimizer_)
@@ -420,7 +442,7 @@ class TrainingNet(NeuralNetClassifier):
         # Even without workers, an iteration draws a seed, from the global state if from no other.
         settings = {
             "batch_size": self.batch_size,
-            "collate_fn": _as_it_is,
+            "collate_fn": tuple,  # (inputs, labels) as they are: items are whole batches
             "generator": torch.Generator(),
             **own,
         }
@@ -436,21 +458,6 @@ class TrainingNet(NeuralNetClassifier):
             order = {"shuffle": True, "generator": self._order, "drop_last": lonely}
             settings = {**settings, **order, **own}
         return getattr(self, kind)(dataset, **settings)
-
-    @contextmanager
-    def _explicit_device(self) -> Iterator[None]:
-        """Set ``device`` to one that torch knows while skorch asks for it: "auto" is none."""
-        given = self.device
-        self.device = self.device_
-        try:
-            yield
-        finally:
-            self.device = given
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Return a batch of a dataset whose items are whole batches."""
-    return batch
 
 
 class BatchAccuracy(Callback):

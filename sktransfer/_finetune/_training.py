@@ -82,7 +82,15 @@ def train_epochs(
         final=schedule.final,
     )
     progress = Progress() if checkpoints is None else checkpoints.load(net, Progress)
-    step = partial(_scheduled_step, net, schedule, progress, factor)
+
+    def step(batch: Any) -> Any:
+        for group in net.optimizer_.param_groups:
+            group["lr"] = group["initial_lr"] * factor(progress.step) * progress.plateau
+        done = net.train_step(batch)
+        progress.step += 1
+        _update_average(net, schedule, progress)
+        return done
+
     notified = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
     # As in skorch: whoever stops the training (Ctrl-C, a callback) keeps what there is.
     with suppress(KeyboardInterrupt):
@@ -114,25 +122,19 @@ def train_epochs(
     return progress
 
 
-def _scheduled_step(
-    net: Any, schedule: Schedule, progress: Progress, factor: Callable[[int], float], batch: Any
-) -> Any:
-    """Take one step at the rates of the schedule, and update the moving average."""
-    for group in net.optimizer_.param_groups:
-        group["lr"] = group["initial_lr"] * factor(progress.step) * progress.plateau
-    step = net.train_step(batch)
-    progress.step += 1
-    if schedule.ema_decay is not None:
-        # Early on the average is of few steps; a fixed decay would be of the start for long.
-        decay = min(schedule.ema_decay, progress.step / (progress.step + 9))
-        for name, tensor in net.module_.learned().items():
-            kept = progress.average.get(name)
-            if kept is None or not tensor.is_floating_point():
-                progress.average[name] = tensor.clone()
-            else:
-                kept = progress.average[name] = kept.to(tensor.device)
-                kept.mul_(decay).add_(tensor, alpha=1 - decay)
-    return step
+def _update_average(net: Any, schedule: Schedule, progress: Progress) -> None:
+    """Update the moving average of the weights, if one is asked for."""
+    if schedule.ema_decay is None:
+        return
+    # Early on the average is of few steps; a fixed decay would be of the start for long.
+    decay = min(schedule.ema_decay, progress.step / (progress.step + 9))
+    for name, tensor in net.module_.learned().items():
+        kept = progress.average.get(name)
+        if kept is None or not tensor.is_floating_point():
+            progress.average[name] = tensor.clone()
+        else:
+            kept = progress.average[name] = kept.to(tensor.device)
+            kept.mul_(decay).add_(tensor, alpha=1 - decay)
 
 
 def _compare_with_best(
@@ -193,57 +195,31 @@ def _own_draws(net: Any, seed: int) -> Iterator[None]:
         yield
 
 
-def gradients_within_memory(net: Any, batch: Any) -> dict[str, Any]:
-    """Add up the gradients of a batch, in halves of halves if memory is too small for all of it.
+def within_memory(net: Any, run: Callable[[slice], Any], n: int) -> list[Any]:
+    """Run the ``n`` rows of a batch, in halves of halves if memory is too small for all of them.
 
-    ``net._rows_at_once`` remembers how many rows fit.
+    ``net._rows_at_once`` remembers how many rows fit. After a failure, ``run`` is called again for
+    all rows from the first one on.
     """
-    n = len(batch[1])
     while True:
         size = min(n, net._rows_at_once or n)
         try:
-            steps = [_gradients(net, batch, low, size) for low in range(0, n, size)]
-            break
+            return [run(slice(low, low + size)) for low in range(0, n, size)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or size == 1:
                 raise
         # Outside the handler: the traceback would keep the failed batch's tensors alive.
         if net._rows_at_once is None:
             warnings.warn(
-                f"The device ran out of memory; training continues with parts of each batch (now "
+                f"The device ran out of memory; the fit continues with parts of each batch (now "
                 f"{size // 2} rows at once), whose gradients are added up. Set batch_size to avoid "
                 "the failed attempt.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         net._rows_at_once = size // 2
-        net._zero_grad_optimizer()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    if len(steps) == 1:
-        return steps[0]
-    losses = [step["loss"] * (len(step["y_pred"]) / n) for step in steps]
-    return {"loss": torch.stack(losses).sum(), "y_pred": torch.cat([s["y_pred"] for s in steps])}
-
-
-def _gradients(net: Any, batch: Any, low: int, size: int) -> dict[str, Any]:
-    """Compute loss and logits of ``size`` rows of a batch, and add up their share of gradients."""
-    inputs, labels = batch
-    n = len(labels)
-    if size < n:
-        inputs = {name: tensor[low : low + size] for name, tensor in inputs.items()}
-        labels = labels[low : low + size]
-    logits = net.infer(inputs)
-    loss = net.get_loss(logits, labels, X=inputs, training=True)
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"The training loss became {loss.item()} in epoch {len(net.history)}: the learning "
-            f"rate is too high for this network and data. Lower lr (now {net.lr}) or head__lr, set "
-            "optimizer__max_grad_norm, or set lr_schedule__warmup."
-        )
-    scaled = loss * (len(labels) / n)
-    (scaled if net._scaler is None else net._scaler.scale(scaled)).backward()
-    return {"loss": loss.detach(), "y_pred": logits.detach()}
 
 
 def range_test(net: Any, dataset: Any, rates: np.ndarray) -> Bunch:

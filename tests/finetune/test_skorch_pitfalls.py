@@ -19,6 +19,7 @@ from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 
 from sktransfer import FineTuneClassifier
+from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._skorch import TrainingNet
 from sktransfer.preprocessing import ImageAugmentation
 from tests.counting import Counted
@@ -221,6 +222,32 @@ def test_a_batch_that_does_not_fit_is_trained_on_in_parts(small, task, monkeypat
     assert sorted(set(seen)) == [2, 4, 8]
     for name, tensor in learned(clf).items():
         torch.testing.assert_close(tensor, learned(plain)[name], atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("augmentation", [None, "light"])
+def test_embeddings_of_a_batch_that_does_not_fit_are_computed_in_parts(
+    small, task, monkeypatch, augmentation
+):
+    settings = {"freeze_depth": 0, "max_epochs": 0, "augmentation": augmentation}
+    plain = small(NET, **settings).fit(*task)
+    seen = []
+    forward = Suffix.forward
+
+    def with_little_room(self, x, **kwargs):
+        seen.append(len(x))
+        if seen[-1] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return forward(self, x, **kwargs)
+
+    monkeypatch.setattr(Suffix, "forward", with_little_room)
+    with pytest.warns(RuntimeWarning, match="rows at once") as told:
+        clf = small(NET, **settings).fit(*task)
+    monkeypatch.undo()
+    assert sum("rows at once" in str(each.message) for each in told) == 1
+    assert sorted(set(seen)) == [2, 4, 8]
+    assert seen.count(8) == seen.count(4) == 1  # how many fit is remembered
+    probabilities = clf.predict_proba(task[0])
+    np.testing.assert_allclose(probabilities, plain.predict_proba(task[0]), atol=1e-5)
 
 
 def batch_norm_head(n_features, n_classes):

@@ -32,7 +32,7 @@ def extractor(backbone, **parameters):
 def test_the_extractor_gives_what_the_head_was_given(first, task):
     X, _ = task
     rows = extractor(FrozenEstimator(first), cache=False).fit_transform(X)
-    head = first.module_.linear()
+    head = first.module_.head[-1]
     W, b = head.weight.detach().numpy(), head.bias.detach().numpy()
     z = rows @ W.T + b
     np.testing.assert_allclose(z[:, 1] - z[:, 0], first.decision_function(X), rtol=1e-3, atol=1e-3)
