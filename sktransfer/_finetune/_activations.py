@@ -34,17 +34,10 @@ class Prefix(FrozenExtractor):
     """The part of a network before the cut, which is frozen, and what comes out of it.
 
     A copy (``dataclasses.replace``) holds the network no longer than images are brought to the cut.
-
-    Parameters
-    ----------
-    cut : Cut
-        Where the network is cut. Nothing comes out of a depth of 0: images are trained on.
-    shape : tuple of int
-        Shape of one image's activation at the cut.
     """
 
-    cut: Cut = field(kw_only=True)
-    shape: tuple[int, ...] = ()
+    cut: Cut = field(kw_only=True)  # at a depth of 0 images are trained on
+    shape: tuple[int, ...] = ()  # of one image's activation at the cut
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return raveled activations of a normalized batch; frozen, without gradient."""

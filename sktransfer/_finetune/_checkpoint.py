@@ -5,7 +5,6 @@ It must not know what is trained.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import os
@@ -44,13 +43,7 @@ def identities(net: Any) -> dict[str, str]:
 
 
 def identity(value: Any, name: str) -> str:
-    """Return a text that is equal in every process for equal settings, and only for these.
-
-    Raises
-    ------
-    ValueError
-        If there is no telling what ``value`` does (a lambda, an object that is code).
-    """
+    """Return a text that is equal in every process for equal settings, and only for these."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
@@ -87,16 +80,10 @@ def _name(value: Any) -> str | None:
 
 
 class Checkpoints:
-    """The states of one training.
+    """The states of one training, written every ``every`` epochs.
 
-    Parameters
-    ----------
-    directory : path-like
-        Made if it does not exist. Other trainings (folds, candidates) write alongside this one.
-    fingerprint : str
-        Digest of everything that decides the result: the states of other trainings are left alone.
-    every : int
-        Epochs between states.
+    ``fingerprint`` is a digest of everything that decides the result: other trainings (folds,
+    candidates) write alongside this one.
     """
 
     def __init__(self, directory: str | os.PathLike[str], fingerprint: str, every: int) -> None:
@@ -126,9 +113,7 @@ class Checkpoints:
             "optimizer": net.optimizer_.state_dict(),
             "scaler": None if net._scaler is None else net._scaler.state_dict(),
             "history": json.dumps(list(net.history), default=plain_number),
-            "progress": {
-                each.name: getattr(progress, each.name) for each in dataclasses.fields(progress)
-            },
+            "progress": dict(vars(progress)),
         }
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.path / f".{_FILE}-{secrets.token_hex(4)}"

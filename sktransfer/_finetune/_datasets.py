@@ -33,19 +33,11 @@ def view_order(n_views: int, seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 class LabeledRows(Dataset):
-    """Rows of activations, with labels and weights; an item is a whole batch.
+    """Rows of activations, with codes of classes and weights; an item is a whole batch.
 
-    Parameters
-    ----------
-    activations : ndarray or object with ``__getitem__``
-        Activations at the cut by row number, perhaps in half precision.
-    rows : ndarray of int, shape (n,)
-        Which rows of images or activations these are.
-    y, weight : ndarray of shape (n,)
-        Codes of the classes, and weights.
-    views : (int, int) or None
-        Where there are several views of each, row after row: how many, and the seed of the order
-        in which they are shown.
+    ``activations`` gives activations at the cut by row number, perhaps in half precision, and
+    ``rows`` says which rows of it these are. ``views`` says, where there are several views of each,
+    row after row, how many and the seed of the order in which they are shown.
     """
 
     def __init__(

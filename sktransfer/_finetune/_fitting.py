@@ -230,32 +230,18 @@ def _embed(
     as_is, held_out = plain(train), None if valid is None else plain(valid)
     if augmentation is None:
         return as_is, as_is, held_out
-    return as_is, _drawn_rows(net, prefix, rows, train, storage, map_), held_out
-
-
-def _drawn_rows(
-    net: Any,
-    prefix: Prefix,
-    rows: Rows,
-    chosen: np.ndarray,
-    storage: ActivationStorage | None,
-    map_: Callable[..., Any],
-) -> LabeledRows:
-    """Return rows as the augmentation draws them: again in each epoch, or views that are kept."""
-    augmentation = resolve_augmentation(net.augmentation)
-    seed, n_views = derived_seed(net._seed, VIEWS), net.augment_views
-    y, weight = rows.y[chosen], rows.weights(chosen, net.class_weight, net._classes)
-    if n_views is None:
-        n_classes = len(net._classes)
-        drawn = (rows.source, prefix, augmentation, seed, map_)
-        return ImageRows(*drawn, chosen, y, weight, n_classes=n_classes)
+    # As the augmentation draws them: again in each epoch, or views that are kept.
+    seed, labeled = derived_seed(net._seed, VIEWS), (rows.y[train], as_is.given_weight)
+    if net.augment_views is None:
+        drawn = (images, prefix, augmentation, seed, map_, train, *labeled)
+        return as_is, ImageRows(*drawn, n_classes=len(net._classes)), held_out
     # Of these rows and no others: those held out are not shown as they are drawn.
-    views = ImageViews(ImageSelection(rows.source, chosen), augmentation, n_views, seed)
-    of_views = (np.arange(len(chosen)), y, weight, (n_views, seed))
+    views = ImageViews(ImageSelection(images, train), augmentation, n_views, seed)
+    of_views = (np.arange(len(train)), *labeled, (n_views, seed))
     if storage is None:
-        return ImageRows(views, prefix, None, seed, map_, *of_views)
+        return as_is, ImageRows(views, prefix, None, seed, map_, *of_views), held_out
     # Views are of images that could be read.
-    return LabeledRows(storage.keep(views, on_error="raise")[0], *of_views)
+    return as_is, LabeledRows(storage.keep(views, on_error="raise")[0], *of_views), held_out
 
 
 # --- the head ------------------------------------------------------------------------------------
@@ -418,16 +404,8 @@ class FrozenPart:
         self._clf = clone(estimator)
         check_parameters(self._clf)
         self._prefix = find_network(self._clf)
-
-    @property
-    def depth(self) -> int:
-        """Number of frozen stages."""
-        return self._prefix.cut.depth
-
-    @property
-    def info(self) -> NetworkInfo:
-        """What is known of the whole network."""
-        return self._prefix.info
+        self.depth = self._prefix.cut.depth  # number of frozen stages
+        self.info = self._prefix.info  # what is known of the whole network
 
     def extractor(self) -> FrozenExtractor | None:
         """Return what stores activations, or None if no other fit would ask for the same."""

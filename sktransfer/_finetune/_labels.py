@@ -59,13 +59,7 @@ class Rows:
 def read_labels(
     y: Any, source: ImageSource, sample_weight: Any, groups: Any, classes: Any, estimator: Any
 ) -> tuple[Rows, np.ndarray]:
-    """Turn labels of any kind into codes.
-
-    Raises
-    ------
-    ValueError
-        If labels are missing, continuous, or of one class only.
-    """
+    """Turn labels of any kind into codes; refuse missing, continuous and one-class labels."""
     if y is None:
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."

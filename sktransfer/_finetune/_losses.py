@@ -12,15 +12,8 @@ LOSSES: tuple[str, ...] = ("cross_entropy", "focal")
 class WeightedLoss(nn.Module):
     """Average a loss per row, times the row's weight, over a batch.
 
-    Parameters
-    ----------
-    loss : {"cross_entropy", "focal"}
-        ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of
-        the true class.
-    label_smoothing : float
-        Share of each label that is spread over all classes.
-    gamma : float
-        Exponent of the focal loss.
+    ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of the
+    true class.
 
     References
     ----------

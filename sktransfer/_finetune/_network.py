@@ -29,20 +29,13 @@ _last_lock = threading.Lock()
 class Cut:
     """Where a network is cut for training.
 
-    Parameters
-    ----------
-    depth : int
-        Leading stages that are frozen and run once per image. If it is the number of stages, the
-        whole network is frozen, its neck included, and the head alone is trained.
-    trained : frozenset of int
-        Indices of the stages that are trained; the others after ``depth`` are frozen too, but run
-        in every step (surgical fine-tuning).
-    n_stages : int
-        How many stages the network has.
+    At a ``depth`` of ``n_stages`` the whole network is frozen, its neck included, and the head
+    alone is trained. Stages after ``depth`` that are not ``trained`` are frozen too, but run in
+    every step (surgical fine-tuning).
     """
 
-    depth: int
-    trained: frozenset[int]
+    depth: int  # leading stages that are frozen and run once per image
+    trained: frozenset[int]  # indices of stages
     n_stages: int
 
     @property
@@ -52,15 +45,7 @@ class Cut:
 
 
 def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
-    """Resolve what ``freeze_depth`` means for a network.
-
-    Raises
-    ------
-    UnknownStageError
-        If there is no such stage.
-    ValueError
-        If it is none of these, or out of range.
-    """
+    """Resolve what ``freeze_depth`` means for a network."""
     names = [stage.name for stage in info.stages]
     n, name = len(names), info.reference.name
     if isinstance(freeze_depth, str):
@@ -75,7 +60,14 @@ def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
             )
         depth += n if depth < 0 else 0
     elif isinstance(freeze_depth, Collection) and not isinstance(freeze_depth, (bytes, dict)):
-        trained = frozenset(_index(name, names, each) for each in freeze_depth)
+        for each in freeze_depth:
+            if isinstance(each, bool) or not isinstance(each, (str, Integral)):
+                raise ValueError(
+                    f"freeze_depth as a collection names stages to train, by str or int; got "
+                    f"{each!r}."
+                )
+        wanted = [each if isinstance(each, str) else int(each) for each in freeze_depth]
+        trained = frozenset(find_stage(name, names, each) for each in wanted)
         return Cut(min(trained, default=n), trained, n)
     else:
         raise ValueError(
@@ -84,14 +76,6 @@ def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
             f"{type(freeze_depth).__name__}."
         )
     return Cut(depth, frozenset(range(depth, n)), n)
-
-
-def _index(network: str, names: list[str], stage: Any) -> int:
-    if isinstance(stage, bool) or not isinstance(stage, (str, Integral)):
-        raise ValueError(
-            f"freeze_depth as a collection names stages to train, by str or int; got {stage!r}."
-        )
-    return find_stage(network, names, stage if isinstance(stage, str) else int(stage))
 
 
 def whole_backbone(source: NetworkSource) -> Backbone:

@@ -29,12 +29,7 @@ SCHEDULES: tuple[str, ...] = ("constant", "cosine", "linear", "step", "one_cycle
 
 # Every norm's scale and shift, and every bias, is left out of weight decay: pulling them to zero
 # is no prior that anybody holds.
-_NORMS = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
 def make_optimizer(

@@ -134,9 +134,7 @@ def _encode(value: Any, name: str) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, pathlib.PurePath):
-        return str(value)
-    if isinstance(value, torch.device):
+    if isinstance(value, (pathlib.PurePath, torch.device)):
         return str(value)
     if isinstance(value, Enum):
         return value.name

@@ -9,7 +9,7 @@ import copy
 import multiprocessing
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,14 +28,6 @@ from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_paramete
 from sktransfer._finetune._training import within_memory
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class HeadPlan(NamedTuple):
-    """How the head starts: solved or not, its one linear layer if it is that, its rate alone."""
-
-    solved: bool
-    linear: nn.Linear | None
-    lr_alone: float
 
 
 class TrainingNet(NeuralNetClassifier):
@@ -75,7 +67,8 @@ class TrainingNet(NeuralNetClassifier):
     callbacks_: list[tuple[str, Callback]]
     criterion_: Any = None  # a pickle does not carry it
     _default_callbacks: Any = ()  # made with each net's callbacks
-    _head_plan: HeadPlan
+    # Whether the head is solved, its linear layer if it is only that, and its rate alone.
+    _head_plan: tuple[bool, nn.Linear | None, float]
     _made_with: dict[str, Any]
     device: Any
     _scaler: torch.amp.GradScaler | None = None
@@ -246,7 +239,7 @@ class TrainingNet(NeuralNetClassifier):
         if rates is None:
             rates = self.lr * 10, self.lr * (1 if solved else 10)
         alone, together = rates if isinstance(rates, (tuple, list)) else (rates, rates)
-        self._head_plan = HeadPlan(solved, linear, alone)
+        self._head_plan = solved, linear, alone
         last = module.cut.n_stages - 1
         blocks = [
             (part.name, part.module, self.lr * self.lr__layer_decay ** (last - part.stage))
@@ -264,7 +257,7 @@ class TrainingNet(NeuralNetClassifier):
 
     def _head_optimizer(self) -> torch.optim.Optimizer:
         """Return an optimizer of the head alone."""
-        blocks = [("head", self.module_.head, self._head_plan.lr_alone)]
+        blocks = [("head", self.module_.head, self._head_plan[2])]
         if self.head__optimizer is not None:
             return make_optimizer(self.head__optimizer, blocks, self.weight_decay, {})
         settings = self.get_params_for("optimizer")

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,18 +73,14 @@ def train_epochs(
     loader = net.get_iterator(dataset_train, training=True)
     valid = None if dataset_valid is None else net.get_iterator(dataset_valid)
     per_epoch = max(1, len(loader))
-    factor = partial(
-        schedule_factor,
-        schedule.rates,
-        n_steps=schedule.epochs * per_epoch,
-        n_warmup=round(schedule.warmup_epochs * per_epoch),
-        final=schedule.final,
-    )
+    length = {"n_steps": schedule.epochs * per_epoch}
+    length["n_warmup"] = round(schedule.warmup_epochs * per_epoch)
     progress = Progress() if checkpoints is None else checkpoints.load(net, Progress)
 
     def step(batch: Any) -> Any:
+        factor = schedule_factor(schedule.rates, progress.step, **length, final=schedule.final)
         for group in net.optimizer_.param_groups:
-            group["lr"] = group["initial_lr"] * factor(progress.step) * progress.plateau
+            group["lr"] = group["initial_lr"] * factor * progress.plateau
         done = net.train_step(batch)
         progress.step += 1
         _update_average(net, schedule, progress)
@@ -143,12 +138,8 @@ def _compare_with_best(
     """Keep the best epoch; lower the rates of a plateau."""
     part = "valid" if validated else "train"
     batches = [row for row in net.history[-1]["batches"] if f"{part}_loss" in row]
-    loss = float(
-        np.average(
-            [row[f"{part}_loss"] for row in batches],
-            weights=[row[f"{part}_batch_size"] for row in batches],
-        )
-    )
+    sizes = [row[f"{part}_batch_size"] for row in batches]
+    loss = float(np.average([row[f"{part}_loss"] for row in batches], weights=sizes))
     if loss < progress.best_loss - 1e-6:
         progress.best_loss, progress.best_epoch = loss, progress.epoch
         progress.plateau_since = progress.epoch
