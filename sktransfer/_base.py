@@ -32,10 +32,7 @@ NO_FAILED_ROWS = pd.DataFrame(columns=["row", "source", "reason"])
 
 
 class ImageInputMixin:
-    """Parameters and steps of an estimator whose X is a collection of images.
-
-    A subclass stores the parameters below.
-    """
+    """Parameters, which a subclass stores, and steps of an estimator whose X is images."""
 
     _image_parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "preprocessing": [StrOptions({"weights", "resize", "pad"}), callable],

@@ -48,8 +48,7 @@ def download(
     """Download a file, at most once over all processes, and return its sha256.
 
     The body goes to a hidden ``.NAME.XXXX.part`` next to the target and is renamed when its length
-    and digest are right, so a killed process leaves no half file under the final name. What a
-    killed process left behind is removed by the next download of the same file.
+    and digest are right. What a killed process left behind is removed by the next download.
 
     ``digest_prefix`` is the beginning of the sha256 that the publisher announces, ``timeout`` the
     seconds without a byte after which a connection counts as dead, ``attempts`` how often an

@@ -72,10 +72,7 @@ NAMES = tuple(_VARIANTS)
 
 
 def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
-    """Load a network, with ``weights`` and ``seed`` as in ``load_backbone``.
-
-    A file may have the weights packages' names of tensors, or timm's.
-    """
+    """Load a network; a file may have the weights packages' names of tensors, or timm's."""
     variant = _VARIANTS[name]
     with private_seed(seed):
         network = EfficientNetLite(variant["width"], variant["depth"])

@@ -37,10 +37,8 @@ _NO_WORK = (nn.Identity, nn.Dropout, nn.Flatten)
 def cut(model: Any, image_size: int) -> Parts:
     """Cut a network of timm (eval mode, on the CPU) into stages.
 
-    The finest cut is tried first: the trunk as a vision transformer or as its children in order,
-    the head as pooling and what surrounds it. Whatever does not reproduce the network's own
-    results bit for bit on a test image is dropped for something coarser, in the end for one
-    single stage.
+    The finest cut is tried first. Whatever does not reproduce the network's own results bit for
+    bit on a test image is dropped for something coarser, in the end for one single stage.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, image_size, image_size, generator=generator)
@@ -112,10 +110,7 @@ def _transformer_trunk(model: Any) -> _Trunk:
 
 
 def _children_trunk(model: nn.Module) -> _Trunk:
-    """Make a stage of each child, with those after it that have no weights of their own.
-
-    It suits most convolutional networks, and those transformers that keep no tokens.
-    """
+    """Make a stage of each child, with those after it that have no weights of their own."""
     trunk, _ = _split(model)
     pieces = [piece for name in trunk for piece in _opened(name, getattr(model, name))]
     norm: nn.Module = nn.Identity()

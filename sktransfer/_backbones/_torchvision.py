@@ -226,11 +226,8 @@ def _published(name: str) -> dict[str, Any]:
 
 @cache
 def sizes() -> dict[str, tuple[int, ...]]:
-    """Return parameters, features and stages of the networks in ``torchvision_sizes.csv``.
-
-    Building eighty networks to count them takes five seconds, even without memory. A test compares
-    the file with the networks; one that is not in it is measured.
-    """
+    """Return parameters, features and stages of the networks in ``torchvision_sizes.csv``."""
+    # Building eighty networks to count them takes five seconds; one not in the file is measured.
     file = resources.files("sktransfer._backbones") / "torchvision_sizes.csv"
     _, *rows = csv.reader(file.read_text(encoding="utf-8").splitlines())
     return {name: tuple(map(int, counts)) for name, *counts in rows}

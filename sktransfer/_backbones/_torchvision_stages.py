@@ -23,9 +23,7 @@ from sktransfer._backbones._chain import Layout, Neck, Parts, Stage
 class InputRescaling(nn.Module):
     """Convert torchvision's normalization to the [-1, 1] range of GoogLeNet and Inception v3.
 
-    Their published weights were ported from TensorFlow; torchvision's ``transform_input=True``
-    does the same inside ``forward``. The arithmetic is repeated literally, because it has to agree
-    to the last bit.
+    The arithmetic of torchvision's ``transform_input=True``, literally: it agrees to the last bit.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,9 +49,6 @@ class ExpectSize(nn.Module):
                 f"Use image_size=None or image_size={self.size}."
             )
         return x
-
-    def extra_repr(self) -> str:
-        return str(self.size)
 
 
 class PatchTokens(nn.Module):
@@ -190,11 +185,7 @@ def _densenet(net: Any) -> Parts:
 
 
 def _vgg(net: Any) -> Parts:
-    """Cut VGG or AlexNet: a stage per convolution (with its pooling) and per hidden linear layer.
-
-    The two hidden linear layers are stages of their own, so their 4096 features can be taken and
-    they can be frozen or trained like any other stage.
-    """
+    """Cut VGG or AlexNet: a stage per convolution (and pooling) and per hidden linear layer."""
     starts = [i for i, layer in enumerate(net.features) if isinstance(layer, nn.Conv2d)]
     stages = _by_position(net.features, starts)
     # AlexNet puts its dropouts ahead of the linear layers, VGG after the activations; either way
@@ -210,10 +201,7 @@ def _vgg(net: Any) -> Parts:
 
 
 def _squeezenet(net: Any) -> Parts:
-    """Cut SqueezeNet: a stage per Fire module; the embedding is the average of the last map.
-
-    There is no linear layer: the classifier is a convolution, which takes the map.
-    """
+    """Cut SqueezeNet: a stage per Fire module; its classifier, a convolution, takes the map."""
     # Max-poolings and the first ReLU have no parameters.
     starts = [
         i for i, layer in enumerate(net.features) if next(layer.parameters(), None) is not None

@@ -209,19 +209,13 @@ class Preprocessing:
         return self.normalize(self.stack(arrays))
 
     def _resize_and_crop(self, image: Image.Image) -> Image.Image:
-        """Resize, and take the center square; what lies outside the image is black.
-
-        Rounding follows torchvision's ``resize`` and ``center_crop`` to the pixel.
-        """
+        """Resize, and take the center square; what lies outside the image is black."""
         # Of an image decoded at a fraction, the whole image's size counts, or the rounding of
         # its sides would shift it by up to a pixel.
         size, box = image.info.get(EXTENT) or Extent(image.size, (0, 0, *image.size))
         (width, left, kept_width), (height, top, kept_height) = self._geometry(size)
-        resampling, side, kept = (
-            _RESAMPLING[self.interpolation],
-            self.size,
-            (kept_width, kept_height),
-        )
+        resampling, side = _RESAMPLING[self.interpolation], self.size
+        kept = (kept_width, kept_height)
         if width * height > max(_HUGE, image.width * image.height):
             # A strip of 1 x 5000 pixels would first become 256 x 1,280,000: only its middle is
             # made. The filter still sees the pixels around it, so nothing but rounding differs.
@@ -245,7 +239,7 @@ class Preprocessing:
     def _geometry(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
         """Return for width and height: the length resized to, and start and length of the crop.
 
-        The center is rounded as torchvision's ``center_crop`` rounds.
+        Rounding follows torchvision's ``resize`` and ``center_crop`` to the pixel.
         """
         side = self.resize_size
         if self.resize_mode == "squash":

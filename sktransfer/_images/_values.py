@@ -66,11 +66,10 @@ def not_numeric(array: np.ndarray) -> str:
 
 
 def check_batch_range(array: np.ndarray, scale: ValueScale | None) -> None:
-    """Refuse a whole batch whose finite values lie outside what its dtype or range allows.
+    """Refuse a batch whose finite values (not NaN nor infinity) lie outside its dtype or range.
 
-    A wrong scale is a mistake about the whole of ``X``, not a broken row, so it is found here and
-    not row by row; otherwise a nearly black row of a 0-to-255 float batch would pass as white.
-    NaN and infinity are left to the rows that have them.
+    A wrong scale is a mistake about the whole of ``X``, not a broken row: a nearly black row of a
+    0-to-255 float batch would pass as white by itself.
     """
     if array.dtype.kind == "b" or (array.dtype == np.uint8 and scale is None):
         return
@@ -146,8 +145,7 @@ def _suggest_range(low: float, high: float) -> str:
 def scale_values(values: np.ndarray, dtype: np.dtype, scale: ValueScale | None) -> np.ndarray:
     """Bring numbers on the scale of ``dtype`` or ``scale`` to float32 in [0, 1].
 
-    An image of one level is black on a scale of its own percentiles. Raises ImageDecodeError where
-    a value is not finite or lies outside the scale.
+    Raises ImageDecodeError where a value is not finite or lies outside the scale.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():  # in scikit-learn's own words
         if np.isnan(values).any():
@@ -159,7 +157,7 @@ def scale_values(values: np.ndarray, dtype: np.dtype, scale: ValueScale | None) 
         black, white = map(float, np.percentile(values, (scale.low, scale.high)))
         if black == white:
             black, white = float(values.min()), float(values.max())
-        if black == white:
+        if black == white:  # an image of one level is black
             return np.zeros(values.shape, dtype=np.float32)
     else:
         black, white = _black_and_white(float(values.min()), float(values.max()), dtype, scale)
