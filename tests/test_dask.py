@@ -276,7 +276,8 @@ def test_a_cluster_that_loses_a_worker(client, paths, tmp_path):
     # The worker that lives has loaded one network for its partitions.
     assert max(client.run(_loads).values()) == 1
     assert len(set(slow.pids)) >= 2
-    assert result.index.equals(paths.index)
+    # Labels: with pandas 2 Dask makes strings of its own type of them.
+    assert result.index.tolist() == paths.index.tolist()
     # What was in hand when the worker died is done again, what was stored is not.
     assert N <= len(slow.pids) <= N + 2 * 2
     slow.seconds = 0

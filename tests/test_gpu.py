@@ -65,7 +65,6 @@ def furthest(rows, reference):
 @pytest.fixture(params=["set_float32_matmul_precision", "fp32_precision"])
 def reduced_products(request):
     """Let float32 products be rounded, as a user may: embeddings in float32 must not notice."""
-    matmul = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     if request.param == "set_float32_matmul_precision":
         torch.set_float32_matmul_precision("medium")
         yield
@@ -73,8 +72,9 @@ def reduced_products(request):
         torch.set_float32_matmul_precision("highest")
         assert left == "medium", "the caller's setting was changed"
         return
-    if not hasattr(matmul[0], "fp32_precision"):
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         pytest.skip("this torch has no fp32_precision")
+    matmul = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     before = [part.fp32_precision for part in matmul]
     for part, level in zip(matmul, ("tf32", "bf16"), strict=True):
         part.fp32_precision = level
