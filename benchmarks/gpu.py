@@ -98,7 +98,8 @@ def training(network: str, device: str, paths: list[str]) -> dict[str, float]:
     for depth in (-1, 0):
         clear_cache()
         took = []
-        for epochs in (1, 3):
+        # The first fit computes the activations that the other two find in the store.
+        for epochs in (1, 1, 3):
             clf = FineTuneClassifier(
                 network,
                 weights=None,
@@ -110,7 +111,7 @@ def training(network: str, device: str, paths: list[str]) -> dict[str, float]:
             )
             took.append(seconds(lambda clf=clf: clf.fit(paths, y)))
         found[f"freeze_depth={depth}: first fit"] = took[0]
-        found[f"freeze_depth={depth}: epoch"] = (took[1] - took[0]) / 2
+        found[f"freeze_depth={depth}: epoch"] = (took[2] - took[1]) / 2
     return found
 
 

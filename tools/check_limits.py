@@ -81,7 +81,10 @@ WORDS = {
 PROSE = ["sktransfer", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks"]
 PROSE_SUFFIXES = {".py", ".rst", ".md", ".j2"}
 BUILT = {"_build", "auto_examples", "generated", "__pycache__"}
-PAPERS = r"DESIGN\.md|MISSION\.md|science\.md|course notes|/work/|\bC(?:1[0-2]|[1-9])\b(?!\s*=)"
+PAPERS = (
+    r"DESIGN\.md|MISSION\.md|science\.md|course notes|/(?:home|root|work)/\w"
+    r"|\bC(?:1[0-2]|[1-9])\b(?!\s*=)"
+)
 
 
 class Count(NamedTuple):
