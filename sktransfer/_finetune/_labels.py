@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length
 
 from sktransfer._images import ImageSource
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
-from sktransfer._utils.splitting import holdout_split, read_groups
+from sktransfer._utils.splitting import holdout_split
 
 
 @dataclass
@@ -88,8 +88,7 @@ def read_labels(
             f"{known.tolist()} ({len(y)} sample{'s' * (len(y) != 1)})."
         )
     if groups is not None:
-        groups = np.asarray(groups)
-        check_consistent_length(y, groups)
+        groups = read_groups(groups, n=len(y))
     codes = np.searchsorted(known, y).astype(np.int64)
     return Rows(source, codes, weight, groups, np.arange(len(y))), known
 
@@ -110,8 +109,9 @@ def split_rows(
         groups = None if rows.groups is None else rows.groups[kept]
         train, valid = _by_skorch(split, len(kept), classes[rows.y[kept]], groups)
         return kept[train], None if valid is None else kept[valid]
-    groups = _copies(rows.digests) if rows.groups is None else read_groups(rows.groups)[kept]
-    train, valid = holdout_split(rows.y[kept], split, groups=groups, random_state=seed)
+    groups = _copies(rows.digests) if rows.groups is None else rows.groups[kept]
+    # Errors are to name labels, not codes.
+    train, valid = holdout_split(classes[rows.y[kept]], split, groups=groups, random_state=seed)
     return kept[train], kept[valid]
 
 

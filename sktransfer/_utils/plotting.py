@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.sklearn_compat import _get_response_values_binary, _safe_indexing
 
 # Told apart with every kind of color vision (Okabe & Ito, 2008), and by their markers.
@@ -194,7 +195,7 @@ class ScoreDisplayMixin:
         rows = np.concatenate([np.asarray(test) for test in tests])
         name = type(estimators[0]).__name__ if name is None else name
         if groups is not None:
-            kwargs["groups"] = np.asarray(groups)[rows]
+            kwargs["groups"] = read_groups(groups, n=len(y))[rows]
         return cls.from_predictions(
             np.asarray(y)[rows],
             np.concatenate([score for score, _ in parts]),

@@ -1,42 +1,19 @@
-"""Groups, and stratified and grouped hold-out splits."""
+"""Stratified and grouped hold-out splits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.identifiers import read_groups
+
 # Groups looked at in all tries together: many groups need few tries to come near.
 _MAX_STEPS = 30_000
-
-
-def read_groups(groups: ArrayLike, *, name: str = "groups") -> np.ndarray:
-    """Return the group of each row, such as the patient.
-
-    A missing one is an error, since all such rows would be taken for rows of one patient; so are
-    types that have no order, such as numbers and strings.
-    """
-    column: np.ndarray = column_or_1d(groups)
-    missing = np.flatnonzero(pd.isna(column))
-    if len(missing):
-        raise ValueError(
-            f"{name}: {len(missing)} of {len(column)} rows have no group, the first is row "
-            f"{missing[0]}. Leave them out, or give each a group of its own."
-        )
-    try:
-        if column.dtype == object:  # all others have an order
-            np.unique(column)
-    except TypeError as error:
-        kinds = sorted({type(each).__name__ for each in column})
-        raise TypeError(
-            f"{name} mixes {' and '.join(kinds)}: make them all strings, or all numbers."
-        ) from error
-    return column
 
 
 def stratified_folds(
@@ -59,7 +36,8 @@ def holdout_split(
     if not 0 < test_size < 1:
         raise ValueError(f"The share held out must lie between 0 and 1; got {test_size!r}.")
     if groups is not None:
-        return _grouped(labels, test_size, read_groups(groups), check_random_state(random_state))
+        names = read_groups(groups, n=len(labels))
+        return _grouped(labels, test_size, names, check_random_state(random_state))
     classes, counts = np.unique(labels, return_counts=True)
     n_held_out = int(np.ceil(test_size * len(labels)))
     if counts.min() < 2 or min(n_held_out, len(labels) - n_held_out) < len(classes):
@@ -118,8 +96,6 @@ def _grouped(
     y: np.ndarray, test_size: float, groups: np.ndarray, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hold out whole groups so that every class has its share, as nearly as they allow."""
-    if len(groups) != len(y):
-        raise ValueError(f"groups has {len(groups)} entries for {len(y)} rows.")
     group_of, counts = _by_group(y, groups)
     n_groups = len(counts)
     if n_groups < 2:

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._images import DicomOptions, EncodedImage, as_image_source, encoded_kind
+from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import as_column
 from sktransfer.exceptions import ImageDecodeError
 
 _COLUMNS = ["row", "source", "finding", "detail"]
@@ -105,8 +107,8 @@ def check_images(
     'same pixels as row 0, labels 1 and 0; other group'
     """
     source = as_image_source(X, image_shape=image_shape, value_range=value_range, dicom=dicom)
-    labels = None if y is None else column_or_1d(y)
-    who = None if groups is None else column_or_1d(groups)
+    labels = None if y is None else column_or_1d(as_column(y))
+    who = None if groups is None else read_groups(groups)
     check_consistent_length(source, *(each for each in (labels, who) if each is not None))
 
     def look(row: int) -> dict[str, Any]:

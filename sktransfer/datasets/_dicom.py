@@ -152,6 +152,14 @@ def read_headers(
     return headers, sorted(failures)
 
 
+def is_dicom_ages(column: pd.Series) -> bool:
+    """Return whether all that is in a column are ages as DICOM writes them ("058Y")."""
+    there = column.dropna()
+    return len(there) > 0 and all(
+        isinstance(age, str) and re.fullmatch(r"\s*\d{1,3}[YMWD]\s*", age) for age in there
+    )
+
+
 def years(age: str | None) -> float:
     """Return a DICOM age ("045Y", "018M", "003W", "010D") in years; NaN for anything else."""
     found = re.fullmatch(r"(\d{1,3})([YMWD])?", (age or "").strip())

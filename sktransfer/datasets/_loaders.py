@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-# Usual names of columns, most telling first. A lesion is photographed several times, a patient has
-# several lesions: the coarser unit is the one to split by.
-_FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path")
-_GROUP_COLUMNS = (
-    "group",
-    "patient_id",
-    "patient",
-    "patientid",
-    "subject_id",
-    "subject",
-    "lesion_id",
+from sktransfer._utils.identifiers import read_groups
+from sktransfer.datasets._tables import (
+    FILE_COLUMNS,
+    GROUP_COLUMNS,
+    check_columns,
+    check_complete,
+    comparable_name,
+    encode_labels,
+    find_column,
+    find_file,
+    read_table,
 )
 
 # What to pick up in a folder that also holds notes and tables. What a file really is, its content
@@ -38,7 +38,7 @@ _SUFFIXES = frozenset(
 def load_image_folder(
     path: str | os.PathLike[str],
     *,
-    metadata: str | os.PathLike[str] | None = "auto",
+    metadata: str | os.PathLike[str] | pd.DataFrame | None = "auto",
     groups: str | None = "auto",
     return_X_y: bool = False,
 ) -> Any:
@@ -52,10 +52,10 @@ def load_image_folder(
     path : path-like
         Folder whose sub-folders are the classes. Images may lie deeper inside them; hidden
         files and files without the suffix of an image are left out.
-    metadata : path-like or None, default="auto"
-        CSV with a column of file names ("file", "filename", ...) as they are below ``path``
-        (``"cat/001.jpg"``, or just ``"001.jpg"`` where that is unambiguous). "auto":
-        ``metadata.csv`` in the folder, if there is one.
+    metadata : path-like, DataFrame or None, default="auto"
+        Table, read as in :func:`load_image_table`, with a column of file names ("file",
+        "filename", ...) as they are below ``path`` (``"cat/001.jpg"``, or just ``"001.jpg"`` where
+        that is unambiguous). "auto": ``metadata.csv`` in the folder, if there is one.
     groups : str or None, default="auto"
         Column of that table that tells which images belong together (a patient, a lesion).
         "auto": the first of "group", "patient_id", "patient", "patientid", "subject_id",
@@ -68,15 +68,15 @@ def load_image_folder(
     Bunch
         ``data``: DataFrame with one column, "image" (paths, as str), sorted by path; ``target``:
         ndarray of int, position in ``target_names``; ``target_names``: sub-folder names, sorted;
-        ``groups``: ndarray or None; ``frame``: the rows of the table in the order of ``data``, or
-        None.
+        ``groups``: ndarray of str or None; ``frame``: the rows of the table in the order of
+        ``data``, empty for images that it does not name, or None.
 
     Raises
     ------
     FileNotFoundError
         If the folder does not exist or has no sub-folder with an image.
     ValueError
-        If the table leaves an image without a group.
+        If the table cannot be read, names none of the images or leaves one without a group.
 
     Examples
     --------
@@ -136,39 +136,48 @@ def _image_files(folder: Path) -> list[Path]:
 def _rows_of_files(
     folder: Path,
     files: list[Path],
-    metadata: str | os.PathLike[str] | None,
+    metadata: str | os.PathLike[str] | pd.DataFrame | None,
     group_column: str | None,
 ) -> pd.DataFrame | None:
     """Return the table's rows that belong to ``files``, in their order; empty where none does."""
     if metadata is None:
         return None
-    if metadata == "auto":
+    if isinstance(metadata, str) and metadata == "auto":
         metadata = folder / "metadata.csv"
         if not metadata.is_file():
             return None
-    table, _ = _read_table(metadata, as_text=[group_column])
-    column = _find_column(table, _FILE_COLUMNS)
+    table, _ = read_table(metadata, as_text=[group_column])
+    what = repr(str(metadata)) if isinstance(metadata, (str, os.PathLike)) else "The metadata"
+    column = find_column(table, FILE_COLUMNS)
     if column is None:
         raise ValueError(
-            f"{str(metadata)!r} has no column of file names; it needs one called "
-            f"{', '.join(_FILE_COLUMNS)}, and has {list(map(str, table.columns))}."
+            f"{what} has no column of file names; it needs one called "
+            f"{', '.join(FILE_COLUMNS)}, and has {list(map(str, table.columns))}."
         )
-    named = table[column].str.replace("\\", "/", regex=False).str.removeprefix("./")
-    relative = [file.relative_to(folder).as_posix() for file in files]
-    keys = relative if named.isin(relative).any() else [file.name for file in files]
-    for what, values in (("table names", named), ("folder has", pd.Series(keys))):
+    cells = table[column].astype(object).where(table[column].notna(), "")
+    named = pd.Series([comparable_name(str(name)) for name in cells], dtype=object)
+    named = named.str.removeprefix(f"{comparable_name(str(folder.absolute()))}/")
+    relative = [comparable_name(str(file.relative_to(folder))) for file in files]
+    keys = relative if named.isin(relative).any() else [name.split("/")[-1] for name in relative]
+    for source, values in (("table names", named), ("folder has", pd.Series(keys, dtype=object))):
         if (twice := values[values.isin(keys) & values.duplicated()]).size:
             raise ValueError(
-                f"The {what} {twice.iloc[0]!r} twice, so that rows and files cannot be matched; "
+                f"The {source} {twice.iloc[0]!r} twice, so that rows and files cannot be matched; "
                 "name files by their path below the folder (class/file)."
             )
     # Rows of other files may repeat as they like.
-    wanted = named.isin(keys)
-    return table[wanted].set_index(named[wanted]).reindex(keys).reset_index(drop=True)
+    wanted = named.isin(keys).to_numpy()
+    if not wanted.any():
+        raise ValueError(
+            f"{what} names none of the {len(files)} images: its column {column!r} begins with "
+            f"{table[column].iloc[0]!r}, and the first image is {relative[0]!r}. Name files by "
+            "their path below the folder, or pass metadata=None."
+        )
+    return table[wanted].set_index(named[wanted].to_numpy()).reindex(keys).reset_index(drop=True)
 
 
 def load_image_table(
-    table: str | os.PathLike[str] | pd.DataFrame,
+    table: Any,
     *,
     image: str | None = None,
     target: str | None = None,
@@ -182,8 +191,8 @@ def load_image_table(
     Parameters
     ----------
     table : path-like or DataFrame
-        A CSV file or its content. Group columns are read as text, so that a patient id keeps its
-        leading zeros.
+        A CSV or Parquet file (extra ``parquet``), or a DataFrame of pandas or polars, or a table
+        of pyarrow. See Notes.
     image : str or None, default=None
         Column of file names. None: the first of "file", "filename", "file_name", "path",
         "filepath", "image" and "image_path" that is there, in upper or lower case.
@@ -198,7 +207,8 @@ def load_image_table(
         Further columns to keep alongside the images in ``data`` (age, sex, ...), for a
         ``ColumnTransformer``.
     root : path-like or None, default=None
-        Folder that file names are relative to. None: that of the CSV, or the working directory.
+        Folder that file names are relative to. None: that of the table's file, or the working
+        directory.
     return_X_y : bool, default=False
         Whether ``(data, target)`` is returned instead of the Bunch.
 
@@ -206,14 +216,31 @@ def load_image_table(
     -------
     Bunch
         ``data``: DataFrame with the column "image" (paths, as str) and ``columns``; ``target``;
-        ``target_names``; ``groups``: ndarray or None; ``frame``: the whole table.
+        ``target_names``; ``groups``: ndarray of str or None; ``frame``: the whole table.
 
     Raises
     ------
     FileNotFoundError
         If the table, or an image it names, does not exist; the first few are listed.
     ValueError
-        If a column is not there, or a label is missing.
+        If the table cannot be read, a row has more cells than the heading, or two columns have one
+        name; if a column is not there, or a file name, group or label is missing.
+    TypeError
+        If ``table`` is neither a path nor a table.
+
+    Notes
+    -----
+    Words are kept: only an empty cell is missing, so that a class may be called "None" or "NA". A
+    column of a CSV is of numbers if all of its cells are written as numbers; "007", "1e5", "inf"
+    and "True" are words. Columns of file names and groups are text.
+
+    A CSV may be in UTF-8, in UTF-16 with a byte order mark, or else it is read as Windows-1252, of
+    which Latin-1 is a part; it may be compressed. Its cells may be separated by commas,
+    semicolons, tabs or vertical bars, as in the heading; with any but commas, numbers may have a
+    decimal comma.
+
+    A file that is not there under its name is looked for without blanks at its ends, with slashes
+    for backslashes, and in the other forms of Unicode.
 
     Examples
     --------
@@ -229,27 +256,20 @@ def load_image_table(
     >>> bunch.target.tolist(), bunch.target_names, bunch.groups.tolist()
     ([1, 0], ['mel', 'nv'], ['01', '02'])
     """
-    frame, folder = _read_table(table, as_text=[image, None if groups == "auto" else groups])
+    frame, folder = read_table(table, as_text=[image, None if groups == "auto" else groups])
     base = folder if root is None else Path(root)
-    image = image or _find_column(frame, _FILE_COLUMNS)
+    image = find_column(frame, FILE_COLUMNS) if image is None else image
     if image is None:
         raise ValueError(
             f"No column of file names found among {list(map(str, frame.columns))}; pass its name "
             "as image=."
         )
     named = (target, None if groups == "auto" else groups)
-    _check_columns(frame, [image, *columns, *(name for name in named if name is not None)])
-    _check_complete(frame[image], f"file name in column {image!r}", "Drop them, or add the names.")
-    paths = [base / str(name) for name in frame[image]]
-    if missing := [(row, path) for row, path in enumerate(paths) if not path.is_file()]:
-        listed = "; ".join(f"row {row}: {str(path)!r}" for row, path in missing[:5])
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(paths)} files named in the table do not exist ({listed}"
-            f"{'; ...' if len(missing) > 5 else ''}). root= says what names are relative to."
-        )
+    check_columns(frame, [image, *columns, *(name for name in named if name is not None)])
+    files = _named_files(frame, image, base)
     data = frame[list(columns)].copy()
-    data.insert(0, "image", [str(path) for path in paths])
-    labels, names = (None, None) if target is None else _encode_labels(frame[target])
+    data.insert(0, "image", files)
+    labels, names = (None, None) if target is None else encode_labels(frame[target])
     if return_X_y:
         return data, labels
     return Bunch(
@@ -262,66 +282,33 @@ def load_image_table(
     )
 
 
-def _check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    if absent := [name for name in names if name not in frame.columns]:
-        raise ValueError(
-            f"The table has no column {absent[0]!r}; its columns are "
-            f"{list(map(str, frame.columns))}."
+def _named_files(frame: pd.DataFrame, image: str, base: Path) -> list[Any]:
+    """Return the path of each row's file; encoded images in the table stay as they are."""
+    cells = frame[image]
+    check_complete(cells, f"file name in column {image!r}", "Drop them, or add the names.")
+    if all(isinstance(cell, (bytes, dict)) for cell in cells):  # as data sets in Parquet have them
+        return cells.tolist()
+    paths = [find_file(base, name) for name in cells]
+    if missing := [(row, path) for row, path in enumerate(paths) if not path.is_file()]:
+        listed = "; ".join(
+            f"row {row}: {str(path)!r}{' is a folder' if path.is_dir() else ''}"
+            for row, path in missing[:5]
         )
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(paths)} files named in the table do not exist ({listed}"
+            f"{'; ...' if len(missing) > 5 else ''}). root= says what names are relative to."
+        )
+    return [str(path) for path in paths]
 
 
 def _group_values(
     frame: pd.DataFrame, groups: str | None, names: Sequence[str] | None = None
 ) -> np.ndarray | None:
     """Return what each row belongs to, or None where no column says it."""
-    column = _find_column(frame, _GROUP_COLUMNS) if groups == "auto" else groups
+    column = find_column(frame, GROUP_COLUMNS) if groups == "auto" else groups
     if column is None:
         return None
-    _check_columns(frame, [column])
+    check_columns(frame, [column])
     advice = "Complete the table, or pass groups=None."
-    _check_complete(frame[column], repr(column), advice, names)
-    return frame[column].to_numpy()
-
-
-def _check_complete(
-    column: pd.Series, what: str, advice: str, names: Sequence[str] | None = None
-) -> None:
-    """Refuse a column with empty cells; ``names`` are what its rows are called in the error."""
-    empty = np.flatnonzero(column.isna())
-    if len(empty):
-        rows = "rows" if names is None else "images"
-        first = f"row {empty[0]}" if names is None else repr(names[empty[0]])
-        raise ValueError(f"{len(empty)} {rows} have no {what}; the first is {first}. {advice}")
-
-
-def _read_table(
-    table: str | os.PathLike[str] | pd.DataFrame, as_text: Sequence[str | None] = ()
-) -> tuple[pd.DataFrame, Path]:
-    """Return the table, and the folder its file names are relative to.
-
-    Columns of file names and groups, by their usual names or in ``as_text``, are read as text.
-    """
-    if isinstance(table, pd.DataFrame):
-        return table, Path()
-    path = Path(table)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no table {str(path)!r}.")
-    heading = pd.read_csv(path, nrows=0).columns
-    usual = (*_FILE_COLUMNS, *_GROUP_COLUMNS)
-    kinds = {name: str for name in heading if str(name).lower() in usual or name in as_text}
-    return pd.read_csv(path, dtype=kinds), path.parent
-
-
-def _find_column(frame: pd.DataFrame, candidates: Sequence[str]) -> str | None:
-    """Return the first of ``candidates`` that is a column, in upper or lower case."""
-    by_lower = {str(name).lower(): name for name in frame.columns}
-    return next((by_lower[name] for name in candidates if name in by_lower), None)
-
-
-def _encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
-    """Return text as 0, 1, ... with the names in sorted order; numbers and booleans as they are."""
-    _check_complete(labels, f"label in column {labels.name!r}", "Drop them before.")
-    if pd.api.types.is_numeric_dtype(labels):
-        return labels.to_numpy(), None
-    names, codes = np.unique(labels.astype(str).to_numpy(dtype=object), return_inverse=True)
-    return codes.astype(np.int64), names.tolist()
+    check_complete(frame[column], repr(column), advice, names)
+    return read_groups(frame[column], name=f"column {column!r}")

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._images import ImageSource
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.plotting import new_axes, new_panels
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.inspection._estimator_images import images_of, shown_small
@@ -214,9 +215,8 @@ class ErrorGalleryDisplay(_PredictedImagesMixin):
             raise ValueError(f"n_images must be at least 1; got {n_images!r}.")
         predictions, classes = _predictions(y_true, y_score, y_pred, labels)
         source = images_of(None, X, image_shape, value_range)
-        groups, row_names = (
-            None if each is None else column_or_1d(each) for each in (groups, row_names)
-        )
+        groups = None if groups is None else read_groups(groups)
+        row_names = None if row_names is None else column_or_1d(row_names)
         check_consistent_length(predictions, range(len(source)), groups, row_names)
         errors = predictions[predictions["y_true"] != predictions["y_pred"]]
         table = _distinct(errors, source, groups)

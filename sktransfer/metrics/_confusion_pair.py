@@ -9,7 +9,9 @@ import numpy as np
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 
+from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.plotting import new_panels
+from sktransfer.metrics._labels import check_labels
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -70,7 +72,7 @@ class ConfusionPairDisplay:
         y : array-like of shape (n,)
             True labels.
         readers : mapping of str to array-like of shape (n,), or DataFrame
-            The label that each expert gave each row.
+            The label that each expert gave each row; None or NaN where an expert gave none.
         name : str or None, default=None
             Title of the classifier's matrix. None: the name of the estimator's class.
         **kwargs : dict
@@ -105,7 +107,7 @@ class ConfusionPairDisplay:
         y_true, y_pred : array-like of shape (n,)
             True labels, and those of the classifier.
         readers : mapping of str to array-like of shape (n,), or DataFrame
-            The label that each expert gave each row.
+            The label that each expert gave each row; None or NaN where an expert gave none.
         labels : array-like of shape (n_classes,) or None, default=None
             Classes in the order to show. None: those that occur, sorted.
         display_labels : array-like of shape (n_classes,) or None, default=None
@@ -124,29 +126,25 @@ class ConfusionPairDisplay:
         display : ConfusionPairDisplay
             The display, plotted.
         """
-        raters = {str(who): np.asarray(given) for who, given in dict(readers).items()}
-        if not raters:
+        truth = check_labels(y_true)
+        raters = as_columns(readers, len(truth), "readers")
+        if raters.empty:
             raise ValueError(
                 "readers is empty; for the classifier alone use sklearn's ConfusionMatrixDisplay."
             )
-        truth = np.asarray(y_true)
-        for who, given in raters.items():
-            if given.shape != truth.shape:
-                raise ValueError(
-                    f"Reader {who!r} must have one label for each of the {len(truth)} rows of "
-                    f"y_true; got shape {given.shape}."
-                )
         if name in raters:
             raise ValueError(
                 f"A reader and the classifier are both called {name!r}; give the classifier "
                 "another name."
             )
+        # Rows that an expert did not read are not in the expert's matrix.
+        read = {who: (truth[own.notna()], own.dropna().to_numpy()) for who, own in raters.items()}
         if labels is None:
-            labels = unique_labels(truth, y_pred, *raters.values())
-        judged = {name: (truth, y_pred)} | {who: (truth, given) for who, given in raters.items()}
-        if pool and len(raters) > 1:
-            together = np.tile(truth, len(raters)), np.concatenate(list(raters.values()))
-            judged = {name: (truth, y_pred), f"{len(raters)} readers": together}
+            labels = unique_labels(truth, y_pred, *(given for _, given in read.values()))
+        judged = {name: (truth, y_pred), **read}
+        if pool and len(read) > 1:
+            together = tuple(np.concatenate(each) for each in zip(*read.values(), strict=True))
+            judged = {name: (truth, y_pred), f"{len(read)} readers": together}
         matrices = {
             who: confusion_matrix(*both, labels=labels, normalize=normalize)
             for who, both in judged.items()

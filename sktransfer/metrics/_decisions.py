@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.plotting import ScoreDisplayMixin, label_of, styled
 from sktransfer.metrics._labels import (
     binary_labels,
@@ -261,9 +262,10 @@ class DecisionCurveDisplay(ScoreDisplayMixin):
             The display, plotted.
         """
         label = positive_label(y_true, pos_label)
-        weight = np.ones(len(y_true)) if sample_weight is None else np.asarray(sample_weight)
+        n = len(y_true)
+        weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
         if groups is not None:
-            weight = weight * group_weights(groups)
+            weight = weight * group_weights(read_groups(groups, n=n))
         cuts = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds)
         settings = {"pos_label": label, "sample_weight": weight}
         display = cls(

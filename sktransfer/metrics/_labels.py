@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import as_column
 from sktransfer._utils.sklearn_compat import _check_pos_label_consistency
-from sktransfer._utils.splitting import read_groups
 
 
 class Interval(NamedTuple):
@@ -27,6 +29,33 @@ def check_level(level: float, name: str = "confidence_level") -> float:
     if not 0 < level < 1:
         raise ValueError(f"{name} must be a share between 0 and 1, such as 0.95; got {level!r}.")
     return float(level)
+
+
+def check_labels(y: ArrayLike, *, name: str = "y_true") -> np.ndarray:
+    """Return labels as an array; a missing one is an error that names its row."""
+    labels: np.ndarray = column_or_1d(as_column(y))
+    missing = np.flatnonzero(pd.isna(labels))
+    if len(missing):
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(labels)} rows have no label, the first is row "
+            f"{missing[0]}. Leave these rows out."
+        )
+    return labels
+
+
+def check_readings(readings: Any, classes: np.ndarray, positive: Any, negative: Any) -> np.ndarray:
+    """Return an expert's readings as labels, missing where an expert gave none.
+
+    True and False are labels where classes are called so or are 1 and 0, else they mean the
+    positive and the negative class.
+    """
+    given: np.ndarray = column_or_1d(as_column(readings))
+    if given.dtype != bool or classes.dtype == bool:
+        return given
+    names = set(map(str, classes))
+    if names == {"True", "False"}:
+        return given.astype(str)
+    return given.astype(int) if names == {"0", "1"} else np.where(given, positive, negative)
 
 
 def check_scores(score: ArrayLike, *, name: str = "y_score") -> np.ndarray:
@@ -62,7 +91,7 @@ def check_probabilities(y_proba: ArrayLike, n: int) -> np.ndarray:
 
 def positive_label(y_true: ArrayLike, pos_label: Any = None) -> Any:
     """Return the positive class of two: ``pos_label``, or 1 where the labels leave no doubt."""
-    y: np.ndarray = column_or_1d(y_true)
+    y = check_labels(y_true)
     kind = type_of_target(y, input_name="y_true")
     if kind != "binary":
         raise ValueError(f"y_true must have two classes; got a target of type {kind!r}.")
@@ -77,7 +106,7 @@ def positive_label(y_true: ArrayLike, pos_label: Any = None) -> Any:
 
 def binary_labels(y_true: ArrayLike, pos_label: Any = None) -> np.ndarray:
     """Return which rows are of the positive class."""
-    y: np.ndarray = column_or_1d(y_true)
+    y = check_labels(y_true)
     return np.asarray(y == positive_label(y, pos_label))
 
 
@@ -108,10 +137,7 @@ def group_codes(groups: ArrayLike | None, n: int) -> np.ndarray | None:
     """Return groups numbered from 0."""
     if groups is None:
         return None
-    names = read_groups(groups)
-    if len(names) != n:
-        raise ValueError(f"groups has {len(names)} entries for {n} rows.")
-    return np.unique(names, return_inverse=True)[1]
+    return np.unique(read_groups(groups, n=n), return_inverse=True)[1]
 
 
 def among(codes: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
@@ -132,7 +158,7 @@ def one_vs_rest(
 
     ``labels`` are the classes in the order of the columns; None: those of ``y_true``, sorted.
     """
-    y: np.ndarray = column_or_1d(y_true)
+    y = check_labels(y_true)
     score = check_array(check_scores(y_score), ensure_all_finite=False, input_name="y_score")
     check_consistent_length(y, score)
     classes = np.unique(y) if labels is None else column_or_1d(labels)

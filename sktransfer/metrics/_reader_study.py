@@ -11,8 +11,10 @@ import pandas as pd
 from scipy.stats import t as student
 from sklearn.metrics import roc_curve
 
+from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.plotting import ScoreDisplayMixin, finish_axes, label_of, new_axes, styled
-from sktransfer.metrics._labels import Interval, positive_label
+from sktransfer.metrics._labels import Interval, check_labels, check_readings, positive_label
 from sktransfer.metrics._operating_point import OperatingPoint, operating_point
 from sktransfer.metrics._roc import roc_auc_interval, roc_curve_band
 
@@ -161,9 +163,10 @@ class ReaderStudyDisplay(ScoreDisplayMixin):
         settings = {"pos_label": label, "groups": groups, "confidence_level": confidence_level}
         roc_auc = roc_auc_interval(y_true, y_score, **settings, random_state=random_state)
         fpr, tpr, _ = roc_curve(y_true, y_score, pos_label=label, drop_intermediate=True)
+        experts = as_columns({} if readers is None else readers, len(y_true), "readers")
         found = {
-            name: _reader(y_true, readings, groups, confidence_level, label, name)
-            for name, readings in ({} if readers is None else dict(readers)).items()
+            str(who): _reader(y_true, readings, groups, confidence_level, label, str(who))
+            for who, readings in experts.items()
         }
         for point, rates in (reader_points or {}).items():
             if point in found:
@@ -295,19 +298,15 @@ def _reader(
     y_true: Any, readings: Any, groups: Any, confidence_level: float, label: Any, name: str
 ) -> Reader:
     """Return the rates of an expert on the rows that the expert read."""
-    truth, given = np.asarray(y_true), np.asarray(readings)
-    if given.shape != truth.shape:
-        raise ValueError(
-            f"Reader {name!r} must have one label for each of the {len(truth)} rows of y_true; got "
-            f"shape {given.shape}."
-        )
+    truth = check_labels(y_true)
+    classes = np.unique(truth)
+    other = next((each for each in classes if each != label), None)
+    given = check_readings(readings, classes, label, other)
     read = ~pd.isna(given)
     if not (truth[read] == label).any() or (truth[read] == label).all():
         raise ValueError(
             f"Reader {name!r} read no rows of one of the two classes; rows of both are needed."
         )
-    if given.dtype == bool and truth.dtype != bool:
-        given = np.where(given, label, next(each for each in np.unique(truth) if each != label))
     unknown = np.setdiff1d(given[read], truth)
     if len(unknown):
         raise ValueError(
@@ -319,7 +318,7 @@ def _reader(
         given[read] == label,
         1,
         pos_label=label,
-        groups=None if groups is None else np.asarray(groups)[read],
+        groups=None if groups is None else read_groups(groups, n=len(truth))[read],
         confidence_level=confidence_level,
     )
     return Reader(point.sensitivity, point.specificity)

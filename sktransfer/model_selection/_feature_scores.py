@@ -12,8 +12,8 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.resampling import members, score_held_out
-from sktransfer._utils.splitting import read_groups
 
 # Penalties tried, as multiples of the mean squared singular value: from next to none to much more
 # than any direction carries. Relative, so that the unit of the features does not matter.

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._finetune import FrozenPart, resolve_freeze_depth
 from sktransfer._frozen import NetworkInfo
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.plotting import new_axes, styled
 from sktransfer._utils.sklearn_compat import _validate_score_name
 from sktransfer.model_selection._plan_search import plan_search, split_model, stage_at
@@ -124,6 +125,7 @@ def freeze_depth_curve(
     found = {_depth(value, info): value for value in values}
     if len(found) < len(values):
         raise ValueError(f"depths={depths!r} names the same cut twice.")
+    groups = None if groups is None else read_groups(groups, n=len(y))
     folds = list(check_cv(cv, y, classifier=True).split(X, y, groups))
     search = GridSearchCV(
         estimator,

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from sktransfer._images import ImageSource, as_image_source
-from sktransfer._utils.splitting import read_groups
+from sktransfer._utils.identifiers import read_groups
 from sktransfer.exceptions import ImageDecodeError, LeakageWarning
 
 _COLUMNS = ["test_row", "train_row", "what"]

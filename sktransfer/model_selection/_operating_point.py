@@ -15,6 +15,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.sklearn_compat import (
     BaseThresholdClassifier,
     Interval,
@@ -22,7 +23,6 @@ from sktransfer._utils.sklearn_compat import (
     _check_y,
     _fit_context,
 )
-from sktransfer._utils.splitting import read_groups
 from sktransfer.metrics import operating_point, rows_needed
 from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
 from sktransfer.metrics._thresholds import rate_threshold, worst_scores

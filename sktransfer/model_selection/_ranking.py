@@ -16,8 +16,9 @@ from sktransfer._backbones import describe_backbone, list_backbones
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import rows_of, take_rows
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
-from sktransfer._utils.splitting import read_groups, stratified_part
+from sktransfer._utils.splitting import stratified_part
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.model_selection._feature_scores import check_labeled, check_labels
 from sktransfer.model_selection._networks import (

@@ -11,8 +11,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.sklearn_compat import _safe_indexing, validate_shuffle_split
-from sktransfer._utils.splitting import holdout_split, read_groups, stratified_part
+from sktransfer._utils.splitting import holdout_split, stratified_part
 
 
 def grouped_train_test_split(

@@ -36,6 +36,8 @@ _LEAK_FROM, _HINT_FROM = 0.9, 0.6
 # Side of a corner, as a share of the shorter side of an image; what counts as black and white.
 _CORNER = 1 / 6
 _DARK, _BRIGHT = 0.02, 0.98
+# What a forest can hold.
+_FINITE = float(np.finfo(np.float32).min), float(np.finfo(np.float32).max)
 
 
 def baselines_section(
@@ -107,12 +109,7 @@ def _tables(
             "device, site, age, sex, date) as metadata=."
         )
         return tables
-    if not isinstance(metadata, (pd.DataFrame, Mapping)):
-        raise TypeError(
-            "metadata must be a DataFrame, or a mapping of names to columns; got "
-            f"{type(metadata).__name__}."
-        )
-    frame = rows.of(pd.DataFrame(metadata), "metadata")
+    frame = rows.columns(metadata, "metadata")
     kept, dropped = {}, []
     for name in frame.columns:
         column = frame[name]
@@ -120,7 +117,7 @@ def _tables(
         if column.nunique(dropna=False) < 2 or (not numeric and column.nunique() > len(frame) / 2):
             dropped.append(str(name))
         elif numeric:
-            kept[str(name)] = column.astype(float)
+            kept[str(name)] = column.astype(float).clip(*_FINITE)
         else:
             kept[str(name)] = column.astype(object).fillna("?").astype(str)
     if dropped:

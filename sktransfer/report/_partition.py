@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._utils.splitting import read_groups
+from sktransfer._utils.identifiers import read_groups
 from sktransfer.inspection._estimator_images import image_reader
 from sktransfer.model_selection import check_leakage
 from sktransfer.report._scored_rows import ScoredRows

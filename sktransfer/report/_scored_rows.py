@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.sklearn_compat import _safe_indexing
-from sktransfer._utils.splitting import read_groups
+from sktransfer.datasets._dicom import is_dicom_ages, years
+from sktransfer.metrics._labels import check_labels, check_readings
 
 _METHODS = ("predict_proba", "decision_function")
 
@@ -67,13 +70,21 @@ class ScoredRows:
         """Return labels of the estimator as names; missing ones stay missing."""
         return _class_names(given, self.classes, self.pos_label, self.negative, self.positive)
 
+    def columns(self, given: Any, what: str) -> pd.DataFrame:
+        """Select the rows of the report from named columns for all rows given."""
+        columns = as_columns(given, self.n_given, what).iloc[self.kept].reset_index(drop=True)
+        for name, column in columns.items():
+            if column.dtype.kind == "f":
+                columns[name] = column.where(np.isfinite(column))
+            elif is_dicom_ages(column):
+                columns[name] = column.map(years, na_action="ignore").astype(float)
+        return columns
+
     def of(self, values: Any, what: str) -> Any:
         """Select the rows of the report from values for all rows given."""
         n = len(values)
         if n != self.n_given:
             raise ValueError(f"{what} has {n} rows for {self.n_given} rows of X.")
-        if isinstance(values, (pd.DataFrame, pd.Series)):
-            return values.iloc[self.kept].reset_index(drop=True)
         return np.asarray(values)[self.kept]
 
 
@@ -96,7 +107,7 @@ def score_rows(
         )
     labels = np.asarray(estimator.classes_)
     label = _positive(estimator, labels, pos_label)
-    truth = column_or_1d(y)
+    truth = check_labels(y, name="y")
     unknown = np.setdiff1d(truth, labels)
     if len(unknown):
         raise ValueError(
@@ -107,9 +118,7 @@ def score_rows(
     score = _scores(estimator, X, method, labels, label)
     if len(score) != len(truth):
         raise ValueError(f"y has {len(truth)} labels for {len(score)} rows of X.")
-    patients = None if groups is None else read_groups(groups)
-    if patients is not None and len(patients) != len(truth):
-        raise ValueError(f"groups has {len(patients)} entries for {len(truth)} rows of X.")
+    patients = None if groups is None else read_groups(groups, n=len(truth))
     kept = np.flatnonzero(~np.isnan(score))
     if len(kept) < len(score):
         X, truth, score = _safe_indexing(X, kept), truth[kept], score[kept]
@@ -147,15 +156,13 @@ def _class_names(
     given: Any, labels: np.ndarray, label: Any, negative: str, positive: str
 ) -> np.ndarray:
     """Return labels as the two names, an array of objects; missing ones are None."""
-    column = np.asarray(given)
+    other = next((each for each in labels if each != label), None)
+    column = check_readings(given, labels, label, other)
     there = ~pd.isna(column)
-    if column.dtype == bool and labels.dtype != bool:
-        named = np.where(column, positive, negative).astype(object)
-    else:
-        unknown = [each for each in pd.unique(column[there]).tolist() if each not in labels]
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is not one of the classes {labels.tolist()}.")
-        named = np.where(column == label, positive, negative).astype(object)
+    unknown = [each for each in pd.unique(column[there]).tolist() if each not in labels]
+    if unknown:
+        raise ValueError(f"{unknown[0]!r} is not one of the classes {labels.tolist()}.")
+    named = np.where(column == label, positive, negative).astype(object)
     named[~there] = None
     return named
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from sklearn.metrics import brier_score_loss, d2_brier_score, log_loss
 
 from sktransfer.metrics import (
@@ -137,9 +136,9 @@ def _readers(rows: ScoredRows, readers: Any, identify: bool) -> dict[str, np.nda
     """Return the readings by name; names of people are left out unless asked for."""
     if readers is None:
         return {}
-    given = dict(readers.items() if isinstance(readers, pd.DataFrame) else readers)
+    given = rows.columns(readers, "readers")
     return {
-        str(name) if identify else f"Reader {place}": rows.named(rows.of(own, f"reader {place}"))
+        name if identify else f"Reader {place}": rows.named(own)
         for place, (name, own) in enumerate(given.items(), start=1)
     }
 

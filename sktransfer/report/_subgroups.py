@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -88,18 +87,8 @@ def _columns(rows: ScoredRows, given: Any) -> dict[str, np.ndarray]:
     """Return the level of each row, by the name of the column."""
     if given is None:
         return {}
-    if isinstance(given, pd.DataFrame):
-        items = [(str(name), given[name]) for name in given.columns]
-    elif isinstance(given, Mapping):
-        items = [(str(name), pd.Series(np.asarray(own))) for name, own in given.items()]
-    elif isinstance(given, pd.Series):
-        items = [(str(given.name or "subgroup"), given)]
-    else:
-        raise TypeError(
-            "subgroups must be a DataFrame, or a mapping of names to columns, such as "
-            f'{{"sex": sex}}; got {type(given).__name__}.'
-        )
-    return {name: _levels(rows.of(column, f"subgroup {name!r}"), name) for name, column in items}
+    columns = rows.columns(given, "subgroups")
+    return {str(name): _levels(column, str(name)) for name, column in columns.items()}
 
 
 def _levels(column: pd.Series, name: str) -> np.ndarray:

@@ -24,8 +24,9 @@ from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.resampling import middle, resamples, score_held_out
-from sktransfer._utils.splitting import read_groups, stratified_folds
+from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.model_selection._feature_scores import check_labels
 from sktransfer.model_selection._networks import (

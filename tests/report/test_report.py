@@ -474,7 +474,7 @@ def test_images_are_left_out_on_request(digits):
         ({"readers": {"A": np.full(300, 9)}}, "9 is not one of the classes"),
         ({"subgroups": {"site": np.arange(300).astype(str)}}, "at most 12 are tabulated"),
         ({"subgroups": {"site": ["a"]}}, "subgroup 'site' has 1 rows"),
-        ({"metadata": {"site": ["a"]}}, "metadata has 1 rows"),
+        ({"metadata": {"site": ["a"]}}, "metadata 'site' has 1 rows"),
         ({"card": {"intended": "x"}}, "card has no heading 'intended'; it may have model_details"),
         ({"saliency": "lime"}, "saliency must be one of"),
         ({"target_names": ["a"]}, "target_names has 1 names for the classes"),

@@ -1,0 +1,277 @@
+"""Tables as people have them, read with their words kept: CSV, Parquet and DataFrames.
+
+What pandas takes for missing, for a number or for a truth value ("None", "NA", "1e5", "007",
+"TRUE") may be the name of a class, a reading, a patient or a site. Here only an empty cell is
+missing, and a column is of numbers if every cell is written as programs write numbers.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import lzma
+import os
+import re
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sktransfer._utils.config import import_optional
+from sktransfer._utils.per_row import as_frame
+
+# Usual names of columns, most telling first. A lesion is photographed several times, a patient has
+# several lesions: the coarser unit is the one to split by.
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "filepath", "image", "image_path")
+GROUP_COLUMNS = (
+    "group",
+    "patient_id",
+    "patient",
+    "patientid",
+    "subject_id",
+    "subject",
+    "lesion_id",
+)
+
+# As a table: the marks of UTF-32 begin with those of UTF-16.
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_PACKED = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7zXZ": lzma.decompress}
+_UNPACKING_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_OTHERS = {
+    b"PK\x03\x04": "an Excel workbook, or an archive of several files",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"ARROW1": "a Feather file",
+    b"FEA1": "a Feather file",
+}
+# 007 is a name, and so is 1e5: programs write 1e+05, 1.0E5 or 100000.
+_WHOLE = r"[+-]?(?:0|[1-9][0-9]*)"
+_DECIMAL = r"[+-]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)"
+_NUMBER = re.compile(rf"{_WHOLE}(?:[eE][+-][0-9]+)?|{_DECIMAL}(?:[eE][+-]?[0-9]+)?")
+_EXACT = 2**53  # whole numbers up to here are exact as floats
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def read_table(table: Any, *, as_text: Sequence[str | None] = ()) -> tuple[pd.DataFrame, Path]:
+    """Return the table, and the folder its file names are relative to.
+
+    In a file, columns of file names and groups, by their usual names or in ``as_text``, are text.
+    """
+    frame, folder, what = as_frame(table), Path(), "The table"
+    if frame is None:
+        if not isinstance(table, (str, os.PathLike)):
+            raise TypeError(
+                "A table is the path of a CSV or Parquet file, or a DataFrame of pandas or polars, "
+                f"or a table of pyarrow; got {type(table).__name__}."
+            )
+        path = Path(table)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no table {str(path)!r}.")
+        frame, folder, what = _read_file(path, as_text), path.parent, repr(str(path))
+    names = list(frame.columns)
+    if doubled := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(
+            f"{what} has two columns {doubled[0]!r}, so that it is not clear which is meant; "
+            "rename or remove one."
+        )
+    if not len(frame):
+        raise ValueError(f"{what} has no rows, only the columns {list(map(str, names))}.")
+    return frame, folder
+
+
+def _read_file(path: Path, as_text: Sequence[str | None]) -> pd.DataFrame:
+    content = path.read_bytes()
+    if content[:4] == b"PAR1":
+        parquet = import_optional("pyarrow.parquet", extra="parquet", purpose="A Parquet table")
+        try:
+            frame = as_frame(parquet.read_table(path))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{str(path)!r} cannot be read as Parquet: {error}") from error
+        assert frame is not None
+        return frame
+    return _parsed(_text_of(path, content), repr(str(path)), as_text)
+
+
+def _text_of(path: Path, content: bytes) -> str:
+    """Return the text of a CSV file, which may be compressed."""
+    try:
+        for mark, unpack in _PACKED.items():
+            if content.startswith(mark):
+                content = unpack(content)
+        if content.startswith(b"PK\x03\x04"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                inside = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+                content = archive.read(inside[0]) if len(inside) == 1 else content
+    except _UNPACKING_ERRORS as error:
+        raise ValueError(f"{str(path)!r} cannot be unpacked: {error}") from error
+    what = next((what for mark, what in _OTHERS.items() if content.startswith(mark)), None)
+    encoding = next((own for mark, own in _ENCODINGS.items() if content.startswith(mark)), None)
+    text = None
+    for each in ("utf-8", "cp1252") if encoding is None else (encoding,):
+        try:
+            text = content.decode(each) if text is None else text
+        except UnicodeDecodeError:
+            continue
+    if what is not None or text is None or "\0" in text:
+        raise ValueError(
+            f"{str(path)!r} is {what or 'no text in UTF-8, UTF-16 with a mark, or Windows-1252'}; "
+            "tables are read from CSV and Parquet. Save it as CSV in UTF-8, or read it with pandas "
+            "and pass the DataFrame."
+        )
+    return text
+
+
+def _parsed(text: str, where: str, as_text: Sequence[str | None]) -> pd.DataFrame:
+    """Return the columns of a CSV; a row that is longer than the heading is an error."""
+    told = re.match(r'\s*"?sep=(.)"?\s*?(?:\r\n?|\n)', text)  # a line of Excel's
+    if told:
+        text = text[told.end() :]
+    start = re.sub(r'"(?:[^"]|"")*"', "", text[:65536]).strip().splitlines() or [""]
+    separator = told[1] if told else max(",;\t|", key=start[0].count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    names: list[str] | None = None
+    rows: list[list[str]] = []
+    try:
+        for row in reader:
+            if not any(map(str.strip, row)):
+                continue  # a blank line
+            if names is None:
+                names = [name.strip() for name in row]
+                continue
+            if any(map(str.strip, row[len(names) :])):
+                raise ValueError(
+                    f"{where}: row {len(rows)} (line {reader.line_num}) has {len(row)} cells, but "
+                    f"the heading has {len(names)}: {names}. Quote cells that contain "
+                    f"{separator!r}, and give every column a name."
+                )
+            rows.append([*row, *[""] * (len(names) - len(row))])
+    except csv.Error as error:
+        raise ValueError(
+            f"{where}, line {reader.line_num}: {error}. Quotation marks have to be in pairs."
+        ) from error
+    if names is None:
+        raise ValueError(f"{where} is empty; the first line has to name the columns.")
+    columns: dict[int, pd.Series] = {}
+    for place, name in enumerate(names):
+        cells = [row[place] for row in rows]
+        known = name.lower() in (*FILE_COLUMNS, *GROUP_COLUMNS) or name in as_text
+        if name or any(map(str.strip, cells)):
+            columns[place] = _column(cells, text=known, comma=separator != ",")
+    titles = [names[place] or f"Unnamed: {place}" for place in columns]
+    return pd.DataFrame(columns).set_axis(titles, axis=1)
+
+
+def _column(cells: list[str], *, text: bool, comma: bool) -> pd.Series:
+    """Return cells as text, or as numbers if all that are not empty are written so."""
+    if text:  # names of files may end in blanks
+        return pd.Series([cell if cell.strip() else None for cell in cells])
+    words = [cell.strip() or None for cell in cells]
+    there = [word for word in words if word is not None]
+    if comma and not any("." in word for word in there):
+        points = [word.replace(",", ".") for word in there]
+        there = points if all(map(_NUMBER.fullmatch, points)) else there
+    if not all(map(_NUMBER.fullmatch, there)):
+        return pd.Series(words)
+    column = pd.Series(np.nan, index=range(len(words)))
+    found = np.flatnonzero([word is not None for word in words])
+    if all(re.fullmatch(_WHOLE, word) for word in there):
+        whole = [int(word) for word in there]
+        largest = max(map(abs, whole), default=0)
+        if largest >= (2**63 if len(there) == len(words) else _EXACT):
+            return pd.Series(words)
+        if len(there) == len(words):
+            return pd.Series(whole, dtype=np.int64)
+    column.iloc[found] = np.array(there, dtype=np.float64)
+    return pd.Series(words) if np.isinf(column).any() else column
+
+
+def find_column(frame: pd.DataFrame, candidates: Sequence[str]) -> Any:
+    """Return the first of ``candidates`` that is a column, in upper or lower case."""
+    for candidate in candidates:
+        same = [name for name in frame.columns if str(name).strip().lower() == candidate]
+        if len(same) > 1:
+            raise ValueError(
+                f"The columns {' and '.join(map(repr, same))} differ in upper and lower case only, "
+                "so that it is not clear which is meant; rename or remove one."
+            )
+        if same:
+            return same[0]
+    return None
+
+
+def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:
+    """Refuse names that are not of columns."""
+    if absent := [name for name in names if name not in frame.columns]:
+        raise ValueError(
+            f"The table has no column {absent[0]!r}; its columns are "
+            f"{list(map(str, frame.columns))}."
+        )
+
+
+def check_complete(
+    column: pd.Series, what: str, advice: str, names: Sequence[str] | None = None
+) -> None:
+    """Refuse a column with empty cells; ``names`` are what its rows are called in the error."""
+    blank = [isinstance(each, str) and not each.strip() for each in column]
+    empty = np.flatnonzero(column.isna().to_numpy() | blank)
+    if len(empty):
+        rows = "rows" if names is None else "images"
+        first = f"row {empty[0]}" if names is None else repr(names[empty[0]])
+        raise ValueError(f"{len(empty)} {rows} have no {what}; the first is {first}. {advice}")
+
+
+def encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
+    """Return text as 0, 1, ... with the names in sorted order; numbers and booleans as they are."""
+    check_complete(labels, f"label in column {labels.name!r}", "Drop them before.")
+    values = labels
+    if not isinstance(labels.dtype, np.dtype) or labels.dtype == object:
+        # Categories and objects that are numbers are numbers.
+        values = pd.Series(list(labels), dtype=object).infer_objects()
+    if pd.api.types.is_numeric_dtype(values):
+        return values.to_numpy(), None
+    words = np.array([str(each).strip() for each in values], dtype=object)
+    names, codes = np.unique(words, return_inverse=True)
+    return codes.astype(np.int64), names.tolist()
+
+
+def find_file(base: Path, name: Any) -> Path:
+    """Return the file that a table names, if need be in another way of writing its name.
+
+    These are tried if there is no such file: blanks at the ends, the backslashes of Windows, the
+    other forms of Unicode, and the bytes of Windows-1252.
+    """
+    text = os.fsdecode(name) if isinstance(name, (bytes, os.PathLike)) else str(name)
+    if _ADDRESS.match(text):
+        raise ValueError(f"{text!r} is an address; a table names files by their path.")
+    for way in dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/"))):
+        forms = [unicodedata.normalize(form, way) for form in ("NFC", "NFD")]
+        forms.append(os.fsdecode(way.encode("cp1252", "ignore")))
+        for each in (way, *forms):
+            if os.path.isfile(base / each):
+                return base / each
+    return base / text
+
+
+def comparable_name(name: str) -> str:
+    """Return a file's name below a folder so that all ways of writing it are equal."""
+    try:
+        text = os.fsencode(name).decode()
+    except UnicodeDecodeError:
+        text = os.fsencode(name).decode("cp1252", "replace")
+    text = text.strip().replace("\\", "/")
+    return unicodedata.normalize("NFC", text).removeprefix("./")
