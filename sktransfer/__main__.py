@@ -112,7 +112,8 @@ def _add_report(commands: Any) -> None:
         "model", help="file of FineTuneClassifier.save, or a pickle with --allow-pickle"
     )
     parser.add_argument(
-        "data", help="folder with one sub-folder per class, or a CSV of file names and labels"
+        "data",
+        help="folder with one sub-folder per class, or a CSV or Parquet table of files and labels",
     )
     parser.add_argument(
         *("-o", "--output"),
@@ -132,8 +133,8 @@ def _add_report(commands: Any) -> None:
         help="column with the patients (default: patient_id and the like)",
     )
     for name, what in (
-        ("metadata", "columns for a baseline that sees no image"),
-        ("subgroups", "columns to tabulate by"),
+        ("metadata", "columns for a baseline that sees no image, or none (default: usual names)"),
+        ("subgroups", "columns to tabulate by, or none (default: usual names)"),
         ("readers", "columns with the experts' labels"),
     ):
         parser.add_argument(f"--{name}", nargs="+", metavar="COLUMN", help=what)

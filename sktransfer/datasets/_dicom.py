@@ -15,6 +15,7 @@ import pandas as pd
 from joblib import effective_n_jobs
 
 from sktransfer._images import DicomFrame, is_dicom, read_dicom_header, read_file
+from sktransfer._utils.identifiers import identifier
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 # What each column is called in the standard.
@@ -143,6 +144,9 @@ def read_headers(
         if found is None:
             return None
         values = {name: _value(found[keyword]) for name, keyword in keywords.items()}
+        for name, keyword in keywords.items():
+            if keyword == "PatientID" and values[name] is not None:
+                values[name] = identifier(values[name]) or None
         if "age" in values:
             values["age"] = years(values["age"])
         return {**values, _FRAMES: found[_FRAMES]}
@@ -156,7 +160,7 @@ def is_dicom_ages(column: pd.Series) -> bool:
     """Return whether all that is in a column are ages as DICOM writes them ("058Y")."""
     there = column.dropna()
     return len(there) > 0 and all(
-        isinstance(age, str) and re.fullmatch(r"\s*\d{1,3}[YMWD]\s*", age) for age in there
+        isinstance(age, str) and re.fullmatch(r"\s*(\d{3}[MWD]|\d{1,3}Y)\s*", age) for age in there
     )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from sktransfer.datasets._dicom import read_headers
+from sktransfer.datasets._tables import read_table
 
 _LABELS = "stage_2_train_labels.csv"
 _CLASSES = "stage_2_detailed_class_info.csv"
@@ -124,7 +125,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
             f"There is no {path.name} in {str(path.parent)!r}. The folder should be that of the "
             "challenge's second stage, unpacked."
         )
-    table = pd.read_csv(path, dtype={"patientId": str})
+    table, _ = read_table(path, as_text=["patientId"])
     if absent := [name for name in columns if name not in table.columns]:
         raise ValueError(f"{path.name} has no column {absent[0]!r}; is it the second stage's?")
     return table[columns]

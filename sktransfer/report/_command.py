@@ -12,8 +12,11 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._utils.identifiers import identifier
 from sktransfer.datasets import load_image_folder, load_image_table
+from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
+from sktransfer.report._subgroups import too_many
 
 _LABELS = ("label", "target", "class", "diagnosis", "dx")
 # Usual names of columns that are no diagnosis.
@@ -52,7 +55,7 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
         _images(estimator, test),
         y,
         groups=test.groups,
-        readers=_readings(_columns(test, options.readers, (), "--readers"), names),
+        readers=_readings(_columns(test, options.readers, (), "--readers"), estimator, names),
         subgroups=_columns(test, options.subgroups, _SUBGROUPS, "--subgroups"),
         metadata=_columns(test, options.metadata, _METADATA, "--metadata"),
         target_names=names,
@@ -62,7 +65,7 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
         saliency=None if options.saliency == "none" else options.saliency,
         images=not options.no_images,
         include_identifiers=options.identifiers,
-        row_names=[Path(each).name for each in test.data["image"]] if options.identifiers else None,
+        row_names=_row_names(test) if options.identifiers else None,
         model_digest=digest,
         **train,
     )
@@ -106,16 +109,22 @@ def _load_data(path: str, options: argparse.Namespace) -> Bunch:
         return load_image_folder(path, groups=groups)
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no folder and no table {path!r}.")
-    heading = list(pd.read_csv(path, nrows=0).columns)
-    target = options.target or next(
-        (name for usual in _LABELS for name in heading if str(name).lower() == usual), None
-    )
+    frame, folder = read_table(path, as_text=[groups])
+    target = find_column(frame, _LABELS) if options.target is None else options.target
     if target is None:
         raise ValueError(
             f"{path} has no column {', '.join(_LABELS)}; say where the labels are with --target. "
-            f"Its columns are {heading}."
+            f"Its columns are {list(map(str, frame.columns))}."
         )
-    return load_image_table(path, target=target, groups=groups)
+    return load_image_table(frame, root=folder, target=target, groups=groups)
+
+
+def _row_names(data: Bunch) -> list[str]:
+    """Return the names of files; images that are in the table itself have none."""
+    return [
+        Path(each).name if isinstance(each, str) else f"row {row}"
+        for row, each in enumerate(data.data["image"])
+    ]
 
 
 def _images(estimator: Any, data: Bunch) -> Any:
@@ -145,12 +154,16 @@ def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | N
     )
 
 
-def _readings(readers: pd.DataFrame | None, names: dict[Any, str] | None) -> pd.DataFrame | None:
-    """Return readings as the model's labels, where they are names and the labels are numbers."""
-    if readers is None or names is None:
-        return readers
-    labels = {name: label for label, name in names.items()}
-    return readers.map(lambda given: labels.get(given, given))
+def _readings(
+    readers: pd.DataFrame | None, estimator: Any, names: dict[Any, str] | None
+) -> pd.DataFrame | None:
+    """Return readings, which are names of classes or labels as text, as the model's labels."""
+    if readers is None:
+        return None
+    own = np.asarray(estimator.classes_).tolist()
+    labels = {identifier(label): label for label in own}
+    labels |= {identifier(name): label for label, name in (names or {}).items()}
+    return readers.map(lambda given: labels.get(identifier(given), given), na_action="ignore")
 
 
 def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -> Any:
@@ -170,11 +183,16 @@ def _columns(
 ) -> pd.DataFrame | None:
     """Return columns that were asked for, or those with usual names; None without any."""
     frame = data.frame
+    if given == ["none"] and (frame is None or "none" not in frame.columns):
+        return None
     if given is None:
         if frame is None:
             return None
         given = [name for name in frame.columns if str(name).lower() in usual]
         given = [name for name in given if frame[name].notna().any()]
+        for name in [name for name in given if option == "--subgroups" and too_many(frame[name])]:
+            print(f"subgroups: {name} is left out, since it has {frame[name].nunique()} values")
+            given.remove(name)
     elif frame is None:
         raise ValueError(f"{option}: there is no table alongside the images to take columns from.")
     absent = [name for name in given if name not in frame.columns]

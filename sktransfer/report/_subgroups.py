@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sktransfer.datasets._dicom import is_dicom_ages
 from sktransfer.metrics import operating_point, roc_auc_interval
 from sktransfer.report._scored_rows import ScoredRows
 from sktransfer.report._section import Section, interval, level, number
@@ -91,17 +92,23 @@ def _columns(rows: ScoredRows, given: Any) -> dict[str, np.ndarray]:
     return {str(name): _levels(column, str(name)) for name, column in columns.items()}
 
 
+def too_many(column: pd.Series) -> bool:
+    """Return whether a column has more levels than are tabulated, and no numbers to band."""
+    numeric = pd.api.types.is_numeric_dtype(column) and column.dtype != bool
+    return column.nunique() > _MOST_LEVELS and not (numeric or is_dicom_ages(column))
+
+
 def _levels(column: pd.Series, name: str) -> np.ndarray:
     """Return bands of numbers, values of anything else, "unknown" where there is none."""
-    n = column.nunique()
-    # Whole numbers of a few values are codes.
-    if pd.api.types.is_numeric_dtype(column) and column.dtype != bool and n > _MOST_LEVELS:
-        column = pd.qcut(column, _BANDS, duplicates="drop", precision=3)
-    elif n > _MOST_LEVELS:
+    if too_many(column):
         raise ValueError(
-            f"The subgroup {name!r} has {n} different values, but at most {_MOST_LEVELS} are "
-            "tabulated: join some, or pass a column of numbers, which is cut into bands."
+            f"The subgroup {name!r} has {column.nunique()} different values, but at most "
+            f"{_MOST_LEVELS} are tabulated: join some, leave the column out, or pass a column of "
+            "numbers, which is cut into bands."
         )
+    # Whole numbers of a few values are codes.
+    if column.nunique() > _MOST_LEVELS:
+        column = pd.qcut(column, _BANDS, duplicates="drop", precision=3)
     levels = column.astype(object)
     levels[column.isna().to_numpy()] = "unknown"
     return levels.to_numpy()
