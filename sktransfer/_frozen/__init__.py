@@ -1,6 +1,6 @@
 """Running the frozen part of a network, at most once per distinct image; never an estimator."""
 
-from sktransfer._frozen._cache import begin_session, cache_info, clear_cache, store_for
+from sktransfer._frozen._cache import cache_info, clear_cache, store_for
 from sktransfer._frozen._disk import DirectoryStore, open_directory
 from sktransfer._frozen._engines import DTYPES, ENGINES, TOLERANCES, resolve_engine
 from sktransfer._frozen._extraction import Extraction
@@ -15,6 +15,7 @@ from sktransfer._frozen._layers import (
 )
 from sktransfer._frozen._network import FrozenNetwork, is_out_of_memory
 from sktransfer._frozen._registry import REGISTRY, NetworkRegistry, NetworkSource
+from sktransfer._frozen._session import begin_session
 from sktransfer._frozen._store import MEMORY_STORE, ROW_OVERHEAD, MemoryStore, TieredStore
 
 # Before any worker process can be started.

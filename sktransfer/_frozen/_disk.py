@@ -1,8 +1,8 @@
 """The directory tier of the activation store: one SQLite file that processes share.
 
 It must not know networks or images. SQLite gives atomic transactions, locks between processes and
-recovery after a kill; what is added here is a checksum per row, a bound on size, claims on keys
-that are being computed, and doing without the store when the disk fails.
+recovery after a kill; what is added here is a digest per row, a bound on size, claims on keys that
+are being computed, and doing without the store where it cannot be used.
 """
 
 from __future__ import annotations
@@ -13,41 +13,34 @@ import sqlite3
 import threading
 import time
 import warnings
-import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from sktransfer._frozen._store import CacheInfo, Rows
+from sktransfer._frozen import _disk_file
+from sktransfer._frozen._disk_file import FILE_NAME, is_busy, is_damage
+from sktransfer._frozen._store import CacheInfo, Expected, Rows, is_expected
 from sktransfer._utils import config as _config
+from sktransfer.exceptions import SkTransferError
 
 T = TypeVar("T")
 
-# The number rises when the meaning of the tables changes; files of other numbers are left alone.
-FILE_NAME = "activations-1.sqlite"
-_TABLES = """
-CREATE TABLE IF NOT EXISTS rows (
-    key BLOB PRIMARY KEY, dtype TEXT NOT NULL, value BLOB NOT NULL, checksum INTEGER NOT NULL,
-    used REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS by_use ON rows (used);
-CREATE TABLE IF NOT EXISTS claims (
-    key BLOB PRIMARY KEY, owner TEXT NOT NULL, host TEXT NOT NULL, pid INTEGER NOT NULL,
-    expires REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO totals VALUES ('bytes', 0);
-"""
 # How long a claim holds without news of its owner: longer than a slow batch takes.
 _LEASE_SECONDS = 120.0
 # A row's time of last use is written again only after this long: reading must not mean writing.
 _TOUCH_SECONDS = 3600.0
-_BUSY_SECONDS = 60.0
-# File systems whose locks and shared memory do not reach other machines: no write-ahead log there.
-_NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p")
+# How long another program may hold the file before it counts as stuck, and how long nothing waits
+# for it from then on.
+_BUSY_SECONDS = 10.0
+_PAUSE_SECONDS = 600.0
+# Files that one process keeps open, with three descriptors each.
+_MAX_OPEN = 8
+_WITHOUT = "and is left alone by this process; results are the same."
 
 
 class DirectoryStore:
@@ -61,33 +54,43 @@ class DirectoryStore:
         self.path = Path(path).expanduser().absolute()
         variable = _config.DIRECTORY_CACHE_VARIABLE
         self.max_bytes = _config.cache_bytes(variable) if max_bytes is None else max_bytes
-        self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        self._identity: tuple[int, int] | None = None
         self._hits = self._misses = 0
-        self._warned, self._writable = False, True
+        self._warned: set[str] = set()
+        self._lock = threading.RLock()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Trust the file again."""
+        # Given up for this process; may be written to, as far as is known; was replaced once.
+        self._off, self._writable, self._replaced = False, True, False
+        self._paused_until = 0.0
 
     # --- the protocol of a store -----------------------------------------------------------------
 
-    def get(self, key: bytes) -> np.ndarray | None:
-        """Return the row under ``key``, or None if there is none or it is damaged."""
+    def get(self, key: bytes, expected: Expected | None = None) -> np.ndarray | None:
+        """Return the row under ``key``, or None if there is none, or another than was expected."""
 
-        def read(connection: sqlite3.Connection) -> np.ndarray | None:
+        def read(connection: sqlite3.Connection) -> tuple[np.ndarray | None, Any] | None:
             found = connection.execute(
-                "SELECT dtype, value, checksum, used FROM rows WHERE key = ?", (key,)
+                "SELECT dtype, value, digest, used FROM rows WHERE key = ?", (key,)
             ).fetchone()
             if found is None:
                 return None
-            dtype, value, checksum, used = found
-            if _checksum(key, dtype, value) != checksum:
-                self._drop(connection, key)
-                return None
-            if self._writable and time.time() - used > _TOUCH_SECONDS:
-                with connection:
-                    connection.execute("UPDATE rows SET used = ? WHERE key = ?", (time.time(), key))
-            return np.frombuffer(value, dtype=np.dtype(dtype))
+            return _disk_file.unpack(key, *found[:3]), found[3]
 
-        row = self._attempt(read)
+        def touch(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE rows SET used = ? WHERE key = ?", (time.time(), key))
+
+        found = self._attempt(read)
+        row, used = found or (None, None)
+        if row is not None and not is_expected(row, expected):
+            row = None
+        if found is not None and row is None:
+            self._attempt(partial(self._drop, key=key), writing=True)
+        elif found is not None and not _is_recent(used):
+            self._attempt(touch, writing=True)
         with self._lock:
             self._misses += row is None
             self._hits += row is not None
@@ -98,11 +101,7 @@ class DirectoryStore:
 
         When the disk refuses, warn once and do without.
         """
-        now = time.time()
-        records = []
-        for key, row in rows:
-            dtype, value = np.asarray(row).dtype.str, np.ascontiguousarray(row).tobytes()
-            records.append((key, dtype, value, _checksum(key, dtype, value), now))
+        records = [(*_disk_file.pack(key, np.asarray(row)), time.time()) for key, row in rows]
 
         def write(connection: sqlite3.Connection) -> None:
             with connection:
@@ -113,6 +112,8 @@ class DirectoryStore:
                         "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", record
                     )
                     added += cursor.rowcount * len(record[2])
+                    if not cursor.rowcount and not _is_there(connection, record[0]):
+                        raise sqlite3.DatabaseError("its index names rows that do not exist")
                 if records:
                     connection.execute("UPDATE totals SET value = value + ?", (added,))
                     self._evict(connection)
@@ -126,8 +127,8 @@ class DirectoryStore:
                         (time.time() + _LEASE_SECONDS, owner),
                     )
 
-        if self._writable and (records or claims):
-            self._attempt(write)
+        if records or claims:
+            self._attempt(write, writing=True)
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         """As :class:`Store`; claims of processes that are dead or silent for long do not count."""
@@ -139,10 +140,8 @@ class DirectoryStore:
                 held = connection.execute(
                     "SELECT owner, host, pid, expires FROM claims WHERE key = ?", (key,)
                 ).fetchone()
-                if held is not None:
-                    holder, host, pid, expires = held
-                    if holder != owner and expires > now and _may_live(host, pid):
-                        return False
+                if held is not None and held[0] != owner.encode() and _holds(now, *held[1:]):
+                    return False
                 if rows and all(map(partial(_is_there, connection), rows)):
                     return False
                 connection.execute(
@@ -151,9 +150,7 @@ class DirectoryStore:
                 )
             return True
 
-        if not self._writable:
-            return True
-        granted = self._attempt(write)
+        granted = self._attempt(write, writing=True)
         return True if granted is None else granted
 
     def release(self, keys: Sequence[bytes], owner: str) -> None:
@@ -164,42 +161,52 @@ class DirectoryStore:
 
         def read(connection: sqlite3.Connection) -> tuple[int, int]:
             (n_rows,) = connection.execute("SELECT COUNT(*) FROM rows").fetchone()
-            (n_bytes,) = connection.execute("SELECT value FROM totals").fetchone()
-            return n_rows, n_bytes
+            return n_rows, _total(connection)
 
         n_rows, n_bytes = self._attempt(read) or (0, 0)
         return CacheInfo(self._hits, self._misses, n_rows, n_bytes, self.max_bytes)
 
     def clear(self) -> None:
-        """Forget every row and give the space back."""
+        """Forget every row and give the space back, or raise SkTransferError."""
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
             with connection:
+                connection.execute("BEGIN IMMEDIATE")
                 connection.execute("DELETE FROM rows")
                 connection.execute("DELETE FROM claims")
                 connection.execute("UPDATE totals SET value = 0")
-            connection.execute("VACUUM")
+            # Where another process is at work, the space is used again and not given back.
+            with suppress(sqlite3.OperationalError):
+                connection.execute("VACUUM")
+            return True
 
-        self._attempt(write)
         with self._lock:
             self._hits = self._misses = 0
-            self._writable = True
+            self._close()
+            self._reset()
+            cleared = self._attempt(write, writing=True)
+        if not cleared:
+            raise SkTransferError(
+                f"The activation store in {str(self.path)!r} could not be cleared: it is locked by "
+                "another process, or cannot be written to. End that process, or delete "
+                f"{FILE_NAME!r} and the files that begin with this name."
+            )
 
     @property
     def usable(self) -> bool:
         """Whether the directory can be written to, as far as is known; it is made if need be."""
-        self._attempt(lambda connection: None)
-        return self._writable
+        return self._attempt(lambda connection: True, writing=True) or False
 
     # --- the file --------------------------------------------------------------------------------
 
     def _evict(self, connection: sqlite3.Connection) -> None:
         """Drop the least recently used rows beyond the bound."""
-        (n_bytes,) = connection.execute("SELECT value FROM totals").fetchone()
-        if n_bytes <= self.max_bytes:
+        if _total(connection) <= self.max_bytes:
             return
+        # Counted again: a total that is wrong must not empty the store.
+        (n_bytes,) = connection.execute("SELECT TOTAL(LENGTH(value)) FROM rows").fetchone()
         # A tenth more than needed, so that the next batch does not have to do it again.
-        surplus = n_bytes - int(0.9 * self.max_bytes)
+        surplus = n_bytes - 0.9 * self.max_bytes if n_bytes > self.max_bytes else 0
         freed, oldest = 0, []
         for rowid, size in connection.execute(
             "SELECT rowid, LENGTH(value) FROM rows ORDER BY used, rowid"
@@ -209,7 +216,7 @@ class DirectoryStore:
             freed += size
             oldest.append((rowid,))
         connection.executemany("DELETE FROM rows WHERE rowid = ?", oldest)
-        connection.execute("UPDATE totals SET value = value - ?", (freed,))
+        connection.execute("UPDATE totals SET value = ?", (int(n_bytes) - freed,))
 
     def _drop(self, connection: sqlite3.Connection, key: bytes) -> None:
         """Remove a damaged row, so that what is computed again can take its place."""
@@ -221,153 +228,180 @@ class DirectoryStore:
             connection.execute("DELETE FROM rows WHERE key = ?", (key,))
             connection.execute("UPDATE totals SET value = value - ?", (size,))
 
-    def _attempt(self, action: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Run ``action``; on trouble with the disk warn once and return None, a miss."""
+    def _attempt(
+        self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False
+    ) -> T | None:
+        """Run ``action``, which may be run again; on trouble warn once and return None, a miss.
+
+        Where another program holds the file, this waits; once that was in vain, nothing is written
+        and nothing waits until the pause is over.
+        """
         with self._lock:
-            try:
-                return action(self._open())
-            except sqlite3.OperationalError as error:
-                if _is_damage(error):
-                    return self._begin_again(action, error)
-                # Full, read-only, gone, or locked for a minute: computing still works.
-                self._writable = False
-                self._warn(f"cannot be used ({error})")
-            except sqlite3.DatabaseError as error:
-                return self._begin_again(action, error)
-            except OSError as error:
-                self._writable = False
-                self._warn(f"cannot be used ({error})")
+            deadline = time.monotonic() + _BUSY_SECONDS
+            delay = 0.001
+            while not self._off:
+                paused = time.monotonic() < self._paused_until
+                if writing and (paused or not self._writable):
+                    return None
+                try:
+                    connection = self._open()
+                    if self._writable or not writing:
+                        return action(connection)
+                    continue
+                except (sqlite3.Error, OSError, TypeError, ValueError, ArithmeticError) as error:
+                    if not is_busy(error):
+                        if not self._continue_after(error, writing):
+                            return None
+                    elif paused:
+                        return None
+                    elif time.monotonic() > deadline:
+                        self._pause()
+                        return None
+                    else:  # here and not in SQLite, where Ctrl-C would wait too
+                        time.sleep(delay)
+                        delay = min(2 * delay, 0.05)
             return None
 
-    def _begin_again(
-        self, action: Callable[[sqlite3.Connection], T], error: sqlite3.Error
-    ) -> T | None:
-        """Put a file whose structure is damaged aside, whole, and continue with an empty one."""
-        self._warn(f"is damaged ({error}) and was put aside; what it held is computed again")
-        self._close()
-        stamp = f"damaged-{time.time_ns()}"
-        try:
-            for suffix in ("", "-wal", "-shm"):
-                file = self.path / f"{FILE_NAME}{suffix}"
-                if file.exists():
-                    file.rename(file.with_name(f"{FILE_NAME}{suffix}.{stamp}"))
-            return action(self._open())
-        except (sqlite3.Error, OSError):
+    def _pause(self) -> None:
+        """Do without waiting for a while."""
+        self._paused_until = time.monotonic() + _PAUSE_SECONDS
+        self._warn(
+            "locked",
+            f"has been locked by another process for {_BUSY_SECONDS:.0f} s, which may have stopped "
+            f"(`fuser {FILE_NAME}` names it). For {_PAUSE_SECONDS / 60:.0f} minutes nothing is "
+            "written to it, and rows are read only where that is possible at once; results are "
+            "the same.",
+        )
+
+    def _continue_after(self, error: Exception, writing: bool) -> bool:
+        """Decide about the store after an error; return whether to try the action again."""
+        opened = self._connection is not None
+        # Messages of SQLite that quote damaged text cannot be decoded.
+        if is_damage(error) and (opened or isinstance(error, sqlite3.Error | UnicodeDecodeError)):
+            return self._begin_again(error)
+        if opened and writing:  # full, for example: what is there may still be read
             self._writable = False
-            return None
+            self._warn("unusable", f"cannot be written to ({error}); results are the same.")
+        else:
+            self._give_up()
+            self._warn("unusable", f"cannot be used ({error}) {_WITHOUT}")
+        return False
+
+    def _begin_again(self, error: Exception) -> bool:
+        """Put a file whose structure is damaged aside, whole; return whether that was possible."""
+        known = self._identity
+        self._close()
+        if known is not None and known != _disk_file.identity(self.path):
+            return not self._off  # another process has done it already
+        if self._replaced or not self._writable:
+            self._give_up()
+            self._warn("given up", f"is damaged ({error}) {_WITHOUT}")
+            return False
+        self._replaced = True
+        try:
+            _disk_file.set_aside(self.path)
+        except OSError as refused:
+            self._give_up()
+            self._warn("damaged", f"is damaged ({error}), cannot be renamed ({refused}) {_WITHOUT}")
+            return False
+        self._warn("damaged", f"is damaged ({error}) and was renamed; its rows are computed again.")
+        return True
+
+    def _give_up(self) -> None:
+        """Leave the file alone for the life of this process."""
+        self._off, self._writable = True, False
+        self._close()
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection of this process, opened if need be."""
-        if self._connection is not None and self._pid == os.getpid():
-            return self._connection
-        # After a fork the parent's connection must be neither used nor closed here.
-        self._pid = os.getpid()
-        self.path.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            self.path / FILE_NAME,
-            timeout=_BUSY_SECONDS,
-            check_same_thread=False,
-            isolation_level=None,
-        )
-        try:
-            _set_journal(connection, "delete" if _on_network(self.path) else "wal")
-            # With the write-ahead log, a killed process loses nothing that was committed; a power
-            # cut may lose the last seconds, never the file.
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        return connection
+        """Return the connection, opened if need be."""
+        if self._connection is None:
+            self._identity = _disk_file.identity(self.path)
+            connection, writable = _disk_file.open_file(self.path)
+            self._connection, self._identity = connection, _disk_file.identity(self.path)
+            if not writable:
+                self._writable = False
+                self._warn("read-only", "is read-only: its rows are used, and none are added.")
+            self._warn_of_others()
+        elif self._connection.in_transaction:  # an interrupt came at the worst moment
+            self._connection.rollback()
+        _note_use(self)
+        return self._connection
 
     def _close(self) -> None:
-        """Close the connection, if it is this process's own."""
-        if self._connection is not None and self._pid == os.getpid():
-            self._connection.close()
-        self._connection = None
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        with _OPENING:
+            _RECENT.pop(self, None)
+        if connection is not None:
+            connection.close()
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         with self._lock:
             self._close()
 
-    def _warn(self, what: str) -> None:
-        """Warn, once, that the store does not work as it should."""
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"The activation store in {str(self.path)!r} {what}. Activations are computed "
-                "without it; results are the same.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-
-def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
-    """Set the journal's mode, once; SQLite does not wait for a lock here, so that we have to."""
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            (current,) = connection.execute("PRAGMA journal_mode").fetchone()
-            if current != mode:
-                connection.execute(f"PRAGMA journal_mode = {mode}")
+    def _warn_of_others(self) -> None:
+        """Say who else may change the rows, unless the user has said that this is intended."""
+        if _config.shared_cache():
             return
-        except sqlite3.OperationalError as error:
-            busy = getattr(error, "sqlite_errorname", "").startswith(("SQLITE_BUSY", "SQLITE_LOCK"))
-            if not busy or time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
+        for path in (self.path, self.path / FILE_NAME):
+            others = _disk_file.who_else_writes(path)
+            if others is not None:
+                self._warn(
+                    "shared",
+                    f"{others}: whoever can write there can change the activations that you get, "
+                    "though not run code. Name a directory that only you can write to, or set "
+                    f"{_config.SHARED_CACHE_VARIABLE}=1 if you trust all of them.",
+                )
+
+    def _warn(self, kind: str, what: str) -> None:
+        """Warn, once for each kind of trouble."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            place = f"The activation store in {str(self.path)!r}"
+            warnings.warn(f"{place} {what}", RuntimeWarning, stacklevel=2)
 
 
-def _checksum(key: bytes, dtype: str, value: bytes) -> int:
-    """Return a checksum of all that belongs together: a value under another key is damage too."""
-    return zlib.crc32(value, zlib.crc32(dtype.encode(), zlib.crc32(key)))
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error means that the file's structure is damaged."""
-    return getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+def _total(connection: sqlite3.Connection) -> int:
+    """Return how many bytes of rows are held, as far as was noted."""
+    (n_bytes,) = connection.execute("SELECT value FROM totals").fetchone()
+    if not isinstance(n_bytes, int) or n_bytes < 0:
+        (n_bytes,) = connection.execute("SELECT TOTAL(LENGTH(value)) FROM rows").fetchone()
+    return int(n_bytes)
 
 
 def _is_there(connection: sqlite3.Connection, key: bytes) -> bool:
     """Return whether there is a row under ``key``."""
-    return connection.execute("SELECT 1 FROM rows WHERE key = ?", (key,)).fetchone() is not None
+    # Not of a column that the index holds: it might be the index alone that has the row.
+    return connection.execute("SELECT used FROM rows WHERE key = ?", (key,)).fetchone() is not None
 
 
-def _may_live(host: str, pid: int) -> bool:
-    """Return whether a process may still be running; of other machines only their lease tells."""
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_recent(used: Any) -> bool:
+    """Return whether the time of last use is recent; it may be damaged, or of another clock."""
+    return isinstance(used, float) and abs(time.time() - used) <= _TOUCH_SECONDS
+
+
+def _holds(now: float, host: Any, pid: Any, expires: Any) -> bool:
+    """Return whether a claim counts: its owner may live, and it does not last for too long.
+
+    The clock of another machine may be ahead, but by no more than a lease.
+    """
+    if not isinstance(expires, float) or not isinstance(pid, int):
         return False
-    except OSError:
-        return True
-    try:  # killed, and its parent has not asked yet
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return True
-
-
-def _on_network(path: Path) -> bool:
-    """Return whether a path is on a file system of a network."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
-    except OSError:
+    if not now < expires < now + 2 * _LEASE_SECONDS:
         return False
-    best, kind = "", ""
-    for line in mounts:
-        fields = line.split()
-        point = fields[1].replace("\\040", " ")
-        if len(point) > len(best) and path.is_relative_to(point):
-            best, kind = point, fields[2]
-    return kind.startswith(_NETWORK_FILE_SYSTEMS)
+    # Of processes on other machines only the lease tells.
+    return host != socket.gethostname().encode() or _disk_file.may_live(pid)
 
+
+# --- the stores of a process ----------------------------------------------------------------------
 
 _OPEN: dict[Path, DirectoryStore] = {}
 _OPENING = threading.Lock()
+# Those with an open file, the most recently used last.
+_RECENT: OrderedDict[DirectoryStore, None] = OrderedDict()
+# Connections of the process that this one was forked from: to be neither used nor closed here.
+_INHERITED: list[sqlite3.Connection | None] = []
 
 
 def open_directory(path: str | os.PathLike[str]) -> DirectoryStore:
@@ -378,3 +412,32 @@ def open_directory(path: str | os.PathLike[str]) -> DirectoryStore:
         if store is None:
             store = _OPEN[key] = DirectoryStore(key)
         return store
+
+
+def _note_use(store: DirectoryStore) -> None:
+    """Close files that were used least recently where too many are open."""
+    with _OPENING:
+        _RECENT[store] = None
+        _RECENT.move_to_end(store)
+        surplus = list(_RECENT)[:-_MAX_OPEN] if len(_RECENT) > _MAX_OPEN else ()
+    for old in surplus:
+        if old._lock.acquire(blocking=False):  # else a thread is using it
+            try:
+                old._close()
+            finally:
+                old._lock.release()
+
+
+def _after_fork() -> None:
+    """Let a forked child open its own files, whatever its parent's threads were doing."""
+    global _OPENING
+    _OPENING = threading.Lock()
+    for store in {*_RECENT, *_OPEN.values()}:
+        store._lock = threading.RLock()
+        _INHERITED.append(store._connection)
+        store._connection = None
+    _RECENT.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -159,19 +159,20 @@ class Extraction:
                     failed.set_exception(error)
                     decoding.append((row, b"", failed))
                     continue
-                first = self._first_row.setdefault(encoded.digest, row)
+                digest = encoded.key
+                first = self._first_row.setdefault(digest, row)
                 if first != row:
                     self._copies.append((row, first))
                     advance(1)
                     continue
-                state = self._look_up(row, encoded.digest)
+                state = self._look_up(row, digest)
                 if state == "cached":
                     advance(1)
                 elif state == "claimed":
                     future = executor.submit(prepare, row, encoded)
-                    decoding.append((row, encoded.digest, future))
+                    decoding.append((row, digest, future))
                 else:
-                    self._elsewhere[row] = encoded.digest
+                    self._elsewhere[row] = digest
             if decoding:
                 row, digest, decoded = decoding.popleft()
                 try:
@@ -215,8 +216,8 @@ class Extraction:
         named = (b"".join(self.fingerprints), *self.fingerprints)
         claim, *keys = [hashlib.blake2b(each + digest, digest_size=16).digest() for each in named]
         parts: list[np.ndarray] = []
-        for key in keys:
-            part = self.store.get(key)
+        for key, width, dtype in zip(keys, self.widths, self.dtypes, strict=True):
+            part = self.store.get(key, (width, dtype))
             if part is None:
                 break
             parts.append(part)

@@ -5,6 +5,7 @@ It must not know networks or images: keys are bytes, values are rows of numbers.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from sktransfer._utils import config as _config
 
 Rows = Iterable[tuple[bytes, np.ndarray]]  # by key
+Expected = tuple[int, np.dtype]  # numbers in a row, and the narrowest dtype it may have
 
 # What a key, an array's header and the dictionary's own slot take alongside the numbers.
 ROW_OVERHEAD = 300
@@ -45,8 +47,11 @@ class Store(Protocol):
     # Bytes it may hold; of two tiers, those of the one that lasts.
     max_bytes: int
 
-    def get(self, key: bytes) -> np.ndarray | None:
-        """Return the row under ``key`` (do not write to it), or None."""
+    def get(self, key: bytes, expected: Expected | None = None) -> np.ndarray | None:
+        """Return the row under ``key`` (do not write to it), or None.
+
+        A row that is not as ``expected`` is none.
+        """
 
     def put(self, rows: Rows, claims: Sequence[bytes] = (), owner: str = "") -> None:
         """Keep copies of ``rows``, all or (where that is impossible) none; release ``claims``."""
@@ -67,6 +72,14 @@ class Store(Protocol):
         """Forget every row and set the counters back."""
 
 
+def is_expected(row: np.ndarray, expected: Expected | None) -> bool:
+    """Return whether a row is what the caller can use; one that is wider than expected is."""
+    if expected is None:
+        return True
+    n, dtype = expected
+    return row.shape == (n,) and row.dtype.itemsize >= dtype.itemsize
+
+
 class MemoryStore:
     """A bounded dictionary of rows, safe for threads, that forgets the least recently used.
 
@@ -83,10 +96,10 @@ class MemoryStore:
         self._hits = 0
         self._misses = 0
 
-    def get(self, key: bytes) -> np.ndarray | None:
+    def get(self, key: bytes, expected: Expected | None = None) -> np.ndarray | None:
         with self._lock:
             row = self._rows.get(key)
-            if row is None:
+            if row is None or not is_expected(row, expected):
                 self._misses += 1
                 return None
             self._hits += 1
@@ -144,10 +157,10 @@ class TieredStore:
         self.near, self.far = near, far
         self.max_bytes = far.max_bytes
 
-    def get(self, key: bytes) -> np.ndarray | None:
-        row = self.near.get(key)
+    def get(self, key: bytes, expected: Expected | None = None) -> np.ndarray | None:
+        row = self.near.get(key, expected)
         if row is None:
-            row = self.far.get(key)
+            row = self.far.get(key, expected)
             if row is not None:
                 self.near.put([(key, row)])
         return row
@@ -175,3 +188,17 @@ class TieredStore:
 
 # One per process: clones, folds and candidates of a search share it.
 MEMORY_STORE = MemoryStore()
+
+
+def _after_fork() -> None:
+    """Let a forked child go on; what its parent's threads had claimed, nobody here computes."""
+    MEMORY_STORE._claims.clear()
+    MEMORY_STORE._lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=MEMORY_STORE._lock.acquire,
+        after_in_parent=MEMORY_STORE._lock.release,
+        after_in_child=_after_fork,
+    )

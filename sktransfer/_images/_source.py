@@ -40,6 +40,7 @@ from sktransfer._images._values import (
     tensor_to_row,
 )
 from sktransfer._utils import config as _config
+from sktransfer._utils.versions import decoder_versions
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
 # Two rows may be one Pillow object, and loading one is not safe in two threads at once.
@@ -62,6 +63,16 @@ class EncodedImage:
     dicom: DicomOptions | None = None
     augmentation: Callable[[DecodedImage, int], DecodedImage] | None = None
     seed: int = 0  # which draw of the augmentation
+
+    @property
+    def key(self) -> bytes:
+        """The digest, also of the versions of optional packages that decode this content."""
+        if not isinstance(self.content, bytes):
+            return self.digest
+        versions = decoder_versions(self.content, is_dicom=is_dicom(self.content))
+        if not versions:
+            return self.digest
+        return blake2b(self.digest + repr(versions).encode(), digest_size=16).digest()
 
     def decode(self, min_side: int | None = None) -> DecodedImage:
         """Return the image: a Pillow image of mode L or RGB, or float32 in [0, 1].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,8 @@ HELPER_MEMORY_BYTES = 2 * 2**30
 MEMORY_CACHE_VARIABLE = "SKTRANSFER_MEMORY_BYTES"
 DIRECTORY_CACHE_VARIABLE = "SKTRANSFER_CACHE_BYTES"
 _CACHE_BYTES = {MEMORY_CACHE_VARIABLE: 512 * 2**20, DIRECTORY_CACHE_VARIABLE: 20 * 2**30}
+# "1" says that everybody who can write to a cache directory is trusted.
+SHARED_CACHE_VARIABLE = "SKTRANSFER_SHARED_CACHE"
 # Set by the process that imports sktransfer first, read by the workers it starts; "" for none.
 SESSION_VARIABLE = "SKTRANSFER_SESSION"
 
@@ -75,18 +78,41 @@ def home_directory() -> Path:
 
 def offline() -> bool:
     """Return whether ``SKTRANSFER_OFFLINE`` forbids downloads."""
-    return os.environ.get(OFFLINE_VARIABLE, "") not in ("", "0")
+    return _flag(OFFLINE_VARIABLE)
+
+
+def shared_cache() -> bool:
+    """Return whether ``SKTRANSFER_SHARED_CACHE`` says that others may write to the cache."""
+    return _flag(SHARED_CACHE_VARIABLE)
+
+
+def _flag(variable: str) -> bool:
+    """Return whether a variable is on; off where it is absent or blank."""
+    value = os.environ.get(variable, "").strip().lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("", "0", "false", "no", "off"):
+        return False
+    raise ValueError(
+        f"The environment variable {variable} must be 1 or 0 (true or false, yes or no, on or "
+        f"off); got {value!r}."
+    )
 
 
 def cache_bytes(variable: str) -> int:
     """Return the limit of activations in memory or in a directory, which a variable may set."""
-    value = os.environ.get(variable)
+    value = os.environ.get(variable, "").strip()
     if not value:
         return _CACHE_BYTES[variable]
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError(f"{variable} must be a number of bytes; got {value!r}.") from None
+    # int would also take other scripts' digits; SQLite counts in 64 bits.
+    n_bytes = int(value) if re.fullmatch(r"[0-9](_?[0-9]){0,25}", value) else -1
+    if not 0 <= n_bytes < 2**63:
+        raise ValueError(
+            f"The environment variable {variable} must be a whole number of bytes in plain digits, "
+            f"like {_CACHE_BYTES[variable]} (the default), or 0 to keep nothing there; got "
+            f"{value!r}."
+        )
+    return n_bytes
 
 
 def free_memory() -> int:

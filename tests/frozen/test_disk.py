@@ -80,7 +80,9 @@ def test_the_bound_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("SKTRANSFER_CACHE_BYTES", "1000")
     assert DirectoryStore(tmp_path).max_bytes == 1000
     monkeypatch.setenv("SKTRANSFER_CACHE_BYTES", "much")
-    with pytest.raises(ValueError, match="number of bytes; got 'much'"):
+    with pytest.raises(
+        ValueError, match=r"SKTRANSFER_CACHE_BYTES must be a whole number of bytes .*got 'much'"
+    ):
         DirectoryStore(tmp_path)
 
 
@@ -139,6 +141,8 @@ def test_a_damaged_file_is_put_aside_with_one_warning(store, damage):
 
 class Disk:
     """A connection whose writes fail as a full disk makes them fail."""
+
+    in_transaction = False
 
     def __init__(self, connection):
         self.connection = connection

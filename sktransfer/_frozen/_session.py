@@ -1,0 +1,153 @@
+"""The private temporary directory that the worker processes of one process share.
+
+It must not know networks or images. The process that names it, its owner, keeps a file next to it
+locked as long as it lives: where that lock is free, the owner is dead, whatever has become of its
+number, and the next process removes what it left behind.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from sktransfer._frozen._disk import open_directory
+from sktransfer._frozen._disk_file import may_live
+from sktransfer._utils import config as _config
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX = "sktransfer-session-"
+_LOCK = ".lock"
+# A directory without a lock (cleaners of temporary folders remove old files) is removed only if
+# nothing in it has changed for this long, either.
+_QUIET_SECONDS = 86_400.0
+
+
+def begin_session() -> None:
+    """Name a directory in the environment, for worker processes to come (joblib's inherit it).
+
+    It is made when a worker needs it. Every image that ``cross_val_score(n_jobs=2)`` shows to two
+    workers is then embedded by one of them.
+    """
+    if _config.SESSION_VARIABLE in os.environ:
+        return  # a worker, a process started by one, or somebody who wants none
+    with suppress(OSError):  # no temporary folder can be written to: no session
+        folder = Path(tempfile.gettempdir())
+        _remove_left_behind(folder)
+        directory = folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+        lock = _hold(directory)
+        _config.set_session(os.getpid(), directory)
+        atexit.register(_end_session, os.getpid(), lock)
+
+
+def private_directory() -> Path | None:
+    """Return the session's directory if this process is to use it; a worker makes it."""
+    session = _config.session()
+    if session is None:
+        return None
+    if session.owner != os.getpid():
+        with suppress(OSError):
+            session.directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        status = session.directory.lstat()
+    except OSError:
+        return None
+    if stat.S_ISDIR(status.st_mode) and _is_private(status):
+        return session.directory
+    os.environ[_config.SESSION_VARIABLE] = ""  # said once
+    warnings.warn(
+        f"The temporary directory {str(session.directory)!r} is not this user's alone, so that "
+        "processes do not share activations through it; results are the same. Set TMPDIR to a "
+        "folder that others cannot write to.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Return whether a directory is this user's, and closed to others."""
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def _hold(directory: Path) -> int:
+    """Lock the file next to a directory for the life of this process; return its descriptor."""
+    lock = directory.with_name(directory.name + _LOCK)
+    # Under another name until it is locked: nobody is to take it for one that was left behind.
+    beginning = directory.with_name(f".{directory.name}")
+    descriptor = os.open(beginning, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    if fcntl is None:
+        os.close(descriptor)
+        os.replace(beginning, lock)
+        return os.open(lock, os.O_RDWR)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    os.replace(beginning, lock)
+    return descriptor
+
+
+def _end_session(owner: int, lock: int) -> None:
+    """Remove the session's directory when the process that named it ends."""
+    session = _config.session()
+    # A forked child runs the parent's exit handlers too.
+    if session is None or owner != os.getpid() or session.owner != owner:
+        return
+    if session.directory.is_dir():
+        open_directory(session.directory).close()
+        shutil.rmtree(session.directory, ignore_errors=True)
+    with suppress(OSError):
+        os.close(lock)
+        session.directory.with_name(session.directory.name + _LOCK).unlink()
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the directories of this user's sessions whose owners were killed."""
+    names = {each.name for each in os.scandir(folder) if each.name.startswith(_PREFIX)}
+    for name in names:
+        directory = folder / name.removesuffix(_LOCK)
+        with suppress(OSError):
+            status = (folder / name).lstat()
+            if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+                continue
+            if name.endswith(_LOCK):
+                _remove_if_free(directory, folder / name)
+            elif directory.name + _LOCK not in names and _is_abandoned(directory):
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_if_free(directory: Path, lock: Path) -> None:
+    """Remove a directory and its lock, or raise OSError if its owner holds the lock."""
+    if fcntl is None:
+        lock.unlink()
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+        lock.unlink()
+    finally:
+        os.close(descriptor)
+
+
+def _is_abandoned(directory: Path) -> bool:
+    """Return whether the owner of a directory without a lock is dead, and all has been quiet."""
+    owner = re.fullmatch(rf"{_PREFIX}(\d+)-[0-9a-f]+", directory.name)
+    if owner is None or may_live(int(owner[1])):
+        return False
+    changed = max(each.lstat().st_mtime for each in (directory, *directory.iterdir()))
+    return time.time() - changed > _QUIET_SECONDS
