@@ -3,7 +3,12 @@
 from sktransfer._images._augmentation import ImageAugmentation
 from sktransfer._images._augmentation_callables import CallableAugmentation, resolve_augmentation
 from sktransfer._images._decode import encoded_kind
-from sktransfer._images._dicom import DicomFrame, DicomOptions, read_dicom_header
+from sktransfer._images._dicom import (
+    DicomFrame,
+    DicomOptions,
+    read_dicom_decisions,
+    read_dicom_header,
+)
 from sktransfer._images._formats import is_dicom
 from sktransfer._images._preprocess import Preprocessing, make_preprocessing
 from sktransfer._images._rows import resolve_image_shape
@@ -34,6 +39,7 @@ __all__ = [
     "is_dicom",
     "make_preprocessing",
     "portions",
+    "read_dicom_decisions",
     "read_dicom_header",
     "read_file",
     "resolve_augmentation",

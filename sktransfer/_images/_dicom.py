@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -16,14 +17,19 @@ import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from sktransfer._images._helper_process import HelperError, HelperPool, HelperStartError
+from sktransfer._images._helper_process import (
+    HelperError,
+    HelperPool,
+    HelperStartError,
+    HelperTimeoutError,
+)
 from sktransfer._images._values import DecodedImage, ValueScale, scale_values
 from sktransfer._utils import config as _config
 from sktransfer._utils.sklearn_compat import StrOptions, validate_parameter_constraints
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
 # Part of every digest: raised when the same file and options come to give other pixels.
-_VERSION = 1
+_VERSION = 2
 
 _POOL = HelperPool("sktransfer._images._dicom_worker:answer", _config.HELPER_MEMORY_BYTES)
 
@@ -32,8 +38,13 @@ _SECONDS, _SECONDS_PER_MEGABYTE = 5, 2
 
 _KINDS = ("|u1", "<u2", "|i1", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
 
+# Different corrections that are warned of, at most.
+_MOST_WARNINGS = 100
+
 # Groups of a dataset that say what its pixels look like; nobody's name is among them.
 _PIXEL_GROUPS = (0x0028, 0x2050, 0x5200, 0x7FE0)
+# Of types that depend on other elements, and of no use here: extreme values and padding.
+_UNUSED = frozenset((*range(0x00280104, 0x00280112), 0x00280120, 0x00280121))
 
 
 class DicomOptions(BaseEstimator):
@@ -157,16 +168,16 @@ def decode_dicom(
     ``value_range`` is black and white, after the rescaling of the modality, of frames deeper than
     8 bits that go through no window; None stands for the ends of what the bits can hold. Raises
     ImageDecodeError where the file or its decoder fails, and MissingDependencyError where pydicom
-    or a decoder is not installed.
+    or a decoder is not installed. What is shown against what the header says is warned of once.
     """
-    question = {"ask": "image", "options": (options or DicomOptions()).check()}
-    answer, payload = _ask(question, data)
+    answer, payload = _ask_for_image(data, options)
     # The payload as the array it is said to be; the helper is believed nothing else.
     shape, kind = tuple(answer["shape"]), answer["dtype"]
     gray = len(shape) == 2
     valid = kind in _KINDS and (gray or (len(shape) == 3 and shape[2] == 3 and kind == "|u1"))
     if not valid or (answer["eight_bit"] and kind != "|u1") or 0 in shape:
         raise ImageDecodeError(f"a DICOM file with pixels of shape {shape} and type {kind}.")
+    _warn_of(answer["corrections"])
     values = np.frombuffer(payload, dtype=kind).reshape(shape)
     if answer["eight_bit"]:
         return Image.fromarray(values)
@@ -178,14 +189,63 @@ def decode_dicom(
     return np.float32(1) - shown if answer["inverted"] else shown
 
 
+def read_dicom_decisions(data: bytes, options: DicomOptions | None = None) -> dict[str, Any]:
+    """Return what :func:`decode_dicom` decides about a file, and its notes as a list."""
+    answer, _ = _ask_for_image(data, options)
+    return {**answer["decided"], "notes": answer["notes"]}
+
+
 def read_dicom_header(data: bytes, keywords: Iterable[str]) -> dict[str, Any] | None:
     """Return elements of a DICOM file by their keywords, or None if it holds no image.
 
-    Absent ones are None, several values a list, names and dates text. Raises what
-    :func:`decode_dicom` raises.
+    Empty ones are None, several values a list, names and dates text. ``""`` is the number of
+    frames, or text that says why there is none. Raises what :func:`decode_dicom` raises.
     """
     answer, _ = _ask({"ask": "header", "keywords": list(keywords)}, data)
-    return answer["values"] if answer["is_image"] else None
+    return {**answer["values"], "": answer["frames"]} if answer["is_image"] else None
+
+
+def _ask_for_image(data: bytes, options: DicomOptions | None) -> tuple[dict[str, Any], bytearray]:
+    """Return the answer; where a decoder crashes the helper, try each one in another helper."""
+    question = {"ask": "image", "options": (options or DicomOptions()).check()}
+    try:
+        return _ask(question, data)
+    except _HelperFailedError as error:
+        first = error
+    reasons = []
+    for decoder in _ask({"ask": "decoders"}, data)[0]["decoders"]:
+        try:
+            answer, payload = _ask({**question, "decoders": [decoder]}, data)
+        except ImageDecodeError as error:
+            reasons.append(f"{decoder}: {error.reason}")
+            continue
+        answer["notes"].append(f"decoded by {decoder}, after others had failed ({reasons})")
+        return answer, payload
+    if not reasons:
+        raise first
+    raise ImageDecodeError(
+        "this DICOM file cannot be decoded by any decoder that is installed. " + "; ".join(reasons)
+    ) from first
+
+
+class _HelperFailedError(ImageDecodeError):
+    """The helper crashed on the file; another decoder may not."""
+
+
+_warned: set[str] = set()
+
+
+def _warn_of(corrections: list[str]) -> None:
+    """Warn of each correction at the first file that needs it; there may be thousands."""
+    for text in corrections:
+        if text not in _warned and len(_warned) < _MOST_WARNINGS:
+            _warned.add(text)
+            warnings.warn(
+                f"A DICOM file is not what its header says: {text}. Others like it are not "
+                "reported; sktransfer.datasets.describe_dicom says what is decided about a file.",
+                UserWarning,
+                stacklevel=2,
+            )
 
 
 def _ask(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearray]:
@@ -201,7 +261,8 @@ def _ask(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytearr
     except HelperStartError as error:
         raise SkTransferError(f"Reading DICOM files: {error}") from error
     except HelperError as error:
-        raise ImageDecodeError(f"this DICOM file cannot be decoded: {error}") from error
+        kind = ImageDecodeError if isinstance(error, HelperTimeoutError) else _HelperFailedError
+        raise kind(f"this DICOM file cannot be decoded: {error}") from error
     if "missing" in answer:
         _config.import_optional(answer["missing"], extra="medical", purpose=answer["why"])
         # It is there for us, and was not for the helper.
@@ -221,8 +282,8 @@ def dataset_bytes(dataset: Any) -> bytes:
     kept = pydicom.Dataset()
     try:
         for tag in dataset.keys():  # noqa: SIM118 - it iterates over elements
-            if tag.group in _PIXEL_GROUPS:
-                kept.add(dataset[tag])
+            if tag.group in _PIXEL_GROUPS and tag not in _UNUSED:
+                kept[tag] = dataset.get_item(tag)
         given = getattr(dataset, "file_meta", None)
         syntax = None if given is None else given.get("TransferSyntaxUID")
         if syntax is None:

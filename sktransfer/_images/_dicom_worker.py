@@ -19,22 +19,28 @@ _LONGEST_REASON = 300
 
 
 def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
-    """Return what ``question["ask"]`` wants of a file, its "image" or its "header".
+    """Return what ``question["ask"]`` wants of a file.
 
-    The answer has ``error`` or ``missing``, or describes the payload.
+    That is its "image", its "header", or the names of "decoders" that may be tried. The answer has
+    ``error`` or ``missing``, or describes the payload.
     """
     if pydicom is None:
         return {"missing": "pydicom", "why": "Reading DICOM files"}, b""
     # Not at the top: they need pydicom.
-    from sktransfer._images._dicom_read import MissingDecoderError, UnreadableError
+    from sktransfer._images._dicom_pixels import MissingDecoderError
+    from sktransfer._images._dicom_values import UnreadableError
 
     try:
         if question["ask"] == "header":
             return _header(question, data), b""
+        if question["ask"] == "decoders":
+            return _decoders(question, data), b""
         return _image(question, data)
     except UnreadableError as error:
         return {"error": str(error)}, b""
     except MissingDecoderError as error:
+        if "decoders" in question:
+            return {"error": f"it does not decode {error}."}, b""
         return {"missing": "gdcm", "why": f"Reading DICOM files compressed as {error}"}, b""
     except MemoryError:
         raise
@@ -44,41 +50,77 @@ def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
 
 
 def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
+    from sktransfer._images import _dicom_pixels as pixels
+    from sktransfer._images import _dicom_read as read
+    from sktransfer._images._dicom_show import render
+
+    header = read.read_header(data, question["max_inflated"])
+    read.check_image(header, question["max_pixels"])
+    options, values = question["options"], header.values
+    number = read.find_frame(values, options["frame"])
+    element = read.find_pixel_data(header)
+    if element.in_fragments:
+        decoders = question.get("decoders") or pixels.DECODERS
+        frame = pixels.compressed_frame(element, values, number, header.syntax, decoders)
+    else:
+        frame = pixels.native_frame(element, values, number, header.syntax)
+    shown, described = render(frame, values.of_frame(number), options)
+    if shown.shape[:2] != (values.integer("Rows"), values.integer("Columns")):
+        raise read.UnreadableError(f"its pixels come as an array of shape {shown.shape}.")
+    array = np.ascontiguousarray(shown.astype(shown.dtype.newbyteorder("<")))
+    described |= {"shape": array.shape, "dtype": array.dtype.str}
+    described["decided"] = {
+        "transfer_syntax": header.declared_syntax,
+        "compressed_image": frame.code_stream,
+        "decoder": frame.decoder,
+        "rows": array.shape[0],
+        "columns": array.shape[1],
+        "frames": read.frame_count(values),
+        "frame": number,
+        "photometric": values.text("PhotometricInterpretation"),
+        "shown_as": frame.kind,
+        "bits": frame.bits,
+        "signed": frame.signed,
+        "rescale": described.pop("rescale"),
+        "window": described.pop("window"),
+        "inverted": described["inverted"],
+    }
+    described |= {"notes": header.notes.all, "corrections": header.notes.corrections}
+    return described, array.reshape(-1).view(np.uint8)
+
+
+def _decoders(question: dict[str, Any], data: bytes) -> dict[str, Any]:
+    from sktransfer._images import _dicom_pixels as pixels
     from sktransfer._images import _dicom_read as read
 
-    header, data = read.read_header(data, question["max_inflated"])
-    read.check_image(header, question["max_pixels"])
-    options = question["options"]
-    frame = read.find_frame(header, options["frame"])
-    stored = read.read_frame(data, header, frame)
-    if stored.shape[:2] != (header.Rows, header.Columns):
-        raise read.UnreadableError(f"its pixels come as an array of shape {stored.shape}.")
-    shown, described = read.render(stored, header, frame, options)
-    values = np.ascontiguousarray(shown.astype(shown.dtype.newbyteorder("<")))
-    described |= {"shape": values.shape, "dtype": values.dtype.str}
-    return described, values.reshape(-1).view(np.uint8)
+    syntax = read.read_header(data, question["max_inflated"]).syntax
+    return {"decoders": pixels.DECODERS if syntax.is_encapsulated else []}
 
 
 def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
     from sktransfer._images import _dicom_read as read
 
-    header, _ = read.read_header(data, question["max_inflated"])
-    return {
-        "values": {name: _plain(header.get(name)) for name in question["keywords"]},
-        "is_image": "Rows" in header and "Columns" in header,
-    }
+    header = read.read_header(data, question["max_inflated"])
+    found = {name: _plain(header.values.parts(name)) for name in question["keywords"]}
+    is_image = read.is_image(header)
+    try:
+        frames: int | str = read.frames_held(header) if is_image else 0
+    except read.UnreadableError as error:  # which only matters to who wants all of them
+        frames = str(error)
+    return {"values": found, "is_image": is_image, "frames": frames}
 
 
-def _plain(value: Any) -> Any:
-    """Return an element's value as JSON can hold it."""
+def _plain(parts: list[Any]) -> Any:
+    """Return an element's value as JSON can hold it: one, a list of several, or None."""
+    values = [_json(part) for part in parts]
+    return None if not values else values[0] if len(values) == 1 else values
+
+
+def _json(value: Any) -> Any:
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, int):  # of a type of pydicom's, as are the floats
         return int(value)
     if isinstance(value, float):
         return float(value)
-    if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue":
-        return [_plain(each) for each in value]
-    if isinstance(value, bytes):
-        return None  # binary data
-    return str(value)
+    return None if isinstance(value, (bytes, list)) else str(value)

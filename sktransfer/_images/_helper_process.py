@@ -40,6 +40,10 @@ class HelperError(RuntimeError):
     """A helper did not answer: it crashed, or had to be stopped."""
 
 
+class HelperTimeoutError(HelperError):
+    """A helper took too long, and was stopped."""
+
+
 class HelperStartError(HelperError):
     """No helper can be started; the question is not to blame."""
 
@@ -159,7 +163,7 @@ class _Helper:
         while at < n:
             got = self._out.readinto(view[at:])  # type: ignore[attr-defined]
             if not got:
-                raise HelperError(self._post_mortem())
+                raise self._post_mortem()
             at += got
         return data
 
@@ -167,15 +171,15 @@ class _Helper:
         self._overdue = True
         self._process.kill()
 
-    def _post_mortem(self) -> str:
+    def _post_mortem(self) -> HelperError:
         code = self._process.wait()
         if self._overdue or code == -getattr(signal, "SIGXCPU", 0):
-            return "it takes too long, and was stopped."
+            return HelperTimeoutError("it takes too long, and was stopped.")
         try:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         except ValueError:
             how = f"signal {-code}"
-        return f"it crashes, or needs more memory than is allowed ({how})."
+        return HelperError(f"it crashes, or needs more memory than is allowed ({how}).")
 
     def disown(self) -> None:
         """Leave the process to the one that started it, of which this is a fork."""

@@ -1,13 +1,14 @@
 """Folders and tables of images as scikit-learn Bunches, and checks of images."""
 
 from sktransfer.datasets._check import check_images
-from sktransfer.datasets._dicom import dicom_table
+from sktransfer.datasets._dicom import describe_dicom, dicom_table
 from sktransfer.datasets._digits import load_digit_screening
 from sktransfer.datasets._loaders import load_image_folder, load_image_table
 from sktransfer.datasets._rsna import load_rsna_pneumonia
 
 __all__ = [
     "check_images",
+    "describe_dicom",
     "dicom_table",
     "load_digit_screening",
     "load_image_folder",

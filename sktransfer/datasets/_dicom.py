@@ -1,4 +1,4 @@
-"""A folder of DICOM files as a table, one row per image."""
+"""A folder of DICOM files as a table, one row per image, and how one of them is read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 from joblib import effective_n_jobs
 
-from sktransfer._images import DicomFrame, is_dicom, read_dicom_header, read_file
+from sktransfer._images import (
+    DicomFrame,
+    DicomOptions,
+    as_image_source,
+    is_dicom,
+    read_dicom_decisions,
+    read_dicom_header,
+    read_file,
+)
 from sktransfer._utils.identifiers import identifier
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
@@ -29,7 +37,7 @@ KEYWORDS = {
     "height": "Rows",
     "width": "Columns",
 }
-_FRAMES = "NumberOfFrames"
+_FRAMES = ""  # the header's name for how many frames there are
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 
 
@@ -78,6 +86,7 @@ def dicom_table(
     See Also
     --------
     load_image_table : Such a table with labels as X and y.
+    describe_dicom : Describe how one DICOM image is read.
 
     Examples
     --------
@@ -101,6 +110,11 @@ def dicom_table(
         raise FileNotFoundError(f"There is no folder {str(base)!r}; pass the path of one as path.")
     files = [file for file in sorted(base.rglob("*")) if _is_dicom_file(file)]
     headers, failures = read_headers(files, columns, n_jobs)
+    if frames == "all":  # a number of them that cannot be is no matter to who wants the first
+        for i, header in enumerate(headers):
+            if header is not None and isinstance(header[_FRAMES], str):
+                failures.append((files[i], header[_FRAMES]))
+                headers[i] = None
     if failures:
         file, reason = failures[0]
         warnings.warn(
@@ -113,9 +127,8 @@ def dicom_table(
     for file, header in zip(files, headers, strict=True):
         if header is None:
             continue
-        n = int(header.pop(_FRAMES) or 1) if frames == "all" else 1
-        header.pop(_FRAMES, None)
-        for frame in range(n):
+        n = header.pop(_FRAMES)
+        for frame in range(n if frames == "all" else 1):
             place: dict[str, Any] = {"path": str(file)}
             if frames == "all":
                 place = {"path": DicomFrame(str(file), frame), "frame": frame}
@@ -123,6 +136,65 @@ def dicom_table(
     if not rows:
         raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with an image in it.")
     return pd.DataFrame(rows)
+
+
+def describe_dicom(
+    image: str | os.PathLike[str] | bytes | Any, *, dicom: DicomOptions | None = None
+) -> pd.Series:
+    """Describe how one DICOM image is read: what its file says, and what was decided.
+
+    Headers may be empty, odd, or contradict the compressed image beside them. What is then shown
+    follows the standard's defaults, and the compressed image before the header; each such decision
+    is in "notes". Estimators decide the same, and warn of what contradicts a header at the first
+    file that does.
+
+    Parameters
+    ----------
+    image : path-like, bytes, pydicom Dataset or object of the column "path" of dicom_table
+        What a row of ``X`` may be.
+    dicom : DicomOptions or None, default=None
+        As passed to the estimator.
+
+    Returns
+    -------
+    Series
+        "transfer_syntax", "compressed_image" (what it says of itself) and "decoder", both empty if
+        there is none; "rows", "columns", "frames" and "frame" (the one shown); "photometric" (as
+        the file labels it) and "shown_as"; "bits" and "signed"; "rescale", "window" and "inverted"
+        (white and black exchanged); "notes", a list of text.
+
+    Raises
+    ------
+    ImageDecodeError
+        If it cannot be read, as with an estimator, or if it is no DICOM file.
+    MissingDependencyError
+        If the extra ``medical`` is not installed.
+
+    See Also
+    --------
+    dicom_table : Tabulate the DICOM images in a folder.
+    check_images : Decode every image once and list what is wrong.
+
+    Examples
+    --------
+    >>> from pydicom.data import get_testdata_file
+    >>> from sktransfer.preprocessing import DicomOptions
+    >>> scan = get_testdata_file("CT_small.dcm")
+    >>> soft_tissue = DicomOptions(window=(40, 400))
+    >>> describe_dicom(scan, dicom=soft_tissue)[["bits", "rescale", "window"]]
+    bits                                               16
+    rescale                     slope 1, intercept -1024
+    window     center 40, width 400, LINEAR, as asked for
+    dtype: object
+    """
+    encoded = as_image_source([image], dicom=dicom).open(0)
+    if not isinstance(encoded.content, bytes) or not is_dicom(encoded.content):
+        raise ImageDecodeError("this is no DICOM file.", source=encoded.source)
+    try:
+        decided = read_dicom_decisions(encoded.content, encoded.dicom)
+    except ImageDecodeError as error:
+        raise ImageDecodeError(error.reason, source=encoded.source) from error
+    return pd.Series(decided, dtype=object)
 
 
 def read_headers(
@@ -137,7 +209,7 @@ def read_headers(
 
     def read(path: Path) -> dict[str, Any] | None:
         try:
-            found = read_dicom_header(read_file(path), {*keywords.values(), _FRAMES})
+            found = read_dicom_header(read_file(path), keywords.values())
         except ImageDecodeError as error:
             failures.append((path, error.reason))
             return None
@@ -164,9 +236,9 @@ def is_dicom_ages(column: pd.Series) -> bool:
     )
 
 
-def years(age: str | None) -> float:
+def years(age: Any) -> float:
     """Return a DICOM age ("045Y", "018M", "003W", "010D") in years; NaN for anything else."""
-    found = re.fullmatch(r"(\d{1,3})([YMWD])?", (age or "").strip())
+    found = re.fullmatch(r"(\d{1,3})([YMWD])?", "" if age is None else str(age).strip().upper())
     return float(found[1]) * _YEARS[found[2] or "Y"] if found else np.nan
 
 

@@ -1,0 +1,324 @@
+"""From the stored values of a frame to what is shown, in the standard's order.
+
+Modality table or rescaling, then VOI table or window; the inversion is left to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom.pixels import apply_color_lut
+
+from sktransfer._images._dicom_colors import PALETTE
+from sktransfer._images._dicom_pixels import Frame
+from sktransfer._images._dicom_values import UnreadableError, Values, named
+
+# Tables and windows act on each value alone, so large frames go through them in strips.
+_STRIP_VALUES = 2**20
+
+_LINEAR = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+
+
+def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.ndarray, dict]:
+    """Return the stored values of a frame as they are to be shown, and what they mean.
+
+    With ``eight_bit`` the values are 8-bit gray or RGB; else ``range`` of them are black and white
+    (None: the file does not say), the other way round if ``inverted``, and ``windowed`` says that a
+    window or table was applied. ``options`` are what ``DicomOptions.check`` returns.
+    """
+    stored = frame.stored
+    if stored.ndim == 3:
+        return _eight_bits(stored, frame.bits), _described(eight_bit=True)
+    if frame.kind == PALETTE:
+        return _through_palette(stored, values), _described(eight_bit=True)
+    inverted = _is_inverted(frame.kind, values)
+    modality = _modality(frame, values)
+    voi = _voi(values, options, modality.signed)
+    known = {"rescale": str(modality), "inverted": inverted}
+    if voi is None:
+        if modality.changes:
+            shown = _in_strips(stored, modality.apply)
+            return shown, _described(range=modality.ends, **known)
+        return _plain(frame, inverted)
+    shown = _in_strips(stored, lambda strip: voi.apply(modality.apply(strip)))
+    return shown, _described(range=(0.0, 1.0), windowed=True, window=str(voi), **known)
+
+
+def _described(**known: Any) -> dict[str, Any]:
+    empty = {"eight_bit": False, "range": None, "inverted": False, "windowed": False}
+    return {**empty, "rescale": "none", "window": "none", **known}
+
+
+def _is_inverted(kind: str, values: Values) -> bool:
+    """Return whether the lowest value is white.
+
+    The two elements say the same where both are right (PS3.3 C.8.11.3): together they invert once.
+    """
+    shape = values.text("PresentationLUTShape")
+    if shape == "INVERSE" and kind == "MONOCHROME2":
+        values.notes.add("PresentationLUTShape is INVERSE: the lowest value is white")
+    if shape == "IDENTITY" and kind == "MONOCHROME1":
+        values.notes.add(
+            "PresentationLUTShape is IDENTITY, but PhotometricInterpretation is MONOCHROME1: the "
+            "lowest value is white"
+        )
+    return kind == "MONOCHROME1" or shape == "INVERSE"
+
+
+# Modality -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Rescale:
+    """Slope and intercept; ``ends`` are what the extreme stored values become."""
+
+    slope: float
+    intercept: float
+    ends: tuple[float, float] | None
+    signed: bool
+
+    @property
+    def changes(self) -> bool:
+        return (self.slope, self.intercept) != (1.0, 0.0)
+
+    def apply(self, stored: np.ndarray) -> np.ndarray:
+        return stored.astype(np.float64) * self.slope + self.intercept if self.changes else stored
+
+    def __str__(self) -> str:
+        return f"slope {self.slope:g}, intercept {self.intercept:g}" if self.changes else "none"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A modality or VOI table, from its first value on; ``ends`` are what its entries can be."""
+
+    entries: np.ndarray
+    first: int
+    ends: tuple[float, float]
+    name: str
+    signed: bool = False
+    changes: bool = True
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind == "f":
+            values = np.rint(values)
+        at = values.astype(np.int64) - self.first
+        return self.entries[at.clip(0, len(self.entries) - 1)]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _modality(frame: Frame, values: Values) -> _Rescale | _Table:
+    for item in values.items("ModalityLUTSequence")[:1]:
+        table = _read_table(item, "modality table", frame.signed)
+        if table is not None:
+            return table
+        values.notes.correct("ModalityLUTSequence has no usable table: it is left out")
+    slope, intercept = values.number("RescaleSlope"), values.number("RescaleIntercept")
+    for name, value, default in (("Slope", slope, 1), ("Intercept", intercept, 0)):
+        if value is None and (slope, intercept) != (None, None):
+            values.notes.add(f"Rescale{name} is empty: taken as {default}")
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    if (slope, intercept) == (0.0, 0.0):
+        values.notes.correct("RescaleSlope and RescaleIntercept are 0: left out")
+        slope = 1.0
+    if slope == 0:
+        raise UnreadableError(
+            f"damaged DICOM file: {named('RescaleSlope')} is 0, which makes all values "
+            f"{intercept:g}. Correct the header, or leave the file out."
+        )
+    ends = None
+    if frame.stored.dtype.kind != "f":
+        low, high = sorted(end * slope + intercept for end in _stored_range(frame))
+        if not (np.isfinite([low, high]).all() and low != high):
+            raise UnreadableError(
+                f"damaged DICOM file: {named('RescaleSlope')} {slope:g} and "
+                f"{named('RescaleIntercept')} {intercept:g} make {low:g} of black and {high:g} of "
+                "white."
+            )
+        ends = (float(low), float(high))
+    signed = frame.signed or (ends is not None and ends[0] < 0)
+    return _Rescale(slope, intercept, ends, signed)
+
+
+def _stored_range(frame: Frame) -> tuple[int, int]:
+    if frame.signed:
+        return -(2 ** (frame.bits - 1)), 2 ** (frame.bits - 1) - 1
+    return 0, 2**frame.bits - 1
+
+
+def _read_table(item: Values, name: str, signed: bool) -> _Table | None:
+    """Return a table, or None if it has no entries or does not say what they are."""
+    descriptor = _whole_numbers(item, "LUTDescriptor")
+    if len(descriptor) != 3 or not 1 <= descriptor[2] <= 16:
+        return None
+    n, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
+    if signed and first >= 2**15:
+        first -= 2**16
+    entries = _whole_numbers(item, "LUTData")
+    if len(entries) < n and len(entries) * 2 >= n and bits <= 8:  # packed, two in each word
+        entries = [part for word in entries for part in (word & 0xFF, word >> 8)]
+    if not entries:
+        return None
+    if len(entries) < n:
+        item.notes.correct(
+            f"LUTDescriptor says {n} entries, and LUTData has {len(entries)}: the last one stands "
+            "for those that are missing"
+        )
+    array = np.array(entries[:n], dtype=np.uint16)
+    if array.max() > 2**bits - 1:
+        item.notes.correct(f"LUTDescriptor says {bits} bits, and LUTData has more")
+        bits = int(array.max()).bit_length()
+    return _Table(array, first, (0.0, float(2**bits - 1)), name)
+
+
+def _whole_numbers(item: Values, keyword: str) -> list[int]:
+    """Return integers that may come as numbers or, where the type was lost, as bytes."""
+    try:
+        value = item.dataset.get(keyword)
+        if isinstance(value, bytes):
+            kind = "<u2" if item.little_endian else ">u2"
+            value = np.frombuffer(value[: len(value) // 2 * 2], dtype=kind)
+        return [] if value is None else [int(each) for each in np.atleast_1d(value)]
+    except (TypeError, ValueError):
+        return []
+
+
+# VOI ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A window of the modality's values, with 0 and 1 for its ends (PS3.3 C.11.2.1)."""
+
+    center: float
+    width: float
+    function: str
+    origin: str
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        values = values.astype(np.float64)
+        if self.function == "SIGMOID":
+            with np.errstate(over="ignore"):
+                return 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
+        center, width = self.center, self.width
+        if self.function == "LINEAR":
+            center, width = center - 0.5, width - 1
+        if width == 0:  # all black up to the center, and white from there on
+            return (values > center).astype(np.float64)
+        return ((values - center) / width + 0.5).clip(0, 1)
+
+    def __str__(self) -> str:
+        return f"center {self.center:g}, width {self.width:g}, {self.function}, {self.origin}"
+
+
+class _ScaledTable(_Table):
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        return super().apply(values) / self.ends[1]
+
+
+def _voi(values: Values, options: dict[str, Any], signed: bool) -> _ScaledTable | _Window | None:
+    """Return the table or window that is applied, or None."""
+    if options["window"] is not None:
+        return _Window(*options["window"], "LINEAR", "as asked for")
+    if not options["voi"]:
+        return None
+    index = options["voi_index"]
+    tables = [
+        _read_table(item, f"VOI table {i}", signed)
+        for i, item in enumerate(values.items("VOILUTSequence"))
+    ]
+    windows = _windows(values)
+    if any(windows) and not options["prefer_lut"]:
+        tables = []
+    if any(tables):
+        table = _chosen(tables, index, "VOI tables", values)
+        return _ScaledTable(table.entries, table.first, table.ends, table.name)
+    if tables:
+        values.notes.correct("VOILUTSequence has no usable table: it is left out")
+    if any(windows):
+        return _chosen(windows, index, "windows", values)
+    if windows:
+        values.notes.correct(
+            f"WindowCenter {values.shown('WindowCenter')} and WindowWidth "
+            f"{values.shown('WindowWidth')} make no window: it is left out"
+        )
+    return None
+
+
+def _windows(values: Values) -> list[_Window | None]:
+    """Return the windows of a file, with None for those that are none."""
+    centers, widths = values.numbers("WindowCenter"), values.numbers("WindowWidth")
+    function = values.text("VOILUTFunction") or "LINEAR"
+    n = max(len(centers), len(widths))
+    if function not in _LINEAR and n:
+        values.notes.correct(f"VOILUTFunction is {function}, which is unknown: taken as LINEAR")
+        function = "LINEAR"
+    windows: list[_Window | None] = [None] * n
+    for i, (center, width) in enumerate(zip(centers, widths, strict=False)):
+        if None in (center, width):
+            continue
+        if width >= 1 or (width > 0 and function != "LINEAR"):
+            windows[i] = _Window(center, width, function, f"window {i} of {n}")
+    return windows
+
+
+def _chosen(usable: list[Any], index: int, what: str, values: Values) -> Any:
+    """Return the table or window at an index or, if that is none, the next one that is."""
+    if index >= len(usable):
+        raise UnreadableError(
+            f"voi_index={index} was asked for, and the file has {len(usable)} {what}."
+        )
+    at = next(i for i in (*range(index, len(usable)), *range(index)) if usable[i] is not None)
+    if at != index:
+        values.notes.correct(f"number {index} of its {what} is not usable: number {at} is applied")
+    return usable[at]
+
+
+# Without either -----------------------------------------------------------------------------------
+
+
+def _plain(frame: Frame, inverted: bool) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return values to which nothing is to be applied, on the scale of their bits."""
+    stored, bits = frame.stored, frame.bits
+    if stored.dtype.kind == "f":
+        return stored.astype(np.float32), _described(inverted=inverted)
+    if bits <= 8 and not frame.signed:
+        gray = _eight_bits(stored, bits)
+        return 255 - gray if inverted else gray, _described(eight_bit=True, inverted=inverted)
+    low, high = _stored_range(frame)
+    return stored, _described(range=(float(low), float(high)), inverted=inverted)
+
+
+def _in_strips(stored: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Apply a function to every value."""
+    shown = np.empty(stored.shape, dtype=np.float32)
+    step = max(1, _STRIP_VALUES // max(1, stored.shape[1]))
+    for start in range(0, len(stored), step):
+        shown[start : start + step] = function(stored[start : start + step])
+    return shown
+
+
+def _through_palette(stored: np.ndarray, values: Values) -> np.ndarray:
+    """Return the colors that a palette gives to stored values."""
+    try:
+        colors = apply_color_lut(stored, values.dataset)[:, :, :3]
+    except Exception as error:  # pydicom raises whatever is missing or odd
+        raise UnreadableError(
+            "damaged DICOM file: PhotometricInterpretation is PALETTE COLOR, and its palette "
+            f"(RedPaletteColorLookupTableDescriptor and the like) cannot be used: {error}"
+        ) from error
+    descriptor = _whole_numbers(values, "RedPaletteColorLookupTableDescriptor")
+    low = colors.dtype.itemsize > 1 and descriptor[2:] == [8] and colors.max() <= 255
+    return _eight_bits(colors, 8 if low else 8 * colors.dtype.itemsize)
+
+
+def _eight_bits(colors: np.ndarray, bits: int) -> np.ndarray:
+    """Return the upper eight bits of deeper values, as for other files; few bits fill the scale."""
+    if bits < 8:
+        return np.rint(colors * (255 / (2**bits - 1))).clip(0, 255).astype(np.uint8)
+    return (colors >> (bits - 8)).astype(np.uint8)
