@@ -37,6 +37,7 @@ _SLACK_BYTES = 2**20
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+_BEGINNINGS = (b"\xff\xd8\xff", b"\xff\x4f\xff")
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"UT", b"SQ")
 _KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 
@@ -264,6 +265,10 @@ def encoded_frame(pixels: PixelData, values: Values, frame: int) -> bytes:
     if bytes(data[at : at + 4]) != struct.pack("<HH", *_END):
         values.notes.correct("PixelData has no end marker (a sequence delimiter)")
     n_frames = frame_count(values)
+    begun = sum(data[start + 8 : start + 11] in _BEGINNINGS for start in starts[1:])
+    if begun > n_frames:
+        values.notes.correct(f"PixelData has more frames than the {n_frames} declared: left out")
+    n_frames = max(n_frames, begun)
     offsets = [values.dataset.get(f"ExtendedOffsetTable{part}") for part in ("", "Lengths")]
     try:
         encoded = get_frame(
