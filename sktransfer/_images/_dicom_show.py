@@ -19,6 +19,9 @@ from sktransfer._images._dicom_values import UnreadableError, Values, named
 # Tables and windows act on each value alone, so large frames go through them in strips.
 _STRIP_VALUES = 2**20
 
+# Beyond it no unit of measurement goes; and from where on four bytes round whole numbers.
+_LARGEST, _ROUNDED = 1e30, 2**24
+
 _LINEAR = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -40,7 +43,9 @@ def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.nd
     known = {"rescale": str(modality), "inverted": inverted}
     if voi is None:
         if modality.changes:
-            shown = _in_strips(stored, modality.apply)
+            ends = modality.ends or (0, 0)
+            wide = max(abs(ends[0]), abs(ends[1])) > _ROUNDED
+            shown = _in_strips(stored, modality.apply, np.float64 if wide else np.float32)
             return shown, _described(range=modality.ends, **known)
         return _plain(frame, inverted)
     shown = _in_strips(stored, lambda strip: voi.apply(modality.apply(strip)))
@@ -134,7 +139,7 @@ def _modality(frame: Frame, values: Values) -> _Rescale | _Table:
     ends = None
     if frame.stored.dtype.kind != "f":
         low, high = sorted(end * slope + intercept for end in _stored_range(frame))
-        if not (np.isfinite([low, high]).all() and low != high):
+        if not (max(abs(low), abs(high)) < _LARGEST and low != high):
             raise UnreadableError(
                 f"damaged DICOM file: {named('RescaleSlope')} {slope:g} and "
                 f"{named('RescaleIntercept')} {intercept:g} make {low:g} of black and {high:g} of "
@@ -294,9 +299,13 @@ def _plain(frame: Frame, inverted: bool) -> tuple[np.ndarray, dict[str, Any]]:
     return stored, _described(range=(float(low), float(high)), inverted=inverted)
 
 
-def _in_strips(stored: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _in_strips(
+    stored: np.ndarray,
+    function: Callable[[np.ndarray], np.ndarray],
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
     """Apply a function to every value."""
-    shown = np.empty(stored.shape, dtype=np.float32)
+    shown = np.empty(stored.shape, dtype=dtype)
     step = max(1, _STRIP_VALUES // max(1, stored.shape[1]))
     for start in range(0, len(stored), step):
         shown[start : start + step] = function(stored[start : start + step])

@@ -54,6 +54,8 @@ class Values:
     def parts(self, keyword: str) -> list[Any]:
         """Return each value of an element, as it is; empty ones are None."""
         value = _value(self.dataset, keyword)
+        if isinstance(value, Sequence):
+            return []
         if isinstance(value, bytes):
             value = value.decode("latin-1")
         if isinstance(value, str):

@@ -221,6 +221,8 @@ def read_headers(
                 values[name] = identifier(values[name]) or None
         if "age" in values:
             values["age"] = years(values["age"])
+        for name in {"height", "width"} & values.keys():
+            values[name] = int(values[name]) if str(values[name]).isdecimal() else None
         return {**values, _FRAMES: found[_FRAMES]}
 
     with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:

@@ -258,7 +258,7 @@ RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 @pytest.mark.parametrize("said", [16, 10, 14, 99])
 def test_the_depth_of_the_compressed_image_counts(said):
     twelve = bytes(jpeg_ls.encode_array(RAMP))
-    assert b"\x0c" == twelve[twelve.index(b"\xff\xf7") + 4 :][:1]
+    assert twelve[twelve.index(b"\xff\xf7") + 4 :][:1] == b"\x0c"
     data = file_of(
         [twelve], JPEGLSLossless, "MONOCHROME2", (64, 64), 12, BitsStored=said, HighBit=said - 1
     )
