@@ -42,7 +42,7 @@ def samples_and_kind(values: Values, stream: int | None = None) -> tuple[int, st
             f"compressed image is {'color' if stream == 3 else 'gray'}, and shown as such"
         )
         kind = "RGB" if stream == 3 else "MONOCHROME2" if kind in COLORS else kind
-    samples = samples if stream is None else stream
+    samples = samples or 0 if stream is None else stream
     if (samples, kind in COLORS) != (3, True) and (samples != 1 or kind not in (*GRAYS, PALETTE)):
         raise UnreadableError(
             f"a DICOM image of {samples} samples per pixel and photometric interpretation "
@@ -168,7 +168,8 @@ def _from_ybr(colors: np.ndarray, bits: int) -> np.ndarray:
         ],
         dtype=np.float32,
     )
-    shifted = colors.astype(np.float32) - np.float32([0, 2 ** (bits - 1), 2 ** (bits - 1)])
+    half = 2.0 ** (bits - 1)
+    shifted = colors.astype(np.float32) - np.array([0, half, half], dtype=np.float32)
     return shifted @ matrix
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydicom import uid
@@ -105,22 +106,21 @@ def native_frame(pixels: PixelData, values: Values, frame: int, syntax: uid.UID)
     if planes not in (0, 1):
         notes.correct(f"PlanarConfiguration is {planes}: taken as 0, color by pixel")
         planes = 0
-    stored, _ = get_decoder(syntax).as_array(
-        pixels.value[: expected + expected % 2],
-        index=frame,
-        raw=True,
-        rows=size[0],
-        columns=size[1],
-        samples_per_pixel=samples,
-        number_of_frames=n_frames,
-        bits_allocated=allocated,
-        bits_stored=allocated,  # those that count are found below
-        pixel_representation=int(signed),
-        planar_configuration=planes,
-        photometric_interpretation=kind if kind == "YBR_FULL_422" else _any_of(samples),
-        pixel_keyword=pixels.keyword,
-        pixel_vr=pixels.vr,
-    )
+    options: dict[str, Any] = {
+        "rows": size[0],
+        "columns": size[1],
+        "samples_per_pixel": samples,
+        "number_of_frames": n_frames,
+        "bits_allocated": allocated,
+        "bits_stored": allocated,  # those that count are found below
+        "pixel_representation": int(signed),
+        "planar_configuration": planes,
+        "photometric_interpretation": kind if kind == "YBR_FULL_422" else _any_of(samples),
+        "pixel_keyword": pixels.keyword,
+        "pixel_vr": pixels.vr,
+    }
+    value = pixels.value[: expected + expected % 2]
+    stored, _ = get_decoder(syntax).as_array(value, index=frame, raw=True, **options)
     if not is_float and bits < allocated:
         stored = counting_bits(stored, values, bits)
     if samples == 3:
@@ -208,7 +208,17 @@ def decode(
         names = [name for name in names if name in ("gdcm", "pylibjpeg")]
     if not names:
         raise MissingDecoderError(syntax.name)
-    size = (stream.rows, stream.columns)
+    options: dict[str, Any] = {
+        "rows": stream.rows,
+        "columns": stream.columns,
+        "samples_per_pixel": stream.components,
+        "number_of_frames": 1,
+        "bits_allocated": 8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32,
+        "bits_stored": stream.bits,
+        "pixel_representation": int(signed),
+        "planar_configuration": 0,
+        "photometric_interpretation": _any_of(stream.components),
+    }
     reasons = []
     for name in names:
         try:
@@ -216,19 +226,7 @@ def decode(
                 stored = _twelve_bit_jpeg(encoded, stream)
             else:
                 stored, _ = get_decoder(syntax).as_array(
-                    encapsulate([encoded]),
-                    index=0,
-                    raw=True,
-                    decoding_plugin=name,
-                    rows=size[0],
-                    columns=size[1],
-                    samples_per_pixel=stream.components,
-                    number_of_frames=1,
-                    bits_allocated=8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32,
-                    bits_stored=stream.bits,
-                    pixel_representation=int(signed),
-                    planar_configuration=0,
-                    photometric_interpretation=_any_of(stream.components),
+                    encapsulate([encoded]), index=0, raw=True, decoding_plugin=name, **options
                 )
         except MemoryError:
             raise

@@ -246,7 +246,8 @@ def find_pixel_data(header: Header) -> PixelData:
 
 def encoded_frame(pixels: PixelData, values: Values, frame: int) -> bytes:
     """Return the bytes of one compressed frame."""
-    data, at, starts = pixels.value, 0, []
+    starts: list[int] = []
+    data, at = pixels.value, 0
     while at + 8 <= len(data):
         group, element, length = struct.unpack_from("<HHL", data, at)
         if (group, element) == _END:

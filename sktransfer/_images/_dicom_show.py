@@ -229,7 +229,8 @@ class _ScaledTable(_Table):
 def _voi(values: Values, options: dict[str, Any], signed: bool) -> _ScaledTable | _Window | None:
     """Return the table or window that is applied, or None."""
     if options["window"] is not None:
-        return _Window(*options["window"], "LINEAR", "as asked for")
+        center, width = options["window"]
+        return _Window(center, width, "LINEAR", "as asked for")
     if not options["voi"]:
         return None
     index = options["voi_index"]
@@ -265,7 +266,7 @@ def _windows(values: Values) -> list[_Window | None]:
         function = "LINEAR"
     windows: list[_Window | None] = [None] * n
     for i, (center, width) in enumerate(zip(centers, widths, strict=False)):
-        if None in (center, width):
+        if center is None or width is None:
             continue
         if width >= 1 or (width > 0 and function != "LINEAR"):
             windows[i] = _Window(center, width, function, f"window {i} of {n}")

@@ -133,16 +133,21 @@ class Values:
                 for item in group.items(sequence)[:1]:
                     for keyword in keywords:
                         if item.parts(keyword):
-                            tag = tag_for_keyword(keyword)
+                            tag = _tag(keyword)
                             flat.dataset[tag] = item.dataset.get_item(tag)
         return flat
 
 
 def named(keyword: str) -> str:
     """Return an element's name and number, as in the standard: "Rows (0028,0010)"."""
-    tag = tag_for_keyword(keyword)
-    assert tag is not None
+    tag = _tag(keyword)
     return f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    assert tag is not None, keyword
+    return tag
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:

@@ -143,7 +143,7 @@ def describe_dicom(
 ) -> pd.Series:
     """Describe how one DICOM image is read: what its file says, and what was decided.
 
-    Headers may be empty, odd, or contradict the compressed image beside them. What is then shown
+    Headers may be empty, odd, or contradict the compressed image. What is then shown
     follows the standard's defaults, and the compressed image before the header; each such decision
     is in "notes". Estimators decide the same, and warn of what contradicts a header at the first
     file that does.
