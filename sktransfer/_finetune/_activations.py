@@ -189,7 +189,8 @@ def unreadable(images: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:
         try:
             images.open(row).decode(prefix.preprocessing.min_decode_side)
         except ImageDecodeError as error:
-            failures.append(error)
+            # Not the error itself, whose traceback would keep the whole file alive.
+            failures.append(ImageDecodeError(error.reason, error.index, error.source))
     return failures
 
 

@@ -153,7 +153,8 @@ class ImageRows(LabeledRows):
         except ImageDecodeError as error:
             if self.on_error == "raise":
                 raise
-            self.failures.append(error)
+            # Not the error itself, whose traceback would keep the whole file alive.
+            self.failures.append(ImageDecodeError(error.reason, error.index, error.source))
             return np.full((3, preprocessing.size, preprocessing.size), np.nan, dtype=np.float32)
         if self.augmentation is not None:
             # Of the row, not of its place in a batch: order and batch size do not matter.

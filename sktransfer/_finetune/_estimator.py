@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -38,6 +37,7 @@ from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
 # Fewest rows that are predicted at once, however little memory there is.
@@ -583,7 +583,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             at_once = max(_LEAST_ROWS, fit // self._prefix.row_bytes)
         failures: list[ImageDecodeError] = []
         n_views = self.test_time_views or 1
-        with ThreadPoolExecutor(n_decoding_threads(self.n_jobs), "sktransfer-decode") as pool:
+        with DecodingThreads(n_decoding_threads(self.n_jobs)) as pool:
             for some in portions(source, at_once):
                 rows = [self._unlabeled(some, pool.map, failures)]
                 rows += [self._drawn(some, view, pool.map) for view in range(1, n_views)]

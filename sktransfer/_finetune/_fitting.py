@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,6 +35,7 @@ from sktransfer._frozen import (
 )
 from sktransfer._images import ImageSelection, ImageSource, ImageViews, resolve_augmentation
 from sktransfer._persistence import PackedWeights, request_source
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
 # Parameters that a fitted network depends on: set later, they count from the next fit on.
@@ -81,7 +81,7 @@ def run_fit(
         net.initialize()
     device, net.device = net.device, net.device_  # skorch asks for it: "auto" is none of torch's
     try:
-        with ThreadPoolExecutor(n_decoding_threads(net.n_jobs), "sktransfer-decode") as pool:
+        with DecodingThreads(n_decoding_threads(net.n_jobs)) as pool:
             net.notify("on_train_begin", X=X, y=y)
             one_class = resume or classes is not None
             plain, drawn, held_out = _embed(net, prefix, rows, pool.map, one_class=one_class)

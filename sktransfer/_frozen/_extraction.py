@@ -7,12 +7,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +25,7 @@ from tqdm.auto import tqdm
 from sktransfer._frozen._network import is_out_of_memory
 from sktransfer._frozen._store import Store
 from sktransfer._images import EncodedImage, ImageSource, Preprocessing
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
 # Large enough that the fixed cost of a pass is spread, small enough that the first layer's
@@ -30,8 +33,33 @@ from sktransfer.exceptions import ImageDecodeError
 _BATCH_CPU = 32
 _BATCH_ACCELERATOR = 128
 
+# Bytes of images on their way to the network, read or prepared: large files are read fewer at a
+# time than small ones. And bytes of a batch in float32, unless its size was asked for.
+AHEAD_BYTES = 256 * 2**20
+BATCH_BYTES = 512 * 2**20
+
 # How often a run looks whether another one has finished the images they share.
 _POLL_SECONDS = 0.02
+
+
+class _Ahead:
+    """Counts the bytes of images that are on their way; threads change it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.n_bytes = 0
+        self.prepared = 0  # bytes of an image when it is ready, as far as is known
+
+    def change(self, by: int) -> None:
+        """Count some more bytes, or less."""
+        with self._lock:
+            self.n_bytes += by
+
+    def replace(self, reserved: int, future: Future[np.ndarray]) -> None:
+        """Count what became of an image instead of what was read."""
+        failed = future.cancelled() or future.exception() is not None
+        self.prepared = self.prepared if failed else future.result().nbytes
+        self.change((0 if failed else self.prepared) - reserved)
 
 
 @dataclass
@@ -95,25 +123,23 @@ class Extraction:
         # digest -> the key of the claim, and those of the parts
         self._claimed: dict[bytes, tuple[bytes, list[bytes]]] = {}
         title, silent = self.progress, self.progress is None
-        executor = ThreadPoolExecutor(self.n_threads, thread_name_prefix="sktransfer-decode")
         with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
             try:
-                todo: Sequence[int] = range(n)
-                while True:
-                    pending: list[tuple[int, bytes, np.ndarray]] = []
-                    for decoded in self._decoded(todo, executor, bar.update):
-                        pending.append(decoded)
-                        if len(pending) >= self._limit:
+                with DecodingThreads(self.n_threads) as threads:
+                    todo: Sequence[int] = range(n)
+                    while True:
+                        pending: list[tuple[int, bytes, np.ndarray]] = []
+                        for decoded in self._decoded(todo, threads, bar.update):
+                            pending.append(decoded)
+                            if self._is_full(pending):
+                                self._compute(pending, bar.update)
+                                pending = []
+                        if pending:
                             self._compute(pending, bar.update)
-                            pending = []
-                    if pending:
-                        self._compute(pending, bar.update)
-                    if not self._elsewhere:
-                        break
-                    todo = self._look_elsewhere(bar.update)
+                        if not self._elsewhere:
+                            break
+                        todo = self._look_elsewhere(bar.update)
             finally:
-                # On an error or Ctrl-C, what waits is dropped; what runs is an image or two.
-                executor.shutdown(wait=True, cancel_futures=True)
                 if self._claimed:
                     self._release(list(self._claimed))
         for row, original in self._copies:
@@ -124,55 +150,68 @@ class Extraction:
         self._failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
         return self._rows, self._failures
 
+    def _is_full(self, pending: Sequence[tuple[int, bytes, np.ndarray]]) -> bool:
+        """Return whether images are enough for a batch."""
+        too_large = 4 * pending[0][2].size * (len(pending) + 1) > BATCH_BYTES
+        return len(pending) >= self._limit or (self.batch_size == "auto" and too_large)
+
+    def _prepare(self, row: int, encoded: EncodedImage) -> np.ndarray:
+        """Decode and preprocess a row, in a thread."""
+        image = encoded.decode(self.preprocessing.min_decode_side)
+        try:
+            return self.preprocessing(image)
+        except Exception as error:  # a preprocessing callable's own: say at which image
+            number, name = self.images.number(row), self.images.describe(row)
+            error.add_note(f"while preparing row {number} ({name})")
+            raise
+
     def _decoded(
-        self, rows: Sequence[int], executor: ThreadPoolExecutor, advance: Callable[[int], object]
+        self, rows: Sequence[int], threads: DecodingThreads, advance: Callable[[int], object]
     ) -> Iterator[tuple[int, bytes, np.ndarray]]:
-        """Yield decoded images still to be computed, in row order, a bounded number ahead."""
-
-        def prepare(row: int, encoded: EncodedImage) -> np.ndarray:
-            image = encoded.decode(self.preprocessing.min_decode_side)
-            try:
-                return self.preprocessing(image)
-            except Exception as error:  # a preprocessing callable's own: say at which image
-                number, name = self.images.number(row), self.images.describe(row)
-                error.add_note(f"while preparing row {number} ({name})")
-                raise
-
-        opening: deque[tuple[int, Future[EncodedImage]]] = deque()
+        """Yield decoded images to be computed, in row order, a bounded number and size ahead."""
+        opening: deque[tuple[int, int, Future[EncodedImage]]] = deque()
         decoding: deque[tuple[int, bytes, Future[np.ndarray]]] = deque()
-        waiting = deque(rows)
+        waiting, ahead = deque(rows), _Ahead()
         while waiting or opening or decoding:
             # Two steps, since only the digest can tell whether an image has to be decoded at
             # all, and the decision is made here, in row order: the same rows are computed and
             # the same row is named in an error whatever the threads do.
-            ahead = 2 * self._limit + self.n_threads
-            while waiting and len(opening) + len(decoding) < ahead:
+            while waiting and len(opening) + len(decoding) < 2 * self._limit + self.n_threads:
+                size = max(self.images.size(waiting[0]), ahead.prepared)
+                if (opening or decoding) and ahead.n_bytes + size > AHEAD_BYTES:
+                    break  # one goes whatever its size
                 row = waiting.popleft()
-                opening.append((row, executor.submit(self.images.open, row)))
-            while opening and (opening[0][1].done() or not decoding):
-                row, opened = opening.popleft()
+                ahead.change(size)
+                opening.append((row, size, threads.submit(self.images.open, row)))
+            while opening and (opening[0][2].done() or not decoding):
+                row, size, opened = opening.popleft()
                 try:
                     encoded = opened.result()
                 except ImageDecodeError as error:
                     # It waits its turn, so that the first bad row is the one an error names.
+                    ahead.change(-size)
                     failed: Future[np.ndarray] = Future()
                     failed.set_exception(error)
                     decoding.append((row, b"", failed))
                     continue
                 digest = encoded.key
+                n_read = len(encoded.content) if isinstance(encoded.content, bytes) else 0
+                n_read = max(n_read, ahead.prepared)
+                ahead.change(n_read - size)
                 first = self._first_row.setdefault(digest, row)
-                if first != row:
-                    self._copies.append((row, first))
-                    advance(1)
-                    continue
-                state = self._look_up(row, digest)
-                if state == "cached":
-                    advance(1)
-                elif state == "claimed":
-                    future = executor.submit(prepare, row, encoded)
+                state = "copy" if first != row else self._look_up(row, digest)
+                if state == "claimed":
+                    future = threads.submit(self._prepare, row, encoded)
+                    future.add_done_callback(partial(ahead.replace, n_read))
                     decoding.append((row, digest, future))
-                else:
+                    continue
+                ahead.change(-n_read)
+                if state == "elsewhere":
                     self._elsewhere[row] = digest
+                    continue
+                if state == "copy":
+                    self._copies.append((row, first))
+                advance(1)
             if decoding:
                 row, digest, decoded = decoding.popleft()
                 try:
@@ -182,6 +221,7 @@ class Extraction:
                     self._fail(row, error)
                     advance(1)
                 else:
+                    ahead.change(-image.nbytes)
                     yield row, digest, image
 
     def _look_elsewhere(self, advance: Callable[[int], object]) -> list[int]:
@@ -256,7 +296,8 @@ class Extraction:
         if self.on_error == "raise":
             raise named from error
         self._rows[row] = np.nan
-        self._failed[row] = error
+        # Not the error itself, whose traceback would keep the whole file alive.
+        self._failed[row] = named
         self._failures.append(named)
 
     def _compute(

@@ -46,6 +46,9 @@ from sktransfer.exceptions import ImageDecodeError, SkTransferError
 # Two rows may be one Pillow object, and loading one is not safe in two threads at once.
 _LOADING = threading.Lock()
 
+# What is assumed of a row whose size cannot be known before it is read.
+_UNKNOWN_SIZE = 32 * 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
@@ -145,6 +148,20 @@ class ImageSource:
             return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
         return type(row).__name__
 
+    def size(self, i: int) -> int:
+        """Return about how many bytes opening row ``i`` will take, without reading it."""
+        row = self.rows[i]
+        try:
+            if isinstance(row, str | os.PathLike):
+                return os.stat(row).st_size
+            if isinstance(row, zipfile.Path):
+                return row.root.getinfo(row.at).file_size
+        except (OSError, ValueError, KeyError):  # opening it will say what is wrong
+            return 0
+        if is_opener(row) or is_instance(row, "pydicom", "Dataset"):
+            return _UNKNOWN_SIZE
+        return 0  # it is there
+
     def open(self, i: int) -> EncodedImage:
         """Read row ``i`` and take its digest, without decoding it.
 
@@ -179,6 +196,10 @@ class _DerivedSource(ImageSource):
     def describe(self, i: int) -> str:
         """Return the source's description of the original row."""
         return self._source.describe(int(self.rows[i]))
+
+    def size(self, i: int) -> int:
+        """Return what opening the original row will take."""
+        return self._source.size(int(self.rows[i]))
 
 
 class ImageSelection(_DerivedSource):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 from sktransfer._images import DicomOptions, EncodedImage, as_image_source, encoded_kind
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_column
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
 _COLUMNS = ["row", "source", "finding", "detail"]
@@ -117,7 +117,7 @@ def check_images(
         except ImageDecodeError as error:
             return {"row": row, "error": error.reason}
 
-    with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:
+    with DecodingThreads(effective_n_jobs(n_jobs)) as pool:
         looks = list(pool.map(look, range(len(source))))
     readable = [look for look in looks if "error" not in look]
     found = [

@@ -6,7 +6,6 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from sktransfer._images import (
     read_file,
 )
 from sktransfer._utils.identifiers import identifier
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 # What each column is called in the standard.
@@ -225,7 +225,7 @@ def read_headers(
             values[name] = int(values[name]) if str(values[name]).isdecimal() else None
         return {**values, _FRAMES: found[_FRAMES]}
 
-    with ThreadPoolExecutor(effective_n_jobs(n_jobs)) as pool:
+    with DecodingThreads(effective_n_jobs(n_jobs)) as pool:
         headers = list(pool.map(read, files))
     return headers, sorted(failures)
 

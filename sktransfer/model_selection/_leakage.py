@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from sktransfer._images import ImageSource, as_image_source
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError, LeakageWarning
 
 _COLUMNS = ["test_row", "train_row", "what"]
@@ -126,7 +126,7 @@ def _digests(source: ImageSource) -> list[bytes | None]:
         except ImageDecodeError:
             return None
 
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+    with DecodingThreads(min(8, (os.cpu_count() or 1) + 1)) as pool:
         return list(pool.map(digest, range(len(source))))
 
 

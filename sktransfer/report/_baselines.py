@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from sktransfer._images import ImageSource
 from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.threads import DecodingThreads
 from sktransfer.inspection._estimator_images import as_shown, images_of
 from sktransfer.metrics import roc_auc_difference, roc_auc_interval
 from sktransfer.metrics._labels import Interval
@@ -240,7 +240,7 @@ def image_properties(estimator: Any, X: Any) -> pd.DataFrame:
     ``X`` is read as the estimator reads it.
     """
     source = images_of(estimator, X)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with DecodingThreads(min(4, os.cpu_count() or 1)) as pool:
         return pd.DataFrame(
             list(pool.map(lambda row: _properties(source, row), range(len(source))))
         )

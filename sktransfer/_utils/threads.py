@@ -1,0 +1,86 @@
+"""Threads that read and decode, for which neither an interrupt nor the end of the process waits.
+
+``concurrent.futures`` joins its threads when the interpreter ends, whatever they are doing, so that
+Ctrl-C during the decoding of a huge image would do nothing for as long as that takes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
+
+# Most images are decoded by then, and files are closed when an interrupted call returns.
+_PATIENCE_SECONDS = 0.5
+
+
+class DecodingThreads:
+    """A few threads that run what is submitted in its order, for the length of a ``with`` block.
+
+    An error drops what has not begun. After Ctrl-C what runs is left alone too, if it takes long:
+    native code cannot be stopped, and its result is thrown away.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._n_threads = n_threads
+        self._threads: list[threading.Thread] = []
+        self._tasks: queue.SimpleQueue[tuple[Future, Callable, tuple] | None] = queue.SimpleQueue()
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Run a function in a thread, when its turn comes."""
+        future: Future[T] = Future()
+        self._tasks.put((future, function, arguments))
+        if len(self._threads) < self._n_threads:
+            name = f"sktransfer-decode-{len(self._threads)}"
+            thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return future
+
+    def map(self, function: Callable[[Any], T], items: Iterable[Any]) -> Iterator[T]:
+        """Yield what a function returns of each item, in their order."""
+        futures = [self.submit(function, item) for item in items]
+        futures.reverse()
+        try:
+            while futures:
+                yield futures.pop().result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            while not self._tasks.empty():
+                task = self._tasks.get()
+                if task is not None:
+                    task[0].cancel()
+        for _ in self._threads:
+            self._tasks.put(None)
+        interrupted = kind is not None and not issubclass(kind, Exception)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()) if interrupted else None)
+
+
+def _work(tasks: queue.SimpleQueue) -> None:
+    """Run tasks until there is a None."""
+    while (task := tasks.get()) is not None:
+        future, function, arguments = task
+        if future.set_running_or_notify_cancel():
+            try:
+                result = function(*arguments)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+        # Images live no longer than whoever asked for them wants.
+        del task, future, function, arguments
