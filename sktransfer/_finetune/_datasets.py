@@ -19,6 +19,7 @@ from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
 from sktransfer._finetune._activations import Prefix
+from sktransfer._finetune._training import within_memory
 from sktransfer._images import ImageSource
 from sktransfer.exceptions import ImageDecodeError
 
@@ -92,6 +93,8 @@ class ImageRows(LabeledRows):
     ``by_content`` says that a draw is of the image, whichever row it is in: in predictions.
     """
 
+    _rows_at_once: int | None = None  # that the frozen part has memory for
+
     def __init__(
         self,
         source: ImageSource,
@@ -126,7 +129,8 @@ class ImageRows(LabeledRows):
             seed = derived_seed(self.seed, self.epoch, *map(int, places))
             batch, mixed = self._mixed(batch, y, weight, seed)
             inputs |= mixed
-        return {"x": self.prefix.forward(batch), **inputs}
+        parts = within_memory(self, lambda rows: self.prefix.forward(batch[rows]), len(batch))
+        return {"x": parts[0] if len(parts) == 1 else torch.cat(parts), **inputs}
 
     def _mixed(
         self, batch: Tensor, y: Tensor, weight: Tensor, seed: int

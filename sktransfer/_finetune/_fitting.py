@@ -89,12 +89,21 @@ def run_fit(
                 (train or train_stages)(net, drawn, held_out, rows, resume=resume)
             net._set_training(False)
             net.notify("on_train_end", X=X, y=y)
-    except BaseException:
-        if not resume:  # a head of random numbers is not to be predicted with
+    except BaseException as error:
+        # A head of random numbers is not to be predicted with; what an interrupt left may be.
+        learned = _finished_epochs(net) if isinstance(error, KeyboardInterrupt) else 0
+        if not resume and not learned:
             net.initialized_ = False
         raise
     finally:
         net.device = device
+
+
+def _finished_epochs(net: Any) -> int:
+    """Drop from the history an epoch that was interrupted; return how many there are."""
+    while len(net.history) and "train_loss" not in net.history[-1]:
+        del net.history[-1]
+    return len(net.history)
 
 
 # --- the network ---------------------------------------------------------------------------------
@@ -365,7 +374,7 @@ def train_stages(
         net.early_stopping__restore_best,
         net.optimizer__ema_decay,
     )
-    progress = train_epochs(
+    train_epochs(
         net,
         drawn,
         held_out,
@@ -374,7 +383,6 @@ def train_stages(
         checkpoints=checkpoints,
         epochs_before=len(net.history) if resume else 0,
     )
-    net.n_epochs_, net.best_epoch_ = progress.epoch, progress.best_epoch
 
 
 def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) -> str:

@@ -25,7 +25,7 @@ from sktransfer._finetune._losses import PerRowLoss, WeightedLoss
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._optimizers import make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
-from sktransfer._finetune._training import within_memory
+from sktransfer._finetune._training import TrainingStopped, raised_by_code, within_memory
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -301,6 +301,23 @@ class TrainingNet(NeuralNetClassifier):
                 callback.target_extractor = LabelsOfCodes(self.classes_)
         return self
 
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call a method of every callback, one of which may end the training.
+
+        Parameters
+        ----------
+        method_name : str
+            Such as ``"on_epoch_end"``.
+        **cb_kwargs : dict
+            What the method is given.
+        """
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as error:
+            if raised_by_code(error):
+                raise TrainingStopped from error
+            raise
+
     def get_all_learnable_params(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and parameters that take gradients."""
         for name, parameter in self.module_.named_parameters():
@@ -330,9 +347,16 @@ class TrainingNet(NeuralNetClassifier):
         else:
             context = torch.autocast(torch.device(self.device_).type, dtype=half)
             x = x.float()
-        with context:
-            logits = forward(x)
-        return logits.float() if logits.dtype in _HALF.values() else logits
+
+        def run(rows: slice) -> Tensor:
+            """Return the logits of some rows."""
+            with context:
+                logits = forward(x[rows])
+            return logits.float() if logits.dtype in _HALF.values() else logits
+
+        # With gradients, `train_step_single` divides the batch.
+        whole = torch.is_grad_enabled() or not len(x)
+        return run(slice(None)) if whole else torch.cat(within_memory(self, run, len(x)))
 
     def get_loss(
         self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False

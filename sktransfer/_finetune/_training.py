@@ -5,10 +5,12 @@ It must not know images, labels or backbones: it is given a net, datasets and a 
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from dis import opmap
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,22 @@ _SMOOTHING, _DIVERGED = 0.9, 4.0
 # What modules call the share of what they drop, torch's, torchvision's and timm's.
 _SHARES = ("p", "dropout", "dropout_p", "attention_dropout", "drop_rate", "drop_prob")
 _KNOWN = ("torch.nn.", "torchvision.", "sktransfer.")
+
+
+class TrainingStopped(KeyboardInterrupt):  # noqa: N818 - nothing went wrong
+    """A callback ends the training, for which skorch's callbacks raise KeyboardInterrupt."""
+
+
+def raised_by_code(error: KeyboardInterrupt) -> bool:
+    """Return whether a ``raise`` statement, and not a signal (Ctrl-C), raised an error."""
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    if code is getattr(signal.getsignal(signal.SIGINT), "__code__", None):
+        return False
+    return code.co_code[trace.tb_lasti] == opmap["RAISE_VARARGS"]
 
 
 @dataclass
@@ -87,8 +105,9 @@ def train_epochs(
         return done
 
     notified = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
-    # As in skorch: whoever stops the training (Ctrl-C, a callback) keeps what there is.
-    with suppress(KeyboardInterrupt):
+    # Ctrl-C goes on to whoever called, a search say, which must not take this for a result; in all
+    # cases what was learned so far is ready for predictions.
+    with _ready_at_the_end(net, progress), suppress(TrainingStopped):
         while progress.epoch < schedule.epochs:
             waited = progress.epoch - progress.best_epoch
             if schedule.patience is not None and waited >= schedule.patience:
@@ -109,12 +128,23 @@ def train_epochs(
                 net.notify("on_epoch_end", **notified)
             if checkpoints is not None:
                 checkpoints.save(net, progress, last=progress.epoch == schedule.epochs)
-    if progress.best is not None:
-        net.module_.restore(progress.best)
-    elif progress.average:
-        net.module_.restore(progress.average)
-    net._set_training(False)
     return progress
+
+
+@contextmanager
+def _ready_at_the_end(net: Any, progress: Progress) -> Iterator[None]:
+    """Take the best weights when a phase ends, in whatever way."""
+    try:
+        yield
+    finally:
+        if progress.best is not None:
+            net.module_.restore(progress.best)
+        elif progress.average:
+            net.module_.restore(progress.average)
+        net._set_training(False)
+        whole = net.phase_ == "all"
+        net.n_epochs_ = progress.epoch if whole else 0
+        net.best_epoch_ = progress.best_epoch if whole else 0
 
 
 def _update_average(net: Any, schedule: Schedule, progress: Progress) -> None:
@@ -202,9 +232,9 @@ def within_memory(net: Any, run: Callable[[slice], Any], n: int) -> list[Any]:
         # Outside the handler: the traceback would keep the failed batch's tensors alive.
         if net._rows_at_once is None:
             warnings.warn(
-                f"The device ran out of memory; the fit continues with parts of each batch (now "
-                f"{size // 2} rows at once), whose gradients are added up. Set batch_size to avoid "
-                "the failed attempt.",
+                f"The device ran out of memory; continuing with parts of each batch (now "
+                f"{size // 2} rows at once; gradients are added up). Set batch_size to avoid the "
+                "failed attempt.",
                 RuntimeWarning,
                 stacklevel=2,
             )

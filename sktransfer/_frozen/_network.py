@@ -33,10 +33,23 @@ class Engine(Protocol):
     def __call__(self, batch: Tensor) -> list[Tensor]:
         """Return one tensor (n, d) per output."""
 
+    def rest(self) -> bool:
+        """Give back the memory that batches took; return whether that was possible."""
 
-# Converted networks kept per network, each about as large as the network: a grid over layers needs
-# as many as it has layers.
+
+# Converted networks kept per network: a grid over layers needs as many as it has layers. Each takes
+# about twice the network: its weights, and these once more as its kernels want them.
 _MAX_ENGINES = 8
+_COPIES = 2
+
+# What torch, OpenVINO and C++ say, on the systems there are.
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory"),
+    *("bad_alloc", "bad allocation"),
+)
+
+# Numbers in a batch above which what it took is worth giving back: seven images of 224 pixels.
+_LARGE_BATCH = 2**20
 
 
 class FrozenNetwork:
@@ -66,6 +79,7 @@ class FrozenNetwork:
         self._lock = threading.RLock()
         self._engines: OrderedDict[tuple, Engine] = OrderedDict()
         self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
+        self._largest = 0  # numbers in a batch, since this network rested
         # A black image runs along, for the folding to watch.
         side = self.info.input_spec.crop_size
         example: Tensor | None = torch.zeros(1, 3, side, side, dtype=torch.float32)
@@ -97,8 +111,11 @@ class FrozenNetwork:
         with self._lock:
             held = [*self.stages, *(self.neck or ())]
             for (outputs, *_), engine in self._engines.items():
-                if engine.name != "torch" or self._held_as != self.precision:
-                    held += self.stages[: self.info.depth(outputs)]
+                stages = self.stages[: self.info.depth(outputs)]
+                if engine.name != "torch":
+                    held += stages * _COPIES
+                elif self._held_as != self.precision:
+                    held += stages
         tensors = (t for module in held for t in (*module.parameters(), *module.buffers()))
         return sum(t.numel() * t.element_size() for t in tensors)
 
@@ -108,9 +125,22 @@ class FrozenNetwork:
         Returns one tensor (n, d) per output on the device, float32 or, in that precision, float64.
         Raises ValueError if the engine was asked for by name and cannot compute them.
         """
+        self._largest = max(self._largest, batch.numel())
         if self.engine == "torch":
             return self._with_torch(outputs)(batch)
         return self._engine(tuple(outputs), batch.shape[2])(batch)
+
+    def rest(self) -> bool:
+        """Give back what batches took, for another network to use; return whether it may be much.
+
+        Results do not change, and the next batch takes it again.
+        """
+        if self._largest < _LARGE_BATCH:
+            return False
+        with self._lock:
+            if all([engine.rest() for engine in self._engines.values()]):
+                self._largest = 0
+        return True
 
     def engine_for(self, outputs: Sequence[LayerOutput], side: int) -> str:
         """Return the engine that computes ``outputs`` on images of ``side`` pixels.
@@ -166,6 +196,8 @@ class FrozenNetwork:
         key = (outputs, side, torch.get_num_threads())
         with self._lock:
             engine = self._engines.get(key)
+            if self._engines and next(reversed(self._engines)) != key:
+                self.rest()  # of all layers in turn, one has the memory of a batch
             if engine is None:
                 engine = self._engines[key] = self._resolve(outputs, side)
                 while len(self._engines) > _MAX_ENGINES:
@@ -215,4 +247,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+    return any(words in text for words in _OUT_OF_MEMORY)

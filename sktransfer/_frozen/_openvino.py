@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -24,6 +25,9 @@ from sktransfer._utils import config as _config
 _lock = threading.RLock()
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+# How often Ctrl-C is looked for while a batch runs.
+_POLL_MILLISECONDS = 200
 
 # How many images are traced: not one (a size of one broadcasts, and a mistake would not show),
 # and not as many as the agreement is tested with (a size that was baked in would not show either).
@@ -70,10 +74,30 @@ class OpenVinoEngine:
         except IndexError:
             request = self._compiled.create_infer_request()
         try:
-            results = request.infer([values], share_inputs=True, share_outputs=False)
-            return [torch.from_numpy(results[index]) for index in range(self._n_outputs)]
+            request.start_async([values], share_inputs=True)
+            while not request.wait_for(_POLL_MILLISECONDS):
+                pass  # here Python looks for Ctrl-C, which native code would not
+            outputs = [request.get_output_tensor(i).data for i in range(self._n_outputs)]
+            return [torch.from_numpy(output.copy()) for output in outputs]
+        except BaseException:
+            request.cancel()
+            with suppress(Exception):
+                request.wait()  # it reads `values`; a cancelled one ends with its present layer
+            raise
         finally:
             self._idle.append(request)
+
+    def rest(self) -> bool:
+        """Give back the memory that a batch takes, which may be many times that of the weights.
+
+        Returns False if a thread is running one.
+        """
+        self._idle.clear()
+        try:
+            self._compiled.release_memory()
+        except RuntimeError:
+            return False
+        return True
 
 
 def _convert(module: nn.Module, shape: Sequence[int]) -> Any:

@@ -5,10 +5,12 @@ It must not know estimators: it is asked for a network by reference and returns 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sktransfer._backbones import Backbone, BackboneReference
@@ -37,7 +39,8 @@ class NetworkSource:
 class NetworkRegistry:
     """Frozen networks by what they are: reference, digest, precision, device and engine.
 
-    Beyond ``max_bytes`` the least recently used are let go; one is always kept.
+    Beyond ``max_bytes`` the least recently used are let go; one is always kept. What batches take,
+    which may be many times the weights, only the one used last has.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -74,6 +77,9 @@ class NetworkRegistry:
         with self._lock:
             reference = self.info(source).reference
             network = self._networks.get((reference, *how.values()))
+            others = [each for each in self._networks.values() if each is not network]
+            if any([each.rest() for each in others]):
+                give_back_freed_memory()
             if network is None or network.depth < depth:
                 if self._loaded is None or self._loaded.reference != reference:
                     for known in (source.key, source.reference, reference):
@@ -84,6 +90,8 @@ class NetworkRegistry:
                         reference, network = found, None
                 assert self._loaded is not None
                 network = FrozenNetwork(self._loaded, depth, reuse=network, **how)
+                self._loaded = None
+                give_back_freed_memory()  # of the whole network, and of preparing this part
             self._loaded = None
             self._networks[reference, *how.values()] = network
             self._networks.move_to_end((reference, *how.values()))
@@ -91,6 +99,7 @@ class NetworkRegistry:
                 if sum(each.n_bytes for each in self._networks.values()) <= self.max_bytes:
                     break
                 self._networks.popitem(last=False)
+                give_back_freed_memory()
             return network
 
     def clear(self) -> None:
@@ -99,9 +108,28 @@ class NetworkRegistry:
             self._infos.clear()
             self._networks.clear()
             self._loaded = None
+            give_back_freed_memory()
 
     def __len__(self) -> int:
         return len(self._networks)
+
+
+def give_back_freed_memory() -> None:
+    """Return what is free to the system, as far as it can be: glibc keeps it, in pieces."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    """Return glibc's ``malloc_trim``, if this is glibc."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another library, or Windows
+        return None
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim
 
 
 # One per process.
