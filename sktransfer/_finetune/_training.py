@@ -31,7 +31,7 @@ _SHARES = ("p", "dropout", "dropout_p", "attention_dropout", "drop_rate", "drop_
 _KNOWN = ("torch.nn.", "torchvision.", "sktransfer.")
 
 
-class TrainingStopped(KeyboardInterrupt):  # noqa: N818 - nothing went wrong
+class TrainingStopped(KeyboardInterrupt):
     """A callback ends the training, for which skorch's callbacks raise KeyboardInterrupt."""
 
 

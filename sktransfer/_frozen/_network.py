@@ -138,7 +138,8 @@ class FrozenNetwork:
         if self._largest < _LARGE_BATCH:
             return False
         with self._lock:
-            if all([engine.rest() for engine in self._engines.values()]):
+            rested = [engine.rest() for engine in self._engines.values()]
+            if all(rested):
                 self._largest = 0
         return True
 

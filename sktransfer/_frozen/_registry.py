@@ -77,8 +77,8 @@ class NetworkRegistry:
         with self._lock:
             reference = self.info(source).reference
             network = self._networks.get((reference, *how.values()))
-            others = [each for each in self._networks.values() if each is not network]
-            if any([each.rest() for each in others]):
+            rested = [each.rest() for each in self._networks.values() if each is not network]
+            if any(rested):
                 give_back_freed_memory()
             if network is None or network.depth < depth:
                 if self._loaded is None or self._loaded.reference != reference:
