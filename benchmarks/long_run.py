@@ -38,9 +38,9 @@ from _common import (
 
 # Small and medium ones, so that two cores are enough; the first four embed all images.
 NETWORKS = (
-    *("efficientnet_lite0", "resnet18", "squeezenet1_1", "mobilenet_v3_large"),
-    *("mobilenet_v2", "resnet34", "shufflenet_v2_x1_0", "densenet121", "regnet_y_400mf"),
-    "mnasnet1_0",
+    *("efficientnet_lite0", "resnet18", "densenet121", "resnet34"),
+    *("squeezenet1_1", "mobilenet_v3_large", "mobilenet_v2", "shufflenet_v2_x1_0"),
+    *("regnet_y_400mf", "mnasnet1_0"),
 )
 N_EMBEDDING = 4
 CHUNK = 1000  # images whose bytes are alive at once

@@ -18,8 +18,10 @@ from sktransfer._frozen._layers import NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
 
 # Networks are kept when nobody uses them any more, so that the next fold does not load them again.
-# An ImageNet network is 5 to 600 MB; a search over backbones walks through many.
-MAX_BYTES = 2 * 2**30
+# An ImageNet network is 5 to 600 MB, with OpenVINO three times that; a search over backbones walks
+# through many, and two that are used in turn should stay, however large they are.
+MAX_BYTES = 512 * 2**20
+AT_LEAST = 2
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class NetworkSource:
 class NetworkRegistry:
     """Frozen networks by what they are: reference, digest, precision, device and engine.
 
-    Beyond ``max_bytes`` the least recently used are let go; one is always kept. What batches take,
-    which may be many times the weights, only the one used last has.
+    Beyond ``max_bytes`` the least recently used are let go, but for the last ``at_least``. What
+    batches take, which may be many times the weights, only the one used last has.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES, at_least: int = 1) -> None:
+        self.max_bytes, self.at_least = max_bytes, at_least
         self._lock = threading.RLock()
         self._infos: dict[tuple | BackboneReference | None, NetworkInfo] = {}
         self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
@@ -95,7 +97,7 @@ class NetworkRegistry:
             self._loaded = None
             self._networks[reference, *how.values()] = network
             self._networks.move_to_end((reference, *how.values()))
-            while len(self._networks) > 1:
+            while len(self._networks) > self.at_least:
                 if sum(each.n_bytes for each in self._networks.values()) <= self.max_bytes:
                     break
                 self._networks.popitem(last=False)
@@ -133,4 +135,4 @@ def _trim() -> Callable[[int], int] | None:
 
 
 # One per process.
-REGISTRY = NetworkRegistry()
+REGISTRY = NetworkRegistry(at_least=AT_LEAST)
