@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-import zlib
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +17,7 @@ from PIL.ImageFile import ImageFile as OpenedFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from sktransfer._images._damage import check_coded_pixels
 from sktransfer._images._dicom import DicomOptions, decode_dicom
 from sktransfer._images._formats import (
     PLUGINS,
@@ -112,8 +112,7 @@ def _decode(
             drafted = image.draft(None, (min_side, min_side))
             if drafted is not None and image.size != size:
                 image.info[EXTENT] = Extent(size, drafted[1])
-        if format_ == "PNG":
-            _check_png(data)
+        check_coded_pixels(image, data, format_)
         image.load()
         if format_ == "PNG":
             _scale_png_transparency(image, data)
@@ -162,21 +161,6 @@ def refuse_truncated_loading() -> None:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is True, so a file cut short cannot be told from "
             "a whole one. Set it back to False; on_error='nan' passes over broken files."
         )
-
-
-def _check_png(data: bytes) -> None:
-    """Check the pixels' checksums, which Pillow leaves out: half a file may still decompress."""
-    at = 8
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        kind = data[at + 4 : at + 8]
-        if kind == b"IEND":
-            return
-        if kind == b"IDAT" and at + 12 + length <= len(data):
-            (stated,) = struct.unpack_from(">I", data, at + 8 + length)
-            if zlib.crc32(data[at + 4 : at + 8 + length]) != stated:
-                raise ValueError("the checksum of its pixels is wrong.")
-        at += 12 + length
 
 
 def _scale_png_transparency(image: OpenedFile, data: bytes) -> None:

@@ -58,7 +58,8 @@ EXPECTED: dict[str, tuple[str, int, int] | str] = {
     "bw_gradient.png": (GRAY, 256, 10),
     "g4-multi.tiff": (GRAY, 3307, 4677),
     "invalid-exif.jpg": (COLOR, 200, 200),
-    "hopper_bad_exif.jpg": (GRAY, 500, 500),
+    # Not only its EXIF block is damaged: see test_damage.py.
+    "hopper_bad_exif.jpg": "1214 extraneous bytes",
     "junk_jpeg_header.jpg": (COLOR, 1024, 768),
     "hopper_idat_after_image_end.png": (COLOR, 128, 128),
     "00000773_001.png": (COLOR, 1024, 1024),
@@ -121,7 +122,7 @@ def test_all_together_give_one_batch_each_in_its_place(odd):
     names = [name for name, expected in EXPECTED.items() if not isinstance(expected, str)]
     source = as_image_source([odd / name for name in names])
     together = preprocess.to_batch([preprocess(source.open(i).decode()) for i in range(len(names))])
-    assert together.shape == (42 - 2, 3, 64, 64)
+    assert together.shape == (42 - 3, 3, 64, 64)
     for i, name in enumerate(names):
         alone = preprocess.to_batch([preprocess(decode(odd / name))])[0]
         assert np.allclose(together[i], alone, atol=1e-6), name

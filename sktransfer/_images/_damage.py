@@ -1,0 +1,290 @@
+"""Damage inside encoded images that Pillow decodes without a word: found before, never mended.
+
+Pillow makes the pixels. Where it drops what its libraries say, or does not look at checksums, the
+coded pixels are checked here: JPEG by a second, strict decoder that keeps its warnings, PNG and
+deflated TIFF by their checksums, and runs of zeros longer than an entropy coder writes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import simplejpeg
+from PIL.ImageFile import ImageFile as OpenedFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from sktransfer.exceptions import ImageDecodeError
+
+_ADVICE = "Get the file again from where it came from."
+
+# What libjpeg says of damage, among all that keeps a file from being checked.
+_SAID = re.compile(r"Corrupt JPEG data: .*|Premature end of .*|Inconsistent progression .*")
+_EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
+# Bytes that encoders leave behind the pixels of a scan, or before a restart marker.
+_PADDING = 2
+# Bytes that libjpeg may have read ahead when it counts what is left.
+_READ_AHEAD = 8
+# Coded pixels hold escaped 0xff and restart markers; any other marker ends them.
+_END_OF_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]", re.DOTALL)
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+# Zero bytes in a row that any coder may write; what flat areas may add is in each check.
+_ZEROS = 64
+
+
+def check_coded_pixels(image: OpenedFile, data: bytes, format_: str) -> None:
+    """Raise ImageDecodeError if the coded pixels of an opened file are found to be damaged."""
+    if format_ == "JPEG":
+        check_jpeg(data)
+    elif format_ == "PNG":
+        _check_png(data, 0)
+    elif format_ == "ICO":
+        for entry in re.finditer(_PNG, data):
+            _check_png(data, entry.start())
+    elif format_ == "WebP":
+        _check_webp(data, image.size)
+    elif format_ == "JPEG 2000":
+        _check_jpeg2000(data)
+    elif isinstance(image, TiffImageFile):
+        _check_tiff(image, data)
+
+
+# JPEG -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Jpeg:
+    """What decides about the pixels of a JPEG, without what only describes them."""
+
+    parts: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
+    scans: list[bytes] = field(default_factory=list)  # coded pixels
+    n_components: int = 0
+    progressive: bool = False
+    blocks: int = 0
+    interval: int = 0  # units between restart markers
+    units: int = 0  # of a scan that holds all components
+    # For each component the lowest bit that was sent of each of its 64 coefficients.
+    sent: dict[int, dict[int, int]] = field(default_factory=dict)
+
+
+def check_jpeg(data: bytes) -> None:
+    """Raise ImageDecodeError if a JPEG file or stream is damaged, as far as a decoder can tell.
+
+    Descriptions, what lies between segments and all behind the end are left out first, since
+    libjpeg keeps one warning and they may earn it. What the strict decoder cannot read (unusual
+    sampling) is not checked.
+    """
+    jpeg = _parse_jpeg(data)
+    if not jpeg.scans:
+        return  # the decoder will say so
+    for scan in jpeg.scans:
+        _refuse_zeros(scan, jpeg.blocks // 4, "JPEG")  # two bits for a block that is flat
+    colorspace = "CMYK" if jpeg.n_components == 4 else "GRAY"
+    try:  # an eighth of the size: the coded pixels are all read, little else is computed
+        simplejpeg.decode_jpeg(
+            b"".join(jpeg.parts),
+            colorspace,
+            fastdct=True,
+            fastupsample=True,
+            min_height=1,
+            min_width=1,
+            min_factor=8,
+        )
+    except ValueError as error:
+        said = _SAID.search(str(error))
+        if said is not None and not _is_padding(said[0], jpeg.scans[-1]):
+            kind = "truncated" if "remature" in said[0] else "damaged"
+            raise ImageDecodeError(
+                f"{kind} JPEG: part of it is missing or overwritten (libjpeg: {said[0]}). {_ADVICE}"
+            ) from None
+    if len(jpeg.sent) < jpeg.n_components or any(
+        any(lowest.values()) for lowest in jpeg.sent.values()
+    ):
+        raise ImageDecodeError(
+            f"truncated JPEG: its last scans, which hold the detail, are missing. {_ADVICE}"
+        )
+
+
+def _parse_jpeg(data: bytes) -> _Jpeg:
+    """Take a JPEG apart as libjpeg does, up to the end of its first image."""
+    jpeg, at = _Jpeg(), 2
+    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
+        code = data[at + 1]
+        if code == 0xD9:
+            jpeg.parts.append(b"\xff\xd9")
+            break
+        if code in (0x00, 0x01, 0xFF) or 0xD0 <= code <= 0xD8:  # no marker, or one by itself
+            at += 1 if code == 0xFF else 2
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segment = data[at:end]
+        if code == 0xDA:
+            found = _END_OF_SCAN.search(data, end)
+            stop = found.start() if found else len(data)
+            _add_scan(jpeg, segment, data[end:stop])
+            end = stop
+        elif code == 0xDD:
+            jpeg.interval = int.from_bytes(segment[4:6], "big")
+            jpeg.parts.append(segment)
+        elif not (0xE0 <= code <= 0xEF or code in (0xDC, 0xFE)):
+            if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) and len(segment) > 9:
+                _add_frame(jpeg, segment)
+            jpeg.parts.append(segment)
+        at = end
+    return jpeg
+
+
+def _add_frame(jpeg: _Jpeg, segment: bytes) -> None:
+    """Note how many components and blocks there are."""
+    height, width, jpeg.n_components = struct.unpack_from(">HHB", segment, 5)
+    jpeg.progressive = segment[1] in (0xC2, 0xCA)
+    sampling = [(byte >> 4 or 1, byte & 15 or 1) for byte in segment[11::3]] or [(1, 1)]
+    if len(sampling) == 1:
+        sampling = [(1, 1)]
+    wide, high = (max(each) for each in zip(*sampling, strict=True))
+    jpeg.units = math.ceil(width / (8 * wide)) * math.ceil(height / (8 * high))
+    jpeg.blocks = jpeg.units * sum(across * down for across, down in sampling)
+
+
+def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
+    """Add a scan: its coded pixels up to the last restart interval that the image needs."""
+    n = header[4] if len(header) > 4 else 0
+    if len(header) == 8 + 2 * n:
+        first, last, low = header[-3], header[-2], header[-1] & 15
+        if not jpeg.progressive:  # some phones write anything here, and decoders do not look
+            first, last, low = 0, 63, 0
+            header = header[:-3] + b"\0\x3f\0"
+        for component in header[5:-3:2]:
+            sent = jpeg.sent.setdefault(component, {})
+            sent.update(dict.fromkeys(range(first, last + 1), low))
+    if jpeg.interval and n == jpeg.n_components:  # some scanners go on below the image
+        needed = math.ceil(jpeg.units / jpeg.interval)
+        for number, restart in enumerate(_RESTART.finditer(coded), 1):
+            if number == needed:
+                coded = coded[: restart.start()]
+                break
+    jpeg.scans.append(coded)
+    jpeg.parts += [header, coded]
+
+
+def _is_padding(said: str, coded: bytes) -> bool:
+    """Return whether a warning is of bytes that encoders leave behind the pixels.
+
+    They are two at most, or all alike and none of them decoded: a decoder that lost its place in
+    the middle has bytes left over too.
+    """
+    found = _EXTRANEOUS.search(said)
+    if found is None:
+        return False
+    n = int(found[1])
+    alike = len(coded) - len(coded.rstrip(coded[-1:]))
+    return n <= _PADDING or (found[2] == "d9" and alike <= n + _READ_AHEAD)
+
+
+# Other formats ----------------------------------------------------------------------------------
+
+
+def _refuse_zeros(coded: bytes, flat: int, kind: str) -> None:
+    """Refuse more zeros in a row than any coder writes, if ``flat`` are for flat areas."""
+    n = _ZEROS + flat
+    if n <= len(coded) and (at := coded.find(bytes(n))) >= 0:
+        raise ImageDecodeError(
+            f"damaged {kind}: more than {n} bytes of its coded pixels, from byte {at} of "
+            f"{len(coded)} on, are zero: part of it was overwritten. {_ADVICE}"
+        )
+
+
+def _check_png(data: bytes, start: int) -> None:
+    """Check the pixels' checksums, which Pillow leaves out: half a file may still decompress."""
+    at = start + len(_PNG)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND":
+            return
+        if kind == b"IDAT" and at + 12 + length <= len(data):
+            (stated,) = struct.unpack_from(">I", data, at + 8 + length)
+            if zlib.crc32(data[at + 4 : at + 8 + length]) != stated:
+                raise ValueError("the checksum of its pixels is wrong.")
+        at += 12 + length
+
+
+def _check_webp(data: bytes, size: tuple[int, int]) -> None:
+    """Look for zeros in the coded pixels of the first frame, which have no checksum."""
+    at = 12
+    while at + 8 <= len(data):
+        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if kind == b"ANMF":  # a frame: sixteen bytes, then chunks of its own
+            at += 24
+            continue
+        if kind in (b"VP8 ", b"VP8L"):
+            # A flat block of 16 x 16 costs libwebp up to 0.1 bytes, a pixel without loss 4 bits.
+            pixels = size[0] * size[1]
+            flat = pixels // 1024 if kind == b"VP8 " else pixels // 2
+            _refuse_zeros(data[at + 8 : at + 8 + length], flat, "WebP")
+            return
+        at += 8 + length + length % 2
+
+
+def _check_jpeg2000(data: bytes) -> None:
+    """Look for zeros in the tiles, where an empty packet is one byte."""
+    start = data.find(b"\xff\x4f\xff\x51")
+    style = data.find(b"\xff\x52", start)
+    tile = data.find(b"\xff\x90", style)
+    if start < 0 or style < 0 or tile < 0 or data[style + 4] & 1:  # packets of any number
+        return
+    width, height = struct.unpack_from(">II", data, start + 8)
+    (components,) = struct.unpack_from(">H", data, start + 40)
+    layers, levels = struct.unpack_from(">HxB", data, style + 6)
+    block = 2 ** (data[style + 10] + data[style + 11] + 4)
+    tiles = min(1 + data.count(b"\xff\x90", style), 65535)
+    packets = layers * (levels + 1) * components
+    # A bit says of each block whether a layer adds to it; ``tiles`` may have their packets.
+    blocks = math.ceil(width * height / block * 4 / 3) * components * layers // 8
+    _refuse_zeros(data[tile:], packets * tiles + blocks + 256, "JPEG 2000")
+
+
+def _check_tiff(image: TiffImageFile, data: bytes) -> None:
+    """Check strips and tiles whose coding lets one: JPEG, deflate (a checksum), fax group 4."""
+    tags = image.tag_v2
+    compression = tags.get(259)
+    if compression not in (4, 7, 8, 32946):
+        return
+    tables = bytes(tags.get(347, b""))
+    samples = tags.get(277, 1) if tags.get(284, 1) == 1 else 1
+    row = math.ceil(tags.get(322, image.width) * samples * max(tags.get(258, (1,))) / 8)
+    whole = row * tags.get(323, min(tags.get(278, image.height), image.height))
+    for strip in _strips(image, data):
+        if compression == 4:  # no code has twelve zeros
+            _refuse_zeros(strip, 0, "TIFF")
+        elif compression != 7:
+            _check_deflate(strip, whole)
+        elif strip[:2] == b"\xff\xd8":
+            check_jpeg(tables[:-2] + strip[2:] if len(tables) > 4 else strip)
+
+
+def _check_deflate(strip: bytes, whole: int) -> None:
+    """Inflate a strip to its checksum, which libtiff does not read once it has all rows."""
+    inflate, size = zlib.decompressobj(), 0
+    try:
+        while strip and not inflate.eof and size <= whole:
+            size += len(inflate.decompress(strip, 2**20))
+            strip = inflate.unconsumed_tail
+    except zlib.error as error:
+        raise ImageDecodeError(f"damaged TIFF: {error}. {_ADVICE}") from None
+    if size > whole and not inflate.eof:
+        raise ImageDecodeError(f"damaged TIFF: a strip or tile goes on below its end. {_ADVICE}")
+
+
+def _strips(image: TiffImageFile, data: bytes) -> Iterator[bytes]:
+    """Yield the bytes of each strip or tile of the first image."""
+    tags = image.tag_v2
+    for where, how_long in ((273, 279), (324, 325)):
+        for at, length in zip(tags.get(where, ()), tags.get(how_long, ()), strict=False):
+            yield data[at : at + length]
