@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (SkTransferError, ValueError, OSError) as error:
+    except (SkTransferError, ValueError, ArithmeticError, OSError) as error:
         # These messages say what to do; a traceback would bury that.
         print(f"sktransfer: {error}", file=sys.stderr)
         return 1

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import safetensors
@@ -18,22 +20,81 @@ import safetensors.torch
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from sktransfer._backbones import (
     Backbone,
     BackboneProvider,
     BackboneReference,
     architecture,
+    check_kinds,
     load_backbone,
     load_strict,
+    tensors_digest,
     with_tensors,
 )
 from sktransfer._frozen import NetworkSource
 from sktransfer._utils import config as _config
+from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsMismatchError
 
-# Rises when a file of an older version can no longer be read as if it were of this one.
-SCHEMA = 1
+# Rises when a file of an older version can no longer be read as if it were of this one. Files of
+# schema 1 had no digest.
+SCHEMA = 2
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|blake2b:[0-9a-f]{32,128})")
+
+
+def seal(tensors: Mapping[str, Tensor], header: Any = None) -> bytes:
+    """Return a safetensors file of tensors, a header, and a digest of both."""
+    text = json.dumps(header, sort_keys=True)
+    metadata = {"sktransfer": text, "digest": tensors_digest(tensors, text)}
+    return safetensors.torch.save(dict(tensors), metadata)
+
+
+def unseal(data: bytes, source: str | os.PathLike[str]) -> tuple[Any, dict[str, Tensor]]:
+    """Return the header and the tensors of :func:`seal`; raise if one bit of them has changed.
+
+    ``source`` is where the bytes come from, for the message. No code is run. The digest tells of
+    damage and of edits, and protects from nobody who computes it again.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        # The reader has found a header of this length to be sound.
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length], object_pairs_hook=_unique).get("__metadata__")
+        text = (metadata or {}).get("sktransfer", "null")
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
+        raise WeightsMismatchError(
+            f"{source} is not a file that save wrote, or it is damaged: {error}"
+        ) from error
+    if isinstance(header, dict) and header.get("schema", SCHEMA) != SCHEMA:
+        raise WeightsMismatchError(
+            f"{source} holds a saved estimator of schema {header['schema']!r}, of sktransfer "
+            f"{header.get('sktransfer')}; this version {__version__} reads schema {SCHEMA}. Load "
+            "it with that version, or fit again and save it with this one."
+        )
+    if "digest" not in (metadata or {}):
+        raise WeightsMismatchError(
+            f"{source} holds no saved estimator: it is another kind of file, or another program "
+            "wrote it again."
+        )
+    if metadata["digest"] != tensors_digest(tensors, text):
+        raise WeightsMismatchError(
+            f"{source} was damaged or edited after it was saved: the digest of its content is not "
+            "the one that was written with it. Take a copy of the file as it was saved, or fit "
+            "again; load(path, **params) changes parameters."
+        )
+    check_kinds(tensors, source)
+    return header, tensors
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of JSON, in which no key may be twice."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key of its header is there twice.")
+    return made
 
 
 @dataclass(frozen=True)
@@ -54,7 +115,7 @@ class PackedWeights:
             name: tensor.contiguous()
             for name, tensor in _kept(backbone, depth).modules().state_dict().items()
         }
-        return cls(reference, depth, safetensors.torch.save(tensors))
+        return cls(reference, depth, seal(tensors))
 
     def unpack(self) -> Backbone:
         """Return the architecture, with the packed tensors in the stages that were packed.
@@ -65,7 +126,7 @@ class PackedWeights:
         kept = _kept(backbone, self.depth).modules()
         if any(tensor.is_meta for tensor in kept.state_dict().values()):
             kept.to_empty(device="cpu")
-        load_strict(kept, safetensors.torch.load(self.data), source="the pickle")
+        load_strict(kept, unseal(self.data, "the pickle")[1], source="the pickle")
         return replace(backbone, reference=self.reference)
 
 
@@ -184,7 +245,7 @@ class SavedNetwork:
     def to_backbone(self) -> Backbone:
         """Load the network that was fine-tuned, without its head."""
         header, tensors = read_saved(self.path)
-        reference = BackboneReference(**header["reference"])
+        reference = read_reference(header["reference"])
         base = found_source(reference, None, next_to(self.path, header["found_as"]))
         return tuned_backbone(base.load(), reference, tensors)
 
@@ -200,19 +261,23 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     """Read the header and tensors of a file that ``FineTuneClassifier.save`` wrote; run no code."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no saved estimator {str(path)!r}.")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("sktransfer", "null"))
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a file that save wrote: {error}") from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA or "reference" not in header:
-        found = header.get("schema") if isinstance(header, dict) else None
-        raise ValueError(
-            f"{path} holds no saved estimator of schema {SCHEMA} (found: {found}); it is another "
-            "kind of file, or of another version of sktransfer."
-        )
+    header, tensors = unseal(Path(path).read_bytes(), path)
+    if not isinstance(header, dict) or not {"schema", "reference", "found_as"} <= set(header):
+        raise WeightsMismatchError(f"{path} holds no saved estimator; it is another kind of file.")
     return header, tensors
+
+
+def read_reference(found: Any) -> BackboneReference:
+    """Make a reference of what a file says; raise ValueError where that is no reference."""
+    kinds = {"name": str, "weights": (str, NoneType), "seed": (int, NoneType), "digest": str}
+    if (
+        not isinstance(found, dict)
+        or set(found) != set(kinds)
+        or not all(isinstance(found[name], kind) for name, kind in kinds.items())
+        or not _DIGEST.fullmatch(found["digest"])
+    ):
+        raise ValueError(f"it refers to its pretrained network by {found!r}.")
+    return BackboneReference(**found)
 
 
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:

@@ -13,7 +13,17 @@ from sktransfer._backbones._chain import (
     with_tensors,
 )
 from sktransfer._backbones._load import architecture, load_backbone
-from sktransfer._backbones._state_dict import load_strict, private_seed, state_dict_digest
+from sktransfer._backbones._state_dict import (
+    check_archive,
+    check_fit,
+    check_kinds,
+    check_values,
+    load_strict,
+    private_seed,
+    shortened,
+    state_dict_digest,
+    tensors_digest,
+)
 
 __all__ = [
     "Backbone",
@@ -24,12 +34,18 @@ __all__ = [
     "Neck",
     "Stage",
     "architecture",
+    "check_archive",
+    "check_fit",
+    "check_kinds",
+    "check_values",
     "describe_backbone",
     "find_stage",
     "list_backbones",
     "load_backbone",
     "load_strict",
     "private_seed",
+    "shortened",
     "state_dict_digest",
+    "tensors_digest",
     "with_tensors",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones._state_dict import state_dict_digest
+from sktransfer._backbones._state_dict import load_strict, state_dict_digest
 from sktransfer.exceptions import UnknownStageError
 
 # The axes of what a stage returns. NC: already one vector per image; L counts tokens.
@@ -212,7 +212,8 @@ def with_tensors(backbone: Backbone, tensors: Mapping[str, Tensor]) -> Backbone:
     modules: dict[str, Any] = dict(tuned.modules().items())
     for part, own in parts.items():
         if part in modules:
-            modules[part].load_state_dict(own)
+            source = f"the fine-tuned network ({part})"
+            load_strict(modules[part], own, source=source, may_be_zero=True)
     tuned.modules().eval().requires_grad_(False)
     reference = replace(backbone.reference, digest=state_dict_digest(tuned.modules()))
     return replace(tuned, reference=reference)

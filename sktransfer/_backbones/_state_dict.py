@@ -6,6 +6,7 @@ It must not know where files come from, nor any particular network.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import re
@@ -13,7 +14,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
@@ -28,6 +29,13 @@ from sktransfer.exceptions import WeightsMismatchError
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 # What DataParallel and torch.compile put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.")
+
+# Types of weights; torch fills a network's float32 with any type it is given, without a word.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Counters, tables of positions and masks, which are no weights, by the last part of their names.
+_COUNTS = re.compile(r"num_batches_tracked|.*(?:idx|index|indices|ids|mask)s?")
+# Limits of a clamp, which may be infinite in timm's networks.
+_LIMITS = ("_min", "_max")
 
 # How torch's restricted reader words its refusal to import or call something.
 _NEEDS_CODE = re.compile(r"Unsupported (global|class)|GLOBAL|Trying to (load|call|instantiate)")
@@ -66,17 +74,38 @@ def load_strict(
     *,
     source: str | os.PathLike[str],
     ignore: Sequence[str] = (),
+    may_be_zero: bool = False,
 ) -> None:
     """Fill a module with tensors that must fit it one to one, or raise ``WeightsMismatchError``.
 
     ``source`` is where they come from, for the message; ``ignore`` has patterns of names that may
     be missing or left over (``"AuxLogits.*"``). If this raises, the module is in no defined state.
     """
-    expected = module.state_dict()
+    _check_shapes(module.state_dict(), state_dict, source)
+    result = module.load_state_dict(state_dict, strict=False)  # keeps torch's own upgrades of names
+    missing = _without(result.missing_keys, ignore)
+    unexpected = _without(result.unexpected_keys, ignore)
+    _check_names(missing, unexpected, source)
+    check_values(module, source, may_be_zero=may_be_zero)
+
+
+def check_fit(
+    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str | os.PathLike[str]
+) -> None:
+    """Raise ``WeightsMismatchError`` unless tensors fit a network's one to one."""
+    _check_shapes(expected, given, source)
+    missing, unexpected = expected.keys() - given.keys(), given.keys() - expected.keys()
+    _check_names(sorted(missing), sorted(unexpected), source)
+
+
+def _check_shapes(
+    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str | os.PathLike[str]
+) -> None:
+    check_kinds(given, source, expected)
     wrong = [
-        f"{name} ({tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)})"
+        f"{name} ({tuple(given[name].shape)} instead of {tuple(tensor.shape)})"
         for name, tensor in expected.items()
-        if name in state_dict and state_dict[name].shape != tensor.shape
+        if name in given and given[name].shape != tensor.shape
     ]
     if wrong:
         hint = ""
@@ -89,9 +118,11 @@ def load_strict(
             f"The tensors of {os.fspath(source)} do not fit this network: wrong shape of "
             f"{_few(wrong)}.{hint}"
         )
-    result = module.load_state_dict(state_dict, strict=False)  # keeps torch's own upgrades of names
-    missing = _without(result.missing_keys, ignore)
-    unexpected = _without(result.unexpected_keys, ignore)
+
+
+def _check_names(
+    missing: Sequence[str], unexpected: Sequence[str], source: str | os.PathLike[str]
+) -> None:
     if missing or unexpected:
         parts = [
             f"{what}: {_few(names)}"
@@ -101,6 +132,77 @@ def load_strict(
         raise WeightsMismatchError(
             f"The tensors of {os.fspath(source)} do not fit this network ({'; '.join(parts)}). "
             "They must come from the architecture that was named, built the same way."
+        )
+
+
+def check_kinds(
+    tensors: Mapping[str, Tensor],
+    source: str | os.PathLike[str],
+    expected: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Raise ``WeightsMismatchError`` for tensors whose type or layout cannot be that of weights.
+
+    ``expected`` has the tensors of the network; without it, only counters, tables of positions
+    and masks, by their names, may be whole numbers or booleans.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            problem = "on torch's meta device, so the file has its shape and no values"
+        elif tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided:
+            layout = "quantized" if tensor.is_quantized else f"of layout {tensor.layout}"
+            problem = f"{layout} instead of a dense tensor of floats"
+        elif tensor.dtype in _FLOATS:
+            continue
+        elif tensor.dtype.is_floating_point or tensor.is_complex():
+            problem = f"of {tensor.dtype}"
+        elif expected is not None and name in expected:
+            if not expected[name].is_floating_point():
+                continue
+            problem = f"of {tensor.dtype}"
+        elif _COUNTS.fullmatch(str(name).rpartition(".")[2]):
+            continue
+        else:
+            problem = f"of {tensor.dtype}"
+        raise WeightsMismatchError(
+            f"{name!r} of {os.fspath(source)} is {problem}; weights are dense tensors of float32, "
+            "float64, float16 or bfloat16. Save the network's state dict before it is quantized, "
+            "pruned to a sparse layout or converted."
+        )
+
+
+def check_values(
+    module: nn.Module, source: str | os.PathLike[str], *, may_be_zero: bool = False
+) -> None:
+    """Raise ``WeightsMismatchError`` if a module was filled with values that cannot be right.
+
+    These are NaN, infinity (also what a wider type held and this one cannot), a negative variance,
+    and zeros alone in all matrices, unless that ``may_be_zero`` (a head of one class is). One pass
+    over the values, at the speed of memory.
+    """
+    matrices = zeros = 0
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
+            continue
+        low, high = (float(each) for each in torch.aminmax(tensor.detach()))
+        if math.isnan(low):  # as where a single value is
+            problem = "NaN"
+        elif math.inf in (-low, high) and not name.endswith(_LIMITS):
+            problem = f"infinity in {tensor.dtype}"
+        elif name.endswith("running_var") and low < 0:
+            problem = f"a negative variance ({low:.4g})"
+        else:
+            matrices += tensor.ndim > 1
+            zeros += tensor.ndim > 1 and low == high == 0
+            continue
+        raise WeightsMismatchError(
+            f"{name!r} of {os.fspath(source)} has {problem}, so the network cannot compute with "
+            "it: the training that wrote it failed, or the file is damaged. Take an earlier "
+            "checkpoint, or get the file again."
+        )
+    if matrices and zeros == matrices and not may_be_zero:
+        raise WeightsMismatchError(
+            f"Every matrix of {os.fspath(source)} is zero: nothing was learned, or the file lost "
+            "its content. Get it again."
         )
 
 
@@ -118,8 +220,13 @@ def private_seed(seed: int | None) -> Iterator[None]:
 
 def state_dict_digest(module: nn.Module) -> str:
     """Return ``"blake2b:<hex>"`` of every name, shape, type and value in a module."""
-    digest = hashlib.blake2b(digest_size=32)
-    for name, tensor in sorted(module.state_dict().items()):
+    return tensors_digest(module.state_dict())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
+    """Return ``"blake2b:<hex>"`` of a text and of every name, shape, type and value."""
+    digest = hashlib.blake2b(header.encode("utf-8", "surrogatepass"), digest_size=32)
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy())  # numpy has no bfloat16
@@ -139,6 +246,7 @@ def _load_content(stream: BinaryIO, path: Path) -> object:
             raise WeightsMismatchError(f"{path} is a damaged safetensors file ({exc}).") from exc
     _refuse_other_kinds(stream, head, path)
     try:
+        check_archive(stream, path)
         return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         if _NEEDS_CODE.search(str(exc)):
@@ -149,7 +257,7 @@ def _load_content(stream: BinaryIO, path: Path) -> object:
                 "save the tensors alone: torch.save(model.state_dict(), path)."
             ) from exc
         raise WeightsMismatchError(f"{path} is not a torch weights file, or damaged.") from exc
-    except MemoryError:
+    except (MemoryError, WeightsMismatchError):
         raise
     except Exception as exc:  # a damaged file may lead the reader anywhere
         raise WeightsMismatchError(
@@ -189,6 +297,32 @@ def _refuse_other_kinds(stream: BinaryIO, head: bytes, path: Path) -> None:
     stream.seek(0)
 
 
+def check_archive(file: BinaryIO | str | os.PathLike[str], path: object) -> None:
+    """Raise ``WeightsMismatchError`` if a record of torch's archive has another checksum.
+
+    torch.load compares none. All differ where whoever saved switched them off, with
+    ``torch.serialization.set_crc32_options``.
+    """
+    damaged, n_intact = [], 0
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
+        for record in archive.infolist():
+            if record.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing
+                continue
+            try:
+                with archive.open(record) as content:
+                    while content.read(1 << 20):
+                        pass
+                n_intact += record.file_size > 0
+            except (zipfile.BadZipFile, EOFError, RuntimeError):
+                damaged.append(record.filename)
+    if not isinstance(file, (str, os.PathLike)):
+        file.seek(0)
+    if damaged and n_intact:
+        raise WeightsMismatchError(
+            f"{path} is damaged: the checksum of {_few(damaged)} is wrong. Get the file again."
+        )
+
+
 def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
     for _ in range(2):  # a checkpoint inside a checkpoint, but no deeper
         if not isinstance(content, Mapping):
@@ -207,6 +341,7 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
             f"{path} is not a plain state dict: {_few(others)} hold no tensor. Save the network's "
             "tensors alone: torch.save(model.state_dict(), path)."
         )
+    check_kinds(content, path)
     for prefix in _PREFIXES:
         if all(str(name).startswith(prefix) for name in content):
             nn.modules.utils.consume_prefix_in_state_dict_if_present(content, prefix)

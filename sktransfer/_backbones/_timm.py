@@ -15,6 +15,8 @@ import torch
 
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec
 from sktransfer._backbones._state_dict import (
+    check_kinds,
+    check_values,
     private_seed,
     read_state_dict,
     shortened,
@@ -59,7 +61,10 @@ def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
         return _as_backbone(network, reference)
     hint = f'; another tag is another name, such as "{PREFIX}NAME.TAG"'
     file, kept = default_or_path(name, weights, lambda: _default_file(name), hint)
-    network = _build(name, 0, read_state_dict(file), file.path)
+    tensors = read_state_dict(file)
+    network = _build(name, 0, tensors, file.path)
+    check_kinds(tensors, file.path, network.state_dict())
+    check_values(network, file.path)
     return _as_backbone(network, BackboneReference(name, kept, None, file.digest))
 
 

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from sktransfer._backbones import check_archive, shortened
+from sktransfer.exceptions import WeightsMismatchError
+
 _FILE = "training.pt"
 
 # Parameters that do not decide the result of a training; backbone and weights are known by digest.
@@ -95,14 +98,23 @@ class Checkpoints:
         file = self.path / _FILE
         if not file.is_file():
             return make()
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        net.module_.restore(state["learned"])
-        net.optimizer_.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None and net._scaler is not None:
-            net._scaler.load_state_dict(state["scaler"])
-        # Whole: phases before this one were run again, and are in it too.
-        net.history[:] = json.loads(state["history"])
-        return make(**state["progress"])
+        try:
+            check_archive(file, "it")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            net.module_.restore(state["learned"], file)
+            net.optimizer_.load_state_dict(state["optimizer"])
+            if state["scaler"] is not None and net._scaler is not None:
+                net._scaler.load_state_dict(state["scaler"])
+            # Whole: phases before this one were run again, and are in it too.
+            net.history[:] = json.loads(state["history"])
+            return make(**state["progress"])
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file may lead the reader anywhere
+            raise WeightsMismatchError(
+                f"The checkpoint {file} is damaged or was edited: {shortened(error)} Delete it to "
+                "train from the first epoch again."
+            ) from error
 
     def save(self, net: Any, progress: Any, *, last: bool) -> None:
         """Write a state if it is due; whole or not at all."""

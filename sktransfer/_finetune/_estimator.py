@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
-import safetensors.torch
 import torch
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, clone
@@ -16,7 +15,13 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
-from sktransfer._backbones import Backbone, architecture
+from sktransfer._backbones import (
+    Backbone,
+    architecture,
+    check_archive,
+    check_fit,
+    check_values,
+)
 from sktransfer._base import (
     NO_FAILED_ROWS,
     ImageInputMixin,
@@ -30,7 +35,13 @@ from sktransfer._finetune._fitting import HEAD, TEST_VIEWS, make_prefix, run_fit
 from sktransfer._finetune._head import make_head
 from sktransfer._finetune._network import Suffix, whole_backbone
 from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS
-from sktransfer._finetune._saving import learned_bytes, load_estimator, save_estimator
+from sktransfer._finetune._saving import (
+    learned_bytes,
+    learned_tensors,
+    load_estimator,
+    read_class_names,
+    save_estimator,
+)
 from sktransfer._finetune._skorch import TrainingNet
 from sktransfer._finetune._training import range_test
 from sktransfer._frozen import NetworkSource
@@ -38,7 +49,7 @@ from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augm
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
 from sktransfer._utils.threads import DecodingThreads
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer.exceptions import ImageDecodeError, WeightsMismatchError
 
 # Fewest rows that are predicted at once, however little memory there is.
 _LEAST_ROWS = 32
@@ -477,6 +488,11 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             raise AttributeError(f"This {type(self).__name__} is not fitted yet: no classes_.")
         return self._classes
 
+    @property
+    def class_names_(self) -> list[str] | None:
+        """Names of the classes in the order of ``classes_``, if they are known."""
+        return read_class_names(vars(self).get("_class_names"), self.classes_)
+
     def __sklearn_is_fitted__(self) -> bool:
         return self.initialized_
 
@@ -535,7 +551,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         ImageDecodeError
             If a row cannot be read, whatever ``on_error`` says: there is no class for "broken".
         """
-        logits = self._logits(X)
+        logits = self._logits(X)  # NaN for rows that cannot be read, and for no others
         lost = np.flatnonzero(np.isnan(logits).any(axis=1))
         if len(lost):
             failed = self._failed_rows[self._failed_rows["row"] == lost[0]]
@@ -552,7 +568,17 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         parts = [part.detach().cpu().double().numpy() for part in self.forward_iter(X)]
-        return np.concatenate(parts)
+        logits = np.concatenate(parts)
+        lost = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
+        lost = np.setdiff1d(lost, self._failed_rows["row"])
+        if len(lost):
+            raise FloatingPointError(
+                f"The network computes NaN or infinity for {len(lost)} row(s), the first is row "
+                f"{lost[0]}, whose images can be read: its weights or its precision "
+                f"({self._made_with['precision']}) are at fault. Fit again, in float32 or bfloat16 "
+                "if this is float16, or load the model from its file again."
+            )
+        return logits
 
     def forward_iter(self, X: Any, training: bool = False, device: str = "cpu") -> Iterator[Any]:
         """Compute the logits of rows batch by batch, as skorch does.
@@ -670,7 +696,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         if "_module_" not in vars(self):
             if "_learned" not in vars(self):
                 raise AttributeError(f"This {type(self).__name__} is not fitted yet: no module_.")
-            self.initialize_module(safetensors.torch.load(self._learned))
+            self.initialize_module(learned_tensors(self))
             self._module_.eval()
         return self._module_
 
@@ -708,7 +734,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         # that images have, in every step.
         module.to(device=self.device_, dtype=dtype).to(memory_format=torch.channels_last)
         if learned is not None:
-            module.restore(learned)
+            module.restore(learned, f"this {type(self).__name__}")
         self._module_ = module.to(self.device_)
         return self
 
@@ -751,29 +777,56 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         ----------
         *args, **kwargs
             As for :meth:`skorch.NeuralNet.load_params`.
+
+        Raises
+        ------
+        WeightsMismatchError
+            If a file is damaged, or its tensors cannot be weights; nothing is changed then.
         """
+        check_is_fitted(self)
+        module, source = self.module_, "the file of save_params"
+        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        hook = module.register_load_state_dict_pre_hook(
+            lambda module, tensors, *_: check_fit(module.state_dict(), tensors, source)
+        )
         given, self.device = self.device, self.device_  # "auto" is no device of torch's
         try:
+            for file in (*args, *kwargs.values()):
+                if isinstance(file, (str, os.PathLike)):
+                    check_archive(file, file)
             super().load_params(*args, **kwargs)
+            hook.remove()
+            check_values(module, source, may_be_zero=True)
+        except WeightsMismatchError:
+            hook.remove()
+            module.load_state_dict(before)
+            raise
         finally:
+            hook.remove()
             self.device = given
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, class_names: Any = None) -> None:
         """Write parameters and what was learned, as JSON inside a safetensors file.
+
+        A digest of all of it is written too, by which :meth:`load` detects damage and edits.
 
         Parameters
         ----------
         path : path-like
             The file; ``.safetensors`` is customary. No image's name or pixels are in it.
+        class_names : mapping of labels to str, or sequence of str, default=None
+            Names of the classes, by label or in the order of ``classes_``, where labels are numbers
+            or booleans: :meth:`load` makes them ``class_names_``, and ``python -m sktransfer
+            report`` finds the classes of folders by them. None: ``class_names_``.
 
         Raises
         ------
         ValueError
-            If a parameter is code (a callable, a class, callbacks), which such a file cannot hold;
-            the message names it.
+            If a parameter is code (a callable, a class, callbacks), which such a file cannot hold,
+            or if there is not a name for each class; the message names it.
         """
         check_is_fitted(self)
-        save_estimator(self, path)
+        save_estimator(self, path, class_names)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **params: Any) -> FineTuneClassifier:
@@ -793,7 +846,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
 
         Raises
         ------
+        WeightsMismatchError
+            If the file was damaged or edited, is of another kind, or of another version.
         ValueError
-            If it is another kind of file, or of a later version.
+            If a parameter is invalid.
         """
         return load_estimator(cls, path, params)

@@ -124,7 +124,8 @@ def find_network(net: Any) -> Prefix:
         # Frozen stages after the cut are not among what is learned.
         depth = cut.n_stages + 1 if cut.surgical or not cut.trained else cut.depth
         net._packed = PackedWeights.pack(backbone, backbone.reference, depth)
-    net.__dict__.pop("_learned", None)  # of an earlier fit, before a pickle
+    for earlier in ("_learned", "_class_names"):  # of a pickle or a file
+        net.__dict__.pop(earlier, None)
     return prefix
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones import Backbone, find_stage
+from sktransfer._backbones import Backbone, check_fit, check_values, find_stage
 from sktransfer._frozen import NetworkInfo, NetworkSource
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -197,8 +197,10 @@ class Suffix(nn.Module):
         """Return the tensors of :meth:`learned` as a file holds them."""
         return {name: tensor.cpu().contiguous() for name, tensor in self.learned().items()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`learned` returned."""
+    def restore(self, tensors: dict[str, Tensor], source: Any = None) -> None:
+        """Put back what :meth:`learned` returned; if it comes from a ``source``, check it."""
+        if source is not None:
+            check_fit(self.learned(), tensors, source)
         for prefix, module in self._learned_modules.items():
             own = {
                 name.removeprefix(f"{prefix}."): tensor
@@ -209,6 +211,8 @@ class Suffix(nn.Module):
             if prefix == "head" and floating:
                 module.to(floating[0])
             module.load_state_dict(own)
+        if source is not None:
+            check_values(self, source, may_be_zero=True)
 
     @property
     def _learned_modules(self) -> dict[str, nn.Module]:

@@ -8,51 +8,121 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
+from collections.abc import Mapping, Set
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from sklearn.frozen import FrozenEstimator
 from skorch.history import History
+from torch import nn
 
-from sktransfer._backbones import BackboneReference
+from sktransfer._backbones import check_fit
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
+from sktransfer._finetune._fitting import MADE_WITH
+from sktransfer._finetune._head import make_head
 from sktransfer._finetune._parameters import check_parameters
 from sktransfer._images import DicomOptions, ImageAugmentation
-from sktransfer._persistence import SCHEMA, next_to, read_saved
+from sktransfer._persistence import SCHEMA, next_to, read_reference, read_saved, seal, unseal
 from sktransfer._version import __version__
+from sktransfer.exceptions import WeightsMismatchError
 
 # Objects of parameters, whose parameters are written in their place.
 _OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
 _KEYS = {
     *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
+    "class_names",
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
 }
 
 
+# What a saved label may be: boolean, number, text of at most this many bytes, or object.
+_LABELS = re.compile(r"[|<>=][biufUO]\d*")
+_LABEL_BYTES = 2**16
+_STAGES = re.compile(r"(stages\.stage\d+|neck)\.")
+
+
 def learned_bytes(net: Any) -> bytes:
-    """Return what a fitted estimator has learned, as a safetensors file holds it."""
+    """Return what a fitted estimator has learned, sealed together with its classes."""
     if "_module_" not in vars(net):
         return net._learned
-    return safetensors.torch.save(net._module_.saved())
+    return seal(net._module_.saved(), _written_classes(net._classes))
 
 
-def save_estimator(net: Any, path: str | os.PathLike[str]) -> None:
+def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
+    """Return the tensors in the bytes that a fitted estimator came with."""
+    source = f"this {type(net).__name__}"
+    classes, tensors = unseal(net._learned, source)
+    if classes != _written_classes(net._classes):
+        raise WeightsMismatchError(
+            f"The classes of {source} are {net._classes.tolist()[:5]}, and not those that its "
+            "weights were trained for: classes_ was changed, or the pickle was damaged or edited."
+        )
+    return tensors
+
+
+def _written_classes(classes: np.ndarray) -> dict[str, Any]:
+    """Return classes as JSON has them; labels that it has no type for, as text."""
+    values = classes.tolist()
+    if classes.dtype.kind not in "biufU":
+        values = [each if isinstance(each, (str, int, float)) else repr(each) for each in values]
+    return {"dtype": classes.dtype.str, "values": values}
+
+
+def read_class_names(given: Any, classes: np.ndarray) -> list[str] | None:
+    """Return names of classes in their order: those given, else the labels if they are text."""
+    labels = classes.tolist()
+    are_text = all(isinstance(each, str) for each in labels)
+    if given is None:
+        return labels if are_text else None
+    if isinstance(given, Mapping):
+        if set(given) != set(labels):
+            raise ValueError(
+                f"class_names is a mapping of {list(given)}, the classes are {labels}: give a name "
+                "for each of them."
+            )
+        given = [given[label] for label in labels]
+    elif isinstance(given, (str, bytes, Set)) or not hasattr(given, "__len__"):
+        raise ValueError(
+            "class_names is a list of names in the order of classes_, or a mapping of labels to "
+            f"names; got {given!r}."
+        )
+    names = list(given)
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"class_names: {name!r} is not the name of a class.")
+    if len(names) != len(labels) or len(set(names)) < len(names):
+        raise ValueError(
+            f"class_names are {names} for the classes {labels}: give a different name for each."
+        )
+    if are_text and set(names) == set(labels) and names != labels:
+        raise ValueError(
+            f"class_names are {names}, the classes themselves in another order: classes_ is "
+            f"{labels}, so that one would be called the other. Leave class_names out."
+        )
+    return [str(name) for name in names]
+
+
+def save_estimator(net: Any, path: str | os.PathLike[str], class_names: Any) -> None:
     """Write a fitted estimator; see ``FineTuneClassifier.save``."""
     params = {
         name: _encode(value, name)
         for name, value in net.get_params(deep=False).items()
         if name != "callbacks" or value is not None
     }
-    if net._classes.dtype.kind not in "biufUSO":
+    try:
+        _read_classes(_written_classes(net._classes))
+    except ValueError as error:
         raise ValueError(
             f"Class labels of dtype {net._classes.dtype} cannot be written as JSON; train on "
             "y.astype(str), say, or pickle the estimator."
-        )
+        ) from error
+    if class_names is None:
+        class_names = net.class_names_
     names = getattr(net, "feature_names_in_", None)
     header = {
         "schema": SCHEMA,
@@ -61,21 +131,22 @@ def save_estimator(net: Any, path: str | os.PathLike[str]) -> None:
         "params": params,
         "made_with": {name: _encode(value, name) for name, value in net._made_with.items()},
         "found_as": _encode(net._found_as, "backbone"),
-        "classes": {"dtype": net._classes.dtype.str, "values": net._classes.tolist()},
+        "classes": _written_classes(net._classes),
+        "class_names": read_class_names(class_names, net._classes),
         "reference": vars(net.reference_),
         "seed": net._seed,
-        "history": list(net.history),
+        "history": json.loads(json.dumps(list(net.history), default=plain_number)),
         "n_epochs": net.n_epochs_,
         "best_epoch": net.best_epoch_,
         "n_features_in": getattr(net, "n_features_in_", None),
         "feature_names_in": None if names is None else list(names),
     }
-    tensors = safetensors.torch.load(learned_bytes(net))
+    tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
+    data = seal(tensors, header)
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        metadata = {"sktransfer": json.dumps(header, default=plain_number)}
-        safetensors.torch.save_file(tensors, temporary, metadata)
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -95,16 +166,15 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any
     try:
         net = _restored(cls, header, params)
         net._found_as = next_to(path, header["found_as"])
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        _check_head(net, tensors, path)
+    except WeightsMismatchError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} holds something that sktransfer {__version__} cannot make an estimator "
             f"of: {error}"
         ) from error
-    if header["n_features_in"] is not None:
-        net.n_features_in_ = header["n_features_in"]
-    if header["feature_names_in"] is not None:
-        net.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
-    net._learned = safetensors.torch.save(tensors)
+    net._learned = seal(tensors, _written_classes(net._classes))
     net._packed = None
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
@@ -119,14 +189,67 @@ def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
         raise ValueError(f"the parameters {', '.join(sorted(missing))} are missing.")
     net = cls(**{**decoded, **params})
     check_parameters(net)
-    labels = header["classes"]
-    net._classes = np.asarray(labels["values"], dtype=np.dtype(labels["dtype"]))
-    net.reference_ = BackboneReference(**header["reference"])
     net._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
-    net._seed = int(header["seed"])
-    net.history_ = History(header["history"])
-    net.n_epochs_, net.best_epoch_ = header["n_epochs"], header["best_epoch"]
+    if set(net._made_with) != set(MADE_WITH):
+        raise ValueError(f"its network was made with {sorted(net._made_with)}.")
+    check_parameters(cls(**{**decoded, **net._made_with}))
+    net._classes = _read_classes(header["classes"])
+    net._class_names = read_class_names(header["class_names"], net._classes)
+    net.reference_ = read_reference(header["reference"])
+    history = header["history"]
+    if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
+        raise ValueError("its history is no list of epochs.")
+    net.history_ = History(history)
+    net._seed = _count(header, "seed")
+    net.n_epochs_, net.best_epoch_ = _count(header, "n_epochs"), _count(header, "best_epoch")
+    names = header["feature_names_in"]
+    if header["n_features_in"] is not None:
+        net.n_features_in_ = _count(header, "n_features_in")
+    if names is not None:
+        if not all(isinstance(name, str) for name in names) or len(names) != net.n_features_in_:
+            raise ValueError(f"its columns are {names!r}, of {net.n_features_in_}.")
+        net.feature_names_in_ = np.asarray(names, dtype=object)
     return net
+
+
+def _count(header: dict[str, Any], name: str) -> int:
+    value = header[name]
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"its {name} is {value!r}, which is no count.")
+    return value
+
+
+def _read_classes(written: dict[str, Any]) -> np.ndarray:
+    """Return classes as an array; raise ValueError for what ``fit`` cannot have found."""
+    kind, values = written["dtype"], written["values"]
+    if not isinstance(kind, str) or not _LABELS.fullmatch(kind):
+        raise ValueError(f"its classes are of type {kind!r}.")
+    dtype = np.dtype(kind)
+    if dtype.itemsize > _LABEL_BYTES or not isinstance(values, list):
+        raise ValueError(f"its classes are {type(values).__name__} of {dtype}.")
+    if not all(isinstance(each, (str, bool, int, float)) for each in values):
+        raise ValueError(f"its classes are {values!r}, which are no labels.")
+    classes = np.asarray(values, dtype=dtype)
+    if len(classes) < 2 or classes.tolist() != values:
+        raise ValueError(f"its classes are {values!r} of {dtype}.")
+    if not np.array_equal(np.unique(classes), classes):
+        raise ValueError(f"its classes {values!r} are not sorted and unique.")
+    return classes
+
+
+def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> None:
+    """Raise where the head is not one for the classes, or a tensor belongs nowhere."""
+    head = {name: t for name, t in tensors.items() if name.startswith("head.")}
+    for name in tensors:
+        if name not in head and not _STAGES.match(name):
+            raise ValueError(f"there is a tensor {name!r}, which is part of no stage.")
+    matrices = {int(name.split(".")[1]): t for name, t in head.items() if t.ndim == 2}
+    if not matrices:
+        raise ValueError("there is no head among its tensors.")
+    made, n_features = net._made_with, matrices[min(matrices)].shape[1]
+    with torch.device("meta"):
+        own = make_head(made["head"], n_features, len(net._classes), made["head__dropout"], 0)
+    check_fit(nn.ModuleDict({"head": own}).state_dict(), head, path)
 
 
 def _encode(value: Any, name: str) -> Any:

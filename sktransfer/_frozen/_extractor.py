@@ -75,7 +75,7 @@ class FrozenExtractor:
         """
         parts = self.network().run(batch, self.outputs)
         if self.precision not in ("float16", "bfloat16"):
-            return parts
+            return self._finite(parts)
         fits = torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
         if not fits.all():
             if self._exact is None:
@@ -91,6 +91,18 @@ class FrozenExtractor:
             parts = [part.clone() for part in parts]  # of inference mode, and not to be written
             for part, own in zip(parts, exact, strict=True):
                 part[~fits] = own
+        return self._finite(parts)
+
+    def _finite(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what was computed, if all of it is numbers; images and weights were checked."""
+        for part in parts:
+            low, high = torch.aminmax(part)  # NaN where one value is, at the speed of memory
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                raise FloatingPointError(
+                    f"{self.info.reference.name} computes NaN or infinity for images that can be "
+                    f"read, in {self.precision}: its weights ({self.info.reference.weights}) or a "
+                    "preprocessing of your own are at fault, not the files."
+                )
         return parts
 
     def fingerprints(self) -> tuple[bytes, ...] | None:
