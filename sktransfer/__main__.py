@@ -123,6 +123,12 @@ def _add_report(commands: Any) -> None:
     )
     parser.add_argument("--positive", metavar="CLASS", help="positive class")
     parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="LABEL=NAME",
+        help="what the data call each class of the model: 0=normal 1=malignant",
+    )
+    parser.add_argument(
         "--train", metavar="DATA", help="the data it was trained on, in the same form"
     )
     parser.add_argument("--target", metavar="COLUMN", help="column of the CSV with the labels")

@@ -76,6 +76,12 @@ def baselines_section(
     for name, scores in (given or {}).items():
         found[str(name)] = _compared(rows, rows.of(np.asarray(scores, float), f"baseline {name!r}"))
         lines.append(_line(str(name), "as given", found[str(name)]))
+        area = found[str(name)]["roc_auc"]
+        if area.high < 0.5:
+            section.warn(
+                f"The scores of {name} have an AUC of {interval(area)}: they are probably those of "
+                "the other class."
+            )
     section.data = {
         "model": model,
         "majority_accuracy": majority,

@@ -15,6 +15,7 @@ from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.identifiers import identifier
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
+from sktransfer.report._class_names import given_names, labels_of, listed, names_of_model
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
 from sktransfer.report._subgroups import too_many
 
@@ -41,13 +42,16 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
     with open(options.model, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     test = _load_data(options.data, options)
-    y, names = _labels(estimator, test)
+    names = names_of_model(estimator)
+    if options.classes is not None:
+        names = given_names(options.classes, np.asarray(estimator.classes_).tolist())
+    y, positive = _labels(estimator, test, names), _positive(options.positive, estimator, names)
     train: dict[str, Any] = {}
     if options.train is not None:
         known = _load_data(options.train, options)
         train = {
             "X_train": _images(estimator, known),
-            "y_train": _labels(estimator, known)[0],
+            "y_train": _labels(estimator, known, names),
             "groups_train": known.groups,
         }
     report = diagnostic_report(
@@ -59,7 +63,7 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
         subgroups=_columns(test, options.subgroups, _SUBGROUPS, "--subgroups"),
         metadata=_columns(test, options.metadata, _METADATA, "--metadata"),
         target_names=names,
-        pos_label=_positive(options.positive, estimator, names),
+        pos_label=positive,
         threshold=options.threshold,
         title=options.title,
         saliency=None if options.saliency == "none" else options.saliency,
@@ -135,23 +139,18 @@ def _images(estimator: Any, data: Bunch) -> Any:
     return data.data[["image"]].set_axis(list(names), axis=1)
 
 
-def _labels(estimator: Any, data: Bunch) -> tuple[np.ndarray, dict[Any, str] | None]:
-    """Return labels as the model has them, and the names of its classes if they are numbers."""
+def _labels(estimator: Any, data: Bunch, names: dict[Any, str] | None) -> np.ndarray:
+    """Return labels as the model has them; folders and words are matched by name."""
     classes = np.asarray(estimator.classes_)
-    if data.target_names is None:
-        return data.target, None
-    names = [str(name) for name in data.target_names]
-    known = [str(each) for each in classes]
-    if set(names) <= set(known):
-        codes = np.array([known.index(name) for name in names])
-        return classes[codes[data.target]], None
-    if classes.dtype.kind in "iub" and classes.tolist() == list(range(len(names))):
-        print("classes: " + ", ".join(f"{i} is {name}" for i, name in enumerate(names)))
-        return data.target, dict(enumerate(names))
-    raise ValueError(
-        f"The model knows the classes {classes.tolist()}, the images are of {names}. Rename "
-        "folders or labels to the classes of the model."
-    )
+    words = np.asarray(data.target)
+    if data.target_names is not None:
+        words = np.asarray(data.target_names, dtype=object)[words]
+    there = pd.unique(words).tolist()
+    found = labels_of(sorted(there, key=str), classes.tolist(), names)
+    if names is not None:
+        print("classes: " + ", ".join(f"{label} is {name}" for label, name in names.items()))
+    codes = {word: classes.tolist().index(label) for word, label in found.items()}
+    return classes[[codes[word] for word in words.tolist()]]
 
 
 def _readings(
@@ -167,15 +166,17 @@ def _readings(
 
 
 def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -> Any:
+    """Return the positive class by its name, or None for the model's own or the last of two."""
+    labels = np.asarray(estimator.classes_).tolist()
     if given is None:
         return None
-    for label in np.asarray(estimator.classes_).tolist():
-        if given in (str(label), (names or {}).get(label)):
-            return label
-    raise ValueError(
-        f"--positive {given!r} is not one of the classes "
-        f"{list((names or {}).values()) or np.asarray(estimator.classes_).tolist()}."
-    )
+    try:
+        return labels_of([given], labels, names)[given]
+    except ValueError as error:
+        known = list((names or {}).values()) or [str(label) for label in labels]
+        raise ValueError(
+            f"--positive {given!r} is not one of the classes {listed(known)}."
+        ) from error
 
 
 def _columns(

@@ -29,7 +29,7 @@ _IRRELEVANT = {"cache", "n_jobs", "verbose", "store_weights"}
 def model_section(estimator: Any, *, identify: bool, file_digest: str | None = None) -> Section:
     """Write steps, digests and versions."""
     section = Section("model", "Model")
-    steps = list(_steps(estimator))
+    steps = list(fitted_steps(estimator))
     described = [_described(step, identify) for step in steps]
     references = [step.reference_ for step in steps if hasattr(step, "reference_")]
     digests = {f"Pretrained {own.name}": own.digest for own in references if own is not None}
@@ -90,26 +90,26 @@ def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
                 yield name, np.asarray(value)
 
 
-def _steps(estimator: Any) -> Iterator[Any]:
+def fitted_steps(estimator: Any) -> Iterator[Any]:
     """Yield an estimator and the fitted ones inside it."""
     if isinstance(estimator, Pipeline):
         for _, step in estimator.steps:
             if isinstance(step, BaseEstimator):
-                yield from _steps(step)
+                yield from fitted_steps(step)
         return
     yield estimator
     for name in _FITTED:
         inner = getattr(estimator, name, None)
         if isinstance(inner, BaseEstimator):
-            yield from _steps(inner)
+            yield from fitted_steps(inner)
             return
     members = getattr(estimator, "calibrated_classifiers_", None)
     if members is not None:
         for member in members:
-            yield from _steps(member.estimator)
+            yield from fitted_steps(member.estimator)
             yield from member.calibrators
     elif isinstance(getattr(estimator, "estimator", None), BaseEstimator):
-        yield from _steps(estimator.estimator)
+        yield from fitted_steps(estimator.estimator)
 
 
 def _described(step: Any, identify: bool) -> tuple[str, dict[str, str]]:

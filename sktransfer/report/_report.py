@@ -11,12 +11,13 @@ from typing import Any
 
 from sktransfer._utils.config import import_optional
 from sktransfer._version import __version__
+from sktransfer.metrics._labels import Interval
 from sktransfer.report._baselines import baselines_section
 from sktransfer.report._failures_and_maps import failures_section, saliency_section
 from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES, card_section
 from sktransfer.report._model import model_section
 from sktransfer.report._partition import partition_section
-from sktransfer.report._scored_rows import score_rows
+from sktransfer.report._scored_rows import ScoredRows, score_rows
 from sktransfer.report._scores import (
     benefit_section,
     calibration_section,
@@ -24,7 +25,7 @@ from sktransfer.report._scores import (
     operating_section,
     roc_section,
 )
-from sktransfer.report._section import INK, PAPER, Section, interval, plain
+from sktransfer.report._section import INK, PAPER, Notice, Section, interval, plain
 from sktransfer.report._subgroups import subgroups_section
 
 _SALIENCY = ("gradient", "integrated_gradients", "grad_cam", "occlusion", None)
@@ -60,7 +61,7 @@ class DiagnosticReport:
 
     @property
     def warnings(self) -> list[str]:
-        """Return what must not be overlooked: overlap, shortcuts, maps that fail their test."""
+        """Return what must not be overlooked: swapped classes, overlap, shortcuts, failed maps."""
         return [
             notice.text
             for key, section in self.sections.items()
@@ -204,7 +205,9 @@ def diagnostic_report(
         The positive class. None: that of the estimator's threshold, else the last of two. With
         more than two classes it must be given, and is compared with the rest.
     target_names : mapping, sequence or None, default=None
-        Names of the classes, by label or in the order of ``estimator.classes_``.
+        Names of the classes, by label or in the order of ``estimator.classes_``. None: those that
+        the model was saved with (``class_names_``), else the labels. ``target_names`` of a Bunch
+        fit a model of its ``target``; names that are the labels in another order are refused.
     card : mapping of str to str, or None, default=None
         Text for the model card: "model_details", "intended_use", "out_of_scope", "factors",
         "metrics", "evaluation_data", "training_data", "quantitative_analyses",
@@ -308,10 +311,33 @@ def diagnostic_report(
         saliency_section(rows, saliency, n_saliency, images=images, random_state=random_state),
         last,
     ]
+    _add_first_notices(parts[0], rows, area, given=pos_label)
     return DiagnosticReport(
         title or f"Diagnostic report: {rows.positive} against {rows.negative}",
         {part.key: part for part in parts},
     )
+
+
+def _add_first_notices(section: Section, rows: ScoredRows, area: Interval, *, given: Any) -> None:
+    """Write, before anything else, that scores point the wrong way, or who chose the direction."""
+    own = [getattr(rows.estimator, name, None) for name in ("pos_label_", "pos_label")]
+    if given is None and own == [None, None] and isinstance(rows.pos_label, str):
+        section.notices.insert(
+            0,
+            Notice(
+                f"Nobody said which class is positive: it is {rows.positive}, the last in sorted "
+                "order. pos_label (--positive) names another; sensitivity and specificity change "
+                "places then."
+            ),
+        )
+    if area.high < 0.5:
+        text = (
+            f"The AUC is {interval(area)}, below 0.5 with its whole interval: the model gives "
+            f"{rows.negative} higher scores than {rows.positive}. Probably labels or classes are "
+            f"swapped, so that nothing below means what it says. The model's classes are "
+            f"{rows.classes.tolist()}, and {rows.pos_label!s} was taken for {rows.positive}."
+        )
+        section.notices.insert(0, Notice(text, warning=True))
 
 
 def _summary(sections: dict[str, Section]) -> str:
@@ -320,8 +346,9 @@ def _summary(sections: dict[str, Section]) -> str:
     point = next(iter(sections["operating"].data["points"].values()))
     return (
         f"{test['images']} test images{people}, {100 * test['prevalence']:.0f} % of them "
-        f"{point.pos_label}. AUC {interval(sections['roc'].data['roc_auc'])}; at the threshold "
-        f"sensitivity {interval(point.sensitivity)} and specificity {interval(point.specificity)}."
+        f"{point.pos_label} (the positive class). AUC {interval(sections['roc'].data['roc_auc'])}; "
+        f"at the threshold sensitivity {interval(point.sensitivity)} and specificity "
+        f"{interval(point.specificity)}."
     )
 
 

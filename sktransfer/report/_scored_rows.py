@@ -15,6 +15,7 @@ from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.sklearn_compat import _safe_indexing
 from sktransfer.datasets._dicom import is_dicom_ages, years
 from sktransfer.metrics._labels import check_labels, check_readings
+from sktransfer.report._class_names import check_names, names_of_model
 
 _METHODS = ("predict_proba", "decision_function")
 
@@ -123,7 +124,9 @@ def score_rows(
     if len(kept) < len(score):
         X, truth, score = _safe_indexing(X, kept), truth[kept], score[kept]
         patients = None if patients is None else patients[kept]
-    negative, positive = _names(labels, label, target_names)
+    if target_names is None:
+        target_names = names_of_model(estimator) or {}
+    negative, positive = _names(labels, label, check_names(target_names, labels.tolist()))
     proba: np.ndarray | None = score if method == "predict_proba" else None
     if proba is None and hasattr(estimator, "predict_proba"):
         proba = _scores(estimator, X, "predict_proba", labels, label)
@@ -202,18 +205,11 @@ def _scores(estimator: Any, X: Any, method: str, labels: np.ndarray, label: Any)
     return values if column == 1 else -values
 
 
-def _names(labels: np.ndarray, label: Any, target_names: Any) -> tuple[str, str]:
+def _names(labels: np.ndarray, label: Any, names: list[str]) -> tuple[str, str]:
     """Return the names of the negative and the positive class."""
-    if target_names is None or isinstance(target_names, Mapping):
-        target_names = [(target_names or {}).get(each, each) for each in labels.tolist()]
-    elif len(target_names) != len(labels):
-        raise ValueError(
-            f"target_names has {len(target_names)} names for the classes {labels.tolist()}; pass "
-            "one for each."
-        )
     positive = labels == label
-    (own,) = (str(name) for name, its in zip(target_names, positive, strict=True) if its)
-    others = [str(name) for name, its in zip(target_names, positive, strict=True) if not its]
+    (own,) = (name for name, its in zip(names, positive, strict=True) if its)
+    others = [name for name, its in zip(names, positive, strict=True) if not its]
     return (others[0] if len(others) == 1 and others[0] != own else f"not {own}"), own
 
 

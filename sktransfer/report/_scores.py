@@ -58,6 +58,13 @@ def roc_section(rows: ScoredRows, readers: Any, *, identify: bool, random_state:
         "roc_auc": area,
         "readers": {name: reader._asdict() for name, reader in experts.items()},
     }
+    for name, reader in experts.items():
+        if reader.sensitivity.high + reader.specificity.high < 1:
+            section.warn(
+                f"{name} has a sensitivity of {interval(reader.sensitivity)} and a specificity of "
+                f"{interval(reader.specificity)}: these readings are worse than chance, so they "
+                "are probably coded the other way round."
+            )
     section.text.append(
         f"The area under the ROC curve is {interval(area)} ({level(rows.confidence_level)} interval"
         + (", by the bootstrap over patients)." if rows.groups is not None else ", by DeLong).")
@@ -164,6 +171,11 @@ def calibration_section(rows: ScoredRows) -> Section:
         "log_loss": float(log_loss(truth, rows.proba)),
     }
     section.data = {"slope": display.slope, "intercept": display.intercept, **scores}
+    if display.slope.high < 0:
+        section.warn(
+            f"The calibration slope is {interval(display.slope, 2)}: {rows.positive} is rarer "
+            "where its probability is higher. Labels or classes are probably swapped."
+        )
     section.add_table(
         f"Agreement of probabilities with outcomes ({level(rows.confidence_level)} intervals)",
         ["Measure", "Value", "Ideal"],

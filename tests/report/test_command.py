@@ -42,7 +42,8 @@ def ward(tmp_path_factory):
     clf = FineTuneClassifier(
         "squeezenet1_1", weights=None, image_size=48, freeze_depth="all", random_state=0
     )
-    clf.fit(study.X, (study.y == "ill").astype(int)).save(root / "net.safetensors")
+    clf.fit(study.X, (study.y == "ill").astype(int))
+    clf.save(root / "net.safetensors", class_names={0: "healthy", 1: "ill"})
     return root
 
 
@@ -102,7 +103,10 @@ def test_names_are_written_if_asked_for(ward, tmp_path):
         (["{net}", "{csv}", "--target", "dx"], "The table has no column 'dx'"),
         (["{bad}", "{test}", "--allow-pickle"], "cannot be loaded here"),
         (["{list}", "{test}", "--allow-pickle"], "holds a list, which is no classifier"),
-        (["{net}", "{other}"], "The model knows the classes [0, 1], the images are of"),
+        (
+            ["{net}", "{other}"],
+            "The model knows the classes 0 (healthy), 1 (ill); the images are of 'a'",
+        ),
         (["{net}", "{unlabeled}"], "say where the labels are with --target"),
     ],
 )

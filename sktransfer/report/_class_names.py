@@ -1,0 +1,187 @@
+"""Which of a model's classes a word in a table or a folder's name means; nothing is guessed.
+
+It must not know how data are read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+import numpy as np
+
+from sktransfer.report._model import fitted_steps
+
+_BOOLEANS = {"true": 1.0, "false": 0.0}
+
+
+def names_of_model(estimator: Any) -> dict[Any, str] | None:
+    """Return the names that a model was saved with, by label; None where labels are all there is.
+
+    Those of an estimator inside it count if it has the same classes.
+    """
+    labels = np.asarray(estimator.classes_)
+    for step in fitted_steps(estimator):
+        names = getattr(step, "class_names_", None)
+        if names is not None and np.array_equal(np.asarray(step.classes_), labels):
+            named = dict(zip(labels.tolist(), names, strict=True))
+            return None if all(label == name for label, name in named.items()) else named
+    return None
+
+
+def given_names(given: Sequence[str], labels: Sequence[Any]) -> dict[Any, str]:
+    """Read ``LABEL=NAME`` for each class, as the command line has them."""
+    found: dict[Any, str] = {}
+    # The longest label first: one may begin as another does.
+    by_text = sorted(((str(label), label) for label in labels), key=lambda each: -len(each[0]))
+    for each in given:
+        label = next(((t, own) for t, own in by_text if each.startswith(f"{t}=")), None)
+        if label is None or label[1] in found:
+            raise ValueError(
+                f"--classes {each!r} is not LABEL=NAME with one of the model's classes "
+                f"{listed(labels)}, each once."
+            )
+        found[label[1]] = each[len(label[0]) + 1 :]
+    missing = [label for label in labels if label not in found]
+    if missing or len(set(found.values())) < len(found):
+        raise ValueError(
+            f"--classes needs a different name for each class of the model: {template(labels)}; "
+            f"got {listed(given)}."
+        )
+    return found
+
+
+def check_names(names: Any, labels: Sequence[Any]) -> list[str]:
+    """Return ``target_names=`` as a name for each label in their order; refuse what is unclear."""
+    if isinstance(names, Mapping):
+        unknown = [each for each in names if each not in labels]
+        if unknown:
+            raise ValueError(
+                f"target_names has a name for {unknown[0]!r}, which is not one of the classes "
+                f"{list(labels)}."
+            )
+        names = [names.get(each, each) for each in labels]
+    elif isinstance(names, (str, bytes, Set)):
+        raise ValueError(
+            f"target_names must have an order, that of the classes {list(labels)}, or be a "
+            f"mapping; got {names!r}."
+        )
+    elif len(names) != len(labels):
+        raise ValueError(
+            f"target_names has {len(names)} names for the classes {list(labels)}; pass one for "
+            "each."
+        )
+    made = [str(name) for name in names]
+    texts = [str(label) for label in labels]
+    if len(set(made)) < len(made):
+        raise ValueError(f"target_names are {made}: two classes have the same name.")
+    if made != texts and sorted(made) == sorted(texts):
+        raise ValueError(
+            f"target_names are {made}, the classes themselves in another order: they are "
+            f"{list(labels)}, so that one would be called the other. Leave target_names out."
+        )
+    return made
+
+
+def labels_of(words: Sequence[Any], labels: Sequence[Any], names: Mapping[Any, str] | None) -> dict:
+    """Return the class that each word means: by its name, its text, or its value as a number.
+
+    Raise ValueError where one means none, or two mean the same.
+    """
+    found: dict[Any, Any] = {}
+    for word in words:
+        text = str(word)
+        by_name = [label for label in labels if names and names[label] == text]
+        by_text = [label for label in labels if str(label) == text] or [
+            label
+            for label in labels
+            if _number(word) is not None and _value(label) == _number(word)
+        ]
+        if by_name and by_text and by_name != by_text:
+            raise ValueError(
+                f"{text!r} is the name of class {by_name[0]!r} and also the label {by_text[0]!r}: "
+                "rename it in the data."
+            )
+        for label in by_name or by_text:
+            if label in found.values():
+                other = next(each for each, own in found.items() if own == label)
+                raise ValueError(
+                    f"{str(other)!r} and {text!r} both mean the class {label!r}: write it in one "
+                    "way in the data."
+                )
+            found[word] = label
+    unknown = [str(word) for word in words if word not in found]
+    if unknown:
+        raise ValueError(_refusal(unknown, words, labels, names))
+    return found
+
+
+def _refusal(
+    unknown: list[str], words: Sequence[Any], labels: Sequence[Any], names: Mapping[Any, str] | None
+) -> str:
+    """Return what to do about words that mean no class, with the option to type."""
+    known = {label: (names or {}).get(label, str(label)) for label in labels}
+    described = ", ".join(
+        f"{label} ({name})" if str(label) != name else name for label, name in known.items()
+    )
+    start = f"The model knows the classes {described}; the images are of {listed(words)}."
+    plain = {" ".join(name.split()).casefold(): label for label, name in known.items()}
+    meant = {word: plain.get(" ".join(word.split()).casefold()) for word in unknown}
+    if all(label is not None for label in meant.values()):
+        renamed = {**known, **{label: word for word, label in meant.items()}}
+        return (
+            f"{start} They differ in case or blanks. Rename them, or if they mean the same, add "
+            f"{option(renamed)}."
+        )
+    alone = len(unknown) == len(words) and (names is None or len(words) == len(labels))
+    if alone and len(words) <= len(labels) and not all(isinstance(each, str) for each in labels):
+        start += " Nothing says which is which, and it is not guessed. Add "
+        if len(words) == len(labels) == 2:
+            first, second = (
+                dict(zip(labels, order, strict=True)) for order in (words, words[::-1])
+            )
+            return f"{start}{option(first)} or {option(second)}, whichever is true."
+        return f"{start}{template(labels)}, with a name in each place."
+    close = {word: difflib.get_close_matches(word, list(known.values()), 1) for word in unknown}
+    hints = "".join(f" Is {word!r} {near[0]!r}?" for word, near in close.items() if near)
+    return (
+        f"{start} The model cannot predict {listed(unknown)}.{hints} Rename them to the classes of "
+        f"the model, leave them out, or name the classes with {template(labels)}."
+    )
+
+
+def option(names: Mapping[Any, str]) -> str:
+    """Return names of classes as they are typed on the command line."""
+    return "--classes " + " ".join(shlex.quote(f"{label}={name}") for label, name in names.items())
+
+
+def template(labels: Sequence[Any]) -> str:
+    """Return the option with a place for the name of each class."""
+    return "--classes " + " ".join(shlex.quote(f"{label}=") + "NAME" for label in labels)
+
+
+def listed(values: Sequence[Any], limit: int = 10) -> str:
+    """Write values one after the other, the first of many."""
+    more = f" and {len(values) - limit} more" if len(values) > limit else ""
+    return ", ".join(repr(str(each)) for each in values[:limit]) + more
+
+
+def _number(word: Any) -> float | None:
+    """Return the number, or the truth value, that a word is."""
+    if isinstance(word, str):
+        text = word.strip()
+        if text.casefold() in _BOOLEANS and text == word:
+            return _BOOLEANS[text.casefold()]
+        if text != word or not text.replace(".", "", 1).lstrip("+-").isdecimal():
+            return None
+    try:
+        return float(word)
+    except (TypeError, ValueError):
+        return None
+
+
+def _value(label: Any) -> float | None:
+    """Return a class as a number, unless it is text."""
+    return None if isinstance(label, str) else _number(label)
