@@ -94,10 +94,9 @@ def labels_of(words: Sequence[Any], labels: Sequence[Any], names: Mapping[Any, s
     for word in words:
         text = str(word)
         by_name = [label for label in labels if names and names[label] == text]
+        value = _number(word)
         by_text = [label for label in labels if str(label) == text] or [
-            label
-            for label in labels
-            if _number(word) is not None and _value(label) == _number(word)
+            label for label in labels if value is not None and _value(label) == value
         ]
         if by_name and by_text and by_name != by_text:
             raise ValueError(
@@ -139,10 +138,8 @@ def _refusal(
     if alone and len(words) <= len(labels) and not all(isinstance(each, str) for each in labels):
         start += " Nothing says which is which, and it is not guessed. Add "
         if len(words) == len(labels) == 2:
-            first, second = (
-                dict(zip(labels, order, strict=True)) for order in (words, words[::-1])
-            )
-            return f"{start}{option(first)} or {option(second)}, whichever is true."
+            one, other = (dict(zip(labels, each, strict=True)) for each in (words, words[::-1]))
+            return f"{start}{option(one)} or {option(other)}, whichever is true."
         return f"{start}{template(labels)}, with a name in each place."
     close = {word: difflib.get_close_matches(word, list(known.values()), 1) for word in unknown}
     hints = "".join(f" Is {word!r} {near[0]!r}?" for word, near in close.items() if near)

@@ -105,7 +105,7 @@ def test_names_are_written_if_asked_for(ward, tmp_path):
         (["{list}", "{test}", "--allow-pickle"], "holds a list, which is no classifier"),
         (
             ["{net}", "{other}"],
-            "The model knows the classes 0 (healthy), 1 (ill); the images are of 'a'",
+            "The model knows the classes 0 (healthy), 1 (ill); the images are",
         ),
         (["{net}", "{unlabeled}"], "say where the labels are with --target"),
     ],
