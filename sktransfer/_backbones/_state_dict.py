@@ -34,8 +34,8 @@ _PREFIXES = ("module.", "_orig_mod.")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Counters, tables of positions and masks, which are no weights, by the last part of their names.
 _COUNTS = re.compile(r"num_batches_tracked|.*(?:idx|index|indices|ids|mask)s?")
-# Limits of a clamp, which may be infinite in timm's networks.
-_LIMITS = ("_min", "_max")
+# Limits of a clamp in timm's networks and masks of attention, which may be infinite.
+_LIMITS = ("_min", "_max", "mask")
 
 # How torch's restricted reader words its refusal to import or call something.
 _NEEDS_CODE = re.compile(r"Unsupported (global|class)|GLOBAL|Trying to (load|call|instantiate)")
@@ -86,7 +86,7 @@ def load_strict(
     missing = _without(result.missing_keys, ignore)
     unexpected = _without(result.unexpected_keys, ignore)
     _check_names(missing, unexpected, source)
-    check_values(module, source, may_be_zero=may_be_zero)
+    check_values(module.state_dict(), source, may_be_zero=may_be_zero)
 
 
 def check_fit(
@@ -171,16 +171,16 @@ def check_kinds(
 
 
 def check_values(
-    module: nn.Module, source: str | os.PathLike[str], *, may_be_zero: bool = False
+    tensors: Mapping[str, Tensor], source: str | os.PathLike[str], *, may_be_zero: bool = False
 ) -> None:
-    """Raise ``WeightsMismatchError`` if a module was filled with values that cannot be right.
+    """Raise ``WeightsMismatchError`` for values that cannot be those of weights.
 
     These are NaN, infinity (also what a wider type held and this one cannot), a negative variance,
     and zeros alone in all matrices, unless that ``may_be_zero`` (a head of one class is). One pass
     over the values, at the speed of memory.
     """
     matrices = zeros = 0
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
             continue
         low, high = (float(each) for each in torch.aminmax(tensor.detach()))

@@ -64,7 +64,7 @@ def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
     tensors = read_state_dict(file)
     network = _build(name, 0, tensors, file.path)
     check_kinds(tensors, file.path, network.state_dict())
-    check_values(network, file.path)
+    check_values(network.state_dict(), file.path)
     return _as_backbone(network, BackboneReference(name, kept, None, file.digest))
 
 

@@ -796,7 +796,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
                     check_archive(file, file)
             super().load_params(*args, **kwargs)
             hook.remove()
-            check_values(module, source, may_be_zero=True)
+            check_values(module.state_dict(), source, may_be_zero=True)
         except WeightsMismatchError:
             hook.remove()
             module.load_state_dict(before)

@@ -212,7 +212,7 @@ class Suffix(nn.Module):
                 module.to(floating[0])
             module.load_state_dict(own)
         if source is not None:
-            check_values(self, source, may_be_zero=True)
+            check_values(self.state_dict(), source, may_be_zero=True)
 
     @property
     def _learned_modules(self) -> dict[str, nn.Module]:

@@ -20,7 +20,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch.history import History
 from torch import nn
 
-from sktransfer._backbones import check_fit
+from sktransfer._backbones import check_fit, check_kinds, check_values
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._fitting import MADE_WITH
@@ -40,9 +40,8 @@ _KEYS = {
 }
 
 
-# What a saved label may be: boolean, number, text of at most this many bytes, or object.
-_LABELS = re.compile(r"[|<>=][biufUO]\d*")
-_LABEL_BYTES = 2**16
+# What a saved label may be: boolean, number, text of bounded length, or object.
+_LABELS = re.compile(r"[|<>](?:[biuf]\d|U\d{1,5}|O)")
 _STAGES = re.compile(r"(stages\.stage\d+|neck)\.")
 
 
@@ -166,7 +165,7 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any
     try:
         net = _restored(cls, header, params)
         net._found_as = next_to(path, header["found_as"])
-        _check_head(net, tensors, path)
+        _check_tensors(net, tensors, path)
     except WeightsMismatchError:
         raise
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
@@ -224,25 +223,22 @@ def _read_classes(written: dict[str, Any]) -> np.ndarray:
     kind, values = written["dtype"], written["values"]
     if not isinstance(kind, str) or not _LABELS.fullmatch(kind):
         raise ValueError(f"its classes are of type {kind!r}.")
-    dtype = np.dtype(kind)
-    if dtype.itemsize > _LABEL_BYTES or not isinstance(values, list):
-        raise ValueError(f"its classes are {type(values).__name__} of {dtype}.")
-    if not all(isinstance(each, (str, bool, int, float)) for each in values):
+    if not isinstance(values, list) or not all(isinstance(v, (str, int, float)) for v in values):
         raise ValueError(f"its classes are {values!r}, which are no labels.")
-    classes = np.asarray(values, dtype=dtype)
+    classes = np.asarray(values, dtype=np.dtype(kind))
     if len(classes) < 2 or classes.tolist() != values:
-        raise ValueError(f"its classes are {values!r} of {dtype}.")
+        raise ValueError(f"its classes are {values!r} of {kind}.")
     if not np.array_equal(np.unique(classes), classes):
         raise ValueError(f"its classes {values!r} are not sorted and unique.")
     return classes
 
 
-def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> None:
-    """Raise where the head is not one for the classes, or a tensor belongs nowhere."""
+def _check_tensors(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> None:
+    """Raise where the head is not one for the classes, or tensors cannot be weights."""
     head = {name: t for name, t in tensors.items() if name.startswith("head.")}
-    for name in tensors:
-        if name not in head and not _STAGES.match(name):
-            raise ValueError(f"there is a tensor {name!r}, which is part of no stage.")
+    strange = [name for name in tensors if name not in head and not _STAGES.match(name)]
+    if strange:
+        raise ValueError(f"there is a tensor {strange[0]!r}, which is part of no stage.")
     matrices = {int(name.split(".")[1]): t for name, t in head.items() if t.ndim == 2}
     if not matrices:
         raise ValueError("there is no head among its tensors.")
@@ -250,6 +246,8 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
     with torch.device("meta"):
         own = make_head(made["head"], n_features, len(net._classes), made["head__dropout"], 0)
     check_fit(nn.ModuleDict({"head": own}).state_dict(), head, path)
+    check_kinds(tensors, path)
+    check_values(tensors, path, may_be_zero=True)
 
 
 def _encode(value: Any, name: str) -> Any:

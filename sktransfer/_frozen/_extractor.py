@@ -94,14 +94,14 @@ class FrozenExtractor:
         return self._finite(parts)
 
     def _finite(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what was computed, if all of it is numbers; images and weights were checked."""
+        """Return what was computed, if all of it is numbers."""
         for part in parts:
             low, high = torch.aminmax(part)  # NaN where one value is, at the speed of memory
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise FloatingPointError(
                     f"{self.info.reference.name} computes NaN or infinity for images that can be "
-                    f"read, in {self.precision}: its weights ({self.info.reference.weights}) or a "
-                    "preprocessing of your own are at fault, not the files."
+                    f"read, in {self.precision}: its weights ({self.info.reference.weights}) are at "
+                    "fault, not the files."
                 )
         return parts
 
