@@ -99,9 +99,9 @@ class FrozenExtractor:
             low, high = torch.aminmax(part)  # NaN where one value is, at the speed of memory
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise FloatingPointError(
-                    f"{self.info.reference.name} computes NaN or infinity for images that can be "
-                    f"read, in {self.precision}: its weights ({self.info.reference.weights}) are at "
-                    "fault, not the files."
+                    f"{self.info.reference.name} computes NaN or infinity in {self.precision} for "
+                    f"images that can be read; its weights ({self.info.reference.weights}), not "
+                    "the files, are at fault."
                 )
         return parts
 

@@ -158,5 +158,5 @@ def test_files_are_not_blamed_for_weights_that_make_infinity(tensors, tmp_path):
         "squeezenet1_1", weights=tmp_path / "w.pth", image_size=32, on_error="nan", engine="torch"
     )
     X = np.full((2, 32, 32, 3), 200, np.uint8)
-    with pytest.raises(FloatingPointError, match=r"w\.pth\) are at fault, not the files"):
+    with pytest.raises(FloatingPointError, match=r"w\.pth\), not the files, are at fault"):
         extractor.fit(X).transform(X)
