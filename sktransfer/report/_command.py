@@ -159,10 +159,16 @@ def _readings(
     """Return readings, which are names of classes or labels as text, as the model's labels."""
     if readers is None:
         return None
-    own = np.asarray(estimator.classes_).tolist()
-    labels = {identifier(label): label for label in own}
-    labels |= {identifier(name): label for label, name in (names or {}).items()}
-    return readers.map(lambda given: labels.get(identifier(given), given), na_action="ignore")
+    labels = np.asarray(estimator.classes_).tolist()
+
+    def read(given: Any) -> Any:
+        word = identifier(given)
+        try:
+            return labels_of([word], labels, names)[word]
+        except ValueError:  # which reader it is, the report says
+            return given
+
+    return readers.map(read, na_action="ignore")
 
 
 def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -> Any:
