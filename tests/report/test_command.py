@@ -134,3 +134,56 @@ def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+
+
+def options(tmp_path, *more):
+    return [*more, "--saliency", "none", "--no-images", "-o", str(tmp_path / "r.json")]
+
+
+def test_ages_of_dicom_are_years_and_many_sites_are_left_out(ward, tmp_path, capsys):
+    table = pd.read_csv(ward / "test" / "metadata.csv")
+    table["file"] = [str(ward / "test" / name) for name in table["file"]]
+    table["age"] = [f"{20 + row:03d}Y" for row in range(len(table))]
+    table["site"] = [f"site {row % 20}" for row in range(len(table))]
+    table.to_csv(tmp_path / "t.csv", index=False, sep=";", encoding="utf-16")
+    arguments = ["report", str(ward / "net.safetensors"), str(tmp_path / "t.csv")]
+    assert main([*arguments, *options(tmp_path)]) == 0
+    assert "site is left out, since it has 20 values" in capsys.readouterr().out
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["subgroups"]["subgroups"]) == {"sex", "View", "age"}
+    bands = list(found["subgroups"]["subgroups"]["age"])
+    assert len(bands) == 4
+    assert bands[0].startswith("(19.")
+    assert found["baselines"]["baselines"]["Metadata"]["roc_auc"]["estimate"] >= 0
+    chosen = options(tmp_path, "--metadata", "none", "--subgroups", "sex")
+    assert main([*arguments, *chosen]) == 0
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["subgroups"]["subgroups"]) == {"sex"}
+    assert "Metadata" not in found["baselines"]["baselines"]
+    assert main([*arguments, *options(tmp_path, "--subgroups", "site")]) == 1
+    assert "leave the column out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("None", "tumor"), ("NA", "null"), ("FALSE", "TRUE")])
+def test_readings_called_like_missing_values_are_readings(words, tmp_path):
+    study = cohort(40, 3)
+    names = np.where(study.y == "ill", words[1], words[0])
+    files = []
+    for i, (pixels, name) in enumerate(zip(study.X, names, strict=True)):
+        files.append(f"{name}/{i}.png")
+        (tmp_path / "test" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "test" / files[-1])
+    # Right in four of five rows of each class.
+    expert = names.copy().astype(object)
+    for name in words:
+        own = np.flatnonzero(names == name)[::5]
+        expert[own] = words[0] if name == words[1] else words[1]
+    table = pd.DataFrame({"file": files, "expert": expert})
+    table.to_csv(tmp_path / "test" / "metadata.csv", index=False)
+    joblib.dump(pipeline().fit(study.X, names), tmp_path / "m.joblib")
+    more = options(tmp_path, "--readers", "expert", "--allow-pickle")
+    assert main(["report", str(tmp_path / "m.joblib"), str(tmp_path / "test"), *more]) == 0
+    (reader,) = json.loads((tmp_path / "r.json").read_text())["roc"]["readers"].values()
+    for rate, name in (("sensitivity", words[1]), ("specificity", words[0])):
+        own = names == name
+        assert reader[rate]["estimate"] == pytest.approx((expert[own] == name).mean())
