@@ -12,7 +12,9 @@ import pandas as pd
 def as_column(values: Any) -> Any:
     """Return values of rows as an array; what NumPy would turn into words stays missing."""
     if isinstance(values, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(values), None, values.data.astype(object))
+        column = values.data.astype(object)
+        column[np.ma.getmaskarray(values)] = None
+        return column
     if isinstance(values, (list, tuple)) and not all(isinstance(each, str) for each in values):
         column = np.asarray(values)
         # ["ill", nan] would be the words "ill" and "nan", and [True, "no"] "True" and "no".

@@ -141,7 +141,7 @@ class ConfusionPairDisplay:
         read = {who: (truth[own.notna()], own.dropna().to_numpy()) for who, own in raters.items()}
         if labels is None:
             labels = unique_labels(truth, y_pred, *(given for _, given in read.values()))
-        judged = {name: (truth, y_pred), **read}
+        judged: dict[str, Any] = {name: (truth, y_pred), **read}
         if pool and len(read) > 1:
             together = tuple(np.concatenate(each) for each in zip(*read.values(), strict=True))
             judged = {name: (truth, y_pred), f"{len(read)} readers": together}
