@@ -25,7 +25,8 @@ class SkTransferError(Exception):
     """Base class of every error that sktransfer defines.
 
     Catch it to handle any of them. It is raised itself where the program that decodes DICOM files
-    cannot be started or fails, which is the fault of no single row.
+    cannot be started or fails, which is the fault of no single row, and where an activation store
+    cannot be cleared.
     """
 
 

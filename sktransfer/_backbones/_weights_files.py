@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from filelock import FileLock
 
 from sktransfer._backbones._download import NoConnectionError, download, sha256_of
 from sktransfer._utils import config as _config
+from sktransfer._utils.writing import written_whole
 from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
 
 # The publishers' convention (torchvision, timm): NAME-<first hex digits of the sha256>.pth
@@ -233,12 +233,8 @@ def _change_records(change: Callable[[dict[str, dict[str, Any]]], object]) -> No
         with FileLock(path.parent / ".digests.lock"):
             records = _read_records()
             change(records)
-            temporary = path.with_name(f".digests.{secrets.token_hex(4)}.json")
-            try:
+            with written_whole(path) as temporary:
                 temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
 
 
 def _stamp(path: Path) -> list[int]:

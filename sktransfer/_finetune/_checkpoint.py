@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from sktransfer._backbones import check_archive, shortened
+from sktransfer._utils.writing import written_whole
 from sktransfer.exceptions import WeightsMismatchError
 
 _FILE = "training.pt"
@@ -128,9 +128,5 @@ class Checkpoints:
             "progress": dict(vars(progress)),
         }
         self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / f".{_FILE}-{secrets.token_hex(4)}"
-        try:
+        with written_whole(self.path / _FILE) as temporary:
             torch.save(state, temporary)
-            os.replace(temporary, self.path / _FILE)
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import pathlib
 import re
 from collections.abc import Mapping, Set
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from sktransfer._finetune._head import make_head
 from sktransfer._finetune._parameters import check_parameters
 from sktransfer._images import DicomOptions, ImageAugmentation
 from sktransfer._persistence import SCHEMA, next_to, read_reference, read_saved, seal, unseal
+from sktransfer._utils.writing import written_whole
 from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -142,13 +142,8 @@ def save_estimator(net: Any, path: str | os.PathLike[str], class_names: Any) -> 
     }
     tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
     data = seal(tensors, header)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any]) -> Any:

@@ -293,11 +293,13 @@ class DirectoryStore:
         self._close()
         if known is not None and known != _disk_file.identity(self.path):
             return not self._off  # another process has done it already
-        if self._replaced or not self._writable:
+        if self._replaced:
             self._give_up()
             self._warn("given up", f"is damaged ({error}) {_WITHOUT}")
             return False
         self._replaced = True
+        if not self._writable:  # its owner may have written to it since it was opened
+            return True
         try:
             _disk_file.set_aside(self.path)
         except OSError as refused:

@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -76,15 +76,8 @@ def _digest(key: bytes, dtype: bytes, value: bytes) -> bytes:
 # --- opening --------------------------------------------------------------------------------------
 
 
-class Opened(NamedTuple):
-    """An open file, and whether it may be written to."""
-
-    connection: sqlite3.Connection
-    writable: bool
-
-
-def open_file(directory: Path) -> Opened:
-    """Open the file in a directory; both are made if need be.
+def open_file(directory: Path) -> tuple[sqlite3.Connection, bool]:
+    """Open the file in a directory; both are made if need be. Returns whether it can be written to.
 
     Nothing waits for a lock that another program holds: ``SQLITE_BUSY`` is raised at once. Raises
     OSError where there is no such directory, or something else under the name of the file.
@@ -97,7 +90,7 @@ def open_file(directory: Path) -> Opened:
         if os.path.lexists(each) and not each.is_file():
             raise ForeignFileError(f"{name} is not a regular file")
     if file.exists() and not (_may_write(directory) and _may_write(file)):
-        return Opened(_open_read_only(file), writable=False)
+        return _open_read_only(file), False
     connection = _connect(file)
     try:
         mode = "delete" if _on_network(directory) else "wal"
@@ -117,7 +110,7 @@ def open_file(directory: Path) -> Opened:
     except BaseException:
         connection.close()
         raise
-    return Opened(connection, writable=True)
+    return connection, True
 
 
 def _connect(file: Path, query: str = "") -> sqlite3.Connection:
@@ -141,19 +134,22 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     # Without its log a file is whole, but SQLite would still want to make one. Where the log is
     # there and cannot be read, the rows in it are missed, and digests tell torn pages.
     whole = logs and not file.with_name(f"{FILE_NAME}-wal").exists()
-    queries = ["?immutable=1"] if whole else ["?mode=ro&readonly_shm=1", "?immutable=1"]
-    for query in queries:
-        connection = _connect(file, query)
+    connection = _connect(file, "?immutable=1" if whole else "?mode=ro&readonly_shm=1")
+    try:
         try:
-            if _check_tables(connection):
-                return connection
-            raise ForeignFileError("it holds no rows, and it is read-only")
-        except BaseException as error:
-            connection.close()
-            unopened = isinstance(error, sqlite3.OperationalError) and not is_busy(error)
-            if query == queries[-1] or not unopened:
+            filled = _check_tables(connection)
+        except sqlite3.OperationalError as error:
+            if whole or is_busy(error):
                 raise
-    raise AssertionError
+            connection.close()
+            connection = _connect(file, "?immutable=1")
+            filled = _check_tables(connection)
+        if not filled:
+            raise ForeignFileError("it holds no rows, and it is read-only")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _check_tables(connection: sqlite3.Connection) -> bool:
@@ -163,12 +159,11 @@ def _check_tables(connection: sqlite3.Connection) -> bool:
         return True
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (number,) = connection.execute("PRAGMA user_version").fetchone()
-    if application == _APPLICATION and number > _NUMBER:
-        raise ForeignFileError(f"{FILE_NAME} was written by a newer version of sktransfer")
-    if application == _APPLICATION:
+    if application == _APPLICATION and number <= _NUMBER:
         raise sqlite3.DatabaseError("its tables are not those that were written")
     if found:
-        raise ForeignFileError(f"{FILE_NAME} is a database of another program")
+        whose = "a newer version of sktransfer" if application == _APPLICATION else "others"
+        raise ForeignFileError(f"{FILE_NAME} is a database of {whose}")
     return False
 
 
@@ -282,15 +277,7 @@ def who_else_writes(path: Path) -> str | None:
         return f"belongs to another user (number {status.st_uid})"
     if status.st_mode & stat.S_IWOTH:
         return "can be written to by every user of this machine"
-    if status.st_mode & stat.S_IWGRP and status.st_gid != 0:
-        import grp
-        import pwd
-
-        try:
-            group = grp.getgrgid(status.st_gid).gr_name
-            alone = group == pwd.getpwuid(os.geteuid()).pw_name  # a group for each user
-        except KeyError:
-            group, alone = str(status.st_gid), False
-        if not alone:
-            return f"can be written to by the group {group!r}"
+    # Many systems have a group for each user, of the same number.
+    if status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.geteuid()):
+        return f"can be written to by a group (number {status.st_gid})"
     return None

@@ -5,9 +5,7 @@ resolved before, and torch itself. It must not know images or stores.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sktransfer._utils import config as _config
+from sktransfer._utils.writing import written_whole
 from sktransfer.exceptions import MissingDependencyError
 
 DTYPES = {
@@ -179,11 +178,10 @@ def remember(*question: Any, engine: str) -> None:
         return
     record = _record_of(question)
     _resolved[record] = engine
-    temporary = record.with_name(f".{record.name}-{secrets.token_hex(4)}")
     with suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(engine, encoding="ascii")
-        os.replace(temporary, record)
+        with written_whole(record) as temporary:
+            temporary.write_text(engine, encoding="ascii")
 
 
 def _record_of(question: tuple) -> Path:

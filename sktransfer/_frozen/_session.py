@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 import secrets
 import shutil
 import stat
 import tempfile
-import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
 
 from sktransfer._frozen._disk import open_directory
-from sktransfer._frozen._disk_file import may_live
 from sktransfer._utils import config as _config
 
 try:
@@ -30,9 +27,6 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 
 _PREFIX = "sktransfer-session-"
 _LOCK = ".lock"
-# A directory without a lock (cleaners of temporary folders remove old files) is removed only if
-# nothing in it has changed for this long, either.
-_QUIET_SECONDS = 86_400.0
 
 
 def begin_session() -> None:
@@ -116,38 +110,19 @@ def _end_session(owner: int, lock: int) -> None:
 
 def _remove_left_behind(folder: Path) -> None:
     """Remove the directories of this user's sessions whose owners were killed."""
-    names = {each.name for each in os.scandir(folder) if each.name.startswith(_PREFIX)}
-    for name in names:
-        directory = folder / name.removesuffix(_LOCK)
+    for lock in folder.glob(f"{_PREFIX}*{_LOCK}"):
+        directory = Path(str(lock).removesuffix(_LOCK))
         with suppress(OSError):
-            status = (folder / name).lstat()
-            if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            if hasattr(os, "geteuid") and lock.lstat().st_uid != os.geteuid():
                 continue
-            if name.endswith(_LOCK):
-                _remove_if_free(directory, folder / name)
-            elif directory.name + _LOCK not in names and _is_abandoned(directory):
+            if fcntl is None:
+                lock.unlink()  # fails where it is open
                 shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_if_free(directory: Path, lock: Path) -> None:
-    """Remove a directory and its lock, or raise OSError if its owner holds the lock."""
-    if fcntl is None:
-        lock.unlink()
-        shutil.rmtree(directory, ignore_errors=True)
-        return
-    descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(directory, ignore_errors=True)
-        lock.unlink()
-    finally:
-        os.close(descriptor)
-
-
-def _is_abandoned(directory: Path) -> bool:
-    """Return whether the owner of a directory without a lock is dead, and all has been quiet."""
-    owner = re.fullmatch(rf"{_PREFIX}(\d+)-[0-9a-f]+", directory.name)
-    if owner is None or may_live(int(owner[1])):
-        return False
-    changed = max(each.lstat().st_mtime for each in (directory, *directory.iterdir()))
-    return time.time() - changed > _QUIET_SECONDS
+                continue
+            descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where it is held
+                shutil.rmtree(directory, ignore_errors=True)
+                lock.unlink()
+            finally:
+                os.close(descriptor)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,13 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from sktransfer._images import ImageSource
+from sktransfer._utils.versions import versions_of
+from sktransfer._utils.writing import written_whole
 
 # Parameters that change nothing about a result.
 _SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint__every")
+# A comparison never mixes what two versions of these computed.
+_LIBRARIES = ("sktransfer", "scikit-learn", "torch", "torchvision", "timm", "pillow", "skorch")
 # What the repr of an object shows that has none of its own.
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+")
 
@@ -58,17 +61,15 @@ def recall(
         )
         return run()
     digest = hashlib.blake2b(data, digest_size=16)
-    digest.update(identity.encode() + train.tobytes() + b"|" + test.tobytes())
+    versions = repr(versions_of(*_LIBRARIES)).encode()
+    digest.update(versions + identity.encode() + train.tobytes() + b"|" + test.tobytes())
     path = directory / f"{digest.hexdigest()}.json"
     record = _read(path)
     if record is None:
         record = run()
         text = {**record, "probabilities": np.asarray(record["probabilities"]).tolist()}
-        # Whole or not at all: a kill in the middle leaves no half file under the name.
-        handle, name = tempfile.mkstemp(dir=directory, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(text))
-        os.replace(name, path)
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(text), encoding="utf-8")
     return {**record, "probabilities": np.asarray(record["probabilities"])}
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 import pytest
@@ -99,31 +98,12 @@ def test_a_session_is_a_lock_until_a_worker_needs_it_and_nothing_at_the_end(fold
     MEMORY_STORE.clear()
 
 
-def left_behind(folder, pid, age, suffix=""):
-    directory = folder / f"sktransfer-session-{pid}-0123abcd{suffix}"
-    directory.mkdir(mode=0o700)
-    (directory / "activations-2.sqlite").touch()
-    for each in (directory / "activations-2.sqlite", directory):
-        os.utime(each, (time.time() - age,) * 2)
-    return directory
-
-
-def test_a_directory_whose_lock_was_removed_needs_a_dead_owner_and_a_quiet_day(folder):
-    (dead := subprocess.Popen([sys.executable, "-c", ""])).wait()
-    alive = left_behind(folder, os.getpid(), 10**6)
-    fresh = left_behind(folder, dead.pid, 3600)
-    other = left_behind(folder, "nobody", 10**6)
-    old = left_behind(folder, dead.pid, 10**6, suffix="ef")
-    _session._remove_left_behind(folder)
-    assert not old.exists()
-    assert {*folder.iterdir()} == {alive, fresh, other}
-
-
 @pytest.mark.skipif(
     hasattr(os, "geteuid") and os.geteuid() != 0, reason="only root can make files of others"
 )
 def test_what_other_users_left_behind_is_left(folder):
-    directory = left_behind(folder, 1, 0)
+    directory = folder / "sktransfer-session-1-0123abcd"
+    directory.mkdir(mode=0o700)
     lock = folder / f"{directory.name}.lock"
     lock.touch()
     os.chown(lock, 4321, 4321)

@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all, and what a kill in the middle leaves behind."""
+
+from __future__ import annotations
+
+import glob
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+# What is older belongs to a process that was killed: nothing here is written for this long.
+_ABANDONED_SECONDS = 86_400.0
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary name next to ``path``, which becomes ``path`` at the end.
+
+    If the block fails nothing is left, and ``path`` is as it was. What a killed process left behind
+    when it wrote to the same path is removed by the next one, a day later.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with written_whole(path) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> [each.name for each in path.parent.iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    for left_behind in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - left_behind.stat().st_mtime > _ABANDONED_SECONDS:
+                left_behind.unlink()
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
