@@ -123,12 +123,6 @@ def _add_report(commands: Any) -> None:
     )
     parser.add_argument("--positive", metavar="CLASS", help="positive class")
     parser.add_argument(
-        "--classes",
-        nargs="+",
-        metavar="LABEL=NAME",
-        help="what the data call each class of the model: 0=normal 1=malignant",
-    )
-    parser.add_argument(
         "--train", metavar="DATA", help="the data it was trained on, in the same form"
     )
     parser.add_argument("--target", metavar="COLUMN", help="column of the CSV with the labels")
@@ -139,11 +133,13 @@ def _add_report(commands: Any) -> None:
         help="column with the patients (default: patient_id and the like)",
     )
     for name, what in (
+        ("classes", "what the data call each class of the model: 0=normal 1=malignant"),
         ("metadata", "columns for a baseline that sees no image, or none (default: usual names)"),
         ("subgroups", "columns to tabulate by, or none (default: usual names)"),
         ("readers", "columns with the experts' labels"),
     ):
-        parser.add_argument(f"--{name}", nargs="+", metavar="COLUMN", help=what)
+        value = "LABEL=NAME" if name == "classes" else "COLUMN"
+        parser.add_argument(f"--{name}", nargs="+", metavar=value, help=what)
     parser.add_argument("--threshold", type=float, help="decision threshold instead of the model's")
     parser.add_argument("--title", help="title of the report")
     parser.add_argument(

@@ -60,9 +60,9 @@ def unseal(data: bytes, source: str | os.PathLike[str]) -> tuple[Any, dict[str, 
         tensors = safetensors.torch.load(data)
         # The reader has found a header of this length to be sound.
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length], object_pairs_hook=_unique).get("__metadata__")
-        text = (metadata or {}).get("sktransfer", "null")
-        header = json.loads(text, object_pairs_hook=_unique)
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+        text = metadata.get("sktransfer", "null")
+        header = json.loads(text)
     except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise WeightsMismatchError(
             f"{source} is not a file that save wrote, or it is damaged: {error}"
@@ -73,11 +73,8 @@ def unseal(data: bytes, source: str | os.PathLike[str]) -> tuple[Any, dict[str, 
             f"{header.get('sktransfer')}; this version {__version__} reads schema {SCHEMA}. Load "
             "it with that version, or fit again and save it with this one."
         )
-    if "digest" not in (metadata or {}):
-        raise WeightsMismatchError(
-            f"{source} holds no saved estimator: it is another kind of file, or another program "
-            "wrote it again."
-        )
+    if "digest" not in metadata:
+        raise WeightsMismatchError(f"{source} holds no saved estimator; it is another file.")
     if metadata["digest"] != tensors_digest(tensors, text):
         raise WeightsMismatchError(
             f"{source} was damaged or edited after it was saved: the digest of its content is not "
@@ -85,14 +82,6 @@ def unseal(data: bytes, source: str | os.PathLike[str]) -> tuple[Any, dict[str, 
             "again; load(path, **params) changes parameters."
         )
     return header, tensors
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of JSON, in which no key may be twice."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a key of its header is there twice.")
-    return made
 
 
 @dataclass(frozen=True)

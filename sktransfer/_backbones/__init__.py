@@ -15,7 +15,6 @@ from sktransfer._backbones._chain import (
 from sktransfer._backbones._load import architecture, load_backbone
 from sktransfer._backbones._state_dict import (
     check_archive,
-    check_fit,
     check_kinds,
     check_values,
     load_strict,
@@ -35,7 +34,6 @@ __all__ = [
     "Stage",
     "architecture",
     "check_archive",
-    "check_fit",
     "check_kinds",
     "check_values",
     "describe_backbone",

@@ -81,31 +81,12 @@ def load_strict(
     ``source`` is where they come from, for the message; ``ignore`` has patterns of names that may
     be missing or left over (``"AuxLogits.*"``). If this raises, the module is in no defined state.
     """
-    _check_shapes(module.state_dict(), state_dict, source)
-    result = module.load_state_dict(state_dict, strict=False)  # keeps torch's own upgrades of names
-    missing = _without(result.missing_keys, ignore)
-    unexpected = _without(result.unexpected_keys, ignore)
-    _check_names(missing, unexpected, source)
-    check_values(module.state_dict(), source, may_be_zero=may_be_zero)
-
-
-def check_fit(
-    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str | os.PathLike[str]
-) -> None:
-    """Raise ``WeightsMismatchError`` unless tensors fit a network's one to one."""
-    _check_shapes(expected, given, source)
-    missing, unexpected = expected.keys() - given.keys(), given.keys() - expected.keys()
-    _check_names(sorted(missing), sorted(unexpected), source)
-
-
-def _check_shapes(
-    expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str | os.PathLike[str]
-) -> None:
-    check_kinds(given, source, expected)
+    expected = module.state_dict()
+    check_kinds(state_dict, source, expected)
     wrong = [
-        f"{name} ({tuple(given[name].shape)} instead of {tuple(tensor.shape)})"
+        f"{name} ({tuple(state_dict[name].shape)} instead of {tuple(tensor.shape)})"
         for name, tensor in expected.items()
-        if name in given and given[name].shape != tensor.shape
+        if name in state_dict and state_dict[name].shape != tensor.shape
     ]
     if wrong:
         hint = ""
@@ -118,11 +99,9 @@ def _check_shapes(
             f"The tensors of {os.fspath(source)} do not fit this network: wrong shape of "
             f"{_few(wrong)}.{hint}"
         )
-
-
-def _check_names(
-    missing: Sequence[str], unexpected: Sequence[str], source: str | os.PathLike[str]
-) -> None:
+    result = module.load_state_dict(state_dict, strict=False)  # keeps torch's own upgrades of names
+    missing = _without(result.missing_keys, ignore)
+    unexpected = _without(result.unexpected_keys, ignore)
     if missing or unexpected:
         parts = [
             f"{what}: {_few(names)}"
@@ -133,6 +112,7 @@ def _check_names(
             f"The tensors of {os.fspath(source)} do not fit this network ({'; '.join(parts)}). "
             "They must come from the architecture that was named, built the same way."
         )
+    check_values(module.state_dict(), source, may_be_zero=may_be_zero)
 
 
 def check_kinds(
@@ -146,27 +126,19 @@ def check_kinds(
     and masks, by their names, may be whole numbers or booleans.
     """
     for name, tensor in tensors.items():
-        if tensor.is_meta:
-            problem = "on torch's meta device, so the file has its shape and no values"
-        elif tensor.is_quantized or tensor.is_nested or tensor.layout != torch.strided:
-            layout = "quantized" if tensor.is_quantized else f"of layout {tensor.layout}"
-            problem = f"{layout} instead of a dense tensor of floats"
-        elif tensor.dtype in _FLOATS:
-            continue
-        elif tensor.dtype.is_floating_point or tensor.is_complex():
-            problem = f"of {tensor.dtype}"
-        elif expected is not None and name in expected:
-            if not expected[name].is_floating_point():
-                continue
-            problem = f"of {tensor.dtype}"
-        elif _COUNTS.fullmatch(str(name).rpartition(".")[2]):
-            continue
+        kind = str(tensor.dtype)
+        if expected is not None and name in expected:
+            counts = not expected[name].is_floating_point()
         else:
-            problem = f"of {tensor.dtype}"
+            counts = _COUNTS.fullmatch(str(name).rpartition(".")[2]) is not None
+        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+            kind = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else "sparse"
+        elif tensor.dtype in _FLOATS or (counts and not kind.startswith(("torch.c", "torch.f"))):
+            continue
         raise WeightsMismatchError(
-            f"{name!r} of {os.fspath(source)} is {problem}; weights are dense tensors of float32, "
-            "float64, float16 or bfloat16. Save the network's state dict before it is quantized, "
-            "pruned to a sparse layout or converted."
+            f"{name!r} of {os.fspath(source)} is a {kind} tensor; weights are dense and of "
+            "float32, float64, float16 or bfloat16. Save the state dict before the network is "
+            "quantized, pruned or converted."
         )
 
 

@@ -19,7 +19,7 @@ from sktransfer._backbones import (
     Backbone,
     architecture,
     check_archive,
-    check_fit,
+    check_kinds,
     check_values,
 )
 from sktransfer._base import (
@@ -49,7 +49,7 @@ from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augm
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
 from sktransfer._utils.threads import DecodingThreads
-from sktransfer.exceptions import ImageDecodeError, WeightsMismatchError
+from sktransfer.exceptions import ImageDecodeError
 
 # Fewest rows that are predicted at once, however little memory there is.
 _LEAST_ROWS = 32
@@ -784,23 +784,18 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             If a file is damaged, or its tensors cannot be weights; nothing is changed then.
         """
         check_is_fitted(self)
-        module, source = self.module_, "the file of save_params"
-        before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-        hook = module.register_load_state_dict_pre_hook(
-            lambda module, tensors, *_: check_fit(module.state_dict(), tensors, source)
-        )
+
+        def check(module: Any, tensors: dict[str, torch.Tensor], *_: Any) -> None:
+            check_kinds(tensors, "the file of save_params", module.state_dict())
+            check_values(tensors, "the file of save_params", may_be_zero=True)
+
+        hook = self.module_.register_load_state_dict_pre_hook(check)
         given, self.device = self.device, self.device_  # "auto" is no device of torch's
         try:
             for file in (*args, *kwargs.values()):
                 if isinstance(file, (str, os.PathLike)):
                     check_archive(file, file)
             super().load_params(*args, **kwargs)
-            hook.remove()
-            check_values(module.state_dict(), source, may_be_zero=True)
-        except WeightsMismatchError:
-            hook.remove()
-            module.load_state_dict(before)
-            raise
         finally:
             hook.remove()
             self.device = given

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones import Backbone, check_fit, check_values, find_stage
+from sktransfer._backbones import Backbone, find_stage, load_strict
 from sktransfer._frozen import NetworkInfo, NetworkSource
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -199,8 +199,6 @@ class Suffix(nn.Module):
 
     def restore(self, tensors: dict[str, Tensor], source: Any = None) -> None:
         """Put back what :meth:`learned` returned; if it comes from a ``source``, check it."""
-        if source is not None:
-            check_fit(self.learned(), tensors, source)
         for prefix, module in self._learned_modules.items():
             own = {
                 name.removeprefix(f"{prefix}."): tensor
@@ -210,9 +208,10 @@ class Suffix(nn.Module):
             floating = [tensor.dtype for tensor in own.values() if tensor.is_floating_point()]
             if prefix == "head" and floating:
                 module.to(floating[0])
-            module.load_state_dict(own)
-        if source is not None:
-            check_values(self.state_dict(), source, may_be_zero=True)
+            if source is None:
+                module.load_state_dict(own)
+            else:
+                load_strict(module, own, source=f"{source} ({prefix})", may_be_zero=True)
 
     @property
     def _learned_modules(self) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch.history import History
 from torch import nn
 
-from sktransfer._backbones import check_fit, check_kinds, check_values
+from sktransfer._backbones import check_kinds, check_values, load_strict
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._fitting import MADE_WITH
@@ -35,11 +35,9 @@ from sktransfer.exceptions import WeightsMismatchError
 _OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
 _KEYS = {
     *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
-    "class_names",
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
+    "class_names",
 }
-
-
 # What a saved label may be: boolean, number, text of bounded length, or object.
 _LABELS = re.compile(r"[|<>](?:[biuf]\d|U\d{1,5}|O)")
 _STAGES = re.compile(r"(stages\.stage\d+|neck)\.")
@@ -72,38 +70,26 @@ def _written_classes(classes: np.ndarray) -> dict[str, Any]:
     return {"dtype": classes.dtype.str, "values": values}
 
 
-def read_class_names(given: Any, classes: np.ndarray) -> list[str] | None:
+def read_class_names(given: Any, classes: np.ndarray, what: str = "class_names") -> Any:
     """Return names of classes in their order: those given, else the labels if they are text."""
     labels = classes.tolist()
     are_text = all(isinstance(each, str) for each in labels)
     if given is None:
         return labels if are_text else None
-    if isinstance(given, Mapping):
-        if set(given) != set(labels):
-            raise ValueError(
-                f"class_names is a mapping of {list(given)}, the classes are {labels}: give a name "
-                "for each of them."
-            )
+    if isinstance(given, Mapping) and set(given) == set(labels):
         given = [given[label] for label in labels]
-    elif isinstance(given, (str, bytes, Set)) or not hasattr(given, "__len__"):
-        raise ValueError(
-            "class_names is a list of names in the order of classes_, or a mapping of labels to "
-            f"names; got {given!r}."
-        )
-    names = list(given)
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"class_names: {name!r} is not the name of a class.")
-    if len(names) != len(labels) or len(set(names)) < len(names):
-        raise ValueError(
-            f"class_names are {names} for the classes {labels}: give a different name for each."
-        )
-    if are_text and set(names) == set(labels) and names != labels:
-        raise ValueError(
-            f"class_names are {names}, the classes themselves in another order: classes_ is "
-            f"{labels}, so that one would be called the other. Leave class_names out."
-        )
-    return [str(name) for name in names]
+    problem = ""
+    if isinstance(given, (Mapping, str, bytes, Set)) or not hasattr(given, "__len__"):
+        problem = "must be a list in the order of the classes, or a mapping with a name for each"
+    elif len(given) != len(labels) or len(set(given)) < len(given):
+        problem = "must be a different name for each class"
+    elif not all(isinstance(name, str) and name.strip() for name in given):
+        problem = "must be text"
+    elif are_text and set(given) == set(labels) and list(given) != labels:
+        problem = "are the classes in another order, so that one would be called the other"
+    if problem:
+        raise ValueError(f"{what} {problem}; the classes are {labels}, got {given!r}.")
+    return [str(name) for name in given]
 
 
 def save_estimator(net: Any, path: str | os.PathLike[str], class_names: Any) -> None:
@@ -190,27 +176,21 @@ def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     net._classes = _read_classes(header["classes"])
     net._class_names = read_class_names(header["class_names"], net._classes)
     net.reference_ = read_reference(header["reference"])
-    history = header["history"]
+    history, names = header["history"], header["feature_names_in"]
+    counts = [header[name] for name in ("seed", "n_epochs", "best_epoch", "n_features_in")]
+    if not all(type(each) is int and each >= 0 for each in counts if each is not None):
+        raise ValueError(f"its seed, epochs and number of features are {counts}.")
     if not isinstance(history, list) or not all(isinstance(each, dict) for each in history):
         raise ValueError("its history is no list of epochs.")
     net.history_ = History(history)
-    net._seed = _count(header, "seed")
-    net.n_epochs_, net.best_epoch_ = _count(header, "n_epochs"), _count(header, "best_epoch")
-    names = header["feature_names_in"]
-    if header["n_features_in"] is not None:
-        net.n_features_in_ = _count(header, "n_features_in")
+    net._seed, net.n_epochs_, net.best_epoch_, n_features = counts
+    if n_features is not None:
+        net.n_features_in_ = n_features
     if names is not None:
-        if not all(isinstance(name, str) for name in names) or len(names) != net.n_features_in_:
-            raise ValueError(f"its columns are {names!r}, of {net.n_features_in_}.")
+        if not all(isinstance(name, str) for name in names) or len(names) != n_features:
+            raise ValueError(f"its columns are {names!r}, of {n_features}.")
         net.feature_names_in_ = np.asarray(names, dtype=object)
     return net
-
-
-def _count(header: dict[str, Any], name: str) -> int:
-    value = header[name]
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"its {name} is {value!r}, which is no count.")
-    return value
 
 
 def _read_classes(written: dict[str, Any]) -> np.ndarray:
@@ -238,9 +218,8 @@ def _check_tensors(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> 
     if not matrices:
         raise ValueError("there is no head among its tensors.")
     made, n_features = net._made_with, matrices[min(matrices)].shape[1]
-    with torch.device("meta"):
-        own = make_head(made["head"], n_features, len(net._classes), made["head__dropout"], 0)
-    check_fit(nn.ModuleDict({"head": own}).state_dict(), head, path)
+    own = make_head(made["head"], n_features, len(net._classes), made["head__dropout"], 0)
+    load_strict(nn.ModuleDict({"head": own}), head, source=path, may_be_zero=True)
     check_kinds(tensors, path)
     check_values(tensors, path, may_be_zero=True)
 

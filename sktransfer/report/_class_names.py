@@ -5,13 +5,14 @@ It must not know how data are read.
 
 from __future__ import annotations
 
-import difflib
+import re
 import shlex
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from sktransfer._finetune._saving import read_class_names
 from sktransfer.report._model import fitted_steps
 
 _BOOLEANS = {"true": 1.0, "false": 0.0}
@@ -34,18 +35,13 @@ def names_of_model(estimator: Any) -> dict[Any, str] | None:
 def given_names(given: Sequence[str], labels: Sequence[Any]) -> dict[Any, str]:
     """Read ``LABEL=NAME`` for each class, as the command line has them."""
     found: dict[Any, str] = {}
-    # The longest label first: one may begin as another does.
-    by_text = sorted(((str(label), label) for label in labels), key=lambda each: -len(each[0]))
     for each in given:
-        label = next(((t, own) for t, own in by_text if each.startswith(f"{t}=")), None)
-        if label is None or label[1] in found:
-            raise ValueError(
-                f"--classes {each!r} is not LABEL=NAME with one of the model's classes "
-                f"{listed(labels)}, each once."
-            )
-        found[label[1]] = each[len(label[0]) + 1 :]
-    missing = [label for label in labels if label not in found]
-    if missing or len(set(found.values())) < len(found):
+        # The longest: one label may begin as another does.
+        fits = [label for label in labels if each.startswith(f"{label}=")]
+        if fits:
+            label = max(fits, key=lambda own: len(str(own)))
+            found[label] = each[len(str(label)) + 1 :]
+    if not len(found) == len(set(found.values())) == len(labels) == len(given):
         raise ValueError(
             f"--classes needs a different name for each class of the model: {template(labels)}; "
             f"got {listed(given)}."
@@ -55,34 +51,9 @@ def given_names(given: Sequence[str], labels: Sequence[Any]) -> dict[Any, str]:
 
 def check_names(names: Any, labels: Sequence[Any]) -> list[str]:
     """Return ``target_names=`` as a name for each label in their order; refuse what is unclear."""
-    if isinstance(names, Mapping):
-        unknown = [each for each in names if each not in labels]
-        if unknown:
-            raise ValueError(
-                f"target_names has a name for {unknown[0]!r}, which is not one of the classes "
-                f"{list(labels)}."
-            )
-        names = [names.get(each, each) for each in labels]
-    elif isinstance(names, (str, bytes, Set)):
-        raise ValueError(
-            f"target_names must have an order, that of the classes {list(labels)}, or be a "
-            f"mapping; got {names!r}."
-        )
-    elif len(names) != len(labels):
-        raise ValueError(
-            f"target_names has {len(names)} names for the classes {list(labels)}; pass one for "
-            "each."
-        )
-    made = [str(name) for name in names]
-    texts = [str(label) for label in labels]
-    if len(set(made)) < len(made):
-        raise ValueError(f"target_names are {made}: two classes have the same name.")
-    if made != texts and sorted(made) == sorted(texts):
-        raise ValueError(
-            f"target_names are {made}, the classes themselves in another order: they are "
-            f"{list(labels)}, so that one would be called the other. Leave target_names out."
-        )
-    return made
+    if isinstance(names, Mapping) and set(names) <= set(labels):
+        names = {label: names.get(label, str(label)) for label in labels}
+    return read_class_names(names, np.asarray(labels), "target_names")
 
 
 def labels_of(words: Sequence[Any], labels: Sequence[Any], names: Mapping[Any, str] | None) -> dict:
@@ -96,7 +67,9 @@ def labels_of(words: Sequence[Any], labels: Sequence[Any], names: Mapping[Any, s
         by_name = [label for label in labels if names and names[label] == text]
         value = _number(word)
         by_text = [label for label in labels if str(label) == text] or [
-            label for label in labels if value is not None and _value(label) == value
+            label
+            for label in labels
+            if value is not None and not isinstance(label, str) and _number(label) == value
         ]
         if by_name and by_text and by_name != by_text:
             raise ValueError(
@@ -134,18 +107,15 @@ def _refusal(
             f"{start} They differ in case or blanks. Rename them, or if they mean the same, add "
             f"{option(renamed)}."
         )
-    alone = len(unknown) == len(words) and (names is None or len(words) == len(labels))
-    if alone and len(words) <= len(labels) and not all(isinstance(each, str) for each in labels):
+    if len(unknown) == len(words) <= len(labels) and not isinstance(labels[0], str):
         start += " Nothing says which is which, and it is not guessed. Add "
         if len(words) == len(labels) == 2:
             one, other = (dict(zip(labels, each, strict=True)) for each in (words, words[::-1]))
             return f"{start}{option(one)} or {option(other)}, whichever is true."
         return f"{start}{template(labels)}, with a name in each place."
-    close = {word: difflib.get_close_matches(word, list(known.values()), 1) for word in unknown}
-    hints = "".join(f" Is {word!r} {near[0]!r}?" for word, near in close.items() if near)
     return (
-        f"{start} The model cannot predict {listed(unknown)}.{hints} Rename them to the classes of "
-        f"the model, leave them out, or name the classes with {template(labels)}."
+        f"{start} The model cannot predict {listed(unknown)}. Rename them to the classes of the "
+        f"model, leave them out, or name the classes with {template(labels)}."
     )
 
 
@@ -168,17 +138,8 @@ def listed(values: Sequence[Any], limit: int = 10) -> str:
 def _number(word: Any) -> float | None:
     """Return the number, or the truth value, that a word is."""
     if isinstance(word, str):
-        text = word.strip()
-        if text.casefold() in _BOOLEANS and text == word:
-            return _BOOLEANS[text.casefold()]
-        if text != word or not text.replace(".", "", 1).lstrip("+-").isdecimal():
+        if word.casefold() in _BOOLEANS:
+            return _BOOLEANS[word.casefold()]
+        if not re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?", word):
             return None
-    try:
-        return float(word)
-    except (TypeError, ValueError):
-        return None
-
-
-def _value(label: Any) -> float | None:
-    """Return a class as a number, unless it is text."""
-    return None if isinstance(label, str) else _number(label)
+    return float(word) if isinstance(word, (str, int, float, np.number, np.bool_)) else None

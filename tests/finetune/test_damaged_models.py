@@ -82,7 +82,7 @@ def test_an_edited_header_is_refused(path, change):
     rewritten(path, lambda text: text)
     FineTuneClassifier.load(path)
     rewritten(path, change)
-    with pytest.raises(WeightsMismatchError, match=r"damaged or edited|twice"):
+    with pytest.raises(WeightsMismatchError, match="damaged or edited"):
         FineTuneClassifier.load(path)
 
 
@@ -121,12 +121,12 @@ def classes(values, dtype="<U3"):
         (classes(["no", "yes"], "<M8[s]"), "type '<M8"),
         (classes(["no", "yes"], "<U999999999"), "type '<U999"),
         (classes(["a", "b", "c"]), "wrong shape of head"),
-        ({"class_names": ["a", "a"]}, "different name"),
+        ({"class_names": ["a", "a"]}, "different name for each"),
         ({"class_names": ["yes", "no"]}, "in another order"),
-        ({"n_features_in": "many"}, "n_features_in"),
+        ({"n_features_in": "many"}, "number of features"),
         ({"feature_names_in": ["a"], "n_features_in": 2}, "columns"),
-        ({"seed": -1}, "seed"),
-        ({"n_epochs": 1.5}, "n_epochs"),
+        ({"seed": -1}, "seed, epochs"),
+        ({"n_epochs": 1.5}, "seed, epochs"),
         ({"history": {"epoch": 1}}, "history"),
         ({"made_with": {}}, "made with"),
         ({"reference": {"name": "resnet18"}}, "refers to its pretrained network"),
@@ -156,7 +156,7 @@ def test_tensors_that_do_not_fit_are_refused(path, task, name, make):
     header, tensors = unseal(path.read_bytes(), path)
     made = make(tensors.pop(name, None))
     path.write_bytes(seal(tensors if made is None else {**tensors, name: made}, header))
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=name.removeprefix("head.")):
         # The width of the embedding is known once the network is found.
         FineTuneClassifier.load(path).predict(task[0])
 
@@ -283,13 +283,13 @@ def test_labels_that_are_text_are_the_names(fitted, path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["ill"], "different name for each"),
-        (["ill", "ill"], "different name for each"),
-        (["ill", ""], "is not the name of a class"),
-        ({0: "healthy", 2: "ill"}, "give a name for each"),
-        ({"0": "healthy", "1": "ill"}, "give a name for each"),
-        ("ab", "in the order of classes_"),
-        ({"healthy", "ill"}, "in the order of classes_"),
+        (["ill"], "different name for each class"),
+        (["ill", "ill"], "different name for each class"),
+        (["ill", ""], "must be text"),
+        ({0: "healthy", 2: "ill"}, "a mapping with a name for each"),
+        ({"0": "healthy", "1": "ill"}, "a mapping with a name for each"),
+        ("ab", "in the order of the classes"),
+        ({"healthy", "ill"}, "in the order of the classes"),
     ],
 )
 def test_names_must_fit_the_classes(small, task, tmp_path, names, message):

@@ -51,7 +51,7 @@ def test_words_mean_classes_by_name_text_or_value(words, classes, names, expecte
         (["a"], [0, 1], None, "Nothing says which is which"),
         (["mel", "nv"], ["malignant", "normal"], None, "cannot predict 'mel', 'nv'"),
         (["Malignant", "normal "], [0, 1], NAMED, "--classes '0=normal ' 1=Malignant"),
-        (["malignant", "normall"], [0, 1], NAMED, "Is 'normall' 'normal'?"),
+        (["malignant", "normall"], [0, 1], NAMED, "cannot predict 'normall'"),
         (["malignant", "normal", "thumbs"], [0, 1], NAMED, "cannot predict 'thumbs'"),
         (["malignant", "1"], [0, 1], NAMED, "both mean the class 1"),
         (["1", "01"], [0, 1], None, "both mean the class 1"),
@@ -78,11 +78,11 @@ def test_the_option_names_each_class_once():
     ("names", "message"),
     [
         (["normal", "malignant"], "in another order"),
-        ({"Malignant": "m"}, "'Malignant', which is not one of the classes"),
-        (["m", "m"], "the same name"),
-        ("mn", "must have an order"),
-        ({"malignant", "normal"}, "must have an order"),
-        (["m"], "1 names for the classes"),
+        ({"Malignant": "m"}, "a mapping with a name for each"),
+        (["m", "m"], "a different name for each"),
+        ("mn", "in the order of the classes"),
+        ({"malignant", "normal"}, "in the order of the classes"),
+        (["m"], "a different name for each"),
     ],
 )
 def test_names_that_would_swap_classes_are_refused(names, message):

@@ -477,7 +477,7 @@ def test_images_are_left_out_on_request(digits):
         ({"metadata": {"site": ["a"]}}, "metadata 'site' has 1 rows"),
         ({"card": {"intended": "x"}}, "card has no heading 'intended'; it may have model_details"),
         ({"saliency": "lime"}, "saliency must be one of"),
-        ({"target_names": ["a"]}, "target_names has 1 names for the classes"),
+        ({"target_names": ["a"]}, "target_names must be a different name for each"),
         ({"baselines": {"b": [0.5]}}, "baseline 'b' has 1 rows"),
         ({"y_train": [True, False], "groups_train": [1]}, "groups_train has 1 entries"),
     ],
