@@ -25,7 +25,7 @@ from sktransfer._images._dicom_colors import (
     samples_and_kind,
     stored_bits,
 )
-from sktransfer._images._dicom_read import PixelData, encoded_frame, frame_count
+from sktransfer._images._dicom_read import PixelData, frame_count
 from sktransfer._images._dicom_values import Notes, UnreadableError, Values, named
 
 # The first of these that is installed and succeeds decodes.
@@ -46,6 +46,9 @@ _KINDS = {
     **dict.fromkeys((uid.JPEG2000, uid.JPEG2000Lossless), "JPEG 2000"),
     **dict.fromkeys((uid.HTJ2K, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL), "HTJ2K"),
 }
+
+# Progressive JPEG has about ten.
+_MOST_SCANS = 50
 
 _LONGEST_REASON = 120
 
@@ -129,10 +132,9 @@ def native_frame(pixels: PixelData, values: Values, frame: int, syntax: uid.UID)
 
 
 def compressed_frame(
-    pixels: PixelData, values: Values, frame: int, syntax: uid.UID, decoders: Iterable[str]
+    encoded: bytes, values: Values, syntax: uid.UID, decoders: Iterable[str]
 ) -> Frame:
     """Return one compressed frame, decoded by the first of ``decoders`` that can."""
-    encoded = encoded_frame(pixels, values, frame)
     stream = None if syntax == uid.RLELossless else read_code_stream(encoded)
     if stream is None:
         if syntax != uid.RLELossless:
@@ -148,6 +150,11 @@ def compressed_frame(
         raise UnreadableError(
             f"its compressed image has {stream.components} components; one (gray) or three (color) "
             "are read."
+        )
+    if stream.kind == "JPEG" and encoded.count(b"\xff\xda") > _MOST_SCANS:
+        raise UnreadableError(
+            f"its compressed image has more than {_MOST_SCANS} scans, each of which takes as long "
+            "as an image; convert it to baseline JPEG."
         )
     if is_cut_short(encoded, stream):
         raise UnreadableError("damaged DICOM file: its compressed image is cut short.")

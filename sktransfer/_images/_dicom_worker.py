@@ -6,6 +6,9 @@ files may warn, crash, hang or ask for memory without harm.
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,9 @@ except ImportError:
     pydicom = None  # type: ignore[assignment]
 
 _LONGEST_REASON = 300
+
+# For everything but the pixels; thousands of frames, each with elements of its own, take one.
+_HEADER_SECONDS = 3
 
 
 def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
@@ -54,17 +60,20 @@ def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     from sktransfer._images import _dicom_read as read
     from sktransfer._images._dicom_show import render
 
-    header = read.read_header(data, question["max_inflated"])
-    read.check_image(header, question["max_pixels"])
-    options, values = question["options"], header.values
-    number = read.find_frame(values, options["frame"])
-    element = read.find_pixel_data(header)
+    with _not_for_ever():
+        header = read.read_header(data, question["max_inflated"])
+        read.check_image(header, question["max_pixels"])
+        options, values = question["options"], header.values
+        number = read.find_frame(values, options["frame"])
+        element = read.find_pixel_data(header)
+        encoded = read.encoded_frame(element, values, number) if element.in_fragments else b""
+        of_frame = values.of_frame(number)
     if element.in_fragments:
         decoders = question.get("decoders") or pixels.DECODERS
-        frame = pixels.compressed_frame(element, values, number, header.syntax, decoders)
+        frame = pixels.compressed_frame(encoded, values, header.syntax, decoders)
     else:
         frame = pixels.native_frame(element, values, number, header.syntax)
-    shown, described = render(frame, values.of_frame(number), options)
+    shown, described = render(frame, of_frame, options)
     if shown.shape[:2] != (values.integer("Rows"), values.integer("Columns")):
         raise read.UnreadableError(f"its pixels come as an array of shape {shown.shape}.")
     array = np.ascontiguousarray(shown.astype(shown.dtype.newbyteorder("<")))
@@ -100,7 +109,8 @@ def _decoders(question: dict[str, Any], data: bytes) -> dict[str, Any]:
 def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
     from sktransfer._images import _dicom_read as read
 
-    header = read.read_header(data, question["max_inflated"])
+    with _not_for_ever():
+        header = read.read_header(data, question["max_inflated"])
     found = {name: _plain(header.values.parts(name)) for name in question["keywords"]}
     is_image = read.is_image(header)
     try:
@@ -108,6 +118,34 @@ def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
     except read.UnreadableError as error:  # which only matters to who wants all of them
         frames = str(error)
     return {"values": found, "is_image": is_image, "frames": frames}
+
+
+class _TooLongError(BaseException):
+    """No Exception, which pydicom would catch and go on."""
+
+
+@contextlib.contextmanager
+def _not_for_ever() -> Iterator[None]:
+    """Stop what is in the block after some seconds of processor time, where the system can.
+
+    Millions of empty items or fragments fit into a file whose size allows its decoder minutes.
+    """
+    from sktransfer._images._dicom_values import UnreadableError
+
+    def stop(*_: Any) -> None:
+        raise _TooLongError
+
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+    signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _HEADER_SECONDS)
+    try:
+        yield
+    except _TooLongError:
+        raise UnreadableError("damaged DICOM file: its header takes too long to read.") from None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def _plain(parts: list[Any]) -> Any:
