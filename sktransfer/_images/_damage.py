@@ -50,7 +50,7 @@ def check_coded_pixels(image: OpenedFile, data: bytes, format_: str) -> None:
     elif format_ == "WebP":
         _check_webp(data, image.size)
     elif format_ == "JPEG 2000":
-        _check_jpeg2000(data)
+        check_jpeg2000(data)
     elif isinstance(image, TiffImageFile):
         _check_tiff(image, data)
 
@@ -232,7 +232,7 @@ def _check_webp(data: bytes, size: tuple[int, int]) -> None:
         at += 8 + length + length % 2
 
 
-def _check_jpeg2000(data: bytes) -> None:
+def check_jpeg2000(data: bytes) -> None:
     """Look for zeros in the tiles, where an empty packet is one byte."""
     start = data.find(b"\xff\x4f\xff\x51")
     style = data.find(b"\xff\x52", start)

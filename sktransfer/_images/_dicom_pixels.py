@@ -11,6 +11,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
+from sktransfer._images._damage import check_jpeg, check_jpeg2000
 from sktransfer._images._dicom_code_stream import (
     CodeStream,
     is_cut_short,
@@ -27,6 +28,7 @@ from sktransfer._images._dicom_colors import (
 )
 from sktransfer._images._dicom_read import PixelData, frame_count
 from sktransfer._images._dicom_values import Notes, UnreadableError, Values, named
+from sktransfer.exceptions import ImageDecodeError
 
 # The first of these that is installed and succeeds decodes.
 DECODERS = ("pydicom", "gdcm", "pyjpegls", "pillow", "pylibjpeg")
@@ -151,13 +153,7 @@ def compressed_frame(
             f"its compressed image has {stream.components} components; one (gray) or three (color) "
             "are read."
         )
-    if stream.kind == "JPEG" and encoded.count(b"\xff\xda") > _MOST_SCANS:
-        raise UnreadableError(
-            f"its compressed image has more than {_MOST_SCANS} scans, each of which takes as long "
-            "as an image; convert it to baseline JPEG."
-        )
-    if is_cut_short(encoded, stream):
-        raise UnreadableError("damaged DICOM file: its compressed image is cut short.")
+    _refuse_damage(encoded, stream)
     if stream.kind != _KINDS.get(syntax):
         values.notes.correct(
             f"the transfer syntax is {syntax.name!r}, but the compressed image is {stream.kind}"
@@ -193,6 +189,24 @@ def compressed_frame(
 def _any_of(samples: int) -> str:
     """Return a photometric interpretation by which no decoder converts anything."""
     return "RGB" if samples == 3 else "MONOCHROME2"
+
+
+def _refuse_damage(encoded: bytes, stream: CodeStream) -> None:
+    """Refuse what decoders would make an image of, half of it gray, or take long for."""
+    if is_cut_short(encoded, stream):
+        raise UnreadableError("damaged DICOM file: its compressed image is cut short.")
+    if stream.kind == "JPEG" and encoded.count(b"\xff\xda") > _MOST_SCANS:
+        raise UnreadableError(
+            f"its compressed image has more than {_MOST_SCANS} scans, each of which takes as long "
+            "as an image; convert it to baseline JPEG."
+        )
+    try:
+        if stream.kind == "JPEG" and stream.bits == 8:
+            check_jpeg(encoded)
+        elif stream.kind == "JPEG 2000":
+            check_jpeg2000(encoded)
+    except ImageDecodeError as error:
+        raise UnreadableError(f"damaged DICOM file: {error.reason}") from error
 
 
 def decode(

@@ -413,6 +413,31 @@ def test_compressed_images_that_are_cut_short_are_refused(keep):
                 shown(file_of([cut + end], syntax, "YBR_RCT"))
 
 
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000Lossless])
+def test_compressed_images_with_a_part_overwritten_are_refused(syntax):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 40), dtype=np.uint8)
+    whole = by_pillow(noise, "JPEG" if syntax == JPEGBaseline8Bit else "JPEG2000")
+    assert shown(file_of([whole], syntax, "MONOCHROME2"))[0].shape == (48, 40)
+    for start, stop in ((0.5, 0.9), (0.8, 1)):  # the middle, or all up to the end marker
+        start, stop = int(len(whole) * start), int((len(whole) - 2) * stop)
+        damaged = whole[:start] + bytes(stop - start) + whole[stop:]
+        with pytest.raises(ImageDecodeError, match="damaged"):
+            shown(file_of([damaged], syntax, "MONOCHROME2"))
+
+
+def test_an_image_of_a_million_scans_is_refused():
+    file = io.BytesIO()
+    Image.fromarray(GRAY).save(file, format="JPEG", progressive=True)
+    jpeg = file.getvalue()
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageDecodeError, match="more than 50 scans"):
+        shown(file_of([jpeg[:-2] + 100 * last + jpeg[-2:]], JPEGBaseline8Bit, "MONOCHROME2"))
+    assert (
+        np.abs(shown(file_of([jpeg], JPEGBaseline8Bit, "MONOCHROME2"))[0] - GRAY.astype(int)).max()
+        < 40
+    )
+
+
 def test_frames_that_are_not_there_are_an_error():
     data = file_of([EVEN, EVEN], JPEGBaseline8Bit, "MONOCHROME2", NumberOfFrames=5)
     with pytest.raises(ImageDecodeError, match="NumberOfFrames is 5"):

@@ -288,6 +288,39 @@ def test_what_is_no_gray_or_color_is_refused():
             decode(file_of(pydicom.uid.ExplicitVRLittleEndian, bytes(4096), **change))
 
 
+SEQUENCE = struct.pack("<HH", 0x8, 0x1140) + b"SQ\0\0"
+ITEM, ITEM_END, SEQUENCE_END = (
+    struct.pack("<HH", 0xFFFE, each) for each in (0xE000, 0xE00D, 0xE0DD)
+)
+UNDEFINED = b"\xff" * 4
+
+
+def with_header(elements):
+    """A plain file with these bytes in front of the elements of its image."""
+    plain = file_of(pydicom.uid.ExplicitVRLittleEndian, bytes(4096))
+    at = plain.index(struct.pack("<HH", 0x28, 0x2))
+    return plain[:at] + elements + plain[at:]
+
+
+def test_sequences_without_end_are_refused():
+    def nested(n):
+        begin = (SEQUENCE + UNDEFINED + ITEM + UNDEFINED) * n
+        return begin + (ITEM_END + bytes(4) + SEQUENCE_END + bytes(4)) * n
+
+    assert decode(with_header(nested(50))).size == (64, 64)
+    with pytest.raises(ImageDecodeError, match="nested too deep"):
+        decode(with_header(nested(5000)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="limits of the system")
+def test_headers_that_take_long_to_read_are_refused():
+    items = (ITEM + bytes(4)) * 500_000
+    data = with_header(SEQUENCE + UNDEFINED + items + SEQUENCE_END + bytes(4))
+    with pytest.raises(ImageDecodeError, match="takes too long to read"):
+        decode(data)
+
+
 @pytest.mark.parametrize(
     ("package", "syntax"),
     [("pydicom", pydicom.uid.ExplicitVRLittleEndian), ("gdcm", pydicom.uid.JPEGLosslessSV1)],
