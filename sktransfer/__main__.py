@@ -112,8 +112,7 @@ def _add_report(commands: Any) -> None:
         "model", help="file of FineTuneClassifier.save, or a pickle with --allow-pickle"
     )
     parser.add_argument(
-        "data",
-        help="folder with one sub-folder per class, or a CSV or Parquet table of files and labels",
+        "data", help="folder with one sub-folder per class, or a table of file names and labels"
     )
     parser.add_argument(
         *("-o", "--output"),

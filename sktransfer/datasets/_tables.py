@@ -19,6 +19,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,11 @@ _OTHERS = {
     b"ARROW1": "a Feather file",
     b"FEA1": "a Feather file",
 }
-# 007 is a name, and so is 1e5: programs write 1e+05, 1.0E5 or 100000.
-_WHOLE = r"[+-]?(?:0|[1-9][0-9]*)"
+# 007 is a name, as are 1e5 (programs write 1e+05, 1.0E5 or 100000) and a number so long that it
+# would lose digits as a float.
+_WHOLE = r"[+-]?(?:0|[1-9][0-9]{0,14})"
 _DECIMAL = r"[+-]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)"
 _NUMBER = re.compile(rf"{_WHOLE}(?:[eE][+-][0-9]+)?|{_DECIMAL}(?:[eE][+-]?[0-9]+)?")
-_EXACT = 2**53  # whole numbers up to here are exact as floats
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -120,11 +121,16 @@ def _text_of(path: Path, content: bytes) -> str:
     what = next((what for mark, what in _OTHERS.items() if content.startswith(mark)), None)
     encoding = next((own for mark, own in _ENCODINGS.items() if content.startswith(mark)), None)
     text = None
-    for each in ("utf-8", "cp1252") if encoding is None else (encoding,):
-        try:
-            text = content.decode(each) if text is None else text
-        except UnicodeDecodeError:
-            continue
+    with suppress(UnicodeDecodeError):
+        text = content.decode(encoding or "utf-8")
+    if text is None and encoding is None:
+        if not content.decode("utf-8", "ignore").isascii():
+            raise ValueError(
+                f"{str(path)!r} has lines in UTF-8 and lines in another encoding, so that names "
+                "would be misread; save all of it in UTF-8."
+            )
+        with suppress(UnicodeDecodeError):
+            text = content.decode("cp1252")
     if what is not None or text is None or "\0" in text:
         raise ValueError(
             f"{str(path)!r} is {what or 'no text in UTF-8, UTF-16 with a mark, or Windows-1252'}; "
@@ -183,21 +189,15 @@ def _column(cells: list[str], *, text: bool, comma: bool) -> pd.Series:
     words = [cell.strip() or None for cell in cells]
     there = [word for word in words if word is not None]
     if comma and not any("." in word for word in there):
-        points = [word.replace(",", ".") for word in there]
-        there = points if all(map(_NUMBER.fullmatch, points)) else there
+        there = [word.replace(",", ".") for word in there]
     if not all(map(_NUMBER.fullmatch, there)):
         return pd.Series(words)
-    column = pd.Series(np.nan, index=range(len(words)))
-    found = np.flatnonzero([word is not None for word in words])
-    if all(re.fullmatch(_WHOLE, word) for word in there):
-        whole = [int(word) for word in there]
-        largest = max(map(abs, whole), default=0)
-        if largest >= (2**63 if len(there) == len(words) else _EXACT):
-            return pd.Series(words)
-        if len(there) == len(words):
-            return pd.Series(whole, dtype=np.int64)
-    column.iloc[found] = np.array(there, dtype=np.float64)
-    return pd.Series(words) if np.isinf(column).any() else column
+    numbers = pd.to_numeric(pd.Series(there, dtype=object)).to_numpy()
+    if len(there) < len(words):
+        column = np.full(len(words), np.nan)
+        column[[word is not None for word in words]] = numbers
+        numbers = column
+    return pd.Series(words if np.isinf(numbers).any() else numbers)
 
 
 def find_column(frame: pd.DataFrame, candidates: Sequence[str]) -> Any:

@@ -17,7 +17,6 @@ from sktransfer._base import n_decoding_threads
 from sktransfer._finetune import FineTuneClassifier, FrozenPart, as_size
 from sktransfer._frozen import ROW_OVERHEAD, FrozenExtractor, store_for, store_together
 from sktransfer._images import ImageSource
-from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.sklearn_compat import _safe_indexing
 
 
@@ -111,8 +110,7 @@ class SearchPlan:
     def __init__(
         self, search: Any, candidates: Iterable[dict[str, Any]], X: Any, y: Any, groups: Any
     ) -> None:
-        self._search, self._X, self._y = search, X, y
-        self._groups = None if groups is None else read_groups(groups)
+        self._search, self._X, self._y, self._groups = search, X, y, groups
         self._shared: dict[tuple, _Shared] = {}
         self._models: list[tuple[int, int, Any]] = []
         self.any_frozen = False

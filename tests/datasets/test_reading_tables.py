@@ -189,6 +189,7 @@ def test_a_table_that_would_be_misread_is_refused(root, text, message):
         (b"PAR1 nothing", "cannot be read as Parquet"),
         ("file,label\n".encode("utf-16-le"), "UTF-16 with a mark"),
         (b"file,label\n\x81\x8d.png,x\n", "no text in UTF-8"),
+        ("file,label\nä.png,x\n".encode() + b"\xe4.png,x\n", "lines in another encoding"),
     ],
 )
 def test_what_is_no_csv_is_refused_by_name(root, content, message):

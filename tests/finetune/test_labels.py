@@ -52,6 +52,20 @@ def test_labels_of_any_kind(small, task, labels, freeze_depth):
     assert clf.score(X, own) > 0.6
 
 
+def test_what_cannot_be_held_out_is_named_as_it_was_given(small, task):
+    X, y = task
+    own = np.where(y == 1, "nevus", "melanoma").astype(object)
+    lonely = own.copy()
+    lonely[0] = "None"
+    with pytest.raises(ValueError, match="'None': 1, 'melanoma': 19, 'nevus': 20 rows"):
+        small(validation_fraction=0.2).fit(X, lonely)
+    one_each = np.where(y == 1, "p1", "p2")
+    with pytest.raises(ValueError, match=r"all rows of \['melanoma', 'nevus'\] are of one group"):
+        small(validation_fraction=0.2).fit(X, own, groups=one_each)
+    with pytest.raises(ValueError, match=r"1 of .* rows have no group, the first is row 2"):
+        small().fit(X, own, groups=[*one_each[:2], None, *one_each[3:]])
+
+
 def test_logits_and_probabilities_agree(small, task):
     X, y = task
     two = small(max_epochs=1).fit(X, y)
