@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -243,13 +247,14 @@ def decode(
     reasons = []
     for name in names:
         try:
-            if twelve_bit and name == "gdcm":
-                stored = _twelve_bit_jpeg(encoded, stream)
-            else:
-                stored, _ = get_decoder(syntax).as_array(
-                    encapsulate([encoded]), index=0, raw=True, decoding_plugin=name, **options
-                )
-        except MemoryError:
+            with _heeding_libjpeg(stream):
+                if twelve_bit and name == "gdcm":
+                    stored = _twelve_bit_jpeg(encoded, stream)
+                else:
+                    stored, _ = get_decoder(syntax).as_array(
+                        encapsulate([encoded]), index=0, raw=True, decoding_plugin=name, **options
+                    )
+        except (MemoryError, UnreadableError):
             raise
         except Exception as error:  # each raises whatever the damage leads to
             reasons.append(f"{name}: {_reason(error)}")
@@ -261,6 +266,34 @@ def decode(
         "damaged DICOM file: its compressed image can be decoded by no decoder that is installed ("
         f"{'; '.join(reasons)})."
     )
+
+
+@contextlib.contextmanager
+def _heeding_libjpeg(stream: CodeStream) -> Iterator[None]:
+    """Refuse a JPEG of which the libjpeg inside a decoder tells nobody but standard error.
+
+    That of eight bits with loss has been checked before.
+    """
+    if not (stream.kind == "lossless JPEG" or (stream.kind == "JPEG" and stream.bits > 8)):
+        yield
+        return
+    own = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(own, 2)
+            file.seek(0)
+            said = re.search(rb"(Corrupt JPEG data|Premature end).*", file.read())
+    finally:
+        os.close(own)
+    if said and not re.search(rb"\b[12] extraneous", said[0]):  # padding
+        raise UnreadableError(
+            "damaged DICOM file: part of its compressed image is missing or overwritten (libjpeg: "
+            f"{said[0].decode('ascii', 'replace')})."
+        )
 
 
 def _reason(error: Exception) -> str:

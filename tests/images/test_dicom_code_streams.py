@@ -19,6 +19,7 @@ pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("gdcm")
 jpeg_ls = pytest.importorskip("jpeg_ls")
 
+from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.uid import (  # noqa: E402
@@ -423,6 +424,22 @@ def test_compressed_images_with_a_part_overwritten_are_refused(syntax):
         damaged = whole[:start] + bytes(stop - start) + whole[stop:]
         with pytest.raises(ImageDecodeError, match="damaged"):
             shown(file_of([damaged], syntax, "MONOCHROME2"))
+
+
+def test_jpeg_that_only_gdcm_reads_is_refused_if_it_is_cut_and_ended():
+    for name, label, size, bits in (
+        ("SC_rgb_jpeg_gdcm.dcm", "RGB", (100, 100), 8),  # without loss
+        ("JPGExtended.dcm", "MONOCHROME2", (1024, 256), 12),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds = pydicom.dcmread(get_testdata_file(name))
+        whole = pydicom.encaps.get_frame(ds.PixelData, 0, number_of_frames=1)
+        syntax = ds.file_meta.TransferSyntaxUID
+        assert describe_dicom(file_of([whole], syntax, label, size, bits))["decoder"] == "gdcm"
+        cut = whole[: len(whole) // 2] + b"\xff\xd9"
+        with pytest.raises(ImageDecodeError, match=r"libjpeg: .* data"):
+            describe_dicom(file_of([cut], syntax, label, size, bits))
 
 
 def test_an_image_of_a_million_scans_is_refused():
