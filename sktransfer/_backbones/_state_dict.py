@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import struct
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sktransfer._backbones._weights_files import WeightsFile, forget_digest
+from sktransfer._utils.forking import new_lock
 from sktransfer.exceptions import WeightsMismatchError
 
 # Under which key training scripts put the network's tensors when they save more than those.
@@ -41,7 +41,7 @@ _LIMITS = ("_min", "_max", "mask")
 _NEEDS_CODE = re.compile(r"Unsupported (global|class)|GLOBAL|Trying to (load|call|instantiate)")
 
 # Torch's generator is one for all threads.
-_SEEDING = threading.RLock()
+_SEEDING = new_lock()
 
 
 def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:

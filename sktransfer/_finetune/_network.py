@@ -6,7 +6,6 @@ It must not know estimators, images, or where activations come from.
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from numbers import Integral
@@ -17,12 +16,13 @@ from torch import Tensor, nn
 
 from sktransfer._backbones import Backbone, find_stage, load_strict
 from sktransfer._frozen import NetworkInfo, NetworkSource
+from sktransfer._utils.forking import new_lock
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 # The last whole network that was loaded: the next fold or candidate copies its stages.
 _last: dict[tuple, Backbone] = {}
-_last_lock = threading.Lock()
+_last_lock = new_lock()
 
 
 @dataclass(frozen=True)

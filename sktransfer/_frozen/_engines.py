@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sktransfer._frozen._openvino import is_lost
 from sktransfer._utils import config as _config
 from sktransfer._utils.writing import written_whole
 from sktransfer.exceptions import MissingDependencyError
@@ -160,6 +161,8 @@ _resolved: dict[Path, str] = {}
 
 def recall(*question: Any) -> str | None:
     """Return the engine that (network, precision, outputs, side) resolved to before, or None."""
+    if is_lost():
+        return "torch"
     record = _record_of(question)
     if record not in _resolved:
         try:
@@ -174,7 +177,7 @@ def recall(*question: Any) -> str | None:
 
 def remember(*question: Any, engine: str) -> None:
     """Write an answer down for other processes; where that is impossible they resolve it too."""
-    if recall(*question) == engine:
+    if is_lost() or recall(*question) == engine:
         return
     record = _record_of(question)
     _resolved[record] = engine

@@ -6,7 +6,6 @@ It must not know where images come from, what a cache is, or what is done with t
 from __future__ import annotations
 
 import copy
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,6 +19,7 @@ from sktransfer._frozen._engines import DTYPES, TorchEngine
 from sktransfer._frozen._folding import fold_batch_norm
 from sktransfer._frozen._layers import LayerOutput, LayerOutputs, NetworkInfo
 from sktransfer._frozen._openvino import OpenVinoEngine
+from sktransfer._utils.forking import after_fork, lose, new_lock
 from sktransfer.exceptions import MissingDependencyError
 
 
@@ -76,7 +76,8 @@ class FrozenNetwork:
         # Other engines are given the weights in float32 and round them themselves; what they are
         # compared with is computed in float32 too.
         self._held_as = precision if engine == "torch" else "float32"
-        self._lock = threading.RLock()
+        self._lock = new_lock()
+        after_fork(self._lose_engines)
         self._engines: OrderedDict[tuple, Engine] = OrderedDict()
         self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
         self._largest = 0  # numbers in a batch, since this network rested
@@ -191,6 +192,11 @@ class FrozenNetwork:
         """Return plain torch on the stages as they are held."""
         chain = LayerOutputs(self.info, self.stages, self.neck, outputs)
         return TorchEngine(chain, self._held_as, self.device)
+
+    def _lose_engines(self) -> None:
+        """Do without converted networks in a forked child: their threads are the parent's."""
+        lose(self._engines)
+        self._engines = OrderedDict()
 
     def _engine(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
         """Return the engine of these outputs, resolved once."""

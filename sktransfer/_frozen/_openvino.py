@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,10 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from sktransfer._utils import config as _config
+from sktransfer._utils.forking import after_fork, new_lock
 
 # Tracing records which warnings are caught in a list of the process, and has not been made for
 # several threads either.
-_lock = threading.RLock()
+_lock = new_lock()
+
+# Whether this process has run OpenVINO, and whether it was forked from one that had: in there,
+# OpenVINO waits for threads that the child does not have.
+_used = _lost = False
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -32,6 +36,19 @@ _POLL_MILLISECONDS = 200
 # How many images are traced: not one (a size of one broadcasts, and a mistake would not show),
 # and not as many as the agreement is tested with (a size that was baked in would not show either).
 _TRACED = 3
+
+
+def is_lost() -> bool:
+    """Return whether OpenVINO cannot run here, in a child that was forked after it had run."""
+    return _lost
+
+
+def _note_fork() -> None:
+    global _lost
+    _lost = _lost or _used
+
+
+after_fork(_note_fork)
 
 
 class OpenVinoEngine:
@@ -44,6 +61,13 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, module: nn.Module, shape: Sequence[int], precision: str) -> None:
+        global _used
+        if _lost:
+            raise RuntimeError(
+                "this process was forked from one in which OpenVINO had run, and would wait for "
+                "its threads for ever; start processes with spawn, forkserver or joblib"
+            )
+        _used = True
         with _lock:
             model = _convert(module, shape)
             self._compiled = _core().compile_model(

@@ -6,7 +6,6 @@ It must not know estimators: it is asked for a network by reference and returns 
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from sktransfer._backbones import Backbone, BackboneReference
 from sktransfer._frozen._layers import NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
+from sktransfer._utils.forking import new_lock
 
 # Networks are kept when nobody uses them any more, so that the next fold does not load them again.
 # An ImageNet network is 5 to 600 MB, with OpenVINO three times that; a search over backbones walks
@@ -47,7 +47,7 @@ class NetworkRegistry:
 
     def __init__(self, max_bytes: int = MAX_BYTES, at_least: int = 1) -> None:
         self.max_bytes, self.at_least = max_bytes, at_least
-        self._lock = threading.RLock()
+        self._lock = new_lock()
         self._infos: dict[tuple | BackboneReference | None, NetworkInfo] = {}
         self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
         # What `info` loaded, for the `get` that follows it.

@@ -6,7 +6,6 @@ It must not know networks or images: keys are bytes, values are rows of numbers.
 from __future__ import annotations
 
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -14,6 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sktransfer._utils import config as _config
+from sktransfer._utils.forking import after_fork, new_lock
 
 Rows = Iterable[tuple[bytes, np.ndarray]]  # by key
 Expected = tuple[int, np.dtype]  # numbers in a row, and the narrowest dtype it may have
@@ -89,12 +89,17 @@ class MemoryStore:
     def __init__(self, max_bytes: int | None = None) -> None:
         variable = _config.MEMORY_CACHE_VARIABLE
         self.max_bytes = _config.cache_bytes(variable) if max_bytes is None else max_bytes
-        self._lock = threading.Lock()
+        self._lock = new_lock()
+        after_fork(self._forget_claims)
         self._rows: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._claims: dict[bytes, str] = {}
         self._n_bytes = 0
         self._hits = 0
         self._misses = 0
+
+    def _forget_claims(self) -> None:
+        """Do not wait, in a forked child, for what threads of the parent were computing."""
+        self._claims.clear()
 
     def get(self, key: bytes, expected: Expected | None = None) -> np.ndarray | None:
         with self._lock:

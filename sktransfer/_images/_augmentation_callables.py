@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +19,10 @@ from sktransfer._images._augmentation import (
 )
 from sktransfer._images._transforms import soft_targets
 from sktransfer._images._values import EXTENT, DecodedImage, as_color, returned_image
+from sktransfer._utils.forking import new_lock
 
 # The global generators of a process are one: two callables must not seed them at the same time.
-_GLOBAL_GENERATORS = threading.RLock()
+_GLOBAL_GENERATORS = new_lock()
 
 
 def resolve_augmentation(value: Any) -> ImageAugmentation | CallableAugmentation | None:

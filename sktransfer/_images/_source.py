@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -40,11 +39,12 @@ from sktransfer._images._values import (
     tensor_to_row,
 )
 from sktransfer._utils import config as _config
+from sktransfer._utils.forking import new_lock
 from sktransfer._utils.versions import decoder_versions
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
 # Two rows may be one Pillow object, and loading one is not safe in two threads at once.
-_LOADING = threading.Lock()
+_LOADING = new_lock()
 
 # What is assumed of a row whose size cannot be known before it is read.
 _UNKNOWN_SIZE = 32 * 2**20

@@ -1,0 +1,170 @@
+"""Children that are forked after networks have run; a hang is a failure, not a wait."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor  # noqa: E402
+from sktransfer._frozen import _engines  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+SECONDS = 60
+X = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """Hangs need a pool of numerical threads in the parent."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def extractor(engine="torch", **kwargs):
+    return PretrainedFeatureExtractor(
+        "squeezenet1_1", weights=None, image_size=64, engine=engine, **kwargs
+    )
+
+
+def in_children(function, rows):
+    """Return what a pool of forked children makes of rows, within a minute."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map_async(function, rows).get(SECONDS)
+
+
+def in_a_child(function):
+    """Return what one forked child says, within a minute."""
+    ours, theirs = multiprocessing.Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            theirs.send(function())
+        finally:
+            os._exit(0)
+    try:
+        assert ours.poll(SECONDS), "the child hangs"
+        return ours.recv()
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def test_a_pool_of_forked_children_embeds_as_its_parent_does():
+    feat = extractor(cache=False).fit(X)
+    expected = feat.transform(X)
+    found = in_children(feat.transform, list(X[:, None]))
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_forked_executors_predict_as_their_parent_does():
+    clf = FineTuneClassifier(
+        "squeezenet1_1", weights=None, image_size=64, max_epochs=1, random_state=0, cache=False
+    ).fit(X, [0, 1] * 3)
+    expected = clf.predict_proba(X)
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        found = [executor.submit(clf.predict_proba, X[i : i + 3]) for i in (0, 3)]
+        found = [future.result(SECONDS) for future in found]
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)
+
+
+def test_a_child_computes_in_one_thread_and_its_parent_in_as_many_as_before():
+    assert in_a_child(torch.get_num_threads) == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_a_child_of_openvino_runs_torch_and_says_so_where_openvino_was_asked_for(tmp_path):
+    pytest.importorskip("openvino")
+    feat = extractor("openvino", cache=False).fit(X)
+    expected = feat.transform(X)
+    recorded = _engines.recall
+    auto = extractor("auto", cache=False).fit(X)
+    auto.transform(X)
+
+    def child():
+        embedded = auto.transform(X)
+        try:
+            feat.transform(X)
+        except ValueError as error:
+            return embedded, str(error), _engines.recall("any", "question")
+        return embedded, "", None
+
+    embedded, message, engine = in_a_child(child)
+    np.testing.assert_allclose(embedded, expected, rtol=1e-3, atol=1e-4)
+    assert "forked from one in which OpenVINO had run" in message
+    assert "spawn" in message
+    assert engine == "torch"
+    assert recorded("any", "question") is None  # the parent and others are told nothing of it
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+@pytest.mark.parametrize("stored", ["memory", "directory"])
+def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(engine, stored, tmp_path):
+    feat = extractor(engine, cache=tmp_path if stored == "directory" else True).fit(X)
+    expected = feat.transform(X)
+    stop = threading.Event()
+
+    def embed():
+        rng = np.random.default_rng(1)
+        while not stop.is_set():
+            feat.transform(rng.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8))
+
+    thread = threading.Thread(target=embed)
+    thread.start()
+    new = np.random.default_rng(2).integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8)
+    try:
+        for images in new:
+            both = np.concatenate([X[:2], images])
+            found = in_a_child(lambda both=both: feat.transform(both))
+            np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                found[2:], extractor(cache=False).fit_transform(images), rtol=1e-3, atol=1e-4
+            )
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_child_computes_what_a_thread_of_its_parent_had_claimed():
+    from sktransfer._frozen._store import MemoryStore
+
+    store = MemoryStore(10**6)
+    assert store.claim(b"key", "a thread of the parent")
+    assert in_a_child(lambda: store.claim(b"key", "child"))
+    assert not store.claim(b"key", "another thread")
+
+
+def test_locks_that_a_thread_held_are_free_in_a_child():
+    from sktransfer._utils.forking import new_lock
+
+    lock, held, done = new_lock(), threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        assert in_a_child(lambda: lock.acquire(blocking=False))
+        assert not lock.acquire(blocking=False)
+    finally:
+        done.set()
+        thread.join()
