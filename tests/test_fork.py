@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import threading
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
-SECONDS = 60
+SECONDS = 30
 X = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
 
 
@@ -52,6 +53,7 @@ def in_a_child(function):
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
+        faulthandler.dump_traceback_later(SECONDS - 5)
         try:
             theirs.send(function())
         finally:

@@ -5,7 +5,6 @@ It must not know networks or images: keys are bytes, values are rows of numbers.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -193,17 +192,3 @@ class TieredStore:
 
 # One per process: clones, folds and candidates of a search share it.
 MEMORY_STORE = MemoryStore()
-
-
-def _after_fork() -> None:
-    """Let a forked child go on; what its parent's threads had claimed, nobody here computes."""
-    MEMORY_STORE._claims.clear()
-    MEMORY_STORE._lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=MEMORY_STORE._lock.acquire,
-        after_in_parent=MEMORY_STORE._lock.release,
-        after_in_child=_after_fork,
-    )
