@@ -404,6 +404,9 @@ _OPENING = threading.Lock()
 _RECENT: OrderedDict[DirectoryStore, None] = OrderedDict()
 # Connections of the process that this one was forked from: to be neither used nor closed here.
 _INHERITED: list[sqlite3.Connection | None] = []
+# Those whose files are closed while this process is forked.
+_HELD: list[DirectoryStore] = []
+_FORK_SECONDS = 5.0
 
 
 def open_directory(path: str | os.PathLike[str]) -> DirectoryStore:
@@ -430,16 +433,38 @@ def _note_use(store: DirectoryStore) -> None:
                 old._lock.release()
 
 
-def _after_fork() -> None:
-    """Let a forked child open its own files, whatever its parent's threads were doing."""
+def _before_fork() -> None:
+    """Close the files: a lock inside SQLite that a thread holds would never be free in the child.
+
+    A thread that is reading or writing is waited for, but not for long.
+    """
+    for store in {*_RECENT, *_OPEN.values()}:
+        if store._lock.acquire(timeout=_FORK_SECONDS):
+            _HELD.append(store)
+            store._close()
+
+
+def _after_fork_in_parent() -> None:
+    while _HELD:
+        _HELD.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    """Let the child open its own files, but for those that a thread of the parent was using."""
     global _OPENING
     _OPENING = threading.Lock()
     for store in {*_RECENT, *_OPEN.values()}:
         store._lock = threading.RLock()
-        _INHERITED.append(store._connection)
-        store._connection = None
+        if store not in _HELD:
+            _INHERITED.append(store._connection)
+            store._connection, store._off = None, True
+    _HELD.clear()
     _RECENT.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
