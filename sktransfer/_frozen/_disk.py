@@ -40,6 +40,8 @@ _BUSY_SECONDS = 10.0
 _PAUSE_SECONDS = 600.0
 # Files that one process keeps open, with three descriptors each.
 _MAX_OPEN = 8
+# Errors of SQLite, of the disk, and of Python where a field is not what was written.
+_TROUBLE = (sqlite3.Error, OSError, TypeError, ValueError, ArithmeticError, MemoryError)
 _WITHOUT = "and is left alone by this process; results are the same."
 
 
@@ -54,6 +56,7 @@ class DirectoryStore:
         self.path = Path(path).expanduser().absolute()
         variable = _config.DIRECTORY_CACHE_VARIABLE
         self.max_bytes = _config.cache_bytes(variable) if max_bytes is None else max_bytes
+        self._shared = _config.shared_cache()
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._hits = self._misses = 0
@@ -248,7 +251,7 @@ class DirectoryStore:
                     if self._writable or not writing:
                         return action(connection)
                     continue
-                except (sqlite3.Error, OSError, TypeError, ValueError, ArithmeticError) as error:
+                except _TROUBLE as error:
                     if not is_busy(error):
                         if not self._continue_after(error, writing):
                             return None
@@ -344,17 +347,14 @@ class DirectoryStore:
 
     def _warn_of_others(self) -> None:
         """Say who else may change the rows, unless the user has said that this is intended."""
-        if _config.shared_cache():
-            return
-        for path in (self.path, self.path / FILE_NAME):
-            others = _disk_file.who_else_writes(path)
-            if others is not None:
-                self._warn(
-                    "shared",
-                    f"{others}: whoever can write there can change the activations that you get, "
-                    "though not run code. Name a directory that only you can write to, or set "
-                    f"{_config.SHARED_CACHE_VARIABLE}=1 if you trust all of them.",
-                )
+        paths = () if self._shared else (self.path, self.path / FILE_NAME)
+        for others in filter(None, map(_disk_file.who_else_writes, paths)):
+            self._warn(
+                "shared",
+                f"{others}: whoever can write there can change the activations that you get, "
+                "though not run code. Name a directory that only you can write to, or set "
+                f"{_config.SHARED_CACHE_VARIABLE}=1 if you trust all of them.",
+            )
 
     def _warn(self, kind: str, what: str) -> None:
         """Warn, once for each kind of trouble."""

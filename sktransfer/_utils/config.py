@@ -58,7 +58,7 @@ class Session(NamedTuple):
 
 def weights_directory() -> Path | None:
     """Return the directory named by ``SKTRANSFER_WEIGHTS_DIR``, or None."""
-    value = os.environ.get(WEIGHTS_DIR_VARIABLE)
+    value = os.environ.get(WEIGHTS_DIR_VARIABLE, "").strip()
     return Path(value).expanduser() if value else None
 
 

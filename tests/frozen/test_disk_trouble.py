@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,11 @@ def right(store, n=20):
 # --- locks ----------------------------------------------------------------------------------------
 
 
+def set_journal(store, mode):
+    with closing(sqlite3.connect(store.path / FILE_NAME)) as other:
+        other.execute(f"PRAGMA journal_mode = {mode}")
+
+
 def hold(store, journal, lock):
     """Return a connection of another program that holds a lock."""
     other = sqlite3.connect(
@@ -87,7 +93,7 @@ def test_a_lock_that_is_never_released_is_waited_for_once(
     monkeypatch.setattr(_disk, "_BUSY_SECONDS", 0.2)
     if when == "after" and lock != "FOR ITSELF":
         monkeypatch.setattr(_disk_file, "_set_journal", lambda *_: None)  # of the other's choice
-        sqlite3.connect(store.path / FILE_NAME).execute(f"PRAGMA journal_mode = {journal}")
+        set_journal(store, journal)
         assert right(store) == 20
     other = hold(store, journal, lock)
 
@@ -300,6 +306,16 @@ def test_a_row_of_another_width_or_narrower_is_a_miss_and_is_replaced(tmp_path, 
     directory.close()
 
 
+def test_no_memory_for_a_row_is_a_miss_and_the_file_is_kept(store, monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_disk_file, "unpack", fails)
+    (said,) = caught(lambda: right(store))
+    assert "left alone by this process" in said
+    assert not list(store.path.glob("*.damaged-*"))
+
+
 @pytest.mark.parametrize("total", [-(10**12), 10**15, "many", None])
 def test_a_wrong_total_neither_empties_the_store_nor_stops_it(store, total):
     right(store)
@@ -430,6 +446,9 @@ def test_a_store_that_all_can_write_to_is_said_once_and_used(store, monkeypatch,
     assert caught(lambda: right(store)) == []
     monkeypatch.setenv("SKTRANSFER_SHARED_CACHE", "1")
     assert caught(lambda: right(DirectoryStore(store.path))) == []
+    monkeypatch.setenv("SKTRANSFER_SHARED_CACHE", "perhaps")
+    with pytest.raises(ValueError, match="SKTRANSFER_SHARED_CACHE must be 1 or 0"):
+        DirectoryStore(store.path)
 
 
 @root
@@ -465,7 +484,7 @@ def test_a_read_only_directory_gives_the_rows_it_holds(as_another_user, state):
     if state != "with its log":
         store.close()
     if state == "in rollback mode":
-        sqlite3.connect(store.path / FILE_NAME).execute("PRAGMA journal_mode = delete")
+        set_journal(store, "delete")
     if state == "file alone":
         os.chown(store.path, 65534, 65534)
     before = {each.name: each.read_bytes() for each in store.path.iterdir()}
