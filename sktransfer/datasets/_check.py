@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,7 +31,15 @@ _RARE = 0.05
 # times as elongated as the median.
 _SIDE, _ELONGATION = 4.0, 2.0
 
-_TRUNCATED = re.compile(r"truncated|cut short|[Nn]ot enough|unexpected end|ended|end of file")
+# So much of the height or of the area in one color, or of rows that are all the same, is odd; black
+# and white are what borders and backgrounds are made of, and are odd where they begin in a row.
+_REPEATED, _UNIFORM = 0.05, 0.1
+# Parts of an image that are looked at for a single color, along each side.
+_CELLS = 24
+# A pixel is like a color that is so many levels of 0 to 255 away.
+_APART = 16
+
+_TRUNCATED = re.compile(r"truncated|[Pp]remature|cut short|[Nn]ot enough|unexpected end|ended|end of file")
 
 
 # Row, kind and detail.
@@ -55,6 +64,11 @@ def check_images(
     - ``unreadable`` and ``truncated`` rows, with the reason;
     - ``constant`` and ``near-constant`` images (the middle 98 % of levels within 5 % of the
       range);
+    - ``repeated rows`` (at least 5 % of the height, at the end or beginning, are the same row, other
+      than black or white; or rows of one color begin or end in the middle of a row) and a ``uniform
+      area`` (at least 10 % of the image in one color other than black or white): what is left of
+      an image that was cut or overwritten before it was saved in this format, which no decoder can
+      tell. Drawings have them too: look at these images;
     - an ``odd size`` (shorter side more than 4 times the median's, or less than a quarter of it),
       an ``odd shape`` (longer over shorter side more than twice the median's), an ``odd format``
       or ``odd mode`` (that of at most 5 % of the images, when most have another);
@@ -123,6 +137,7 @@ def check_images(
     found = [
         *_broken([look for look in looks if "error" in look]),
         *_flat(readable),
+        *_filled(readable),
         *_odd(readable),
         *_duplicates(readable, labels, who),
         *_mixed_groups(labels, who),
@@ -150,6 +165,8 @@ def _look(encoded: EncodedImage) -> dict[str, Any]:
         "size": (values.shape[1], values.shape[0]),
         "spread": float(high - low),
         "constant": bool((values == values[0, 0]).all()),
+        "rows": _repeated_rows(values),
+        "area": _uniform_area(values),
         "format": format_,
         "mode": mode,
     }
@@ -168,6 +185,74 @@ def _flat(looks: Sequence[dict[str, Any]]) -> Iterator[_Finding]:
         elif look["spread"] < _FLAT:
             detail = f"98 % of levels within {look['spread']:.1%} of the range"
             yield look["row"], "near-constant", detail
+
+
+def _filled(looks: Sequence[dict[str, Any]]) -> Iterator[_Finding]:
+    for look in looks:
+        if look["rows"] and not look["constant"]:
+            yield look["row"], "repeated rows", look["rows"]
+        elif look["area"] and not look["constant"]:
+            yield look["row"], "uniform area", look["area"]
+
+
+def _repeated_rows(values: np.ndarray) -> str | None:
+    """Say which rows are as decoders and zeroed files fill what is missing."""
+    values = values.reshape(*values.shape[:2], -1)
+    height, width = values.shape[:2]
+    same = (values[1:] == values[:-1]).all(axis=(1, 2))
+    ends = [0, *(np.flatnonzero(~same) + 1).tolist(), height]  # where a run of equal rows begins
+    top = 255 if values.dtype == np.uint8 else 1
+    for begin, end in pairwise(ends):
+        n = end - begin
+        if n < max(4, _REPEATED / 2 * height) or n == height:
+            continue
+        row = values[begin]
+        color = row[0]
+        uniform = bool((row == color).all())
+        plain = uniform and _is_plain(color, top)
+        if n >= _REPEATED * height and (begin == 0 or end == height) and not plain:
+            return f"rows {begin} to {end - 1} of {height} are the same"
+        for beside, beyond in ((begin - 1, begin - 2), (end, end + 1)):
+            if not (uniform and 0 <= beyond < height):
+                continue
+            for step in (-1, 1):  # a file may be upside down
+                filled = (values[beside, ::step] == color).all(axis=1)
+                long = width if filled.all() else int(filled.argmin())
+                further = values[beyond, ::step][:long]
+                if 8 <= long <= width - 8 and _is_apart(further, color, top):
+                    return f"{n} rows of one color begin or end in the middle of row {beside}"
+    return None
+
+
+def _is_plain(color: Any, top: int) -> bool:
+    """Return whether a color is black or white, as borders and backgrounds are."""
+    levels, rim = np.asarray(color, dtype=float), _APART / 255 * top
+    return bool((levels <= rim).all() or (levels >= top - rim).all())
+
+
+def _is_apart(pixels: np.ndarray, color: np.ndarray, top: int) -> bool:
+    """Return whether hardly a pixel is like a color."""
+    apart = np.abs(pixels.astype(float) - color.astype(float)).max(axis=1) > _APART / 255 * top
+    return bool(apart.mean() > 0.9)
+
+
+def _uniform_area(values: np.ndarray) -> str | None:
+    """Say which color other than black and white makes up much of an image."""
+    values = values.reshape(*values.shape[:2], -1)
+    side = max(4, min(values.shape[:2]) // _CELLS)
+    rows, columns = values.shape[0] // side, values.shape[1] // side
+    if rows * columns < 16:
+        return None
+    cells = values[: rows * side, : columns * side].reshape(rows, side, columns, side, -1)
+    first = cells[:, :1, :, :1]
+    uniform = (cells == first).all(axis=(1, 3, 4))
+    top = 255 if values.dtype == np.uint8 else 1
+    colors = Counter(tuple(color) for color in first[:, 0, :, 0][uniform].tolist())
+    for color, n in colors.most_common():
+        if not _is_plain(color, top):
+            share = n / (rows * columns)
+            return f"{share:.0%} in one color, {color}" if share >= _UNIFORM else None
+    return None
 
 
 def _odd(looks: Sequence[dict[str, Any]]) -> Iterator[_Finding]:
