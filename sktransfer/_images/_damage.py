@@ -259,26 +259,27 @@ def _check_tiff(image: TiffImageFile, data: bytes) -> None:
     tables = bytes(tags.get(347, b""))
     samples = tags.get(277, 1) if tags.get(284, 1) == 1 else 1
     row = math.ceil(tags.get(322, image.width) * samples * max(tags.get(258, (1,))) / 8)
-    whole = row * tags.get(323, min(tags.get(278, image.height), image.height))
-    for strip in _strips(image, data):
+    rows = tags.get(323, min(tags.get(278, image.height), image.height))
+    for number, strip in enumerate(_strips(image, data)):
         if compression == 4:  # no code has twelve zeros
             _refuse_zeros(strip, 0, "TIFF")
-        elif compression != 7:
-            _check_deflate(strip, whole)
-        elif strip[:2] == b"\xff\xd8":
+        elif compression == 7 and strip[:2] == b"\xff\xd8":
             check_jpeg(tables[:-2] + strip[2:] if len(tables) > 4 else strip)
+        elif compression != 7:
+            below = 0 if 323 in tags else number % math.ceil(image.height / rows) * rows
+            _check_deflate(strip, row * min(rows, image.height - below), row * rows)
 
 
-def _check_deflate(strip: bytes, whole: int) -> None:
+def _check_deflate(strip: bytes, needed: int, most: int) -> None:
     """Inflate a strip to its checksum, which libtiff does not read once it has all rows."""
     inflate, size = zlib.decompressobj(), 0
     try:
-        while strip and not inflate.eof and size <= whole:
+        while strip and not inflate.eof and size <= most:
             size += len(inflate.decompress(strip, 2**20))
             strip = inflate.unconsumed_tail
     except zlib.error as error:
         raise ImageDecodeError(f"damaged TIFF: {error}. {_ADVICE}") from None
-    if size > whole and not inflate.eof:
+    if size > needed and not inflate.eof:
         raise ImageDecodeError(f"damaged TIFF: a strip or tile goes on below its end. {_ADVICE}")
 
 

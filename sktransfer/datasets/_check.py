@@ -39,7 +39,9 @@ _CELLS = 24
 # A pixel is like a color that is so many levels of 0 to 255 away.
 _APART = 16
 
-_TRUNCATED = re.compile(r"truncated|[Pp]remature|cut short|[Nn]ot enough|unexpected end|ended|end of file")
+_TRUNCATED = re.compile(
+    r"truncated|[Pp]remature|cut short|[Nn]ot enough|unexpected end|ended|end of file"
+)
 
 
 # Row, kind and detail.

@@ -114,6 +114,66 @@ def test_lengths_that_disagree_are_refused(sound):
         check_images(sound, groups=[0, 1])
 
 
+# --- what no decoder can tell ---
+
+
+@pytest.fixture(scope="module")
+def photo():
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:120, :160]
+    waves = np.stack([np.sin(x / 17 + k) * np.cos(y / 23 - k) * 90 + 128 for k in range(3)], -1)
+    return np.clip(waves + rng.normal(0, 6, waves.shape), 17, 255).astype(np.uint8)
+
+
+def test_half_an_image_that_was_saved_again_is_flagged(photo):
+    """Decoders that go on after damage fill the rest with gray, or repeat a row."""
+    cut = file_of(photo, "JPEG")
+    cut = cut[: len(cut) // 2] + b"\xff\xd9"
+    with Image.open(io.BytesIO(cut)) as image:
+        half = np.asarray(image)
+    repeated = photo.copy()
+    repeated[90:] = photo[89]
+    for image in (half, repeated):
+        for format_ in ("PNG", "JPEG"):
+            frame = check_images([file_of(image, format_)], verbose=0)
+            assert frame["finding"].tolist() == ["repeated rows"]
+    frame = check_images([file_of(half[:, :, 0], "PNG")], verbose=0)
+    assert "are the same" in frame["detail"].item()
+
+
+@pytest.mark.parametrize("format_", ["BMP", "PPM", "TGA", "TIFF"])
+@pytest.mark.parametrize("tail", [False, True])
+def test_zeros_in_a_file_that_is_not_compressed_are_flagged(photo, format_, tail):
+    data = bytearray(file_of(photo, format_))
+    end = len(data) if tail and format_ != "TIFF" else 40_000  # a TIFF ends with its tags
+    data[30_000:end] = bytes(end - 30_000)
+    frame = check_images([bytes(data)], verbose=0)
+    assert frame["finding"].tolist() == ["repeated rows"]
+    assert "in the middle of row" in frame["detail"].item()
+
+
+def test_an_overwritten_area_is_flagged(photo):
+    gray = photo.copy()
+    gray[30:80, 40:100] = 128
+    frame = check_images([gray], verbose=0)
+    assert frame["finding"].tolist() == ["uniform area"]
+    assert "in one color, (128, 128, 128)" in frame["detail"].item()
+
+
+def test_borders_and_backgrounds_are_not_flagged(photo):
+    X = []
+    for color in (0, 5, 255):
+        image = photo.copy()
+        image[90:] = color
+        image[:, :20] = color
+        X.append(image)
+    slanted = photo.copy()
+    slanted[np.add.outer(np.arange(120), np.arange(160)) < 100] = 0  # a corner
+    slanted[110:] = 0
+    X.append(slanted)
+    assert check_images(X, verbose=0).empty
+
+
 # --- the shared sets ------------------------------------------------------------------------------
 
 
@@ -151,7 +211,9 @@ def test_odd_files_are_found(shared_data):
     files = [file for file in files if file.name != "index.csv"]
     frame = check_images(files, verbose=0)
     kinds = frame.groupby("finding")["source"].apply(set)
-    assert len(kinds["unreadable"] | kinds["truncated"]) == 18
+    assert len(kinds["unreadable"] | kinds["truncated"]) == 19
+    assert kinds["repeated rows"] == {"dispose_bgnd.gif"}  # a drawing
+    assert "uniform area" not in kinds
     assert {"truncated_image.png", "truncated_jpeg.jpg", "shortfile.bmp"} <= kinds["truncated"]
     assert {"empty.jpg", "text_named.jpg", "html_named.png"} <= kinds["unreadable"]
     assert {"tRNS_null_1x1.png", "7x13.png"} <= kinds["odd size"]
