@@ -66,11 +66,11 @@ def check_images(
     - ``unreadable`` and ``truncated`` rows, with the reason;
     - ``constant`` and ``near-constant`` images (the middle 98 % of levels within 5 % of the
       range);
-    - ``repeated rows`` (at least 5 % of the height, at the end or beginning, are the same row, other
-      than black or white; or rows of one color begin or end in the middle of a row) and a ``uniform
-      area`` (at least 10 % of the image in one color other than black or white): what is left of
-      an image that was cut or overwritten before it was saved in this format, which no decoder can
-      tell. Drawings have them too: look at these images;
+    - ``repeated rows`` (at least 5 % of the height, at the beginning or end, are the same row, other
+      than black or white; or rows of one color begin or end in the middle of a row) and a
+      ``uniform area`` (at least 10 % of the image in one color, other than black or white): what
+      is left of an image that was cut or overwritten before it was saved in this format, which no
+      decoder can tell. Drawings have them too: look at these images;
     - an ``odd size`` (shorter side more than 4 times the median's, or less than a quarter of it),
       an ``odd shape`` (longer over shorter side more than twice the median's), an ``odd format``
       or ``odd mode`` (that of at most 5 % of the images, when most have another);
