@@ -30,7 +30,7 @@ _PADDING = 2
 # Bytes that libjpeg may have read ahead when it counts what is left.
 _READ_AHEAD = 8
 # Coded pixels hold escaped 0xff and restart markers; any other marker ends them.
-_END_OF_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]", re.DOTALL)
+_END_OF_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]", re.DOTALL)
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -127,7 +127,7 @@ def _parse_jpeg(data: bytes) -> _Jpeg:
         if code == 0xDA:
             found = _END_OF_SCAN.search(data, end)
             stop = found.start() if found else len(data)
-            _add_scan(jpeg, segment, data[end:stop])
+            _add_scan(jpeg, segment, data[end:stop].rstrip(b"\xff"))  # fill bytes
             end = stop
         elif code == 0xDD:
             jpeg.interval = int.from_bytes(segment[4:6], "big")

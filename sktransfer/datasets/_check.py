@@ -66,8 +66,8 @@ def check_images(
     - ``unreadable`` and ``truncated`` rows, with the reason;
     - ``constant`` and ``near-constant`` images (the middle 98 % of levels within 5 % of the
       range);
-    - ``repeated rows`` (at least 5 % of the height, at the beginning or end, are the same row, other
-      than black or white; or rows of one color begin or end in the middle of a row) and a
+    - ``repeated rows`` (at least 5 % of the height, at the beginning or end, are the same row,
+      other than black or white; or rows of one color begin or end in the middle of a row) and a
       ``uniform area`` (at least 10 % of the image in one color, other than black or white): what
       is left of an image that was cut or overwritten before it was saved in this format, which no
       decoder can tell. Drawings have them too: look at these images;
