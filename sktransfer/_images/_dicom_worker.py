@@ -121,7 +121,7 @@ def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
 
 
 class _TooLongError(BaseException):
-    """No Exception, which pydicom would catch and go on."""
+    """No Exception, which pydicom would catch."""
 
 
 @contextlib.contextmanager

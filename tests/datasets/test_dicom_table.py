@@ -84,6 +84,38 @@ def test_unreadable_files_are_left_out_with_a_warning(folder):
         assert len(dicom_table(folder)) == 2
 
 
+def test_frames_by_the_billion_are_no_rows(folder):
+    """A number of frames that the file cannot hold, or that is none."""
+    ds = pydicom.dcmread(folder / "ct")
+    for name, n in (("many", 2**31 - 1), ("none", 0), ("odd", None)):
+        ds.NumberOfFrames = n
+        ds.save_as(folder / name)
+    assert len(dicom_table(folder)) == 5
+    with pytest.warns(FailedRowsWarning, match=r"1 of .*many: .*NumberOfFrames .*cannot hold"):
+        table = dicom_table(folder, columns=["NumberOfFrames"], frames="all")
+    assert len(table) == 5
+    none = table["path"].map(lambda row: row.path.endswith("none"))
+    assert table.loc[none, "NumberOfFrames"].tolist() == [0]
+
+
+def test_elements_of_another_type_are_values_all_the_same(folder):
+    ds = pydicom.dcmread(folder / "ct")
+    for keyword, kind, value in (
+        ("PatientID", "US", 101),
+        ("PatientAge", "LO", " 58y "),
+        ("PatientSex", "CS", ""),
+        ("Rows", "DS", "128"),
+        ("Columns", "LO", "wide"),
+    ):
+        del ds[keyword]
+        tag = pydicom.tag.Tag(pydicom.datadict.tag_for_keyword(keyword))
+        ds._dict[tag] = pydicom.dataelem.DataElement(tag, kind, value, validation_mode=0)
+    ds.save_as(folder / "ct")
+    row = dicom_table(folder).iloc[0]
+    assert (row["patient"], row["age"], row["height"]) == ("101", 58.0, 128)
+    assert row[["sex", "width"]].isna().all()
+
+
 def test_bad_folders_and_parameters_are_refused(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         dicom_table(tmp_path / "nowhere")
@@ -98,7 +130,14 @@ def test_bad_folders_and_parameters_are_refused(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("age", "expected"),
-    [("045Y", 45), ("018M", 1.5), ("010D", 10 / 365.25), ("002W", 14 / 365.25), ("61", 61)],
+    [
+        ("045Y", 45),
+        ("018M", 1.5),
+        ("010D", 10 / 365.25),
+        ("002W", 14 / 365.25),
+        ("61", 61),
+        (58, 58),
+    ],
 )
 def test_ages_are_in_years(age, expected):
     assert years(age) == pytest.approx(expected)
