@@ -101,6 +101,8 @@ class Checkpoints:
         try:
             check_archive(file, "it")
             state = torch.load(file, map_location="cpu", weights_only=True)
+            if state["fingerprint"] != self.path.name:
+                raise ValueError("it is of another training.")
             net.module_.restore(state["learned"], file)
             net.optimizer_.load_state_dict(state["optimizer"])
             if state["scaler"] is not None and net._scaler is not None:
@@ -121,6 +123,7 @@ class Checkpoints:
         if not last and progress.epoch % self.every:
             return
         state = {
+            "fingerprint": self.path.name,
             "learned": net.module_.saved(),
             "optimizer": net.optimizer_.state_dict(),
             "scaler": None if net._scaler is None else net._scaler.state_dict(),

@@ -207,6 +207,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted.
+    class_names_ : list of str or None
+        Names of the classes: labels that are text, or what ``save`` was given; None if unknown.
     module_ : torch.nn.Module
         Stages after the cut, neck and head.
     history_ : skorch.history.History

@@ -249,6 +249,17 @@ def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(small, task, tmp_pa
         small(**settings, max_epochs=1).fit(*task)
 
 
+def test_the_checkpoint_of_another_training_is_refused(small, task, tmp_path):
+    settings = {"backbone": "squeezenet1_1", "checkpoint_dir": tmp_path, "max_epochs": 1}
+    small(**settings).fit(*task)
+    (one,) = tmp_path.glob("*/training.pt")
+    second = small(**settings, lr=1e-4).fit(*task)
+    (other,) = set(tmp_path.glob("*/training.pt")) - {one}
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(WeightsMismatchError, match="of another training"):
+        second.fit(*task)
+
+
 # --- names of classes ----------------------------------------------------------------------------
 
 
