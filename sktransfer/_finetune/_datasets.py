@@ -153,15 +153,15 @@ class ImageRows(LabeledRows):
         preprocessing = self.prefix.preprocessing
         try:
             encoded = self.source.open(row)
-            image = encoded.decode(preprocessing.min_decode_side)
+            if self.augmentation is not None:
+                # Of the row, not of its place in a batch: order and batch size do not matter.
+                what = int.from_bytes(encoded.digest[:8]) if self.by_content else row
+                seed = derived_seed(self.seed, self.epoch, what)
+                encoded = replace(encoded, augmentation=self.augmentation, seed=seed)
+            return encoded.prepare(preprocessing)
         except ImageDecodeError as error:
             if self.on_error == "raise":
                 raise
             # Not the error itself, whose traceback would keep the whole file alive.
             self.failures.append(ImageDecodeError(error.reason, error.index, error.source))
             return np.full((3, preprocessing.size, preprocessing.size), np.nan, dtype=np.float32)
-        if self.augmentation is not None:
-            # Of the row, not of its place in a batch: order and batch size do not matter.
-            what = int.from_bytes(encoded.digest[:8]) if self.by_content else row
-            image = self.augmentation(image, derived_seed(self.seed, self.epoch, what))
-        return preprocessing(image)

@@ -157,9 +157,10 @@ class Extraction:
 
     def _prepare(self, row: int, encoded: EncodedImage) -> np.ndarray:
         """Decode and preprocess a row, in a thread."""
-        image = encoded.decode(self.preprocessing.min_decode_side)
         try:
-            return self.preprocessing(image)
+            return encoded.prepare(self.preprocessing)
+        except ImageDecodeError:
+            raise
         except Exception as error:  # a preprocessing callable's own: say at which image
             number, name = self.images.number(row), self.images.describe(row)
             error.add_note(f"while preparing row {number} ({name})")

@@ -11,6 +11,7 @@ import re
 import struct
 
 from PIL import (
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
     IcoImagePlugin,
@@ -24,6 +25,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
+from sktransfer._utils import config as _config
 from sktransfer.exceptions import ImageDecodeError
 
 
@@ -50,8 +52,9 @@ PLUGINS: dict[str, type[ImageFile]] = {
     "TGA": TgaImagePlugin.TgaImageFile,
     "ICO": IcoImagePlugin.IcoImageFile,
     "JPEG 2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
-_ACCEPTED = f"{', '.join(PLUGINS)} and DICOM"
+_ACCEPTED = f"{', '.join(PLUGINS)}, HEIF (HEIC) and DICOM"
 
 # How files of a format may begin; TGA files may begin in many ways.
 _SIGNATURES: dict[str, tuple[bytes, ...]] = {
@@ -83,15 +86,27 @@ _REFUSED: tuple[tuple[bytes, str], ...] = (
     (b"qoif", "a QOI image"),
 )
 
-_HEIF_BRANDS = {
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"hevc": "HEIC",
-    b"mif1": "HEIF",
-    b"msf1": "HEIF",
+# Brands of files with an image in them, which all begin with a box "ftyp": the format each says it
+# is in. Those of the containers alone ("mif1") say nothing, and others name what is coded within.
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis"), "HEIF"),
+    **dict.fromkeys((b"hevc", b"hevx", b"hevm", b"hevs"), "HEIF"),
 }
+_CONTAINER_BRANDS = (b"mif1", b"msf1", b"mif2", b"miaf")
+
+
+def plugin(format_: str) -> type[ImageFile]:
+    """Return the Pillow class that reads a format; nothing is registered with Pillow."""
+    if format_ == "HEIF":
+        heif = _config.import_optional("pillow_heif", extra="heif", purpose="Reading HEIC and HEIF")
+        return heif.HeifImageFile
+    if format_ == "AVIF" and not AvifImagePlugin.SUPPORTED:
+        raise ImageDecodeError(
+            "this is an AVIF image, which this build of Pillow cannot read. Install Pillow's own "
+            "wheel (pip install --force-reinstall pillow), or convert the image."
+        )
+    return PLUGINS[format_]
 
 
 def identify(data: bytes) -> str | None:
@@ -104,9 +119,21 @@ def identify(data: bytes) -> str | None:
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
+    if data[4:8] == b"ftyp":
+        return _boxed_format(data)
     if _refused_kind(data) is None and _looks_like_tga(data):
         return "TGA"
     return None
+
+
+def _boxed_format(data: bytes) -> str | None:
+    """Return what is coded in a file of boxes, as its brands have it: the first one counts most."""
+    size = min(int.from_bytes(data[:4]), 512)
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, size - 3, 4))]
+    for brand in brands:
+        if brand in _BRANDS:
+            return _BRANDS[brand]
+    return "HEIF" if any(brand in _CONTAINER_BRANDS for brand in brands) else None
 
 
 def is_dicom(data: bytes) -> bool:
@@ -130,8 +157,9 @@ def _refused_kind(data: bytes) -> str | None:
             "not say how it is encoded. Read it with pydicom.dcmread(path, force=True), and save "
             "it with enforce_file_format=True"
         )
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return _not_allowed(f"an {_HEIF_BRANDS[data[8:12]]} image")
+    if data[4:8] == b"ftyp":
+        brand = data[8:12].decode("latin-1").strip()
+        return _not_allowed(f"a video or another file of boxes (MP4, MOV, CR3: brand {brand!r})")
     for signature, name in _REFUSED:
         if data.startswith(signature):
             return _not_allowed(name)
@@ -170,45 +198,3 @@ def _looks_like_tga(data: bytes) -> bool:
     if kind in (2, 10):
         return color_map in (0, 1) and depth in (16, 24, 32)
     return kind in (3, 11) and color_map == 0 and depth in (8, 16)
-
-
-def early_sizes(data: bytes, format_: str) -> list[tuple[int, int]]:
-    """Return sizes that Pillow acts upon while it opens such a file, before it can be asked.
-
-    A GIF frame may be larger than its screen, and an icon is decoded as soon as it is opened.
-    """
-    try:
-        return {"GIF": _gif_sizes, "ICO": _ico_sizes}[format_](data)
-    except (struct.error, IndexError):  # cut short: opening it will say so
-        return []
-
-
-def _gif_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Return the logical screen and the extent of the first frame."""
-    screen = struct.unpack_from("<HH", data, 6)
-    flags = data[10]
-    at = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
-    while data[at] == 0x21:  # extension: label, then sub-blocks up to an empty one
-        at += 2
-        while data[at]:
-            at += 1 + data[at]
-        at += 1
-    if data[at] != 0x2C:
-        return [screen]
-    left, top, width, height = struct.unpack_from("<HHHH", data, at + 1)
-    return [screen, (max(screen[0], left + width), max(screen[1], top + height))]
-
-
-def _ico_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Return the size of each image in an icon, as the image itself states it."""
-    sizes = []
-    for entry in range(struct.unpack_from("<H", data, 4)[0]):
-        (offset,) = struct.unpack_from("<I", data, 6 + 16 * entry + 12)
-        if data[offset : offset + 8] == b"\x89PNG\r\n\x1a\n":
-            if data[offset + 12 : offset + 16] != b"IHDR":
-                raise ImageDecodeError("damaged icon: a PNG in it does not begin with its size.")
-            sizes.append(struct.unpack_from(">II", data, offset + 16))
-        else:  # a BMP header; its height counts the mask too, and may be negative
-            width, height = struct.unpack_from("<ii", data, offset + 4)
-            sizes.append((abs(width), abs(height)))
-    return sizes

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Number
 from typing import Any, TypeAlias
 
@@ -44,17 +44,33 @@ def rows_of(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
         return _list_rows(X, image_shape, scale)
     if isinstance(X, torch.Tensor):
         return _tensor_rows(X, image_shape, scale)
-    if isinstance(X, _ENCODED) or is_opener(X) or is_instance(X, "pydicom", "Dataset"):
+    if _is_image(X):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of images. Wrap it in a list: [X].")
     if is_instance(X, "pandas", "DataFrame"):
         return _dataframe_rows(X, image_shape, scale)
     if is_instance(X, "pandas", "Series"):
         return _column_rows(X.to_numpy(dtype=None if _is_number_column(X) else object))
+    if is_instance(X, "polars", "Series"):
+        return _list_rows(X.to_list(), image_shape, scale)
+    if is_instance(X, "pyarrow", "Array") or is_instance(X, "pyarrow", "ChunkedArray"):
+        return _list_rows(X.to_pylist(), image_shape, scale)
+    # Tables of other libraries, of one column; numpy reads those of numbers.
+    if is_instance(X, "polars", "DataFrame") and X.width == 1 and not X.dtypes[0].is_numeric():
+        return _column_rows(_objects(X.to_series().to_list()), 1)
+    if is_instance(X, "pyarrow", "Table") and X.num_columns == 1:
+        column = X.column(0).to_pylist()
+        if not all(isinstance(cell, Number) for cell in column):
+            return _column_rows(_objects(column), 1)
     if isinstance(X, Sequence):
         return _list_rows(X, image_shape, scale)
     if sparse.issparse(X):
         check_array(X)  # raises scikit-learn's own TypeError
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"X must have one image a row; got {type(X).__name__} with the keys {list(X)[:5]}. "
+            "Pass one of its values, X[key]."
+        )
     if hasattr(X, "__array__"):
         return _array_rows(np.asarray(X), image_shape, scale)
     raise TypeError(
@@ -74,9 +90,28 @@ def is_opener(row: Any) -> bool:
     return isinstance(row, zipfile.Path) or is_instance(row, "fsspec.core", "OpenFile")
 
 
+def is_file(row: Any) -> bool:
+    """Return whether a row is an open file, or something that can be read like one."""
+    return hasattr(row, "read") and hasattr(row, "seek")
+
+
+def is_record(row: Any) -> bool:
+    """Return whether a row is a record of bytes and path, as data sets in Parquet files have."""
+    return isinstance(row, Mapping) and len(row) > 0 and set(row) <= {"bytes", "path"}
+
+
+def unwrapped(row: Any) -> Any:
+    """Return what a scalar of pyarrow, or a record of bytes and path, holds."""
+    if hasattr(row, "as_py"):
+        row = row.as_py()
+    if is_record(row):
+        return row.get("path") if row.get("bytes") is None else row["bytes"]
+    return row
+
+
 def is_missing(row: Any) -> bool:
     """Return whether a cell is empty: None, NaN, pandas' NA or NaT."""
-    if row is None or (isinstance(row, float) and math.isnan(row)):
+    if row is None or (isinstance(row, float | np.floating) and math.isnan(row)):
         return True
     return type(row).__name__ in ("NAType", "NaTType")
 
@@ -88,14 +123,29 @@ def _is_number_column(column: Any) -> bool:
 
 
 def _is_image(row: Any) -> bool:
+    row = unwrapped(row)
     if isinstance(row, np.ndarray | torch.Tensor):
         return row.ndim >= 2
-    return isinstance(row, _ENCODED) or is_opener(row) or is_instance(row, "pydicom", "Dataset")
+    if isinstance(row, _ENCODED) or is_opener(row) or is_file(row):
+        return True
+    return is_instance(row, "pydicom", "Dataset")
 
 
 def _holds_images(items: Sequence[Any] | np.ndarray) -> bool:
     """Return whether a column holds images, not numbers; one of empty cells alone does too."""
-    return any(map(_is_image, items)) or (len(items) > 0 and all(map(is_missing, items)))
+    if any(map(_is_image, items)):
+        return True
+    if len(items) and all(isinstance(item, Mapping) and not is_record(item) for item in items):
+        raise TypeError(
+            f"the rows of X are records with the keys {list(items[0])[:5]}; expected one image a "
+            "row (a record of an image has the keys 'bytes' and 'path'). Pass one column, for "
+            "example [row['image'] for row in X]."
+        )
+    return len(items) > 0 and all(is_missing(unwrapped(item)) for item in items)
+
+
+def _objects(items: Iterable[Any]) -> np.ndarray:
+    return np.fromiter(items, dtype=object)
 
 
 def _no_rows(shape: tuple[int, ...]) -> ValueError:
@@ -154,6 +204,8 @@ def _list_rows(X: Sequence[Any], image_shape: Any, scale: ValueScale | None) -> 
             return column, 1
     if _holds_images(items):
         return items, None
+    if any(hasattr(item, "as_py") for item in items):  # of pyarrow
+        items = [unwrapped(item) for item in items]
     if any(isinstance(item, torch.Tensor) for item in items):
         items = [tensor_to_array(t) if isinstance(t, torch.Tensor) else t for t in items]
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import stat
@@ -18,7 +19,6 @@ import torch
 from PIL import Image
 
 from sktransfer._images._decode import (
-    check_size,
     decode_bytes,
     image_to_image,
     orientation,
@@ -27,7 +27,17 @@ from sktransfer._images._decode import (
 )
 from sktransfer._images._dicom import DicomFrame, DicomOptions, dataset_bytes
 from sktransfer._images._formats import is_dicom
-from sktransfer._images._rows import is_instance, is_missing, is_opener, rows_of
+from sktransfer._images._preprocess import Preprocessing
+from sktransfer._images._rows import (
+    is_file,
+    is_instance,
+    is_missing,
+    is_opener,
+    is_record,
+    rows_of,
+    unwrapped,
+)
+from sktransfer._images._sizes import FREE_MEMORY, bytes_to_convert, check_size
 from sktransfer._images._values import (
     CHANNELS,
     OTHER_CHANNELS,
@@ -48,6 +58,10 @@ _LOADING = new_lock()
 
 # What is assumed of a row whose size cannot be known before it is read.
 _UNKNOWN_SIZE = 32 * 2**20
+# As much of a name is shown; text that is no path may be of any length.
+_LONGEST_NAME = 200
+# How JPEG, PNG, GIF, WebP and BMP begin in base64.
+_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +108,36 @@ class EncodedImage:
                 image = image_to_image(content, scale)
         except ImageDecodeError as exc:
             raise ImageDecodeError(exc.reason, self.index, self.source) from exc
-        except (MemoryError, SkTransferError):
+        except MemoryError as exc:
+            raise self._no_memory("decode", exc) from exc
+        except SkTransferError:
             raise
         except Exception as exc:  # a Pillow image may contradict itself in any way
             reason = f"this image cannot be converted: {exc}"
             raise ImageDecodeError(reason, self.index, self.source) from exc
-        return image if self.augmentation is None else self.augmentation(image, self.seed)
+        if self.augmentation is None:
+            return image
+        try:
+            return self.augmentation(image, self.seed)
+        except MemoryError as exc:
+            raise self._no_memory("augment", exc) from exc
+
+    def prepare(self, preprocessing: Preprocessing) -> np.ndarray:
+        """Return the image as the network wants it; a lack of memory is this row's error too."""
+        image = self.decode(preprocessing.min_decode_side)
+        try:
+            return preprocessing(image)
+        except MemoryError as exc:
+            raise self._no_memory("prepare", exc) from exc
+
+    def _no_memory(self, what: str, error: MemoryError) -> ImageDecodeError:
+        content = self.content
+        if isinstance(content, bytes):
+            asked = str(error) or f"a file of {len(content):,} bytes"
+        else:
+            asked = f"{content.shape if isinstance(content, np.ndarray) else content.size} pixels"
+        reason = f"there was not enough memory to {what} it ({asked}). {FREE_MEMORY}"
+        return ImageDecodeError(reason, self.index, self.source)
 
 
 @dataclass(eq=False, repr=False)
@@ -136,8 +174,11 @@ class ImageSource:
     def describe(self, i: int) -> str:
         """Return a few words for messages: the file's name, or the kind of the row."""
         row = self.rows[i]
+        if is_record(row) and row.get("path"):  # its bytes have no name
+            row = row["path"]
+        row = unwrapped(row)
         if isinstance(row, str | os.PathLike):
-            return Path(os.fsdecode(row)).name
+            return Path(os.fsdecode(row)).name[-_LONGEST_NAME:]
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
         if isinstance(row, np.ndarray | torch.Tensor):
@@ -146,11 +187,14 @@ class ImageSource:
             return "PIL image"
         if is_opener(row):
             return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
+        if is_file(row):
+            name = getattr(row, "name", None)  # a number where it was opened as one
+            return Path(name).name if isinstance(name, str) else "file"
         return type(row).__name__
 
     def size(self, i: int) -> int:
         """Return about how many bytes opening row ``i`` will take, without reading it."""
-        row = self.rows[i]
+        row = unwrapped(self.rows[i])
         try:
             if isinstance(row, str | os.PathLike):
                 return os.stat(row).st_size
@@ -158,7 +202,7 @@ class ImageSource:
                 return row.root.getinfo(row.at).file_size
         except (OSError, ValueError, KeyError):  # opening it will say what is wrong
             return 0
-        if is_opener(row) or is_instance(row, "pydicom", "Dataset"):
+        if is_opener(row) or is_file(row) or is_instance(row, "pydicom", "Dataset"):
             return _UNKNOWN_SIZE
         return 0  # it is there
 
@@ -176,6 +220,9 @@ class ImageSource:
             content, header, data = _read(row, self.value_range, dicom)
         except ImageDecodeError as exc:
             raise ImageDecodeError(exc.reason, i, self.describe(i)) from exc
+        except MemoryError as exc:
+            reason = f"there was not enough memory to read it. {FREE_MEMORY}"
+            raise ImageDecodeError(reason, i, self.describe(i)) from exc
         digest = blake2b(header.encode(), digest_size=16)
         digest.update(data)
         source = self.describe(i)
@@ -259,10 +306,11 @@ def as_image_source(
 
     ``X`` has one image a row:
 
-    - a list, tuple, object array, Series, or one column of an array or DataFrame, of paths,
-      ``bytes`` of encoded files, Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors
-      ([C,] H, W). A string is always a path; nothing is fetched. Files in archives or elsewhere
-      come as ``zipfile.Path`` or as ``OpenFile`` of the user's own ``fsspec.open``;
+    - a list, tuple, object array, Series, or one column of an array or DataFrame (of pandas, polars
+      or pyarrow), of paths, ``bytes`` of encoded files, records of bytes and path, open files,
+      Pillow images, pydicom datasets, arrays (H, W[, C]) or tensors ([C,] H, W). A string is
+      always a path; nothing is fetched. Files in archives or elsewhere come as ``zipfile.Path`` or
+      as ``OpenFile`` of the user's own ``fsspec.open``;
     - numbers of shape (n, H, W) or (n, H, W, C), C being 1, 3 or 4;
     - a tensor of shape (n, C, H, W);
     - numbers of shape (n, pixels), flattened rows of ``image_shape``, of which one may be -1; it is
@@ -311,6 +359,7 @@ def _read(
     row: Any, scale: ValueScale | None, dicom: DicomOptions | None
 ) -> tuple[bytes | np.ndarray | Image.Image, str, Any]:
     """Return the content of one row, and what its digest is of: a header and a buffer."""
+    row = unwrapped(row)
     if isinstance(row, np.ndarray | torch.Tensor):
         array = tensor_to_row(row) if isinstance(row, torch.Tensor) else row
         shape = array.shape
@@ -340,14 +389,16 @@ def _read(
         data = bytes(row)
     elif is_opener(row):
         data = _read_opened(row)
+    elif is_file(row):
+        data = _read_open_file(row)
     elif is_instance(row, "pydicom", "Dataset"):
         data = dataset_bytes(row)
     elif is_missing(row):
         raise ImageDecodeError(f"there is no image in this row (it holds {row!r}).")
     else:
         raise ImageDecodeError(
-            f"a row must be a path, bytes, a Pillow image, a pydicom dataset, an array or a "
-            f"tensor; got {type(row).__name__}."
+            f"a row must be a path, bytes, an open file, a Pillow image, a pydicom dataset, an "
+            f"array or a tensor; got {type(row).__name__}."
         )
     # How DICOM files are shown concerns these alone.
     shown = (scale, (dicom or DicomOptions()).fingerprint) if is_dicom(data) else scale
@@ -372,18 +423,32 @@ def read_file(path: str | os.PathLike) -> bytes:
                     f"{_config.MAX_FILE_BYTES:,} that are read."
                 )
             return file.read()
-    except FileNotFoundError as exc:
-        name = os.fsdecode(path)
-        if "://" in name[:12]:
-            raise ImageDecodeError(
-                f"strings are paths and nothing is fetched: download {name!r} first."
-            ) from exc
-        raise ImageDecodeError(
-            f"no such file: {name!r}"
-            + ("" if os.path.isabs(name) else " (relative to the working directory).")
-        ) from exc
     except (OSError, ValueError) as exc:  # ValueError: a NUL character in the name
-        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+        raise ImageDecodeError(_why_unread(os.fsdecode(path), exc)) from exc
+
+
+def _why_unread(name: str, error: Exception) -> str:
+    """Return what is wrong with a path that could not be read, or is none."""
+    shown = repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
+    if name.startswith("data:") or (len(name) > 100 and name.startswith(_BASE64)):
+        return (
+            "this text is an image in base64, and strings are paths. Pass its bytes: "
+            "base64.b64decode(text.split(',')[-1])."
+        )
+    if name.startswith("file:"):
+        return (
+            f"strings are paths, and {shown} is an address. Pass the path in it: "
+            "urllib.request.url2pathname(urllib.parse.urlsplit(address).path)."
+        )
+    if "://" in name[:12]:
+        return f"strings are paths and nothing is fetched: download {shown} first."
+    if isinstance(error, FileNotFoundError):
+        hint = "" if os.path.isabs(name) else " (relative to the working directory)."
+        if name.startswith("~"):
+            hint = " (~ is not replaced: use os.path.expanduser)."
+        return f"no such file: {shown}{hint}"
+    text = str(error)
+    return f"the file cannot be read: {error.strerror if len(text) > 500 else text}"  # type: ignore[attr-defined]
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -405,9 +470,36 @@ def _read_opened(row: Any) -> bytes:
     return data
 
 
+def _read_open_file(file: Any) -> bytes:
+    """Return the whole content of an open file, and leave it at the position where it was."""
+    limit = _config.MAX_FILE_BYTES
+    if getattr(file, "closed", False):
+        raise ImageDecodeError("the file is closed. Open it again, or pass its path or its bytes.")
+    if isinstance(file, io.TextIOBase):
+        raise ImageDecodeError(
+            "the file is open as text. Open it in binary mode: open(path, 'rb')."
+        )
+    try:
+        with _LOADING:  # another row may be the same file
+            position = file.tell()
+            file.seek(0)
+            data = file.read(limit + 1)
+            file.seek(position)
+    except MemoryError:
+        raise
+    except Exception as exc:  # a pipe or an answer of a server, which can be read once
+        raise ImageDecodeError(
+            f"the open file cannot be read from its start: {exc}. Pass its bytes, file.read()."
+        ) from exc
+    if len(data) > limit:
+        raise ImageDecodeError(f"the file has more than the {limit:,} bytes that are read.")
+    return bytes(data)
+
+
 def _pillow_header(image: Image.Image, scale: ValueScale | None) -> str:
     """Load a Pillow image, and return what its digest is of besides its pixels."""
-    check_size(image.size)
+    needed = image.width * image.height * bytes_to_convert(image.mode, orientation(image) != 1)
+    check_size(image.size, needed)
     if getattr(image, "tile", None):  # opened, but its pixels not read yet
         refuse_truncated_loading()
     try:
@@ -416,6 +508,11 @@ def _pillow_header(image: Image.Image, scale: ValueScale | None) -> str:
     except (MemoryError, ImageDecodeError):
         raise
     except Exception as exc:  # a lazily opened file may turn out damaged in any way
+        if getattr(getattr(image, "fp", None), "closed", True):
+            raise ImageDecodeError(
+                "the file of this Pillow image was closed before its pixels were read. Call "
+                "image.load() inside the `with` block, or pass the path."
+            ) from exc
         raise ImageDecodeError(f"damaged image: {exc}") from exc
     palette = image.getpalette("RGBA") if image.mode in ("P", "PA") else None
     header = (

@@ -161,9 +161,14 @@ def scale_values(values: np.ndarray, dtype: np.dtype, scale: ValueScale | None) 
             return np.zeros(values.shape, dtype=np.float32)
     else:
         black, white = _black_and_white(float(values.min()), float(values.max()), dtype, scale)
-    if (black, white) != (0.0, 1.0):
-        values = (values.astype(np.float64) - black) / (white - black)
-    return np.clip(values, 0.0, 1.0).astype(np.float32)
+    result = np.empty(values.shape, dtype=np.float32)
+    step = max(1, _CHUNK_BYTES // (8 * max(1, values[:1].size)))
+    for low in range(0, len(values), step):
+        part = values[low : low + step]
+        if (black, white) != (0.0, 1.0):
+            part = (part.astype(np.float64) - black) / (white - black)
+        result[low : low + step] = np.clip(part, 0.0, 1.0)
+    return result
 
 
 def array_to_image(array: np.ndarray, scale: ValueScale | None) -> DecodedImage:

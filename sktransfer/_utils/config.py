@@ -22,6 +22,12 @@ OFFLINE_VARIABLE = "SKTRANSFER_OFFLINE"
 
 # Pillow warns at this many pixels and refuses at twice as many; here the warning is the limit.
 MAX_IMAGE_PIXELS = 89_478_485
+# What decoding one image may take in memory, with the decoder's own buffers and all copies made.
+MAX_DECODED_BYTES = 500_000_000
+# Scans of one JPEG (libjpeg-turbo's own tests stop at 500, encoders write about 10, at most 64),
+# and the pixels that all of them go over.
+MAX_JPEG_SCANS = 100
+MAX_SCANNED_PIXELS = 20 * MAX_IMAGE_PIXELS
 # A file this long is no image within that limit in any of the formats.
 MAX_FILE_BYTES = 2**30
 # What a deflated DICOM file may expand to: sixteen bits for each pixel of that limit.

@@ -80,8 +80,7 @@ class DifferentiableClassifier:
 
     def batch(self, source: ImageSource, rows: Sequence[int]) -> Tensor:
         """Return the network's input for these rows."""
-        side = self.preprocessing.min_decode_side
-        arrays = [self.preprocessing(source.open(row).decode(side)) for row in rows]
+        arrays = [source.open(row).prepare(self.preprocessing) for row in rows]
         batch = self.preprocessing.to_batch(arrays)
         return batch.to(device=_device(self.reader), dtype=_dtype(self.reader))
 

@@ -75,11 +75,12 @@ def shown_small(source: ImageSource, row: int) -> np.ndarray | None:
 
     A figure of many images does without one of them.
     """
-    try:
-        image = source.open(row).decode()
-    except ImageDecodeError:
-        return None
-    return as_shown(thumbnail(image, 256))
+    for side in (None, 512):  # a fraction of a JPEG too large to be decoded whole
+        try:
+            return as_shown(thumbnail(source.open(row).decode(side), 256))
+        except ImageDecodeError:
+            continue
+    return None
 
 
 def thumbnail(image: DecodedImage, side: int) -> DecodedImage:

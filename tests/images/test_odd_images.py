@@ -51,7 +51,7 @@ EXPECTED: dict[str, tuple[str, int, int] | str] = {
     "dispose_bgnd.gif": (COLOR, 100, 100),
     "multipage.tiff": (COLOR, 10, 10),
     "frozenpond.mpo": (COLOR, 640, 480),
-    "hopper.avif": "AVIF",
+    "hopper.avif": (COLOR, 128, 128),
     "tRNS_null_1x1.png": (COLOR, 1, 1),
     "jfif_unit_cm.jpg": (GRAY, 1, 1),
     "7x13.png": (COLOR, 7, 13),

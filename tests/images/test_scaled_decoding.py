@@ -246,12 +246,17 @@ def own_preprocessing(extractor):
 # --- what must not give way --------------------------------------------------------------------
 
 
-def test_the_size_limit_is_that_of_the_whole_image(monkeypatch):
+def test_the_size_that_counts_is_that_of_the_decoded_image(monkeypatch):
     data = jpeg(smooth((1300, 1300)))
-    assert opened(data).decode(100).size == (163, 163)
     monkeypatch.setattr(_config, "MAX_IMAGE_PIXELS", 1300 * 1300 - 1)
-    with pytest.raises(ImageDecodeError, match="1300 x 1300"):
+    assert opened(data).decode(100).size == (163, 163)
+    with pytest.raises(ImageDecodeError, match=r"1300 x 1300 .*scaled_decoding=True reads it"):
+        opened(data).decode()
+    monkeypatch.setattr(_config, "MAX_IMAGE_PIXELS", 1300 * 1300 // 4 - 1)
+    with pytest.raises(ImageDecodeError, match=r"1300 x 1300 .*accepted with scaled_decoding"):
         opened(data).decode(100)
+    with pytest.raises(ImageDecodeError, match=r"1300 x 1300 .*bomb\). Shrink it first"):
+        opened(data).decode()
 
 
 @pytest.mark.parametrize("progressive", [False, True])
