@@ -44,6 +44,8 @@ def rows_of(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
         return _list_rows(X, image_shape, scale)
     if isinstance(X, torch.Tensor):
         return _tensor_rows(X, image_shape, scale)
+    if sparse.issparse(X):
+        check_array(X)  # raises scikit-learn's own TypeError
     if _is_image(X):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of images. Wrap it in a list: [X].")
@@ -64,8 +66,6 @@ def rows_of(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
             return _column_rows(_objects(column), 1)
     if isinstance(X, Sequence):
         return _list_rows(X, image_shape, scale)
-    if sparse.issparse(X):
-        check_array(X)  # raises scikit-learn's own TypeError
     if isinstance(X, Mapping):
         raise TypeError(
             f"X must have one image a row; got {type(X).__name__} with the keys {list(X)[:5]}. "

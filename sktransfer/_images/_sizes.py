@@ -109,7 +109,9 @@ def _decoder_bytes(
         height = tags.get(323) or min(_number(tags.get(278), full_size[1]), full_size[1])
         depth = tags.get(258, (8,))
         bits = sum(depth) if isinstance(depth, tuple) else 8  # of all samples
-        return copy + _number(width, 0) * _number(height, 0) * max(4, bits / 8)
+        return copy + _number(width, 0) * _number(height, 0) * (
+            4 if tags.get(262) == 6 else bits / 8
+        )
     if format_ == "JPEG 2000":
         return _jpeg2000_bytes(data)
     if format_ == "AVIF":
