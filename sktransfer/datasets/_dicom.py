@@ -222,7 +222,8 @@ def read_headers(
         if "age" in values:
             values["age"] = years(values["age"])
         for name in {"height", "width"} & values.keys():
-            values[name] = int(values[name]) if str(values[name]).isdecimal() else None
+            number = identifier(values[name])
+            values[name] = int(number) if number.isdecimal() else None
         return {**values, _FRAMES: found[_FRAMES]}
 
     with DecodingThreads(effective_n_jobs(n_jobs)) as pool:
