@@ -47,9 +47,6 @@ class ForeignFileError(OSError):
     """The file is not a store, or is one that this version does not know."""
 
 
-# --- records --------------------------------------------------------------------------------------
-
-
 def pack(key: bytes, row: np.ndarray) -> tuple[bytes, bytes, bytes, bytes]:
     """Return what is written of a row: key, dtype, values and the digest of all three."""
     dtype, value = row.dtype.str.encode(), np.ascontiguousarray(row).tobytes()
@@ -73,9 +70,6 @@ def _digest(key: bytes, dtype: bytes, value: bytes) -> bytes:
     return hasher.digest()
 
 
-# --- opening --------------------------------------------------------------------------------------
-
-
 def open_file(directory: Path) -> tuple[sqlite3.Connection, bool]:
     """Open the file in a directory; both are made if need be. Returns whether it can be written to.
 
@@ -85,24 +79,24 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, bool]:
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / FILE_NAME
     for name in (FILE_NAME, *(FILE_NAME + companion for companion in _COMPANIONS)):
-        each = directory / name
-        # A pipe or a device would keep the reader waiting.
-        if os.path.lexists(each) and not each.is_file():
+        try:  # a pipe or a device would keep the reader waiting
+            regular = stat.S_ISREG((directory / name).stat().st_mode)
+        except FileNotFoundError:
+            regular = not (directory / name).is_symlink()
+        if not regular:
             raise ForeignFileError(f"{name} is not a regular file")
     if file.exists() and not (_may_write(directory) and _may_write(file)):
         return _open_read_only(file), False
     connection = _connect(file)
     try:
-        mode = "delete" if _on_network(directory) else "wal"
-        if _check_tables(connection):
-            # Another program may be at work in the mode that there is.
-            try:
-                _set_journal(connection, mode)
-            except sqlite3.OperationalError as error:
-                if not is_busy(error) or mode == "delete":
-                    raise
-        else:
+        mode, filled = "delete" if _on_network(directory) else "wal", _check_tables(connection)
+        try:
             _set_journal(connection, mode)
+        except sqlite3.OperationalError as error:
+            # Another program may be at work in the mode that there is.
+            if not (filled and is_busy(error)) or mode == "delete":
+                raise
+        if not filled:
             _make_tables(connection)
         # With the write-ahead log, a killed process loses nothing that was committed; a power cut
         # may lose the last seconds, never the file.
@@ -134,22 +128,19 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
     # Without its log a file is whole, but SQLite would still want to make one. Where the log is
     # there and cannot be read, the rows in it are missed, and digests tell torn pages.
     whole = logs and not file.with_name(f"{FILE_NAME}-wal").exists()
-    connection = _connect(file, "?immutable=1" if whole else "?mode=ro&readonly_shm=1")
-    try:
+    for query in ("?immutable=1",) if whole else ("?mode=ro&readonly_shm=1", "?immutable=1"):
+        connection, filled = _connect(file, query), False
         try:
             filled = _check_tables(connection)
         except sqlite3.OperationalError as error:
-            if whole or is_busy(error):
+            if query == "?immutable=1" or is_busy(error):
                 raise
-            connection.close()
-            connection = _connect(file, "?immutable=1")
-            filled = _check_tables(connection)
-        if not filled:
-            raise ForeignFileError("it holds no rows, and it is read-only")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        finally:
+            if not filled:
+                connection.close()
+        if filled:
+            return connection
+    raise ForeignFileError("it holds no rows, and it is read-only")
 
 
 def _check_tables(connection: sqlite3.Connection) -> bool:
@@ -206,9 +197,6 @@ def _on_network(path: Path) -> bool:
     return kind.startswith(_NETWORK_FILE_SYSTEMS)
 
 
-# --- trouble --------------------------------------------------------------------------------------
-
-
 def is_busy(error: BaseException) -> bool:
     """Return whether an error means that another program holds the file just now."""
     return _name(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL"))
@@ -256,6 +244,8 @@ def set_aside(directory: Path) -> None:
 
 def may_live(pid: int) -> bool:
     """Return whether a process of this machine may still be running."""
+    if os.name == "nt":  # where signal 0 would interrupt it
+        return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -58,7 +58,11 @@ def private_directory() -> Path | None:
         status = session.directory.lstat()
     except OSError:
         return None
-    if stat.S_ISDIR(status.st_mode) and _is_private(status):
+    # Windows has neither owners nor modes of this kind.
+    private = not hasattr(os, "geteuid") or (
+        status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    )
+    if stat.S_ISDIR(status.st_mode) and private:
         return session.directory
     os.environ[_config.SESSION_VARIABLE] = ""  # said once
     warnings.warn(
@@ -69,13 +73,6 @@ def private_directory() -> Path | None:
         stacklevel=2,
     )
     return None
-
-
-def _is_private(status: os.stat_result) -> bool:
-    """Return whether a directory is this user's, and closed to others."""
-    if not hasattr(os, "geteuid"):
-        return True
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
 def _hold(directory: Path) -> int:

@@ -356,7 +356,8 @@ def test_what_is_no_file_is_left_alone(tmp_path, name, kind):
     obstacle(tmp_path / name, kind)
     store = DirectoryStore(tmp_path)
     (said,) = caught(lambda: store.put([(key(0), row(0))]))
-    assert f"{name} is not a regular file" in said
+    named = "Too many levels" if kind == "link to itself" else f"{name} is not a regular file"
+    assert named in said
     assert right(store) == 0
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
@@ -577,7 +578,8 @@ def test_threads_with_more_directories_than_are_kept_open(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_fork_while_a_thread_works_on_a_store_does_not_hang_the_child(store):
+def test_a_fork_while_a_thread_works_on_a_store_does_not_hang_the_child(store, monkeypatch):
+    monkeypatch.setattr(_disk, "_FORK_SECONDS", 0.1)
     assert right(store) == 20
     with store._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of fork with threads about
@@ -590,6 +592,7 @@ def test_a_fork_while_a_thread_works_on_a_store_does_not_hang_the_child(store):
 
 
 def child(store):
-    """Look rows up in a forked process, and end it."""
-    ok = right(store) == 20 and store._connection is not None and len(_disk._RECENT) == 1
+    """Use the store in a forked process, without the file that is in use, and end it."""
+    other = DirectoryStore(store.path)
+    ok = right(store) == 0 and store.claim(b"a", "me") and right(other) == 20
     os._exit(0 if ok else 1)
