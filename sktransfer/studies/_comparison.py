@@ -25,9 +25,11 @@ from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import as_column
 from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
+from sktransfer.metrics._labels import group_codes
 from sktransfer.model_selection._feature_scores import check_labels
 from sktransfer.model_selection._networks import (
     check_lengths,
@@ -124,7 +126,7 @@ class BackboneComparison:
     def _draws(self) -> list[np.ndarray]:
         """Return all rows, then resamples of them; of groups, where there are any."""
         state = np.random.RandomState(self.random_state)
-        ids = None if self.groups is None else np.unique(self.groups, return_inverse=True)[1]
+        ids = group_codes(self.groups, len(self.y))
         n = len(self.y)
         return [np.arange(n), *resamples(n, ids, self.n_resamples, state)]
 
@@ -216,6 +218,7 @@ def compare_backbones(
     """
     chosen = check_choices("strategies", strategies, STRATEGIES)
     labels = check_labels(y)
+    given = None if groups is None else as_column(groups).ravel()
     ids = None if groups is None else read_groups(groups)
     seed = seed_from(random_state)
     named = named_networks(backbones)
@@ -229,7 +232,7 @@ def compare_backbones(
     if any(_reader(each).on_error == "nan" for each in cases.values()):
         kept = _readable(reader, X, n)
         X, labels = take_rows(X, kept), labels[kept]
-        ids = None if ids is None else ids[kept]
+        ids, given = (None if each is None else each[kept] for each in (ids, given))
     classes = np.unique(check_labels(labels))
     folds = _folds(cv, labels, ids, seed)
     data = b""
@@ -255,7 +258,7 @@ def compare_backbones(
         records.append((name, strategy, *times.median(), n_parameters))
     columns = ["backbone", "strategy", *times, "n_parameters"]
     table = pd.DataFrame(records, columns=columns)
-    found = BackboneComparison(table, probabilities, classes, labels, ids, n_resamples, seed)
+    found = BackboneComparison(table, probabilities, classes, labels, given, n_resamples, seed)
     return replace(found, table=_with_scores(found))
 
 
