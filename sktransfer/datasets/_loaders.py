@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from sktransfer._images import DicomFrame
 from sktransfer._utils.identifiers import read_groups
 from sktransfer.datasets._tables import (
     FILE_COLUMNS,
@@ -286,9 +287,10 @@ def _named_files(frame: pd.DataFrame, image: str, base: Path) -> list[Any]:
     """Return the path of each row's file; encoded images in the table stay as they are."""
     cells = frame[image]
     check_complete(cells, f"file name in column {image!r}", "Drop them, or add the names.")
-    if all(isinstance(cell, (bytes, dict)) for cell in cells):  # as data sets in Parquet have them
+    # As data sets in Parquet and dicom_table have them.
+    if all(isinstance(cell, (bytes, dict, DicomFrame)) for cell in cells):
         return cells.tolist()
-    paths = [find_file(base, name) for name in cells]
+    paths = [find_file(base, name, row) for row, name in enumerate(cells)]
     if missing := [(row, path) for row, path in enumerate(paths) if not path.is_file()]:
         listed = "; ".join(
             f"row {row}: {str(path)!r}{' is a folder' if path.is_dir() else ''}"

@@ -123,7 +123,7 @@ def _text_of(path: Path, content: bytes) -> str:
     text = None
     with suppress(UnicodeDecodeError):
         text = content.decode(encoding or "utf-8")
-    if text is None and encoding is None:
+    if what is None and text is None and encoding is None:
         if not content.decode("utf-8", "ignore").isascii():
             raise ValueError(
                 f"{str(path)!r} has lines in UTF-8 and lines in another encoding, so that names "
@@ -244,20 +244,20 @@ def encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
         values = pd.Series(list(labels), dtype=object).infer_objects()
     if pd.api.types.is_numeric_dtype(values):
         return values.to_numpy(), None
-    words = np.array([str(each).strip() for each in values], dtype=object)
+    words = np.array([unicodedata.normalize("NFC", str(each)).strip() for each in values], object)
     names, codes = np.unique(words, return_inverse=True)
     return codes.astype(np.int64), names.tolist()
 
 
-def find_file(base: Path, name: Any) -> Path:
-    """Return the file that a table names, if need be in another way of writing its name.
+def find_file(base: Path, name: Any, row: int) -> Path:
+    """Return the file that a row names, if need be in another way of writing its name.
 
     These are tried if there is no such file: blanks at the ends, the backslashes of Windows, the
     other forms of Unicode, and the bytes of Windows-1252.
     """
     text = os.fsdecode(name) if isinstance(name, (bytes, os.PathLike)) else str(name)
     if _ADDRESS.match(text):
-        raise ValueError(f"{text!r} is an address; a table names files by their path.")
+        raise ValueError(f"Row {row}: {text!r} is an address; a table names files by their path.")
     for way in dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/"))):
         forms = [unicodedata.normalize(form, way) for form in ("NFC", "NFD")]
         forms.append(os.fsdecode(way.encode("cp1252", "ignore")))

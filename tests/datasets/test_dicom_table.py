@@ -75,6 +75,19 @@ def test_frames_become_rows_that_images_are_read_from(folder):
     E = feat.fit_transform(table[["path"]])
     assert E.shape == (3, 512)
     assert not np.allclose(E[1], E[2])
+    labeled = load_image_table(table.assign(dx=["a", "b", "b"]), target="dx")
+    assert labeled.data["image"].tolist() == table["path"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [(" 101 ", "101"), ("0101", "0101"), ("None", "None"), ("  ", None)]
+)
+def test_patients_are_text_as_in_other_tables(tmp_path, written, read):
+    data = pydicom.dcmread(SHIPPED / "CT_small.dcm")
+    data.PatientID = written
+    data.save_as(tmp_path / "ct.dcm")
+    assert dicom_table(tmp_path, columns=["patient"])["patient"].tolist() == [read]
+    assert dicom_table(tmp_path, columns=["PatientID"])["PatientID"].tolist() == [read]
 
 
 def test_unreadable_files_are_left_out_with_a_warning(folder):
