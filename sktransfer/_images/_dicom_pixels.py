@@ -53,6 +53,9 @@ _KINDS = {
     **dict.fromkeys((uid.HTJ2K, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL), "HTJ2K"),
 }
 
+# By samples: the photometric interpretations by which decoders convert nothing.
+_UNCHANGED = {1: "MONOCHROME2", 3: "RGB"}
+
 # Progressive JPEG has about ten.
 _MOST_SCANS = 50
 
@@ -115,16 +118,12 @@ def native_frame(pixels: PixelData, values: Values, frame: int, syntax: uid.UID)
     if planes not in (0, 1):
         notes.correct(f"PlanarConfiguration is {planes}: taken as 0, color by pixel")
         planes = 0
-    options: dict[str, Any] = {
-        "rows": size[0],
-        "columns": size[1],
-        "samples_per_pixel": samples,
+    options = _options(size, samples, allocated, allocated, signed)
+    if kind == "YBR_FULL_422":  # chroma is spread over its pixels
+        options["photometric_interpretation"] = kind
+    options |= {
         "number_of_frames": n_frames,
-        "bits_allocated": allocated,
-        "bits_stored": allocated,  # those that count are found below
-        "pixel_representation": int(signed),
         "planar_configuration": planes,
-        "photometric_interpretation": kind if kind == "YBR_FULL_422" else _any_of(samples),
         "pixel_keyword": pixels.keyword,
         "pixel_vr": pixels.vr,
     }
@@ -141,11 +140,11 @@ def compressed_frame(
     encoded: bytes, values: Values, syntax: uid.UID, decoders: Iterable[str]
 ) -> Frame:
     """Return one compressed frame, decoded by the first of ``decoders`` that can."""
-    stream = None if syntax == uid.RLELossless else read_code_stream(encoded)
-    if stream is None:
-        if syntax != uid.RLELossless:
-            raise UnreadableError("damaged DICOM file: its compressed image has no size.")
+    if syntax == uid.RLELossless:
         return _run_length_frame(encoded, values, decoders)
+    stream = read_code_stream(encoded)
+    if stream is None:
+        raise UnreadableError("damaged DICOM file: its compressed image has no size.")
     size = (values.integer("Rows"), values.integer("Columns"))
     if (stream.rows, stream.columns) != size:
         raise UnreadableError(
@@ -170,6 +169,8 @@ def compressed_frame(
         encoded = without_markers(encoded)
     signed = stream.signed or values.integer("PixelRepresentation") == 1
     if stream.components == 3:
+        if stream.signed:
+            raise UnreadableError("the colors of its compressed image are signed: not read.")
         signed = False
     decoder, stored = decode(encoded, syntax, stream, signed, decoders, values.notes)
     described = str(stream)
@@ -190,9 +191,21 @@ def compressed_frame(
     return Frame(stored, kind, bits, signed, decoder, described)
 
 
-def _any_of(samples: int) -> str:
-    """Return a photometric interpretation by which no decoder converts anything."""
-    return "RGB" if samples == 3 else "MONOCHROME2"
+def _options(
+    size: tuple[int, int], samples: int, allocated: int, bits: int, signed: bool
+) -> dict[str, Any]:
+    """Return what pydicom asks of an image, by which no decoder converts a color."""
+    return {
+        "rows": size[0],
+        "columns": size[1],
+        "samples_per_pixel": samples,
+        "number_of_frames": 1,
+        "bits_allocated": allocated,
+        "bits_stored": bits,
+        "pixel_representation": int(signed),
+        "planar_configuration": 0,
+        "photometric_interpretation": _UNCHANGED[samples],
+    }
 
 
 def _refuse_damage(encoded: bytes, stream: CodeStream) -> None:
@@ -233,17 +246,9 @@ def decode(
         names = [name for name in names if name in ("gdcm", "pylibjpeg")]
     if not names:
         raise MissingDecoderError(syntax.name)
-    options: dict[str, Any] = {
-        "rows": stream.rows,
-        "columns": stream.columns,
-        "samples_per_pixel": stream.components,
-        "number_of_frames": 1,
-        "bits_allocated": 8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32,
-        "bits_stored": stream.bits,
-        "pixel_representation": int(signed),
-        "planar_configuration": 0,
-        "photometric_interpretation": _any_of(stream.components),
-    }
+    container = 8 if stream.bits <= 8 else 16 if stream.bits <= 16 else 32
+    size = (stream.rows, stream.columns)
+    options = _options(size, stream.components, container, stream.bits, signed)
     reasons = []
     for name in names:
         try:
@@ -314,7 +319,7 @@ def _twelve_bit_jpeg(encoded: bytes, stream: CodeStream) -> np.ndarray:
     element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
     element.SetValue(fragments.__ref__())
     n = stream.components
-    kind = gdcm.PhotometricInterpretation.GetPIType(_any_of(n))
+    kind = gdcm.PhotometricInterpretation.GetPIType(_UNCHANGED[n])
     syntax = gdcm.TransferSyntax.GetTSType(str(uid.JPEGExtended12Bit))
     image = gdcm.Image()
     image.SetNumberOfDimensions(2)

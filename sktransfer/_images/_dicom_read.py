@@ -52,11 +52,6 @@ class Header:
     data: bytes
     pixels_at: int
 
-    @property
-    def notes(self) -> Notes:
-        """What was decided so far."""
-        return self.values.notes
-
 
 def read_header(data: bytes, max_inflated: int) -> Header:
     """Return the header of a file.

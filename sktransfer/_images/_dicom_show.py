@@ -6,8 +6,7 @@ Modality table or rescaling, then VOI table or window; the inversion is left to 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydicom.pixels import apply_color_lut
@@ -22,7 +21,7 @@ _STRIP_VALUES = 2**20
 # Beyond it no unit of measurement goes; and from where on four bytes round whole numbers.
 _LARGEST, _ROUNDED = 1e30, 2**24
 
-_LINEAR = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.ndarray, dict]:
@@ -39,17 +38,24 @@ def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.nd
         return _through_palette(stored, values), _described(eight_bit=True)
     inverted = _is_inverted(frame.kind, values)
     modality = _modality(frame, values)
-    voi = _voi(values, options, modality.signed)
-    known = {"rescale": str(modality), "inverted": inverted}
-    if voi is None:
-        if modality.changes:
-            ends = modality.ends or (0, 0)
-            wide = max(abs(ends[0]), abs(ends[1])) > _ROUNDED
-            shown = _in_strips(stored, modality.apply, np.float64 if wide else np.float32)
-            return shown, _described(range=modality.ends, **known)
+    signed = frame.signed or bool(modality and modality.ends and modality.ends[0] < 0)
+    voi = _voi(values, options, signed)
+    steps = [step for step in (modality, voi) if step is not None]
+    if not steps:
         return _plain(frame, inverted)
-    shown = _in_strips(stored, lambda strip: voi.apply(modality.apply(strip)))
-    return shown, _described(range=(0.0, 1.0), windowed=True, window=str(voi), **known)
+
+    def through_all(strip: np.ndarray) -> np.ndarray:
+        for step in steps:
+            strip = step.apply(strip)
+        return strip
+
+    ends = steps[-1].ends
+    wide = ends is not None and max(map(abs, ends)) > _ROUNDED
+    shown = _in_strips(frame.stored, through_all, np.float64 if wide else np.float32)
+    known = {"rescale": "none" if modality is None else modality.name, "inverted": inverted}
+    if voi is not None:
+        known |= {"windowed": True, "window": voi.name}
+    return shown, _described(range=ends, **known)
 
 
 def _described(**known: Any) -> dict[str, Any]:
@@ -73,51 +79,16 @@ def _is_inverted(kind: str, values: Values) -> bool:
     return kind == "MONOCHROME1" or shape == "INVERSE"
 
 
-# Modality -----------------------------------------------------------------------------------------
+class _Step(NamedTuple):
+    """What is done to each value, what the extreme values become, and how one calls it."""
 
-
-@dataclass(frozen=True)
-class _Rescale:
-    """Slope and intercept; ``ends`` are what the extreme stored values become."""
-
-    slope: float
-    intercept: float
+    apply: Callable[[np.ndarray], np.ndarray]
     ends: tuple[float, float] | None
-    signed: bool
-
-    @property
-    def changes(self) -> bool:
-        return (self.slope, self.intercept) != (1.0, 0.0)
-
-    def apply(self, stored: np.ndarray) -> np.ndarray:
-        return stored.astype(np.float64) * self.slope + self.intercept if self.changes else stored
-
-    def __str__(self) -> str:
-        return f"slope {self.slope:g}, intercept {self.intercept:g}" if self.changes else "none"
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A modality or VOI table, from its first value on; ``ends`` are what its entries can be."""
-
-    entries: np.ndarray
-    first: int
-    ends: tuple[float, float]
     name: str
-    signed: bool = False
-    changes: bool = True
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        if values.dtype.kind == "f":
-            values = np.rint(values)
-        at = values.astype(np.int64) - self.first
-        return self.entries[at.clip(0, len(self.entries) - 1)]
-
-    def __str__(self) -> str:
-        return self.name
 
 
-def _modality(frame: Frame, values: Values) -> _Rescale | _Table:
+def _modality(frame: Frame, values: Values) -> _Step | None:
+    """Return the modality's table or rescaling; None if it changes nothing."""
     for item in values.items("ModalityLUTSequence")[:1]:
         table = _read_table(item, "modality table", frame.signed)
         if table is not None:
@@ -136,6 +107,8 @@ def _modality(frame: Frame, values: Values) -> _Rescale | _Table:
             f"damaged DICOM file: {named('RescaleSlope')} is 0, which makes all values "
             f"{intercept:g}. Correct the header, or leave the file out."
         )
+    if (slope, intercept) == (1.0, 0.0):
+        return None
     ends = None
     if frame.stored.dtype.kind != "f":
         low, high = sorted(end * slope + intercept for end in _stored_range(frame))
@@ -145,18 +118,18 @@ def _modality(frame: Frame, values: Values) -> _Rescale | _Table:
                 f"{named('RescaleIntercept')} {intercept:g} make {low:g} of black and {high:g} of "
                 "white."
             )
-        ends = (float(low), float(high))
-    signed = frame.signed or (ends is not None and ends[0] < 0)
-    return _Rescale(slope, intercept, ends, signed)
+        ends = (low, high)
+    name = f"slope {slope:g}, intercept {intercept:g}"
+    return _Step(lambda stored: stored.astype(np.float64) * slope + intercept, ends, name)
 
 
-def _stored_range(frame: Frame) -> tuple[int, int]:
+def _stored_range(frame: Frame) -> tuple[float, float]:
     if frame.signed:
-        return -(2 ** (frame.bits - 1)), 2 ** (frame.bits - 1) - 1
-    return 0, 2**frame.bits - 1
+        return -(2.0 ** (frame.bits - 1)), 2.0 ** (frame.bits - 1) - 1
+    return 0.0, 2.0**frame.bits - 1
 
 
-def _read_table(item: Values, name: str, signed: bool) -> _Table | None:
+def _read_table(item: Values, name: str, signed: bool) -> _Step | None:
     """Return a table, or None if it has no entries or does not say what they are."""
     descriptor = _whole_numbers(item, "LUTDescriptor")
     if len(descriptor) != 3 or not 1 <= descriptor[2] <= 16:
@@ -164,21 +137,26 @@ def _read_table(item: Values, name: str, signed: bool) -> _Table | None:
     n, first, bits = descriptor[0] or 2**16, descriptor[1], descriptor[2]
     if signed and first >= 2**15:
         first -= 2**16
-    entries = _whole_numbers(item, "LUTData")
-    if len(entries) < n and len(entries) * 2 >= n and bits <= 8:  # packed, two in each word
-        entries = [part for word in entries for part in (word & 0xFF, word >> 8)]
-    if not entries:
+    listed = _whole_numbers(item, "LUTData")
+    if len(listed) < n <= 2 * len(listed) and bits <= 8:  # packed, two in each word
+        listed = [part for word in listed for part in (word & 0xFF, word >> 8)]
+    if not listed:
         return None
-    if len(entries) < n:
+    if len(listed) < n:
         item.notes.correct(
-            f"LUTDescriptor says {n} entries, and LUTData has {len(entries)}: the last one stands "
+            f"LUTDescriptor says {n} entries, and LUTData has {len(listed)}: the last one stands "
             "for those that are missing"
         )
-    array = np.array(entries[:n], dtype=np.uint16)
-    if array.max() > 2**bits - 1:
+    entries = np.array(listed[:n], dtype=np.uint16)
+    if entries.max() > 2**bits - 1:
         item.notes.correct(f"LUTDescriptor says {bits} bits, and LUTData has more")
-        bits = int(array.max()).bit_length()
-    return _Table(array, first, (0.0, float(2**bits - 1)), name)
+        bits = int(entries.max()).bit_length()
+
+    def look_up(values: np.ndarray) -> np.ndarray:
+        at = np.rint(values).astype(np.int64) - first
+        return entries[at.clip(0, len(entries) - 1)]
+
+    return _Step(look_up, (0.0, 2.0**bits - 1), name)
 
 
 def _whole_numbers(item: Values, keyword: str) -> list[int]:
@@ -193,61 +171,24 @@ def _whole_numbers(item: Values, keyword: str) -> list[int]:
         return []
 
 
-# VOI ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A window of the modality's values, with 0 and 1 for its ends (PS3.3 C.11.2.1)."""
-
-    center: float
-    width: float
-    function: str
-    origin: str
-
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        values = values.astype(np.float64)
-        if self.function == "SIGMOID":
-            with np.errstate(over="ignore"):
-                return 1 / (1 + np.exp(-4 * (values - self.center) / self.width))
-        center, width = self.center, self.width
-        if self.function == "LINEAR":
-            center, width = center - 0.5, width - 1
-        if width == 0:  # all black up to the center, and white from there on
-            return (values > center).astype(np.float64)
-        return ((values - center) / width + 0.5).clip(0, 1)
-
-    def __str__(self) -> str:
-        return f"center {self.center:g}, width {self.width:g}, {self.function}, {self.origin}"
-
-
-class _ScaledTable(_Table):
-    def apply(self, values: np.ndarray) -> np.ndarray:
-        return super().apply(values) / self.ends[1]
-
-
-def _voi(values: Values, options: dict[str, Any], signed: bool) -> _ScaledTable | _Window | None:
-    """Return the table or window that is applied, or None."""
+def _voi(values: Values, options: dict[str, Any], signed: bool) -> _Step | None:
+    """Return the table or window that is applied, with values from 0 to 1, or None."""
     if options["window"] is not None:
         center, width = options["window"]
-        return _Window(center, width, "LINEAR", "as asked for")
+        return _window(center, width, "LINEAR", "as asked for")
     if not options["voi"]:
         return None
-    index = options["voi_index"]
-    tables = [
-        _read_table(item, f"VOI table {i}", signed)
-        for i, item in enumerate(values.items("VOILUTSequence"))
-    ]
-    windows = _windows(values)
+    items, windows = values.items("VOILUTSequence"), _windows(values)
+    tables = [_read_table(item, f"VOI table {i}", signed) for i, item in enumerate(items)]
     if any(windows) and not options["prefer_lut"]:
         tables = []
     if any(tables):
-        table = _chosen(tables, index, "VOI tables", values)
-        return _ScaledTable(table.entries, table.first, table.ends, table.name)
+        apply, ends, name = _chosen(tables, options["voi_index"], "VOI tables", values)
+        return _Step(lambda strip: apply(strip) / ends[1], (0.0, 1.0), name)
     if tables:
         values.notes.correct("VOILUTSequence has no usable table: it is left out")
     if any(windows):
-        return _chosen(windows, index, "windows", values)
+        return _chosen(windows, options["voi_index"], "windows", values)
     if windows:
         values.notes.correct(
             f"WindowCenter {values.shown('WindowCenter')} and WindowWidth "
@@ -256,20 +197,36 @@ def _voi(values: Values, options: dict[str, Any], signed: bool) -> _ScaledTable 
     return None
 
 
-def _windows(values: Values) -> list[_Window | None]:
+def _window(center: float, width: float, function: str, origin: str) -> _Step:
+    """Return a window of the modality's values (PS3.3 C.11.2.1)."""
+    middle, extent = (center - 0.5, width - 1) if function == "LINEAR" else (center, width)
+
+    def apply(values: np.ndarray) -> np.ndarray:
+        values = values.astype(np.float64)
+        if function == "SIGMOID":
+            with np.errstate(over="ignore"):
+                return 1 / (1 + np.exp(-4 * (values - center) / width))
+        if extent == 0:  # all black up to the center, and white from there on
+            return (values > middle).astype(np.float64)
+        return ((values - middle) / extent + 0.5).clip(0, 1)
+
+    return _Step(apply, (0.0, 1.0), f"center {center:g}, width {width:g}, {function}, {origin}")
+
+
+def _windows(values: Values) -> list[_Step | None]:
     """Return the windows of a file, with None for those that are none."""
     centers, widths = values.numbers("WindowCenter"), values.numbers("WindowWidth")
     function = values.text("VOILUTFunction") or "LINEAR"
     n = max(len(centers), len(widths))
-    if function not in _LINEAR and n:
+    if function not in _FUNCTIONS and n:
         values.notes.correct(f"VOILUTFunction is {function}, which is unknown: taken as LINEAR")
         function = "LINEAR"
-    windows: list[_Window | None] = [None] * n
+    windows: list[_Step | None] = [None] * n
     for i, (center, width) in enumerate(zip(centers, widths, strict=False)):
         if center is None or width is None:
             continue
         if width >= 1 or (width > 0 and function != "LINEAR"):
-            windows[i] = _Window(center, width, function, f"window {i} of {n}")
+            windows[i] = _window(center, width, function, f"window {i} of {n}")
     return windows
 
 
@@ -285,9 +242,6 @@ def _chosen(usable: list[Any], index: int, what: str, values: Values) -> Any:
     return usable[at]
 
 
-# Without either -----------------------------------------------------------------------------------
-
-
 def _plain(frame: Frame, inverted: bool) -> tuple[np.ndarray, dict[str, Any]]:
     """Return values to which nothing is to be applied, on the scale of their bits."""
     stored, bits = frame.stored, frame.bits
@@ -296,8 +250,7 @@ def _plain(frame: Frame, inverted: bool) -> tuple[np.ndarray, dict[str, Any]]:
     if bits <= 8 and not frame.signed:
         gray = _eight_bits(stored, bits)
         return 255 - gray if inverted else gray, _described(eight_bit=True, inverted=inverted)
-    low, high = _stored_range(frame)
-    return stored, _described(range=(float(low), float(high)), inverted=inverted)
+    return stored, _described(range=_stored_range(frame), inverted=inverted)
 
 
 def _in_strips(

@@ -94,7 +94,7 @@ def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         "window": described.pop("window"),
         "inverted": described["inverted"],
     }
-    described |= {"notes": header.notes.all, "corrections": header.notes.corrections}
+    described |= {"notes": values.notes.all, "corrections": values.notes.corrections}
     return described, array.reshape(-1).view(np.uint8)
 
 
