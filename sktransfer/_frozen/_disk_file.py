@@ -43,10 +43,6 @@ _DTYPES = {
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "fuse.sshfs", "9p")
 
 
-class ForeignFileError(OSError):
-    """The file is not a store, or is one that this version does not know."""
-
-
 def pack(key: bytes, row: np.ndarray) -> tuple[bytes, bytes, bytes, bytes]:
     """Return what is written of a row: key, dtype, values and the digest of all three."""
     dtype, value = row.dtype.str.encode(), np.ascontiguousarray(row).tobytes()
@@ -84,7 +80,7 @@ def open_file(directory: Path) -> tuple[sqlite3.Connection, bool]:
         except FileNotFoundError:
             regular = not (directory / name).is_symlink()
         if not regular:
-            raise ForeignFileError(f"{name} is not a regular file")
+            raise OSError(f"{name} is not a regular file")
     if file.exists() and not (_may_write(directory) and _may_write(file)):
         return _open_read_only(file), False
     connection = _connect(file)
@@ -140,7 +136,7 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
                 connection.close()
         if filled:
             return connection
-    raise ForeignFileError("it holds no rows, and it is read-only")
+    raise OSError("it holds no rows, and it is read-only")
 
 
 def _check_tables(connection: sqlite3.Connection) -> bool:
@@ -154,7 +150,7 @@ def _check_tables(connection: sqlite3.Connection) -> bool:
         raise sqlite3.DatabaseError("its tables are not those that were written")
     if found:
         whose = "a newer version of sktransfer" if application == _APPLICATION else "others"
-        raise ForeignFileError(f"{FILE_NAME} is a database of {whose}")
+        raise OSError(f"{FILE_NAME} is a database of {whose}")
     return False
 
 
