@@ -29,7 +29,7 @@ from sktransfer._backbones import (
     architecture,
     load_backbone,
     load_strict,
-    tensors_digest,
+    state_dict_digest,
     with_tensors,
 )
 from sktransfer._frozen import NetworkSource
@@ -46,7 +46,7 @@ _DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|blake2b:[0-9a-f]{32,128})")
 def seal(tensors: Mapping[str, Tensor], header: Any = None) -> bytes:
     """Return a safetensors file of tensors, a header, and a digest of both."""
     text = json.dumps(header, sort_keys=True)
-    metadata = {"sktransfer": text, "digest": tensors_digest(tensors, text)}
+    metadata = {"sktransfer": text, "digest": state_dict_digest(tensors, text)}
     return safetensors.torch.save(dict(tensors), metadata)
 
 
@@ -75,7 +75,7 @@ def unseal(data: bytes, source: str | os.PathLike[str]) -> tuple[Any, dict[str, 
         )
     if "digest" not in metadata:
         raise WeightsMismatchError(f"{source} holds no saved estimator; it is another file.")
-    if metadata["digest"] != tensors_digest(tensors, text):
+    if metadata["digest"] != state_dict_digest(tensors, text):
         raise WeightsMismatchError(
             f"{source} was damaged or edited after it was saved: the digest of its content is not "
             "the one that was written with it. Take a copy of the file as it was saved, or fit "

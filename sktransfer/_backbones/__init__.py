@@ -21,7 +21,6 @@ from sktransfer._backbones._state_dict import (
     private_seed,
     shortened,
     state_dict_digest,
-    tensors_digest,
 )
 
 __all__ = [
@@ -44,6 +43,5 @@ __all__ = [
     "private_seed",
     "shortened",
     "state_dict_digest",
-    "tensors_digest",
     "with_tensors",
 ]

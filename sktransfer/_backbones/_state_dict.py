@@ -190,13 +190,9 @@ def private_seed(seed: int | None) -> Iterator[None]:
         yield
 
 
-def state_dict_digest(module: nn.Module) -> str:
-    """Return ``"blake2b:<hex>"`` of every name, shape, type and value in a module."""
-    return tensors_digest(module.state_dict())
-
-
-def tensors_digest(tensors: Mapping[str, Tensor], header: str = "") -> str:
-    """Return ``"blake2b:<hex>"`` of a text and of every name, shape, type and value."""
+def state_dict_digest(of: nn.Module | Mapping[str, Tensor], header: str = "") -> str:
+    """Return ``"blake2b:<hex>"`` of a text and every name, shape, type and value in a module."""
+    tensors = of.state_dict() if isinstance(of, nn.Module) else of
     digest = hashlib.blake2b(header.encode("utf-8", "surrogatepass"), digest_size=32)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
