@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from sktransfer.exceptions import SkTransferError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a name is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options.run(options)
     except (SkTransferError, ValueError, ArithmeticError, OSError) as error:

@@ -9,7 +9,7 @@ from sktransfer._images._dicom import (
     read_dicom_decisions,
     read_dicom_header,
 )
-from sktransfer._images._formats import is_dicom
+from sktransfer._images._formats import identify, is_dicom
 from sktransfer._images._preprocess import Preprocessing, make_preprocessing
 from sktransfer._images._rows import resolve_image_shape
 from sktransfer._images._source import (
@@ -36,6 +36,7 @@ __all__ = [
     "Preprocessing",
     "as_image_source",
     "encoded_kind",
+    "identify",
     "is_dicom",
     "make_preprocessing",
     "portions",

@@ -50,6 +50,7 @@ from sktransfer._images._values import (
 )
 from sktransfer._utils import config as _config
 from sktransfer._utils.forking import new_lock
+from sktransfer._utils.names import shown
 from sktransfer._utils.versions import decoder_versions
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
@@ -178,7 +179,7 @@ class ImageSource:
             row = row["path"]
         row = unwrapped(row)
         if isinstance(row, str | os.PathLike):
-            return Path(os.fsdecode(row)).name[-_LONGEST_NAME:]
+            return shown(Path(os.fsdecode(row)).name)
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
         if isinstance(row, np.ndarray | torch.Tensor):
@@ -186,10 +187,10 @@ class ImageSource:
         if isinstance(row, Image.Image):
             return "PIL image"
         if is_opener(row):
-            return Path(row.name if isinstance(row, zipfile.Path) else row.path).name
+            return shown(Path(row.name if isinstance(row, zipfile.Path) else row.path).name)
         if is_file(row):
             name = getattr(row, "name", None)  # a number where it was opened as one
-            return Path(name).name if isinstance(name, str) else "file"
+            return shown(Path(name).name) if isinstance(name, str) else "file"
         return type(row).__name__
 
     def size(self, i: int) -> int:

@@ -48,7 +48,7 @@ def _put_right() -> None:
             found()
     # As torch's own loaders do: more threads would be those of the parent's pool. Children that
     # are started afresh (spawn, forkserver, joblib) have pools of their own.
-    torch = sys.modules.get("torch")
+    torch: Any = sys.modules.get("torch")
     if hasattr(torch, "set_num_threads"):  # not yet, while it is being imported
         torch.set_num_threads(1)
 

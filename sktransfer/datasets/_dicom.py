@@ -23,7 +23,9 @@ from sktransfer._images import (
     read_file,
 )
 from sktransfer._utils.identifiers import identifier
+from sktransfer._utils.names import path_column, quoted, shown
 from sktransfer._utils.threads import DecodingThreads
+from sktransfer.datasets._walk import Walk, first_bytes
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 # What each column is called in the standard.
@@ -73,7 +75,8 @@ def dicom_table(
     Returns
     -------
     DataFrame
-        The column "path" (str), then ``columns``, sorted by path. Ages are in years; what a file
+        The column "path" (str), then ``columns``, sorted by path. ``attrs["skipped"]`` counts what
+        was left out. Ages are in years; what a file
         does not say is None or NaN.
 
     Raises
@@ -105,10 +108,15 @@ def dicom_table(
         raise ValueError(f'frames must be "first" or "all"; got {frames!r}.')
     if isinstance(columns, str):
         raise TypeError(f"columns is a list of names; got {columns!r}. Pass [{columns!r}].")
-    base = Path(path)
+    base = Path(os.fsdecode(path))
     if not base.is_dir():
         raise FileNotFoundError(f"There is no folder {str(base)!r}; pass the path of one as path.")
-    files = [file for file in sorted(base.rglob("*")) if _is_dicom_file(file)]
+    walk = Walk(base)
+    walk.keep(lambda file: "" if is_dicom(first_bytes(file)) else "files that are no DICOM")
+    files = walk.files
+    if problems := walk.problems():
+        listed = "\n- ".join([f"dicom_table({quoted(base)}):", *problems])
+        warnings.warn(listed, stacklevel=2)
     headers, failures = read_headers(files, columns, n_jobs)
     if frames == "all":  # a number of them that cannot be is no matter to who wants the first
         for i, header in enumerate(headers):
@@ -119,7 +127,7 @@ def dicom_table(
         file, reason = failures[0]
         warnings.warn(
             f"{len(failures)} of {len(files)} DICOM files cannot be read and are not in the table. "
-            f"The first: {file.name}: {reason}",
+            f"The first: {shown(file.name)}: {reason}",
             FailedRowsWarning,
             stacklevel=2,
         )
@@ -135,7 +143,11 @@ def dicom_table(
             rows.append({**place, **header})
     if not rows:
         raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with an image in it.")
-    return pd.DataFrame(rows)
+    paths = path_column(row.pop("path") for row in rows)
+    table = pd.DataFrame(rows)
+    table.insert(0, "path", paths)
+    table.attrs["skipped"] = dict(walk.skipped)
+    return table
 
 
 def describe_dicom(
@@ -250,13 +262,3 @@ def _value(value: Any) -> Any:
     if isinstance(value, list):
         return "\\".join(map(str, value))
     return None if value == "" else value
-
-
-def _is_dicom_file(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with open(path, "rb") as file:
-            return is_dicom(file.read(132))
-    except OSError:
-        return False

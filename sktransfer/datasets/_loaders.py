@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from sklearn.utils import Bunch
 
 from sktransfer._images import DicomFrame
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.names import is_unicode, path_column, quoted, shown
 from sktransfer.datasets._tables import (
     FILE_COLUMNS,
     GROUP_COLUMNS,
@@ -24,16 +27,7 @@ from sktransfer.datasets._tables import (
     find_file,
     read_table,
 )
-
-# What to pick up in a folder that also holds notes and tables. What a file really is, its content
-# says when it is read.
-_SUFFIXES = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".jpf", ".jpx"),
-        *(".dcm", ".dicom"),
-    }
-)
+from sktransfer.datasets._walk import Walk, class_problems, not_an_image
 
 
 def load_image_folder(
@@ -51,8 +45,9 @@ def load_image_folder(
     Parameters
     ----------
     path : path-like
-        Folder whose sub-folders are the classes. Images may lie deeper inside them; hidden
-        files and files without the suffix of an image are left out.
+        Folder whose sub-folders are the classes. Images may lie deeper inside them, and behind
+        links. Hidden files, what file servers and systems leave behind, and files that are no
+        images are left out (:ref:`folders-names-links`).
     metadata : path-like, DataFrame or None, default="auto"
         Table, read as in :func:`load_image_table`, with a column of file names ("file",
         "filename", ...) as they are below ``path`` (``"cat/001.jpg"``, or just ``"001.jpg"`` where
@@ -70,7 +65,14 @@ def load_image_folder(
         ``data``: DataFrame with one column, "image" (paths, as str), sorted by path; ``target``:
         ndarray of int, position in ``target_names``; ``target_names``: sub-folder names, sorted;
         ``groups``: ndarray of str or None; ``frame``: the rows of the table in the order of
-        ``data``, empty for images that it does not name, or None.
+        ``data``, empty for images that it does not name, or None; ``skipped``: dict of what was
+        left out and how many. Paths are of dtype object where a name is not Unicode.
+
+    Warns
+    -----
+    UserWarning
+        If images may be missing or in the wrong class: folders without an image, of parts of a data
+        set (train/, test/) or that cannot be opened, links that lead nowhere, files in two classes.
 
     Raises
     ------
@@ -91,26 +93,33 @@ def load_image_folder(
     >>> bunch.data.shape, bunch.target.tolist(), bunch.target_names
     ((3, 1), [0, 1, 1], ['ants', 'bees'])
     """
-    folder = Path(path)
+    folder = Path(os.fsdecode(path))
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    classes = {
-        sub.name: files
-        for sub in sorted(folder.iterdir())
-        if sub.is_dir() and not sub.name.startswith(".") and (files := _image_files(sub))
-    }
+    walk = Walk(folder)
+    walk.keep(not_an_image)
+    classes: dict[str, list[Path]] = {}
+    beside = 0
+    for file in walk.files:
+        name, *inside = file.relative_to(folder).parts
+        beside += not inside
+        if inside:
+            classes.setdefault(name, []).append(file)
+    if problems := class_problems(walk, classes, beside):
+        listed = "\n- ".join([f"load_image_folder({quoted(folder)}):", *problems])
+        warnings.warn(listed, stacklevel=2)
     if not classes:
         raise FileNotFoundError(
             f"{str(folder)!r} has no sub-folder with images in it. It should have one for each "
             "class, for example benign/ and malignant/. For a table of file names and labels there "
             "is load_image_table."
         )
-    names = list(classes)
+    names = [name if is_unicode(name) else shown(name) for name in classes]
     files = [file for inside in classes.values() for file in inside]
-    data = pd.DataFrame({"image": [str(file) for file in files]})
+    data = pd.DataFrame({"image": path_column(str(file) for file in files)})
     target = np.repeat(np.arange(len(names)), [len(inside) for inside in classes.values()])
     frame = _rows_of_files(folder, files, metadata, None if groups == "auto" else groups)
-    called = [file.name for file in files]
+    called = [shown(file.name) for file in files]
     group_values = None if frame is None else _group_values(frame, groups, called)
     if return_X_y:
         return data, target
@@ -120,17 +129,9 @@ def load_image_folder(
         target_names=names,
         groups=group_values,
         frame=frame,
-        DESCR=f"{len(files)} images of {len(names)} classes from a folder.",
-    )
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in _SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        skipped=dict(walk.skipped),
+        DESCR=f"{len(files)} images of {len(names)} classes from a folder."
+        + walk.description(beside),
     )
 
 
@@ -156,9 +157,22 @@ def _rows_of_files(
             f"{', '.join(FILE_COLUMNS)}, and has {list(map(str, table.columns))}."
         )
     cells = table[column].astype(object).where(table[column].notna(), "")
-    named = pd.Series([comparable_name(str(name)) for name in cells], dtype=object)
-    named = named.str.removeprefix(f"{comparable_name(str(folder.absolute()))}/")
     relative = [comparable_name(str(file.relative_to(folder))) for file in files]
+    # Files whose names differ in the way of writing alone are told apart by it.
+    exact = {key for key, n in Counter(relative).items() if n > 1}
+    named = pd.Series(
+        [
+            name if key in exact else key
+            for name in map(str, cells)
+            for key in [comparable_name(name)]
+        ],
+        dtype=object,
+    )
+    named = named.str.removeprefix(f"{comparable_name(str(folder.absolute()))}/")
+    relative = [
+        file.relative_to(folder).as_posix() if key in exact else key
+        for file, key in zip(files, relative, strict=True)
+    ]
     keys = relative if named.isin(relative).any() else [name.split("/")[-1] for name in relative]
     for source, values in (("table names", named), ("folder has", pd.Series(keys, dtype=object))):
         if (twice := values[values.isin(keys) & values.duplicated()]).size:
@@ -269,7 +283,7 @@ def load_image_table(
     check_columns(frame, [image, *columns, *(name for name in named if name is not None)])
     files = _named_files(frame, image, base)
     data = frame[list(columns)].copy()
-    data.insert(0, "image", files)
+    data.insert(0, "image", path_column(files).set_axis(data.index))
     labels, names = (None, None) if target is None else encode_labels(frame[target])
     if return_X_y:
         return data, labels

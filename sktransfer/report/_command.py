@@ -13,6 +13,7 @@ from sklearn.utils import Bunch
 
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.identifiers import identifier
+from sktransfer._utils.names import shown
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.report._class_names import given_names, labels_of, listed, names_of_model
@@ -126,7 +127,7 @@ def _load_data(path: str, options: argparse.Namespace) -> Bunch:
 def _row_names(data: Bunch) -> list[str]:
     """Return the names of files; images that are in the table itself have none."""
     return [
-        Path(each).name if isinstance(each, str) else f"row {row}"
+        shown(Path(each).name) if isinstance(each, str) else f"row {row}"
         for row, each in enumerate(data.data["image"])
     ]
 

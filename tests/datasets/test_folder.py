@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from sktransfer.datasets import load_image_folder
+from sktransfer.datasets import dicom_table, load_image_folder
 
 
 @pytest.fixture
@@ -18,7 +22,6 @@ def folder(tmp_path):
         Image.new("RGB", (4, 4)).save(path)
     (tmp_path / "bees" / "notes.txt").write_text("not an image")
     (tmp_path / "bees" / ".hidden.png").write_bytes(b"")
-    (tmp_path / "empty").mkdir()
     (tmp_path / ".git").mkdir()
     return tmp_path
 
@@ -88,3 +91,220 @@ def test_chest_x_rays_have_patients(shared_data):
     assert bunch.target_names == ["no_finding", "pneumonia"]
     assert bunch.target.sum() == 500
     assert len(set(bunch.groups)) == 682
+
+
+# --- folders as people have them ------------------------------------------------------------------
+
+
+def put(*parts):
+    path = parts[0].joinpath(*parts[1:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path, "PNG")
+    return path
+
+
+def names(bunch, folder):
+    return [os.path.relpath(path, folder) for path in bunch.data["image"]]
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png"):
+        put(tmp_path, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("left", "kind"),
+    [
+        ("@eaDir/x/SYNOPHOTO_THUMB_M.jpg", "@eaDir"),
+        ("@EADIR/x.jpg", "@eaDir"),
+        ("#recycle/old.jpg", "#recycle"),
+        ("#snapshot/GMT-01/cat/0.jpg", "#snapshot"),
+        ("@Recycle/old.jpg", "@Recycle"),
+        ("@__thumb/s1000.jpg", "@__thumb"),
+        (".@__thumb/s1000.jpg", ".@__thumb"),
+        ("$RECYCLE.BIN/$R1.jpg", "$RECYCLE.BIN"),
+        ("System Volume Information/1.jpg", "System Volume Information"),
+        ("lost+found/1.jpg", "lost+found"),
+        (".Trash-1000/files/1.jpg", ".Trash-*"),
+        ("__MACOSX/._0.jpg", "__MACOSX"),
+        ("._0.jpg", "._*"),
+        (".thumbnails/1.png", ".thumbnails"),
+        (".picasaoriginals/1.jpg", ".picasaoriginals"),
+        (".ipynb_checkpoints/0-checkpoint.jpg", ".ipynb_checkpoints"),
+        ("SYNOPHOTO_THUMB_XL.jpg", "SYNOPHOTO_*"),
+        ("0.jpg@SynoEAStream", "*@SynoEAStream"),
+        ("~$0.jpg", "~$*"),
+        ("THUMBS.DB", "Thumbs.db"),
+        (".hidden.jpg", "hidden"),
+    ],
+)
+def test_what_other_programs_left_is_no_class_and_no_image_and_is_counted(pets, left, kind):
+    for place in ("", "cat", "dog/deeper"):
+        put(pets, place, left)
+    bunch = load_image_folder(pets)
+    assert names(bunch, pets) == ["cat/0.png", "cat/1.png", "dog/0.png"]
+    assert bunch.target_names == ["cat", "dog"]
+    assert bunch.skipped == {kind: 3}
+    assert f"Left out: {kind}: 3." in bunch.DESCR
+
+
+def test_folders_and_files_behind_links_are_read_once(pets, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    put(elsewhere, "batch", "2.png")
+    put(elsewhere, "3.png")
+    put(elsewhere, "birds", "0.png")
+    os.symlink(elsewhere / "batch", pets / "cat" / "batch2")
+    os.symlink(elsewhere / "3.png", pets / "cat" / "3.png")
+    os.symlink(elsewhere / "birds", pets / "bird")
+    os.symlink(pets, pets / "dog" / "loop")
+    os.symlink(pets.parent, pets / "dog" / "above")
+    os.symlink(pets / "dog", elsewhere / "batch" / "dogs")
+    with pytest.warns(
+        UserWarning, match=r"'cat/batch2/dogs' and 'dog' are one folder.*'dog' alone"
+    ):
+        bunch = load_image_folder(pets)
+    assert bunch.target_names == ["bird", "cat", "dog"]
+    expected = [
+        "bird/0.png",
+        "cat/0.png",
+        "cat/1.png",
+        "cat/3.png",
+        "cat/batch2/2.png",
+        "dog/0.png",
+    ]
+    assert names(bunch, pets) == expected
+    assert bunch.skipped["links to folders that are read already"] == 3
+
+
+def test_one_folder_or_file_in_two_classes_is_said(pets):
+    os.symlink(pets / "cat", pets / "kitten")
+    os.link(pets / "cat" / "0.png", pets / "dog" / "hard.png")
+    with pytest.warns(UserWarning, match="load_image_folder") as caught:
+        bunch = load_image_folder(pets)
+    assert bunch.target_names == ["cat", "dog"]
+    (text,) = [str(each.message) for each in caught]
+    assert "No images in 'kitten'" in text
+    assert "'kitten' and 'cat' are one folder; its images are of class 'cat' alone" in text
+    assert "One file in two classes: 'cat/0.png' and 'dog/hard.png'" in text
+
+
+def test_links_that_lead_nowhere_and_empty_classes_are_named(pets):
+    os.symlink(pets / "gone.png", pets / "cat" / "9.png")
+    os.symlink("ring", pets / "cat" / "ring")
+    (pets / "bird").mkdir()
+    with pytest.warns(UserWarning, match="load_image_folder") as caught:
+        load_image_folder(pets)
+    text = str(caught[0].message)
+    assert "'cat/9.png' (No such file or directory)" in text
+    assert "'cat/ring'" in text
+    assert "No images in 'bird', which made no class." in text
+
+
+def test_folders_that_may_not_be_opened_are_named(pets, monkeypatch):
+    put(pets, "cat", "closed", "7.png")
+    real = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", place)
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"'cat/closed' \(Permission denied\) cannot be opened"):
+        assert len(load_image_folder(pets).data) == 3
+    with (
+        pytest.warns(UserWarning, match="'cat/closed'"),
+        pytest.raises(FileNotFoundError, match="no DICOM"),
+    ):
+        dicom_table(pets)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train", "val"),
+        ("Training", "Validation", "TEST"),
+        ("train_images", "test-set"),
+        ("train2017", "val2017"),
+        ("train", "test", "extra"),
+        ("fold1", "fold2"),
+        ("train",),
+    ],
+)
+def test_parts_of_a_data_set_are_not_taken_for_classes_without_a_word(tmp_path, parts):
+    for part in parts:
+        put(tmp_path, part, "cat", "0.png")
+        put(tmp_path, part, "dog", "0.png")
+    with pytest.warns(UserWarning, match="look like parts of a data set.*Load each"):
+        assert load_image_folder(tmp_path).target_names == sorted(parts)
+
+
+@pytest.mark.parametrize("classes", [("test", "control"), ("bus", "train"), ("developed", "raw")])
+def test_classes_with_such_names_are_classes(tmp_path, classes):
+    for name in classes:
+        put(tmp_path, name, "0.png")
+    load_image_folder(tmp_path)
+
+
+def test_a_single_folder_of_classes_is_named(tmp_path):
+    put(tmp_path, "archive", "cat", "0.png")
+    put(tmp_path, "archive", "dog", "0.png")
+    with pytest.warns(UserWarning, match=r"only class, 'archive', has 2 folders.*load it instead"):
+        load_image_folder(tmp_path)
+
+
+def test_images_beside_the_classes_and_of_kinds_not_read_are_said(pets):
+    put(pets, "9.png")
+    put(pets, "cat", "old.png.bak")
+    (pets / "cat" / "raw.NEF").write_bytes(b"II*\0 raw")
+    (pets / "cat" / "labels.txt").write_text("text")
+    with pytest.warns(UserWarning, match="load_image_folder") as caught:
+        bunch = load_image_folder(pets)
+    text = str(caught[0].message)
+    assert "1 images beside the folders of classes are of no class" in text
+    assert "1 .bak that look like images" in text
+    assert "1 .nef that look like images" in text
+    assert ".txt" not in text
+    assert bunch.skipped[".txt"] == 1
+    assert len(bunch.data) == 3
+
+
+def test_files_are_known_by_content_where_their_suffix_says_nothing(pets):
+    dicom = bytes(128) + b"DICM" + bytes(8)
+    images = ("IM0001", "1.2.840.113619.2", "a.IMA", "b.img", "c.dcm30", "scan.001", "d.unknown")
+    for name in images:
+        (pets / "cat" / name).write_bytes(dicom)
+    put(pets, "cat", "no_suffix")
+    for name in ("e.HEIC", "f.avif", "g.png.JPG", "broken.jpg", "h.jpg."):
+        (pets / "cat" / name).write_bytes(b"")  # a broken image is an image
+    (pets / "cat" / "README").write_text("no image")
+    (pets / "cat" / "DICOMDIR").write_bytes(dicom)
+    found = {os.path.basename(name) for name in names(load_image_folder(pets), pets / "cat")}
+    expected = {*images, "no_suffix", "e.HEIC", "f.avif", "g.png.JPG", "broken.jpg", "h.jpg."}
+    assert found == {*expected, "0.png", "1.png"}
+
+
+def test_a_clean_folder_has_nothing_to_say(pets):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bunch = load_image_folder(pets)
+    assert bunch.skipped == {}
+    assert bunch.DESCR == "3 images of 2 classes from a folder."
+
+
+def test_a_dicom_table_goes_through_links_and_past_left_overs(tmp_path, tmp_path_factory):
+    data = pytest.importorskip("pydicom.data")
+    scan = data.get_testdata_file("CT_small.dcm")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for place in (tmp_path / "a", elsewhere, tmp_path / "@eaDir"):
+        place.mkdir(exist_ok=True)
+        shutil.copy(scan, place / "1")
+    os.symlink(elsewhere, tmp_path / "b")
+    os.symlink(tmp_path, elsewhere / "loop")
+    os.symlink(tmp_path / "gone", tmp_path / "c")
+    with pytest.warns(UserWarning, match="'c' .No such file.*lead nowhere"):
+        table = dicom_table(tmp_path)
+    assert table["path"].tolist() == [str(tmp_path / "a" / "1"), str(tmp_path / "b" / "1")]
+    assert table.attrs["skipped"]["@eaDir"] == 1

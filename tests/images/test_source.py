@@ -461,7 +461,7 @@ def test_scikit_learns_own_checks_of_the_flattened_form(estimator, check):
     [
         ("missing/scan.png", "scan.png", "no such file: 'missing/scan.png'"),
         ("https://example.org/cat.jpg", "cat.jpg", "nothing is fetched"),
-        ("nul\0.png", "nul\0.png", "cannot be read"),
+        ("nul\0.png", r"nul\x00.png", "cannot be read"),
         (None, "NoneType", "no image in this row"),
         (np.nan, "float", "no image in this row"),
         (pd.NA, "NAType", "no image in this row"),

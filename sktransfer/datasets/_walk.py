@@ -1,0 +1,302 @@
+"""Walking folders of images as people have them: what other programs left there, links, locks.
+
+What is left out is counted, and what somebody might miss is said in one warning.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import translate
+from pathlib import Path
+
+from sktransfer._images import identify, is_dicom
+from sktransfer._utils.names import quoted, shown
+
+# What to pick up in a folder that also holds notes and tables. What a file really is, its content
+# says when it is read.
+SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".jpf", ".jpx"),
+        *(".avif", ".heic", ".heif", ".hif"),
+        *(".dcm", ".dicom", ".dic", ".dcm30", ".dc3", ".ima"),
+    }
+)
+# Images of kinds that are not read: somebody who has them has to know.
+_UNREAD = frozenset(
+    {
+        *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".jxl", ".jxr"),
+        *(".svg", ".svs", ".ndpi", ".mrxs", ".nii", ".nrrd", ".mha", ".mhd", ".npy", ".psd"),
+    }
+)
+# No need to look inside these.
+_NO_IMAGES = frozenset(
+    {
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".log"),
+        *(".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".zip", ".gz"),
+        *(".tar", ".7z", ".rar", ".mp4", ".avi", ".mov", ".mkv", ".xmp", ".parquet", ".pt"),
+    }
+)
+
+# Left by file servers (Synology, QNAP and others), Windows, macOS, Linux and tools, in any case.
+_LEFT_OVER = {
+    name.lower(): name
+    for name in (
+        *("@eaDir", "@tmp", "#recycle", "#snapshot", "@sharebin", "@SynoDrive", "@Recycle"),
+        *("@Recently-Snapshot", "@__thumb", ".@__thumb", "@Transcode", "#trash", "~snapshot"),
+        *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "Thumbs.db"),
+        *("ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "__MACOSX", ".AppleDouble"),
+        *(".DS_Store", ".Spotlight-V100", ".Trashes", ".fseventsd", ".TemporaryItems", "Icon\r"),
+        *("Network Trash Folder", "Temporary Items", "iPod Photo Cache", "lost+found", "LOST.DIR"),
+        *(".thumbnails", ".picasaoriginals", ".picasa.ini", "Picasa.ini", ".ipynb_checkpoints"),
+        *("__pycache__", "_gsdata_", "DICOMDIR"),
+    )
+}
+_LEFT_OVER_KINDS = {
+    kind: re.compile(translate(kind.lower()))
+    for kind in (
+        *("SYNOPHOTO_*", "SYNOFILE_THUMB*", "SYNOINDEX_*", "*@SynoEAStream", "*@SynoResource"),
+        *("._*", ".Trash-*", "~$*", "found.[0-9][0-9][0-9]"),
+    )
+}
+_PARTS = re.compile(
+    r"(?P<train>train(ing)?)|val(id(ation)?)?|dev|test(ing)?|eval(uation)?|h[oe]ld[-_ ]?out|fold",
+)
+_PARTS_ENDS = re.compile(r"[-_ ]?(set|data|dir|images?|imgs|split|samples)?[-_ ]?\d*")
+
+
+@dataclass
+class Walk:
+    """What lies below a folder: files in the order of their paths, and what was left out."""
+
+    folder: Path
+    files: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    dangling: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)  # what may not be opened, and why
+    again: list[tuple[str, str]] = field(default_factory=list)  # and where it is read
+    folders: list[str] = field(default_factory=list)  # real ones and links, at the top
+    _seen: dict[tuple[int, int] | str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(os.fsdecode(self.folder))
+        top, links = str(self.folder), deque[str]()
+        for above in self.folder.resolve().parents:  # a link to one of these is a loop
+            self._seen[_identity(str(above))] = ""
+        self._seen[_identity(top)] = ""
+        os.scandir(top).close()  # what is asked for has to be readable
+        files = [*self._below(top, links)]
+        # Folders are read where they are; a link to one of them is a second way to it.
+        links = deque(sorted(links, key=lambda link: (link.count(os.sep), link)))
+        while links:
+            link = links.popleft()
+            try:
+                mode = os.stat(link).st_mode
+            except OSError as error:
+                self.dangling.append(f"{self.name(link)} ({error.strerror})")
+                continue
+            if stat.S_ISDIR(mode):
+                if self._is_new(link):
+                    files += self._below(link, links)
+            elif stat.S_ISREG(mode):
+                files.append(link)
+            else:
+                self.skipped["pipes and devices"] += 1
+        self.files = sorted(map(Path, files))
+
+    def name(self, path: str | Path) -> str:
+        """Return what a file is called in messages: its path below the folder."""
+        return quoted(os.path.relpath(path, self.folder))
+
+    def _below(self, top: str, links: deque[str]) -> Iterator[str]:
+        """Yield the files that are really below a folder; note links."""
+        waiting = [top]
+        while waiting:
+            place = waiting.pop()
+            try:
+                with os.scandir(place) as entries:
+                    found = list(entries)
+            except OSError as error:
+                self.closed.append(f"{self.name(place)} ({error.strerror})")
+                continue
+            for entry in found:
+                if kind := _left_over(entry.name):
+                    self.skipped[kind] += 1
+                elif entry.is_symlink():
+                    links.append(entry.path)
+                elif entry.is_dir():
+                    if self._is_new(entry.path):
+                        waiting.append(entry.path)
+                elif entry.is_file():
+                    yield entry.path
+                else:
+                    self.skipped["pipes and devices"] += 1
+
+    def _is_new(self, folder: str) -> bool:
+        """Note a folder; return whether it was not seen before, by this way or another."""
+        if os.path.dirname(folder) == str(self.folder):
+            self.folders.append(os.path.basename(folder))
+        if _identity(folder) in self._seen:
+            self.again.append((folder, self._seen[_identity(folder)]))
+            self.skipped["links to folders that are read already"] += 1
+            return False
+        self._seen[_identity(folder)] = folder
+        return True
+
+    def keep(self, wanted: Callable[[Path], str]) -> None:
+        """Keep the files of which ``wanted`` says nothing; count what it says of the others."""
+        kept = []
+        for file in self.files:
+            try:
+                said = wanted(file)
+            except OSError as error:
+                self.closed.append(f"{self.name(file)} ({error.strerror})")
+                continue
+            if said:
+                self.skipped[said] += 1
+            else:
+                kept.append(file)
+        self.files = kept
+
+    def description(self, beside: int = 0) -> str:
+        """Return a sentence about what was left out, or nothing."""
+        counts = dict(self.skipped)
+        if beside:
+            counts["images beside the classes"] = beside
+        listed = ", ".join(f"{kind}: {n}" for kind, n in sorted(counts.items()))
+        return f" Left out: {listed}." if listed else ""
+
+    def problems(self) -> list[str]:
+        """Return sentences about what may be missing."""
+        said = []
+        if self.closed:
+            said.append(f"{_some(self.closed)} cannot be opened; images in there are missing.")
+        if self.dangling:
+            said.append(f"{_some(self.dangling)}: links that lead nowhere; mount what they name.")
+        return said
+
+
+def class_problems(walk: Walk, classes: dict[str, list[Path]], beside: int) -> list[str]:
+    """Return sentences about what may be wrong with folders of classes."""
+    said = walk.problems()
+    parts = [match for name in walk.folders if (match := _PARTS.match(name.lower()))]
+    parts = [match for match in parts if _PARTS_ENDS.fullmatch(match.string[match.end() :])]
+    training = {bool(match["train"]) for match in parts}
+    if 0 < len(parts) == len(walk.folders) or len(training) == 2:
+        names = ", ".join(quoted(match.string) for match in parts)
+        said.append(
+            f"{names} look like parts of a data set, and were taken for classes. Load each of them "
+            f"by itself: load_image_folder({quoted(walk.folder / '...')})."
+        )
+    elif len(classes) == 1:
+        (name,) = classes
+        inside = {file.relative_to(walk.folder).parts[1:-1][:1] for file in classes[name]}
+        if len(inside) > 1 and () not in inside:
+            said.append(
+                f"The only class, {quoted(name)}, has {len(inside)} folders with images in it; if "
+                "those are the classes, load it instead."
+            )
+    if empty := [quoted(name) for name in sorted({*walk.folders} - {*classes})]:
+        said.append(f"No images in {_some(empty)}, which made no class.")
+    for link, place in walk.again:
+        own, other = (_class_of(walk, path) for path in (link, place))
+        if other and own != other:
+            said.append(
+                f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
+                f"{quoted(other)} alone. Remove the link if that is right."
+            )
+    said += _shared_files(walk, classes)
+    said += _unread(walk)
+    if beside:
+        said.append(
+            f"{beside} images beside the folders of classes are of no class, and were left out."
+        )
+    return said
+
+
+def _class_of(walk: Walk, path: str) -> str:
+    return Path(path).relative_to(walk.folder).parts[0] if path else ""
+
+
+def _shared_files(walk: Walk, classes: dict[str, list[Path]]) -> Iterator[str]:
+    """Name files that are in two classes by links, soft or hard."""
+    first: dict[tuple[int, int] | str, tuple[str, Path]] = {}
+    shared = []
+    for name, files in classes.items():
+        for file in files:
+            own, other = first.setdefault(_identity(str(file)), (name, file))
+            if own != name:
+                shared.append(f"{walk.name(other)} and {walk.name(file)}")
+    if shared:
+        yield f"One file in two classes: {_some(shared)}. Leave one of them out."
+
+
+_LOOKS_LIKE = "that look like images"
+
+
+def _unread(walk: Walk) -> Iterator[str]:
+    kinds = [f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind]
+    if kinds:
+        yield (
+            f"Left out: {_some(kinds)}. Convert what is of no format that is read, and give the "
+            "others the suffix of their format."
+        )
+
+
+def not_an_image(file: Path) -> str:
+    """Return what a file is counted as among those left out, or nothing for an image.
+
+    A file without a suffix, or with a number for one, is what its first bytes say; one with an
+    unknown suffix is an image if it is DICOM. One that cannot be opened raises OSError.
+    """
+    found = re.search(r"\.[^.\s]*[^.\s\d][^.\s]*$", file.name.lower().rstrip(". "))
+    suffix = found[0] if found else ""
+    if suffix in SUFFIXES:
+        return ""
+    what = shown(suffix) if suffix else "files without a suffix"
+    if suffix in _NO_IMAGES:
+        return what
+    if suffix in _UNREAD:
+        return f"{what} {_LOOKS_LIKE}"
+    head = first_bytes(file)
+    image = identify(head) not in (None, "TGA")  # TGA may begin in many ways
+    if is_dicom(head) or (image and not suffix):
+        return ""
+    return f"{what} {_LOOKS_LIKE}" if image else what
+
+
+def first_bytes(file: Path) -> bytes:
+    """Return what tells a DICOM file from others."""
+    with open(file, "rb") as opened:
+        return opened.read(132)
+
+
+def _left_over(name: str) -> str:
+    """Return the kind of left-overs that a name belongs to, or nothing."""
+    low = name.lower()
+    if low in _LEFT_OVER:
+        return _LEFT_OVER[low].strip()
+    for kind, pattern in _LEFT_OVER_KINDS.items():
+        if pattern.match(low):
+            return kind
+    return "hidden" if name.startswith(".") else ""
+
+
+def _identity(path: str) -> tuple[int, int] | str:
+    """Return what is the same for all ways to a file or folder."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return f"{', '.join(listed[:3])}{more}"
