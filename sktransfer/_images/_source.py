@@ -50,7 +50,7 @@ from sktransfer._images._values import (
 )
 from sktransfer._utils import config as _config
 from sktransfer._utils.forking import new_lock
-from sktransfer._utils.names import shown
+from sktransfer._utils.names import quoted, shown
 from sktransfer._utils.versions import decoder_versions
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
@@ -59,8 +59,6 @@ _LOADING = new_lock()
 
 # What is assumed of a row whose size cannot be known before it is read.
 _UNKNOWN_SIZE = 32 * 2**20
-# As much of a name is shown; text that is no path may be of any length.
-_LONGEST_NAME = 200
 # How JPEG, PNG, GIF, WebP and BMP begin in base64.
 _BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk")
 
@@ -430,7 +428,7 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 def _why_unread(name: str, error: Exception) -> str:
     """Return what is wrong with a path that could not be read, or is none."""
-    shown = repr(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}...")
+    called = quoted(name)
     if name.startswith("data:") or (len(name) > 100 and name.startswith(_BASE64)):
         return (
             "this text is an image in base64, and strings are paths. Pass its bytes: "
@@ -438,16 +436,16 @@ def _why_unread(name: str, error: Exception) -> str:
         )
     if name.startswith("file:"):
         return (
-            f"strings are paths, and {shown} is an address. Pass the path in it: "
+            f"strings are paths, and {called} is an address. Pass the path in it: "
             "urllib.request.url2pathname(urllib.parse.urlsplit(address).path)."
         )
     if "://" in name[:12]:
-        return f"strings are paths and nothing is fetched: download {shown} first."
+        return f"strings are paths and nothing is fetched: download {called} first."
     if isinstance(error, FileNotFoundError):
         hint = "" if os.path.isabs(name) else " (relative to the working directory)."
         if name.startswith("~"):
             hint = " (~ is not replaced: use os.path.expanduser)."
-        return f"no such file: {shown}{hint}"
+        return f"no such file: {called}{hint}"
     text = str(error)
     return f"the file cannot be read: {error.strerror if len(text) > 500 else text}"  # type: ignore[attr-defined]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-# More of a name does not help to find the file, and a name may be as long as a page.
-_LONGEST, _BEGINNING, _END = 120, 80, 35
+# Text that is no name at all may be of any length.
+_LONGEST, _BEGINNING, _END = 200, 120, 70
 
 
 def shown(name: str | bytes | os.PathLike[str]) -> str:
