@@ -116,7 +116,7 @@ def _decoder_bytes(
         return _jpeg2000_bytes(data)
     if format_ == "AVIF":
         coded = [_av1_bytes(data[found.end() :]) for found in re.finditer(b"av1C", data)]
-        return pixels * (max(coded, default=6.0) + bands + 1)
+        return pixels * (max(coded, default=6.0) + (bands in (2, 4)) + bands + 1)
     if format_ in ("WebP", "HEIF"):
         return pixels * (_WEBP if format_ == "WebP" else _HEIF)
     if codec in ("ppm", "ppm_plain", "bmp_rle"):  # written in Python, all of it at once
@@ -137,7 +137,7 @@ def _av1_bytes(configuration: bytes) -> float:
     """Return the bytes a pixel of decoded planes, from a configuration box of AV1."""
     flags = configuration[2] if len(configuration) > 2 else 0x40
     chroma = 0.0 if flags & 0x10 else 2 / (1 << ((flags >> 3 & 1) + (flags >> 2 & 1)))
-    return (1 + chroma + 1) * (2 if flags & 0x40 else 1)  # with alpha, if there is any
+    return (1 + chroma) * (2 if flags & 0x40 else 1)
 
 
 # What is asked before a plugin is handed the file -------------------------------------------------

@@ -70,7 +70,7 @@ def test_avif_and_heif_are_turned_once(encode_as):
     block = Image.Exif()
     block[0x0112] = 6
     turned = smooth().transpose(Image.Transpose.ROTATE_270)
-    assert distance(decode(encode_as(image, exif=block.tobytes())), turned) < 2
+    assert distance(decode(encode_as(image, exif=block.tobytes())), turned) < 8  # not turned: 60
 
 
 def test_the_first_image_of_a_sequence_is_taken(encode_as):
