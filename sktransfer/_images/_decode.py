@@ -10,7 +10,7 @@ import io
 import re
 import struct
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -127,7 +127,7 @@ def _load(
 ) -> DecodedImage:
     image.load()
     if format_ == "WebP":
-        image._decoder = None  # its canvases take more than the image
+        vars(image).pop("_decoder", None)  # its canvases take more than the image
     if format_ == "PNG":
         _scale_png_transparency(image, data)
     if format_ == "TGA" and image.mode == "RGBA" and not data[17] & 0x0F:
@@ -167,8 +167,8 @@ def _open_tiff(image: TiffImageFile) -> None:
                 "compressed, is not supported. Read it with tifffile and pass arrays."
             )
     elif image.mode in ("I", "F"):  # libtiff gives the machine's order, which Pillow forgets
-        raw = _NATIVE.get(tile.args[0], tile.args[0])
-        image.tile = [tile._replace(args=(raw, *tile.args[1:]))]
+        raw, *others = tuple(tile.args or ())
+        image.tile = [tile._replace(args=(_NATIVE.get(raw, raw), *others))]
     # However small the image is, a tile is whole.
     tile_size = (tags.get(_TILE_WIDTH_TAG, 0), tags.get(_TILE_LENGTH_TAG, 0))
     if all(tile_size):
@@ -364,7 +364,7 @@ def _white_is_zero(image: Image.Image) -> bool:
 
 def _sample_dtype(image: Image.Image) -> np.dtype:
     """Return the type of the numbers in a file, which Pillow may have read as another."""
-    dtype = {"I": np.int32, "F": np.float32}.get(image.mode, np.uint8)
+    dtype: Any = {"I": np.int32, "F": np.float32}.get(image.mode, np.uint8)
     if isinstance(image, TiffImageFile):
         bits, kind = (image.tag_v2.get(tag, (default,))[0] for tag, default in _SAMPLE_TAGS)
         dtype = _SAMPLE_TYPES.get((kind, bits), dtype)
