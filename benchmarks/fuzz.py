@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _common import machine, print_table, write_json
+from _common import RESULTS, machine, print_table, write_json
 from PIL import Image, TiffImagePlugin
 
 SECONDS, MEGABYTES = 5.0, 500.0
@@ -453,15 +453,61 @@ def shares(outcomes: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
     return dict(table)
 
 
+# Rows of the user guide's table, and what they are made of.
+_ROWS: dict[str, tuple[str, ...]] = {
+    "PNG, ICO": ("PNG", "PNG palette", "PNG gray", "PNG 16 bits", "ICO"),
+    "JPEG": ("JPEG", "JPEG gray", "JPEG CMYK", "JPEG, restart markers"),
+    "JPEG, progressive": ("JPEG progressive",),
+    "GIF": ("GIF",),
+    "WebP, lossy": ("WebP", "WebP alpha"),
+    "WebP, lossless": ("WebP lossless",),
+    "JPEG 2000": ("JPEG 2000", "JPEG 2000 codestream"),
+    "AVIF": ("AVIF",),
+    "TIFF of JPEG": ("TIFF JPEG",),
+    "TIFF, deflate": ("TIFF deflate",),
+    "TIFF, LZW or PackBits": ("TIFF LZW", "TIFF PackBits", "TIFF 16 bits"),
+    "TIFF, fax group 4": ("TIFF fax",),
+    "TGA, run lengths": ("TGA run lengths",),
+    "BMP, PPM, TGA, TIFF without compression": ("BMP", "PPM", "TGA", "TIFF"),
+    "DICOM of many kinds": ("DICOM",),
+}
+
+
+def guide_table(refused: dict[str, dict[str, str]]) -> str:
+    """The table of the user guide, as reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 28 16 18 18 20", ""]
+    for title, kinds in {"format": (), **_ROWS}.items():
+        cells = [title]
+        for how in SIX:
+            pairs = [refused[kind].get(how, "0/0").split("/") for kind in kinds if kind in refused]
+            found, n = (sum(int(pair[i]) for pair in pairs) for i in (0, 1))
+            if not kinds:
+                cells.append(how)
+            elif all(is_certain(kind, how) for kind in kinds):
+                cells.append("detected")
+            elif n:
+                cells.append(f"{found} of {n}" if found else "no")
+        if len(cells) == 1 + len(SIX):
+            lines += [f"   {'-' if i else '* -'} {cell}".rstrip() for i, cell in enumerate(cells)]
+    return "\n".join(line.replace("   - ", "     - ") for line in lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="images of any kind")
+    parser.add_argument("folder", type=Path, nargs="?", help="images of any kind")
     parser.add_argument("--n", type=int, default=10_000, help="files")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--no-embedding", action="store_true", help="only decode")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
+    parser.add_argument("--table", action="store_true", help="print the guide's table and end")
     args = parser.parse_args()
+    if args.table:
+        content = json.loads(((args.results or RESULTS) / "fuzz.json").read_text())
+        print(guide_table(content["refused"]), end="")
+        return
+    if args.folder is None:
+        parser.error("name a folder of images")
     described = machine()
     sound = originals(args.folder)
     kinds = Counter(original.kind for original in sound)

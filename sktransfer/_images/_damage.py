@@ -65,7 +65,7 @@ class _Jpeg:
     parts: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
     scans: list[bytes] = field(default_factory=list)  # coded pixels
     n_components: int = 0
-    progressive: bool = False
+    process: int = 0  # the marker of its frame
     blocks: int = 0
     interval: int = 0  # units between restart markers
     units: int = 0  # of a scan that holds all components
@@ -83,9 +83,12 @@ def check_jpeg(data: bytes) -> None:
     jpeg = _parse_jpeg(data)
     if not jpeg.scans:
         return  # the decoder will say so
-    for scan in jpeg.scans:
+    lossless = jpeg.process == 0xC3
+    for scan in () if lossless else jpeg.scans:
         _refuse_zeros(scan, jpeg.blocks // 4, "JPEG")  # two bits for a block that is flat
     colorspace = "CMYK" if jpeg.n_components == 4 else "GRAY"
+    if lossless and jpeg.n_components == 3:  # its colors cannot be converted
+        colorspace = "RGB"
     try:  # an eighth of the size: the coded pixels are all read, little else is computed
         simplejpeg.decode_jpeg(
             b"".join(jpeg.parts),
@@ -143,7 +146,7 @@ def _parse_jpeg(data: bytes) -> _Jpeg:
 def _add_frame(jpeg: _Jpeg, segment: bytes) -> None:
     """Note how many components and blocks there are."""
     height, width, jpeg.n_components = struct.unpack_from(">HHB", segment, 5)
-    jpeg.progressive = segment[1] in (0xC2, 0xCA)
+    jpeg.process = segment[1]
     sampling = [(byte >> 4 or 1, byte & 15 or 1) for byte in segment[11::3]] or [(1, 1)]
     if len(sampling) == 1:
         sampling = [(1, 1)]
@@ -157,9 +160,10 @@ def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
     n = header[4] if len(header) > 4 else 0
     if len(header) == 8 + 2 * n:
         first, last, low = header[-3], header[-2], header[-1] & 15
-        if not jpeg.progressive:  # some phones write anything here, and decoders do not look
-            first, last, low = 0, 63, 0
+        if jpeg.process in (0xC0, 0xC1, 0xC9):  # some phones write anything, and nobody looks
             header = header[:-3] + b"\0\x3f\0"
+        if jpeg.process not in (0xC2, 0xCA):  # not progressive
+            first, last, low = 0, 63, 0
         for component in header[5:-3:2]:
             sent = jpeg.sent.setdefault(component, {})
             sent.update(dict.fromkeys(range(first, last + 1), low))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +178,18 @@ def test_streams_are_checked_by_themselves(photo):
         check_jpeg(data[: len(data) // 2] + b"\xff\xd9\0")
     for nothing in (b"", b"\xff\xd8", b"\xff\xd8\xff\xda", data[:200]):
         check_jpeg(nothing)  # no pixels: whoever decodes it says so
+
+
+def test_a_lossless_jpeg_is_no_damage():
+    """Its coded pixels may be zeros for long, and what says how it predicts is no mistake."""
+    pydicom = pytest.importorskip("pydicom")
+    files = Path(pydicom.__file__).parent / "data" / "test_files"
+    dataset = pydicom.dcmread(files / "SC_rgb_jpeg_gdcm.dcm")
+    (stream,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+    assert b"\xff\xc3" in stream
+    check_jpeg(stream)
+    with pytest.raises(ImageDecodeError, match="premature end"):
+        check_jpeg(stream[: len(stream) // 2] + b"\xff\xd9")
 
 
 # --- other formats --------------------------------------------------------------------------------

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import json
+import os
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -182,3 +187,61 @@ def test_ten_thousand_damaged_files_are_errors_or_images(shared_data):
     assert len(dicom) >= 13
     counts = fuzz(made_seeds() * 2 + shared + dicom * 2, range(10_000))
     assert min(counts.values()) > 1000
+
+
+# --- the benchmark --------------------------------------------------------------------------------
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("benchmark_fuzz", BENCHMARKS / "fuzz.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_benchmark_finds_what_goes_by_without_a_word(benchmark, monkeypatch):
+    """Without the check a JPEG that was cut passes, and the benchmark says so."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8))
+    file = io.BytesIO()
+    photo.save(file, "JPEG")
+    original = benchmark.Original("JPEG", file.getvalue())
+    rng = np.random.default_rng(1)
+    data = benchmark.damaged(original.data, "cut", rng, b"")
+    found = {"kind": "JPEG", "how": "cut", **benchmark.outcome(original, data)}
+    assert found["result"] == "error"
+    assert benchmark.failures_of(found) == []
+    monkeypatch.setattr("sktransfer._images._decode.check_coded_pixels", lambda *_: None)
+    found = {"kind": "JPEG", "how": "cut", **benchmark.outcome(original, data)}
+    assert found["result"] == "other"
+    assert benchmark.failures_of(found) == ["other pixels without a word"]
+    slow = {**found, "result": "error", "seconds": 6.0, "megabytes": 600.0}
+    assert benchmark.failures_of(slow) == ["6.0 s", "600 MB"]
+
+
+def test_the_table_of_the_guide_is_that_of_the_kept_results(benchmark):
+    results = json.loads((BENCHMARKS / "results" / "fuzz.json").read_text())
+    assert results["n"] == 10_000
+    assert results["failures"] == []
+    page = (BENCHMARKS.parent / "docs" / "user_guide" / "problems.rst").read_text()
+    table = page.partition(".. begin fuzz\n")[2].partition(".. end fuzz")[0]
+    assert table.strip() == benchmark.guide_table(results["refused"]).strip()
+
+
+@pytest.mark.slow
+def test_hundreds_of_damaged_images_of_every_format_fail_in_no_way(shared_data, tmp_path):
+    """The benchmark runs 10,000; it ends with 1 if one of them fails."""
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "fuzz.py", shared_data, "--n", "500", "--results", tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    results = json.loads((tmp_path / "fuzz.json").read_text())
+    assert sum(results["outcomes"].values()) == 500
+    assert results["outcomes"]["error"] > 200
