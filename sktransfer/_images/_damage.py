@@ -18,6 +18,7 @@ import simplejpeg
 from PIL.ImageFile import ImageFile as OpenedFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from sktransfer._utils import config
 from sktransfer.exceptions import ImageDecodeError
 
 _ADVICE = "Get the file again from where it came from."
@@ -32,6 +33,9 @@ _READ_AHEAD = 8
 # Coded pixels hold escaped 0xff and restart markers; any other marker ends them.
 _END_OF_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]", re.DOTALL)
+# Frames of cosine transforms, in one pass or several: markers of baseline, extended, arithmetic.
+_PROGRESSIVE = {0xC2, 0xCA}
+_TRANSFORMED = {0xC0, 0xC1, 0xC9} | _PROGRESSIVE
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Zero bytes in a row that any coder may write; what flat areas may add is in each check.
@@ -65,7 +69,7 @@ class _Jpeg:
     parts: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
     scans: list[bytes] = field(default_factory=list)  # coded pixels
     n_components: int = 0
-    process: int = 0  # the marker of its frame
+    processes: set[int] = field(default_factory=set)  # markers of its frames, of which one is read
     blocks: int = 0
     interval: int = 0  # units between restart markers
     units: int = 0  # of a scan that holds all components
@@ -77,18 +81,18 @@ def check_jpeg(data: bytes) -> None:
     """Raise ImageDecodeError if a JPEG file or stream is damaged, as far as a decoder can tell.
 
     Descriptions, what lies between segments and all behind the end are left out first, since
-    libjpeg keeps one warning and they may earn it. What the strict decoder cannot read (unusual
-    sampling) is not checked.
+    libjpeg keeps one warning and they may earn it. What the strict decoder cannot read (lossless
+    ones, 12 bits, unusual sampling) is not checked.
     """
     jpeg = _parse_jpeg(data)
-    if not jpeg.scans:
-        return  # the decoder will say so
-    lossless = jpeg.process == 0xC3
-    for scan in () if lossless else jpeg.scans:
+    # One without scans is for its decoder to refuse. libjpeg cannot shrink lossless ones: asked
+    # for an eighth, simplejpeg would write far beyond its buffer.
+    small = jpeg.blocks <= config.MAX_IMAGE_PIXELS // 16  # of 64 pixels each, in four colors
+    if not jpeg.scans or not jpeg.processes <= _TRANSFORMED or not small:
+        return
+    for scan in jpeg.scans:
         _refuse_zeros(scan, jpeg.blocks // 4, "JPEG")  # two bits for a block that is flat
     colorspace = "CMYK" if jpeg.n_components == 4 else "GRAY"
-    if lossless and jpeg.n_components == 3:  # its colors cannot be converted
-        colorspace = "RGB"
     try:  # an eighth of the size: the coded pixels are all read, little else is computed
         simplejpeg.decode_jpeg(
             b"".join(jpeg.parts),
@@ -136,8 +140,10 @@ def _parse_jpeg(data: bytes) -> _Jpeg:
             jpeg.interval = int.from_bytes(segment[4:6], "big")
             jpeg.parts.append(segment)
         elif not (0xE0 <= code <= 0xEF or code in (0xDC, 0xFE)):
-            if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC) and len(segment) > 9:
-                _add_frame(jpeg, segment)
+            if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
+                jpeg.processes.add(code)
+                if len(segment) > 9:
+                    _add_frame(jpeg, segment)
             jpeg.parts.append(segment)
         at = end
     return jpeg
@@ -146,13 +152,13 @@ def _parse_jpeg(data: bytes) -> _Jpeg:
 def _add_frame(jpeg: _Jpeg, segment: bytes) -> None:
     """Note how many components and blocks there are."""
     height, width, jpeg.n_components = struct.unpack_from(">HHB", segment, 5)
-    jpeg.process = segment[1]
     sampling = [(byte >> 4 or 1, byte & 15 or 1) for byte in segment[11::3]] or [(1, 1)]
     if len(sampling) == 1:
         sampling = [(1, 1)]
     wide, high = (max(each) for each in zip(*sampling, strict=True))
     jpeg.units = math.ceil(width / (8 * wide)) * math.ceil(height / (8 * high))
-    jpeg.blocks = jpeg.units * sum(across * down for across, down in sampling)
+    blocks = jpeg.units * sum(across * down for across, down in sampling)
+    jpeg.blocks = max(jpeg.blocks, blocks)
 
 
 def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
@@ -160,10 +166,9 @@ def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
     n = header[4] if len(header) > 4 else 0
     if len(header) == 8 + 2 * n:
         first, last, low = header[-3], header[-2], header[-1] & 15
-        if jpeg.process in (0xC0, 0xC1, 0xC9):  # some phones write anything, and nobody looks
-            header = header[:-3] + b"\0\x3f\0"
-        if jpeg.process not in (0xC2, 0xCA):  # not progressive
+        if not jpeg.processes & _PROGRESSIVE:  # some phones write anything, and nobody looks
             first, last, low = 0, 63, 0
+            header = header[:-3] + b"\0\x3f\0"
         for component in header[5:-3:2]:
             sent = jpeg.sent.setdefault(component, {})
             sent.update(dict.fromkeys(range(first, last + 1), low))

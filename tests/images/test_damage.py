@@ -180,16 +180,25 @@ def test_streams_are_checked_by_themselves(photo):
         check_jpeg(nothing)  # no pixels: whoever decodes it says so
 
 
-def test_a_lossless_jpeg_is_no_damage():
-    """Its coded pixels may be zeros for long, and what says how it predicts is no mistake."""
+def test_a_lossless_jpeg_is_never_given_to_the_strict_decoder(photo, monkeypatch):
+    """It would write beyond its buffer; nor may one hide among other frames."""
     pydicom = pytest.importorskip("pydicom")
     files = Path(pydicom.__file__).parent / "data" / "test_files"
     dataset = pydicom.dcmread(files / "SC_rgb_jpeg_gdcm.dcm")
     (stream,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
-    assert b"\xff\xc3" in stream
+    at = stream.index(b"\xff\xc3")
+    other = file_of(photo, "JPEG")
+    frame = other[other.index(b"\xff\xc0") :][:19]
+
+    def no_more(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg", no_more)
     check_jpeg(stream)
-    with pytest.raises(ImageDecodeError, match="premature end"):
-        check_jpeg(stream[: len(stream) // 2] + b"\xff\xd9")
+    check_jpeg(stream[:at] + frame + stream[at:])
+    check_jpeg(stream[:-2] + frame + b"\xff\xd9")
+    with pytest.raises(AssertionError, match="decoded"):
+        check_jpeg(other)
 
 
 # --- other formats --------------------------------------------------------------------------------
