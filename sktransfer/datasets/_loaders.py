@@ -245,17 +245,10 @@ def load_image_table(
 
     Notes
     -----
-    Words are kept: only an empty cell is missing, so that a class may be called "None" or "NA". A
-    column of a CSV is of numbers if all of its cells are written as numbers; "007", "1e5", "inf"
-    and "True" are words. Columns of file names and groups are text.
-
-    A CSV may be in UTF-8, in UTF-16 with a byte order mark, or else it is read as Windows-1252, of
-    which Latin-1 is a part; it may be compressed. Its cells may be separated by commas,
-    semicolons, tabs or vertical bars, as in the heading; with any but commas, numbers may have a
-    decimal comma.
-
-    A file that is not there under its name is looked for without blanks at its ends, with slashes
-    for backslashes, and in the other forms of Unicode.
+    Words are kept: only an empty cell is missing, so that a class may be called "None" or "NA", and
+    "007", "1e5", "inf" and "True" are words as well. Columns of files and groups are text. A CSV in
+    UTF-8, UTF-16 with a mark or Windows-1252 is read, with commas, semicolons, tabs or vertical
+    bars; :ref:`what-can-go-wrong` has the rest.
 
     Examples
     --------
