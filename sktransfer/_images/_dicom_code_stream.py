@@ -7,6 +7,7 @@ later. Where the two differ, the image is what its decoder will make of it.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _COLOR_IDS = ({b"RGB", b"rgb"}, {b"YCC", b"ycc"})
@@ -68,55 +69,44 @@ def without_markers(encoded: bytes) -> bytes:
     Decoders differ in whether they heed application markers and the names of components. Without
     them, all give the components as they are stored.
     """
-    parts, at = [encoded[:2]], 2
-    while True:
-        marker, length = _segment(encoded, at)
+    parts, ids = [encoded[:2]], b""
+    for at, marker, length in _segments(encoded, 2):
         segment = bytearray(encoded[at : at + 2 + length])
         if _is_frame(marker) and segment[9] == 3:
+            ids = bytes(segment[10:19:3])
             segment[10:19:3] = b"\1\2\3"
         if marker == 0xDA:
             break
         if marker not in (0xE0, 0xEE):
             parts.append(bytes(segment))
-        at += 2 + length
     scans = bytearray(encoded[at:])
     at = 0
-    ids = _frame_ids(encoded)
-    while len(ids) == 3 and at >= 0:  # each scan names the components in it
-        for i in range(scans[at + 4]):
-            name = scans[at + 5 + 2 * i]
-            scans[at + 5 + 2 * i] = ids.index(name) + 1 if name in ids else name
+    while ids and at >= 0:  # each scan names the components in it
+        for i in range(at + 5, at + 5 + 2 * scans[at + 4], 2):
+            scans[i] = ids.index(scans[i]) + 1 if scans[i] in ids else scans[i]
         at = scans.find(b"\xff\xda", at + 2)
     return b"".join((*parts, scans))
 
 
-def _segment(encoded: bytes, at: int) -> tuple[int, int]:
-    """Return the marker at a place and the length of what it begins."""
-    if encoded[at] != 0xFF:
-        raise IndexError
-    return encoded[at + 1], struct.unpack_from(">H", encoded, at + 2)[0]
+def _segments(encoded: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """Yield where each segment begins, its marker and its length; IndexError where none begins."""
+    while True:
+        if encoded[at] != 0xFF:
+            raise IndexError
+        if encoded[at + 1] != 0xFF:  # else a fill byte
+            length = struct.unpack_from(">H", encoded, at + 2)[0]
+            yield at, encoded[at + 1], length
+            at += 1 + length
+        at += 1
 
 
 def _is_frame(marker: int) -> bool:
     return marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC))
 
 
-def _frame_ids(encoded: bytes) -> bytes:
-    at = 2
-    while True:
-        marker, length = _segment(encoded, at)
-        if _is_frame(marker):
-            return encoded[at + 10 : at + 10 + 3 * encoded[at + 9] : 3]
-        at += 2 + length
-
-
 def _jpeg(encoded: bytes) -> CodeStream | None:
-    at, jfif, adobe, mixed = 2, False, None, False
-    while True:
-        if encoded[at : at + 2] == b"\xff\xff":  # a fill byte
-            at += 1
-            continue
-        marker, length = _segment(encoded, at)
+    jfif, adobe, mixed = False, None, False
+    for at, marker, length in _segments(encoded, 2):
         body = encoded[at + 4 : at + 2 + length]
         if marker in (0xD9, 0xDA):
             return None
@@ -128,7 +118,6 @@ def _jpeg(encoded: bytes) -> CodeStream | None:
             mixed = True
         if _is_frame(marker):
             break
-        at += 2 + length
     bits, rows, columns, n = struct.unpack_from(">BHHB", body)
     ids, sampling = body[6 : 6 + 3 * n : 3], body[7 : 7 + 3 * n : 3]
     lossless = marker in (0xC3, 0xC7, 0xCB, 0xCF)
@@ -155,16 +144,14 @@ def _jpeg(encoded: bytes) -> CodeStream | None:
 def _jpeg2000(encoded: bytes, at: int) -> CodeStream:
     right, bottom, left, top = struct.unpack_from(">IIII", encoded, at + 8)
     n, depth = struct.unpack_from(">HB", encoded, at + 40)
-    kind, mixed, i = "JPEG 2000", False, at + 2
-    while True:
-        marker, length = _segment(encoded, i)
+    kind, mixed = "JPEG 2000", False
+    for i, marker, _ in _segments(encoded, at + 2):
         if marker == 0x50:  # of high throughput
             kind = "HTJ2K"
         if marker == 0x52:
             mixed = bool(encoded[i + 8])
         if marker in (0x90, 0xD9):
             break
-        i += 2 + length
     color, why = None, ""
     if n == 3 and mixed:  # decoders undo it
         color, why = "RGB", "it has gone through the multiple component transformation"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -166,7 +167,13 @@ def compressed_frame(
         syntax = uid.JPEGBaseline8Bit if stream.bits == 8 else uid.JPEGExtended12Bit
     encoded = encoded[stream.start :]
     if stream.kind in ("JPEG", "lossless JPEG") and stream.components == 3:
-        encoded = without_markers(encoded)
+        try:
+            encoded = without_markers(encoded)
+        except (IndexError, struct.error):
+            reason = (
+                "damaged DICOM file: its compressed image is not one from its start to its end."
+            )
+            raise UnreadableError(reason) from None
     signed = stream.signed or values.integer("PixelRepresentation") == 1
     if stream.components == 3:
         if stream.signed:

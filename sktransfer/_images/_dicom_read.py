@@ -59,6 +59,18 @@ def read_header(data: bytes, max_inflated: int) -> Header:
     Raises UnreadableError if it is no DICOM file, compressed in a way that is not accepted, or
     expands to more than ``max_inflated`` bytes.
     """
+    try:
+        return _read_header(data, max_inflated)
+    except (UnreadableError, MemoryError):
+        raise
+    except RecursionError:
+        raise UnreadableError("damaged DICOM file: its sequences are nested too deep.") from None
+    except Exception as error:  # pydicom raises whatever the damage leads to
+        reason = str(error) or type(error).__name__
+        raise UnreadableError(f"damaged DICOM file: its header cannot be read: {reason}") from error
+
+
+def _read_header(data: bytes, max_inflated: int) -> Header:
     file = io.BytesIO(data)
     file.seek(_PREAMBLE)
     meta = read_dataset(  # group 2, which is never compressed
@@ -82,10 +94,7 @@ def read_header(data: bytes, max_inflated: int) -> Header:
         data = _inflated(data, meta, file.tell(), max_inflated)
         syntax = uid.ExplicitVRLittleEndian
     file = io.BytesIO(data)
-    try:
-        dataset = dcmread(file, stop_before_pixels=True)
-    except RecursionError:
-        raise UnreadableError("damaged DICOM file: its sequences are nested too deep.") from None
+    dataset = dcmread(file, stop_before_pixels=True)
     values = Values(dataset, notes, syntax.is_little_endian)
     return Header(values, syntax, declared, data, file.tell())
 

@@ -117,6 +117,7 @@ STREAMS = {
     "YCbCr halved, JFIF": YCC_HALF,
     "YCbCr halved, Adobe": with_adobe(bare(YCC_HALF), 1),
     "YCbCr halved, bare": bare(YCC_HALF),
+    "YCbCr, JFIF, fill bytes": YCC[:2] + b"\xff\xff" + YCC[2:],
     "RGB, Adobe": with_adobe(bare(PLAIN), 0),
     "RGB, named": bare(PLAIN),
     "RGB, Adobe, numbered": with_adobe(numbered(bare(PLAIN)), 0),
