@@ -44,15 +44,15 @@ def rows_of(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
         return _list_rows(X, image_shape, scale)
     if isinstance(X, torch.Tensor):
         return _tensor_rows(X, image_shape, scale)
+    if is_instance(X, "pandas", "DataFrame"):
+        return _dataframe_rows(X, image_shape, scale)
+    if is_instance(X, "pandas", "Series"):
+        return _column_rows(X.to_numpy(dtype=None if _is_number_column(X) else object))
     if sparse.issparse(X):
         check_array(X)  # raises scikit-learn's own TypeError
     if _is_image(X):
         kind = "a path" if isinstance(X, str | os.PathLike) else f"one {type(X).__name__}"
         raise TypeError(f"X is {kind}, not a batch of images. Wrap it in a list: [X].")
-    if is_instance(X, "pandas", "DataFrame"):
-        return _dataframe_rows(X, image_shape, scale)
-    if is_instance(X, "pandas", "Series"):
-        return _column_rows(X.to_numpy(dtype=None if _is_number_column(X) else object))
     if is_instance(X, "polars", "Series"):
         return _list_rows(X.to_list(), image_shape, scale)
     if is_instance(X, "pyarrow", "Array") or is_instance(X, "pyarrow", "ChunkedArray"):

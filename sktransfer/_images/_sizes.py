@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 import struct
-from typing import NamedTuple
 
 from PIL import IcoImagePlugin
 from PIL.BmpImagePlugin import DibImageFile
@@ -33,6 +32,7 @@ _SCALED = 4
 FREE_MEMORY = "Close other programs, use fewer jobs (n_jobs), or shrink the image."
 _SHRINK = "Shrink it first if it is genuine."
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_AV1_FLAGS = re.compile(rb"av1C..(.)", re.DOTALL)
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
@@ -71,24 +71,24 @@ def check_decoding(
     ``full_size`` is that before a JPEG was told to come at a fraction.
     """
     pixels, stored = image.width * image.height, _STORED.get(image.mode, 4)
+    most = _SCALED * _config.MAX_IMAGE_PIXELS
     if format_ != "JPEG" or image.size == full_size:
         loading = pixels * stored + _decoder_bytes(image, full_size, data, format_)
         advice = _SHRINK
-        if format_ == "JPEG" and full_size[0] * full_size[1] <= _scaled_limit():
-            advice = "scaled_decoding=True reads it, at a fraction of its size; or shrink it first."
+        if format_ == "JPEG" and full_size[0] * full_size[1] <= most:
+            advice = (
+                "scaled_decoding=True reads it, at a fraction of its size (not with a preprocessing "
+                "callable); or shrink it first."
+            )
         needed = max(loading, pixels * bytes_to_convert(image.mode, turned))
         check_size(image.size, needed, advice)
         return
-    if full_size[0] * full_size[1] > _scaled_limit():
+    if full_size[0] * full_size[1] > most:
         raise ImageDecodeError(
             f"the image claims {full_size[0]} x {full_size[1]} pixels, more than the "
-            f"{_scaled_limit():,} that are accepted with scaled_decoding=True. {_SHRINK}"
+            f"{most:,} that are accepted with scaled_decoding=True. {_SHRINK}"
         )
     check_size(image.size, pixels * 8 + _decoder_bytes(image, full_size, data, format_))
-
-
-def _scaled_limit() -> int:
-    return _SCALED * _config.MAX_IMAGE_PIXELS
 
 
 def _decoder_bytes(
@@ -98,8 +98,7 @@ def _decoder_bytes(
     pixels, bands = full_size[0] * full_size[1], len(image.getbands())
     codec = image.tile[0].codec_name if image.tile else ""
     if format_ == "JPEG":
-        layout = jpeg_layout(data)
-        return 2 * layout.samples * pixels if layout.buffered else 0  # of all coefficients
+        return 2 * _check_jpeg(data) * pixels  # of all coefficients
     if format_ == "TIFF":
         tags: dict[int, object] = image.tag_v2  # type: ignore[attr-defined]
         copy = pixels * _STORED.get(image.mode, 4) if tags.get(274, 1) != 1 else 0
@@ -115,7 +114,7 @@ def _decoder_bytes(
     if format_ == "JPEG 2000":
         return _jpeg2000_bytes(data)
     if format_ == "AVIF":
-        coded = [_av1_bytes(data[found.end() :]) for found in re.finditer(b"av1C", data)]
+        coded = [_av1_bytes(found[1][0]) for found in _AV1_FLAGS.finditer(data)]
         return pixels * (max(coded, default=6.0) + (bands in (2, 4)) + bands + 1)
     if format_ in ("WebP", "HEIF"):
         return pixels * (_WEBP if format_ == "WebP" else _HEIF)
@@ -130,12 +129,11 @@ def _number(value: object, default: int) -> int:
 
 def deep_av1(data: bytes) -> bool:
     """Return whether an AVIF has more than 8 bits a sample."""
-    return any(data[found.end() + 2 :][:1] >= b"\x40" for found in re.finditer(b"av1C", data))
+    return any(found[1][0] & 0x40 for found in _AV1_FLAGS.finditer(data))
 
 
-def _av1_bytes(configuration: bytes) -> float:
-    """Return the bytes a pixel of decoded planes, from a configuration box of AV1."""
-    flags = configuration[2] if len(configuration) > 2 else 0x40
+def _av1_bytes(flags: int) -> float:
+    """Return the bytes a pixel of decoded planes, from the flags of AV1's configuration."""
     chroma = 0.0 if flags & 0x10 else 2 / (1 << ((flags >> 3 & 1) + (flags >> 2 & 1)))
     return (1 + chroma) * (2 if flags & 0x40 else 1)
 
@@ -161,17 +159,11 @@ def _too_many(what: str) -> ImageDecodeError:
     )
 
 
-class JpegLayout(NamedTuple):
-    """What the markers of a JPEG say: samples a pixel, and whether all are held until the end."""
-
-    samples: float
-    buffered: bool
-
-
-def jpeg_layout(data: bytes) -> JpegLayout:
+def _check_jpeg(data: bytes) -> float:
     """Read the markers of a JPEG as libjpeg meets them, and refuse one of too many scans.
 
-    Each scan of a progressive JPEG goes over all of the image, though it may hold nothing.
+    Each scan of a progressive JPEG goes over all of the image, though it may hold nothing. Returns
+    how many samples a pixel are held until the end: 0 where a single scan has them all.
     """
     at, pieces, junk, n_exif, n_scans = 2, 0, 0, 0, 0
     n_components, samples, buffered, pixels = 0, 3.0, False, 0
@@ -210,7 +202,7 @@ def jpeg_layout(data: bytes) -> JpegLayout:
                     "genuine."
                 )
         at += max(2, struct.unpack_from(">H", data, at)[0])
-    return JpegLayout(samples, buffered)
+    return samples if buffered else 0.0
 
 
 def _check_png(data: bytes) -> None:
@@ -339,7 +331,7 @@ def _jpeg2000_bytes(data: bytes) -> float:
 
 
 _CHECKS = {
-    "JPEG": jpeg_layout,
+    "JPEG": _check_jpeg,
     "PNG": _check_png,
     "GIF": _check_gif,
     "ICO": _check_ico,

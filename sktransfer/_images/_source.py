@@ -173,6 +173,8 @@ class ImageSource:
     def describe(self, i: int) -> str:
         """Return a few words for messages: the file's name, or the kind of the row."""
         row = self.rows[i]
+        if isinstance(row, np.ndarray | torch.Tensor):
+            return "array" if isinstance(row, np.ndarray) else "tensor"
         if is_record(row) and row.get("path"):  # its bytes have no name
             row = row["path"]
         row = unwrapped(row)
@@ -180,8 +182,6 @@ class ImageSource:
             return shown(Path(os.fsdecode(row)).name)
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
-        if isinstance(row, np.ndarray | torch.Tensor):
-            return "array" if isinstance(row, np.ndarray) else "tensor"
         if isinstance(row, Image.Image):
             return "PIL image"
         if is_opener(row):
@@ -193,6 +193,8 @@ class ImageSource:
 
     def size(self, i: int) -> int:
         """Return about how many bytes opening row ``i`` will take, without reading it."""
+        if isinstance(self.rows[i], np.ndarray):
+            return 0  # it is there
         row = unwrapped(self.rows[i])
         try:
             if isinstance(row, str | os.PathLike):
@@ -358,7 +360,6 @@ def _read(
     row: Any, scale: ValueScale | None, dicom: DicomOptions | None
 ) -> tuple[bytes | np.ndarray | Image.Image, str, Any]:
     """Return the content of one row, and what its digest is of: a header and a buffer."""
-    row = unwrapped(row)
     if isinstance(row, np.ndarray | torch.Tensor):
         array = tensor_to_row(row) if isinstance(row, torch.Tensor) else row
         shape = array.shape
@@ -379,6 +380,7 @@ def _read(
             array = array[:, :, 0]
         header = f"array|{(array.dtype.str, array.shape, scale)!r}|"
         return array, header, np.ascontiguousarray(array)
+    row = unwrapped(row)
     if isinstance(row, Image.Image):
         header = _pillow_header(row, scale)
         return row, header, row.tobytes()
