@@ -256,7 +256,7 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
 
 def read_reference(found: Any) -> BackboneReference:
     """Make a reference of what a file says; raise ValueError where that is no reference."""
-    kinds = {"name": str, "weights": (str, NoneType), "seed": (int, NoneType), "digest": str}
+    kinds: Any = {"name": str, "weights": (str, NoneType), "seed": (int, NoneType), "digest": str}
     if (
         not isinstance(found, dict)
         or set(found) != set(kinds)
