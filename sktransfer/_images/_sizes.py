@@ -77,8 +77,8 @@ def check_decoding(
         advice = _SHRINK
         if format_ == "JPEG" and full_size[0] * full_size[1] <= most:
             advice = (
-                "scaled_decoding=True reads it, at a fraction of its size (not with a preprocessing "
-                "callable); or shrink it first."
+                "scaled_decoding=True reads it, at a fraction of its size (not with a "
+                "preprocessing callable); or shrink it first."
             )
         needed = max(loading, pixels * bytes_to_convert(image.mode, turned))
         check_size(image.size, needed, advice)

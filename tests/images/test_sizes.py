@@ -378,3 +378,24 @@ def test_a_size_that_the_header_hides_is_seen(name):
 def test_a_hidden_size_is_named(name):
     with pytest.raises(ImageDecodeError, match=r"60000|9000"):
         decode(HIDDEN[name])
+
+
+def jpeg2000(width, height, tile, **options):
+    """A JPEG 2000 file whose codestream is larger than the size in front of it."""
+    data = bytearray(encode(Image.new("RGB", (64, 64)), "JPEG2000", **options))
+    at = data.find(b"\xff\x4f\xff\x51") + 8
+    struct.pack_into(">II", data, at, width, height)
+    struct.pack_into(">II", data, at + 16, tile, tile)
+    return bytes(data)
+
+
+def test_the_codestream_of_jpeg_2000_is_what_counts():
+    assert decode(jpeg2000(64, 64, 64)).size == (64, 64)
+    with pytest.raises(ImageDecodeError, match="60000 x 60000"):
+        decode(jpeg2000(60_000, 60_000, 60_000))
+    with pytest.raises(ImageDecodeError, match=r"takes .* MB"):  # one tile, three components
+        decode(jpeg2000(6_000, 6_000, 6_000))
+    with pytest.raises(ImageDecodeError, match=r"takes .* MB"):  # a list of tiny code blocks
+        decode(jpeg2000(4_000, 4_000, 4_000, codeblock_size=(4, 4)))
+    small_blocks = encode(Image.new("RGB", (64, 64), (9, 80, 7)), "JPEG2000", codeblock_size=(4, 4))
+    assert decode(small_blocks).getpixel((0, 0)) == (9, 80, 7)
