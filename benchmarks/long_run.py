@@ -164,10 +164,8 @@ def measure(
     def call() -> None:
         for k in range(calls):
             n = int(rng.integers(1, 41))
-            if k % 2:  # old ones, from the store
-                rows = rng.integers(0, images, n)
-            else:
-                rows = images + k * 40 + np.arange(n)
+            # Old ones, which the store has, and new ones in turn.
+            rows = rng.integers(0, images, n) if k % 2 else images + k * 40 + np.arange(n)
             feats[k % len(feats)].transform([make(int(row)) for row in rows])
 
     run(f"{calls} calls of four networks in turn", call)
