@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from sktransfer._frozen._network import is_out_of_memory
 from sktransfer._frozen._store import Store
 from sktransfer._images import EncodedImage, ImageSource, Preprocessing
+from sktransfer._utils.memory import give_back_in_turn
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
@@ -342,6 +343,7 @@ class Extraction:
                     del self._claimed[digest]
             advance(len(batch))
             pending = pending[len(batch) :]
+            give_back_in_turn(len(batch))
 
     def _halve(self, n: int) -> None:
         """Halve the batch after one of ``n`` images did not fit in memory, and say so once."""

@@ -5,17 +5,16 @@ It must not know estimators: it is asked for a network by reference and returns 
 
 from __future__ import annotations
 
-import ctypes
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from sktransfer._backbones import Backbone, BackboneReference
 from sktransfer._frozen._layers import NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
 from sktransfer._utils.forking import new_lock
+from sktransfer._utils.memory import give_back_freed_memory
 
 # Networks are kept when nobody uses them any more, so that the next fold does not load them again.
 # An ImageNet network is 5 to 600 MB, with OpenVINO three times that; a search over backbones walks
@@ -114,24 +113,6 @@ class NetworkRegistry:
 
     def __len__(self) -> int:
         return len(self._networks)
-
-
-def give_back_freed_memory() -> None:
-    """Return what is free to the system, as far as it can be: glibc keeps it, in pieces."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _trim() -> Callable[[int], int] | None:
-    """Return glibc's ``malloc_trim``, if this is glibc."""
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another library, or Windows
-        return None
-    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim
 
 
 # One per process.
