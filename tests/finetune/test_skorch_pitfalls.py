@@ -19,6 +19,7 @@ from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 
 from sktransfer import FineTuneClassifier
+from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._skorch import TrainingNet
 from sktransfer.preprocessing import ImageAugmentation
@@ -248,6 +249,43 @@ def test_embeddings_of_a_batch_that_does_not_fit_are_computed_in_parts(
     assert seen.count(8) == seen.count(4) == 1  # how many fit is remembered
     probabilities = clf.predict_proba(task[0])
     np.testing.assert_allclose(probabilities, plain.predict_proba(task[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("augmentation", [None, "light"])
+def test_predictions_of_a_batch_that_does_not_fit_are_computed_in_parts(
+    small, task, monkeypatch, augmentation
+):
+    clf = small(NET, freeze_depth=-2, augmentation=augmentation, max_epochs=1).fit(*task)
+    expected, forward, seen = clf.predict_proba(task[0]), Suffix.forward, []
+
+    def with_little_room(self, x, **kwargs):
+        seen.append(len(x))
+        if seen[-1] > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return forward(self, x, **kwargs)
+
+    monkeypatch.setattr(Suffix, "forward", with_little_room)
+    with pytest.warns(RuntimeWarning, match="rows at once"):
+        predicted = clf.predict_proba(task[0])
+    assert sorted(set(seen)) == [2, 4, 8]
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+
+
+def test_a_frozen_part_without_room_for_a_batch_runs_in_parts(small, task, monkeypatch):
+    settings = {"freeze_depth": -1, "augmentation": "light", "max_epochs": 1}
+    plain = small(NET, **settings).fit(*task).predict_proba(task[0])
+    forward = Prefix.forward
+
+    def with_little_room(self, batch):
+        if len(batch) > 3:
+            raise MemoryError
+        return forward(self, batch)
+
+    monkeypatch.setattr(Prefix, "forward", with_little_room)
+    with pytest.warns(RuntimeWarning, match="rows at once"):
+        clf = small(NET, **settings).fit(*task)
+    monkeypatch.undo()
+    np.testing.assert_allclose(clf.predict_proba(task[0]), plain, atol=1e-3)
 
 
 def batch_norm_head(n_features, n_classes):
