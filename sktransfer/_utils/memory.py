@@ -9,13 +9,14 @@ page by page, for a few milliseconds, wherever it lies.
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Callable
 from functools import cache
 
+from sktransfer._utils.forking import new_lock
+
 # Images after which freed memory is given back: some milliseconds in the seconds that these take.
 _EVERY = 256
-_counting = threading.Lock()
+_counting = new_lock()
 _counted: list[int] = []
 
 
