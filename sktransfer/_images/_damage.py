@@ -55,6 +55,8 @@ def check_coded_pixels(image: OpenedFile, data: bytes, format_: str) -> None:
         _check_webp(data, image.size)
     elif format_ == "JPEG 2000":
         check_jpeg2000(data)
+    elif format_ in ("AVIF", "HEIF"):
+        _check_media(image, data, format_)
     elif isinstance(image, TiffImageFile):
         _check_tiff(image, data)
 
@@ -239,6 +241,17 @@ def _check_webp(data: bytes, size: tuple[int, int]) -> None:
             _refuse_zeros(data[at + 8 : at + 8 + length], flat, "WebP")
             return
         at += 8 + length + length % 2
+
+
+def _check_media(image: OpenedFile, data: bytes, format_: str) -> None:
+    """Look for zeros in the coded pixels of AVIF, and of HEIF, which escapes three in a row."""
+    at = data.find(b"mdat")
+    length = int.from_bytes(data[max(at - 4, 0) : max(at, 0)], "big")
+    coded = data[at + 4 : at - 4 + length if length > 1 else None]
+    flat = image.width * image.height // 1024 if format_ == "AVIF" else 0
+    described = (value for value in image.info.values() if isinstance(value, bytes))
+    if at > 0 and not any(bytes(_ZEROS) in value for value in described):  # they stand there too
+        _refuse_zeros(coded, flat, format_)
 
 
 def check_jpeg2000(data: bytes) -> None:

@@ -232,6 +232,26 @@ def test_a_zeroed_block_of_a_jpeg_2000_is_an_error(photo):
             decode(zeroed(data, len(data) // 2, 3000))
 
 
+def test_a_zeroed_block_of_an_avif_is_an_error(photo):
+    pytest.importorskip("PIL._avif")
+    data = file_of(photo, "AVIF", quality=90)
+    decode(data)
+    with pytest.raises(ImageDecodeError, match=r"damaged AVIF.*zero"):
+        decode(zeroed(data, len(data) // 2, 400))
+    described = file_of(photo, "AVIF", exif=b"Exif\0\0II*\0\x08\0\0\0" + bytes(900))
+    decode(described)
+
+
+def test_a_zeroed_block_of_a_heif_is_an_error(photo):
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(photo).save(file, quality=90)
+    data = file.getvalue()
+    decode(data)
+    with pytest.raises(ImageDecodeError, match=r"damaged HEIF.*zero"):
+        decode(zeroed(data, len(data) // 2, 400))
+
+
 TIFFS = {
     "jpeg": {"compression": "jpeg"},
     "deflate": {"compression": "tiff_adobe_deflate"},
