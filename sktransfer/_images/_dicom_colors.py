@@ -14,9 +14,9 @@ GRAYS = ("MONOCHROME1", "MONOCHROME2")
 PALETTE = "PALETTE COLOR"
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
-# Of colors without a marker that says what they are, this many are looked at, and this share of
-# them shows that they are no YCbCr, if as RGB they would lie this far outside of it.
-_LOOKED_AT, _SHARE, _FAR = 50_000, 0.1, 20
+# Of colors without a marker that says what they are, this many are looked at. They are no YCbCr if
+# this share of them would lie this far outside of RGB, or if all components rise and fall together.
+_LOOKED_AT, _SHARE, _FAR, _TOGETHER = 50_000, 0.05, 20, 0.7
 
 # Colors are converted in strips of this many values.
 _STRIP_VALUES = 2**20
@@ -141,10 +141,10 @@ def colors_by_label(stored: np.ndarray, label: str, bits: int, notes: Notes) -> 
 
 
 def _is_no_ybr(stored: np.ndarray, bits: int) -> bool:
-    """Return whether many colors, taken as YCbCr, would lie far outside of what RGB can be.
+    """Return whether colors are RGB and not YCbCr.
 
-    Hardly any do in YCbCr, and most in RGB: it fills a quarter of the cube. Zeros do not count;
-    areas of YCbCr are blanked with them.
+    What RGB can be fills a quarter of the cube of YCbCr; and components of RGB are correlated, as
+    those of YCbCr never are. Zeros do not count; areas of YCbCr are blanked with them.
     """
     colors = stored.reshape(-1, 3)
     colors = colors[:: max(1, len(colors) // _LOOKED_AT)]
@@ -155,7 +155,9 @@ def _is_no_ybr(stored: np.ndarray, bits: int) -> bool:
     rgb = _from_ybr(colors, bits)
     far = _FAR / 255 * scale
     outside = (rgb < -far) | (rgb > scale + far)
-    return float(outside.any(axis=1).mean()) > _SHARE
+    with np.errstate(all="ignore"):  # no correlation with what is constant
+        together = bool((np.corrcoef(colors.T) > _TOGETHER).all())
+    return together or float(outside.any(axis=1).mean()) > _SHARE
 
 
 def _from_ybr(colors: np.ndarray, bits: int) -> np.ndarray:

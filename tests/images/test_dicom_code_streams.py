@@ -201,6 +201,22 @@ def test_red_stays_red_without_a_code_stream():
     assert is_red(shown(run_lengths(ycc, "YBR_FULL"))[0])
 
 
+def test_dull_colors_are_told_from_ycbcr():
+    """A skin lesion, say: hardly any of its colors would be impossible as YCbCr."""
+    rng = np.random.default_rng(0)
+    light = rng.normal(0, 14, (48, 40, 1))
+    dull = (np.array([150.0, 122, 116]) + light + rng.normal(0, 3, (48, 40, 3))).astype(np.uint8)
+    ycc = np.asarray(Image.fromarray(dull).convert("YCbCr"))
+    assert np.array_equal(shown(run_lengths(dull, "YBR_FULL"))[0], dull)
+    assert np.abs(shown(run_lengths(ycc, "YBR_FULL"))[0].astype(int) - dull).max() <= 3
+    bare_rgb = numbered(bare(by_pillow(dull, quality=95, keep_rgb=True)))
+    bare_ycc = bare(by_pillow(dull, quality=95, subsampling=0))
+    for encoded in (bare_rgb, bare_ycc):
+        for label in ("RGB", "YBR_FULL"):
+            image, _ = shown(file_of([encoded], JPEGBaseline8Bit, label))
+            assert np.abs(image.astype(int) - dull).mean() < 3, label
+
+
 def test_blanked_areas_of_ycbcr_do_not_make_it_rgb():
     ycc = np.array(Image.fromarray(RED).convert("YCbCr"))
     ycc[:, :10] = 0
