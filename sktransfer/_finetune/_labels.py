@@ -64,6 +64,10 @@ def read_labels(
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
+    for name, values in (("y", y), ("sample_weight", sample_weight)):
+        if np.ma.is_masked(values):
+            row = np.flatnonzero(np.ma.getmaskarray(values))[0]
+            raise ValueError(f"{name} is masked in row {row}: leave such rows out, of X too.")
     y = _check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
     check_classification_targets(y)
     if len(source) != len(y):

@@ -214,6 +214,11 @@ def _check_components(estimator: Any) -> None:
         if any(each.kind is each.VAR_KEYWORD for each in accepted.values()):
             continue
         for setting in estimator.get_params_for(component):
+            if (component, setting) == ("loss", "weight") and setting not in accepted:
+                raise ValueError(
+                    "loss__weight is not a setting of this loss: set class_weight, to 'balanced' "
+                    "or to a dict {label: weight}."
+                )
             if setting not in accepted and f"{component}__{setting}" not in RARE:
                 raise ValueError(
                     f"{component}__{setting} is not a setting of {make.__name__}; it has "

@@ -213,6 +213,8 @@ class TrainingNet(NeuralNetClassifier):
         if isinstance(self.loss, str):
             made: nn.Module = WeightedLoss(self.loss, **settings)
         else:
+            if settings.get("weight") is not None:
+                settings["weight"] = _weight_of_classes(settings["weight"], self.classes_)
             made = copy.deepcopy(self.loss(**settings))  # what a factory gives twice is not shared
             made = made if isinstance(made, WeightedLoss) else PerRowLoss(made)
         self.criterion_ = made.to(self.device_)
@@ -296,6 +298,12 @@ class TrainingNet(NeuralNetClassifier):
                     "Leave LRScheduler out, and set lr_schedule, lr_schedule__final and "
                     "lr_schedule__warmup."
                 )
+            watched = getattr(callback, "monitor", None)
+            if self.validation_fraction is None and str(watched).startswith("valid_"):
+                raise ValueError(
+                    f"callbacks: {name!r} watches {watched!r}, of held-out rows, and there are "
+                    "none. Set validation_fraction, for example to 0.2, or watch 'train_loss'."
+                )
             extractor = getattr(callback, "target_extractor", None)
             if extractor is to_numpy or isinstance(extractor, LabelsOfCodes):
                 callback.target_extractor = LabelsOfCodes(self.classes_)
@@ -313,6 +321,14 @@ class TrainingNet(NeuralNetClassifier):
         """
         try:
             super().notify(method_name, **cb_kwargs)
+        except KeyError as error:
+            if "not found in history" not in str(error):
+                raise
+            recorded = ", ".join(sorted(name for name in self.history[-1] if name != "batches"))
+            raise ValueError(
+                f"callbacks: one of them watches what is not recorded ({error.args[0]}). There are "
+                f"{recorded}."
+            ) from error
         except KeyboardInterrupt as error:
             if raised_by_code(error):
                 raise TrainingStopped from error
@@ -498,3 +514,14 @@ class LabelsOfCodes:
     def __call__(self, codes: Any) -> np.ndarray:
         """Return the labels of a batch."""
         return self.classes[to_numpy(codes)]
+
+
+def _weight_of_classes(weight: Any, classes: np.ndarray) -> Tensor:
+    """Return ``loss__weight`` as torch's losses take it, a number for each class."""
+    numbers = torch.as_tensor(weight, dtype=torch.float32)
+    if numbers.shape != (len(classes),):
+        raise ValueError(
+            f"loss__weight needs one number for each class of {classes.tolist()}, in this order; "
+            f"got shape {tuple(numbers.shape)}. class_weight takes a dict of labels instead."
+        )
+    return numbers

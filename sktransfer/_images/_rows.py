@@ -38,6 +38,14 @@ _COLUMN_TRANSFORMER = (
 
 def rows_of(X: Any, image_shape: Any, scale: ValueScale | None) -> Rows:
     """Find out which form ``X`` has, and check it as a whole."""
+    if isinstance(X, np.ma.MaskedArray):
+        if np.ma.is_masked(X):
+            rows = np.flatnonzero(np.ma.getmaskarray(X).reshape(len(X), -1).any(axis=1))
+            raise ValueError(
+                f"X is a masked array with masked values in {len(rows)} of {len(X)} rows, the "
+                f"first in row {rows[0]}. Leave these rows out, or fill them: X.filled(value)."
+            )
+        X = X.data
     if isinstance(X, np.ndarray):
         return _array_rows(X, image_shape, scale)
     if isinstance(X, list | tuple):

@@ -362,6 +362,8 @@ def _read(
     """Return the content of one row, and what its digest is of: a header and a buffer."""
     if isinstance(row, np.ndarray | torch.Tensor):
         array = tensor_to_row(row) if isinstance(row, torch.Tensor) else row
+        if np.ma.is_masked(array):
+            raise ImageDecodeError("pixels of this array are masked; fill them: row.filled(value).")
         shape = array.shape
         if array.dtype.kind not in "buif":
             raise ImageDecodeError(not_numeric(array))

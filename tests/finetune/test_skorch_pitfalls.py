@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import AdaBoostClassifier
 from sklearn.model_selection import GridSearchCV, KFold
-from skorch.callbacks import EpochScoring, LRScheduler
+from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, LRScheduler
 from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 
@@ -74,6 +74,43 @@ def test_settings_that_would_not_count_are_refused(small, task):
         small(NET, optimizer__momentum=0.9).fit(*task)
     with pytest.raises(ValueError, match="no callback of that name"):
         small(NET, callbacks__nope__x=1).fit(*task)
+    with pytest.raises(ValueError, match=r"loss__weight .* set class_weight"):
+        small(NET, loss__weight=[1.0, 2.0]).fit(*task)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [EarlyStopping(), ("stop", EarlyStopping(monitor="valid_acc")), Checkpoint(dirname="unused")],
+)
+def test_callbacks_that_watch_held_out_rows_need_some(small, task, callback):
+    with pytest.raises(ValueError, match=r"watches 'valid_.*Set validation_fraction"):
+        small(NET, callbacks=[callback], validation_fraction=None).fit(*task)
+
+
+def test_callbacks_that_watch_what_is_not_recorded_are_told_what_is(small, task):
+    with pytest.raises(ValueError, match=r"'my_score' was not found.* train_acc"):
+        small(NET, callbacks=[EarlyStopping(monitor="my_score")]).fit(*task)
+    stop = EarlyStopping(monitor="train_loss", patience=1, threshold=10, sink=lambda text: None)
+    assert len(small(NET, callbacks=[stop], max_epochs=5).fit(*task).history_) < 5
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_weights_of_classes_reach_torchs_losses_in_any_form(small, task, kind):
+    clf = small(NET, loss=torch.nn.CrossEntropyLoss, loss__weight=kind([1.0, 3.0])).fit(*task)
+    assert clf.criterion_.inner.weight.tolist() == [1.0, 3.0]
+    assert clf.criterion_.inner.weight.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"one number for each class of .*got shape \(3,\)"):
+        clf.set_params(loss__weight=kind([1.0, 2.0, 3.0])).fit(*task)
+
+
+def test_masked_labels_and_weights_are_refused(small, task):
+    X, y = task
+    mask = np.arange(len(y)) == 3
+    with pytest.raises(ValueError, match="y is masked in row 3"):
+        small(NET).fit(X, np.ma.masked_array(y, mask))
+    with pytest.raises(ValueError, match="sample_weight is masked in row 3"):
+        small(NET).fit(X, y, sample_weight=np.ma.masked_array(np.ones(len(y)), mask))
+    assert len(small(NET, max_epochs=0).fit(X, np.ma.masked_array(y)).classes_) == 2
     with pytest.raises(ValueError, match=r"'rates' would not count.*lr_schedule"):
         small(NET, callbacks=[("rates", LRScheduler())]).fit(*task)
 

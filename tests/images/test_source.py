@@ -616,3 +616,16 @@ def test_the_users_images_are_left_as_they_were(arrays):
     (image,) = images([pil_image])
     image.paste(0, (0, 0, 5, 5))
     assert np.array_equal(np.asarray(pil_image), arrays[0])
+
+
+def test_masked_arrays_are_images_only_where_nothing_is_masked():
+    X = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    whole, part = np.ma.masked_array(X), np.ma.masked_array(X)
+    part[2, 3, 3] = np.ma.masked
+    assert as_image_source(whole).open(1).digest == as_image_source(X).open(1).digest
+    for given, shape in ((part, None), (part.reshape(4, 64), (8, 8))):
+        with pytest.raises(ValueError, match="masked values in 1 of 4 rows, the first in row 2"):
+            as_image_source(given, image_shape=shape)
+    with pytest.raises(ImageDecodeError, match=r"row 2 .*masked"):
+        as_image_source(list(part)).open(2)
+    assert as_image_source(list(part)).open(1).digest == as_image_source(X).open(1).digest
