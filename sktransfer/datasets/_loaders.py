@@ -68,18 +68,18 @@ def load_image_folder(
         ``data``, empty for images that it does not name, or None; ``skipped``: dict of what was
         left out and how many. Paths are of dtype object where a name is not Unicode.
 
-    Warns
-    -----
-    UserWarning
-        If images may be missing or in the wrong class: folders without an image, of parts of a data
-        set (train/, test/) or that cannot be opened, links that lead nowhere, files in two classes.
-
     Raises
     ------
     FileNotFoundError
         If the folder does not exist or has no sub-folder with an image.
     ValueError
         If the table cannot be read, names none of the images or leaves one without a group.
+
+    Warns
+    -----
+    UserWarning
+        If images may be missing or in the wrong class: folders without an image, of parts of a data
+        set (train/, test/) or that cannot be opened, links that lead nowhere, files in two classes.
 
     Examples
     --------
@@ -99,13 +99,13 @@ def load_image_folder(
     walk = Walk(folder)
     walk.keep(not_an_image)
     classes: dict[str, list[Path]] = {}
-    beside = 0
+    loose = 0
     for file in walk.files:
         name, *inside = file.relative_to(folder).parts
-        beside += not inside
+        loose += not inside
         if inside:
             classes.setdefault(name, []).append(file)
-    if problems := class_problems(walk, classes, beside):
+    if problems := class_problems(walk, classes, loose):
         listed = "\n- ".join([f"load_image_folder({quoted(folder)}):", *problems])
         warnings.warn(listed, stacklevel=2)
     if not classes:
@@ -131,7 +131,7 @@ def load_image_folder(
         frame=frame,
         skipped=dict(walk.skipped),
         DESCR=f"{len(files)} images of {len(names)} classes from a folder."
-        + walk.description(beside),
+        + walk.description(loose),
     )
 
 

@@ -163,11 +163,11 @@ class Walk:
                 kept.append(file)
         self.files = kept
 
-    def description(self, beside: int = 0) -> str:
+    def description(self, loose: int = 0) -> str:
         """Return a sentence about what was left out, or nothing."""
         counts = dict(self.skipped)
-        if beside:
-            counts["images beside the classes"] = beside
+        if loose:
+            counts["images next to the classes"] = loose
         listed = ", ".join(f"{kind}: {n}" for kind, n in sorted(counts.items()))
         return f" Left out: {listed}." if listed else ""
 
@@ -181,7 +181,7 @@ class Walk:
         return said
 
 
-def class_problems(walk: Walk, classes: dict[str, list[Path]], beside: int) -> list[str]:
+def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> list[str]:
     """Return sentences about what may be wrong with folders of classes."""
     said = walk.problems()
     parts = [match for name in walk.folders if (match := _PARTS.match(name.lower()))]
@@ -212,9 +212,9 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], beside: int) -> l
             )
     said += _shared_files(walk, classes)
     said += _unread(walk)
-    if beside:
+    if loose:
         said.append(
-            f"{beside} images beside the folders of classes are of no class, and were left out."
+            f"{loose} images next to the folders of classes are of no class, and were left out."
         )
     return said
 

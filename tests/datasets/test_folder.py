@@ -263,7 +263,7 @@ def test_images_beside_the_classes_and_of_kinds_not_read_are_said(pets):
     with pytest.warns(UserWarning, match="load_image_folder") as caught:
         bunch = load_image_folder(pets)
     text = str(caught[0].message)
-    assert "1 images beside the folders of classes are of no class" in text
+    assert "1 images next to the folders of classes are of no class" in text
     assert "1 .bak that look like images" in text
     assert "1 .nef that look like images" in text
     assert ".txt" not in text
