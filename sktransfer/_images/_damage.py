@@ -174,7 +174,7 @@ def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
         for component in header[5:-3:2]:
             sent = jpeg.sent.setdefault(component, {})
             sent.update(dict.fromkeys(range(first, last + 1), low))
-    if jpeg.interval and n == jpeg.n_components:  # some scanners go on below the image
+    if jpeg.interval and n == jpeg.n_components:  # some scanners write rows below the image
         needed = math.ceil(jpeg.units / jpeg.interval)
         for number, restart in enumerate(_RESTART.finditer(coded), 1):
             if number == needed:
@@ -302,7 +302,9 @@ def _check_deflate(strip: bytes, needed: int, most: int) -> None:
     except zlib.error as error:
         raise ImageDecodeError(f"damaged TIFF: {error}. {_ADVICE}") from None
     if size > needed and not inflate.eof:
-        raise ImageDecodeError(f"damaged TIFF: a strip or tile goes on below its end. {_ADVICE}")
+        raise ImageDecodeError(
+            f"damaged TIFF: a strip or tile has more rows than the image. {_ADVICE}"
+        )
 
 
 def _strips(image: TiffImageFile, data: bytes) -> Iterator[bytes]:

@@ -214,15 +214,15 @@ def _repeated_rows(values: np.ndarray) -> str | None:
         plain = uniform and _is_plain(color, top)
         if n >= _REPEATED * height and (begin == 0 or end == height) and not plain:
             return f"rows {begin} to {end - 1} of {height} are the same"
-        for beside, beyond in ((begin - 1, begin - 2), (end, end + 1)):
+        for next_to, beyond in ((begin - 1, begin - 2), (end, end + 1)):
             if not (uniform and 0 <= beyond < height):
                 continue
             for step in (-1, 1):  # a file may be upside down
-                filled = (values[beside, ::step] == color).all(axis=1)
+                filled = (values[next_to, ::step] == color).all(axis=1)
                 long = width if filled.all() else int(filled.argmin())
                 further = values[beyond, ::step][:long]
                 if 8 <= long <= width - 8 and _is_apart(further, color, top):
-                    return f"{n} rows of one color begin or end in the middle of row {beside}"
+                    return f"{n} rows of one color begin or end in the middle of row {next_to}"
     return None
 
 
