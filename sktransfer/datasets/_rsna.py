@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from sktransfer._utils.names import path_column
 from sktransfer.datasets._dicom import read_headers
 from sktransfer.datasets._tables import read_table
 
@@ -95,7 +96,7 @@ def load_rsna_pneumonia(
             f"{len(missing)} of {len(files)} images named in {_LABELS} are not in {_IMAGES}/: "
             f"{', '.join(missing[:3])}{', ...' if missing[3:] else ''}. Unpack the whole set."
         )
-    data = pd.DataFrame({"image": [str(file) for file in files]})
+    data = pd.DataFrame({"image": path_column(str(file) for file in files)})
     if columns:
         data = pd.concat([data, _header_columns(files, columns, n_jobs)], axis=1)
     target = frame.pop("Target").to_numpy()
