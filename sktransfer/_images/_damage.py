@@ -1,4 +1,4 @@
-"""Damage inside encoded images that Pillow decodes without a word: found before, never mended.
+"""Damage inside encoded images that Pillow decodes without a word: found before, never repaired.
 
 Pillow makes the pixels. Where it drops what its libraries say, or does not look at checksums, the
 coded pixels are checked here: JPEG by a second, strict decoder that keeps its warnings, PNG and

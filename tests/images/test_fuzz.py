@@ -111,15 +111,15 @@ def with_checksums(data: bytes) -> bytes:
     """A PNG whose checksums are right again, so that what was changed is looked at."""
     if not data.startswith(b"\x89PNG"):
         return data
-    mended, at = bytearray(data), 8
+    repaired, at = bytearray(data), 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
         end = at + 8 + length
         if end + 4 > len(data):
             break
-        mended[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        repaired[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
         at = end + 4
-    return bytes(mended)
+    return bytes(repaired)
 
 
 def outcome(data: bytes) -> tuple[str, float]:
