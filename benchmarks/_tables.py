@@ -153,6 +153,30 @@ def scaling(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def long_run(content: dict[str, Any]) -> str:
+    header = ("", "seconds", "peak MB", "at the end MB", "networks MB", "memory tier MB")
+    rows = [
+        (
+            row["phase"],
+            number(row["seconds"]),
+            number(row["peak_mb"], 4),
+            number(row["end_mb"], 4),
+            number(row["networks_mb"]),
+            number(row["memory_tier_mb"]),
+        )
+        for row in content["phases"]
+    ]
+    asked = content["asked"]
+    told = (
+        f"{asked['images']:,} images ({content['images']}), networks at {asked['size']} px. The "
+        f"libraries take {number(content['baseline_mb'])} MB before the first network. The peak "
+        f"with four networks is {number(content['peak_mb'], 4)} MB; after {asked['calls']:,} calls "
+        f"and {len(asked['networks'])} networks the process is at {number(content['end_mb'], 4)} "
+        f"MB. The directory has {number(content['directory_mb'])} MB."
+    )
+    return f"{where(content)}\n{told}\n\n{rst_table(header, rows)}"
+
+
 def import_time(content: dict[str, Any]) -> str:
     header = ("", "seconds", "times the first row", "CPU seconds", "times the first row")
     rows = [
@@ -471,6 +495,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "search": ("performance.rst", search),
     "hits": ("performance.rst", hits),
     "scaling": ("performance.rst", scaling),
+    "long_run": ("performance.rst", long_run),
     "import_time": ("performance.rst", import_time),
     "engines": ("engines.rst", engines),
     "finetune": ("finetune.rst", finetune),

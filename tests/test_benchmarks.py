@@ -88,6 +88,20 @@ def test_extraction_compares_with_torchvision_and_with_the_bound(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_long_run_states_its_peak_and_ends_near_it(tmp_path):
+    content, table = run_script(
+        "long_run",
+        *("--images", "400", "--calls", "60", "--networks", "6", "--size", "64"),
+        results=tmp_path,
+    )
+    assert content["within"]
+    assert content["end_mb"] <= 1.1 * content["peak_mb"]
+    assert len(content["phases"]) == 4 + 1 + 2
+    assert all(phase["memory_tier_mb"] < 600 for phase in content["phases"])
+    assert "60 calls of four networks" in table
+
+
+@pytest.mark.slow
 def test_search_counts_what_each_way_embeds(tmp_path):
     content, _ = run_script(
         "search",

@@ -298,7 +298,7 @@ print(json.dumps(seen))
 @pytest.mark.parametrize(
     ("engine", "n_calls"),
     [
-        ("torch", 100),
+        ("torch", 40),
         pytest.param("torch", 400, marks=pytest.mark.slow),
         pytest.param("openvino", 400, marks=pytest.mark.slow),
     ],
