@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -58,9 +59,10 @@ class _Ahead:
 
     def replace(self, reserved: int, future: Future[np.ndarray]) -> None:
         """Count what became of an image instead of what was read."""
-        failed = future.cancelled() or future.exception() is not None
-        self.prepared = self.prepared if failed else future.result().nbytes
-        self.change((0 if failed else self.prepared) - reserved)
+        now = 0
+        with suppress(Exception):  # it failed, or was dropped
+            now = self.prepared = future.result().nbytes
+        self.change(now - reserved)
 
 
 @dataclass

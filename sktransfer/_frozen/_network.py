@@ -229,6 +229,8 @@ class FrozenNetwork:
             why = f"its numbers are {apart:.1e} away from torch's, more than {tolerance:.0e}"
             agrees = apart <= tolerance
         except Exception as error:  # a converter may fail in any way at all
+            if "KeyboardInterrupt" in str(error):  # which it takes for its own failure
+                raise KeyboardInterrupt from error
             why, agrees, cause = str(error).strip() or type(error).__name__, False, error
         if found is None or not agrees:
             if self.engine != "auto":

@@ -106,7 +106,7 @@ class OpenVinoEngine:
         except BaseException:
             request.cancel()
             with suppress(Exception):
-                request.wait()  # it reads `values`; a cancelled one ends with its present layer
+                request.wait()  # it reads `values`, and ends with its present layer
             raise
         finally:
             self._idle.append(request)

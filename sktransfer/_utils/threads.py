@@ -56,18 +56,18 @@ class DecodingThreads:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
             while not self._tasks.empty():
                 task = self._tasks.get()
                 if task is not None:
                     task[0].cancel()
-        for _ in self._threads:
+        for _ in range(len(self._threads)):
             self._tasks.put(None)
         interrupted = kind is not None and not issubclass(kind, Exception)
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()) if interrupted else None)
+        for each in self._threads:
+            each.join(max(0.0, deadline - time.monotonic()) if interrupted else None)
 
 
 def _work(tasks: queue.SimpleQueue) -> None:
