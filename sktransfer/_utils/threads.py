@@ -59,8 +59,7 @@ class DecodingThreads:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
             while not self._tasks.empty():
-                task = self._tasks.get()
-                if task is not None:
+                if (task := self._tasks.get()) is not None:
                     task[0].cancel()
         for _ in range(len(self._threads)):
             self._tasks.put(None)

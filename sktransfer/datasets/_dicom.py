@@ -109,8 +109,6 @@ def dicom_table(
     if isinstance(columns, str):
         raise TypeError(f"columns is a list of names; got {columns!r}. Pass [{columns!r}].")
     base = Path(os.fsdecode(path))
-    if not base.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(base)!r}; pass the path of one as path.")
     walk = Walk(base)
     walk.keep(lambda file: "" if is_dicom(first_bytes(file)) else "files that are no DICOM")
     files = walk.files

@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 
 from sktransfer._images import DicomFrame
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.names import is_unicode, path_column, quoted, shown
+from sktransfer._utils.names import path_column, quoted, shown
 from sktransfer.datasets._tables import (
     FILE_COLUMNS,
     GROUP_COLUMNS,
@@ -27,7 +27,7 @@ from sktransfer.datasets._tables import (
     find_file,
     read_table,
 )
-from sktransfer.datasets._walk import Walk, class_problems, not_an_image
+from sktransfer.datasets._walk import Walk, class_name, class_problems, not_an_image
 
 
 def load_image_folder(
@@ -94,8 +94,6 @@ def load_image_folder(
     ((3, 1), [0, 1, 1], ['ants', 'bees'])
     """
     folder = Path(os.fsdecode(path))
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
     walk = Walk(folder)
     walk.keep(not_an_image)
     classes: dict[str, list[Path]] = {}
@@ -104,7 +102,8 @@ def load_image_folder(
         name, *inside = file.relative_to(folder).parts
         loose += not inside
         if inside:
-            classes.setdefault(name, []).append(file)
+            classes.setdefault(class_name(name), []).append(file)
+    classes = dict(sorted(classes.items()))
     if problems := class_problems(walk, classes, loose):
         listed = "\n- ".join([f"load_image_folder({quoted(folder)}):", *problems])
         warnings.warn(listed, stacklevel=2)
@@ -112,9 +111,9 @@ def load_image_folder(
         raise FileNotFoundError(
             f"{str(folder)!r} has no sub-folder with images in it. It should have one for each "
             "class, for example benign/ and malignant/. For a table of file names and labels there "
-            "is load_image_table."
+            f"is load_image_table.{_left_out(walk, loose)}"
         )
-    names = [name if is_unicode(name) else shown(name) for name in classes]
+    names = list(classes)
     files = [file for inside in classes.values() for file in inside]
     data = pd.DataFrame({"image": path_column(str(file) for file in files)})
     target = np.repeat(np.arange(len(names)), [len(inside) for inside in classes.values()])
@@ -131,8 +130,14 @@ def load_image_folder(
         frame=frame,
         skipped=dict(walk.skipped),
         DESCR=f"{len(files)} images of {len(names)} classes from a folder."
-        + walk.description(loose),
+        + _left_out(walk, loose),
     )
+
+
+def _left_out(walk: Walk, loose: int) -> str:
+    counts = {**walk.skipped, **({"images next to the classes": loose} if loose else {})}
+    listed = ", ".join(f"{kind}: {n}" for kind, n in sorted(counts.items()))
+    return f" Left out: {listed}." if listed else ""
 
 
 def _rows_of_files(

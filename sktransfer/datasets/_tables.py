@@ -259,19 +259,27 @@ def find_file(base: Path, name: Any, row: int) -> Path:
     if _ADDRESS.match(text):
         raise ValueError(f"Row {row}: {text!r} is an address; a table names files by their path.")
     for way in dict.fromkeys((text, text.strip(), text.strip().replace("\\", "/"))):
-        forms = [unicodedata.normalize(form, way) for form in ("NFC", "NFD")]
-        forms.append(os.fsdecode(way.encode("cp1252", "ignore")))
-        for each in (way, *forms):
-            if os.path.isfile(base / each):
-                return base / each
+        if os.path.isfile(base / way):
+            return base / way
+        place = base  # folders and files may be written in different ways
+        for part in Path(way).parts:
+            forms = [unicodedata.normalize(form, part) for form in ("NFC", "NFD")]
+            forms += [os.fsdecode(part.encode(code, "ignore")) for code in ("cp1252", "utf-8")]
+            place /= next((form for form in forms if os.path.exists(place / form)), part)
+        if os.path.isfile(place):
+            return place
     return base / text
 
 
 def comparable_name(name: str) -> str:
     """Return a file's name below a folder so that all ways of writing it are equal."""
-    try:
-        text = os.fsencode(name).decode()
-    except UnicodeDecodeError:
-        text = os.fsencode(name).decode("cp1252", "replace")
-    text = text.strip().replace("\\", "/")
+    parts = []
+    for part in name.strip().replace("\\", "/").split("/"):
+        try:
+            parts.append(os.fsencode(part).decode())
+        except UnicodeEncodeError:  # a table's name where the system's names are ASCII
+            parts.append(part)
+        except UnicodeDecodeError:
+            parts.append(os.fsencode(part).decode("cp1252", "replace"))
+    text = "/".join(parts)
     return unicodedata.normalize("NFC", text).removeprefix("./")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,55 +20,50 @@ from sktransfer._utils.names import quoted, shown
 
 # What to pick up in a folder that also holds notes and tables. What a file really is, its content
 # says when it is read.
-SUFFIXES = frozenset(
-    {
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
-        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".jpf", ".jpx"),
-        *(".avif", ".heic", ".heif", ".hif"),
-        *(".dcm", ".dicom", ".dic", ".dcm30", ".dc3", ".ima"),
-    }
-)
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".jp2", ".j2k", ".jpf", ".jpx", ".avif"),
+    *(".heic", ".heif", ".hif", ".dcm", ".dicom", ".dic", ".dcm30", ".dc3", ".ima"),
+}
 # Images of kinds that are not read: somebody who has them has to know.
-_UNREAD = frozenset(
-    {
-        *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".jxl", ".jxr"),
-        *(".svg", ".svs", ".ndpi", ".mrxs", ".nii", ".nrrd", ".mha", ".mhd", ".npy", ".psd"),
-    }
-)
+_UNREAD = {
+    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".jxl", ".jxr", ".svg"),
+    *(".svs", ".ndpi", ".mrxs", ".nii", ".nrrd", ".mha", ".mhd", ".npy", ".psd"),
+}
 # No need to look inside these.
-_NO_IMAGES = frozenset(
-    {
-        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".log"),
-        *(".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".zip", ".gz"),
-        *(".tar", ".7z", ".rar", ".mp4", ".avi", ".mov", ".mkv", ".xmp", ".parquet", ".pt"),
-    }
-)
+_NO_IMAGES = {
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".log", ".html"),
+    *(".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".py", ".zip", ".gz", ".tar", ".7z"),
+    *(".rar", ".mp4", ".avi", ".mov", ".mkv", ".xmp", ".parquet", ".pt"),
+}
 
 # Left by file servers (Synology, QNAP and others), Windows, macOS, Linux and tools, in any case.
-_LEFT_OVER = {
-    name.lower(): name
-    for name in (
-        *("@eaDir", "@tmp", "#recycle", "#snapshot", "@sharebin", "@SynoDrive", "@Recycle"),
-        *("@Recently-Snapshot", "@__thumb", ".@__thumb", "@Transcode", "#trash", "~snapshot"),
-        *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "Thumbs.db"),
-        *("ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "__MACOSX", ".AppleDouble"),
-        *(".DS_Store", ".Spotlight-V100", ".Trashes", ".fseventsd", ".TemporaryItems", "Icon\r"),
-        *("Network Trash Folder", "Temporary Items", "iPod Photo Cache", "lost+found", "LOST.DIR"),
-        *(".thumbnails", ".picasaoriginals", ".picasa.ini", "Picasa.ini", ".ipynb_checkpoints"),
-        *("__pycache__", "_gsdata_", "DICOMDIR"),
-    )
-}
-_LEFT_OVER_KINDS = {
-    kind: re.compile(translate(kind.lower()))
-    for kind in (
-        *("SYNOPHOTO_*", "SYNOFILE_THUMB*", "SYNOINDEX_*", "*@SynoEAStream", "*@SynoResource"),
-        *("._*", ".Trash-*", "~$*", "found.[0-9][0-9][0-9]"),
-    )
-}
-_PARTS = re.compile(
-    r"(?P<train>train(ing)?)|val(id(ation)?)?|dev|test(ing)?|eval(uation)?|h[oe]ld[-_ ]?out|fold",
+_IN_THE_CLOUD = ".*.icloud"
+_LEFT_OVER = (
+    *("@eaDir", "@tmp", "#recycle", "#snapshot", "@sharebin", "@SynoDrive", "@Recycle", "#trash"),
+    *("@Recently-Snapshot", "@__thumb", ".@__thumb", "@Transcode", "~snapshot", "$RECYCLE.BIN"),
+    *("RECYCLER", "RECYCLED", "System Volume Information", "Thumbs.db", "ehthumbs.db"),
+    *("ehthumbs_vista.db", "desktop.ini", "__MACOSX", ".AppleDouble", ".DS_Store", "Icon\r"),
+    *(".Spotlight-V100", ".Trashes", ".fseventsd", ".TemporaryItems", "Network Trash Folder"),
+    *("Temporary Items", "iPod Photo Cache", "lost+found", "LOST.DIR", ".thumbnails"),
+    *(".picasaoriginals", ".picasa.ini", "Picasa.ini", ".ipynb_checkpoints", "__pycache__"),
+    *("_gsdata_", "DICOMDIR", "SYNOPHOTO_*", "SYNOFILE_THUMB*", "SYNOINDEX_*", "*@SynoEAStream"),
+    *("*@SynoResource", "._*", ".Trash-*", "~$*", "found.[0-9][0-9][0-9]", "*.lrdata"),
+    *("_vti_cnf", _IN_THE_CLOUD),
 )
-_PARTS_ENDS = re.compile(r"[-_ ]?(set|data|dir|images?|imgs|split|samples)?[-_ ]?\d*")
+_LEFT_OVERS = re.compile("|".join(f"({translate(kind.lower())})" for kind in _LEFT_OVER))
+_SMALL = re.compile(r"[._]*(thumb(nail)?s?|previews?|cache)")  # may be what the images show, too
+
+# What words in the names of folders say that are parts of a data set and no classes.
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SAY = {
+    "training": re.compile(r"train(ing)?(set|data)?"),
+    "held out": re.compile(r"(val(id(ation)?)?|test(ing)?|eval(uation)?)(set|data)?|h[oe]ld(out)?"),
+    "a part": re.compile(r"trn?|tst|t[es]|dev|cv|folds?|splits?|parts?|batch|shard"),
+    "images": re.compile(r"(image|img)s?"),
+    "beside images": re.compile(r"(mask|label|annotation|segmentation)s?|truth|gt"),
+    "nothing": re.compile(r"sets?|data|dir|samples|input|out|jpe?g|png|[a-z]"),
+}
 
 
 @dataclass
@@ -81,10 +77,17 @@ class Walk:
     closed: list[str] = field(default_factory=list)  # what may not be opened, and why
     again: list[tuple[str, str]] = field(default_factory=list)  # and where it is read
     folders: list[str] = field(default_factory=list)  # real ones and links, at the top
+    doubtful: list[str] = field(default_factory=list)  # left out, and may be classes
     _seen: dict[tuple[int, int] | str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = Path(os.fsdecode(self.folder))
+        if not self.folder.is_dir():
+            what = "is a file" if self.folder.is_file() else "does not exist"
+            raise FileNotFoundError(
+                f"There is no folder {quoted(self.folder)}: it {what}. Pass the path of a folder; "
+                "extract archives before (~ is not replaced)."
+            )
         top, links = str(self.folder), deque[str]()
         for above in self.folder.resolve().parents:  # a link to one of these is a loop
             self._seen[_identity(str(above))] = ""
@@ -127,6 +130,9 @@ class Walk:
             for entry in found:
                 if kind := _left_over(entry.name):
                     self.skipped[kind] += 1
+                    word = kind.isalpha() and (kind != "hidden" or place == str(self.folder))
+                    if word and entry.is_dir() and _holds_images(entry.path):
+                        self.doubtful.append(self.name(entry.path))
                 elif entry.is_symlink():
                     links.append(entry.path)
                 elif entry.is_dir():
@@ -163,14 +169,6 @@ class Walk:
                 kept.append(file)
         self.files = kept
 
-    def description(self, loose: int = 0) -> str:
-        """Return a sentence about what was left out, or nothing."""
-        counts = dict(self.skipped)
-        if loose:
-            counts["images next to the classes"] = loose
-        listed = ", ".join(f"{kind}: {n}" for kind, n in sorted(counts.items()))
-        return f" Left out: {listed}." if listed else ""
-
     def problems(self) -> list[str]:
         """Return sentences about what may be missing."""
         said = []
@@ -178,20 +176,51 @@ class Walk:
             said.append(f"{_some(self.closed)} cannot be opened; images in there are missing.")
         if self.dangling:
             said.append(f"{_some(self.dangling)}: links that lead nowhere; mount what they name.")
+        if self.doubtful:
+            said.append(
+                f"{_some(self.doubtful)} with images left out as hidden, or as what a system left. "
+                "Rename it if it is a class."
+            )
+        if self.skipped[_IN_THE_CLOUD]:
+            said.append(f"{self.skipped[_IN_THE_CLOUD]} files are in iCloud only; download them.")
         return said
+
+
+def class_name(folder: str) -> str:
+    """Return what a class is called: as in tables, in one form of Unicode, and no blanks around."""
+    try:
+        name = os.fsencode(folder).decode()
+    except UnicodeError:
+        name = shown(folder)
+    return unicodedata.normalize("NFC", name).strip() or name
+
+
+def _parts(folders: list[str]) -> list[str]:
+    """Return the folders that look like parts of a data set, if they are no classes."""
+    said = {
+        folder: {
+            next((kind for kind, pattern in _SAY.items() if pattern.fullmatch(word.lower())), "")
+            for word in _WORDS.findall(folder)
+        }
+        for folder in sorted(folders)
+    }
+    kinds = set[str]().union(*said.values())
+    parts = {"training", "held out", "a part"}
+    for pair in ({"training", "held out"}, {"images", "beside images"}):
+        if pair <= kinds:
+            return [folder for folder, each in said.items() if each & (pair | parts)]
+    named = all(each & parts and "" not in each for each in said.values())
+    return [*said] if named else []
 
 
 def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> list[str]:
     """Return sentences about what may be wrong with folders of classes."""
     said = walk.problems()
-    parts = [match for name in walk.folders if (match := _PARTS.match(name.lower()))]
-    parts = [match for match in parts if _PARTS_ENDS.fullmatch(match.string[match.end() :])]
-    training = {bool(match["train"]) for match in parts}
-    if 0 < len(parts) == len(walk.folders) or len(training) == 2:
-        names = ", ".join(quoted(match.string) for match in parts)
+    if parts := _parts(walk.folders):
         said.append(
-            f"{names} look like parts of a data set, and were taken for classes. Load each of them "
-            f"by itself: load_image_folder({quoted(walk.folder / '...')})."
+            f"{', '.join(map(quoted, parts))} look like parts of a data set, and were taken for "
+            "classes. Load each of them by itself, or the images alone: "
+            f"load_image_folder({quoted(walk.folder / '...')})."
         )
     elif len(classes) == 1:
         (name,) = classes
@@ -201,7 +230,7 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
                 f"The only class, {quoted(name)}, has {len(inside)} folders with images in it; if "
                 "those are the classes, load it instead."
             )
-    if empty := [quoted(name) for name in sorted({*walk.folders} - {*classes})]:
+    if empty := [*map(quoted, sorted({*map(class_name, walk.folders)} - {*classes}))]:
         said.append(f"No images in {_some(empty)}, which made no class.")
     for link, place in walk.again:
         own, other = (_class_of(walk, path) for path in (link, place))
@@ -210,6 +239,16 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
                 f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
                 f"{quoted(other)} alone. Remove the link if that is right."
             )
+    lower = Counter(map(str.casefold, classes))
+    if same := [quoted(name) for name in classes if lower[name.casefold()] > 1]:
+        said.append(f"{_some(same)} differ in upper and lower case only; each is a class.")
+    places = {file.parent for files in classes.values() for file in files}
+    below = [place for place in sorted(places) if place.parent != walk.folder]
+    if small := [walk.name(place) for place in below if _SMALL.fullmatch(place.name.lower())]:
+        said.append(
+            f"{_some(small)}: images that may be small copies of others; they were not left out. "
+            "Move them elsewhere if so."
+        )
     said += _shared_files(walk, classes)
     said += _unread(walk)
     if loose:
@@ -220,20 +259,24 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
 
 
 def _class_of(walk: Walk, path: str) -> str:
-    return Path(path).relative_to(walk.folder).parts[0] if path else ""
+    return class_name(Path(path).relative_to(walk.folder).parts[0]) if path else ""
 
 
 def _shared_files(walk: Walk, classes: dict[str, list[Path]]) -> Iterator[str]:
-    """Name files that are in two classes by links, soft or hard."""
+    """Name files that are there twice by links, soft or hard."""
     first: dict[tuple[int, int] | str, tuple[str, Path]] = {}
-    shared = []
+    twice: dict[str, list[str]] = {"One file in two classes": [], "One file twice in a class": []}
     for name, files in classes.items():
         for file in files:
             own, other = first.setdefault(_identity(str(file)), (name, file))
-            if own != name:
-                shared.append(f"{walk.name(other)} and {walk.name(file)}")
-    if shared:
-        yield f"One file in two classes: {_some(shared)}. Leave one of them out."
+            if other is not file:
+                found = twice[
+                    "One file in two classes" if own != name else "One file twice in a class"
+                ]
+                found.append(f"{walk.name(other)} and {walk.name(file)}")
+    for what, pairs in twice.items():
+        if pairs:
+            yield f"{what}: {_some(pairs)}. Leave one of them out."
 
 
 _LOOKS_LIKE = "that look like images"
@@ -278,13 +321,16 @@ def first_bytes(file: Path) -> bytes:
 
 def _left_over(name: str) -> str:
     """Return the kind of left-overs that a name belongs to, or nothing."""
-    low = name.lower()
-    if low in _LEFT_OVER:
-        return _LEFT_OVER[low].strip()
-    for kind, pattern in _LEFT_OVER_KINDS.items():
-        if pattern.match(low):
-            return kind
+    if found := _LEFT_OVERS.match(name.lower()):
+        return _LEFT_OVER[(found.lastindex or 0) - 1].strip()
     return "hidden" if name.startswith(".") else ""
+
+
+def _holds_images(folder: str) -> bool:
+    try:
+        return any(file.is_file() and not not_an_image(file) for file in Path(folder).iterdir())
+    except OSError:
+        return False
 
 
 def _identity(path: str) -> tuple[int, int] | str:

@@ -138,6 +138,10 @@ def pets(tmp_path):
         ("~$0.jpg", "~$*"),
         ("THUMBS.DB", "Thumbs.db"),
         (".hidden.jpg", "hidden"),
+        (".nfs0001.jpg", "hidden"),
+        ("Network Trash Folder/1.jpg", "Network Trash Folder"),
+        ("Smart Previews.lrdata/1.jpg", "*.lrdata"),
+        ("_vti_cnf/1.jpg", "_vti_cnf"),
     ],
 )
 def test_what_other_programs_left_is_no_class_and_no_image_and_is_counted(pets, left, kind):
@@ -230,6 +234,15 @@ def test_folders_that_may_not_be_opened_are_named(pets, monkeypatch):
         ("train2017", "val2017"),
         ("train", "test", "extra"),
         ("fold1", "fold2"),
+        ("split_0", "split_1"),
+        ("Validation set", "Training set"),
+        ("X_train", "X_test"),
+        ("trainA", "trainB", "testA"),
+        ("ISIC_2019_Training_Input", "ISIC_2019_Test_Input"),
+        ("train-jpeg", "val (1)"),
+        ("images", "masks"),
+        ("JPEGImages", "Annotations"),
+        ("imagesTr", "labelsTr"),
         ("train",),
     ],
 )
@@ -241,11 +254,108 @@ def test_parts_of_a_data_set_are_not_taken_for_classes_without_a_word(tmp_path, 
         assert load_image_folder(tmp_path).target_names == sorted(parts)
 
 
-@pytest.mark.parametrize("classes", [("test", "control"), ("bus", "train"), ("developed", "raw")])
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("test", "control"),
+        ("bus", "train"),
+        ("developed", "raw"),
+        ("positive test", "negative test"),
+        ("with_mask", "without_mask"),
+        ("banana split", "bullet train"),
+        ("thumbs", "cache", "lost"),
+        ("@home", "#1", "_x", "-y"),
+        ("0", "1", "2"),
+    ],
+)
 def test_classes_with_such_names_are_classes(tmp_path, classes):
     for name in classes:
         put(tmp_path, name, "0.png")
     load_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".benign", "Recycled"])
+def test_a_class_that_is_called_like_a_left_over_is_named(pets, name):
+    put(pets, name, "0.png")
+    with pytest.warns(UserWarning, match=rf"'{name}' with images left out.*Rename it"):
+        assert load_image_folder(pets).target_names == ["cat", "dog"]
+    shutil.rmtree(pets / "cat")
+    shutil.rmtree(pets / "dog")
+    with (
+        pytest.warns(UserWarning, match=name),
+        pytest.raises(FileNotFoundError, match=r"Left out: .*: 1\.$"),
+    ):
+        load_image_folder(pets)
+
+
+def test_hidden_folders_without_images_are_nothing_to_say(pets):
+    (pets / ".git").mkdir()
+    (pets / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    assert load_image_folder(pets).skipped == {"hidden": 1}
+
+
+def test_images_that_a_cloud_has_not_sent_are_said(pets):
+    (pets / "cat" / ".7.jpg.icloud").write_bytes(b"bplist00")
+    with pytest.warns(UserWarning, match="1 files are in iCloud only"):
+        assert len(load_image_folder(pets).data) == 3
+
+
+@pytest.mark.parametrize("small", ["thumbs", "_thumbs", "Thumbnails", "previews"])
+def test_what_may_be_small_copies_of_images_is_read_and_said(pets, small):
+    put(pets, "dog", small, "0.png")
+    with pytest.warns(UserWarning, match=f"'dog/{small}': images that may be small copies"):
+        assert len(load_image_folder(pets).data) == 4
+
+
+def test_classes_whose_names_differ_in_case_alone_are_said(pets):
+    put(pets, "Cat", "0.png")
+    with pytest.warns(UserWarning, match="'Cat', 'cat' differ in upper and lower case only"):
+        assert load_image_folder(pets).target.tolist() == [0, 1, 1, 2]
+
+
+def test_classes_whose_names_are_one_in_tables_are_one(tmp_path):
+    for name in ("cafe\u0301", "caf\xe9", "caf\xe9 ", "z"):
+        put(tmp_path, name, "0.png")
+    bunch = load_image_folder(tmp_path)
+    assert bunch.target_names == ["caf\xe9", "z"]
+    assert bunch.target.tolist() == [0, 0, 0, 1]
+
+
+def test_one_file_twice_in_a_class_is_said(pets):
+    os.symlink("0.png", pets / "cat" / "2.png")
+    with pytest.warns(UserWarning, match="twice in a class: 'cat/0.png' and 'cat/2.png'"):
+        assert len(load_image_folder(pets).data) == 4
+
+
+def test_links_are_followed_through_others_and_from_above(pets, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    put(elsewhere, "a", "0.png")
+    os.symlink("a", elsewhere / "b")
+    os.symlink(elsewhere / "b", pets / "bird")
+    os.symlink("..", pets / "cat" / "up")
+    os.symlink(pets, elsewhere / "pets")
+    bunch = load_image_folder(elsewhere / "pets")
+    assert names(bunch, elsewhere / "pets") == ["bird/0.png", "cat/0.png", "cat/1.png", "dog/0.png"]
+
+
+@pytest.mark.parametrize("load", [load_image_folder, dicom_table])
+def test_what_is_no_folder_is_named(pets, load):
+    with pytest.raises(FileNotFoundError, match=r"0.png': it is a file.*extract archives"):
+        load(pets / "cat" / "0.png")
+    with pytest.raises(FileNotFoundError, match=r"'~/nowhere': it does not exist"):
+        load("~/nowhere")
+
+
+def test_a_path_too_long_for_the_system_is_named(pets):
+    deep = os.open(pets / "cat", os.O_RDONLY)
+    for _ in range(22):
+        os.mkdir("d" * 200, dir_fd=deep)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+    with pytest.warns(UserWarning, match=r"File name too long\) cannot be opened"):
+        assert len(load_image_folder(pets).data) == 3
 
 
 def test_a_single_folder_of_classes_is_named(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer._utils.names import path_column, shown
-from sktransfer.datasets import check_images, dicom_table, load_image_folder
+from sktransfer.datasets import check_images, dicom_table, load_image_folder, load_image_table
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 LATIN = os.fsdecode(b"M\xfcller.png")  # as old ZIP files have them
@@ -123,6 +123,62 @@ def test_two_files_whose_names_differ_in_form_alone_are_both_kept(tmp_path):
 def test_names_of_windows_1252_meet_a_table(folder):
     table = pd.DataFrame({"file": ["a/0.png", "a/Müller.png", "b/1.png"], "patient": list("xyz")})
     assert load_image_folder(folder, metadata=table).groups.tolist() == ["x", "y", "z"]
+
+
+ODD = (
+    "a\tb",
+    "q\"'",
+    "back\\slash",
+    "👩\u200d\u2695\ufe0f",
+    "עב",
+    "trail ",
+    " lead",
+    "-x",
+    "%20%s{x}",
+    "$x$",
+    "[1]",
+)
+
+
+def test_odd_names_are_those_of_a_table_and_each_part_in_its_own_way(tmp_path):
+    parts = [unicodedata.normalize("NFD", "Bäume"), "grün"]
+    table = {}
+    for i, name in enumerate((*ODD, "a\nb", "Müller")):
+        raw = name.encode("cp1252") if name == "Müller" else name.encode()
+        put(tmp_path.joinpath(*parts, os.fsdecode(raw + b".png")), i)
+        table["/".join(["Bäume", "grün", f"{name}.png"])] = str(i)
+    frame = pd.DataFrame({"file": [*table], "patient": [*table.values()]})
+    bunch = load_image_folder(tmp_path, metadata=frame)
+    shades = [str(np.asarray(Image.open(os.fsencode(path)))[0, 0]) for path in bunch.data["image"]]
+    assert bunch.groups.tolist() == shades
+    assert bunch.target_names == ["Bäume"]
+    X, _ = load_image_table(frame, root=tmp_path, return_X_y=True)
+    shades = [str(np.asarray(Image.open(os.fsencode(path)))[0, 0]) for path in X["image"]]
+    assert shades == frame["patient"].tolist()
+    assert np.isfinite(extractor(n_jobs=2).fit_transform(X)).all()
+
+
+def test_a_system_whose_names_are_ascii_reads_those_of_others(tmp_path):
+    put(tmp_path / "Bäume" / "Müller.png", 3)
+    table = tmp_path / "t.csv"
+    table.write_text("file,patient\nBäume/Müller.png,p\n", encoding="utf-8")
+    code = (
+        "import sys; from sktransfer.datasets import load_image_folder, load_image_table\n"
+        "folder = load_image_folder('.', metadata='t.csv'); table = load_image_table('t.csv')\n"
+        "assert sys.getfilesystemencoding() == 'ascii'\n"
+        "same = folder.data['image'].tolist() == [str(p) for p in table.data['image']]\n"
+        "print(ascii([folder.target_names, folder.groups.tolist(), same]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.strip() == r"[['B\xe4ume'], ['p'], True]", done.stderr
 
 
 def test_columns_of_paths_are_text_where_they_can_be():
