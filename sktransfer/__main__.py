@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -123,6 +124,8 @@ def _add_report(commands: Any) -> None:
         metavar="FILE",
         help="report.html (the default), .md or .json; may be repeated",
     )
+    # argparse takes -1=normal, as it does -1, for a value once it looks like a number to it.
+    parser._negative_number_matcher = re.compile(r"-[0-9.]+(=.*)?$", re.DOTALL)
     parser.add_argument("--positive", metavar="CLASS", help="positive class")
     parser.add_argument(
         "--train", metavar="DATA", help="the data it was trained on, in the same form"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import safetensors
@@ -40,7 +38,6 @@ from sktransfer.exceptions import WeightsMismatchError
 # Rises when a file of an older version can no longer be read as if it were of this one. Files of
 # schema 1 had no digest.
 SCHEMA = 2
-_DIGEST = re.compile(r"(sha256:[0-9a-f]{64}|blake2b:[0-9a-f]{32,128})")
 
 
 def seal(tensors: Mapping[str, Tensor], header: Any = None) -> bytes:
@@ -232,7 +229,7 @@ class SavedNetwork:
     def to_backbone(self) -> Backbone:
         """Load the network that was fine-tuned, without its head."""
         header, tensors = read_saved(self.path)
-        reference = read_reference(header["reference"])
+        reference = BackboneReference(**header["reference"])
         base = found_source(reference, None, next_to(self.path, header["found_as"]))
         return tuned_backbone(base.load(), reference, tensors)
 
@@ -252,19 +249,6 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     if not isinstance(header, dict) or not {"schema", "reference", "found_as"} <= set(header):
         raise WeightsMismatchError(f"{path} holds no saved estimator; it is another kind of file.")
     return header, tensors
-
-
-def read_reference(found: Any) -> BackboneReference:
-    """Make a reference of what a file says; raise ValueError where that is no reference."""
-    kinds: Any = {"name": str, "weights": (str, NoneType), "seed": (int, NoneType), "digest": str}
-    if (
-        not isinstance(found, dict)
-        or set(found) != set(kinds)
-        or not all(isinstance(found[name], kind) for name, kind in kinds.items())
-        or not _DIGEST.fullmatch(found["digest"])
-    ):
-        raise ValueError(f"it refers to its pretrained network by {found!r}.")
-    return BackboneReference(**found)
 
 
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:

@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from sktransfer._images import ImageSource
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
 from sktransfer._utils.splitting import holdout_split
 
@@ -48,6 +49,8 @@ class Rows:
                 factor[present] = weight.sum() / (present.sum() * total[present])
             else:
                 factor = compute_class_weight(class_weight, classes=classes, y=classes[codes])
+                if not (np.isfinite(factor) & (factor >= 0)).all():
+                    raise ValueError(f"class_weight must be positive; got {class_weight!r}.")
             weight = weight * factor[codes]
         if not weight.sum() > np.finfo(np.float64).tiny * len(weight):
             raise ValueError(
@@ -64,11 +67,10 @@ def read_labels(
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
-    for name, values in (("y", y), ("sample_weight", sample_weight)):
-        if np.ma.is_masked(values):
-            row = np.flatnonzero(np.ma.getmaskarray(values))[0]
-            raise ValueError(f"{name} is masked in row {row}: leave such rows out, of X too.")
-    y = _check_y(y, multi_output=False, y_numeric=False, estimator=estimator)
+    if np.ma.is_masked(sample_weight):
+        row = np.flatnonzero(np.ma.getmaskarray(sample_weight))[0]
+        raise ValueError(f"sample_weight is masked in row {row}: leave such rows out, of X too.")
+    y = _check_y(check_present(y), multi_output=False, y_numeric=False, estimator=estimator)
     check_classification_targets(y)
     if len(source) != len(y):
         raise ValueError(

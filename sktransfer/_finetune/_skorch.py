@@ -519,9 +519,9 @@ class LabelsOfCodes:
 def _weight_of_classes(weight: Any, classes: np.ndarray) -> Tensor:
     """Return ``loss__weight`` as torch's losses take it, a number for each class."""
     numbers = torch.as_tensor(weight, dtype=torch.float32)
-    if numbers.shape != (len(classes),):
+    if numbers.shape != (len(classes),) or not ((numbers >= 0) & numbers.isfinite()).all():
         raise ValueError(
-            f"loss__weight needs one number for each class of {classes.tolist()}, in this order; "
-            f"got shape {tuple(numbers.shape)}. class_weight takes a dict of labels instead."
+            f"loss__weight needs one positive number for each class of {classes.tolist()}, in this "
+            f"order; got {numbers.tolist()!r:.80}. class_weight takes a dict of labels instead."
         )
     return numbers

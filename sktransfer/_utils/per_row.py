@@ -22,6 +22,18 @@ def as_column(values: Any) -> Any:
     return np.asarray(values)
 
 
+def check_present(labels: Any, name: str = "y") -> Any:
+    """Return labels as they are; a missing one, also among words, is an error with its row."""
+    missing = np.asarray(pd.isna(as_column(labels)))
+    rows = np.flatnonzero(missing.any(axis=tuple(range(1, missing.ndim)))) if missing.ndim else ()
+    if len(rows):
+        raise ValueError(
+            f"{name}: {len(rows)} of {len(missing)} rows have no label, the first is row "
+            f"{rows[0]}. Leave these rows out."
+        )
+    return labels
+
+
 def as_frame(table: Any) -> pd.DataFrame | None:
     """Return a table of pandas, polars or pyarrow as one of pandas; None if it is no table."""
     if isinstance(table, pd.DataFrame):

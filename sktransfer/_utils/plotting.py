@@ -8,7 +8,12 @@ import numpy as np
 
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.sklearn_compat import _get_response_values_binary, _safe_indexing
+from sktransfer._utils.sklearn_compat import (
+    _get_response_values_binary,
+    _safe_indexing,
+    decider,
+    own_positive,
+)
 
 # Told apart with every kind of color vision (Okabe & Ito, 2008), and by their markers.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -128,15 +133,18 @@ class ScoreDisplayMixin:
         display : Display
             The display, plotted.
         """
+        own = own_positive(estimator)
         if pos_label is None:
-            pos_label = getattr(estimator, "pos_label_", None)
+            pos_label = own
         score, label = _get_response_values_binary(
             estimator, X, cls._response_methods(response_method), pos_label=pos_label
         )
         name = type(estimator).__name__ if name is None else name
-        for attribute in ("threshold_", "best_threshold_") if cls._shows_threshold else ():
-            if hasattr(estimator, attribute):
-                kwargs.setdefault("threshold", getattr(estimator, attribute))
+        inner = decider(estimator)
+        if cls._shows_threshold and label == (estimator.classes_[1] if own is None else own):
+            for attribute in ("threshold_", "best_threshold_"):
+                if hasattr(inner, attribute):
+                    kwargs.setdefault("threshold", getattr(inner, attribute))
         return cls.from_predictions(y, score, pos_label=label, name=name, **kwargs)
 
     @classmethod

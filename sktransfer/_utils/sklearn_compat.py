@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from sklearn.base import _fit_context
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -70,3 +72,27 @@ def validate_shuffle_split(
     from sklearn.model_selection._split import _validate_shuffle_split
 
     return _validate_shuffle_split(n_samples, test_size, train_size, default_test_size=0.25)
+
+
+def decider(estimator: Any) -> Any:
+    """Return the estimator whose threshold decides, inside pipelines and searches."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[-1][1]
+        elif isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            return estimator
+
+
+def own_positive(estimator: Any) -> Any:
+    """Return the class that an estimator's threshold is for, or None if it names none."""
+    inner = decider(estimator)
+    for name in ("pos_label_", "pos_label"):
+        if getattr(inner, name, None) is not None:
+            return getattr(inner, name)
+    # TunedThresholdClassifierCV: that of the metric which it tuned for.
+    scorer = getattr(inner, "_curve_scorer", None)
+    return None if scorer is None else scorer._get_pos_label()

@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import check_present
 
 # Groups looked at in all tries together: many groups need few tries to come near.
 _MAX_STEPS = 30_000
@@ -32,7 +33,7 @@ def holdout_split(
     ``test_size`` is the share held out, met as nearly as whole groups allow. Every class must be in
     both parts.
     """
-    labels: np.ndarray = column_or_1d(y)
+    labels: np.ndarray = column_or_1d(check_present(y))
     if not 0 < test_size < 1:
         raise ValueError(f"The share held out must lie between 0 and 1; got {test_size!r}.")
     if groups is not None:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._images import ImageSource
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.plotting import new_axes, new_panels
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.inspection._estimator_images import images_of, shown_small
@@ -485,7 +486,7 @@ def _predictions(
     y_true: Any, y_score: Any, y_pred: Any, labels: Any
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Return ``y_true``, ``y_pred`` and ``confidence`` (its score) of each row, and the classes."""
-    truth = column_or_1d(y_true, warn=True)
+    truth = column_or_1d(check_present(y_true, "y_true"), warn=True)
     score = check_scores(y_score)
     check_consistent_length(truth, score, y_pred)
     classes = unique_labels(truth) if labels is None else np.asarray(labels)
@@ -501,7 +502,7 @@ def _predictions(
     if y_pred is None:
         codes = score.argmax(axis=1)
     else:
-        given = column_or_1d(y_pred, warn=True)
+        given = column_or_1d(check_present(y_pred, "y_pred"), warn=True)
         order = np.argsort(classes)
         codes = order[np.searchsorted(classes[order], given).clip(0, len(classes) - 1)]
         unknown = given[classes[codes] != given]

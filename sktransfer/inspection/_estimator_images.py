@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._base import ImageInputMixin
 from sktransfer._images import DecodedImage, ImageSource, as_image_source, resolve_image_shape
+from sktransfer._utils.per_row import check_present
 from sktransfer.exceptions import ImageDecodeError
 
 # Attributes in which wrappers keep an estimator, fitted ones first.
@@ -95,7 +96,7 @@ def thumbnail(image: DecodedImage, side: int) -> DecodedImage:
 
 def class_codes(classes: np.ndarray, y: Any, n: int) -> np.ndarray:
     """Return the positions of ``n`` labels among the classes, or raise a ValueError."""
-    labels = np.asarray(y)
+    labels = np.asarray(check_present(y))
     if labels.shape != (n,):
         raise ValueError(
             f"y must be of shape ({n},), with a label for each row of X; got {labels.shape}."

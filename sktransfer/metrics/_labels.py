@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.per_row import as_column
+from sktransfer._utils.per_row import as_column, check_present
 from sktransfer._utils.sklearn_compat import _check_pos_label_consistency
 
 
@@ -33,13 +32,7 @@ def check_level(level: float, name: str = "confidence_level") -> float:
 
 def check_labels(y: ArrayLike, *, name: str = "y_true") -> np.ndarray:
     """Return labels as an array; a missing one is an error that names its row."""
-    labels: np.ndarray = column_or_1d(as_column(y))
-    missing = np.flatnonzero(pd.isna(labels))
-    if len(missing):
-        raise ValueError(
-            f"{name}: {len(missing)} of {len(labels)} rows have no label, the first is row "
-            f"{missing[0]}. Leave these rows out."
-        )
+    labels: np.ndarray = column_or_1d(as_column(check_present(y, name)))
     return labels
 
 

@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.resampling import members, score_held_out
 
 # Penalties tried, as multiples of the mean squared singular value: from next to none to much more
@@ -63,7 +64,7 @@ def check_labeled(
 
 def check_labels(y: ArrayLike) -> np.ndarray:
     """Check that labels are of classes, at least two of them."""
-    labels = column_or_1d(y)
+    labels = column_or_1d(check_present(y))
     check_classification_targets(labels)
     classes = np.unique(labels)
     if len(classes) < 2:

@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import (
     BaseThresholdClassifier,
     Interval,
@@ -268,6 +269,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         return self
 
     def _labels(self, y: Any) -> np.ndarray:
+        check_present(y)
         labels: np.ndarray = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
         kind = type_of_target(labels, input_name="y")
         if kind != "binary":

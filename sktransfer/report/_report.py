@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
 from sktransfer.report._baselines import baselines_section
@@ -320,8 +321,7 @@ def diagnostic_report(
 
 def _add_first_notices(section: Section, rows: ScoredRows, area: Interval, *, given: Any) -> None:
     """Write, before anything else, that scores point the wrong way, or who chose the direction."""
-    own = [getattr(rows.estimator, name, None) for name in ("pos_label_", "pos_label")]
-    if given is None and own == [None, None] and isinstance(rows.pos_label, str):
+    if given is None and own_positive(rows.estimator) is None and isinstance(rows.pos_label, str):
         section.notices.insert(
             0,
             Notice(

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_columns
-from sktransfer._utils.sklearn_compat import _safe_indexing
+from sktransfer._utils.sklearn_compat import _safe_indexing, decider, own_positive
 from sktransfer.datasets._dicom import is_dicom_ages, years
 from sktransfer.metrics._labels import check_labels, check_readings
 from sktransfer.report._class_names import check_names, names_of_model
@@ -107,7 +108,8 @@ def score_rows(
             f"estimator must be a fitted classifier; {type(estimator).__name__} has no classes_."
         )
     labels = np.asarray(estimator.classes_)
-    label = _positive(estimator, labels, pos_label)
+    own = own_positive(estimator)
+    label = _positive(labels, own if pos_label is None else pos_label)
     truth = check_labels(y, name="y")
     unknown = np.setdiff1d(truth, labels)
     if len(unknown):
@@ -115,7 +117,7 @@ def score_rows(
             f"y has labels that the estimator does not know: {unknown[:5].tolist()}; its classes "
             f"are {labels.tolist()}."
         )
-    method = _method(estimator)
+    method = _method(decider(estimator))
     score = _scores(estimator, X, method, labels, label)
     if len(score) != len(truth):
         raise ValueError(f"y has {len(truth)} labels for {len(score)} rows of X.")
@@ -130,11 +132,14 @@ def score_rows(
     proba: np.ndarray | None = score if method == "predict_proba" else None
     if proba is None and hasattr(estimator, "predict_proba"):
         proba = _scores(estimator, X, "predict_proba", labels, label)
-    chosen, source = _threshold(estimator, threshold, method)
+    if threshold is None:
+        threshold, source = _threshold(decider(estimator), method, label, own, labels)
+    else:
+        source = "It was given to the report."
     named = _class_names(truth, labels, label, negative, positive).astype(str)
     if len(np.unique(named)) < 2:
         raise ValueError(
-            f"The test rows are all of one class, {named[0]!r}; pass rows of both classes."
+            f"The test rows are all of one class, {str(named[0])!r}; pass rows of both classes."
         )
     return ScoredRows(
         estimator=estimator,
@@ -147,7 +152,7 @@ def score_rows(
         positive=positive,
         classes=labels,
         pos_label=label,
-        threshold=chosen,
+        threshold=float(threshold),
         threshold_source=source,
         kept=kept,
         n_given=len(y),
@@ -170,14 +175,13 @@ def _class_names(
     return named
 
 
-def _positive(estimator: Any, labels: np.ndarray, pos_label: Any) -> Any:
-    for name in ("pos_label_", "pos_label"):
-        pos_label = getattr(estimator, name, None) if pos_label is None else pos_label
+def _positive(labels: np.ndarray, pos_label: Any) -> Any:
     if pos_label is None:
         if len(labels) != 2:
             raise ValueError(
                 f"The estimator has {len(labels)} classes, {labels.tolist()}, and a diagnostic "
-                "report is about one of them against the rest: say which with pos_label=."
+                "report is about one of them against the rest: say which with pos_label= "
+                "(--positive)."
             )
         pos_label = labels[1]
     if pos_label not in labels:
@@ -213,9 +217,11 @@ def _names(labels: np.ndarray, label: Any, names: list[str]) -> tuple[str, str]:
     return (others[0] if len(others) == 1 and others[0] != own else f"not {own}"), own
 
 
-def _threshold(estimator: Any, given: float | None, method: str) -> tuple[float, str]:
-    if given is not None:
-        return float(given), "It was given to the report."
+def _threshold(
+    estimator: Any, method: str, label: Any, own: Any, labels: np.ndarray
+) -> tuple[float, str]:
+    """Return the threshold that an estimator decides by, and who chose it."""
+    name, fixed = type(estimator).__name__, getattr(estimator, "threshold", None)
     if hasattr(estimator, "operating_point_"):
         constraint = getattr(estimator, "constraint", "sensitivity")
         goal = (
@@ -225,17 +231,22 @@ def _threshold(estimator: Any, given: float | None, method: str) -> tuple[float,
         )
         sure = getattr(estimator, "confidence_level", None)
         guarantee = "" if sure is None or constraint == "cost" else f" with confidence {sure:g}"
-        return float(estimator.threshold_), (
-            f"{type(estimator).__name__} chose it before these rows were seen, for "
-            f"{goal}{guarantee}."
+        chosen = estimator.threshold_
+        source = f"{name} chose it before these rows were seen, for {goal}{guarantee}."
+    elif hasattr(estimator, "best_threshold_"):
+        chosen = estimator.best_threshold_
+        best = getattr(estimator, "scoring", "score")
+        source = f"{name} chose it on its own training rows, for the best {best}."
+    elif isinstance(estimator, FixedThresholdClassifier) and not isinstance(fixed, str):
+        chosen, source = fixed, f"{name} was given it."
+    else:
+        usual = 0.5 if method == "predict_proba" else 0.0
+        return usual, f"It is the usual {usual:g}: nobody has chosen one for this task."
+    decided = labels[1] if own is None else own
+    if decided != label:
+        raise ValueError(
+            f"The threshold of {name} is one of scores of {decided!s}, and not of {label!s}. Leave "
+            f"pos_label (--positive) out, or give a threshold for {label!s} with threshold= "
+            "(--threshold)."
         )
-    if hasattr(estimator, "best_threshold_"):
-        return float(estimator.best_threshold_), (
-            f"{type(estimator).__name__} chose it on its own training rows, for the best "
-            f"{getattr(estimator, 'scoring', 'score')}."
-        )
-    fixed = getattr(estimator, "threshold", None)
-    if isinstance(fixed, (int, float)):
-        return float(fixed), f"{type(estimator).__name__} was given it."
-    usual = 0.5 if method == "predict_proba" else 0.0
-    return usual, f"It is the usual {usual:g}: nobody has chosen one for this task."
+    return float(chosen), source

@@ -17,6 +17,7 @@ from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, take_rows
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.plotting import new_axes
 from sktransfer._utils.splitting import holdout_split
 from sktransfer.model_selection._networks import check_lengths, finetuner
@@ -51,7 +52,7 @@ class Study:
         if (X_test is None) != (y_test is None):
             raise ValueError("Give X_test and y_test together, or neither of them.")
         self.seed = seed_from(random_state)
-        labels = column_or_1d(y)
+        labels = column_or_1d(check_present(y))
         check_lengths(self.estimator, X, labels, None)
         # The rows that the parts were, if of one set, to name one that cannot be read.
         self.rows: np.ndarray | None = None
@@ -62,7 +63,7 @@ class Study:
             self._rows_test, X_test, y_test = test, take_rows(X, test), labels[test]
             X, labels = take_rows(X, self.rows), labels[self.rows]
         self.X, self.y = X, labels
-        self._X_test, self._y_test = X_test, column_or_1d(y_test)
+        self._X_test, self._y_test = X_test, column_or_1d(check_present(y_test, "y_test"))
 
     def network(self) -> Backbone:
         """Load the estimator's network; random weights without a seed are drawn with ours."""

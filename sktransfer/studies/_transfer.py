@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed
 from sktransfer._image_rows import rows_of
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.plotting import finish_axes, palette_color, palette_marker
 from sktransfer.studies._random_networks import first_stages, random_like, recalibrated
 from sktransfer.studies._training import CurveDisplay, Study, check_choices, paired
@@ -239,7 +240,7 @@ def transfer_curve(
         a = network
         if X_base is not None and {"AnB", "AnB+"} & set(chosen):
             start = random_like(network, derived_seed(seed, _A_NET))
-            task = X_base, column_or_1d(y_base)
+            task = X_base, column_or_1d(check_present(y_base, "y_base"))
             fitted, _ = study.train(
                 start, *task, seed=derived_seed(seed, _A), **(base_params or {})
             )

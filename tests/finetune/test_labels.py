@@ -13,6 +13,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
     StratifiedGroupKFold,
@@ -25,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, cache_info, clear_cache
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.preprocessing import ImageAugmentation
 
 LABELS = {
@@ -286,3 +288,17 @@ def test_cross_validation_runs_in_worker_processes(small, task, tmp_path):
     one = cross_val_score(clf, *task, cv=2, scoring="roc_auc")
     two = cross_val_score(clf, *task, cv=2, scoring="roc_auc", n_jobs=2)
     np.testing.assert_allclose(one, two)
+
+
+@pytest.mark.parametrize("y", [["ill", np.nan] * 20, ["ill", None] * 20, [1, None] * 20])
+def test_a_missing_label_among_words_is_no_class(small, task, y):
+    with pytest.raises(ValueError, match="20 of 40 rows have no label, the first is row 1"):
+        small("squeezenet1_1").fit(task[0], y)
+    with pytest.raises(ValueError, match="20 of 40 rows have no label, the first is row 1"):
+        OperatingPointClassifier(LogisticRegression()).fit(np.zeros((40, 2)), y)
+
+
+@pytest.mark.parametrize("weight", [-1, np.nan, np.inf])
+def test_weights_of_classes_are_positive_numbers(small, task, weight):
+    with pytest.raises(ValueError, match="class_weight must be positive"):
+        small("squeezenet1_1", class_weight={0: weight, 1: 2.0}).fit(*task)

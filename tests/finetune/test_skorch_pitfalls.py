@@ -99,14 +99,14 @@ def test_weights_of_classes_reach_torchs_losses_in_any_form(small, task, kind):
     clf = small(NET, loss=torch.nn.CrossEntropyLoss, loss__weight=kind([1.0, 3.0])).fit(*task)
     assert clf.criterion_.inner.weight.tolist() == [1.0, 3.0]
     assert clf.criterion_.inner.weight.dtype == torch.float32
-    with pytest.raises(ValueError, match=r"one number for each class of .*got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"one positive number for each class of .*got"):
         clf.set_params(loss__weight=kind([1.0, 2.0, 3.0])).fit(*task)
 
 
 def test_masked_labels_and_weights_are_refused(small, task):
     X, y = task
     mask = np.arange(len(y)) == 3
-    with pytest.raises(ValueError, match="y is masked in row 3"):
+    with pytest.raises(ValueError, match="have no label, the first is row 3"):
         small(NET).fit(X, np.ma.masked_array(y, mask))
     with pytest.raises(ValueError, match="sample_weight is masked in row 3"):
         small(NET).fit(X, y, sample_weight=np.ma.masked_array(np.ones(len(y)), mask))

@@ -209,6 +209,11 @@ def test_estimators_bring_their_thresholds(display, fitted):
         found = getattr(shown, "operating_point", None)
         assert (found.threshold if found else shown.threshold) == threshold
         assert shown.pos_label == getattr(wrapped, "pos_label_", 1)
+        # It is no threshold of the other class's scores.
+        shown = display.from_estimator(wrapped, X, y, pos_label=1 - shown.pos_label)
+        found = getattr(shown, "operating_point", None)
+        assert found is None
+        assert getattr(shown, "threshold", None) is None
     fixed = FixedThresholdClassifier(clf, threshold=0.3).fit(X, y)
     assert display.from_estimator(fixed, X, y, threshold=0.3) is not None
 

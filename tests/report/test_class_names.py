@@ -11,9 +11,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import make_scorer, recall_score
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    TunedThresholdClassifierCV,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
 
 from sktransfer import FineTuneClassifier
-from sktransfer.__main__ import main
+from sktransfer.__main__ import _parser, main
 from sktransfer.report import diagnostic_report
 from sktransfer.report._class_names import check_names, given_names, labels_of
 from sktransfer.report._scored_rows import score_rows
@@ -78,7 +87,8 @@ def test_the_option_names_each_class_once():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["normal", "malignant"], "in another order"),
+        (["normal", "malignant"], "the label of another"),
+        (["normal", "other"], "the label of another"),
         ({"Malignant": "m"}, "a mapping with a name for each"),
         (["m", "m"], "a different name for each"),
         ("mn", "in the order of the classes"),
@@ -123,6 +133,12 @@ def reported(tmp_path, model, data, *more):
     out.unlink(missing_ok=True)
     given = ["report", str(model), str(data), "--saliency", "none", "-o", str(out), *more]
     return json.loads(out.read_text()) if main(given) == 0 else None
+
+
+def test_negative_labels_are_typed_like_others():
+    given = ["report", "m", "d", "--classes", "-1=normal", "1=a\nb", "--positive", "-1"]
+    options = _parser().parse_args(given)
+    assert (options.classes, options.positive) == (["-1=normal", "1=a\nb"], "-1")
 
 
 @pytest.mark.parametrize("kind", [bool, int])
@@ -191,6 +207,38 @@ def test_true_is_class_one_whichever_class_is_positive(arrays):
     expected = score_rows(clf, X, y, pos_label=0)
     found = score_rows(clf, X, y == 1, pos_label=0)
     assert found.y.tolist() == expected.y.tolist() == y.astype(str).tolist()
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), (-1, 1), (1, 2)])
+@pytest.mark.parametrize("positive", [0, 1])
+def test_rates_are_those_of_the_class_that_the_threshold_is_for(arrays, classes, positive):
+    _, X, y = arrays
+    labels = np.array(classes)[y]
+    own, other = classes[positive], classes[1 - positive]
+    tuned = TunedThresholdClassifierCV(
+        LogisticRegression(), scoring=make_scorer(recall_score, pos_label=own), cv=2
+    )
+    fixed = FixedThresholdClassifier(LogisticRegression(), threshold=0.2, pos_label=own)
+    for model in (
+        tuned,
+        fixed,
+        make_pipeline(StandardScaler(), fixed),
+        GridSearchCV(fixed, {"estimator__C": [1.0]}, cv=2),
+    ):
+        model.fit(X, labels)
+        rows = score_rows(model, X, labels)
+        assert rows.pos_label == own
+        np.testing.assert_array_equal(rows.predicted, model.predict(X) == own)
+        with pytest.raises(ValueError, match=f"one of scores of {own}, and not of {other}"):
+            score_rows(model, X, labels, pos_label=other)
+        assert score_rows(model, X, labels, pos_label=other, threshold=0.4).threshold == 0.4
+
+
+def test_a_threshold_for_something_else_decides_nothing(arrays):
+    _, X, y = arrays
+    model = SelfTrainingClassifier(LogisticRegression(), threshold=0.9)
+    model.fit(X, np.where(np.arange(60) < 50, y, -1))
+    assert score_rows(model, X, y).threshold == 0.5
 
 
 def test_a_positive_class_that_nobody_named_is_noted(arrays):
