@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
 SECONDS = 30
-X = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+X = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +41,13 @@ def extractor(engine="torch", **kwargs):
 
 
 def in_children(function, rows):
-    """Return what a pool of forked children makes of rows, within a minute."""
+    """Return what a pool of forked children makes of rows, within half a minute."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         return pool.map_async(function, rows).get(SECONDS)
 
 
 def in_a_child(function):
-    """Return what one forked child says, within a minute."""
+    """Return what one forked child says, within half a minute."""
     ours, theirs = multiprocessing.Pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -66,21 +66,16 @@ def in_a_child(function):
         os.waitpid(pid, 0)
 
 
-def test_a_pool_of_forked_children_embeds_as_its_parent_does():
-    feat = extractor(cache=False).fit(X)
-    expected = feat.transform(X)
-    found = in_children(feat.transform, list(X[:, None]))
-    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_forked_executors_predict_as_their_parent_does():
+def test_forked_pools_and_executors_compute_as_their_parent_does():
     clf = FineTuneClassifier(
         "squeezenet1_1", weights=None, image_size=64, max_epochs=1, random_state=0, cache=False
-    ).fit(X, [0, 1] * 3)
-    expected = clf.predict_proba(X)
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(2, mp_context=context) as executor:
-        found = [executor.submit(clf.predict_proba, X[i : i + 3]) for i in (0, 3)]
+    ).fit(X, [0, 1] * 2)
+    feat = extractor(cache=False).fit(X)
+    expected, embedded = clf.predict_proba(X), feat.transform(X)
+    found = in_children(feat.transform, [X[:2], X[2:]])
+    np.testing.assert_allclose(np.concatenate(found), embedded, rtol=1e-4, atol=1e-5)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+        found = [executor.submit(clf.predict_proba, X[i : i + 2]) for i in (0, 2)]
         found = [future.result(SECONDS) for future in found]
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)
 
@@ -114,9 +109,16 @@ def test_a_child_of_openvino_runs_torch_and_says_so_where_openvino_was_asked_for
     assert recorded("any", "question") is None  # the parent and others are told nothing of it
 
 
-@pytest.mark.parametrize("engine", ["torch", "auto"])
-@pytest.mark.parametrize("stored", ["memory", "directory"])
-def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(engine, stored, tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "stored", "times"),
+    [
+        ("auto", "directory", 2),
+        pytest.param("torch", "memory", 8, marks=pytest.mark.slow),
+        pytest.param("torch", "directory", 8, marks=pytest.mark.slow),
+        pytest.param("auto", "memory", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(engine, stored, times, tmp_path):
     feat = extractor(engine, cache=tmp_path if stored == "directory" else True).fit(X)
     expected = feat.transform(X)
     stop = threading.Event()
@@ -128,7 +130,7 @@ def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(engine, store
 
     thread = threading.Thread(target=embed)
     thread.start()
-    new = np.random.default_rng(2).integers(0, 256, (4, 2, 64, 64, 3), dtype=np.uint8)
+    new = np.random.default_rng(2).integers(0, 256, (times, 2, 64, 64, 3), dtype=np.uint8)
     try:
         for images in new:
             both = np.concatenate([X[:2], images])
