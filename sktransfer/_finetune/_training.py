@@ -107,35 +107,28 @@ def train_epochs(
     notified = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
     # Ctrl-C goes on to whoever called, a search say, which must not take this for a result; in all
     # cases what was learned so far is ready for predictions.
-    with _ready_at_the_end(net, progress), suppress(TrainingStopped):
-        while progress.epoch < schedule.epochs:
-            waited = progress.epoch - progress.best_epoch
-            if schedule.patience is not None and waited >= schedule.patience:
-                break
-            epoch = epochs_before + progress.epoch
-            dataset_train.epoch = epoch
-            with _own_draws(net, derived_seed(seed, epoch)):
-                net.notify("on_epoch_begin", **notified)
-                net.history.record("phase", net.phase_)
-                net.run_single_epoch(loader, training=True, prefix="train", step_fn=step)
-                with _averaged(net, progress):
-                    net.run_single_epoch(
-                        valid, training=False, prefix="valid", step_fn=net.validation_step
-                    )
-                    # Noted before the callbacks, one of which may end the training.
-                    progress.epoch += 1
-                    _compare_with_best(net, progress, schedule, validated=valid is not None)
-                net.notify("on_epoch_end", **notified)
-            if checkpoints is not None:
-                checkpoints.save(net, progress, last=progress.epoch == schedule.epochs)
-    return progress
-
-
-@contextmanager
-def _ready_at_the_end(net: Any, progress: Progress) -> Iterator[None]:
-    """Take the best weights when a phase ends, in whatever way."""
     try:
-        yield
+        with suppress(TrainingStopped):
+            while progress.epoch < schedule.epochs:
+                waited = progress.epoch - progress.best_epoch
+                if schedule.patience is not None and waited >= schedule.patience:
+                    break
+                epoch = epochs_before + progress.epoch
+                dataset_train.epoch = epoch
+                with _own_draws(net, derived_seed(seed, epoch)):
+                    net.notify("on_epoch_begin", **notified)
+                    net.history.record("phase", net.phase_)
+                    net.run_single_epoch(loader, training=True, prefix="train", step_fn=step)
+                    with _averaged(net, progress):
+                        net.run_single_epoch(
+                            valid, training=False, prefix="valid", step_fn=net.validation_step
+                        )
+                        # Noted before the callbacks, one of which may end the training.
+                        progress.epoch += 1
+                        _compare_with_best(net, progress, schedule, validated=valid is not None)
+                    net.notify("on_epoch_end", **notified)
+                if checkpoints is not None:
+                    checkpoints.save(net, progress, last=progress.epoch == schedule.epochs)
     finally:
         if progress.best is not None:
             net.module_.restore(progress.best)
@@ -145,6 +138,7 @@ def _ready_at_the_end(net: Any, progress: Progress) -> Iterator[None]:
         whole = net.phase_ == "all"
         net.n_epochs_ = progress.epoch if whole else 0
         net.best_epoch_ = progress.best_epoch if whole else 0
+    return progress
 
 
 def _update_average(net: Any, schedule: Schedule, progress: Progress) -> None:

@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from tqdm.auto import tqdm
 from sktransfer._frozen._network import is_out_of_memory
 from sktransfer._frozen._store import Store
 from sktransfer._images import EncodedImage, ImageSource, Preprocessing
-from sktransfer._utils.memory import give_back_in_turn
+from sktransfer._utils.memory import give_back_freed_memory
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
@@ -44,25 +45,22 @@ BATCH_BYTES = 512 * 2**20
 _POLL_SECONDS = 0.02
 
 
+@dataclass
 class _Ahead:
     """Counts the bytes of images that are on their way; threads change it."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.n_bytes = 0
-        self.prepared = 0  # bytes of an image when it is ready, as far as is known
+    n_bytes: int = 0
+    prepared: int = 0  # bytes of an image when it is ready, as far as is known
+    lock: Any = field(default_factory=threading.Lock)
 
-    def change(self, by: int) -> None:
-        """Count some more bytes, or less."""
-        with self._lock:
+    def change(self, by: int, ready: Future[np.ndarray] | None = None) -> None:
+        """Count some more bytes, or less, and those of an image that has become ready."""
+        with self.lock:
+            if ready is not None:
+                with suppress(Exception):  # it failed, or was dropped
+                    self.prepared = ready.result().nbytes
+                    by += self.prepared
             self.n_bytes += by
-
-    def replace(self, reserved: int, future: Future[np.ndarray]) -> None:
-        """Count what became of an image instead of what was read."""
-        now = 0
-        with suppress(Exception):  # it failed, or was dropped
-            now = self.prepared = future.result().nbytes
-        self.change(now - reserved)
 
 
 @dataclass
@@ -134,7 +132,9 @@ class Extraction:
                         pending: list[tuple[int, bytes, np.ndarray]] = []
                         for decoded in self._decoded(todo, threads, bar.update):
                             pending.append(decoded)
-                            if self._is_full(pending):
+                            size = 4 * pending[0][2].size * (len(pending) + 1)
+                            too_large = self.batch_size == "auto" and size > BATCH_BYTES
+                            if too_large or len(pending) >= self._limit:
                                 self._compute(pending, bar.update)
                                 pending = []
                         if pending:
@@ -152,22 +152,6 @@ class Extraction:
                 self._rows[row] = self._rows[original]
         self._failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
         return self._rows, self._failures
-
-    def _is_full(self, pending: Sequence[tuple[int, bytes, np.ndarray]]) -> bool:
-        """Return whether images are enough for a batch."""
-        too_large = 4 * pending[0][2].size * (len(pending) + 1) > BATCH_BYTES
-        return len(pending) >= self._limit or (self.batch_size == "auto" and too_large)
-
-    def _prepare(self, row: int, encoded: EncodedImage) -> np.ndarray:
-        """Decode and preprocess a row, in a thread."""
-        try:
-            return encoded.prepare(self.preprocessing)
-        except ImageDecodeError:
-            raise
-        except Exception as error:  # a preprocessing callable's own: say at which image
-            number, name = self.images.number(row), self.images.describe(row)
-            error.add_note(f"while preparing row {number} ({name})")
-            raise
 
     def _decoded(
         self, rows: Sequence[int], threads: DecodingThreads, advance: Callable[[int], object]
@@ -205,8 +189,8 @@ class Extraction:
                 first = self._first_row.setdefault(digest, row)
                 state = "copy" if first != row else self._look_up(row, digest)
                 if state == "claimed":
-                    future = threads.submit(self._prepare, row, encoded)
-                    future.add_done_callback(partial(ahead.replace, n_read))
+                    future = threads.submit(encoded.prepare, self.preprocessing)
+                    future.add_done_callback(partial(ahead.change, -n_read))
                     decoding.append((row, digest, future))
                     continue
                 ahead.change(-n_read)
@@ -345,7 +329,7 @@ class Extraction:
                     del self._claimed[digest]
             advance(len(batch))
             pending = pending[len(batch) :]
-            give_back_in_turn(len(batch))
+            give_back_freed_memory(len(batch))
 
     def _halve(self, n: int) -> None:
         """Halve the batch after one of ``n`` images did not fit in memory, and say so once."""

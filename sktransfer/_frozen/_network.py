@@ -77,7 +77,6 @@ class FrozenNetwork:
         # compared with is computed in float32 too.
         self._held_as = precision if engine == "torch" else "float32"
         self._lock = new_lock()
-        after_fork(self._lose_engines)
         self._engines: OrderedDict[tuple, Engine] = OrderedDict()
         self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
         self._largest = 0  # numbers in a batch, since this network rested
@@ -206,6 +205,8 @@ class FrozenNetwork:
             if self._engines and next(reversed(self._engines)) != key:
                 self.rest()  # of all layers in turn, one has the memory of a batch
             if engine is None:
+                if not self._engines:
+                    after_fork(self._lose_engines)
                 engine = self._engines[key] = self._resolve(outputs, side)
                 while len(self._engines) > _MAX_ENGINES:
                     self._engines.popitem(last=False)

@@ -42,20 +42,21 @@ def begin_session() -> None:
         _remove_left_behind(folder)
         directory = folder / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         lock = _hold(directory)
-        _config.set_session(os.getpid(), directory)
-        atexit.register(_end_session, os.getpid(), lock)
+        os.environ[_config.SESSION_VARIABLE] = f"{os.getpid()}:{directory}"
+        atexit.register(_end_session, os.getpid(), directory, lock)
 
 
 def private_directory() -> Path | None:
     """Return the session's directory if this process is to use it; a worker makes it."""
-    session = _config.session()
-    if session is None:
+    owner, _, name = os.environ.get(_config.SESSION_VARIABLE, "").partition(":")
+    if not owner.isdigit() or not name:
         return None
-    if session.owner != os.getpid():
+    directory = Path(name)
+    if owner != str(os.getpid()):
         with suppress(OSError):
-            session.directory.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
     try:
-        status = session.directory.lstat()
+        status = directory.lstat()
     except OSError:
         return None
     # Windows has neither owners nor modes of this kind.
@@ -63,10 +64,10 @@ def private_directory() -> Path | None:
         status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
     )
     if stat.S_ISDIR(status.st_mode) and private:
-        return session.directory
+        return directory
     os.environ[_config.SESSION_VARIABLE] = ""  # said once
     warnings.warn(
-        f"The temporary directory {str(session.directory)!r} is not this user's alone, so that "
+        f"The temporary directory {name!r} is not this user's alone, so that "
         "processes do not share activations through it; results are the same. Set TMPDIR to a "
         "folder that others cannot write to.",
         RuntimeWarning,
@@ -91,18 +92,16 @@ def _hold(directory: Path) -> int:
     return descriptor
 
 
-def _end_session(owner: int, lock: int) -> None:
+def _end_session(owner: int, directory: Path, lock: int) -> None:
     """Remove the session's directory when the process that named it ends."""
-    session = _config.session()
-    # A forked child runs the parent's exit handlers too.
-    if session is None or owner != os.getpid() or session.owner != owner:
+    if owner != os.getpid():  # a forked child runs the parent's exit handlers too
         return
-    if session.directory.is_dir():
-        open_directory(session.directory).close()
-        shutil.rmtree(session.directory, ignore_errors=True)
+    if directory.is_dir():
+        open_directory(directory).close()
+        shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         os.close(lock)
-        session.directory.with_name(session.directory.name + _LOCK).unlink()
+        directory.with_name(directory.name + _LOCK).unlink()
 
 
 def _remove_left_behind(folder: Path) -> None:

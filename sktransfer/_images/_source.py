@@ -123,11 +123,15 @@ class EncodedImage:
 
     def prepare(self, preprocessing: Preprocessing) -> np.ndarray:
         """Return the image as the network wants it; a lack of memory is this row's error too."""
-        image = self.decode(preprocessing.min_decode_side)
         try:
-            return preprocessing(image)
+            return preprocessing(self.decode(preprocessing.min_decode_side))
+        except ImageDecodeError:
+            raise
         except MemoryError as exc:
             raise self._no_memory("prepare", exc) from exc
+        except Exception as exc:  # a callable's own: say at which image
+            exc.add_note(f"while preparing row {self.index} ({self.source})")
+            raise
 
     def _no_memory(self, what: str, error: MemoryError) -> ImageDecodeError:
         content = self.content

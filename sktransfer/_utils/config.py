@@ -9,7 +9,6 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 from sktransfer.exceptions import MissingDependencyError
 
@@ -42,9 +41,9 @@ DIRECTORY_CACHE_VARIABLE = "SKTRANSFER_CACHE_BYTES"
 _CACHE_BYTES = {MEMORY_CACHE_VARIABLE: 512 * 2**20, DIRECTORY_CACHE_VARIABLE: 20 * 2**30}
 # "1" says that everybody who can write to a cache directory is trusted.
 SHARED_CACHE_VARIABLE = "SKTRANSFER_SHARED_CACHE"
-# Set by the process that imports sktransfer first, read by the workers it starts; "" for none.
+# "PID:DIRECTORY", set by the process that imports sktransfer first, its owner, and read by the
+# workers that it starts; "" for none.
 SESSION_VARIABLE = "SKTRANSFER_SESSION"
-
 
 # Limits of containers on memory, and what is taken of them: versions 2 and 1 of control groups.
 _CONTROL_GROUPS = [
@@ -53,13 +52,6 @@ _CONTROL_GROUPS = [
 ]
 # Where nothing tells.
 _ASSUMED_MEMORY = 4 * 2**30
-
-
-class Session(NamedTuple):
-    """The process that workers work for, and the directory they share activations in."""
-
-    owner: int
-    directory: Path
 
 
 def weights_directory() -> Path | None:
@@ -137,17 +129,6 @@ def free_memory() -> int:
         except (OSError, ValueError):  # no such group, or "max"
             continue
     return max(0, min(free))
-
-
-def session() -> Session | None:
-    """Return the session of this process: its own, or that of the process that started it."""
-    owner, _, directory = os.environ.get(SESSION_VARIABLE, "").partition(":")
-    return Session(int(owner), Path(directory)) if owner.isdigit() and directory else None
-
-
-def set_session(owner: int, directory: Path) -> None:
-    """Begin a session, unless the variable is set to "" to have none."""
-    os.environ.setdefault(SESSION_VARIABLE, f"{owner}:{directory}")
 
 
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:

@@ -9,8 +9,6 @@ page by page, for a few milliseconds, wherever it lies.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
 
 from sktransfer._utils.forking import new_lock
 
@@ -19,35 +17,25 @@ _EVERY = 256
 _counting = new_lock()
 _counted: list[int] = []
 
-
-def give_back_freed_memory() -> None:
-    """Return to the system what is free, where the C library can do that; it is taken again."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
-
-
-def give_back_in_turn(n_images: int) -> None:
-    """Count images that a process has run, and give back what they left after some hundreds."""
-    with _counting:
-        _counted.append(n_images)
-        due = sum(_counted) >= _EVERY
-        if due:
-            _counted.clear()
-    if due:
-        give_back_freed_memory()
+# musl, macOS and Windows have none. jemalloc and tcmalloc, where they are loaded in front of glibc,
+# give memory back by themselves after some seconds; then this finds little to do.
+try:
+    _trim = ctypes.CDLL(None).malloc_trim
+    _trim.argtypes, _trim.restype = [ctypes.c_size_t], ctypes.c_int
+except (AttributeError, OSError, TypeError):
+    _trim = None
 
 
-@cache
-def _trim() -> Callable[[int], int] | None:
-    """Return glibc's ``malloc_trim``; None with any other library.
+def give_back_freed_memory(n_images: int | None = None) -> None:
+    """Return to the system what is free, where the C library can do that; it is taken again.
 
-    musl, macOS and Windows have none. jemalloc and tcmalloc, where they are loaded in front of
-    glibc, give memory back by themselves after some seconds; then this finds little to do.
+    With a number of images that were run, only after some hundreds of them.
     """
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return None
-    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
-    return trim
+    if n_images is not None:
+        with _counting:
+            _counted.append(n_images)
+            if sum(_counted) < _EVERY:
+                return
+            _counted.clear()
+    if _trim is not None:
+        _trim(0)

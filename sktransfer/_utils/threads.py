@@ -11,7 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -19,23 +21,23 @@ T = TypeVar("T")
 _PATIENCE_SECONDS = 0.5
 
 
-class DecodingThreads:
+@dataclass(eq=False)
+class DecodingThreads(AbstractContextManager):
     """A few threads that run what is submitted in its order, for the length of a ``with`` block.
 
     An error drops what has not begun. After Ctrl-C what runs is left alone too, if it takes long:
     native code cannot be stopped, and its result is thrown away.
     """
 
-    def __init__(self, n_threads: int) -> None:
-        self._n_threads = n_threads
-        self._threads: list[threading.Thread] = []
-        self._tasks: queue.SimpleQueue[tuple[Future, Callable, tuple] | None] = queue.SimpleQueue()
+    n_threads: int
+    _threads: list[threading.Thread] = field(default_factory=list, init=False)
+    _tasks: queue.SimpleQueue = field(default_factory=queue.SimpleQueue, init=False)
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run a function in a thread, when its turn comes."""
         future: Future[T] = Future()
         self._tasks.put((future, function, arguments))
-        if len(self._threads) < self._n_threads:
+        if len(self._threads) < self.n_threads:
             name = f"sktransfer-decode-{len(self._threads)}"
             thread = threading.Thread(target=_work, args=(self._tasks,), name=name, daemon=True)
             thread.start()
@@ -52,9 +54,6 @@ class DecodingThreads:
         finally:
             for future in futures:
                 future.cancel()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:

@@ -250,12 +250,12 @@ def test_an_openvino_model_gives_the_memory_of_batches_back():
 
 def test_freed_memory_is_given_back_every_few_hundred_images(monkeypatch):
     trims = []
-    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: trims.append(1))
+    monkeypatch.setattr(memory, "_trim", trims.append)
     monkeypatch.setattr(memory, "_counted", [])
     for _ in range(memory._EVERY):
-        memory.give_back_in_turn(1)
+        memory.give_back_freed_memory(1)
     assert len(trims) == 1
-    memory.give_back_in_turn(memory._EVERY)
+    memory.give_back_freed_memory(memory._EVERY)
     assert len(trims) == 2
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,14 +23,13 @@ OWNER = """
 import os, subprocess, sys, time
 import numpy as np
 import sktransfer._frozen._session as session
-from sktransfer._utils import config
 worker = '''
 import numpy as np
 from sktransfer._frozen import store_for
 store_for(True).put([(b"a", np.ones(4, np.float32))])
 '''
 subprocess.run([sys.executable, "-c", worker], check=True)
-print(config.session().directory, flush=True)
+print(os.environ["SKTRANSFER_SESSION"].partition(":")[2], flush=True)
 time.sleep(100)
 """
 
@@ -75,10 +75,10 @@ def test_what_a_terminated_process_left_behind_is_removed_by_the_next(folder):
 def begin(folder):
     """Begin a session in this process, as an import does."""
     _session.begin_session()
-    session = config.session()
-    assert session.owner == os.getpid()
-    assert session.directory.parent == folder
-    return session.directory
+    owner, _, directory = os.environ["SKTRANSFER_SESSION"].partition(":")
+    assert owner == str(os.getpid())
+    assert Path(directory).parent == folder
+    return Path(directory)
 
 
 def test_a_session_is_a_lock_until_a_worker_needs_it_and_nothing_at_the_end(folder, monkeypatch):
@@ -149,7 +149,7 @@ def test_no_temporary_folder_is_no_session(monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", none)
     monkeypatch.delenv("SKTRANSFER_SESSION")
     _session.begin_session()
-    assert config.session() is None
+    assert "SKTRANSFER_SESSION" not in os.environ
     assert store_for(True) is MEMORY_STORE
 
 
