@@ -24,7 +24,7 @@ import numpy as np
 
 from sktransfer._frozen import _disk_file
 from sktransfer._frozen._disk_file import FILE_NAME, is_busy, is_damage
-from sktransfer._frozen._store import CacheInfo, Expected, Rows, is_expected
+from sktransfer._frozen._store import CacheInfo, Expected, Rows, Store, is_expected
 from sktransfer._utils import config as _config
 from sktransfer.exceptions import SkTransferError
 
@@ -42,10 +42,9 @@ _PAUSE_SECONDS = 600.0
 _MAX_OPEN = 8
 # Errors of SQLite, of the disk, and of Python where a field is not what was written.
 _TROUBLE = (sqlite3.Error, OSError, TypeError, ValueError, ArithmeticError, MemoryError)
-_WITHOUT = "and is left alone by this process; results are the same."
 
 
-class DirectoryStore:
+class DirectoryStore(Store):
     """Rows in a directory, shared by every process that opens it, bounded, checked at every read.
 
     The directory is made if need be. ``max_bytes`` bounds the rows, of which the least recently
@@ -79,9 +78,15 @@ class DirectoryStore:
             found = connection.execute(
                 "SELECT dtype, value, digest, used FROM rows WHERE key = ?", (key,)
             ).fetchone()
-            if found is None:
-                return None
-            return _disk_file.unpack(key, *found[:3]), found[3]
+            return None if found is None else (_disk_file.unpack(key, *found[:3]), found[3])
+
+        def drop(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE totals SET value = value - "
+                "(SELECT COALESCE(SUM(LENGTH(value)), 0) FROM rows WHERE key = ?)",
+                (key,),
+            )
+            connection.execute("DELETE FROM rows WHERE key = ?", (key,))
 
         def touch(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE rows SET used = ? WHERE key = ?", (time.time(), key))
@@ -91,8 +96,11 @@ class DirectoryStore:
         if row is not None and not is_expected(row, expected):
             row = None
         if found is not None and row is None:
-            self._attempt(partial(self._drop, key=key), writing=True)
-        elif found is not None and not _is_recent(used):
+            self._attempt(drop, writing=True)  # what is computed again is to take its place
+        # The time may be damaged, or of another clock.
+        elif row is not None and not (
+            isinstance(used, float) and abs(time.time() - used) <= _TOUCH_SECONDS
+        ):
             self._attempt(touch, writing=True)
         with self._lock:
             self._misses += row is None
@@ -107,28 +115,26 @@ class DirectoryStore:
         records = [(*_disk_file.pack(key, np.asarray(row)), time.time()) for key, row in rows]
 
         def write(connection: sqlite3.Connection) -> None:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                added = 0
-                for record in records:
-                    cursor = connection.execute(
-                        "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", record
-                    )
-                    added += cursor.rowcount * len(record[2])
-                    if not cursor.rowcount and not _is_there(connection, record[0]):
-                        raise sqlite3.DatabaseError("its index names rows that do not exist")
-                if records:
-                    connection.execute("UPDATE totals SET value = value + ?", (added,))
-                    self._evict(connection)
+            added = 0
+            for record in records:
+                cursor = connection.execute(
+                    "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?)", record
+                )
+                added += cursor.rowcount * len(record[2])
+                if not cursor.rowcount and not _is_there(connection, record[0]):
+                    raise sqlite3.DatabaseError("its index names rows that do not exist")
+            if records:
+                connection.execute("UPDATE totals SET value = value + ?", (added,))
+                self._evict(connection)
+            if claims:
                 connection.executemany(
                     "DELETE FROM claims WHERE key = ? AND owner = ?",
                     [(claim, owner) for claim in claims],
                 )
-                if claims:
-                    connection.execute(
-                        "UPDATE claims SET expires = ? WHERE owner = ?",
-                        (time.time() + _LEASE_SECONDS, owner),
-                    )
+                connection.execute(
+                    "UPDATE claims SET expires = ? WHERE owner = ?",
+                    (time.time() + _LEASE_SECONDS, owner),
+                )
 
         if records or claims:
             self._attempt(write, writing=True)
@@ -138,26 +144,21 @@ class DirectoryStore:
 
         def write(connection: sqlite3.Connection) -> bool:
             now = time.time()
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                held = connection.execute(
-                    "SELECT owner, host, pid, expires FROM claims WHERE key = ?", (key,)
-                ).fetchone()
-                if held is not None and held[0] != owner.encode() and _holds(now, *held[1:]):
-                    return False
-                if rows and all(map(partial(_is_there, connection), rows)):
-                    return False
-                connection.execute(
-                    "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
-                    (key, owner, socket.gethostname(), os.getpid(), now + _LEASE_SECONDS),
-                )
+            held = connection.execute(
+                "SELECT owner, host, pid, expires FROM claims WHERE key = ?", (key,)
+            ).fetchone()
+            if held is not None and held[0] != owner.encode() and _holds(now, *held[1:]):
+                return False
+            if rows and all(map(partial(_is_there, connection), rows)):
+                return False
+            connection.execute(
+                "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?)",
+                (key, owner, socket.gethostname(), os.getpid(), now + _LEASE_SECONDS),
+            )
             return True
 
         granted = self._attempt(write, writing=True)
         return True if granted is None else granted
-
-    def release(self, keys: Sequence[bytes], owner: str) -> None:
-        self.put((), keys, owner)
 
     def info(self) -> CacheInfo:
         """Return the look-ups of this process; rows and bytes of the directory."""
@@ -173,21 +174,22 @@ class DirectoryStore:
         """Forget every row and give the space back, or raise SkTransferError."""
 
         def write(connection: sqlite3.Connection) -> bool:
-            with connection:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.execute("DELETE FROM rows")
-                connection.execute("DELETE FROM claims")
-                connection.execute("UPDATE totals SET value = 0")
+            connection.execute("DELETE FROM rows")
+            connection.execute("DELETE FROM claims")
+            connection.execute("UPDATE totals SET value = 0")
+            return True
+
+        def shrink(connection: sqlite3.Connection) -> None:
             # Where another process is at work, the space is used again and not given back.
             with suppress(sqlite3.OperationalError):
                 connection.execute("VACUUM")
-            return True
 
         with self._lock:
             self._hits = self._misses = 0
             self._close()
             self._reset()
             cleared = self._attempt(write, writing=True)
+            self._attempt(shrink)
         if not cleared:
             raise SkTransferError(
                 f"The activation store in {str(self.path)!r} could not be cleared: it is locked by "
@@ -221,23 +223,13 @@ class DirectoryStore:
         connection.executemany("DELETE FROM rows WHERE rowid = ?", oldest)
         connection.execute("UPDATE totals SET value = ?", (int(n_bytes) - freed,))
 
-    def _drop(self, connection: sqlite3.Connection, key: bytes) -> None:
-        """Remove a damaged row, so that what is computed again can take its place."""
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            (size,) = connection.execute(
-                "SELECT COALESCE(SUM(LENGTH(value)), 0) FROM rows WHERE key = ?", (key,)
-            ).fetchone()
-            connection.execute("DELETE FROM rows WHERE key = ?", (key,))
-            connection.execute("UPDATE totals SET value = value - ?", (size,))
-
     def _attempt(
         self, action: Callable[[sqlite3.Connection], T], *, writing: bool = False
     ) -> T | None:
         """Run ``action``, which may be run again; on trouble warn once and return None, a miss.
 
-        Where another program holds the file, this waits; once that was in vain, nothing is written
-        and nothing waits until the pause is over.
+        One that is ``writing`` is a transaction. Where another program holds the file, this waits;
+        once that was in vain, nothing is written and nothing waits until the pause is over.
         """
         with self._lock:
             deadline = time.monotonic() + _BUSY_SECONDS
@@ -248,9 +240,12 @@ class DirectoryStore:
                     return None
                 try:
                     connection = self._open()
-                    if self._writable or not writing:
+                    if not writing:
                         return action(connection)
-                    continue
+                    if self._writable:
+                        with connection:
+                            connection.execute("BEGIN IMMEDIATE")
+                            return action(connection)
                 except _TROUBLE as error:
                     if not is_busy(error):
                         if not self._continue_after(error, writing):
@@ -258,64 +253,53 @@ class DirectoryStore:
                     elif paused:
                         return None
                     elif time.monotonic() > deadline:
-                        self._pause()
+                        self._paused_until = time.monotonic() + _PAUSE_SECONDS
+                        self._warn(
+                            "locked",
+                            f"has been locked by another process for {_BUSY_SECONDS:.0f} s, which "
+                            f"may have stopped (`fuser {FILE_NAME}` names it). For "
+                            f"{_PAUSE_SECONDS / 60:.0f} minutes nothing is written to it, and rows "
+                            "are read only where that is possible at once; results are the same.",
+                        )
                         return None
                     else:  # here and not in SQLite, where Ctrl-C would wait too
                         time.sleep(delay)
                         delay = min(2 * delay, 0.05)
             return None
 
-    def _pause(self) -> None:
-        """Do without waiting for a while."""
-        self._paused_until = time.monotonic() + _PAUSE_SECONDS
-        self._warn(
-            "locked",
-            f"has been locked by another process for {_BUSY_SECONDS:.0f} s, which may have stopped "
-            f"(`fuser {FILE_NAME}` names it). For {_PAUSE_SECONDS / 60:.0f} minutes nothing is "
-            "written to it, and rows are read only where that is possible at once; results are "
-            "the same.",
-        )
-
     def _continue_after(self, error: Exception, writing: bool) -> bool:
-        """Decide about the store after an error; return whether to try the action again."""
-        opened = self._connection is not None
+        """Decide about the store after an error; return whether to try the action again.
+
+        A file whose structure is damaged is put aside, whole, once in a process.
+        """
+        opened, known = self._connection is not None, self._identity
         # Messages of SQLite that quote damaged text cannot be decoded.
         if is_damage(error) and (opened or isinstance(error, sqlite3.Error | UnicodeDecodeError)):
-            return self._begin_again(error)
-        if opened and writing:  # full, for example: what is there may still be read
+            self._close()
+            if known is not None and known != _disk_file.identity(self.path):
+                return True  # another process has done it already
+            kind, what, first = "given up", f"is damaged ({error})", not self._replaced
+            self._replaced = True
+            if first and not self._writable:  # its owner may have written to it since it was opened
+                return True
+            if first:
+                try:
+                    _disk_file.set_aside(self.path)
+                except OSError as refused:
+                    what += f", cannot be renamed ({refused})"
+                else:
+                    self._warn("damaged", f"{what} and was renamed; its rows are computed again.")
+                    return True
+        elif opened and writing:  # full, for example: what is there may still be read
             self._writable = False
             self._warn("unusable", f"cannot be written to ({error}); results are the same.")
+            return False
         else:
-            self._give_up()
-            self._warn("unusable", f"cannot be used ({error}) {_WITHOUT}")
-        return False
-
-    def _begin_again(self, error: Exception) -> bool:
-        """Put a file whose structure is damaged aside, whole; return whether that was possible."""
-        known = self._identity
-        self._close()
-        if known is not None and known != _disk_file.identity(self.path):
-            return not self._off  # another process has done it already
-        if self._replaced:
-            self._give_up()
-            self._warn("given up", f"is damaged ({error}) {_WITHOUT}")
-            return False
-        self._replaced = True
-        if not self._writable:  # its owner may have written to it since it was opened
-            return True
-        try:
-            _disk_file.set_aside(self.path)
-        except OSError as refused:
-            self._give_up()
-            self._warn("damaged", f"is damaged ({error}), cannot be renamed ({refused}) {_WITHOUT}")
-            return False
-        self._warn("damaged", f"is damaged ({error}) and was renamed; its rows are computed again.")
-        return True
-
-    def _give_up(self) -> None:
-        """Leave the file alone for the life of this process."""
+            kind, what = "unusable", f"cannot be used ({error})"
         self._off, self._writable = True, False
         self._close()
+        self._warn(kind, f"{what} and is left alone by this process; results are the same.")
+        return False
 
     def _open(self) -> sqlite3.Connection:
         """Return the connection, opened if need be."""
@@ -376,11 +360,6 @@ def _is_there(connection: sqlite3.Connection, key: bytes) -> bool:
     """Return whether there is a row under ``key``."""
     # Not of a column that the index holds: it might be the index alone that has the row.
     return connection.execute("SELECT used FROM rows WHERE key = ?", (key,)).fetchone() is not None
-
-
-def _is_recent(used: Any) -> bool:
-    """Return whether the time of last use is recent; it may be damaged, or of another clock."""
-    return isinstance(used, float) and abs(time.time() - used) <= _TOUCH_SECONDS
 
 
 def _holds(now: float, host: Any, pid: Any, expires: Any) -> bool:

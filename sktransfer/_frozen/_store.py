@@ -61,8 +61,9 @@ class Store(Protocol):
         False if another one is computing it, or has just put all of ``rows``.
         """
 
-    def release(self, keys: Sequence[bytes], owner: str) -> None:
+    def release(self, claims: Sequence[bytes], owner: str) -> None:
         """Give claims back, done or not."""
+        self.put((), claims, owner)
 
     def info(self) -> CacheInfo:
         """Return the counters."""
@@ -79,7 +80,7 @@ def is_expected(row: np.ndarray, expected: Expected | None) -> bool:
     return row.shape == (n,) and row.dtype.itemsize >= dtype.itemsize
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """A bounded dictionary of rows, safe for threads, that forgets the least recently used.
 
     ``max_bytes`` counts keys and headers too. None: ``SKTRANSFER_MEMORY_BYTES``, or 512 MiB.
@@ -136,9 +137,6 @@ class MemoryStore:
                 return False
             return self._claims.setdefault(key, owner) == owner
 
-    def release(self, keys: Sequence[bytes], owner: str) -> None:
-        self.put((), keys, owner)
-
     def info(self) -> CacheInfo:
         with self._lock:
             return CacheInfo(
@@ -151,7 +149,7 @@ class MemoryStore:
             self._n_bytes = self._hits = self._misses = 0
 
 
-class TieredStore:
+class TieredStore(Store):
     """Memory in front of a directory: what either has is a hit, what is computed goes to both.
 
     Claims are made in the far tier, which other processes see.
@@ -176,9 +174,6 @@ class TieredStore:
 
     def claim(self, key: bytes, owner: str, rows: Sequence[bytes] = ()) -> bool:
         return self.far.claim(key, owner, rows)
-
-    def release(self, keys: Sequence[bytes], owner: str) -> None:
-        self.far.release(keys, owner)
 
     def info(self) -> CacheInfo:
         """Return the counters of the far tier; a row that was found near is a hit too."""

@@ -245,7 +245,7 @@ def test_a_file_that_another_process_has_replaced_is_not_replaced_again(store):
     other = DirectoryStore(store.path)
     (store.path / FILE_NAME).rename(store.path / "aside")
     other.put([(key(30), row(30))])
-    assert store._begin_again(sqlite3.DatabaseError("damaged"))
+    assert store._continue_after(sqlite3.DatabaseError("damaged"), writing=True)
     assert np.array_equal(store.get(key(30)), row(30))
     assert not list(store.path.glob("*.damaged-*"))
     other.close()
