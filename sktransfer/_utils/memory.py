@@ -9,6 +9,8 @@ page by page, for a few milliseconds, wherever it lies.
 from __future__ import annotations
 
 import ctypes
+from contextlib import suppress
+from typing import Any
 
 from sktransfer._utils.forking import new_lock
 
@@ -19,11 +21,10 @@ _counted: list[int] = []
 
 # musl, macOS and Windows have none. jemalloc and tcmalloc, where they are loaded in front of glibc,
 # give memory back by themselves after some seconds; then this finds little to do.
-try:
+_trim: Any = None
+with suppress(AttributeError, OSError, TypeError):
     _trim = ctypes.CDLL(None).malloc_trim
     _trim.argtypes, _trim.restype = [ctypes.c_size_t], ctypes.c_int
-except (AttributeError, OSError, TypeError):
-    _trim = None
 
 
 def give_back_freed_memory(n_images: int | None = None) -> None:
