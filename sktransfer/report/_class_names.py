@@ -49,11 +49,20 @@ def given_names(given: Sequence[str], labels: Sequence[Any]) -> dict[Any, str]:
     return found
 
 
-def check_names(names: Any, labels: Sequence[Any]) -> list[str]:
-    """Return ``target_names=`` as a name for each label in their order; refuse what is unclear."""
+def check_names(given: Any, labels: Sequence[Any], known: Mapping[Any, str]) -> list[str]:
+    """Return a name for each label: given, else known; names at odds with these are an error."""
+    names = known if given is None else given
     if isinstance(names, Mapping) and set(names) <= set(labels):
-        names = {label: names.get(label, str(label)) for label in labels}
-    return read_class_names(names, np.asarray(labels), "target_names")
+        names = {label: {**known, **names}.get(label, str(label)) for label in labels}
+    found = read_class_names(names, np.asarray(labels), "target_names")
+    for label, name in zip(labels, found, strict=True):
+        if known.get(label, name) != name and name in known.values():
+            raise ValueError(
+                f"target_names (--classes) call the class {label!r} {name!r}, and the model was "
+                f"saved with it as {known[label]!r}: one is the wrong way round. If the model's "
+                "names are wrong, save it again with class_names=."
+            )
+    return found
 
 
 def labels_of(words: Sequence[Any], labels: Sequence[Any], names: Mapping[Any, str] | None) -> dict:

@@ -126,9 +126,8 @@ def score_rows(
     if len(kept) < len(score):
         X, truth, score = _safe_indexing(X, kept), truth[kept], score[kept]
         patients = None if patients is None else patients[kept]
-    if target_names is None:
-        target_names = names_of_model(estimator) or {}
-    negative, positive = _names(labels, label, check_names(target_names, labels.tolist()))
+    names = check_names(target_names, labels.tolist(), names_of_model(estimator) or {})
+    negative, positive = _names(labels, label, names)
     proba: np.ndarray | None = score if method == "predict_proba" else None
     if proba is None and hasattr(estimator, "predict_proba"):
         proba = _scores(estimator, X, "predict_proba", labels, label)

@@ -98,8 +98,17 @@ def test_the_option_names_each_class_once():
 )
 def test_names_that_would_swap_classes_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
-        check_names(names, ["malignant", "normal"])
-    assert check_names({"normal": "N"}, ["malignant", "normal"]) == ["malignant", "N"]
+        check_names(names, ["malignant", "normal"], {})
+    assert check_names({"normal": "N"}, ["malignant", "normal"], {}) == ["malignant", "N"]
+
+
+def test_names_that_contradict_those_of_the_model_are_refused():
+    for names in (["malignant", "normal"], {0: "malignant", 1: "m"}):
+        with pytest.raises(ValueError, match="the wrong way round"):
+            check_names(names, [0, 1], NAMED)
+    assert check_names(["healthy", "malignant"], [0, 1], NAMED) == ["healthy", "malignant"]
+    assert check_names({1: "ill"}, [0, 1], NAMED) == ["normal", "ill"]
+    assert check_names(None, [0, 1], NAMED) == ["normal", "malignant"]
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -162,7 +171,10 @@ def test_names_in_the_model_decide_and_a_swap_is_the_first_warning(folder, tmp_p
     found = reported(tmp_path, model, data, "--train", str(data))
     assert found["roc"]["roc_auc"]["estimate"] > 0.8
     assert "0 is normal, 1 is malignant" in capsys.readouterr().out
-    found = reported(tmp_path, model, data, "--classes", "0=malignant", "1=normal")
+    assert reported(tmp_path, model, data, "--classes", "0=malignant", "1=normal") is None
+    assert "the wrong way round" in capsys.readouterr().err
+    saved(folder, int, model, ["malignant", "normal"])
+    found = reported(tmp_path, model, data)
     assert found["roc"]["roc_auc"]["high"] < 0.5
     assert "Probably labels or classes are swapped" in found["warnings"][0]
 
