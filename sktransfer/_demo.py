@@ -21,6 +21,7 @@ from sklearn.utils import Bunch
 
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._utils import config as _config
+from sktransfer._utils.names import shown
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
@@ -41,12 +42,11 @@ def run_demo(
     ``positive`` is a class that is compared with all others. Returns what was printed.
     """
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
-    Path(output).mkdir(parents=True, exist_ok=True)
     task = _task(images, positive)
     counts = np.bincount(task.target, minlength=len(task.target_names))
     print(f"{task.DESCR}")
     for name, count in zip(task.target_names, counts, strict=True):
-        print(f"  {name}: {count}")
+        print(f"  {shown(name)}: {count}")
 
     # 1. Embed every image once.
     features = _extractor(task, images, backbone)
@@ -182,37 +182,37 @@ def _draw_plots(
     folder: Path, y: np.ndarray, y_proba: np.ndarray, y_pred: np.ndarray, names: list[str]
 ) -> list[Path]:
     """Draw the ROC curve and the confusion matrix, and return their files."""
+    import matplotlib
     from matplotlib.figure import Figure
 
+    names, binary = [shown(name) for name in names], len(names) == 2
     # Figures without pyplot: no window and no global state on any machine.
     roc, confusion = (Figure(figsize=(5, height), layout="constrained") for height in (5, 4.5))
-    axes = roc.subplots()
-    if len(names) == 2:
-        RocCurveDisplay.from_predictions(
-            y, y_proba[:, 1], ax=axes, name="out-of-fold", plot_chance_level=True
-        )
-        (tn, fp), (fn, tp) = confusion_matrix(y, y_pred)
-        axes.plot(
-            fp / (fp + tn), tp / (tp + fn), "o", color="tab:red", label="at the chosen threshold"
-        )
-        axes.legend(loc="lower right")
-        axes.set_title(f"ROC: {names[1]} against {names[0]}")
-    else:
-        for label, name in enumerate(names):
+    with matplotlib.rc_context({"text.parse_math": False}):  # names with $ are no formulas
+        axes = roc.subplots()
+        for label in range(binary, len(names)):
             RocCurveDisplay.from_predictions(
                 y == label,
                 y_proba[:, label],
                 ax=axes,
-                name=name,
+                name="out-of-fold" if binary else f" {names[label]}",  # legends leave out _names
                 plot_chance_level=label == len(names) - 1,
             )
-        mean = roc_auc_score(y, y_proba, multi_class="ovr")
-        axes.set_title(f"ROC, one against the rest (mean {mean:.3f})")
-    axes = confusion.subplots()
-    ConfusionMatrixDisplay(confusion_matrix(y, y_pred), display_labels=names).plot(
-        ax=axes, cmap="Blues", colorbar=False, xticks_rotation="horizontal"
-    )
-    axes.set_title("Out-of-fold predictions")
+        if binary:
+            (tn, fp), (fn, tp) = confusion_matrix(y, y_pred)
+            chosen = (fp / (fp + tn), tp / (tp + fn))
+            axes.plot(*chosen, "o", color="tab:red", label="at the chosen threshold")
+            axes.legend(loc="lower right")
+            axes.set_title(f"ROC: {names[1]} against {names[0]}")
+        else:
+            mean = roc_auc_score(y, y_proba, multi_class="ovr")
+            axes.set_title(f"ROC, one against the rest (mean {mean:.3f})")
+        axes = confusion.subplots()
+        ConfusionMatrixDisplay(confusion_matrix(y, y_pred), display_labels=names).plot(
+            ax=axes, cmap="Blues", colorbar=False, xticks_rotation="horizontal"
+        )
+        axes.set_title("Out-of-fold predictions")
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [(folder / name).absolute() for name in ("roc.png", "confusion.png")]
     for figure, path in zip((roc, confusion), paths, strict=True):
         figure.savefig(path, dpi=120)

@@ -64,7 +64,7 @@ def test_demo_on_a_folder_leaves_out_a_broken_file(capsys, tmp_path):
 
 
 def test_three_classes_and_one_of_them_against_the_rest(capsys, tmp_path):
-    images = folder_of(tmp_path / "images", ["a", "b", "c"])
+    images = folder_of(tmp_path / "images", ["a", "$\\b{$", "_c"])
     arguments = ["demo", "--images", str(images), "--output", str(tmp_path / "out")]
     assert main(arguments) == 0
     out, _ = capsys.readouterr()

@@ -7,6 +7,7 @@ files can be opened. Output and columns of text would fail at such a name: both 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,17 +39,8 @@ def _escaped(letter: str) -> str:
     return repr(letter)[1:-1]
 
 
-def is_unicode(name: str) -> bool:
-    """Return whether a name can be written as UTF-8."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def path_column(paths: Iterable[Any]) -> pd.Series:
     """Return paths as a column: of text, or of objects where one of them is no Unicode."""
     values = list(paths)
-    plain = all(is_unicode(path) for path in values if isinstance(path, str))
-    return pd.Series(values, dtype=None if plain else object)
+    odd = any(isinstance(path, str) and re.search("[\ud800-\udfff]", path) for path in values)
+    return pd.Series(values, dtype=object if odd else None)

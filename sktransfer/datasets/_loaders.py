@@ -165,19 +165,14 @@ def _rows_of_files(
     relative = [comparable_name(str(file.relative_to(folder))) for file in files]
     # Files whose names differ in the way of writing alone are told apart by it.
     exact = {key for key, n in Counter(relative).items() if n > 1}
-    named = pd.Series(
-        [
-            name if key in exact else key
-            for name in map(str, cells)
-            for key in [comparable_name(name)]
-        ],
-        dtype=object,
-    )
+
+    def key(name: str) -> str:
+        alike = comparable_name(name)
+        return name if alike in exact else alike
+
+    named = pd.Series([key(str(cell)) for cell in cells], dtype=object)
     named = named.str.removeprefix(f"{comparable_name(str(folder.absolute()))}/")
-    relative = [
-        file.relative_to(folder).as_posix() if key in exact else key
-        for file, key in zip(files, relative, strict=True)
-    ]
+    relative = [key(file.relative_to(folder).as_posix()) for file in files]
     keys = relative if named.isin(relative).any() else [name.split("/")[-1] for name in relative]
     for source, values in (("table names", named), ("folder has", pd.Series(keys, dtype=object))):
         if (twice := values[values.isin(keys) & values.duplicated()]).size:

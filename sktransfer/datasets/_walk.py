@@ -52,7 +52,9 @@ _LEFT_OVER = (
     *("_vti_cnf", _IN_THE_CLOUD),
 )
 _LEFT_OVERS = re.compile("|".join(f"({translate(kind.lower())})" for kind in _LEFT_OVER))
-_SMALL = re.compile(r"[._]*(thumb(nail)?s?|previews?|cache)")  # may be what the images show, too
+_SMALL = re.compile(
+    r"(?i)[._]*(thumb(nail)?s?|previews?|cache)"
+)  # may be what the images show, too
 
 # What words in the names of folders say that are parts of a data set and no classes.
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -171,19 +173,19 @@ class Walk:
 
     def problems(self) -> list[str]:
         """Return sentences about what may be missing."""
-        said = []
-        if self.closed:
-            said.append(f"{_some(self.closed)} cannot be opened; images in there are missing.")
-        if self.dangling:
-            said.append(f"{_some(self.dangling)}: links that lead nowhere; mount what they name.")
-        if self.doubtful:
-            said.append(
-                f"{_some(self.doubtful)} with images left out as hidden, or as what a system left. "
-                "Rename it if it is a class."
-            )
-        if self.skipped[_IN_THE_CLOUD]:
-            said.append(f"{self.skipped[_IN_THE_CLOUD]} files are in iCloud only; download them.")
-        return said
+        return _sentences(
+            (self.closed, "{} cannot be opened; images in there are missing."),
+            (self.dangling, "{}: links that lead nowhere; mount what they name."),
+            (
+                self.doubtful,
+                "{} with images left out as hidden, or as what a system left. Rename it if it is a "
+                "class.",
+            ),
+            (
+                [f"{n} files" for kind, n in self.skipped.items() if kind == _IN_THE_CLOUD],
+                "{} are in iCloud only; download them.",
+            ),
+        )
 
 
 def class_name(folder: str) -> str:
@@ -215,80 +217,75 @@ def _parts(folders: list[str]) -> list[str]:
 
 def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> list[str]:
     """Return sentences about what may be wrong with folders of classes."""
-    said = walk.problems()
-    if parts := _parts(walk.folders):
-        said.append(
-            f"{', '.join(map(quoted, parts))} look like parts of a data set, and were taken for "
-            "classes. Load each of them by itself, or the images alone: "
-            f"load_image_folder({quoted(walk.folder / '...')})."
-        )
-    elif len(classes) == 1:
-        (name,) = classes
-        inside = {file.relative_to(walk.folder).parts[1:-1][:1] for file in classes[name]}
-        if len(inside) > 1 and () not in inside:
-            said.append(
-                f"The only class, {quoted(name)}, has {len(inside)} folders with images in it; if "
-                "those are the classes, load it instead."
-            )
-    if empty := [*map(quoted, sorted({*map(class_name, walk.folders)} - {*classes}))]:
-        said.append(f"No images in {_some(empty)}, which made no class.")
+    parts = _parts(walk.folders)
+    places = sorted({file.parent for files in classes.values() for file in files})
+    inside = {place.relative_to(walk.folder).parts[1:2] for place in places}
+    alone = len(classes) == 1 and len(inside) > 1 and () not in inside and not parts
+    lower = Counter(map(str.casefold, classes))
+    small = [each for each in places if each.parent != walk.folder and _SMALL.fullmatch(each.name)]
+    said = _sentences(
+        (
+            [", ".join(map(quoted, parts))] if parts else [],
+            "{} look like parts of a data set, and were taken for classes. Load each of them by "
+            "itself, or the images alone: load_image_folder(path of one of them).",
+        ),
+        (
+            [f"{quoted(name)}, has {len(inside)} folders" for name in classes if alone],
+            "The only class, {} with images in it; if those are the classes, load it instead.",
+        ),
+        (
+            [*map(quoted, sorted({*map(class_name, walk.folders)} - {*classes}))],
+            "No images in {}, which made no class.",
+        ),
+        (
+            [quoted(name) for name in classes if lower[name.casefold()] > 1],
+            "{} differ in upper and lower case only; each is a class.",
+        ),
+        (
+            [walk.name(each) for each in small],
+            "{}: images that may be small copies of others, and were read. Move them if so.",
+        ),
+        *(
+            (pairs, f"One file {what}: {{}}. Leave one out.")
+            for what, pairs in _twice(walk, classes)
+        ),
+        (
+            [f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind],
+            "Left out: {}. Convert what is of no format that is read, and give the others the "
+            "suffix of their format.",
+        ),
+        (
+            [f"{loose} images"] if loose else [],
+            "{} next to the folders of classes are of no class, and were left out.",
+        ),
+    )
     for link, place in walk.again:
-        own, other = (_class_of(walk, path) for path in (link, place))
+        own, other = (
+            class_name(os.path.relpath(path, walk.folder).split(os.sep)[0]) if path else ""
+            for path in (link, place)
+        )
         if other and own != other:
             said.append(
                 f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
                 f"{quoted(other)} alone. Remove the link if that is right."
             )
-    lower = Counter(map(str.casefold, classes))
-    if same := [quoted(name) for name in classes if lower[name.casefold()] > 1]:
-        said.append(f"{_some(same)} differ in upper and lower case only; each is a class.")
-    places = {file.parent for files in classes.values() for file in files}
-    below = [place for place in sorted(places) if place.parent != walk.folder]
-    if small := [walk.name(place) for place in below if _SMALL.fullmatch(place.name.lower())]:
-        said.append(
-            f"{_some(small)}: images that may be small copies of others; they were not left out. "
-            "Move them elsewhere if so."
-        )
-    said += _shared_files(walk, classes)
-    said += _unread(walk)
-    if loose:
-        said.append(
-            f"{loose} images next to the folders of classes are of no class, and were left out."
-        )
-    return said
+    return walk.problems() + said
 
 
-def _class_of(walk: Walk, path: str) -> str:
-    return class_name(Path(path).relative_to(walk.folder).parts[0]) if path else ""
-
-
-def _shared_files(walk: Walk, classes: dict[str, list[Path]]) -> Iterator[str]:
-    """Name files that are there twice by links, soft or hard."""
+def _twice(walk: Walk, classes: dict[str, list[Path]]) -> Iterable[tuple[str, list[str]]]:
+    """Return files that are there twice by links, soft or hard."""
     first: dict[tuple[int, int] | str, tuple[str, Path]] = {}
-    twice: dict[str, list[str]] = {"One file in two classes": [], "One file twice in a class": []}
+    found: dict[str, list[str]] = {}
     for name, files in classes.items():
         for file in files:
             own, other = first.setdefault(_identity(str(file)), (name, file))
             if other is not file:
-                found = twice[
-                    "One file in two classes" if own != name else "One file twice in a class"
-                ]
-                found.append(f"{walk.name(other)} and {walk.name(file)}")
-    for what, pairs in twice.items():
-        if pairs:
-            yield f"{what}: {_some(pairs)}. Leave one of them out."
+                what = "twice in a class" if own == name else "in two classes"
+                found.setdefault(what, []).append(f"{walk.name(other)} and {walk.name(file)}")
+    return found.items()
 
 
 _LOOKS_LIKE = "that look like images"
-
-
-def _unread(walk: Walk) -> Iterator[str]:
-    kinds = [f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind]
-    if kinds:
-        yield (
-            f"Left out: {_some(kinds)}. Convert what is of no format that is read, and give the "
-            "others the suffix of their format."
-        )
 
 
 def not_an_image(file: Path) -> str:
@@ -342,7 +339,11 @@ def _identity(path: str) -> tuple[int, int] | str:
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return f"{', '.join(listed[:3])}{more}"
+def _sentences(*problems: tuple[list[str], str]) -> list[str]:
+    """Return each sentence about names, the first three of them, if there are any."""
+    more = (f" and {len(names) - 3} more" if len(names) > 3 else "" for names, _ in problems)
+    return [
+        sentence.format(", ".join(names[:3]) + others)
+        for (names, sentence), others in zip(problems, more, strict=True)
+        if names
+    ]
