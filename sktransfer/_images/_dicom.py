@@ -29,7 +29,7 @@ from sktransfer._utils.sklearn_compat import StrOptions, validate_parameter_cons
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
 # Part of every digest: raised when the same file and options come to give other pixels.
-_VERSION = 2
+_VERSION = 3
 
 _POOL = HelperPool("sktransfer._images._dicom_worker:answer", _config.HELPER_MEMORY_BYTES)
 

@@ -143,8 +143,9 @@ def colors_by_label(stored: np.ndarray, label: str, bits: int, notes: Notes) -> 
 def _is_no_ybr(stored: np.ndarray, bits: int) -> bool:
     """Return whether colors are RGB and not YCbCr.
 
-    What RGB can be fills a quarter of the cube of YCbCr; and components of RGB are correlated, as
-    those of YCbCr never are. Zeros do not count; areas of YCbCr are blanked with them.
+    What RGB can be fills a quarter of the cube of YCbCr; and components of RGB rise and fall
+    together from zero, those of YCbCr (of violet, say) from the middle. Zeros do not count; areas
+    of YCbCr are blanked with them.
     """
     colors = stored.reshape(-1, 3)
     colors = colors[:: max(1, len(colors) // _LOOKED_AT)]
@@ -157,6 +158,10 @@ def _is_no_ybr(stored: np.ndarray, bits: int) -> bool:
     outside = (rgb < -far) | (rgb > scale + far)
     with np.errstate(all="ignore"):  # no correlation with what is constant
         together = bool((np.corrcoef(colors.T) > _TOGETHER).all())
+    if together:
+        first = colors[:, 0] - colors[:, 0].mean()
+        slopes = first @ colors[:, 1:] / (first @ first)
+        together = bool((colors[:, 1:].mean(0) - slopes * colors[:, 0].mean() < scale / 4).all())
     return together or float(outside.any(axis=1).mean()) > _SHARE
 
 

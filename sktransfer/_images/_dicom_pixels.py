@@ -129,7 +129,12 @@ def native_frame(pixels: PixelData, values: Values, frame: int, syntax: uid.UID)
         "pixel_vr": pixels.vr,
     }
     value = pixels.value[: expected + expected % 2]
-    stored, _ = get_decoder(syntax).as_array(value, index=frame, raw=True, **options)
+    if allocated == 1:  # of which frames need not begin with a byte
+        each = size[0] * size[1]
+        unpacked = np.unpackbits(np.frombuffer(value, np.uint8), bitorder="little")
+        stored = unpacked[frame * each : (frame + 1) * each].reshape(size)
+    else:
+        stored, _ = get_decoder(syntax).as_array(value, index=frame, raw=True, **options)
     if not is_float and bits < allocated:
         stored = counting_bits(stored, values, bits)
     if samples == 3:

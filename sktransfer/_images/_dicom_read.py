@@ -38,7 +38,7 @@ _SLACK_BYTES = 2**20
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _BEGINNINGS = (b"\xff\xd8\xff", b"\xff\x4f\xff")
-_LONG = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN", b"UT", b"SQ")
+_TYPES = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
 _KEYWORDS = {0x0008: "FloatPixelData", 0x0009: "DoubleFloatPixelData", 0x0010: "PixelData"}
 
 
@@ -82,7 +82,8 @@ def _read_header(data: bytes, max_inflated: int) -> Header:
     notes = Notes()
     syntax = uid.UID(str(Values(meta, notes).first("TransferSyntaxUID") or ""))
     if not syntax:
-        raise UnreadableError("damaged DICOM file: it does not say how it is encoded.")
+        notes.correct("TransferSyntaxUID is empty: taken as uncompressed, little endian")
+        syntax = uid.ImplicitVRLittleEndian
     if syntax not in _ALLOWED:
         name = syntax.name if syntax.name != str(syntax) else f"private: {syntax}"
         raise UnreadableError(
@@ -222,14 +223,9 @@ def find_pixel_data(header: Header) -> PixelData:
         raise UnreadableError("a DICOM file without an image in it (no PixelData).")
     group, element = struct.unpack_from(f"{order}HH", data, at)
     vr = bytes(data[at + 4 : at + 6])
-    implicit = not vr.isupper()  # whatever the transfer syntax says, as in pydicom
-    if implicit or vr in _LONG:
-        start = at + 8 if implicit else at + 12
-        vr = b"OW" if implicit else vr
-        length = int.from_bytes(data[start - 4 : start], "little" if order == "<" else "big")
-    else:
-        start = at + 8
-        (length,) = struct.unpack_from(f"{order}H", data, at + 6)
+    implicit = vr not in _TYPES  # whatever the transfer syntax says; no even length begins so
+    start, vr = (at + 8, b"OW") if implicit else (at + 12, vr)
+    length = int.from_bytes(data[start - 4 : start], "little" if order == "<" else "big")
     if group != 0x7FE0 or element not in _KEYWORDS:
         raise UnreadableError("a DICOM file without an image in it (no PixelData).")
     keyword, in_fragments = _KEYWORDS[element], length == _UNDEFINED

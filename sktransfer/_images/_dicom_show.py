@@ -269,6 +269,10 @@ def _in_strips(
 def _through_palette(stored: np.ndarray, values: Values) -> np.ndarray:
     """Return the colors that a palette gives to stored values."""
     try:
+        if not values.little_endian:  # of which pydicom takes no account
+            for color in ("Red", "Green", "Blue"):
+                element = values.dataset[f"{color}PaletteColorLookupTableData"]
+                element.value = np.frombuffer(element.value, np.uint16).byteswap().tobytes()
         colors = apply_color_lut(stored, values.dataset)[:, :, :3]
     except Exception as error:  # pydicom raises whatever is missing or odd
         raise UnreadableError(

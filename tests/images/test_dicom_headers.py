@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sktransfer._images import _dicom, as_image_source
 from sktransfer.datasets import describe_dicom
@@ -18,7 +19,11 @@ pydicom = pytest.importorskip("pydicom")
 from pydicom.dataelem import DataElement  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 GONE = ...
 STORED = np.arange(2048, dtype=np.int16).reshape(32, 64)
@@ -372,6 +377,54 @@ def test_pairs_of_pixels_share_their_chroma_where_there_are_bytes_for_no_more():
     full = np.tile(np.array([104, 86, 210], np.uint8), 48)
     data = scan(COLORS, PhotometricInterpretation="YBR_FULL_422", PixelData=("OB", full.tobytes()))
     assert np.abs(shown(data) * 255 - (219, 60, 30)).max() < 2
+
+
+def test_lengths_that_look_like_types_are_lengths():
+    """Of 18,000 bytes and no type: the length begins with the letters P and F."""
+    gray = np.random.default_rng(0).integers(0, 256, (180, 100), dtype=np.uint8)
+    assert (18_000).to_bytes(4, "little")[:2] == b"PF"
+    assert np.array_equal(shown(scan(gray, ImplicitVRLittleEndian)) * 255, gray)
+
+
+@pytest.mark.parametrize("frame", [0, 1, 4])
+def test_frames_of_single_bits_need_not_begin_with_a_byte(frame):
+    bits = np.random.default_rng(0).integers(0, 2, (5, 7, 9), dtype=np.uint8)
+    packed = np.packbits(bits.ravel(), bitorder="little").tobytes()
+    elements = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "NumberOfFrames": 5}
+    data = scan(bits[0], PixelData=("OB", packed), **elements)
+    assert np.array_equal(shown(data, DicomOptions(frame=frame)), bits[frame])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_files_that_do_not_say_how_they_are_encoded_are_taken_as_uncompressed(syntax):
+    data = scan(syntax=syntax)
+    bare = data[:132] + data[data.index(b"\x08\x00\x60\x00") :]
+    assert np.allclose(shown(bare), window(HOUNSFIELD), atol=1e-6)
+    assert "TransferSyntaxUID is empty" in notes(bare)
+
+
+@pytest.mark.parametrize("color", [(255, 0, 255), (148, 0, 211), (255, 105, 180), (0, 0, 255)])
+def test_shades_of_one_color_in_ycbcr_stay_that_color(color):
+    """Of violet, all three components rise and fall together, as those of RGB do."""
+    shades = (np.linspace(0, 1, 48).reshape(8, 6, 1) * color).astype(np.uint8)
+    ycc = np.asarray(Image.fromarray(shades).convert("YCbCr"))
+    data = scan(ycc, PhotometricInterpretation="YBR_FULL")
+    assert np.abs(shown(data) * 255 - shades).max() <= 3
+    assert notes(data) == ""
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_palettes_are_read_in_either_order_of_bytes(order):
+    entries = np.random.default_rng(0).integers(0, 65536, (3, 64), dtype=np.uint16)
+    stored = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    elements = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for color, each in zip(("Red", "Green", "Blue"), entries, strict=True):
+        elements[f"{color}PaletteColorLookupTableDescriptor"] = [64, 0, 16]
+        data = each.astype(order).tobytes()
+        elements[f"{color}PaletteColorLookupTableData"] = ("OW", data)
+    syntax = ExplicitVRLittleEndian if order == "<u2" else ExplicitVRBigEndian
+    made = scan(stored, syntax, **elements, PixelData=("OB", stored.tobytes()))
+    assert np.array_equal(shown(made) * 255, entries.T[stored] >> 8)
 
 
 def test_frames_fall_back_on_what_is_said_of_all_of_them():
