@@ -81,7 +81,8 @@ def _read_header(data: bytes, max_inflated: int) -> Header:
     )
     notes = Notes()
     syntax = uid.UID(str(Values(meta, notes).first("TransferSyntaxUID") or ""))
-    if not syntax:
+    is_said = bool(syntax)
+    if not is_said:
         notes.correct("TransferSyntaxUID is empty: taken as uncompressed, little endian")
         syntax = uid.ImplicitVRLittleEndian
     if syntax not in _ALLOWED:
@@ -96,6 +97,8 @@ def _read_header(data: bytes, max_inflated: int) -> Header:
         syntax = uid.ExplicitVRLittleEndian
     file = io.BytesIO(data)
     dataset = dcmread(file, stop_before_pixels=True)
+    if not is_said and "Rows" not in dataset:
+        raise UnreadableError("damaged DICOM file: it does not say how it is encoded.")
     values = Values(dataset, notes, syntax.is_little_endian)
     return Header(values, syntax, declared, data, file.tell())
 
