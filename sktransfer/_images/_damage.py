@@ -74,7 +74,9 @@ class _Jpeg:
     processes: set[int] = field(default_factory=set)  # markers of its frames, of which one is read
     blocks: int = 0
     interval: int = 0  # units between restart markers
-    units: int = 0  # of a scan that holds all components
+    units: dict[int, int] = field(default_factory=dict)  # of a scan of one component
+    all_units: int = 0  # of a scan of several, each of which has blocks of all
+    restarts_missing: bool = False  # in the last scan
     # For each component the lowest bit that was sent of each of its 64 coefficients.
     sent: dict[int, dict[int, int]] = field(default_factory=dict)
 
@@ -107,7 +109,7 @@ def check_jpeg(data: bytes) -> None:
         )
     except ValueError as error:
         said = _SAID.search(str(error))
-        if said is not None and not _is_padding(said[0], jpeg.scans[-1]):
+        if said is not None and not _is_padding(said[0], jpeg):
             kind = "truncated" if "remature" in said[0] else "damaged"
             raise ImageDecodeError(
                 f"{kind} JPEG: part of it is missing or overwritten (libjpeg: {said[0]}). {_ADVICE}"
@@ -152,14 +154,15 @@ def _parse_jpeg(data: bytes) -> _Jpeg:
 
 
 def _add_frame(jpeg: _Jpeg, segment: bytes) -> None:
-    """Note how many components and blocks there are."""
+    """Note how many components, blocks and units there are."""
     height, width, jpeg.n_components = struct.unpack_from(">HHB", segment, 5)
     sampling = [(byte >> 4 or 1, byte & 15 or 1) for byte in segment[11::3]] or [(1, 1)]
-    if len(sampling) == 1:
-        sampling = [(1, 1)]
     wide, high = (max(each) for each in zip(*sampling, strict=True))
-    jpeg.units = math.ceil(width / (8 * wide)) * math.ceil(height / (8 * high))
-    blocks = jpeg.units * sum(across * down for across, down in sampling)
+    for component, (across, down) in zip(segment[10::3], sampling, strict=False):
+        columns, rows = math.ceil(width * across / wide / 8), math.ceil(height * down / high / 8)
+        jpeg.units[component] = columns * rows
+    jpeg.all_units = math.ceil(width / (8 * wide)) * math.ceil(height / (8 * high))
+    blocks = jpeg.all_units * sum(across * down for across, down in sampling)
     jpeg.blocks = max(jpeg.blocks, blocks)
 
 
@@ -174,17 +177,18 @@ def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
         for component in header[5:-3:2]:
             sent = jpeg.sent.setdefault(component, {})
             sent.update(dict.fromkeys(range(first, last + 1), low))
-    if jpeg.interval and n == jpeg.n_components:  # some scanners write rows below the image
-        needed = math.ceil(jpeg.units / jpeg.interval)
-        for number, restart in enumerate(_RESTART.finditer(coded), 1):
-            if number == needed:
-                coded = coded[: restart.start()]
-                break
+    if jpeg.interval:
+        units = jpeg.units.get(header[5], 0) if n == 1 else jpeg.all_units
+        needed = math.ceil(units / jpeg.interval)
+        restarts = [found.start() for found in _RESTART.finditer(coded)]
+        jpeg.restarts_missing = len(restarts) < needed - 1
+        if 0 < needed <= len(restarts):  # some scanners go on below the image
+            coded = coded[: restarts[needed - 1]]
     jpeg.scans.append(coded)
     jpeg.parts += [header, coded]
 
 
-def _is_padding(said: str, coded: bytes) -> bool:
+def _is_padding(said: str, jpeg: _Jpeg) -> bool:
     """Return whether a warning is of bytes that encoders leave behind the pixels.
 
     They are two at most, or all alike and none of them decoded: a decoder that lost its place in
@@ -193,9 +197,10 @@ def _is_padding(said: str, coded: bytes) -> bool:
     found = _EXTRANEOUS.search(said)
     if found is None:
         return False
-    n = int(found[1])
+    n, coded = int(found[1]), jpeg.scans[-1]
     alike = len(coded) - len(coded.rstrip(coded[-1:]))
-    return n <= _PADDING or (found[2] == "d9" and alike <= n + _READ_AHEAD)
+    behind = found[2] == "d9" and not jpeg.restarts_missing
+    return n <= _PADDING or (behind and n <= alike <= n + _READ_AHEAD)
 
 
 # Other formats ----------------------------------------------------------------------------------

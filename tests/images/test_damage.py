@@ -88,6 +88,20 @@ def test_a_jpeg_whose_tail_is_zero_is_an_error(jpeg):
         decode(jpeg[:at] + bytes(len(jpeg) - 2 - at) + b"\xff\xd9")
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_zeros_in_place_of_the_last_restart_intervals_are_no_padding(photo, progressive):
+    data = file_of(photo, "JPEG", restart_marker_blocks=1, progressive=progressive)
+    with pytest.raises(ImageDecodeError, match="damaged JPEG"):
+        decode(data[:-102] + bytes(100) + b"\xff\xd9")
+
+
+def test_bytes_of_many_values_left_over_are_an_error(photo):
+    """They tell that the decoder lost its place; what pads a file is all alike."""
+    data = file_of(photo, "JPEG", quality=100, subsampling=0)
+    with pytest.raises(ImageDecodeError, match="damaged JPEG.*extraneous"):
+        decode(data[:-2] + bytes(range(1, 101)) + b"\xff\xd9")
+
+
 def test_sound_jpeg_files_are_decoded_as_pillow_does(jpeg):
     expected = Image.open(io.BytesIO(jpeg))
     expected = expected if expected.mode in ("L", "RGB") else expected.convert("RGB")
