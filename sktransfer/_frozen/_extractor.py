@@ -25,7 +25,7 @@ from sktransfer._utils.versions import numerical_versions
 from sktransfer.exceptions import ImageDecodeError
 
 # Part of every fingerprint: raised when the same parameters come to mean other numbers.
-_NUMBERS_VERSION = 1
+_NUMBERS_VERSION = 2  # integers of 16 and 32 bits in TIFF
 
 # Bytes and rows of activations that are on their way to the store at once.
 _CHUNK_BYTES = 128 * 2**20

@@ -90,10 +90,12 @@ def decode_bytes(
     except (SkTransferError, MemoryError):
         raise
     except Exception as exc:  # Pillow's plugins raise whatever the damage leads to
-        hint = ""
-        if "unknown pixel mode" in str(exc):  # TIFF of 10 bits, 64-bit floats, signed color, ...
+        hint, said = "", str(exc)
+        if "unpack" in said or "index out of range" in said:  # Python's words, not Pillow's
+            said = "it ends too early"
+        if "unknown pixel mode" in said:  # TIFF of 10 bits, 64-bit floats, signed color, ...
             hint = " that Pillow does not read. Read it with tifffile and pass arrays"
-        raise ImageDecodeError(f"damaged or unsupported {format_} file: {exc}{hint}") from exc
+        raise ImageDecodeError(f"damaged or unsupported {format_} file: {said}{hint}") from exc
 
 
 def _decode(

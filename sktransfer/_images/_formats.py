@@ -181,7 +181,7 @@ def describe_refused(data: bytes) -> str:
         return known
     head = data[:32]
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
-        return _not_allowed("text")
+        return _not_allowed("text") + ". A path in bytes is passed as os.fsdecode(path)"
     return f"these bytes ({head[:8].hex(' ')} ...) are in none of the formats read: {_ACCEPTED}"
 
 

@@ -109,9 +109,11 @@ def is_record(row: Any) -> bool:
 
 
 def unwrapped(row: Any) -> Any:
-    """Return what a scalar of pyarrow, or a record of bytes and path, holds."""
+    """Return what a scalar of pyarrow or numpy, or a record of bytes and path, holds."""
     if hasattr(row, "as_py"):
         row = row.as_py()
+    if isinstance(row, np.void) and row.dtype.names is None:  # bytes, as HDF5 has them
+        return row.tobytes()
     if is_record(row):
         return row.get("path") if row.get("bytes") is None else row["bytes"]
     return row
@@ -169,6 +171,8 @@ def _column_rows(column: np.ndarray, n_columns: int | None = None) -> Rows:
             "X is an array of fixed-width bytes, which loses the zeros at a file's end. Use "
             "np.array(X, dtype=object) or a list."
         )
+    if column.dtype.names:
+        raise TypeError(f"X has the fields {column.dtype.names[:5]}; pass one of them, X[field].")
     if column.dtype.kind not in "biufc":
         items = list(column)
         if not items:

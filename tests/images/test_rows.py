@@ -257,6 +257,7 @@ def test_a_missing_row_is_that_rows_error(row):
         (base64.b64encode(FILES[0] * 30).decode(), "base64.b64decode"),
         (base64.b64encode(encoded(1, "JPEG")).decode(), "base64.b64decode"),
         ("x" * 5000, "the file cannot be read"),
+        (b"folder/x.png and more than twenty letters", "os.fsdecode(path)"),
     ],
 )
 def test_strings_that_are_no_paths_say_what_to_pass(text, message):
@@ -268,4 +269,13 @@ def test_strings_that_are_no_paths_say_what_to_pass(text, message):
 def test_bytes_and_strings_of_every_kind_are_taken(paths):
     rows = [np.bytes_(FILES[0]), memoryview(FILES[1]), bytearray(FILES[2])]
     assert levels(rows) == [10, 20, 30]
+    opaque = [np.void(file + b"\0") for file in FILES[:3]]  # as HDF5 has them
+    assert levels(opaque) == levels(np.array(opaque, dtype=object)) == [10, 20, 30]
     assert levels([np.str_(paths[0]), pathlib.Path(paths[1]), paths[2]]) == [10, 20, 30]
+
+
+def test_an_array_with_fields_asks_for_one_of_them(paths):
+    records = np.array([(path, 1) for path in paths], dtype=[("path", object), ("age", int)])
+    with pytest.raises(TypeError, match=r"the fields \('path', 'age'\); pass one of them"):
+        as_image_source(records)
+    assert levels(records["path"][:3]) == [10, 20, 30]
