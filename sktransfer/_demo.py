@@ -22,6 +22,7 @@ from sklearn.utils import Bunch
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._utils import config as _config
 from sktransfer._utils.names import shown
+from sktransfer._utils.plotting import legend_text
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
@@ -195,7 +196,7 @@ def _draw_plots(
                 y == label,
                 y_proba[:, label],
                 ax=axes,
-                name="out-of-fold" if binary else f" {names[label]}",  # legends leave out _names
+                name="out-of-fold" if binary else legend_text(names[label]),
                 plot_chance_level=label == len(names) - 1,
             )
         if binary:

@@ -81,6 +81,11 @@ def label_of(axis: str, pos_label: Any) -> str:
     return axis if pos_label is None else f"{axis} (Positive label: {pos_label})"
 
 
+def legend_text(name: Any) -> str:
+    """Return a name for a legend: matplotlib leaves out those that begin with an underscore."""
+    return f" {name}" if str(name).startswith("_") else str(name)
+
+
 class ScoreDisplayMixin:
     """Constructors of displays of true labels and scores of the positive class.
 

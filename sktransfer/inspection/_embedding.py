@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._images import DecodedImage
 from sktransfer._utils.config import import_optional
-from sktransfer._utils.plotting import new_axes, palette_color, palette_marker, styled
+from sktransfer._utils.plotting import legend_text, new_axes, palette_color, palette_marker, styled
 from sktransfer.inspection._estimator_images import as_shown, images_of, thumbnail
 
 _PERPLEXITY = 30.0
@@ -214,7 +214,7 @@ class EmbeddingDisplay:
                 marker=palette_marker(number),
                 s=22,
                 linewidths=0,
-                label=None if label is None else str(label),
+                label=None if label is None else legend_text(label),
             )
             self.scatters_[label] = self.ax_.scatter(*self.points[own].T, **settings)
         self.misclassified_ = None

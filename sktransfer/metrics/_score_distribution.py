@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._utils.plotting import ScoreDisplayMixin, label_of, styled
+from sktransfer._utils.plotting import ScoreDisplayMixin, label_of, legend_text, styled
 from sktransfer.metrics._labels import binary_scores, group_weights, positive_label
 
 
@@ -133,7 +133,7 @@ class ScoreDistributionDisplay(ScoreDisplayMixin):
                 fill=True,
                 alpha=0.5,
                 color=f"C{number}",
-                label=f"{label} ({self.counts[label]} rows)",
+                label=legend_text(f"{label} ({self.counts[label]} rows)"),
             )
             self.stairs_.append(self.ax_.stairs(share, self.edges, **style))
         self.threshold_ = None

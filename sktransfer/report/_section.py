@@ -181,6 +181,7 @@ def _theme(matplotlib: Any, theme: str) -> dict[str, Any]:
         "legend.framealpha": 0.85,
         "axes.prop_cycle": matplotlib.cycler(color=_CYCLE[theme]),
         "font.size": 10,
+        "text.parse_math": False,  # names with $ are no formulas
         "svg.hashsalt": "sktransfer",  # the same figure twice is the same file twice
     }
 

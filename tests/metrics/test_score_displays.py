@@ -268,6 +268,14 @@ def test_the_histogram_has_all_of_its_bins():
     assert highest[:, 0].max() == 1
 
 
+def test_legends_name_classes_that_begin_with_an_underscore(pyplot):
+    display = ScoreDistributionDisplay.from_predictions(
+        ["_a", "_a", "b"], [0.1, 0.3, 0.8], pos_label="b"
+    )
+    named = [text.get_text().strip() for text in display.ax_.get_legend().get_texts()]
+    assert named[:2] == ["_a (2 rows)", "b (1 rows)"]
+
+
 def test_perfect_separation_can_be_drawn():
     shown = CalibrationIntervalDisplay.from_predictions(
         [0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], n_bins=2

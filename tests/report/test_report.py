@@ -265,7 +265,7 @@ def test_figures_are_drawn_in_both_themes(report):
 
 
 def test_text_is_escaped(study, model):
-    names = {"healthy": "<script>alert(1)</script>", "ill": "a|b *c*"}
+    names = {"healthy": "<script>alert(1)</script>", "ill": "a|b *c* $\\d{$"}
     report = diagnostic_report(
         model, study.X, study.y, target_names=names, saliency=None, n_failures=0
     )
