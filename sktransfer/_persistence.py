@@ -253,11 +253,9 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
 
 def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
     """Return a first step's file in the folder of the second's, if it is not where it was."""
-    if isinstance(backbone, (str, os.PathLike)) and not is_name(backbone):
-        candidate = Path(saved).absolute().parent / Path(backbone).name
-        if candidate.is_file() and not Path(backbone).is_file():
-            return str(candidate)
-    return backbone
+    if is_name(backbone) or not isinstance(backbone, (str, os.PathLike)):
+        return backbone
+    return _moved(os.fspath(backbone), Path(saved).absolute().parent)
 
 
 def is_name(backbone: Any) -> bool:

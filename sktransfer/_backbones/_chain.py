@@ -213,7 +213,7 @@ def with_tensors(backbone: Backbone, tensors: Mapping[str, Tensor]) -> Backbone:
     for part, own in parts.items():
         if part in modules:
             source = f"the fine-tuned network ({part})"
-            load_strict(modules[part], own, source=source, may_be_zero=True)
+            load_strict(modules[part], own, source=source)
     tuned.modules().eval().requires_grad_(False)
     reference = replace(backbone.reference, digest=state_dict_digest(tuned.modules()))
     return replace(tuned, reference=reference)

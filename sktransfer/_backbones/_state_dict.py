@@ -21,7 +21,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones._weights_files import WeightsFile, forget_digest
+from sktransfer._backbones._weights_files import WeightsFile, forget_digest, stamp
 from sktransfer._utils.forking import new_lock
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -54,7 +54,7 @@ def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:
     """
     with open(file.path, "rb") as stream:
         # One open file from the hash to the last tensor: replacing the name changes nothing here.
-        before = _stamp(stream)
+        before = stamp(stream.fileno())
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != file.sha256:
             forget_digest(file.path)
@@ -63,7 +63,7 @@ def read_state_dict(file: WeightsFile) -> dict[str, Tensor]:
             )
         stream.seek(0)
         content = _load_content(stream, file.path)
-        if _stamp(stream) != before:
+        if stamp(stream.fileno()) != before:
             raise WeightsMismatchError(f"{file.path} was changed while it was being read.")
     return _tensors_of(content, file.path)
 
@@ -74,7 +74,6 @@ def load_strict(
     *,
     source: str | os.PathLike[str],
     ignore: Sequence[str] = (),
-    may_be_zero: bool = False,
 ) -> None:
     """Fill a module with tensors that must fit it one to one, or raise ``WeightsMismatchError``.
 
@@ -112,7 +111,7 @@ def load_strict(
             f"The tensors of {os.fspath(source)} do not fit this network ({'; '.join(parts)}). "
             "They must come from the architecture that was named, built the same way."
         )
-    check_values(module.state_dict(), source, may_be_zero=may_be_zero)
+    check_values(module.state_dict(), source)
 
 
 def check_kinds(
@@ -142,16 +141,12 @@ def check_kinds(
         )
 
 
-def check_values(
-    tensors: Mapping[str, Tensor], source: str | os.PathLike[str], *, may_be_zero: bool = False
-) -> None:
+def check_values(tensors: Mapping[str, Tensor], source: str | os.PathLike[str]) -> None:
     """Raise ``WeightsMismatchError`` for values that cannot be those of weights.
 
-    These are NaN, infinity (also what a wider type held and this one cannot), a negative variance,
-    and zeros alone in all matrices, unless that ``may_be_zero`` (a head of one class is). One pass
-    over the values, at the speed of memory.
+    These are NaN, infinity (also what a wider type held and this one cannot) and a negative
+    variance. One pass over the values, at the speed of memory.
     """
-    matrices = zeros = 0
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.numel() or tensor.is_meta:
             continue
@@ -163,18 +158,11 @@ def check_values(
         elif name.endswith("running_var") and low < 0:
             problem = f"a negative variance ({low:.4g})"
         else:
-            matrices += tensor.ndim > 1
-            zeros += tensor.ndim > 1 and low == high == 0
             continue
         raise WeightsMismatchError(
             f"{name!r} of {os.fspath(source)} has {problem}, so the network cannot compute with "
             "it: the training that wrote it failed, or the file is damaged. Take an earlier "
             "checkpoint, or get the file again."
-        )
-    if matrices and zeros == matrices and not may_be_zero:
-        raise WeightsMismatchError(
-            f"Every matrix of {os.fspath(source)} is zero: nothing was learned, or the file lost "
-            "its content. Get it again."
         )
 
 
@@ -300,8 +288,10 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
             break
         content = wrapped[0]
     if not isinstance(content, dict) or not content:
+        empty = "an empty" if isinstance(content, (dict, list, tuple)) and not content else "a"
         raise WeightsMismatchError(
-            f"{path} holds {_kind(content)} instead of a state dict (names and tensors)."
+            f"{path} holds {empty} {type(content).__name__} instead of a state dict (names and "
+            "tensors)."
         )
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
@@ -310,21 +300,16 @@ def _tensors_of(content: object, path: Path) -> dict[str, Tensor]:
             "tensors alone: torch.save(model.state_dict(), path)."
         )
     check_kinds(content, path)
+    matrices = [tensor for tensor in content.values() if tensor.ndim > 1]
+    if matrices and not any(tensor.any() for tensor in matrices):
+        raise WeightsMismatchError(
+            f"Every matrix of {path} is zero: nothing was learned, or the file lost its content. "
+            "Get it again."
+        )
     for prefix in _PREFIXES:
         if all(str(name).startswith(prefix) for name in content):
             nn.modules.utils.consume_prefix_in_state_dict_if_present(content, prefix)
     return content
-
-
-def _kind(content: object) -> str:
-    if isinstance(content, (dict, list, tuple)) and not content:
-        return f"an empty {type(content).__name__}"
-    return f"a {type(content).__name__}"
-
-
-def _stamp(stream: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(stream.fileno())
-    return status.st_size, status.st_mtime_ns
 
 
 def _without(names: Sequence[str], patterns: Sequence[str]) -> list[str]:

@@ -190,7 +190,7 @@ def forget_digest(path: Path) -> None:
 
 def _digest_of(path: Path) -> str:
     entry = _read_records()["seen"].get(str(path.absolute()))
-    if isinstance(entry, list) and entry[:2] == _stamp(path) and isinstance(entry[-1], str):
+    if isinstance(entry, list) and entry[:2] == stamp(path) and isinstance(entry[-1], str):
         return entry[-1]
     digest = sha256_of(path)
     _remember_digest(path, digest)
@@ -198,7 +198,7 @@ def _digest_of(path: Path) -> str:
 
 
 def _remember_digest(path: Path, digest: str) -> None:
-    entry = {str(path.absolute()): [*_stamp(path), digest]}
+    entry = {str(path.absolute()): [*stamp(path), digest]}
     _change_records(lambda records: records["seen"].update(entry))
 
 
@@ -237,6 +237,7 @@ def _change_records(change: Callable[[dict[str, dict[str, Any]]], object]) -> No
                 temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
 
 
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
+def stamp(file: Path | int) -> list[int]:
+    """Return size and modification time of a file, by its path or descriptor."""
+    status = os.stat(file)
     return [status.st_size, status.st_mtime_ns]

@@ -789,7 +789,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
 
         def check(module: Any, tensors: dict[str, torch.Tensor], *_: Any) -> None:
             check_kinds(tensors, "the file of save_params", module.state_dict())
-            check_values(tensors, "the file of save_params", may_be_zero=True)
+            check_values(tensors, "the file of save_params")
 
         hook = self.module_.register_load_state_dict_pre_hook(check)
         given, self.device = self.device, self.device_  # "auto" is no device of torch's

@@ -211,7 +211,7 @@ class Suffix(nn.Module):
             if source is None:
                 module.load_state_dict(own)
             else:
-                load_strict(module, own, source=f"{source} ({prefix})", may_be_zero=True)
+                load_strict(module, own, source=f"{source} ({prefix})")
 
     @property
     def _learned_modules(self) -> dict[str, nn.Module]:

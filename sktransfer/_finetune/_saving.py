@@ -200,7 +200,7 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
         raise ValueError("there is no head among its tensors.")
     made, n_features = net._made_with, widths[min(widths)]
     own = make_head(made["head"], n_features, len(net._classes), made["head__dropout"], 0)
-    load_strict(nn.ModuleDict({"head": own}), head, source=path, may_be_zero=True)
+    load_strict(nn.ModuleDict({"head": own}), head, source=path)
 
 
 def _encode(value: Any, name: str) -> Any:
