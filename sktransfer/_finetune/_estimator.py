@@ -49,7 +49,7 @@ from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augm
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
 from sktransfer._utils.threads import DecodingThreads
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer.exceptions import ImageDecodeError, WeightsMismatchError
 
 # Fewest rows that are predicted at once, however little memory there is.
 _LEAST_ROWS = 32
@@ -788,7 +788,15 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         check_is_fitted(self)
 
         def check(module: Any, tensors: dict[str, torch.Tensor], *_: Any) -> None:
-            check_kinds(tensors, "the file of save_params", module.state_dict())
+            own = module.state_dict()
+            # Torch would find out after it has filled the others.
+            wrong = [n for n in own if n not in tensors or tensors[n].shape != own[n].shape]
+            if wrong:
+                raise WeightsMismatchError(
+                    f"The file of save_params is of another network: {wrong[0]!r} is missing in it "
+                    "or has another shape."
+                )
+            check_kinds(tensors, "the file of save_params", own)
             check_values(tensors, "the file of save_params")
 
         hook = self.module_.register_load_state_dict_pre_hook(check)

@@ -25,7 +25,7 @@ def as_column(values: Any) -> Any:
 def check_present(labels: Any, name: str = "y") -> Any:
     """Return labels as they are; a missing one, also among words, is an error with its row."""
     missing: np.ndarray = np.asarray(pd.isna(as_column(labels)))
-    rows = np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1)) if missing.ndim else ()
+    rows = np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1)) if missing.ndim else []
     if len(rows):
         raise ValueError(
             f"{name}: {len(rows)} of {len(missing)} rows have no label, the first is row "

@@ -220,6 +220,16 @@ def test_parameters_that_cannot_be_right_change_nothing(fitted, task, tmp_path, 
     np.testing.assert_array_equal(clf.predict_proba(task[0]), before)
 
 
+def test_parameters_of_another_network_change_nothing(fitted, task, tmp_path):
+    clf = copy.deepcopy(fitted)
+    before = clf.predict_proba(task[0])
+    tensors = {"head.0.weight": torch.ones(2, 512), "head.0.bias": torch.ones(3)}
+    torch.save(tensors, tmp_path / "params.pt")
+    with pytest.raises(WeightsMismatchError, match=r"'head.0.bias' is missing .*another shape"):
+        clf.load_params(f_params=tmp_path / "params.pt")
+    np.testing.assert_array_equal(clf.predict_proba(task[0]), before)
+
+
 def test_damaged_parameters_are_refused(fitted, tmp_path):
     clf = copy.deepcopy(fitted)
     clf.save_params(f_params=tmp_path / "params.pt")
