@@ -38,6 +38,8 @@ _SECONDS, _SECONDS_PER_MEGABYTE = 5, 2
 
 _KINDS = ("|u1", "<u2", "|i1", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
 
+_OTHER_DECODERS = ("pydicom", "pyjpegls", "pillow", "pylibjpeg")
+
 # Different corrections that are warned of, at most.
 _MOST_WARNINGS = 100
 
@@ -206,26 +208,18 @@ def read_dicom_header(data: bytes, keywords: Iterable[str]) -> dict[str, Any] | 
 
 
 def _ask_for_image(data: bytes, options: DicomOptions | None) -> tuple[dict[str, Any], bytearray]:
-    """Return the answer; where a decoder crashes the helper, try each one in another helper."""
+    """Return the answer; if GDCM, the first of the decoders, crashes, without it."""
     question = {"ask": "image", "options": (options or DicomOptions()).check()}
     try:
         return _ask(question, data)
     except _HelperFailedError as error:
         first = error
-    reasons = []
-    for decoder in _ask({"ask": "decoders"}, data)[0]["decoders"]:
-        try:
-            answer, payload = _ask({**question, "decoders": [decoder]}, data)
-        except ImageDecodeError as error:
-            reasons.append(f"{decoder}: {error.reason}")
-            continue
-        answer["notes"].append(f"decoded by {decoder}, after others had failed ({reasons})")
-        return answer, payload
-    if not reasons:
-        raise first
-    raise ImageDecodeError(
-        "this DICOM file cannot be decoded by any decoder that is installed. " + "; ".join(reasons)
-    ) from first
+    try:
+        answer, payload = _ask({**question, "decoders": _OTHER_DECODERS}, data)
+    except ImageDecodeError as error:
+        raise ImageDecodeError(f"{first.reason} Without gdcm: {error.reason}") from first
+    answer["notes"].append(f"decoded after others had failed (gdcm: {first.reason})")
+    return answer, payload
 
 
 class _HelperFailedError(ImageDecodeError):
@@ -288,13 +282,9 @@ def dataset_bytes(dataset: Any) -> bytes:
         syntax = None if given is None else given.get("TransferSyntaxUID")
         if syntax is None:
             implicit, little = dataset.original_encoding
-            syntax = (
-                pydicom.uid.ImplicitVRLittleEndian
-                if implicit
-                else pydicom.uid.ExplicitVRLittleEndian
-                if little in (None, True)
-                else pydicom.uid.ExplicitVRBigEndian
-            )
+            uid = pydicom.uid
+            explicit = uid.ExplicitVRBigEndian if little is False else uid.ExplicitVRLittleEndian
+            syntax = uid.ImplicitVRLittleEndian if implicit else explicit
         kept.preamble = bytes(128)
         kept.file_meta = pydicom.dataset.FileMetaDataset()
         kept.file_meta.TransferSyntaxUID = syntax

@@ -10,17 +10,15 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_COLOR_IDS = ({b"RGB", b"rgb"}, {b"YCC", b"ycc"})
-
 
 @dataclass(frozen=True)
 class CodeStream:
     """One compressed image.
 
     ``kind`` is "JPEG", "lossless JPEG", "JPEG-LS", "JPEG 2000" or "HTJ2K". ``color`` is what three
-    components are, "RGB" or "YBR", if markers say it, and ``usual`` what they are by convention if
-    they do not; None: neither. ``why`` is which marker or convention. ``start`` is where it begins,
-    behind a file header that has no place in DICOM.
+    components are, "RGB" or "YBR", if markers say it, and ``is_usual`` that they are YBR by
+    convention if none do. ``start`` is where it begins, behind a file header that has no place in
+    DICOM.
     """
 
     kind: str
@@ -30,8 +28,7 @@ class CodeStream:
     bits: int
     signed: bool = False
     color: str | None = None
-    usual: str | None = None
-    why: str = ""
+    is_usual: bool = False
     start: int = 0
 
     def __str__(self) -> str:
@@ -122,23 +119,15 @@ def _jpeg(encoded: bytes) -> CodeStream | None:
     ids, sampling = body[6 : 6 + 3 * n : 3], body[7 : 7 + 3 * n : 3]
     lossless = marker in (0xC3, 0xC7, 0xCB, 0xCF)
     kind = "JPEG-LS" if marker == 0xF7 else "lossless JPEG" if lossless else "JPEG"
-    color, usual, why = None, None, ""
-    if n == 3 and kind != "JPEG-LS":
-        if jfif:
-            color, why = "YBR", "it has a JFIF marker"
-        elif adobe in (0, 1):
-            color, why = "YBR" if adobe else "RGB", f"its Adobe marker has the transform {adobe}"
-        elif len(set(sampling)) > 1:
-            color, why = "YBR", "its chroma is subsampled"
-        elif not lossless and ids == b"\1\2\3":
-            usual, why = "YBR", "its components are numbered as those of YCbCr are"
-    elif n == 3 and mixed:  # decoders undo it
-        color, why = "RGB", "it has gone through a color transformation of JPEG-LS"
-    if n == 3 and color is None:
-        for names, said in zip(_COLOR_IDS, ("RGB", "YBR"), strict=True):
-            if ids in names:
-                color, why = said, f"its components are named {ids.decode()}"
-    return CodeStream(kind, rows, columns, n, bits, False, color, usual, why)
+    color = {b"RGB": "RGB", b"rgb": "RGB", b"YCC": "YBR", b"ycc": "YBR"}.get(ids)
+    if kind == "JPEG-LS":
+        color = "RGB" if mixed else color  # decoders undo it
+    elif jfif or adobe in (0, 1):
+        color = "YBR" if jfif or adobe else "RGB"
+    elif len(set(sampling)) > 1:
+        color = "YBR"
+    usual = color is None and kind == "JPEG" and ids == b"\1\2\3"
+    return CodeStream(kind, rows, columns, n, bits, False, color, usual)
 
 
 def _jpeg2000(encoded: bytes, at: int) -> CodeStream:
@@ -152,10 +141,7 @@ def _jpeg2000(encoded: bytes, at: int) -> CodeStream:
             mixed = bool(encoded[i + 8])
         if marker in (0x90, 0xD9):
             break
-    color, why = None, ""
-    if n == 3 and mixed:  # decoders undo it
-        color, why = "RGB", "it has gone through the multiple component transformation"
-    elif n == 3 and b"colr\1\0\0\0\0\0\x12" in encoded[:at]:
-        color, why = "YBR", "its file header says sYCC"
+    color = "YBR" if b"colr\1\0\0\0\0\0\x12" in encoded[:at] else None
+    color = "RGB" if mixed else color  # decoders undo it
     size, bits = (bottom - top, right - left), (depth & 0x7F) + 1
-    return CodeStream(kind, *size, n, bits, bool(depth & 0x80), color, None, why, at)
+    return CodeStream(kind, *size, n, bits, bool(depth & 0x80), color, False, at)

@@ -115,17 +115,15 @@ def colors_of_stream(
     notes = values.notes
     _, label = samples_and_kind(values, 3)
     is_label_ybr = label.startswith("YBR")
-    is_ybr, why = stream.color == "YBR", stream.why
+    is_ybr = stream.color == "YBR"
     if stream.color is None:
-        is_ybr = is_label_ybr or stream.usual == "YBR"
-        if is_ybr and _is_no_ybr(stored, stream.bits):
-            is_ybr, why = False, "its values are no YCbCr"
+        is_ybr = (is_label_ybr or stream.is_usual) and not _is_no_ybr(stored, stream.bits)
     # After a transformation that the decoder has undone, these labels are right.
     undone = label in ("YBR_ICT", "YBR_RCT") and stream.kind in ("JPEG 2000", "HTJ2K")
     if is_ybr != is_label_ybr and not (undone and stream.color == "RGB"):
         holds = "YCbCr" if is_ybr else "RGB"
         notes.correct(
-            f"PhotometricInterpretation is {label}, but the compressed image holds {holds} ({why})"
+            f"PhotometricInterpretation is {label}, but the compressed image holds {holds}"
         )
     return (_rgb(stored, stream.bits), "YCbCr") if is_ybr else (stored, "RGB")
 

@@ -98,9 +98,7 @@ def native_frame(pixels: PixelData, values: Values, frame: int, syntax: uid.UID)
     expected, got = (of_frames + 7) // 8, len(pixels.value)
     if kind.startswith("YBR_FULL"):  # two thirds where pairs of pixels share their chroma
         said, shared = kind, expected * 2 // 3
-        in_pairs = (
-            got < expected if said == "YBR_FULL_422" else got in (shared, shared + shared % 2)
-        )
+        in_pairs = got < expected and (said != "YBR_FULL" or got - shared in (0, shared % 2))
         kind, expected = ("YBR_FULL_422", shared) if in_pairs else ("YBR_FULL", expected)
         if said != kind:
             notes.correct(f"PhotometricInterpretation is {said}, but there are pixels for {kind}")
@@ -194,11 +192,6 @@ def compressed_frame(
         values.notes.correct(
             "PixelRepresentation says unsigned, but the values of the compressed image are signed"
         )
-    if signed and stream.kind in ("JPEG 2000", "HTJ2K") and not stream.signed:
-        values.notes.add(
-            "PixelRepresentation says signed, and the compressed image unsigned: its bits are read "
-            "as signed values"
-        )
     stored, bits = bits_of_stream(stored, stream, values, signed)
     return Frame(stored, kind, bits, signed, decoder, described)
 
@@ -274,7 +267,8 @@ def decode(
         except (MemoryError, UnreadableError):
             raise
         except Exception as error:  # each raises whatever the damage leads to
-            reasons.append(f"{name}: {_reason(error)}")
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            reasons.append(f"{name}: {last.split(': ', 1)[-1][:_LONGEST_REASON]}")
             continue
         if reasons:
             notes.add(f"decoded by {name}, after others had failed ({'; '.join(reasons)})")
@@ -311,13 +305,6 @@ def _heeding_libjpeg(stream: CodeStream) -> Iterator[None]:
             "damaged DICOM file: part of its compressed image is missing or overwritten (libjpeg: "
             f"{said[0].decode('ascii', 'replace')})."
         )
-
-
-def _reason(error: Exception) -> str:
-    """Return a decoder's last words, short enough for a list of them."""
-    words = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    reason = words[0].strip().split(": ", 1)[-1]
-    return "it gives no image" if "NoneType" in reason else reason[:_LONGEST_REASON].rstrip(". ")
 
 
 def _twelve_bit_jpeg(encoded: bytes, stream: CodeStream) -> np.ndarray:

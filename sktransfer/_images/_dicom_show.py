@@ -36,7 +36,11 @@ def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.nd
         return _eight_bits(stored, frame.bits), _described(eight_bit=True)
     if frame.kind == PALETTE:
         return _through_palette(stored, values), _described(eight_bit=True)
-    inverted = _is_inverted(frame.kind, values)
+    # The two say the same where both are right (PS3.3 C.8.11.3): together they invert once.
+    shape, kind = values.text("PresentationLUTShape"), frame.kind
+    inverted = kind == "MONOCHROME1" or shape == "INVERSE"
+    if (kind, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        values.notes.add(f"{kind} and PresentationLUTShape {shape}: the lowest value is white")
     modality = _modality(frame, values)
     signed = frame.signed or bool(modality and modality.ends and modality.ends[0] < 0)
     voi = _voi(values, options, signed)
@@ -44,14 +48,15 @@ def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.nd
     if not steps:
         return _plain(frame, inverted)
 
-    def through_all(strip: np.ndarray) -> np.ndarray:
-        for step in steps:
-            strip = step.apply(strip)
-        return strip
-
     ends = steps[-1].ends
     wide = ends is not None and max(map(abs, ends)) > _ROUNDED
-    shown = _in_strips(frame.stored, through_all, np.float64 if wide else np.float32)
+    shown = np.empty(stored.shape, dtype=np.float64 if wide else np.float32)
+    rows = max(1, _STRIP_VALUES // stored.shape[1])
+    for start in range(0, len(stored), rows):
+        strip = stored[start : start + rows]
+        for step in steps:
+            strip = step.apply(strip)
+        shown[start : start + rows] = strip
     known = {"rescale": "none" if modality is None else modality.name, "inverted": inverted}
     if voi is not None:
         known |= {"windowed": True, "window": voi.name}
@@ -61,22 +66,6 @@ def render(frame: Frame, values: Values, options: dict[str, Any]) -> tuple[np.nd
 def _described(**known: Any) -> dict[str, Any]:
     empty = {"eight_bit": False, "range": None, "inverted": False, "windowed": False}
     return {**empty, "rescale": "none", "window": "none", **known}
-
-
-def _is_inverted(kind: str, values: Values) -> bool:
-    """Return whether the lowest value is white.
-
-    The two elements say the same where both are right (PS3.3 C.8.11.3): together they invert once.
-    """
-    shape = values.text("PresentationLUTShape")
-    if shape == "INVERSE" and kind == "MONOCHROME2":
-        values.notes.add("PresentationLUTShape is INVERSE: the lowest value is white")
-    if shape == "IDENTITY" and kind == "MONOCHROME1":
-        values.notes.add(
-            "PresentationLUTShape is IDENTITY, but PhotometricInterpretation is MONOCHROME1: the "
-            "lowest value is white"
-        )
-    return kind == "MONOCHROME1" or shape == "INVERSE"
 
 
 class _Step(NamedTuple):
@@ -251,19 +240,6 @@ def _plain(frame: Frame, inverted: bool) -> tuple[np.ndarray, dict[str, Any]]:
         gray = _eight_bits(stored, bits)
         return 255 - gray if inverted else gray, _described(eight_bit=True, inverted=inverted)
     return stored, _described(range=_stored_range(frame), inverted=inverted)
-
-
-def _in_strips(
-    stored: np.ndarray,
-    function: Callable[[np.ndarray], np.ndarray],
-    dtype: type[np.floating] = np.float32,
-) -> np.ndarray:
-    """Apply a function to every value."""
-    shown = np.empty(stored.shape, dtype=dtype)
-    step = max(1, _STRIP_VALUES // max(1, stored.shape[1]))
-    for start in range(0, len(stored), step):
-        shown[start : start + step] = function(stored[start : start + step])
-    return shown
 
 
 def _through_palette(stored: np.ndarray, values: Values) -> np.ndarray:

@@ -167,8 +167,6 @@ def _stripped(part: Any) -> Any:
 
 
 def _number(part: Any) -> float | None:
-    if isinstance(part, (Dataset, Sequence)):
-        return None
     try:
         number = float(part)
     except (TypeError, ValueError, OverflowError):

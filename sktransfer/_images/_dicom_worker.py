@@ -27,8 +27,8 @@ _HEADER_SECONDS = 2
 def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     """Return what ``question["ask"]`` wants of a file.
 
-    That is its "image", its "header", or the names of "decoders" that may be tried. The answer has
-    ``error`` or ``missing``, or describes the payload.
+    That is its "image" or its "header". The answer has ``error`` or ``missing``, or describes the
+    payload.
     """
     if pydicom is None:
         return {"missing": "pydicom", "why": "Reading DICOM files"}, b""
@@ -39,8 +39,6 @@ def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     try:
         if question["ask"] == "header":
             return _header(question, data), b""
-        if question["ask"] == "decoders":
-            return _decoders(question, data), b""
         return _image(question, data)
     except UnreadableError as error:
         return {"error": str(error)}, b""
@@ -50,8 +48,11 @@ def answer(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         return {"missing": "gdcm", "why": f"Reading DICOM files compressed as {error}"}, b""
     except MemoryError:
         raise
+    except RecursionError:
+        return {"error": "damaged DICOM file: its sequences are nested too deep."}, b""
     except Exception as error:  # pydicom raises whatever the damage leads to
-        reason = " ".join(str(error).split("Traceback")[0].split())[:_LONGEST_REASON]
+        said = str(error) or type(error).__name__
+        reason = " ".join(said.split("Traceback")[0].split())[:_LONGEST_REASON]
         return {"error": f"damaged or unsupported DICOM file: {reason}"}, b""
 
 
@@ -68,6 +69,7 @@ def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
         element = read.find_pixel_data(header)
         encoded = read.encoded_frame(element, values, number) if element.in_fragments else b""
         of_frame = values.of_frame(number)
+        of_frame.items("VOILUTSequence")  # pydicom reads sequences when they are asked for
     if element.in_fragments:
         decoders = question.get("decoders") or pixels.DECODERS
         frame = pixels.compressed_frame(encoded, values, header.syntax, decoders)
@@ -96,14 +98,6 @@ def _image(question: dict[str, Any], data: bytes) -> tuple[dict[str, Any], Any]:
     }
     described |= {"notes": values.notes.all, "corrections": values.notes.corrections}
     return described, array.reshape(-1).view(np.uint8)
-
-
-def _decoders(question: dict[str, Any], data: bytes) -> dict[str, Any]:
-    from sktransfer._images import _dicom_pixels as pixels
-    from sktransfer._images import _dicom_read as read
-
-    syntax = read.read_header(data, question["max_inflated"]).syntax
-    return {"decoders": pixels.DECODERS if syntax.is_encapsulated else []}
 
 
 def _header(question: dict[str, Any], data: bytes) -> dict[str, Any]:
@@ -150,15 +144,7 @@ def _not_for_ever() -> Iterator[None]:
 
 def _plain(parts: list[Any]) -> Any:
     """Return an element's value as JSON can hold it: one, a list of several, or None."""
-    values = [_json(part) for part in parts]
+    values = [
+        part if part is None or isinstance(part, (int, float)) else str(part) for part in parts
+    ]
     return None if not values else values[0] if len(values) == 1 else values
-
-
-def _json(value: Any) -> Any:
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if isinstance(value, int):  # of a type of pydicom's, as are the floats
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    return None if isinstance(value, (bytes, list)) else str(value)

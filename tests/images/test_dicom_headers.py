@@ -271,7 +271,7 @@ def test_tables_of_eight_bits_with_many_entries_are_applied():
         (
             {"PresentationLUTShape": "IDENTITY", "PhotometricInterpretation": "MONOCHROME1"},
             -1,
-            "IDENTITY, but",
+            "MONOCHROME1 and PresentationLUTShape IDENTITY",
         ),
         ({"SamplesPerPixel": GONE}, 1, "SamplesPerPixel is empty: taken as 1"),
         ({"PlanarConfiguration": ("US", 7)}, 1, "taken as 0"),

@@ -241,9 +241,9 @@ def test_decompression_bombs_are_refused():
     frames = {"Rows": 1000, "Columns": 1000, "NumberOfFrames": 300}
     bomb = deflated(frames, 300_000_000)
     assert len(bomb) < 400_000
-    with pytest.raises(ImageDecodeError, match=r"expands to 30\d,\d{3},\d{3} bytes.*bomb"):
+    with pytest.raises(ImageDecodeError, match=r"more than the 178,\d{3},\d{3} bytes.*bomb"):
         decode(bomb)
-    with pytest.raises(ImageDecodeError, match=r"expands to more than it declares"):
+    with pytest.raises(ImageDecodeError, match="bomb"):
         decode(deflated({"Rows": 10, "Columns": 10}, 300_000_000))
     with pytest.raises(ImageDecodeError, match="cut short"):
         decode(deflated({"Rows": 6000, "Columns": 6000}, 36_000_000)[:-5000])
