@@ -21,6 +21,9 @@ _STRIP_VALUES = 2**20
 # Beyond it no unit of measurement goes; and from where on four bytes round whole numbers.
 _LARGEST, _ROUNDED = 1e30, 2**24
 
+# Tables are looked through for a usable one, this many at most.
+_MOST_TABLES = 64
+
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
@@ -167,7 +170,8 @@ def _voi(values: Values, options: dict[str, Any], signed: bool) -> _Step | None:
         return _window(center, width, "LINEAR", "as asked for")
     if not options["voi"]:
         return None
-    items, windows = values.items("VOILUTSequence"), _windows(values)
+    items = values.items("VOILUTSequence")[: options["voi_index"] + _MOST_TABLES]
+    windows = _windows(values)
     tables = [_read_table(item, f"VOI table {i}", signed) for i, item in enumerate(items)]
     if any(windows) and not options["prefer_lut"]:
         tables = []
