@@ -10,7 +10,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
@@ -173,18 +173,15 @@ class Walk:
 
     def problems(self) -> list[str]:
         """Return sentences about what may be missing."""
+        cloud = [f"{n} files" for kind, n in self.skipped.items() if kind == _IN_THE_CLOUD]
         return _sentences(
-            (self.closed, "{} cannot be opened; images in there are missing."),
-            (self.dangling, "{}: links that lead nowhere; mount what they name."),
-            (
-                self.doubtful,
+            {
+                "{} cannot be opened; images in there are missing.": self.closed,
+                "{}: links that lead nowhere; mount what they name.": self.dangling,
                 "{} with images left out as hidden, or as what a system left. Rename it if it is a "
-                "class.",
-            ),
-            (
-                [f"{n} files" for kind, n in self.skipped.items() if kind == _IN_THE_CLOUD],
-                "{} are in iCloud only; download them.",
-            ),
+                "class.": self.doubtful,
+                "{} are in iCloud only; download them.": cloud,
+            }
         )
 
 
@@ -217,72 +214,58 @@ def _parts(folders: list[str]) -> list[str]:
 
 def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> list[str]:
     """Return sentences about what may be wrong with folders of classes."""
+
+    def own(path: str) -> str:
+        return class_name(os.path.relpath(path, walk.folder).split(os.sep)[0]) if path else ""
+
     parts = _parts(walk.folders)
     places = sorted({file.parent for files in classes.values() for file in files})
     inside = {place.relative_to(walk.folder).parts[1:2] for place in places}
     alone = len(classes) == 1 and len(inside) > 1 and () not in inside and not parts
+    empty = sorted({*map(class_name, walk.folders)} - {*classes})
     lower = Counter(map(str.casefold, classes))
-    small = [each for each in places if each.parent != walk.folder and _SMALL.fullmatch(each.name)]
-    said = _sentences(
-        (
-            [", ".join(map(quoted, parts))] if parts else [],
-            "{} look like parts of a data set, and were taken for classes. Load each of them by "
-            "itself, or the images alone: load_image_folder(path of one of them).",
-        ),
-        (
-            [f"{quoted(name)}, has {len(inside)} folders" for name in classes if alone],
-            "The only class, {} with images in it; if those are the classes, load it instead.",
-        ),
-        (
-            [*map(quoted, sorted({*map(class_name, walk.folders)} - {*classes}))],
-            "No images in {}, which made no class.",
-        ),
-        (
-            [quoted(name) for name in classes if lower[name.casefold()] > 1],
-            "{} differ in upper and lower case only; each is a class.",
-        ),
-        (
-            [walk.name(each) for each in small],
-            "{}: images that may be small copies of others, and were read. Move them if so.",
-        ),
-        *(
-            (pairs, f"One file {what}: {{}}. Leave one out.")
-            for what, pairs in _twice(walk, classes)
-        ),
-        (
-            [f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind],
-            "Left out: {}. Convert what is of no format that is read, and give the others the "
-            "suffix of their format.",
-        ),
-        (
-            [f"{loose} images"] if loose else [],
-            "{} next to the folders of classes are of no class, and were left out.",
-        ),
-    )
-    for link, place in walk.again:
-        own, other = (
-            class_name(os.path.relpath(path, walk.folder).split(os.sep)[0]) if path else ""
-            for path in (link, place)
-        )
-        if other and own != other:
-            said.append(
-                f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
-                f"{quoted(other)} alone. Remove the link if that is right."
-            )
-    return walk.problems() + said
+    same = [name for name in classes if lower[name.casefold()] > 1]
+    below = [place for place in places if place.parent != walk.folder]
+    small = [walk.name(place) for place in below if _SMALL.fullmatch(place.name)]
+    beside = [f"{loose} images"] if loose else []
+    twice = _twice(walk, classes)
+    found = {
+        "{} look like parts of a data set, and were taken for classes. Load each of them (or the "
+        "images alone): load_image_folder(path of one of them).": [*map(quoted, parts)],
+        "The only class, {} with images in it; if those are the classes, load it instead.": [
+            f"{quoted(name)}, has {len(inside)} folders" for name in classes if alone
+        ],
+        "No images in {}, which made no class.": [*map(quoted, empty)],
+        "{} differ in upper and lower case only; each is a class.": [*map(quoted, same)],
+        "{}: images that may be small copies of others, and were read. Move them if so.": small,
+        "One file in two classes: {}. Leave one out.": twice["in two classes"],
+        "One file twice in a class: {}. Leave one out.": twice["twice in a class"],
+        "Left out: {}. Convert what is of no format that is read, and give the others the suffix "
+        "of their format.": [
+            f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind
+        ],
+        "{} next to the folders of classes are of no class, and were left out.": beside,
+        "{}. Remove the link if that is right.": [
+            f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
+            f"{quoted(own(place))} alone"
+            for link, place in walk.again
+            if own(place) not in ("", own(link))
+        ],
+    }
+    return walk.problems() + _sentences(found)
 
 
-def _twice(walk: Walk, classes: dict[str, list[Path]]) -> Iterable[tuple[str, list[str]]]:
-    """Return files that are there twice by links, soft or hard."""
+def _twice(walk: Walk, classes: dict[str, list[Path]]) -> dict[str, list[str]]:
+    """Return pairs of files that are there twice by links, soft or hard."""
     first: dict[tuple[int, int] | str, tuple[str, Path]] = {}
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {"in two classes": [], "twice in a class": []}
     for name, files in classes.items():
         for file in files:
             own, other = first.setdefault(_identity(str(file)), (name, file))
             if other is not file:
                 what = "twice in a class" if own == name else "in two classes"
-                found.setdefault(what, []).append(f"{walk.name(other)} and {walk.name(file)}")
-    return found.items()
+                found[what].append(f"{walk.name(other)} and {walk.name(file)}")
+    return found
 
 
 _LOOKS_LIKE = "that look like images"
@@ -339,11 +322,10 @@ def _identity(path: str) -> tuple[int, int] | str:
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
-def _sentences(*problems: tuple[list[str], str]) -> list[str]:
+def _sentences(found: dict[str, list[str]]) -> list[str]:
     """Return each sentence about names, the first three of them, if there are any."""
-    more = (f" and {len(names) - 3} more" if len(names) > 3 else "" for names, _ in problems)
-    return [
-        sentence.format(", ".join(names[:3]) + others)
-        for (names, sentence), others in zip(problems, more, strict=True)
-        if names
-    ]
+    said = []
+    for sentence, names in found.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        said += [sentence.format(", ".join(names[:3]) + more)] * bool(names)
+    return said
