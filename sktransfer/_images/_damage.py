@@ -12,12 +12,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import simplejpeg
 from PIL.ImageFile import ImageFile as OpenedFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from sktransfer._images._jpeg import Jpeg, read_jpeg
 from sktransfer._utils import config
 from sktransfer.exceptions import ImageDecodeError
 
@@ -30,22 +30,18 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 _PADDING = 2
 # Bytes that libjpeg may have read ahead when it counts what is left.
 _READ_AHEAD = 8
-# Coded pixels hold escaped 0xff and restart markers; any other marker ends them.
-_END_OF_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]", re.DOTALL)
 # Frames of cosine transforms, in one pass or several: markers of baseline, extended, arithmetic.
-_PROGRESSIVE = {0xC2, 0xCA}
-_TRANSFORMED = {0xC0, 0xC1, 0xC9} | _PROGRESSIVE
+_TRANSFORMED = {0xC0, 0xC1, 0xC9, 0xC2, 0xCA}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Zero bytes in a row that any coder may write; what flat areas may add is in each check.
 _ZEROS = 64
 
 
-def check_coded_pixels(image: OpenedFile, data: bytes, format_: str) -> None:
+def check_coded_pixels(image: OpenedFile, data: bytes, format_: str, jpeg: Jpeg | None) -> None:
     """Raise ImageDecodeError if the coded pixels of an opened file are found to be damaged."""
-    if format_ == "JPEG":
-        check_jpeg(data)
+    if jpeg is not None:
+        check_jpeg(jpeg)
     elif format_ == "PNG":
         _check_png(data, 0)
     elif format_ == "ICO":
@@ -64,31 +60,13 @@ def check_coded_pixels(image: OpenedFile, data: bytes, format_: str) -> None:
 # JPEG -------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Jpeg:
-    """What decides about the pixels of a JPEG, without what only describes them."""
-
-    parts: list[bytes] = field(default_factory=lambda: [b"\xff\xd8"])
-    scans: list[bytes] = field(default_factory=list)  # coded pixels
-    n_components: int = 0
-    processes: set[int] = field(default_factory=set)  # markers of its frames, of which one is read
-    blocks: int = 0
-    interval: int = 0  # units between restart markers
-    units: dict[int, int] = field(default_factory=dict)  # of a scan of one component
-    all_units: int = 0  # of a scan of several, each of which has blocks of all
-    restarts_missing: bool = False  # in the last scan
-    # For each component the lowest bit that was sent of each of its 64 coefficients.
-    sent: dict[int, dict[int, int]] = field(default_factory=dict)
-
-
-def check_jpeg(data: bytes) -> None:
+def check_jpeg(jpeg: Jpeg) -> None:
     """Raise ImageDecodeError if a JPEG file or stream is damaged, as far as a decoder can tell.
 
     Descriptions, what lies between segments and all behind the end are left out first, since
     libjpeg keeps one warning and they may earn it. What the strict decoder cannot read (lossless
     ones, 12 bits, unusual sampling) is not checked.
     """
-    jpeg = _parse_jpeg(data)
     # One without scans is for its decoder to refuse. libjpeg cannot shrink lossless ones: asked
     # for an eighth, simplejpeg would write far beyond its buffer.
     small = jpeg.blocks <= config.MAX_IMAGE_PIXELS // 16  # of 64 pixels each, in four colors
@@ -122,73 +100,7 @@ def check_jpeg(data: bytes) -> None:
         )
 
 
-def _parse_jpeg(data: bytes) -> _Jpeg:
-    """Take a JPEG apart as libjpeg does, up to the end of its first image."""
-    jpeg, at = _Jpeg(), 2
-    while 0 <= (at := data.find(b"\xff", at)) < len(data) - 1:
-        code = data[at + 1]
-        if code == 0xD9:
-            jpeg.parts.append(b"\xff\xd9")
-            break
-        if code in (0x00, 0x01, 0xFF) or 0xD0 <= code <= 0xD8:  # no marker, or one by itself
-            at += 1 if code == 0xFF else 2
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        segment = data[at:end]
-        if code == 0xDA:
-            found = _END_OF_SCAN.search(data, end)
-            stop = found.start() if found else len(data)
-            _add_scan(jpeg, segment, data[end:stop].rstrip(b"\xff"))  # fill bytes
-            end = stop
-        elif code == 0xDD:
-            jpeg.interval = int.from_bytes(segment[4:6], "big")
-            jpeg.parts.append(segment)
-        elif not (0xE0 <= code <= 0xEF or code in (0xDC, 0xFE)):
-            if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
-                jpeg.processes.add(code)
-                if len(segment) > 9:
-                    _add_frame(jpeg, segment)
-            jpeg.parts.append(segment)
-        at = end
-    return jpeg
-
-
-def _add_frame(jpeg: _Jpeg, segment: bytes) -> None:
-    """Note how many components, blocks and units there are."""
-    height, width, jpeg.n_components = struct.unpack_from(">HHB", segment, 5)
-    sampling = [(byte >> 4 or 1, byte & 15 or 1) for byte in segment[11::3]] or [(1, 1)]
-    wide, high = (max(each) for each in zip(*sampling, strict=True))
-    for component, (across, down) in zip(segment[10::3], sampling, strict=False):
-        columns, rows = math.ceil(width * across / wide / 8), math.ceil(height * down / high / 8)
-        jpeg.units[component] = columns * rows
-    jpeg.all_units = math.ceil(width / (8 * wide)) * math.ceil(height / (8 * high))
-    blocks = jpeg.all_units * sum(across * down for across, down in sampling)
-    jpeg.blocks = max(jpeg.blocks, blocks)
-
-
-def _add_scan(jpeg: _Jpeg, header: bytes, coded: bytes) -> None:
-    """Add a scan: its coded pixels up to the last restart interval that the image needs."""
-    n = header[4] if len(header) > 4 else 0
-    if len(header) == 8 + 2 * n:
-        first, last, low = header[-3], header[-2], header[-1] & 15
-        if not jpeg.processes & _PROGRESSIVE:  # some phones write anything, and nobody looks
-            first, last, low = 0, 63, 0
-            header = header[:-3] + b"\0\x3f\0"
-        for component in header[5:-3:2]:
-            sent = jpeg.sent.setdefault(component, {})
-            sent.update(dict.fromkeys(range(first, last + 1), low))
-    if jpeg.interval:
-        units = jpeg.units.get(header[5], 0) if n == 1 else jpeg.all_units
-        needed = math.ceil(units / jpeg.interval)
-        restarts = [found.start() for found in _RESTART.finditer(coded)]
-        jpeg.restarts_missing = len(restarts) < needed - 1
-        if 0 < needed <= len(restarts):  # some scanners go on below the image
-            coded = coded[: restarts[needed - 1]]
-    jpeg.scans.append(coded)
-    jpeg.parts += [header, coded]
-
-
-def _is_padding(said: str, jpeg: _Jpeg) -> bool:
+def _is_padding(said: str, jpeg: Jpeg) -> bool:
     """Return whether a warning is of bytes that encoders leave behind the pixels.
 
     They are two at most, or all alike and none of them decoded: a decoder that lost its place in
@@ -291,7 +203,7 @@ def _check_tiff(image: TiffImageFile, data: bytes) -> None:
         if compression == 4:  # no code has twelve zeros
             _refuse_zeros(strip, 0, "TIFF")
         elif compression == 7 and strip[:2] == b"\xff\xd8":
-            check_jpeg(tables[:-2] + strip[2:] if len(tables) > 4 else strip)
+            check_jpeg(read_jpeg(tables[:-2] + strip[2:] if len(tables) > 4 else strip))
         elif compression != 7:
             below = 0 if 323 in tags else number % math.ceil(image.height / rows) * rows
             _check_deflate(strip, row * min(rows, image.height - below), row * rows)

@@ -21,7 +21,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from sktransfer._images._damage import check_coded_pixels
 from sktransfer._images._dicom import DicomOptions, decode_dicom
 from sktransfer._images._formats import describe_refused, identify, is_dicom, plugin
-from sktransfer._images._sizes import check_decoding, check_layout, check_size, deep_av1
+from sktransfer._images._jpeg import read_jpeg
+from sktransfer._images._sizes import check_decoding, check_layout, check_size, codestream, deep_av1
 from sktransfer._images._values import (
     EXTENT,
     DecodedImage,
@@ -101,6 +102,7 @@ def decode_bytes(
 def _decode(
     data: bytes, format_: str, scale: ValueScale | None, min_side: int | None
 ) -> DecodedImage:
+    jpeg = read_jpeg(data) if format_ == "JPEG" else None
     check_layout(data, format_)
     with plugin(format_)(io.BytesIO(data)) as image:
         full_size = image.size
@@ -115,8 +117,9 @@ def _decode(
             drafted = image.draft(None, (min_side, min_side))
             if drafted is not None and image.size != full_size:
                 image.info[EXTENT] = Extent(full_size, drafted[1])
-        check_decoding(image, full_size, data, format_, orientation(image) != 1)
-        check_coded_pixels(image, data, format_)
+        buffered = jpeg.samples if jpeg is not None and jpeg.buffered else 0
+        check_decoding(image, full_size, data, format_, orientation(image) != 1, buffered)
+        check_coded_pixels(image, data, format_, jpeg)
         try:
             return _load(image, data, format_, scale, depth)
         except MemoryError:
@@ -235,8 +238,7 @@ def _declared_depth(image: OpenedFile, data: bytes) -> _Depth | None:
 
 def _jpeg2000_bits(data: bytes) -> int:
     """Read the bits of the first component from the codestream's size marker."""
-    at = data.find(b"\xff\x4f\xff\x51")
-    return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 16
+    return (data[codestream(data) + 42] & 0x7F) + 1
 
 
 def _refuse_deep_color(image: OpenedFile, data: bytes) -> None:

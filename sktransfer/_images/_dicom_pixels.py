@@ -33,6 +33,7 @@ from sktransfer._images._dicom_colors import (
 )
 from sktransfer._images._dicom_read import PixelData, frame_count
 from sktransfer._images._dicom_values import Notes, UnreadableError, Values, named
+from sktransfer._images._jpeg import read_jpeg
 from sktransfer.exceptions import ImageDecodeError
 
 # The first of these that is installed and succeeds decodes.
@@ -224,7 +225,7 @@ def _refuse_damage(encoded: bytes, stream: CodeStream) -> None:
         )
     try:
         if stream.kind == "JPEG" and stream.bits == 8:
-            check_jpeg(encoded)
+            check_jpeg(read_jpeg(encoded))
         elif stream.kind == "JPEG 2000":
             check_jpeg2000(encoded)
     except ImageDecodeError as error:

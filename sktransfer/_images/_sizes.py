@@ -25,7 +25,7 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2
 _WEBP, _HEIF, _ICON = 12, 6, 16
 # Pieces (segments, chunks, strips, blocks) of a file, each of which Pillow reads in Python; real
 # files have some thousands. As many bytes may lie between them.
-_MAX_PIECES = 200_000
+MAX_PIECES = 200_000
 # A JPEG decoded at a fraction of its size may have this many times the pixels of others.
 _SCALED = 4
 
@@ -33,7 +33,6 @@ FREE_MEMORY = "Close other programs, use fewer jobs (n_jobs), or shrink the imag
 _SHRINK = "Shrink it first if it is genuine."
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _AV1_FLAGS = re.compile(rb"av1C..(.)", re.DOTALL)
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 
 
 def check_size(size: tuple[int, int], needed: float = 0, advice: str = _SHRINK) -> None:
@@ -64,16 +63,24 @@ def bytes_to_convert(mode: str, turned: bool) -> int:
 
 
 def check_decoding(
-    image: ImageFile, full_size: tuple[int, int], data: bytes, format_: str, turned: bool
+    image: ImageFile,
+    full_size: tuple[int, int],
+    data: bytes,
+    format_: str,
+    turned: bool,
+    buffered: float = 0,
 ) -> None:
     """Refuse an opened image, not loaded yet, whose decoding would take too much memory.
 
-    ``full_size`` is that before a JPEG was told to come at a fraction.
+    ``full_size`` is that before a JPEG was told to come at a fraction, ``buffered`` how many
+    samples a pixel of it are held until its last scan.
     """
     pixels, stored = image.width * image.height, _STORED.get(image.mode, 4)
+    decoder = 2 * buffered * full_size[0] * full_size[1]  # all coefficients
+    decoder += _decoder_bytes(image, data, format_)
     most = _SCALED * _config.MAX_IMAGE_PIXELS
     if format_ != "JPEG" or image.size == full_size:
-        loading = pixels * stored + _decoder_bytes(image, full_size, data, format_)
+        loading = pixels * stored + decoder
         advice = _SHRINK
         if format_ == "JPEG" and full_size[0] * full_size[1] <= most:
             advice = (
@@ -88,24 +95,20 @@ def check_decoding(
             f"the image claims {full_size[0]} x {full_size[1]} pixels, more than the "
             f"{most:,} that are accepted with scaled_decoding=True. {_SHRINK}"
         )
-    check_size(image.size, pixels * 8 + _decoder_bytes(image, full_size, data, format_))
+    check_size(image.size, pixels * 8 + decoder)
 
 
-def _decoder_bytes(
-    image: ImageFile, full_size: tuple[int, int], data: bytes, format_: str
-) -> float:
+def _decoder_bytes(image: ImageFile, data: bytes, format_: str) -> float:
     """Return what the decoder takes besides the pixels of the Pillow image."""
-    pixels, bands = full_size[0] * full_size[1], len(image.getbands())
+    pixels, bands = image.width * image.height, len(image.getbands())
     codec = image.tile[0].codec_name if image.tile else ""
-    if format_ == "JPEG":
-        return 2 * _check_jpeg(data) * pixels  # of all coefficients
     if format_ == "TIFF":
         tags: dict[int, object] = image.tag_v2  # type: ignore[attr-defined]
         copy = pixels * _STORED.get(image.mode, 4) if tags.get(274, 1) != 1 else 0
         if codec != "libtiff":
             return copy
-        width = tags.get(322) or full_size[0]
-        height = tags.get(323) or min(_number(tags.get(278), full_size[1]), full_size[1])
+        width = tags.get(322) or image.width
+        height = tags.get(323) or min(_number(tags.get(278), image.height), image.height)
         depth = tags.get(258, (8,))
         bits = sum(depth) if isinstance(depth, tuple) else 8  # of all samples
         return copy + _number(width, 0) * _number(height, 0) * (
@@ -152,57 +155,12 @@ def check_layout(data: bytes, format_: str) -> None:
         return  # cut short there: Pillow reads no further either, and says so
 
 
-def _too_many(what: str) -> ImageDecodeError:
+def too_many(what: str) -> ImageDecodeError:
+    """Return the error about a file of so many pieces of a kind."""
     return ImageDecodeError(
-        f"the file has more than {_MAX_PIECES:,} {what}; it was made to keep the decoder busy, or "
+        f"the file has more than {MAX_PIECES:,} {what}; it was made to keep the decoder busy, or "
         "is damaged."
     )
-
-
-def _check_jpeg(data: bytes) -> float:
-    """Read the markers of a JPEG as libjpeg meets them, and refuse one of too many scans.
-
-    Each scan of a progressive JPEG goes over all of the image, though it may hold nothing. Returns
-    how many samples a pixel are held until the end: 0 where a single scan has them all.
-    """
-    at, pieces, junk, n_exif, n_scans = 2, 0, 0, 0, 0
-    n_components, samples, buffered, pixels = 0, 3.0, False, 0
-    while found := _JPEG_MARKER.search(data, at):
-        junk += 0 if n_scans else found.end() - 2 - at
-        marker, at, pieces = found[1][0], found.end(), pieces + 1
-        n_exif += marker == 0xE1 and data[at + 2 : at + 6] == b"Exif"  # joined one by one
-        if pieces > _MAX_PIECES or junk > _MAX_PIECES or n_exif > 200:
-            raise _too_many("segments, or bytes between them")
-        if marker == 0xD9 and n_scans:  # the end
-            break
-        if marker in (0x01, 0xD8, 0xD9):
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width, n_components = struct.unpack_from(">HHB", data, at + 3)
-            factors = [divmod(data[at + 9 + 3 * i], 16) for i in range(n_components)]
-            areas = [x * y for x, y in factors]
-            widest = max((x for x, _ in factors), default=1) * max(
-                (y for _, y in factors), default=1
-            )
-            samples, pixels = sum(areas) / max(1, widest), width * height
-            buffered = marker in (0xC2, 0xC6, 0xCA, 0xCE)
-        elif marker == 0xDA:
-            n_scans += 1
-            buffered = buffered or data[at + 2] < n_components
-            at_most = data.count(b"\xff\xda", at) + 1 if n_scans == 1 else _MAX_PIECES
-            if not buffered or (
-                at_most <= _config.MAX_JPEG_SCANS and at_most * pixels <= _config.MAX_SCANNED_PIXELS
-            ):
-                break  # the rest need not be looked at
-            if n_scans > _config.MAX_JPEG_SCANS or n_scans * pixels > _config.MAX_SCANNED_PIXELS:
-                raise ImageDecodeError(
-                    f"the JPEG has {n_scans} scans or more of {pixels:,} pixels each; at most "
-                    f"{_config.MAX_JPEG_SCANS} scans and {_config.MAX_SCANNED_PIXELS:,} pixels in "
-                    "all of them are read. Encoders write about ten: save it again if it is "
-                    "genuine."
-                )
-        at += max(2, struct.unpack_from(">H", data, at)[0])
-    return samples if buffered else 0.0
 
 
 def _check_png(data: bytes) -> None:
@@ -210,8 +168,8 @@ def _check_png(data: bytes) -> None:
     while data[at + 4 : at + 8] not in (b"IEND", b""):
         at += 12 + struct.unpack_from(">I", data, at)[0]
         pieces += 1
-        if pieces > _MAX_PIECES:
-            raise _too_many("chunks")
+        if pieces > MAX_PIECES:
+            raise too_many("chunks")
 
 
 def _check_gif(data: bytes) -> None:
@@ -224,8 +182,8 @@ def _check_gif(data: bytes) -> None:
     def block() -> bytes:
         nonlocal at, pieces
         size, at, pieces = data[at], at + 1 + data[at], pieces + 1
-        if pieces > _MAX_PIECES:
-            raise _too_many("blocks before the first frame")
+        if pieces > MAX_PIECES:
+            raise too_many("blocks before the first frame")
         return data[at - size : at]
 
     while data[at] != 0x3B:
@@ -235,8 +193,8 @@ def _check_gif(data: bytes) -> None:
             check_size((max(width, left + frame_width), max(height, top + frame_height)))
             return
         if kind != 0x21:  # Pillow passes over it
-            if pieces > _MAX_PIECES:
-                raise _too_many("blocks before the first frame")
+            if pieces > MAX_PIECES:
+                raise too_many("blocks before the first frame")
             continue
         label, at = data[at], at + 1
         content = block()
@@ -281,19 +239,19 @@ def _check_tiff(data: bytes) -> None:
     (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     (n_tags,) = struct.unpack_from(order + ("Q" if big else "H"), data, start)
     if n_tags > 2**16:
-        raise _too_many("tags")
+        raise too_many("tags")
     total = 0
     for i in range(n_tags):
         at = start + (8 + 20 * i if big else 2 + 12 * i)
         tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, at)
-        if tag in (273, 324) and count > _MAX_PIECES:
-            raise _too_many("strips or tiles")
+        if tag in (273, 324) and count > MAX_PIECES:
+            raise too_many("strips or tiles")
         total += count * _TIFF_BYTES.get(kind, 1)
         if total > 2 * len(data) + 2**16:
             raise ImageDecodeError("damaged TIFF file: its tags claim more bytes than it has.")
 
 
-def _codestream(data: bytes) -> int:
+def codestream(data: bytes) -> int:
     """Return where the codestream of a JPEG 2000 file begins."""
     at = 0
     while data[at : at + 2] != b"\xff\x4f":
@@ -309,7 +267,7 @@ def _codestream(data: bytes) -> int:
 
 def _jpeg2000_bytes(data: bytes) -> float:
     """Return what OpenJPEG takes: the samples of a tile, and its lists of code blocks."""
-    at = _codestream(data)
+    at = codestream(data)
     right, bottom, left, top, tile_width, tile_height, _, _, n = struct.unpack_from(
         ">8IH", data, at + 8
     )
@@ -331,7 +289,6 @@ def _jpeg2000_bytes(data: bytes) -> float:
 
 
 _CHECKS = {
-    "JPEG": _check_jpeg,
     "PNG": _check_png,
     "GIF": _check_gif,
     "ICO": _check_ico,

@@ -13,7 +13,8 @@ from PIL import Image, ImageFile
 
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer._images import as_image_source
-from sktransfer._images._damage import check_jpeg
+from sktransfer._images._damage import check_jpeg as check_read_jpeg
+from sktransfer._images._jpeg import read_jpeg
 from sktransfer.exceptions import ImageDecodeError
 
 
@@ -34,6 +35,10 @@ def file_of(image, format_, **options):
 
 def decode(data, min_side=None):
     return as_image_source([data]).open(0).decode(min_side)
+
+
+def check_jpeg(stream):
+    check_read_jpeg(read_jpeg(stream))
 
 
 def coded_from(jpeg):
