@@ -31,7 +31,7 @@ from sktransfer._images._dicom_colors import (
     samples_and_kind,
     stored_bits,
 )
-from sktransfer._images._dicom_read import PixelData, frame_count
+from sktransfer._images._dicom_read import KINDS, PixelData, frame_count
 from sktransfer._images._dicom_values import Notes, UnreadableError, Values, named
 from sktransfer._images._jpeg import read_jpeg
 from sktransfer.exceptions import ImageDecodeError
@@ -47,14 +47,6 @@ _SYNTAXES = {
     "JPEG 2000": uid.JPEG2000,
     "HTJ2K": uid.HTJ2K,
 }
-_KINDS = {
-    **dict.fromkeys((uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit), "JPEG"),
-    **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), "lossless JPEG"),
-    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "JPEG-LS"),
-    **dict.fromkeys((uid.JPEG2000, uid.JPEG2000Lossless), "JPEG 2000"),
-    **dict.fromkeys((uid.HTJ2K, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL), "HTJ2K"),
-}
-
 # By samples: the photometric interpretations by which decoders convert nothing.
 _UNCHANGED = {1: "MONOCHROME2", 3: "RGB"}
 
@@ -162,7 +154,7 @@ def compressed_frame(
             "are read."
         )
     _refuse_damage(encoded, stream)
-    if stream.kind != _KINDS.get(syntax):
+    if stream.kind != KINDS.get(syntax):
         values.notes.correct(
             f"the transfer syntax is {syntax.name!r}, but the compressed image is {stream.kind}"
         )

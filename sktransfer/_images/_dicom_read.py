@@ -22,13 +22,16 @@ from sktransfer._images._dicom_values import Notes, UnreadableError, Values, nam
 
 _PREAMBLE = 132
 
+# What each transfer syntax calls the compressed image.
+KINDS = {
+    **dict.fromkeys((uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit), "JPEG"),
+    **dict.fromkeys((uid.JPEGLossless, uid.JPEGLosslessSV1), "lossless JPEG"),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "JPEG-LS"),
+    **dict.fromkeys((uid.JPEG2000, uid.JPEG2000Lossless), "JPEG 2000"),
+    **dict.fromkeys((uid.HTJ2K, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL), "HTJ2K"),
+}
 # Everything else (video, streams fetched by address, private ways) is refused by its name.
-_NATIVE = frozenset(uid.UncompressedTransferSyntaxes)
-_JPEG = frozenset((*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes))
-_JPEG2000 = frozenset(
-    (*(uid.JPEG2000Lossless, uid.JPEG2000), uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
-)
-_ALLOWED = _NATIVE | _JPEG | _JPEG2000 | {uid.RLELossless}
+_ALLOWED = {*KINDS, *uid.UncompressedTransferSyntaxes, uid.RLELossless}
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
