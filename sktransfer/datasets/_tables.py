@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -263,8 +264,10 @@ def find_file(base: Path, name: Any, row: int) -> Path:
             return base / way
         place = base  # folders and files may be written in different ways
         for part in Path(way).parts:
-            forms = [unicodedata.normalize(form, part) for form in ("NFC", "NFD")]
-            forms += [os.fsdecode(part.encode(code, "ignore")) for code in ("cp1252", "utf-8")]
+            forms = [part, *(unicodedata.normalize(form, part) for form in ("NFC", "NFD"))]
+            for code in ("cp1252", "utf-8"):
+                with contextlib.suppress(UnicodeEncodeError):
+                    forms.append(os.fsdecode(part.encode(code)))
             place /= next((form for form in forms if os.path.exists(place / form)), part)
         if os.path.isfile(place):
             return place

@@ -159,6 +159,14 @@ def test_odd_names_are_those_of_a_table_and_each_part_in_its_own_way(tmp_path):
     assert np.isfinite(extractor(n_jobs=2).fit_transform(X)).all()
 
 
+def test_a_name_is_not_found_without_its_letters(tmp_path):
+    put(tmp_path / ".png")
+    put(tmp_path / "Müller.png")
+    for missing in ("한.png", "Müller한.png", "한/Müller.png"):
+        with pytest.raises(FileNotFoundError, match="1 of 1 files named in the table"):
+            load_image_table(pd.DataFrame({"file": [missing]}), root=tmp_path)
+
+
 def test_a_system_whose_names_are_ascii_reads_those_of_others(tmp_path):
     put(tmp_path / "Bäume" / "Müller.png", 3)
     table = tmp_path / "t.csv"
