@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from decimal import Decimal
 
 import numpy as np
@@ -73,6 +74,29 @@ def test_a_missing_patient_is_an_error_also_among_words(missing):
         read_groups(["a", missing, "b"])
     with pytest.raises(ValueError, match=r"1 of 3 rows have no group, the first is row 1"):
         read_groups(np.ma.masked_array([1, 2, 3], [False, True, False]))
+
+
+def test_dates_and_unseen_characters_are_one_identifier():
+    days = ["2020-01-02", datetime.date(2020, 1, 2), pd.Timestamp("2020-01-02"), "\ufeff2020-01-02"]
+    assert read_groups(np.array(days, dtype=object)).tolist() == ["2020-01-02"] * 4
+    assert read_groups(pd.to_datetime(days[:1])).tolist() == ["2020-01-02"]
+    assert read_groups(np.array(days[:1], "datetime64[D]")).tolist() == ["2020-01-02"]
+
+
+def test_identifiers_that_lost_digits_are_refused_or_said():
+    long = [12345678901234567, 12345678901234568]
+    assert read_groups(long).tolist() == list(map(str, long))
+    for lost in (np.array(long, float), np.float32([16777217]), [2.0**60, 1]):
+        with pytest.raises(ValueError, match=r"has the float\d\d .*Read identifiers as text"):
+            read_groups(lost)
+    with pytest.warns(UserWarning, match=r"groups has '1\.23E\+15', as spreadsheets shorten"):
+        assert read_groups(["1.23E+15", "1.23E+15", "2"]).tolist() == ["1.23E+15"] * 2 + ["2"]
+
+
+def test_groups_of_several_columns_are_refused():
+    for groups in ([(1, "a"), (1, "b")], pd.DataFrame({"a": [1, 2], "b": [1, 2]})):
+        with pytest.raises(ValueError, match=r"has to be one column; got shape \(2, 2\)"):
+            read_groups(groups)
 
 
 def test_a_leak_is_found_between_a_file_and_a_table(tmp_path):

@@ -334,6 +334,33 @@ def test_rows_of_long_computations_are_taken_in_their_order(name):
     assert_same(SLOW[name](shuffled()), SLOW[name](np.asarray))
 
 
+WITH_LABELS = [
+    *("model_selection.h_score", "model_selection.knn_score", "model_selection.logme_score"),
+    *("model_selection.leep_score", "model_selection.grouped_train_test_split"),
+    *("model_selection.GroupedValidSplit.__call__", "model_selection.OperatingPointClassifier.fit"),
+    *("FineTuneClassifier.fit", "inspection.ErrorGalleryDisplay.from_predictions"),
+    "metrics.DecisionCurveDisplay.from_predictions",
+]
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_a_missing_label_is_no_class(name, missing):
+    def with_gap(each):
+        words = ["ill" if label else "well" for label in each]
+        return [*words[:3], missing, *words[4:]] if each is Y else np.asarray(each)
+
+    with pytest.raises(ValueError, match=r": 1 of \d+ rows have no label, the first is row 3"):
+        FAST[name](with_gap)
+
+
+@pytest.mark.parametrize("name", WITH_LABELS)
+def test_labels_that_are_objects_keep_their_type_and_are_not_mixed(name):
+    assert_same(FAST[name](lambda each: np.asarray(each, object)), FAST[name](np.asarray))
+    with pytest.raises(TypeError, match="has text and other labels, such as 'ill' and "):
+        FAST[name](lambda each: ["ill", *each[1:]] if each is Y else np.asarray(each))
+
+
 PER_ROW = {"y", "y_true", "y_score", "groups", "groups_train", "sample_weight", "readers"}
 
 

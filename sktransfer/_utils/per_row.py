@@ -23,15 +23,28 @@ def as_column(values: Any) -> Any:
 
 
 def check_present(labels: Any, name: str = "y") -> Any:
-    """Return labels as they are; a missing one, also among words, is an error with its row."""
-    missing: np.ndarray = np.asarray(pd.isna(as_column(labels)))
-    rows = np.flatnonzero(missing.reshape(len(missing), -1).any(axis=1)) if missing.ndim else []
+    """Return labels, objects that are numbers as such; refuse missing ones, and words with numbers.
+
+    A missing one is also found among words, where NumPy makes "nan" of it.
+    """
+    column = as_column(labels)
+    missing: np.ndarray = np.asarray(pd.isna(column))
+    rows = np.unique(np.nonzero(missing)[0]) if missing.ndim else []
     if len(rows):
         raise ValueError(
             f"{name}: {len(rows)} of {len(missing)} rows have no label, the first is row "
             f"{rows[0]}. Leave these rows out."
         )
-    return labels
+    if column.dtype != object or not column.ndim:
+        return labels
+    kinds = {isinstance(each, str): each for each in column.flat}
+    if len(kinds) > 1:
+        raise TypeError(
+            f"{name} has text and other labels, such as {kinds[True]!r} and {kinds[False]!r}: "
+            "write all of them in one way."
+        )
+    found = pd.Series(column.ravel()).infer_objects()
+    return found.to_numpy().reshape(column.shape) if found.dtype.kind in "biuf" else labels
 
 
 def as_frame(table: Any) -> pd.DataFrame | None:

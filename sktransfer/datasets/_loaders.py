@@ -188,6 +188,14 @@ def _rows_of_files(
             f"{table[column].iloc[0]!r}, and the first image is {relative[0]!r}. Name files by "
             "their path below the folder, or pass metadata=None."
         )
+    unnamed = np.flatnonzero(~np.isin(np.array(keys, object), named.to_numpy(object)))
+    if len(unnamed) and not wanted.all():  # either alone may be meant
+        warnings.warn(
+            f"{what} does not name {len(unnamed)} of the {len(files)} images (first: "
+            f"{quoted(relative[unnamed[0]])}), and {int((~wanted).sum())} of its rows name no "
+            f"image (first: {quoted(named[~wanted].iloc[0])}). Do they belong together?",
+            stacklevel=3,
+        )
     return table[wanted].set_index(named[wanted].to_numpy()).reindex(keys).reset_index(drop=True)
 
 
@@ -273,11 +281,16 @@ def load_image_table(
             "as image=."
         )
     named = (target, None if groups == "auto" else groups)
+    columns = [columns] if isinstance(columns, str) else list(columns)
     check_columns(frame, [image, *columns, *(name for name in named if name is not None)])
     files = _named_files(frame, image, base)
-    data = frame[list(columns)].copy()
+    if "image" in columns and image != "image":
+        raise ValueError("A column 'image' cannot be kept alongside the images; rename it.")
+    data = frame[[name for name in columns if name != "image"]].copy()
     data.insert(0, "image", path_column(files).set_axis(data.index))
     labels, names = (None, None) if target is None else encode_labels(frame[target])
+    if labels is not None:
+        _warn_of_contradictions(files, labels, target)
     if return_X_y:
         return data, labels
     return Bunch(
@@ -308,6 +321,22 @@ def _named_files(frame: pd.DataFrame, image: str, base: Path) -> list[Any]:
             f"{'; ...' if len(missing) > 5 else ''}). root= says what names are relative to."
         )
     return [str(path) for path in paths]
+
+
+def _warn_of_contradictions(files: list[Any], labels: np.ndarray, target: Any) -> None:
+    """Warn of files that are in several rows with different labels."""
+    first: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for row, file in enumerate(files):
+        if isinstance(file, str) and labels[first.setdefault(file, row)] != labels[row]:
+            found.setdefault(file, row)
+    if found:
+        file, row = next(iter(found.items()))
+        warnings.warn(
+            f"{len(found)} files are in several rows with different labels in column {target!r}; "
+            f"the first is {quoted(file)}, in rows {first[file]} and {row}.",
+            stacklevel=3,
+        )
 
 
 def _group_values(

@@ -17,6 +17,7 @@ import lzma
 import os
 import re
 import unicodedata
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ import numpy as np
 import pandas as pd
 
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.identifiers import cleaned, identifier
 from sktransfer._utils.per_row import as_frame
 
 # Usual names of columns, most telling first. A lesion is photographed several times, a patient has
@@ -132,13 +134,19 @@ def _text_of(path: Path, content: bytes) -> str:
             )
         with suppress(UnicodeDecodeError):
             text = content.decode("cp1252")
+            first = next(line for line in text.splitlines() if not line.isascii())
+            warnings.warn(
+                f"{str(path)!r} is not in UTF-8 and was read as Windows-1252 (Western European). "
+                f"If {first.strip()[:60]!r} looks wrong, save the table in UTF-8.",
+                stacklevel=5,
+            )
     if what is not None or text is None or "\0" in text:
         raise ValueError(
             f"{str(path)!r} is {what or 'no text in UTF-8, UTF-16 with a mark, or Windows-1252'}; "
             "tables are read from CSV and Parquet. Save it as CSV in UTF-8, or read it with pandas "
             "and pass the DataFrame."
         )
-    return text
+    return text.lstrip("\ufeff")  # files that were joined have more than one mark
 
 
 def _parsed(text: str, where: str, as_text: Sequence[str | None]) -> pd.DataFrame:
@@ -245,7 +253,9 @@ def encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
         values = pd.Series(list(labels), dtype=object).infer_objects()
     if pd.api.types.is_numeric_dtype(values):
         return values.to_numpy(), None
-    words = np.array([unicodedata.normalize("NFC", str(each)).strip() for each in values], object)
+    words = np.array(
+        [cleaned(each) if isinstance(each, str) else identifier(each) for each in values], object
+    )
     names, codes = np.unique(words, return_inverse=True)
     return codes.astype(np.int64), names.tolist()
 

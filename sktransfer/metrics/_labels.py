@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
@@ -37,18 +38,23 @@ def check_labels(y: ArrayLike, *, name: str = "y_true") -> np.ndarray:
 
 
 def check_readings(readings: Any, classes: np.ndarray, positive: Any, negative: Any) -> np.ndarray:
-    """Return an expert's readings as labels, missing where an expert gave none.
+    """Return an expert's readings as labels, missing where an expert gave none or blanks.
 
     True and False are labels where classes are called so or are 1 and 0, else they mean the
     positive and the negative class.
     """
-    given: np.ndarray = column_or_1d(as_column(readings))
-    if given.dtype != bool or classes.dtype == bool:
+    column: np.ndarray = column_or_1d(as_column(readings))
+    words = [None if str(each).strip() == "" else each for each in column.tolist()]
+    given = np.array(words, dtype=object)
+    called = [each for each in given[~pd.isna(given)] if not isinstance(each, (bool, np.bool_))]
+    if called or classes.dtype == bool:
         return given
-    names = set(map(str, classes))
-    if names == {"True", "False"}:
-        return given.astype(str)
-    return given.astype(int) if names == {"0", "1"} else np.where(given, positive, negative)
+    named = {str(each): each for each in classes.tolist()}
+    for yes, no in (("True", "False"), ("1", "0"), ("1.0", "0.0")):
+        if set(named) == {yes, no}:
+            positive, negative = named[yes], named[no]
+    meaning: dict[Any, Any] = {True: positive, False: negative}
+    return np.array([meaning.get(each) for each in words], dtype=object)
 
 
 def check_scores(score: ArrayLike, *, name: str = "y_score") -> np.ndarray:

@@ -307,11 +307,11 @@ def _reader(
         raise ValueError(
             f"Reader {name!r} read no rows of one of the two classes; rows of both are needed."
         )
-    unknown = np.setdiff1d(given[read], truth)
-    if len(unknown):
+    known = classes.tolist()
+    unknown = [each for each in pd.unique(given[read]).tolist() if each not in known]
+    if unknown:
         raise ValueError(
-            f"Reader {name!r} gave labels that are not among the labels of y_true: "
-            f"{unknown.tolist()}."
+            f"Reader {name!r} gave labels that are not among the labels of y_true: {unknown}."
         )
     point = operating_point(
         truth[read],

@@ -269,7 +269,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         return self
 
     def _labels(self, y: Any) -> np.ndarray:
-        check_present(y)
+        y = check_present(y)
         labels: np.ndarray = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
         kind = type_of_target(labels, input_name="y")
         if kind != "binary":

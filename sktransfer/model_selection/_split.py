@@ -12,6 +12,7 @@ from sklearn.utils import check_consistent_length, check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _safe_indexing, validate_shuffle_split
 from sktransfer._utils.splitting import holdout_split, stratified_part
 
@@ -69,6 +70,8 @@ def grouped_train_test_split(
     """
     if not arrays:
         raise ValueError("At least one array to split is needed.")
+    if stratify is not None:
+        stratify = check_present(stratify, "stratify")
     if groups is None:
         return train_test_split(
             *arrays,
@@ -156,7 +159,7 @@ class GroupedValidSplit(BaseEstimator):
                 "GroupedValidSplit needs the labels to be stratified by them: pass y to fit, also "
                 "where the data set has its own."
             )
-        labels = np.asarray(y)
+        labels = np.asarray(check_present(y))
         if len(labels) != len(dataset):
             raise ValueError(f"y has {len(labels)} entries for {len(dataset)} rows.")
         train, valid = holdout_split(

@@ -39,6 +39,9 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
             raise ValueError(
                 f"-o {path} has to end in {', '.join(_WRITERS)}, which determines the format."
             )
+    given = [path for path in (options.data, options.train) if path is not None]
+    if options.target is not None and all(Path(path).is_dir() for path in given):
+        raise ValueError("--target is for tables; the labels of a folder are its sub-folders.")
     estimator = _load_model(options.model, allow_pickle=options.allow_pickle)
     with open(options.model, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sktransfer._utils.identifiers import identifier
 from sktransfer.datasets._dicom import is_dicom_ages
 from sktransfer.metrics import operating_point, roc_auc_interval
 from sktransfer.report._scored_rows import ScoredRows
@@ -106,6 +107,9 @@ def _levels(column: pd.Series, name: str) -> np.ndarray:
             f"{_MOST_LEVELS} are tabulated: join some, leave the column out, or pass a column of "
             "numbers, which is cut into bands."
         )
+    if not pd.api.types.is_numeric_dtype(column):  # 1 and "1" are one site
+        column = column.astype(object).map(identifier, na_action="ignore")
+        column = column.mask(column == "")
     # Whole numbers of a few values are codes.
     if column.nunique() > _MOST_LEVELS:
         column = pd.qcut(column, _BANDS, duplicates="drop", precision=3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import unicodedata
+import warnings
 import zipfile
 
 import numpy as np
@@ -132,10 +133,46 @@ def test_encodings_and_separators_are_recognized(root, encoding, separator):
     Image.new("L", (4, 4)).save(root / "Größe.png")
     lines = [["file", "label", "note"], ["a.png", "bösartig", "x"], ["Größe.png", "gut", "y"]]
     text = "\r\n".join(separator.join(line) for line in lines)
-    found = load_image_table(write(root, text, "t.tsv", encoding), target="label")
+    old = encoding in ("cp1252", "latin-1")
+    with warnings.catch_warnings(record=True, action="always") as said:
+        found = load_image_table(write(root, text, "t.tsv", encoding), target="label")
+    assert [("as Windows-1252" in str(each.message)) for each in said] == [True] * old
     assert found.target_names == ["bösartig", "gut"]
     assert list(found.frame.columns) == ["file", "label", "note"]
     assert found.data["image"].tolist() == [str(root / "a.png"), str(root / "Größe.png")]
+
+
+def test_text_of_another_alphabet_is_quoted_as_it_was_read(root):
+    path = write(root, "file,label\na.png,Норма\n", encoding="cp1251")
+    with pytest.warns(UserWarning, match="as Windows-1252 .*'a.png,Íîðìà' looks wrong"):
+        load_image_table(path, target="label")
+
+
+def test_marks_of_joined_files_and_unseen_characters_are_no_part_of_names(root):
+    text = '\ufeff\ufeff"file",label,patient\na.png,mel\u200b,\u200e1\nb.png,mel,1\n'
+    found = load_image_table(write(root, text), target="label")
+    assert found.target_names == ["mel"]
+    assert found.groups.tolist() == ["1", "1"]
+
+
+def test_one_file_with_two_labels_is_said(root):
+    text = "file,label\na.png,x\nb.png,x\n./a.png,y\nb.png,x\n"
+    with pytest.warns(UserWarning, match=r"1 files are in several rows .*a\.png', in rows 0 and 2"):
+        found = load_image_table(write(root, text), target="label")
+    assert found.target.tolist() == [0, 0, 1, 0]
+    assert load_image_table(root / "t.csv").target is None
+
+
+def test_columns_may_be_one_name_and_are_not_called_image(root):
+    table = frame(age=[1, 2, 3, 4], image=list("wxyz"))
+    assert load_image_table(table, columns="age", root=root).data["age"].tolist() == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="A column 'image' cannot be kept"):
+        load_image_table(table, columns=["image"], root=root)
+
+
+def test_numbers_among_words_are_words_without_a_point(root):
+    labels = np.array([1.0, "1", "x", 2], dtype=object)
+    assert load_image_table(frame(label=labels), target="label", root=root).target_names == [*"12x"]
 
 
 def test_spreadsheets_of_german_offices_are_read(root):
@@ -294,6 +331,21 @@ def test_what_is_no_file_is_named(root):
     (root / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match=r"row 1: .*folder' is a folder"):
         load_image_table(pd.DataFrame({"file": ["a.png", "folder"]}), root=root)
+
+
+def test_a_table_that_fits_a_folder_in_part_is_said(tmp_path):
+    for name in "123":
+        (tmp_path / "x").mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / "x" / f"{name}.png")
+    text = "file,site\nx/1.png,A\n2.png,B\nX/3.PNG,C\n"
+    message = r"not name 2 of the 3 images \(first: 'x/2\.png'\), and 2 .*\(first: '2\.png'\)"
+    with pytest.warns(UserWarning, match=message):
+        found = load_image_folder(tmp_path, metadata=write(tmp_path, text))
+    assert found.frame["site"].isna().tolist() == [False, True, True]
+    # Rows of other images alone, as in a table of all parts, or images alone, may be meant.
+    for text in ("file,site\n1.png,A\n2.png,B\n3.png,C\n4.png,D\n", "file,site\n1.png,A\n"):
+        found = load_image_folder(tmp_path, metadata=write(tmp_path, text))
+        assert found.frame["site"][0] == "A"
 
 
 def test_a_table_of_other_images_is_refused(tmp_path):

@@ -83,10 +83,15 @@ def test_ages_of_dicom_are_years_and_infinite_numbers_are_missing(rows):
     [
         (["no", "yes"], Y == 1),  # True is positive
         (["False", "True"], Y == 1),
+        (["0", "1"], Y == 1),
+        ([0.0, 1.0], [None, *(Y[1:] == 1).tolist()]),
         ([0, 1], Y == 1),
         (["None", "NA"], ["None", "NA"] * 40),
         ([0, 1], [None, *Y[1:].tolist()]),
         (["a", "b"], [np.nan, *["b", "a"] * 39, "b"]),
+        (["a", "b"], [" ", *["b", "a"] * 39, "b"]),
+        (["no", "yes"], [None, *(Y[1:] == 1).tolist()]),
+        ([0, 1], pd.Series([None, *(Y[1:] == 1).tolist()], dtype="boolean")),
     ],
 )
 def test_readings_are_labels_and_missing_ones_stay_missing(labels, readings):
@@ -96,6 +101,13 @@ def test_readings_are_labels_and_missing_ones_stay_missing(labels, readings):
     there = ~pd.isna(named)
     assert there.sum() >= N - 1
     assert (named[there] == rows.y[there]).all()
+
+
+def test_one_site_is_one_subgroup_and_blanks_are_unknown(rows):
+    site = np.array([1, "1", " 1", "", "None", None, True, "True"] * (N // 8), dtype=object)
+    found = subgroups_section(rows, {"site": site}).data["subgroups"]["site"]
+    counts = {name: own["images"] for name, own in found.items()}
+    assert counts == {"1": 30, "None": 10, "True": 20, "unknown": 20}
 
 
 def test_a_missing_label_of_a_test_row_is_named():
