@@ -29,7 +29,7 @@ def check_present(labels: Any, name: str = "y") -> Any:
     """
     column = as_column(labels)
     missing: np.ndarray = np.asarray(pd.isna(column))
-    rows = np.unique(np.nonzero(missing)[0]) if missing.ndim else []
+    rows: Any = np.unique(np.nonzero(missing)[0]) if missing.ndim else []
     if len(rows):
         raise ValueError(
             f"{name}: {len(rows)} of {len(missing)} rows have no label, the first is row "
