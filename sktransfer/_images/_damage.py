@@ -32,6 +32,7 @@ _PADDING = 2
 _READ_AHEAD = 8
 # Frames of cosine transforms, in one pass or several: markers of baseline, extended, arithmetic.
 _TRANSFORMED = {0xC0, 0xC1, 0xC9, 0xC2, 0xCA}
+_END_OF_FAX = 0x001001
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Zero bytes in a row that any coder may write; what flat areas may add is in each check.
@@ -200,8 +201,11 @@ def _check_tiff(image: TiffImageFile, data: bytes) -> None:
     row = math.ceil(tags.get(322, image.width) * samples * max(tags.get(258, (1,))) / 8)
     rows = tags.get(323, min(tags.get(278, image.height), image.height))
     for number, strip in enumerate(_strips(image, data)):
-        if compression == 4:  # no code has twelve zeros
-            _refuse_zeros(strip, 0, "TIFF")
+        if compression == 4:  # no code has twelve zeros; some scanners pad behind the end's code
+            coded = strip.rstrip(b"\0")
+            end = int.from_bytes(coded[-5:], "big")
+            ended = end and end // (end & -end) & 0xFFFFFF == _END_OF_FAX
+            _refuse_zeros(coded if ended else strip, 0, "TIFF")
         elif compression == 7 and strip[:2] == b"\xff\xd8":
             check_jpeg(read_jpeg(tables[:-2] + strip[2:] if len(tables) > 4 else strip))
         elif compression != 7:

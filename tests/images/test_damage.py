@@ -294,6 +294,21 @@ def test_a_zeroed_block_of_a_fax_is_an_error(photo):
         decode(zeroed(data, len(data) // 3, 300))
 
 
+def test_zeros_behind_the_end_of_a_fax_are_no_damage(photo):
+    """Scanners pad strips to the end of a sector."""
+    data = file_of(photo.convert("1"), "TIFF", compression="group4")
+    with Image.open(io.BytesIO(data)) as image:
+        (at,), (length,) = image.tag_v2[273], image.tag_v2[279]
+    padded = bytearray(data + data[at : at + length] + bytes(512))
+    (start,) = struct.unpack_from("<I", data, 4)
+    for entry in range(start + 2, start + 2 + 12 * data[start], 12):
+        (tag,) = struct.unpack_from("<H", data, entry)
+        if tag in (273, 279):
+            value = len(data) if tag == 273 else length + 512
+            struct.pack_into("<HII", padded, entry + 2, 4, 1, value)
+    np.testing.assert_array_equal(np.asarray(decode(bytes(padded))), np.asarray(decode(data)))
+
+
 def test_a_png_inside_an_icon_has_its_checksum_looked_at(photo):
     data = bytearray(file_of(photo, "ICO", sizes=[(128, 128)]))
     at = data.index(b"IDAT") + 4
