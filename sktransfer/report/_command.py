@@ -105,8 +105,9 @@ def _load_model(path: str, *, allow_pickle: bool) -> Any:
         estimator = joblib.load(file)
     except Exception as error:  # a file that is no pickle may raise anything
         raise ValueError(f"{path} cannot be loaded here: {error}") from error
-    if not hasattr(estimator, "predict"):
-        raise ValueError(f"{path} holds a {type(estimator).__name__}, which is no classifier.")
+    if not hasattr(estimator, "classes_"):
+        kind = type(estimator).__name__
+        raise ValueError(f"{path} holds a {kind}, which is no classifier that was fitted.")
     return estimator
 
 

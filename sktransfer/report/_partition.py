@@ -23,7 +23,7 @@ def partition_section(
     if groups_train is not None:
         groups_train = read_groups(groups_train, name="groups_train")
     if y_train is not None:
-        labels = rows.named(y_train)
+        labels = rows.named(y_train, "y_train")
         if groups_train is not None and len(groups_train) != len(labels):
             raise ValueError(
                 f"groups_train has {len(groups_train)} entries for {len(labels)} labels of y_train."

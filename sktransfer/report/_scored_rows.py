@@ -68,9 +68,10 @@ class ScoredRows:
         """Return the parameters of intervals."""
         return {**self.settings, "confidence_level": self.confidence_level}
 
-    def named(self, given: Any) -> np.ndarray:
+    def named(self, given: Any, what: str) -> np.ndarray:
         """Return labels of the estimator as names; missing ones stay missing."""
-        return _class_names(given, self.classes, self.pos_label, self.negative, self.positive)
+        names = (self.negative, self.positive)
+        return _class_names(given, self.classes, self.pos_label, names, what)
 
     def columns(self, given: Any, what: str) -> pd.DataFrame:
         """Select the rows of the report from named columns for all rows given."""
@@ -135,7 +136,7 @@ def score_rows(
         threshold, source = _threshold(decider(estimator), method, label, own, labels)
     else:
         source = "It was given to the report."
-    named = _class_names(truth, labels, label, negative, positive).astype(str)
+    named = _class_names(truth, labels, label, (negative, positive), "y").astype(str)
     if len(np.unique(named)) < 2:
         raise ValueError(
             f"The test rows are all of one class, {str(named[0])!r}; pass rows of both classes."
@@ -160,7 +161,7 @@ def score_rows(
 
 
 def _class_names(
-    given: Any, labels: np.ndarray, label: Any, negative: str, positive: str
+    given: Any, labels: np.ndarray, label: Any, names: tuple[str, str], what: str
 ) -> np.ndarray:
     """Return labels as the two names, an array of objects; missing ones are None."""
     other = next((each for each in labels if each != label), None)
@@ -168,8 +169,11 @@ def _class_names(
     there = ~pd.isna(column)
     unknown = [each for each in pd.unique(column[there]).tolist() if each not in labels]
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is not one of the classes {labels.tolist()}.")
-    named = np.where(column == label, positive, negative).astype(object)
+        raise ValueError(
+            f"{what}: {unknown[0]!r} is not one of the classes {labels.tolist()}, of which "
+            f"{label!s} is {names[1]}."
+        )
+    named = np.where(column == label, names[1], names[0]).astype(object)
     named[~there] = None
     return named
 

@@ -145,7 +145,7 @@ def _readers(rows: ScoredRows, readers: Any, identify: bool) -> dict[str, np.nda
         return {}
     given = rows.columns(readers, "readers")
     return {
-        name if identify else f"Reader {place}": rows.named(own)
+        name if identify else f"Reader {place}": rows.named(own, f"readers {name!r}")
         for place, (name, own) in enumerate(given.items(), start=1)
     }
 

@@ -281,4 +281,4 @@ def test_readings_are_matched_with_names_too(folder, tmp_path, capsys):
     for reader in found["roc"]["readers"].values():
         assert reader["sensitivity"]["estimate"] == reader["specificity"]["estimate"] == 1
     assert reported(tmp_path, model, tmp_path / "t.csv", "--readers", "c") is None
-    assert "'unsure' is not one of the classes" in capsys.readouterr().err
+    assert "readers 'c': 'unsure' is not one of the classes" in capsys.readouterr().err

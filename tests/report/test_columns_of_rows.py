@@ -97,7 +97,7 @@ def test_ages_of_dicom_are_years_and_infinite_numbers_are_missing(rows):
 def test_readings_are_labels_and_missing_ones_stay_missing(labels, readings):
     y = np.array(labels)[Y]
     rows = score_rows(LogisticRegression().fit(X, y), X, y)
-    named = rows.named(readings)
+    named = rows.named(readings, "readings")
     there = ~pd.isna(named)
     assert there.sum() >= N - 1
     assert (named[there] == rows.y[there]).all()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
 from sktransfer import FineTuneClassifier
 from sktransfer.__main__ import main
@@ -104,6 +105,10 @@ def test_names_are_written_if_asked_for(ward, tmp_path):
         (["{bad}", "{test}", "--allow-pickle"], "cannot be loaded here"),
         (["{list}", "{test}", "--allow-pickle"], "holds a list, which is no classifier"),
         (
+            ["{new}", "{test}", "--allow-pickle"],
+            "a LogisticRegression, which is no",
+        ),
+        (
             ["{net}", "{other}"],
             "The model knows the classes 0 (healthy), 1 (ill); the images are",
         ),
@@ -113,6 +118,7 @@ def test_names_are_written_if_asked_for(ward, tmp_path):
 def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
     (tmp_path / "bad.pkl").write_bytes(b"not a pickle")
     joblib.dump([1], tmp_path / "list.joblib")
+    joblib.dump(LogisticRegression(), tmp_path / "new.joblib")
     for name in "abc":
         (tmp_path / "other" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "other" / name / "1.png")
@@ -123,6 +129,7 @@ def test_errors_say_what_to_do(ward, tmp_path, capsys, arguments, message):
         "net": ward / "net.safetensors",
         "csv": ward / "test" / "metadata.csv",
         "bad": tmp_path / "bad.pkl",
+        "new": tmp_path / "new.joblib",
         "list": tmp_path / "list.joblib",
         "other": tmp_path / "other",
         "unlabeled": tmp_path / "unlabeled.csv",
