@@ -1,10 +1,10 @@
-"""Memory of a process that embeds many images with several networks, and goes on for long.
+"""Memory of a process that embeds many images with several networks, for a long time.
 
     python benchmarks/long_run.py [--images 20000] [--calls 1000] [--networks 10] [--size 224]
 
 One process embeds images, all of different bytes, with four networks, all stages of each, a cache
 directory and the memory tier. Then it calls ``transform`` a thousand times, on batches of one to
-forty images, old and new ones, with the four networks in turn, and takes up further networks until
+forty images, old and new ones, with the four networks in turn, and loads further networks until
 there are ten. The resident size is sampled all the while. The exit status is 1 unless the process
 ends within 10 % of the peak of the first part.
 """

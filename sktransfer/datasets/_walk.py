@@ -63,7 +63,7 @@ _SAY = {
     "held out": re.compile(r"(val(id(ation)?)?|test(ing)?|eval(uation)?)(set|data)?|h[oe]ld(out)?"),
     "a part": re.compile(r"trn?|tst|t[es]|dev|cv|folds?|splits?|parts?|batch|shard"),
     "images": re.compile(r"(image|img)s?"),
-    "beside images": re.compile(r"(mask|label|annotation|segmentation)s?|truth|gt"),
+    "annotations": re.compile(r"(mask|label|annotation|segmentation)s?|truth|gt"),
     "nothing": re.compile(r"sets?|data|dir|samples|input|out|jpe?g|png|[a-z]"),
 }
 
@@ -205,7 +205,7 @@ def _parts(folders: list[str]) -> list[str]:
     }
     kinds = set[str]().union(*said.values())
     parts = {"training", "held out", "a part"}
-    for pair in ({"training", "held out"}, {"images", "beside images"}):
+    for pair in ({"training", "held out"}, {"images", "annotations"}):
         if pair <= kinds:
             return [folder for folder, each in said.items() if each & (pair | parts)]
     named = all(each & parts and "" not in each for each in said.values())
@@ -227,7 +227,7 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
     same = [name for name in classes if lower[name.casefold()] > 1]
     below = [place for place in places if place.parent != walk.folder]
     small = [walk.name(place) for place in below if _SMALL.fullmatch(place.name)]
-    beside = [f"{loose} images"] if loose else []
+    loose_files = [f"{loose} images"] if loose else []
     twice = _twice(walk, classes)
     found = {
         "{} look like parts of a data set, and were taken for classes. Load each of them (or the "
@@ -244,7 +244,7 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
         "of their format.": [
             f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind
         ],
-        "{} next to the folders of classes are of no class, and were left out.": beside,
+        "{} next to the folders of classes are of no class, and were left out.": loose_files,
         "{}. Remove the link if that is right.": [
             f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
             f"{quoted(own(place))} alone"
