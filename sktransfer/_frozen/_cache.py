@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from sktransfer._frozen._disk import open_directory
 from sktransfer._frozen._session import private_directory
@@ -17,9 +16,9 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
     that directory. ``n_bytes`` of rows are to be run: more than memory, or the directory, may hold
     would only drive each other, and everything else, out of it, and then it is left out.
     """
-    directory: Path | None
+    directory: str | os.PathLike[str] | None
     if isinstance(cache, str | os.PathLike):
-        directory = Path(cache)
+        directory = cache
     elif not cache:  # numpy's booleans come from searches over a grid
         return None
     else:
@@ -35,14 +34,14 @@ def store_for(cache: bool | str | os.PathLike[str] | None, n_bytes: int = 0) -> 
 
 def _named(cache: bool | str | os.PathLike[str]) -> Store:
     """Return the store that a user names."""
-    if isinstance(cache, bool):
-        if not cache:
-            raise ValueError(
-                "cache=False names no store. Pass True for this process's memory, or the path of "
-                "a directory that an estimator was given as cache."
-            )
+    if isinstance(cache, str | os.PathLike):
+        return open_directory(cache)
+    if isinstance(cache, bool) and cache:
         return MEMORY_STORE
-    return open_directory(cache)
+    raise ValueError(
+        f"cache={cache!r} names no store. Pass True for this process's memory, or the path of a "
+        "directory that an estimator was given as cache."
+    )
 
 
 def cache_info(cache: bool | str | os.PathLike[str] = True) -> CacheInfo:

@@ -52,7 +52,7 @@ class DirectoryStore(Store):
     """
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
-        self.path = Path(path).expanduser().absolute()
+        self.path = Path(path).absolute()
         variable = _config.DIRECTORY_CACHE_VARIABLE
         self.max_bytes = _config.cache_bytes(variable) if max_bytes is None else max_bytes
         self._shared = _config.shared_cache()
@@ -167,7 +167,8 @@ class DirectoryStore(Store):
             (n_rows,) = connection.execute("SELECT COUNT(*) FROM rows").fetchone()
             return n_rows, _total(connection)
 
-        n_rows, n_bytes = self._attempt(read) or (0, 0)
+        there = os.path.lexists(self.path)  # to look is not to make it
+        n_rows, n_bytes = (self._attempt(read) if there else None) or (0, 0)
         return CacheInfo(self._hits, self._misses, n_rows, n_bytes, self.max_bytes)
 
     def clear(self) -> None:
@@ -302,7 +303,9 @@ class DirectoryStore(Store):
         return False
 
     def _open(self) -> sqlite3.Connection:
-        """Return the connection, opened if need be."""
+        """Return the connection, opened if need be, also where the file was removed meanwhile."""
+        if self._connection is not None and self._identity != _disk_file.identity(self.path):
+            self._close()
         if self._connection is None:
             self._identity = _disk_file.identity(self.path)
             connection, writable = _disk_file.open_file(self.path)
@@ -390,7 +393,13 @@ _FORK_SECONDS = 5.0
 
 def open_directory(path: str | os.PathLike[str]) -> DirectoryStore:
     """Return the process's one store of a directory, which estimators with that cache share."""
-    key = Path(path).expanduser().absolute()
+    name = os.fspath(path)
+    if not name.strip() or "://" in name:
+        raise ValueError(
+            f"cache={name!r} names no directory of this machine: give its path, True for memory, "
+            "or False."
+        )
+    key = _config.expanded(name, "cache").absolute()
     with _OPENING:
         store = _OPEN.get(key)
         if store is None:

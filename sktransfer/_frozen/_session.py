@@ -35,8 +35,9 @@ def begin_session() -> None:
     It is made when a worker needs it. Every image that ``cross_val_score(n_jobs=2)`` shows to two
     workers is then embedded by one of them.
     """
-    if _config.SESSION_VARIABLE in os.environ:
-        return  # a worker, a process started by one, or somebody who wants none
+    given = os.environ.get(_config.SESSION_VARIABLE)
+    if given is not None and (not given or _lasts(given.partition(":")[2])):
+        return  # somebody who wants none, or a worker, or a process started by one
     with suppress(OSError):  # no temporary folder can be written to: no session
         folder = Path(tempfile.gettempdir())
         _remove_left_behind(folder)
@@ -53,6 +54,8 @@ def private_directory() -> Path | None:
         return None
     directory = Path(name)
     if owner != str(os.getpid()):
+        if not _lasts(name):  # what is written from now on would never be removed
+            return None
         with suppress(OSError):
             directory.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -74,6 +77,11 @@ def private_directory() -> Path | None:
         stacklevel=2,
     )
     return None
+
+
+def _lasts(directory: str) -> bool:
+    """Return whether a session has not ended, so that somebody will remove what it writes."""
+    return os.path.exists(directory + _LOCK)
 
 
 def _hold(directory: Path) -> int:

@@ -54,20 +54,31 @@ _CONTROL_GROUPS = [
 _ASSUMED_MEMORY = 4 * 2**30
 
 
+def expanded(path: str | os.PathLike[str], what: str) -> Path:
+    """Return a path with its "~" replaced; ``what`` it was given as, for the error."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"{what}={os.fspath(path)!r} begins with a home directory that cannot be found. Give "
+            "the whole path."
+        ) from error
+
+
 def weights_directory() -> Path | None:
     """Return the directory named by ``SKTRANSFER_WEIGHTS_DIR``, or None."""
     value = os.environ.get(WEIGHTS_DIR_VARIABLE, "").strip()
-    return Path(value).expanduser() if value else None
+    return expanded(value, WEIGHTS_DIR_VARIABLE) if value else None
 
 
 def home_directory() -> Path:
     """Return the directory for sktransfer's own small records (``SKTRANSFER_HOME``)."""
     value = os.environ.get(HOME_VARIABLE)
     if value:
-        return Path(value).expanduser()
+        return expanded(value, HOME_VARIABLE)
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
-        return Path(base).expanduser() / "sktransfer"
+        return expanded(base, "XDG_CACHE_HOME") / "sktransfer"
     try:
         return Path.home() / ".cache" / "sktransfer"
     except RuntimeError:  # a container's user without a home

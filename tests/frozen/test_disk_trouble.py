@@ -17,8 +17,16 @@ import numpy as np
 import pytest
 
 from sktransfer import cache_info, clear_cache
-from sktransfer._frozen import DirectoryStore, MemoryStore, TieredStore, _disk, _disk_file
+from sktransfer._frozen import (
+    DirectoryStore,
+    MemoryStore,
+    TieredStore,
+    _disk,
+    _disk_file,
+    store_for,
+)
 from sktransfer._frozen._disk import FILE_NAME
+from sktransfer._utils import config
 from sktransfer.exceptions import SkTransferError
 
 posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes of POSIX")
@@ -535,6 +543,59 @@ def test_an_empty_read_only_directory_is_one_warning(as_another_user):
     os.seteuid(65534)
     store = DirectoryStore(as_another_user)
     assert len(caught(lambda: [store.get(key(0)), store.put([(key(0), row(0))])])) == 1
+
+
+# --- what a user names ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "  ", "s3://bucket/x", "file:///tmp/x"])
+def test_a_name_that_is_no_directory_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="names no directory of this machine"):
+        cache_info(name)
+    with pytest.raises(ValueError, match="names no directory of this machine"):
+        store_for(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [None, 3, b"x", False])
+def test_what_is_no_name_at_all_is_refused(name):
+    with pytest.raises(ValueError, match=r"cache=.* names no store"):
+        cache_info(name)
+
+
+@posix
+def test_a_home_that_cannot_be_found_is_named(monkeypatch):
+    with pytest.raises(ValueError, match=r"cache='~nosuchuser/x' begins with a home directory"):
+        cache_info("~nosuchuser/x")
+    for variable, read in (
+        ("SKTRANSFER_WEIGHTS_DIR", config.weights_directory),
+        ("SKTRANSFER_HOME", config.home_directory),
+    ):
+        monkeypatch.setenv(variable, "~nosuchuser/x")
+        with pytest.raises(ValueError, match=f"{variable}='~nosuchuser/x' begins with a home"):
+            read()
+
+
+def test_to_look_at_a_directory_that_is_not_there_does_not_make_it(tmp_path):
+    assert cache_info(tmp_path / "typo").n_rows == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_directory_that_is_removed_in_use_is_made_again(store, how):
+    assert right(store) == 20
+    shutil.rmtree(store.path)
+    if how == "replaced":
+        other = DirectoryStore(store.path)
+        other.put([(key(i), row(i)) for i in range(5)])
+        other.close()
+    assert right(store) == (5 if how == "replaced" else 0)
+    store.put([(key(10), row(10))])
+    again = DirectoryStore(store.path)
+    assert np.array_equal(again.get(key(10)), row(10))  # on the disk, not in a file without a name
+    again.close()
 
 
 # --- many directories -----------------------------------------------------------------------------

@@ -136,10 +136,21 @@ def test_a_directory_that_is_not_private_is_said_and_not_used(folder, monkeypatc
         directory.symlink_to("mine")
     else:
         directory.touch()
+    (folder / f"{directory.name}.lock").touch()
     monkeypatch.setenv("SKTRANSFER_SESSION", f"1:{directory}")
     with pytest.warns(RuntimeWarning, match="is not this user's alone"):
         assert store_for(True) is MEMORY_STORE
     assert store_for(True) is MEMORY_STORE  # said once
+
+
+def test_a_process_that_outlives_its_session_writes_nothing_that_stays(folder, monkeypatch):
+    gone = folder / "sktransfer-session-1-ab"
+    monkeypatch.setenv("SKTRANSFER_SESSION", f"1:{gone}")  # inherited, of a process that has ended
+    assert store_for(True) is MEMORY_STORE
+    assert list(folder.iterdir()) == []
+    monkeypatch.setattr(_session.atexit, "register", lambda *call: None)
+    _session.begin_session()  # one that is started by it has a session of its own
+    assert os.environ["SKTRANSFER_SESSION"].startswith(f"{os.getpid()}:{folder}")
 
 
 def test_no_temporary_folder_is_no_session(monkeypatch):
