@@ -218,8 +218,9 @@ def _embed(
         raise failures[0]
     if failures:
         net._note_failures(failures, len(rows.y), "left out of training")
-    seed = derived_seed(net._seed, SPLIT)
-    train, valid = split_rows(rows, net.validation_fraction, seed, net._classes)
+    seed, share = derived_seed(net._seed, SPLIT), net.validation_fraction
+    all_rows = rows.kept, None
+    train, valid = all_rows if share is None else split_rows(rows, share, seed, net._classes)
     present = np.unique(rows.y[train])
     if len(present) < 2 and not one_class:
         raise ValueError(

@@ -109,8 +109,6 @@ def split_rows(
     returns two torch Subsets, or two arrays of row numbers.
     """
     kept = rows.kept
-    if split is None:
-        return kept, None
     if callable(split):
         groups = None if rows.groups is None else rows.groups[kept]
         train, valid = _by_skorch(split, len(kept), classes[rows.y[kept]], groups)

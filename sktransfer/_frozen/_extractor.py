@@ -21,7 +21,7 @@ from sktransfer._frozen._layers import LayerOutput, NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
 from sktransfer._frozen._registry import REGISTRY, NetworkSource
 from sktransfer._images import ImageSource, Preprocessing, portions
-from sktransfer._utils.versions import numerical_versions
+from sktransfer._utils.versions import versions_of
 from sktransfer.exceptions import ImageDecodeError
 
 # Part of every fingerprint: raised when the same parameters come to mean other numbers.
@@ -115,7 +115,7 @@ class FrozenExtractor:
             engine = known or self.network().engine_for(self.outputs, side)
         # Kernels of another kind of device round differently; its number does not matter.
         kind = self.device.split(":")[0]
-        versions = numerical_versions(reference.name, engine)
+        versions = versions_of(network=(reference.name, engine))
         shared = (_NUMBERS_VERSION, versions, reference.name, reference.digest, preprocessing)
         parts = [
             (*shared, self.precision, engine, kind, *output, np.dtype(dtype).str)

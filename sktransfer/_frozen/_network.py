@@ -52,6 +52,10 @@ _OUT_OF_MEMORY = (
 _LARGE_BATCH = 2**20
 
 
+# Held while an engine is looked for or made; one for all networks, which are converted in turn.
+_ENGINES = new_lock()
+
+
 class FrozenNetwork:
     """Leading stages of a network prepared for one device and precision; never trained or changed.
 
@@ -76,7 +80,6 @@ class FrozenNetwork:
         # Other engines are given the weights in float32 and round them themselves; what they are
         # compared with is computed in float32 too.
         self._held_as = precision if engine == "torch" else "float32"
-        self._lock = new_lock()
         self._engines: OrderedDict[tuple, Engine] = OrderedDict()
         self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
         self._largest = 0  # numbers in a batch, since this network rested
@@ -108,7 +111,7 @@ class FrozenNetwork:
     @property
     def n_bytes(self) -> int:
         """Bytes of parameters and buffers held, by converted copies too."""
-        with self._lock:
+        with _ENGINES:
             held = [*self.stages, *(self.neck or ())]
             for (outputs, *_), engine in self._engines.items():
                 stages = self.stages[: self.info.depth(outputs)]
@@ -119,15 +122,19 @@ class FrozenNetwork:
         tensors = (t for module in held for t in (*module.parameters(), *module.buffers()))
         return sum(t.numel() * t.element_size() for t in tensors)
 
-    def run(self, batch: Tensor, outputs: Sequence[LayerOutput]) -> list[Tensor]:
+    def run(
+        self, batch: Tensor, outputs: Sequence[LayerOutput], *, plain: bool = False
+    ) -> list[Tensor]:
         """Compute ``outputs`` in one pass over a batch of normalized images.
 
         Returns one tensor (n, d) per output on the device, float32 or, in that precision, float64.
-        Raises ValueError if the engine was asked for by name and cannot compute them.
+        ``plain`` is in torch, on the stages as they are held, whatever the engine. Raises
+        ValueError if the engine was asked for by name and cannot compute them.
         """
         self._largest = max(self._largest, batch.numel())
-        if self.engine == "torch":
-            return self._with_torch(outputs)(batch)
+        if plain or self.engine == "torch":
+            chain = LayerOutputs(self.info, self.stages, self.neck, outputs)
+            return TorchEngine(chain, self._held_as, self.device)(batch)
         return self._engine(tuple(outputs), batch.shape[2])(batch)
 
     def rest(self) -> bool:
@@ -137,7 +144,7 @@ class FrozenNetwork:
         """
         if self._largest < _LARGE_BATCH:
             return False
-        with self._lock:
+        with _ENGINES:
             rested = [engine.rest() for engine in self._engines.values()]
             if all(rested):
                 self._largest = 0
@@ -165,8 +172,8 @@ class FrozenNetwork:
         if key not in self._widths:
             black = torch.zeros(1, 3, side, side, dtype=torch.float32)
             try:
-                # In torch whatever the engine: its messages are clear for images too small.
-                parts = self._with_torch(outputs)(black)
+                # In torch: its messages are clear for images too small.
+                parts = self.run(black, outputs, plain=True)
             except (RuntimeError, ValueError, AssertionError) as error:
                 if is_out_of_memory(error):
                     raise
@@ -187,11 +194,6 @@ class FrozenNetwork:
                 x = module(x)
         return tuple(x.shape[1:])
 
-    def _with_torch(self, outputs: Sequence[LayerOutput]) -> TorchEngine:
-        """Return plain torch on the stages as they are held."""
-        chain = LayerOutputs(self.info, self.stages, self.neck, outputs)
-        return TorchEngine(chain, self._held_as, self.device)
-
     def _lose_engines(self) -> None:
         """Do without converted networks in a forked child: their threads are the parent's."""
         lose(self._engines)
@@ -200,7 +202,7 @@ class FrozenNetwork:
     def _engine(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
         """Return the engine of these outputs, resolved once."""
         key = (outputs, side, torch.get_num_threads())
-        with self._lock:
+        with _ENGINES:
             engine = self._engines.get(key)
             if self._engines and next(reversed(self._engines)) != key:
                 self.rest()  # of all layers in turn, one has the memory of a batch
@@ -215,7 +217,8 @@ class FrozenNetwork:
 
     def _resolve(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
         """Return OpenVINO if it works and agrees with torch; else torch, or raise if not "auto"."""
-        plain = self._with_torch(outputs)
+        held = LayerOutputs(self.info, self.stages, self.neck, outputs)
+        plain = TorchEngine(held, self._held_as, self.device)
         # Two random images, always the same, as a network would be given them.
         generator = torch.Generator().manual_seed(0)
         batch = torch.randn(2, 3, side, side, generator=generator, dtype=torch.float32)

@@ -8,6 +8,7 @@ Raise ``_NUMBERS_VERSION`` in ``_frozen._extractor`` where it is our own code th
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 
@@ -26,27 +27,25 @@ _HEIF = ("pillow-heif", "pi-heif")
 
 
 @cache
-def versions_of(*packages: str) -> tuple[str, ...]:
-    """Return ``"name version"`` of installed packages; those that are not are left out."""
+def versions_of(*packages: str, network: tuple[str, str] | None = None) -> tuple[str, ...]:
+    """Return ``"name version"`` of installed packages; those that are not are left out.
+
+    With the name and the engine of a network, first of what decodes, resizes and draws images, and
+    runs that network on them.
+    """
     found = []
+    if network is not None:
+        name, engine = network
+        found += [f"torch {torch.__version__}", f"pillow {PIL.__version__}"]
+        found += [f"{codec} {features.version(codec)}" for codec in _CODECS]
+        # torchvision builds its networks and transforms images; timm builds its own.
+        packages += ("torchvision",)
+        packages += ("timm",) if name.startswith("timm/") else ()
+        packages += ("openvino",) if engine == "openvino" else ()
     for package in packages:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
     return tuple(found)
-
-
-@cache
-def numerical_versions(name: str, engine: str) -> tuple[str, ...]:
-    """Return versions of what decodes, resizes and draws images, and runs a network on them."""
-    codecs = [f"{codec} {features.version(codec)}" for codec in _CODECS]
-    # torchvision builds its networks and transforms images; timm builds its own.
-    packages = ["torchvision"]
-    packages += ["timm"] if name.startswith("timm/") else []
-    packages += ["openvino"] if engine == "openvino" else []
-    own = (f"torch {torch.__version__}", f"pillow {PIL.__version__}")
-    return (*own, *codecs, *versions_of(*packages))
 
 
 def decoder_versions(content: bytes, *, is_dicom: bool) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from sktransfer._frozen import (
     FrozenExtractor,
     FrozenNetwork,
     LayerOutput,
+    LayerOutputs,
     NetworkInfo,
     NetworkSource,
     _engines,
@@ -227,9 +228,10 @@ def test_several_threads_resolve_once(backbone, images, stand_in):
 
 def test_no_more_stages_than_the_deepest_output_needs(backbone, stand_in):
     network = FrozenNetwork(backbone, backbone.n_stages + 1, engine="auto")
-    assert len(network._with_torch(OUTPUTS).chain.stages) == 3
-    assert len(network._with_torch(OUTPUTS).chain.neck) == 0
-    assert len(network._with_torch((LayerOutput(None, None),)).chain.stages) == backbone.n_stages
+    held = (network.info, network.stages, network.neck)
+    middle, end = LayerOutputs(*held, OUTPUTS), LayerOutputs(*held, (LayerOutput(None, None),))
+    assert (len(middle.stages), len(middle.neck)) == (3, 0)
+    assert (len(end.stages), len(end.neck)) == (backbone.n_stages, 2)
 
 
 # --- what is known without the network -----------------------------------------------------------

@@ -15,18 +15,19 @@ from sktransfer import PretrainedFeatureExtractor, cache_info, clear_cache
 from sktransfer._finetune._activations import Prefix
 from sktransfer._frozen import FrozenExtractor, _extractor, open_directory
 from sktransfer._images import as_image_source
-from sktransfer._utils import versions
-from sktransfer._utils.versions import numerical_versions
+from sktransfer._utils.versions import versions_of
 
 
 @pytest.fixture(autouse=True)
 def fresh():
     """Look the versions up again, before and after."""
-    for function in (versions.versions_of, versions.numerical_versions):
-        function.cache_clear()
+    versions_of.cache_clear()
     yield
-    for function in (versions.versions_of, versions.numerical_versions):
-        function.cache_clear()
+    versions_of.cache_clear()
+
+
+def numerical_versions(name, engine):
+    return versions_of(network=(name, engine))
 
 
 def upgrade(monkeypatch, library):
@@ -41,8 +42,7 @@ def upgrade(monkeypatch, library):
         found, installed = features.version, metadata.version
         monkeypatch.setattr(features, "version", lambda x: "99" if x == library else found(x))
         monkeypatch.setattr(metadata, "version", lambda x: "99" if x == library else installed(x))
-    for function in (versions.versions_of, versions.numerical_versions):
-        function.cache_clear()
+    versions_of.cache_clear()
 
 
 CODECS = ["libjpeg_turbo", "jpg_2000", "libtiff", "webp", "avif"]
@@ -88,9 +88,7 @@ def test_a_directory_is_computed_again_after_an_upgrade(tmp_path, monkeypatch, l
     again = feat.transform(X)
     assert cache_info(tmp_path).n_rows == 16
     monkeypatch.undo()
-    fresh = [versions.versions_of, versions.numerical_versions]
-    for function in fresh:
-        function.cache_clear()
+    versions_of.cache_clear()
     assert np.array_equal(feat.transform(X), again)
     assert cache_info(tmp_path).n_rows == 16  # the older ones are still there
     open_directory(tmp_path).close()
@@ -125,4 +123,4 @@ def test_decoders_of_dicom_count_for_dicom_files_alone(monkeypatch, library):
 
 
 def test_versions_of_what_is_not_installed_are_left_out():
-    assert versions.versions_of("no-such-package", "numpy") == (f"numpy {np.__version__}",)
+    assert versions_of("no-such-package", "numpy") == (f"numpy {np.__version__}",)
