@@ -14,7 +14,7 @@ from sklearn.utils import Bunch
 
 from sktransfer._utils.names import path_column
 from sktransfer.datasets._dicom import read_headers
-from sktransfer.datasets._tables import read_table
+from sktransfer.datasets._tables import check_complete, read_table
 
 _LABELS = "stage_2_train_labels.csv"
 _CLASSES = "stage_2_detailed_class_info.csv"
@@ -129,6 +129,8 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     table, _ = read_table(path, as_text=["patientId"])
     if absent := [name for name in columns if name not in table.columns]:
         raise ValueError(f"{path.name} has no column {absent[0]!r}; is it the second stage's?")
+    for name in [name for name in columns if name not in _BOX]:
+        check_complete(table[name], f"{name} in {path.name}", "Unpack it again.")
     return table[columns]
 
 

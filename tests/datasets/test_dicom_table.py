@@ -258,6 +258,10 @@ def test_contradictions_are_errors(rsna):
     write(labels.drop(columns="Target"))
     with pytest.raises(ValueError, match="no column 'Target'"):
         load_rsna_pneumonia(rsna)
+    for name in ("patientId", "Target"):  # rows without a name would be left out
+        write(labels.assign(**{name: labels[name].where(labels.index != 1)}))
+        with pytest.raises(ValueError, match=f"1 rows have no {name} in .*; the first is row 1"):
+            load_rsna_pneumonia(rsna)
     write(labels)
     (rsna / "stage_2_train_images" / "e4.dcm").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 5 images.*e4\.dcm"):

@@ -102,6 +102,7 @@ def test_names_are_written_if_asked_for(ward, tmp_path):
         (["{net}", "{test}", "--positive", "dead"], "--positive 'dead' is not one of the classes"),
         (["{net}", "{test}", "--metadata", "dose"], "--metadata: the table has no column 'dose'"),
         (["{net}", "{csv}", "--target", "dx"], "The table has no column 'dx'"),
+        (["{net}", "{test}", "--target", "dx"], "--target is for tables"),
         (["{bad}", "{test}", "--allow-pickle"], "cannot be loaded here"),
         (["{list}", "{test}", "--allow-pickle"], "holds a list, which is no classifier"),
         (
