@@ -34,11 +34,11 @@ LIMITS = {
     "undocumented": (0, "public names that docs/api.rst lacks, and entries that are not public"),
     "parameters": (35, "named constructor parameters of FineTuneClassifier"),
     "classes": (2, "classes of ours between FineTuneClassifier and skorch"),
-    # What is wrong in files, tables, DICOM headers, saved models and the store is found by 4,500 lines
-    # more than the 30,000 of the smallest library.
+    # What is wrong in files, tables, DICOM headers, saved models and the store is found by 4,500
+    # lines more than the 30,000 of the smallest library.
     "lines": (34_500, "lines of library code"),
-    "fit": (130, "functions of ours that run before the first gradient in fit"),
-    "transform": (94, "functions of ours that run in the extractor's fit_transform"),
+    "fit": (128, "functions of ours that run before the first gradient in fit"),
+    "transform": (89, "functions of ours that run in the extractor's fit_transform"),
     "finetune": (15, "files in _finetune"),
     "circles": (0, "circles of imports between files"),
     "long": (0, "functions of more than 60 lines, docstring not counted"),
