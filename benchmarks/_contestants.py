@@ -30,18 +30,18 @@ Extract = Callable[[Sequence[str]], np.ndarray]
 
 
 class Spy:
-    """Sees the job of every run of sktransfer: counts images, keeps the job for the bound."""
+    """Sees every run of sktransfer: counts images, and keeps the run for the bound."""
 
     def __init__(self) -> None:
-        from sktransfer import _extractor
+        from sktransfer._frozen._extraction import Extraction
 
         self.n_images = 0
         self.batch: Any = None  # the largest one so far, as the network got it
         self.job: Any = None
         self.source: Any = None
-        original = _extractor.run
+        original = Extraction.run
 
-        def run(source: Any, job: Any) -> Any:
+        def run(job: Extraction) -> Any:
             compute = job.compute
 
             def counted(batch: Any) -> Any:
@@ -50,11 +50,14 @@ class Spy:
                     self.batch = copy.deepcopy(batch)
                 return compute(batch)
 
-            self.source, self.job = source, job
+            self.source, self.job = job.images, job
             job.compute = counted
-            return original(source, job)
+            try:
+                return original(job)
+            finally:
+                job.compute = compute
 
-        _extractor.run = run
+        Extraction.run = run  # type: ignore[method-assign]
 
 
 def sktransfer_extractor(network: str, weights: str, **parameters: Any) -> Any:
