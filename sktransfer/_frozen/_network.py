@@ -41,6 +41,8 @@ class Engine(Protocol):
 # about twice the network: its weights, and these once more as its kernels want them.
 _MAX_ENGINES = 8
 _COPIES = 2
+# Bytes of its compiled kernels: 10 to 40 MB, also of a network that has next to no weights.
+_KERNELS = 32 * 2**20
 
 # What torch, OpenVINO and C++ say, on the systems there are.
 _OUT_OF_MEMORY = (
@@ -112,15 +114,16 @@ class FrozenNetwork:
     def n_bytes(self) -> int:
         """Bytes of parameters and buffers held, by converted copies too."""
         with _ENGINES:
-            held = [*self.stages, *(self.neck or ())]
+            held, kernels = [*self.stages, *(self.neck or ())], 0
             for (outputs, *_), engine in self._engines.items():
                 stages = self.stages[: self.info.depth(outputs)]
                 if engine.name != "torch":
                     held += stages * _COPIES
+                    kernels += _KERNELS
                 elif self._held_as != self.precision:
                     held += stages
         tensors = (t for module in held for t in (*module.parameters(), *module.buffers()))
-        return sum(t.numel() * t.element_size() for t in tensors)
+        return kernels + sum(t.numel() * t.element_size() for t in tensors)
 
     def run(
         self, batch: Tensor, outputs: Sequence[LayerOutput], *, plain: bool = False

@@ -312,6 +312,8 @@ def test_hundreds_of_calls_and_several_networks_later_a_process_has_not_grown(
     command = [sys.executable, "-c", LONG, str(tmp_path / "cache"), str(n_calls), engine]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
-    # The rows in memory and the weights of three more small networks have 10 to 40 MB.
-    assert seen[-1] <= max(seen[:3]) * 1.1
-    assert max(seen) <= max(seen[:3]) * 1.15
+    # What the calls leave are rows in memory. Three more small networks have 10 to 40 MB, and with
+    # OpenVINO the same again for the compiled code of each.
+    assert max(seen[:4]) <= max(seen[:3]) * 1.1
+    networks = 3 * 40 if engine == "openvino" else 0
+    assert max(seen[4:]) <= max(seen[:3]) * 1.1 + networks
