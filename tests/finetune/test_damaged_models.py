@@ -140,7 +140,7 @@ def test_what_no_fit_can_have_written_is_refused_at_load(path, edit, message):
     [
         ("head.0.weight", lambda tensor: tensor[:, :-1].contiguous()),
         ("head.0.bias", lambda tensor: tensor.to(torch.int8)),
-        ("head.0.bias", lambda tensor: tensor.to(torch.complex64)),
+        ("head.0.bias", lambda tensor: tensor.to(torch.bool)),
         ("head.0.bias", lambda tensor: None),
         ("head.7.bias", lambda tensor: torch.zeros(2)),
         ("head.0.weight", lambda tensor: tensor.fill_(float("nan"))),

@@ -62,7 +62,10 @@ def test_avif_and_heif_are_decoded(encode_as, mode):
     if mode == "RGBA":
         expected = Image.new("RGB", image.size, "white")
         expected.paste(image, mask=image.getchannel("A"))
-    assert distance(decode(encode_as(image)), expected) < 2
+    decoded = decode(encode_as(image))
+    if mode == "L":  # Pillow reads gray AVIF as color before version 12
+        decoded = decoded.convert("L")
+    assert distance(decoded, expected) < 2
 
 
 def test_avif_and_heif_are_turned_once(encode_as):
@@ -218,9 +221,11 @@ def test_color_of_a_tiff_is_right_or_refused(order, packed, planar):
 
 def test_subsampled_color_without_compression_is_refused():
     half = COLOR[:10]  # as many bytes as 20 rows subsampled by two both ways have
-    with pytest.raises(ImageDecodeError, match="subsampled color"):
+    with pytest.raises(ImageDecodeError, match=r"subsampled color|truncated"):  # Pillow 11
         decode(tiff(half, 6, _257=[20]))
-    expected = np.asarray(Image.fromarray(COLOR, "YCbCr").convert("RGB"))
+    expected = np.asarray(
+        Image.frombytes("YCbCr", COLOR.shape[1::-1], COLOR.tobytes()).convert("RGB")
+    )
     assert np.array_equal(np.asarray(decode(tiff(COLOR, 6, _530=[1, 1]))), expected)
 
 
