@@ -9,6 +9,7 @@ import sys
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import AvifImagePlugin, Image
 
@@ -221,12 +222,13 @@ def test_color_of_a_tiff_is_right_or_refused(order, packed, planar):
 
 def test_subsampled_color_without_compression_is_refused():
     half = COLOR[:10]  # as many bytes as 20 rows subsampled by two both ways have
-    with pytest.raises(ImageDecodeError, match=r"subsampled color|truncated"):  # Pillow 11
+    # Before version 12 Pillow reads no such file, whatever its sampling.
+    reads = int(PIL.__version__.split(".")[0]) >= 12
+    with pytest.raises(ImageDecodeError, match="subsampled color" if reads else "truncated"):
         decode(tiff(half, 6, _257=[20]))
-    expected = np.asarray(
-        Image.frombytes("YCbCr", COLOR.shape[1::-1], COLOR.tobytes()).convert("RGB")
-    )
-    assert np.array_equal(np.asarray(decode(tiff(COLOR, 6, _530=[1, 1]))), expected)
+    if reads:
+        expected = Image.frombytes("YCbCr", COLOR.shape[1::-1], COLOR.tobytes()).convert("RGB")
+        assert np.array_equal(np.asarray(decode(tiff(COLOR, 6, _530=[1, 1]))), expected)
 
 
 def test_white_may_be_zero_in_any_depth():
