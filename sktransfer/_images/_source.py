@@ -219,8 +219,8 @@ class ImageSource:
         i = range(len(self.rows))[i]
         row, dicom = self.rows[i], self.dicom
         if isinstance(row, DicomFrame):
-            shown = {} if dicom is None else dicom.get_params()
-            dicom = DicomOptions(**{**shown, "frame": row.frame})
+            given = {} if dicom is None else dicom.get_params()
+            dicom = DicomOptions(**{**given, "frame": row.frame})
         try:
             content, header, data = _read(row, self.value_range, dicom)
         except ImageDecodeError as exc:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from sktransfer._images import identify, is_dicom
+from sktransfer._utils.identifiers import cleaned
 from sktransfer._utils.names import quoted, shown
 
 # What to pick up in a folder that also holds notes and tables. What a file really is, its content
@@ -186,12 +186,12 @@ class Walk:
 
 
 def class_name(folder: str) -> str:
-    """Return what a class is called: as in tables, in one form of Unicode, and no blanks around."""
+    """Return what a class is called, which is what it would be called in a table."""
     try:
         name = os.fsencode(folder).decode()
     except UnicodeError:
         name = shown(folder)
-    return unicodedata.normalize("NFC", name).strip() or name
+    return cleaned(name) or name
 
 
 def _parts(folders: list[str]) -> list[str]:

@@ -17,14 +17,7 @@ import pytest
 from sktransfer import cache_info, clear_cache
 from sktransfer._frozen import DirectoryStore, MemoryStore, TieredStore, open_directory
 from sktransfer._frozen._disk import FILE_NAME
-
-
-def row(value, n=64, dtype=np.float32):
-    return np.full(n, value, dtype=dtype)
-
-
-def key(i):
-    return int(i).to_bytes(16)
+from tests.stored import key, row
 
 
 @pytest.fixture

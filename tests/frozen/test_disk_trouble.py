@@ -28,19 +28,12 @@ from sktransfer._frozen import (
 from sktransfer._frozen._disk import FILE_NAME
 from sktransfer._utils import config
 from sktransfer.exceptions import SkTransferError
+from tests.stored import key, row
 
 posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="owners and modes of POSIX")
 root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can act as another user"
 )
-
-
-def row(value, n=64, dtype=np.float32):
-    return np.full(n, value, dtype=dtype)
-
-
-def key(i):
-    return int(i).to_bytes(16)
 
 
 @pytest.fixture
