@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -855,5 +856,18 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             If the file was damaged or edited, is of another kind, or of another version.
         ValueError
             If a parameter is invalid.
+
+        Warns
+        -----
+        UserWarning
+            If the file holds a threshold too, which this estimator does not use.
         """
-        return load_estimator(cls, path, params)
+        net, operating_point = load_estimator(cls, path, params)
+        if operating_point is not None:
+            warnings.warn(
+                f"{path} was saved with a decision threshold, which a {cls.__name__} does not use: "
+                "it predicts the likeliest class. "
+                "sktransfer.model_selection.OperatingPointClassifier.load keeps the threshold.",
+                stacklevel=2,
+            )
+        return net

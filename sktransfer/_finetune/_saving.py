@@ -37,6 +37,7 @@ _KEYS = {
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
     "class_names",
 }
+_THRESHOLD = "operating_point"  # the key that a file of OperatingPointClassifier has besides
 # What a saved label may be: boolean, number, text of bounded length, or object.
 _LABELS = re.compile(r"[|<>](?:[biuf]\d|U\d{1,5}|O)")
 
@@ -92,8 +93,13 @@ def read_class_names(given: Any, classes: np.ndarray, what: str = "class_names")
     return [str(name) for name in given]
 
 
-def save_estimator(net: Any, path: str | os.PathLike[str], class_names: Any) -> None:
-    """Write a fitted estimator; see ``FineTuneClassifier.save``."""
+def save_estimator(
+    net: Any,
+    path: str | os.PathLike[str],
+    class_names: Any,
+    operating_point: dict[str, Any] | None = None,
+) -> None:
+    """Write a fitted estimator, and a threshold for it; see ``FineTuneClassifier.save``."""
     params = {
         name: _encode(value, name)
         for name, value in net.get_params(deep=False).items()
@@ -125,6 +131,7 @@ def save_estimator(net: Any, path: str | os.PathLike[str], class_names: Any) -> 
         "best_epoch": net.best_epoch_,
         "n_features_in": getattr(net, "n_features_in_", None),
         "feature_names_in": None if names is None else list(names),
+        **({} if operating_point is None else {_THRESHOLD: operating_point}),
     }
     tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
     data = seal(tensors, header)
@@ -132,12 +139,15 @@ def save_estimator(net: Any, path: str | os.PathLike[str], class_names: Any) -> 
         temporary.write_bytes(data)
 
 
-def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any]) -> Any:
-    """Read a fitted estimator; see ``FineTuneClassifier.load``."""
+def load_estimator(
+    cls: Any, path: str | os.PathLike[str], params: dict[str, Any]
+) -> tuple[Any, dict[str, Any] | None]:
+    """Read a fitted estimator, and the threshold that was saved with it, if there is one."""
     check_parameters(cls(**params))  # before the file is held to be at fault
     header, tensors = read_saved(path)
     if header.get("estimator") != cls.__name__:
         raise ValueError(f"{path} holds no saved {cls.__name__}.")
+    operating_point = header.pop(_THRESHOLD, None)
     if set(header) != _KEYS:
         raise ValueError(
             f"{path} was written by sktransfer {header.get('sktransfer')}, with keys that this "
@@ -159,7 +169,7 @@ def load_estimator(cls: Any, path: str | os.PathLike[str], params: dict[str, Any
     net._packed = None
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
-    return net
+    return net, operating_point
 
 
 def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:

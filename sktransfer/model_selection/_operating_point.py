@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -32,6 +33,7 @@ from sktransfer.model_selection._out_of_fold import (
     positive_scores,
     warn_of_ties,
 )
+from sktransfer.model_selection._saved_threshold import load_with_threshold, save_with_threshold
 
 # Level of the intervals in operating_point_ where none is asked for.
 _USUAL = 0.95
@@ -360,6 +362,61 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         called = positive_scores(self.estimator_, X, methods, self.pos_label_) >= self.threshold_
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
+
+    def save(self, path: str | os.PathLike[str], *, class_names: Any = None) -> None:
+        """Write the threshold and the network it is for to one file without code.
+
+        It is the file of :meth:`FineTuneClassifier.save <sktransfer.FineTuneClassifier.save>` with
+        a record of the threshold, which ``python -m sktransfer predict`` and ``report`` decide by.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; ``.safetensors`` is customary. No image's name or pixels are in it.
+        class_names : mapping of labels to str, or sequence of str, default=None
+            Names of the classes, as for ``FineTuneClassifier.save``.
+
+        Raises
+        ------
+        TypeError
+            If ``estimator_`` is no :class:`~sktransfer.FineTuneClassifier`: others are pickled.
+        ValueError
+            If a parameter of the network is code, or there is not a name for each class.
+        """
+        check_is_fitted(self, "threshold_")
+        save_with_threshold(self, path, class_names)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **params: Any) -> OperatingPointClassifier:
+        """Read what :meth:`save` wrote; no code is run.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        **params : dict
+            Parameters of the network to take instead of those in the file (``device="cpu"``, say).
+
+        Returns
+        -------
+        OperatingPointClassifier
+            Fitted estimator. Another ``fit`` would keep the network and choose the threshold again
+            on the rows that are given (``cv="prefit"``).
+
+        Raises
+        ------
+        WeightsMismatchError
+            If the file was damaged or edited, is of another kind, or of another version.
+        ValueError
+            If the file holds no threshold, or a parameter is invalid.
+        """
+        clf = load_with_threshold(cls, path, params)
+        if not isinstance(clf, cls):
+            raise ValueError(
+                f"{path} was saved without a threshold. FineTuneClassifier.load reads it; "
+                f"{cls.__name__}(FrozenEstimator(it), cv='prefit') chooses one on new rows."
+            )
+        return clf
 
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
