@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 820, 1760
 
 def chest_report(shared: Path) -> DiagnosticReport:
     """A linear model on a frozen ResNet-18, by patient; the readers are simulated."""
-    xrays = load_image_folder(shared / "data" / "chest_xray_pneumonia")
+    xrays = load_image_folder(shared / "data" / "chest_xray_pneumonia", positive="pneumonia")
     (weights,) = (shared / "weights").glob("resnet18*.pth")
     rows = np.arange(len(xrays.target))
     train, test = grouped_train_test_split(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix, roc_auc_score
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -40,19 +40,20 @@ def run_demo(
     """Evaluate a frozen network with a logistic regression on digits, or on a folder of images.
 
     Without ``backbone`` the network is EfficientNet-Lite0, whose weights come as a package;
-    ``positive`` is a class that is compared with all others. Returns what was printed.
+    ``positive`` is a class that is compared with all others; of two classes without it, neither
+    is the positive one, and results are printed for both. Returns what was printed.
     """
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
     task = _task(images, positive)
-    counts = np.bincount(task.target, minlength=len(task.target_names))
+    names = [shown(name) for name in task.target_names]
     print(f"{task.DESCR}")
-    for name, count in zip(task.target_names, counts, strict=True):
-        print(f"  {shown(name)}: {count}")
+    for name, count in zip(names, np.unique(task.target, return_counts=True)[1], strict=True):
+        print(f"  {name}: {count}")
 
     # 1. Embed every image once.
     features = _extractor(task, images, backbone)
     X, y, groups, seconds = _embed_once(features, task)
-    _check_classes(y, groups, task.target_names)
+    _check_classes(y, groups, names)
     rate = len(y) / seconds
     print(f"{features.backbone}: {len(y)} images in {seconds:.1f} s, {rate:.1f} images/s")
 
@@ -72,17 +73,13 @@ def run_demo(
         f"{N_FOLDS}-fold ROC AUC{'' if binary else ' (one against the rest)'}"
         f"{'' if groups is None else ', grouped'}: {auc.mean():.3f} +/- {auc.std():.3f}"
     )
-    if binary:
-        (tn, fp), (fn, tp) = confusion_matrix(y, y_pred)
-        print(
-            f"Threshold for {task.target_names[1]!r}: {threshold:.3f} (best balanced "
-            f"accuracy); sensitivity {tp / (tp + fn):.3f}, specificity {tn / (tn + fp):.3f}"
-        )
-    else:
+    if threshold is None:
         print(f"Accuracy: {np.mean(y_pred == y):.3f}")
+    else:
+        _print_threshold(threshold, confusion_matrix(y, y_pred), names, task.positive)
 
     # 3. Draw the ROC curve and the confusion matrix of the out-of-fold predictions.
-    plots = _draw_plots(Path(output), y, y_proba, y_pred, task.target_names)
+    plots = _draw_plots(Path(output), y, y_proba, y_pred, names, task.positive)
     for plot in plots:
         print(f"wrote {plot}")
     return {
@@ -95,21 +92,18 @@ def run_demo(
 
 
 def _task(images: str | None, positive: str | None) -> Bunch:
-    task = load_digit_screening() if images is None else load_image_folder(images)
-    if len(task.target_names) < 2:
+    if images is None:
+        positive = "eight" if positive is None else positive
+        task = load_digit_screening(positive=positive)
+    else:
+        task = load_image_folder(images, positive=positive)
+    if len(np.unique(task.target)) < 2:
         raise ValueError(
-            f"There is only one class, {task.target_names[0]!r}; a classifier needs two or more. "
+            f"There is only one class, {task.target_names[-1]!r}; a classifier needs two or more. "
             "Put the images of each class into a sub-folder of its own."
         )
-    if positive is not None:
-        if positive not in task.target_names:
-            raise ValueError(
-                f"--positive {positive!r} is not one of the classes {task.target_names}."
-            )
-        chosen = task.target_names.index(positive)
-        task.target = (task.target == chosen).astype(np.int64)
-        task.target_names = ["other", positive]
     _check_classes(task.target, task.groups, task.target_names)
+    task.positive = positive
     return task
 
 
@@ -117,7 +111,7 @@ def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[st
     # What is never split between folds: an image, or a patient.
     what = "readable images" if groups is None else "groups of readable images"
     units = np.arange(len(target)) if groups is None else groups
-    for label, name in enumerate(names):
+    for label, name in zip(np.unique(target), names, strict=True):
         n_units = len(np.unique(units[target == label]))
         if n_units < N_FOLDS:
             raise ValueError(
@@ -172,42 +166,65 @@ def _cross_validate(
     auc = cross_val_score(classifier, X, y, cv=folds, scoring=scoring, params=params)
     y_proba = cross_val_predict(classifier, X, y, cv=folds, method="predict_proba", params=params)
     if not binary:
-        return auc, y_proba, y_proba.argmax(axis=1), None
+        return auc, y_proba, np.unique(y)[y_proba.argmax(axis=1)], None
     # The threshold is chosen inside each training fold and evaluated outside of it.
     tuned = TunedThresholdClassifierCV(classifier, scoring="balanced_accuracy", cv=inner_folds)
     y_pred = cross_val_predict(tuned, X, y, cv=folds, params=params)
     return auc, y_proba, y_pred, float(tuned.fit(X, y, **params).best_threshold_)
 
 
+def _print_threshold(
+    threshold: float, table: np.ndarray, names: list[str], positive: str | None
+) -> None:
+    """Print sensitivity and specificity: of the positive class, or of each in its place."""
+    rates = np.diag(table) / table.sum(axis=1)
+    for place, name in enumerate(names):
+        if place == 1 or positive is None:
+            own = threshold if place else 1 - threshold
+            print(
+                f"Threshold for {name!r}: {own:.3f} (best balanced accuracy); "
+                f"sensitivity {rates[place]:.3f}, specificity {rates[1 - place]:.3f}"
+            )
+    if positive is None:
+        print("Which of the two is the finding? Add --positive CLASS to see its results only.")
+
+
 def _draw_plots(
-    folder: Path, y: np.ndarray, y_proba: np.ndarray, y_pred: np.ndarray, names: list[str]
+    folder: Path,
+    y: np.ndarray,
+    y_proba: np.ndarray,
+    y_pred: np.ndarray,
+    names: list[str],
+    positive: str | None,
 ) -> list[Path]:
     """Draw the ROC curve and the confusion matrix, and return their files."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    names, binary = [shown(name) for name in names], len(names) == 2
     # Figures without pyplot: no window and no global state on any machine.
     roc, confusion = (Figure(figsize=(5, height), layout="constrained") for height in (5, 4.5))
     with matplotlib.rc_context({"text.parse_math": False}):  # names with $ are no formulas
         axes = roc.subplots()
-        for label in range(binary, len(names)):
+        first = 0 if positive is None else 1
+        curves = [
             RocCurveDisplay.from_predictions(
                 y == label,
-                y_proba[:, label],
+                y_proba[:, place],
                 ax=axes,
-                name="out-of-fold" if binary else legend_text(names[label]),
-                plot_chance_level=label == len(names) - 1,
+                name="out-of-fold" if first else legend_text(names[place]),
+                plot_chance_level=place == len(names) - 1,
             )
-        if binary:
+            for place, label in list(enumerate(np.unique(y)))[first:]
+        ]
+        if first:
             (tn, fp), (fn, tp) = confusion_matrix(y, y_pred)
             chosen = (fp / (fp + tn), tp / (tp + fn))
             axes.plot(*chosen, "o", color="tab:red", label="at the chosen threshold")
             axes.legend(loc="lower right")
             axes.set_title(f"ROC: {names[1]} against {names[0]}")
         else:
-            mean = roc_auc_score(y, y_proba, multi_class="ovr")
-            axes.set_title(f"ROC, one against the rest (mean {mean:.3f})")
+            mean = np.mean([curve.roc_auc for curve in curves])
+            axes.set_title(f"ROC, each class against the rest (mean {mean:.3f})")
         axes = confusion.subplots()
         ConfusionMatrixDisplay(confusion_matrix(y, y_pred), display_labels=names).plot(
             ax=axes, cmap="Blues", colorbar=False, xticks_rotation="horizontal"

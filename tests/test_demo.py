@@ -59,8 +59,24 @@ def test_demo_on_a_folder_leaves_out_a_broken_file(capsys, tmp_path):
     out, _ = capsys.readouterr()
     assert "left out bad.jpg" in out
     assert "16 images in" in out
-    assert "Threshold for 'malignant'" in out
+    # Nobody said which of the two is the finding: neither is taken for it.
+    rates = r"Threshold for '{}': (\S+) .*; sensitivity (\S+), specificity (\S+)"
+    (benign,), (malignant,) = (re.findall(rates.format(c), out) for c in ("benign", "malignant"))
+    assert benign[1:] == malignant[:0:-1]
+    assert float(benign[0]) + float(malignant[0]) == pytest.approx(1, abs=0.002)
+    assert "Add --positive CLASS" in out
     check_plots(output)
+
+
+def test_the_positive_class_of_a_folder_is_the_one_that_was_named(capsys, tmp_path):
+    images = folder_of(tmp_path / "images", ["covid19", "other"])
+    arguments = ["demo", "--images", str(images), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--positive", "covid19"]) == 0
+    out, _ = capsys.readouterr()
+    assert re.findall(r"Threshold for '(.*?)'", out) == ["covid19"]
+    assert "--positive" not in out
+    assert main([*arguments, "--positive", "covid"]) == 1
+    assert "not one of the classes, which are 'covid19', 'other'" in capsys.readouterr().err
 
 
 def test_three_classes_and_one_of_them_against_the_rest(capsys, tmp_path):

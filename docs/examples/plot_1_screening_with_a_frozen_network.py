@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 from sktransfer.datasets import load_digit_screening
 
-task = load_digit_screening(digit=8)
+task = load_digit_screening(digit=8, positive="eight")  # 1 is "eight", 0 is "other"
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.2), layout="constrained")
 for ax, image, positive in zip(axes.flat, task.data, task.target, strict=False):
     ax.imshow(image.reshape(8, 8), cmap="gray_r")

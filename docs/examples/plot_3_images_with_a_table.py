@@ -17,7 +17,7 @@ from PIL import Image
 
 from sktransfer.datasets import load_digit_screening, load_image_table
 
-task = load_digit_screening(digit=8)
+task = load_digit_screening(digit=8, positive="eight")
 folder = pathlib.Path(tempfile.mkdtemp())
 rng = np.random.default_rng(0)
 rows = []
@@ -36,7 +36,8 @@ cases = load_image_table(folder / "cases.csv", target="diagnosis", columns=["age
 cases.data.drop(columns="image").head()
 
 # %%
-# Labels in words became numbers in sorted order, so the eights are 0 here and the others 1.
+# The target has the labels as they are in the table. With ``positive="eight"`` it would be 1 for
+# the eights and 0 for the others.
 from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score

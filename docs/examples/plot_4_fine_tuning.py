@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 
 from sktransfer.datasets import load_digit_screening
 
-digits = load_digit_screening()
+digits = load_digit_screening(positive="eight")
 X, X_test, y, y_test = train_test_split(
     digits.data, digits.target, stratify=digits.target, test_size=1 / 3, random_state=0
 )

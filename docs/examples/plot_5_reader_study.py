@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 from sktransfer.datasets import load_digit_screening
 
-task = load_digit_screening(digit=8)
+task = load_digit_screening(digit=8, positive="eight")
 rng = np.random.default_rng(0)
 X = np.clip(task.data + rng.normal(scale=3, size=task.data.shape), *task.value_range)
 y = task.target

@@ -22,9 +22,10 @@ from sktransfer.datasets._tables import (
     check_columns,
     check_complete,
     comparable_name,
-    encode_labels,
     find_column,
     find_file,
+    one_against_rest,
+    read_labels,
     read_table,
 )
 from sktransfer.datasets._walk import Walk, class_name, class_problems, not_an_image
@@ -35,6 +36,7 @@ def load_image_folder(
     *,
     metadata: str | os.PathLike[str] | pd.DataFrame | None = "auto",
     groups: str | None = "auto",
+    positive: str | None = None,
     return_X_y: bool = False,
 ) -> Any:
     """Read a folder with one sub-folder a class, arranged as for torchvision's ``ImageFolder``.
@@ -56,6 +58,8 @@ def load_image_folder(
         Column of that table that tells which images belong together (a patient, a lesion).
         "auto": the first of "group", "patient_id", "patient", "patientid", "subject_id",
         "subject" and "lesion_id" that is there, or None.
+    positive : str or None, default=None
+        Class that is 1 in ``target``; all others are 0. None: ``target`` has names of classes.
     return_X_y : bool, default=False
         Whether ``(data, target)`` is returned instead of the Bunch.
 
@@ -63,7 +67,8 @@ def load_image_folder(
     -------
     Bunch
         ``data``: DataFrame with one column, "image" (paths, as str), sorted by path; ``target``:
-        ndarray of int, position in ``target_names``; ``target_names``: sub-folder names, sorted;
+        ndarray of str, the sub-folder of each image (with ``positive``: of 0 and 1);
+        ``target_names``: names of the classes, sorted (with ``positive``: of 0 and 1);
         ``groups``: ndarray of str or None; ``frame``: the rows of the table in the order of
         ``data``, empty for images that it does not name, or None; ``skipped``: dict of what was
         left out and how many. Paths are of dtype object where a name is not Unicode.
@@ -73,7 +78,8 @@ def load_image_folder(
     FileNotFoundError
         If the folder does not exist or has no sub-folder with an image.
     ValueError
-        If the table cannot be read, names none of the images or leaves one without a group.
+        If the table cannot be read, names none of the images or leaves one without a group; if
+        ``positive`` is not one of the classes.
 
     Warns
     -----
@@ -91,7 +97,10 @@ def load_image_folder(
     ...     Image.new("RGB", (8, 8)).save(folder / name)
     >>> bunch = load_image_folder(folder)
     >>> bunch.data.shape, bunch.target.tolist(), bunch.target_names
-    ((3, 1), [0, 1, 1], ['ants', 'bees'])
+    ((3, 1), ['ants', 'bees', 'bees'], ['ants', 'bees'])
+    >>> bunch = load_image_folder(folder, positive="ants")
+    >>> bunch.target.tolist(), bunch.target_names
+    ([1, 0, 0], ['bees', 'ants'])
     """
     folder = Path(os.fsdecode(path))
     walk = Walk(folder)
@@ -116,7 +125,10 @@ def load_image_folder(
     names = list(classes)
     files = [file for inside in classes.values() for file in inside]
     data = pd.DataFrame({"image": path_column(str(file) for file in files)})
-    target = np.repeat(np.arange(len(names)), [len(inside) for inside in classes.values()])
+    counts = [len(inside) for inside in classes.values()]
+    target = np.repeat(np.array(names, dtype=object), counts)
+    if positive is not None:
+        target, names = one_against_rest(target, positive)
     frame = _rows_of_files(folder, files, metadata, None if groups == "auto" else groups)
     called = [shown(file.name) for file in files]
     group_values = None if frame is None else _group_values(frame, groups, called)
@@ -129,7 +141,7 @@ def load_image_folder(
         groups=group_values,
         frame=frame,
         skipped=dict(walk.skipped),
-        DESCR=f"{len(files)} images of {len(names)} classes from a folder."
+        DESCR=f"{len(files)} images of {len(classes)} classes from a folder."
         + _left_out(walk, loose),
     )
 
@@ -207,6 +219,7 @@ def load_image_table(
     groups: str | None = "auto",
     columns: Sequence[str] = (),
     root: str | os.PathLike[str] | None = None,
+    positive: Any = None,
     return_X_y: bool = False,
 ) -> Any:
     """Read a table of images, each row with the file's name in one column.
@@ -220,8 +233,8 @@ def load_image_table(
         Column of file names. None: the first of "file", "filename", "file_name", "path",
         "filepath", "image" and "image_path" that is there, in upper or lower case.
     target : str or None, default=None
-        Column of labels. Text becomes 0, 1, ... in sorted order, with ``target_names``; numbers
-        stay as they are. None: ``target`` is None.
+        Column of labels, which are the target as they are: text (an ndarray of str), numbers or
+        booleans. None: ``target`` is None.
     groups : str or None, default="auto"
         Column that tells which rows belong together (a patient, a lesion), to be given to a
         grouped splitter. "auto": the first of "group", "patient_id", "patient", "patientid",
@@ -232,6 +245,8 @@ def load_image_table(
     root : path-like or None, default=None
         Folder that file names are relative to. None: that of the table's file, or the working
         directory.
+    positive : str, int, float, bool or None, default=None
+        Label that is 1 in ``target``; all others are 0. None: ``target`` has the labels themselves.
     return_X_y : bool, default=False
         Whether ``(data, target)`` is returned instead of the Bunch.
 
@@ -239,7 +254,8 @@ def load_image_table(
     -------
     Bunch
         ``data``: DataFrame with the column "image" (paths, as str) and ``columns``; ``target``;
-        ``target_names``; ``groups``: ndarray of str or None; ``frame``: the whole table.
+        ``target_names``: the words in it, sorted, or None for numbers (with ``positive``: names of
+        0 and 1); ``groups``: ndarray of str or None; ``frame``: the whole table.
 
     Raises
     ------
@@ -247,7 +263,7 @@ def load_image_table(
         If the table, or an image it names, does not exist; the first few are listed.
     ValueError
         If the table cannot be read, a row has more cells than the heading, or two columns have one
-        name; if a column is not there, or a file name, group or label is missing.
+        name; if a column or ``positive`` is not there, or a file name, group or label is missing.
     TypeError
         If ``table`` is neither a path nor a table.
 
@@ -270,7 +286,10 @@ def load_image_table(
     ... ).to_csv(folder / "t.csv", index=False)
     >>> bunch = load_image_table(folder / "t.csv", target="dx")
     >>> bunch.target.tolist(), bunch.target_names, bunch.groups.tolist()
-    ([1, 0], ['mel', 'nv'], ['01', '02'])
+    (['nv', 'mel'], ['mel', 'nv'], ['01', '02'])
+    >>> bunch = load_image_table(folder / "t.csv", target="dx", positive="mel")
+    >>> bunch.target.tolist(), bunch.target_names
+    ([0, 1], ['nv', 'mel'])
     """
     frame, folder = read_table(table, as_text=[image, None if groups == "auto" else groups])
     base = folder if root is None else Path(root)
@@ -288,9 +307,13 @@ def load_image_table(
         raise ValueError("A column 'image' cannot be kept alongside the images; rename it.")
     data = frame[[name for name in columns if name != "image"]].copy()
     data.insert(0, "image", path_column(files).set_axis(data.index))
-    labels, names = (None, None) if target is None else encode_labels(frame[target])
+    labels, names = (None, None) if target is None else read_labels(frame[target])
     if labels is not None:
         _warn_of_contradictions(files, labels, target)
+    if positive is not None:
+        if labels is None:
+            raise ValueError("positive needs target, the name of the column of labels.")
+        labels, names = one_against_rest(labels, positive)
     if return_X_y:
         return data, labels
     return Bunch(

@@ -244,8 +244,8 @@ def check_complete(
         raise ValueError(f"{len(empty)} {rows} have no {what}; the first is {first}. {advice}")
 
 
-def encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
-    """Return text as 0, 1, ... with the names in sorted order; numbers and booleans as they are."""
+def read_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
+    """Return text cleaned, with its names in sorted order; numbers and booleans as they are."""
     check_complete(labels, f"label in column {labels.name!r}", "Drop them before.")
     values = labels
     if not isinstance(labels.dtype, np.dtype) or labels.dtype == object:
@@ -256,8 +256,20 @@ def encode_labels(labels: pd.Series) -> tuple[np.ndarray, list[Any] | None]:
     words = np.array(
         [cleaned(each) if isinstance(each, str) else identifier(each) for each in values], object
     )
-    names, codes = np.unique(words, return_inverse=True)
-    return codes.astype(np.int64), names.tolist()
+    return words, np.unique(words).tolist()
+
+
+def one_against_rest(labels: np.ndarray, positive: Any) -> tuple[np.ndarray, list[str]]:
+    """Return 1 for the rows of one class and 0 for all others, with the names of 0 and 1."""
+    classes = np.unique(labels).tolist()
+    wanted = identifier(positive)
+    others = [each for each in classes if each != positive and identifier(each) != wanted]
+    if len(others) == len(classes):
+        listed = ", ".join(map(repr, classes[:10])) + (", ..." if classes[10:] else "")
+        raise ValueError(f"positive={positive!r} is not one of the classes, which are {listed}.")
+    (chosen,) = (each for each in classes if each not in others)
+    rest = str(others[0]) if len(others) == 1 else f"not {chosen}"
+    return (labels == chosen).astype(np.int64), [rest, str(chosen)]
 
 
 def find_file(base: Path, name: Any, row: int) -> Path:

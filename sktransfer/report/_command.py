@@ -148,8 +148,6 @@ def _labels(estimator: Any, data: Bunch, names: dict[Any, str] | None) -> np.nda
     """Return labels as the model has them; folders and words are matched by name."""
     classes = np.asarray(estimator.classes_)
     words = np.asarray(data.target)
-    if data.target_names is not None:
-        words = np.asarray(data.target_names, dtype=object)[words]
     there = pd.unique(words).tolist()
     found = labels_of(sorted(there, key=str), classes.tolist(), names)
     if names is not None:

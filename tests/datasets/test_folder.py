@@ -30,13 +30,26 @@ def test_classes_are_sub_folders_in_sorted_order(folder):
     bunch = load_image_folder(folder)
     names = [path.removeprefix(str(folder) + "/") for path in bunch.data["image"]]
     assert names == ["ants/b.gif", "ants/deep/er/3.webp", "bees/1.png", "bees/2.JPG"]
-    assert bunch.target.tolist() == [0, 0, 1, 1]
+    assert bunch.target.tolist() == ["ants", "ants", "bees", "bees"]
+    assert bunch.target.dtype == object
     assert bunch.target_names == ["ants", "bees"]
     assert bunch.groups is None
     assert bunch.frame is None
     X, y = load_image_folder(folder, return_X_y=True)
     assert X.equals(bunch.data)
     assert np.array_equal(y, bunch.target)
+
+
+def test_the_positive_class_is_one_and_all_others_are_zero(folder):
+    ants = load_image_folder(folder, positive="ants")
+    assert (ants.target.tolist(), ants.target_names) == ([1, 1, 0, 0], ["bees", "ants"])
+    assert ants.target.dtype == np.int64
+    (folder / "lice").mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "lice" / "1.png")
+    ants = load_image_folder(folder, positive="ants")
+    assert (ants.target.tolist(), ants.target_names) == ([1, 1, 0, 0, 0], ["not ants", "ants"])
+    with pytest.raises(ValueError, match=r"positive='ant' is not one of .* 'ants', 'bees', 'lice'"):
+        load_image_folder(folder, positive="ant")
 
 
 def table(folder, files, **columns):
@@ -89,7 +102,7 @@ def test_chest_x_rays_have_patients(shared_data):
     bunch = load_image_folder(shared_data / "chest_xray_pneumonia")
     assert bunch.data.shape == (1000, 1)
     assert bunch.target_names == ["no_finding", "pneumonia"]
-    assert bunch.target.sum() == 500
+    assert (bunch.target == "pneumonia").sum() == 500
     assert len(set(bunch.groups)) == 682
 
 
@@ -310,7 +323,7 @@ def test_what_may_be_small_copies_of_images_is_read_and_said(pets, small):
 def test_classes_whose_names_differ_in_case_alone_are_said(pets):
     put(pets, "Cat", "0.png")
     with pytest.warns(UserWarning, match="'Cat', 'cat' differ in upper and lower case only"):
-        assert load_image_folder(pets).target.tolist() == [0, 1, 1, 2]
+        assert load_image_folder(pets).target.tolist() == ["Cat", "cat", "cat", "dog"]
 
 
 def test_classes_whose_names_are_one_in_tables_are_one(tmp_path):
@@ -318,7 +331,7 @@ def test_classes_whose_names_are_one_in_tables_are_one(tmp_path):
         put(tmp_path, name, "0.png")
     bunch = load_image_folder(tmp_path)
     assert bunch.target_names == ["caf\xe9", "z"]
-    assert bunch.target.tolist() == [0, 0, 0, 1]
+    assert bunch.target.tolist() == ["caf\xe9", "caf\xe9", "caf\xe9", "z"]
 
 
 def test_one_file_twice_in_a_class_is_said(pets):

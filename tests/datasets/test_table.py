@@ -27,11 +27,20 @@ def csv(tmp_path):
     return tmp_path / "table.csv"
 
 
-def test_text_labels_become_numbers_with_names(csv):
+def test_text_labels_are_the_target_and_positive_makes_them_numbers(csv):
     bunch = load_image_table(csv, target="dx")
     assert bunch.data["image"].tolist() == [str(csv.parent / f"{n}.png") for n in "cab"]
-    assert bunch.target.tolist() == [1, 0, 1]
+    assert bunch.target.tolist() == ["nv", "mel", "nv"]
+    assert bunch.target.dtype == object
     assert bunch.target_names == ["mel", "nv"]
+    mel = load_image_table(csv, target="dx", positive=" mel")  # names are compared as identifiers
+    assert (mel.target.tolist(), mel.target_names) == ([0, 1, 0], ["nv", "mel"])
+    assert mel.target.dtype == np.int64
+    assert load_image_table(csv, target="dx", positive="nv").target.tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=r"positive='MEL' is not one of .* 'mel', 'nv'"):
+        load_image_table(csv, target="dx", positive="MEL")
+    with pytest.raises(ValueError, match="positive needs target"):
+        load_image_table(csv, positive="mel")
     assert bunch.groups.tolist() == ["01", "02", "01"]
     assert list(bunch.frame.columns) == ["Image", "dx", "malignant", "age", "Patient_ID"]
 
@@ -45,6 +54,17 @@ def test_numbers_stay_and_columns_can_be_kept(csv):
     X, y = load_image_table(csv, target="malignant", return_X_y=True)
     assert X.shape == (3, 1)
     assert y.tolist() == [0, 1, 0]
+    healthy = load_image_table(csv, target="malignant", positive=0)
+    assert (healthy.target.tolist(), healthy.target_names) == ([1, 0, 1], ["1", "0"])
+    ill = load_image_table(csv, target="malignant", positive=True)
+    assert (ill.target.tolist(), ill.target_names) == ([0, 1, 0], ["0", "1"])
+
+
+@pytest.mark.parametrize("positive", [2, "2", 2.0, np.int64(2)])
+def test_one_grade_of_several_is_the_positive_one_however_it_is_written(csv, positive):
+    frame = pd.DataFrame({"file": ["a.png", "b.png", "c.png"], "grade": [1, 2, 3]})
+    bunch = load_image_table(frame, target="grade", root=csv.parent, positive=positive)
+    assert (bunch.target.tolist(), bunch.target_names) == ([0, 1, 0], ["not 2", "2"])
 
 
 def test_a_frame_and_another_root_are_accepted(csv):
@@ -103,7 +123,13 @@ def test_skin_lesions_have_labels_and_groups(shared_data):
 
 def test_digit_screening_has_one_positive_digit():
     task = load_digit_screening(3)
-    assert task.target.mean() == pytest.approx(0.1, abs=0.01)
+    assert set(task.target) == set(task.target_names) == {"other", "three"}
+    positive = load_digit_screening(3, positive="three")
+    assert positive.target.mean() == pytest.approx(0.1, abs=0.01)
+    assert np.array_equal(positive.target == 1, task.target == "three")
+    assert positive.target_names == ["other", "three"]
+    with pytest.raises(ValueError, match="positive='eight' is not one of the classes"):
+        load_digit_screening(3, positive="eight")
     assert task.data.max() == task.value_range[1]
     X, y = load_digit_screening(3, return_X_y=True)
     assert np.array_equal(X, task.data)
