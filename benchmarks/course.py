@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _common import RESULTS, Neighbors, machine, shared_with_weights, write_json
+from _common import HERE, RESULTS, Neighbors, machine, shared_with_weights, write_json
+from _tables import rst_table
 from _tasks import Task, ants_and_bees, pneumonia_mnist, xrays
 from finetune import BACKBONES, pretrained
 from sklearn.base import clone
@@ -45,7 +46,7 @@ from sktransfer.model_selection import grouped_train_test_split
 from sktransfer.preprocessing import ImageAugmentation, ImageWhitening
 
 NETWORK = "resnet18"
-# What is compared is trained alike, unless a part says otherwise: enough steps for a hundred images.
+# What is compared is trained alike, unless a part says otherwise.
 TRAINING = {"lr": 1e-4, "max_epochs": 20}
 
 
@@ -287,28 +288,36 @@ def whitening(shared: Path, repeat: int) -> Iterable[dict[str, Any]]:
         yield fit_and_score(clf, part, per_class=per_class, features=f"embedding, {NETWORK}")
 
 
+# The recipe of the course, word for word: Adam from 1e-3 to 1e-4 on all that is trained, L2, a
+# warm-up, early stopping with the best weights.
+RECIPE: dict[str, Any] = {
+    "augmentation": "medical",
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "head__lr": 1e-3,
+    "lr_schedule": "linear",
+    "lr_schedule__final": 0.1,
+    "lr_schedule__warmup": 1.0,
+    "weight_decay": 1e-4,
+    "max_epochs": 30,
+    "validation_fraction": 0.2,
+    "early_stopping": 10,
+    "class_weight": "balanced",
+}
+
+
 def four_networks(shared: Path, repeat: int) -> Iterable[dict[str, Any]]:
-    """Feature extraction against fine-tuning by the recipe of the course, for four networks."""
+    """Feature extraction against fine-tuning, at the rate of the course and at a tenth of it."""
     part = split(xrays(shared), repeat)
     for backbone in (*BACKBONES, "efficientnet_lite0"):
-        weights = pretrained(shared, backbone) if backbone in BACKBONES else {}
-        frozen = FineTuneClassifier(backbone, freeze_depth="all", random_state=repeat, **weights)
+        common = {"backbone": backbone, "random_state": repeat}
+        common |= pretrained(shared, backbone) if backbone in BACKBONES else {}
+        frozen = FineTuneClassifier(freeze_depth="all", **common)
         yield fit_and_score(frozen, part, network=backbone, strategy="extraction")
         for freeze_depth in (-1, 0):
-            tuned = FineTuneClassifier.preset(
-                "medical",
-                backbone=backbone,
-                freeze_depth=freeze_depth,
-                random_state=repeat,
-                **weights,
-            )
-            yield fit_and_score(
-                tuned, part, network=backbone, strategy=f'"medical", {freeze_depth}'
-            )
-            plain = FineTuneClassifier(
-                backbone, freeze_depth=freeze_depth, random_state=repeat, **weights, **TRAINING
-            )
-            yield fit_and_score(plain, part, network=backbone, strategy=f"lr=1e-4, {freeze_depth}")
+            for name, settings in (("Adam 1e-3 to 1e-4", RECIPE), ("AdamW 1e-4", TRAINING)):
+                clf = FineTuneClassifier(freeze_depth=freeze_depth, **common, **settings)
+                yield fit_and_score(clf, part, network=backbone, strategy=f"{name}, {freeze_depth}")
 
 
 def gap(shared: Path, repeat: int) -> Iterable[dict[str, Any]]:
@@ -386,6 +395,118 @@ PARTS: dict[str, Callable[[Path, int], Iterable[dict[str, Any]]]] = {
 }
 
 
+# --- the page ---------------------------------------------------------------------------------
+
+PAGE = HERE.parent / "docs" / "user_guide" / "course.rst"
+NAMES = {
+    "all": 'head alone, ``freeze_depth="all"``',
+    "-1": "last stage too, ``-1``",
+    "-2": "last two stages, ``-2``",
+    "0": "everything, ``0``",
+    "random, all": "head on a random network, ``weights=None``",
+    "random, 0": "everything, from scratch",
+}
+
+
+def tables(parts: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """The tables of the page by name."""
+    frames = {name: pd.DataFrame(rows) for name, rows in parts.items()}
+    made = {
+        "depth": _crossed(frames["depth"], "freeze_depth", "per_class", "images of each class"),
+        "truncation": _crossed(
+            frames["truncation"].assign(
+                at=lambda d: d["set"] + ", " + d["per_class"].astype(str) + " a class"
+            ),
+            *("layer", "at", "features of"),
+        ),
+        "two_steps": _crossed(
+            frames["two_steps"].assign(
+                way=lambda d: d["start"] + "; " + d["freeze_depth"].astype(str).map(NAMES)
+            ),
+            *("way", "per_class", "images of each class"),
+        ),
+        "recipe": _listed(frames["recipe"], "recipe", ("auc", "accuracy", "log_loss")),
+        "whitening": _crossed(frames["whitening"], "features", "per_class", "images of each class"),
+        "strength": _listed(
+            frames["strength"], "factor", ("readable", "auc", "accuracy", "log_loss")
+        ),
+        "gap": _listed(
+            frames["gap"],
+            *("remedy", ("train_accuracy", "accuracy", "train_log_loss", "log_loss", "auc")),
+        ),
+        "leakage": _crossed(frames["leakage"], "classifier", "folds", "folds of"),
+        "lesions": _listed(frames["lesions"], "freeze_depth", ("auc", "log_loss")),
+    }
+    made["four_networks"] = _crossed(
+        frames["four_networks"], "strategy", "network", "ROC AUC"
+    ) + _crossed(frames["four_networks"], "strategy", "network", "log loss", "log_loss")
+    # Differences within a repeat: other images matter more than any argument.
+    frame = frames["augmentation"].set_index(["repeat", "augmentation"])
+    rows = []
+    for name in ARGUMENTS:
+        one = frame.xs(name, level="augmentation")
+        cells = []
+        for metric in ("auc", "accuracy", "log_loss"):
+            apart = one[metric] - frame.xs("none", level="augmentation")[metric]
+            value = one[metric] if name == "none" else apart
+            cells.append(
+                f"{value.mean():.3f}"
+                if name == "none"
+                else f"{value.mean():+.3f} ({value.min():+.3f} to {value.max():+.3f})"
+            )
+        rows.append([f"``{name}``", *cells])
+    made["augmentation"] = rst_table(("argument", "ROC AUC", "accuracy", "log loss"), rows)
+    return made
+
+
+def _label(value: Any) -> str:
+    names = {
+        **NAMES,
+        "StratifiedKFold": "images",
+        "StratifiedGroupKFold": "patients",
+        "auc": "ROC AUC",
+        "log_loss": "log loss",
+        "train_accuracy": "accuracy, training",
+        "train_log_loss": "log loss, training",
+        "readable": "ROC AUC of the probe on images so changed",
+        "factor": "times the preset",
+    }
+    return names.get(str(value), str(value))
+
+
+def _crossed(frame: pd.DataFrame, row: str, column: str, corner: str, metric: str = "auc") -> str:
+    """Mean over repeats, with the lowest and the highest."""
+    groups = frame.groupby([row, column], sort=False)[metric]
+    columns = list(dict.fromkeys(frame[column]))
+    rows = []
+    for key in dict.fromkeys(frame[row]):
+        found = [groups.get_group((key, each)) for each in columns]
+        cells = [f"{one.mean():.3f} ({one.min():.2f} to {one.max():.2f})" for one in found]
+        rows.append([_label(key), *cells])
+    return rst_table((corner, *map(_label, columns)), rows) + "\n"
+
+
+def _listed(frame: pd.DataFrame, row: str, metrics: tuple[str, ...]) -> str:
+    """Means over repeats, one column for each metric."""
+    means = frame.groupby(row, sort=False)[list(metrics)].mean()
+    rows = [[_label(key), *(f"{value:.3f}" for value in means.loc[key])] for key in means.index]
+    return rst_table((_label(row), *map(_label, metrics)), rows)
+
+
+def write_page(content: dict[str, Any], page: Path = PAGE) -> None:
+    """Put the tables between their comments."""
+    text = page.read_text()
+    its = content["machine"]
+    software = ", ".join(f"{name} {its['packages'][name]}" for name in ("torch", "torchvision"))
+    where = f"Measured {its['date']} on one {its['gpu'] or its['cpu']} and {its['cores']} cores of "
+    where += f"{its['cpu']}, Python {its['python']}, {software}.\n"
+    for name, made in {"machine": where, **tables(content["parts"])}.items():
+        head, rest = text.split(f".. begin course-{name}\n", 1)
+        _, tail = rest.split(f".. end course-{name}\n", 1)
+        text = f"{head}.. begin course-{name}\n\n{made}\n.. end course-{name}\n{tail}"
+    page.write_text(text)
+
+
 def run(name: str, shared: Path, repeat: int) -> list[dict[str, Any]]:
     """One repeat of a part, in a process of its own."""
     warnings.simplefilter("ignore")
@@ -400,7 +521,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
+    parser.add_argument("--tables", action="store_true", help="only write the tables of the page")
     args = parser.parse_args()
+    if args.tables:
+        write_page(json.loads(((args.results or RESULTS) / "course.json").read_text()))
+        return
     shared, neighbors = shared_with_weights(), Neighbors()
     file = (args.results or RESULTS) / "course.json"
     parts = json.loads(file.read_text())["parts"] if file.is_file() else {}
