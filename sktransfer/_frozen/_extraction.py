@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sktransfer._frozen._network import is_out_of_memory
 from sktransfer._frozen._store import Store
 from sktransfer._images import EncodedImage, ImageSource, Preprocessing
 from sktransfer._utils.memory import give_back_freed_memory
+from sktransfer._utils.progress import progress_bar
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
@@ -123,8 +123,7 @@ class Extraction:
         self._owner = f"{os.getpid()}-{secrets.token_hex(8)}"
         # digest -> the key of the claim, and those of the parts
         self._claimed: dict[bytes, tuple[bytes, list[bytes]]] = {}
-        title, silent = self.progress, self.progress is None
-        with tqdm(total=n, desc=title, unit="image", disable=silent, dynamic_ncols=True) as bar:
+        with progress_bar(self.progress, total=n, unit="image") as bar:
             try:
                 with DecodingThreads(self.n_threads) as threads:
                     todo: Sequence[int] = range(n)

@@ -22,6 +22,7 @@ from sktransfer._images._transforms import (
 )
 from sktransfer._images._values import EXTENT, DecodedImage, Extent
 from sktransfer._utils.sklearn_compat import (
+    DocumentedMixin,
     Interval,
     StrOptions,
     validate_parameter_constraints,
@@ -69,7 +70,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class ImageAugmentation(BaseEstimator):
+class ImageAugmentation(DocumentedMixin, BaseEstimator):
     """Transform training images at random, with the parameter names of Keras.
 
     It is passed to an estimator as ``augmentation``, and a search reaches its parameters with
@@ -152,6 +153,7 @@ class ImageAugmentation(BaseEstimator):
     True
     """
 
+    _documented_in = "sktransfer.preprocessing"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "rotation_range": [Interval(Real, 0, 180, closed="both")],
         "width_shift_range": [Interval(Real, 0, None, closed="left"), "array-like"],

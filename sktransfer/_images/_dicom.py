@@ -25,7 +25,11 @@ from sktransfer._images._helper_process import (
 )
 from sktransfer._images._values import DecodedImage, ValueScale, scale_values
 from sktransfer._utils import config as _config
-from sktransfer._utils.sklearn_compat import StrOptions, validate_parameter_constraints
+from sktransfer._utils.sklearn_compat import (
+    DocumentedMixin,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
 # Part of every digest: raised when the same file and options come to give other pixels.
@@ -49,7 +53,7 @@ _PIXEL_GROUPS = (0x0028, 0x2050, 0x5200, 0x7FE0)
 _UNUSED = frozenset((*range(0x00280104, 0x00280112), 0x00280120, 0x00280121))
 
 
-class DicomOptions(BaseEstimator):
+class DicomOptions(DocumentedMixin, BaseEstimator):
     """Choose how DICOM files are shown: which frame, through which window.
 
     It is passed to an estimator as ``dicom``, and a search reaches its parameters with
@@ -87,6 +91,7 @@ class DicomOptions(BaseEstimator):
     (-600, 1500)
     """
 
+    _documented_in = "sktransfer.preprocessing"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "frame": [Integral, StrOptions({"middle"})],
         "window": [tuple, list, None],

@@ -12,6 +12,9 @@ from types import ModuleType
 
 from sktransfer.exceptions import MissingDependencyError
 
+# The documentation's site: what pyproject.toml has under project.urls, which a test compares.
+DOCUMENTATION = "https://sktransfer.github.io/sktransfer/"
+
 # A directory of weight files that is looked at before torch's hub cache (air-gapped machines).
 WEIGHTS_DIR_VARIABLE = "SKTRANSFER_WEIGHTS_DIR"
 # Where sktransfer keeps what it must remember: digests of weights that were seen once.
@@ -142,6 +145,14 @@ def free_memory() -> int:
     return max(0, min(free))
 
 
+def how_to_install(extra: str) -> str:
+    """Say how an extra of ``pyproject.toml`` is installed, now and once there is a release."""
+    return (
+        f"Install the extra '{extra}': pip install \".[{extra}]\" in the folder of a clone of "
+        f'sktransfer, or, from its first release on, pip install "sktransfer[{extra}]".'
+    )
+
+
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
     """Import an optional module, or say which ``extra`` of ``pyproject.toml`` installs it.
 
@@ -153,5 +164,5 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
         package = module.split(".")[0]
         raise MissingDependencyError(
             f"{purpose} needs the package {package!r}, which is not installed. "
-            f'Install it with: pip install "sktransfer[{extra}]"'
+            f"{how_to_install(extra)}"
         ) from exc

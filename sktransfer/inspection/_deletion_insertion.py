@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
 
+from sktransfer._utils.html import card
 from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
 from sktransfer.inspection._estimator_images import scored_images
 from sktransfer.inspection._saliency import saliency_maps
@@ -44,6 +46,16 @@ class DeletionInsertionCurves:
     fraction: np.ndarray
     deletion: np.ndarray
     insertion: np.ndarray
+
+    def _repr_html_(self) -> str:
+        areas = {
+            "deletion (lower is better)": self.deletion_area,
+            "insertion (higher is better)": self.insertion_area,
+        }
+        rows = [(name, area.mean(), area.min(), area.max()) for name, area in areas.items()]
+        table = pd.DataFrame(rows, columns=["curve", "mean area", "lowest", "highest"])
+        lines = [f"{len(self.deletion)} images, {len(self.fraction) - 1} steps."]
+        return card(type(self).__name__, lines, {"Areas under the curves": table})
 
     @property
     def deletion_area(self) -> np.ndarray:

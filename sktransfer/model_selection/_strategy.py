@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._utils.html import card
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
@@ -97,6 +98,15 @@ class StrategyAdvice:
         ]
         return "\n".join(
             line if line.startswith(self.quadrant) else textwrap.fill(line, 88) for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        readings = [f"{each}: {READINGS[each]}" for each in self.readings]
+        return card(
+            f"StrategyAdvice: {self.quadrant}",
+            ["; or ".join(readings) + ".", *self.why, "Against following this blindly:"],
+            {"Score of frozen features, by layer": self.evidence},
+            items=self.caveats,
         )
 
     def make_estimator(self, reading: str | None = None, **params: Any) -> Any:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
+from sktransfer._utils.sklearn_compat import DocumentedMixin
 
-class ImageArrayMixin:
+
+class ImageArrayMixin(DocumentedMixin):
     """Accept arrays (n, H, W), (n, H, W, C) and 2-D ``X`` whose rows are raveled images."""
 
     def _check_images(

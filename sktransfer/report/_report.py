@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import html
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.html import card
 from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
@@ -29,6 +34,11 @@ from sktransfer.report._scores import (
 from sktransfer.report._section import INK, PAPER, Notice, Section, interval, plain
 from sktransfer.report._subgroups import subgroups_section
 
+# Sections with images of patients, or with paths among parameters: not for a notebook's output.
+_NOT_SHOWN = ("model", "failures", "saliency")
+_PAGE = """<details><summary>Sections without images of patients</summary>
+<iframe sandbox="" title="{}" srcdoc="{}" style="width: 100%; height: 36em; border: 0"></iframe>
+</details>"""
 _SALIENCY = ("gradient", "integrated_gradients", "grad_cam", "occlusion", None)
 
 
@@ -59,6 +69,20 @@ class DiagnosticReport:
 
     def __repr__(self) -> str:
         return f"DiagnosticReport({self.title!r}, {len(self.sections)} parts)"
+
+    def _repr_html_(self) -> str:
+        rows = self.sections["operating"].tables[0]
+        shown = copy.copy(self)
+        shown.sections = {k: each for k, each in self.sections.items() if k not in _NOT_SHOWN}
+        page = html.escape(str(shown.to_html()))  # a page of its own: styles stay apart
+        rest = _PAGE.format(html.escape(self.title), page)
+        return card(
+            self.title,
+            [self.summary, 'to_html("report.html") writes all, with images of patients.'],
+            {rows.caption: pd.DataFrame(rows.rows, columns=rows.columns)},
+            warnings=self.warnings,
+            rest=rest,
+        )
 
     @property
     def warnings(self) -> list[str]:

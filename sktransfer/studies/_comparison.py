@@ -24,6 +24,7 @@ from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
+from sktransfer._utils.html import card
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_column
 from sktransfer._utils.resampling import middle, resamples, score_held_out
@@ -118,6 +119,10 @@ class BackboneComparison:
         columns = ["backbone", "strategy", "difference", "low", "high"]
         found = pd.DataFrame(records, columns=columns)
         return found.sort_values("difference", ascending=False).reset_index(drop=True)
+
+    def _repr_html_(self) -> str:
+        lines = [f"{len(self.y)} images, out of fold; differences() tells networks apart."]
+        return card(type(self).__name__, lines, {"Best accuracy first": self.table})
 
     @property
     def _codes(self) -> np.ndarray:

@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike
 
 from sktransfer._base import derived_seed
 from sktransfer._image_rows import take_rows
+from sktransfer._utils.html import card
 from sktransfer._utils.plotting import finish_axes, palette_color
 from sktransfer._utils.splitting import stratified_order
 from sktransfer.studies._random_networks import mean_and_variance, random_like
-from sktransfer.studies._training import CurveDisplay, Study, check_choices, paired
+from sktransfer.studies._training import CurveDisplay, Study, check_choices, mean_scores, paired
 
 INITS = ("pretrained", "random", "mean_var")
 # All rows are trained on, once: they are as many as the budget says, some of them repeated.
@@ -40,6 +41,11 @@ class ConvergenceCurve:
     """
 
     table: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        means = mean_scores(self.table, "init", ["train_size", "budget"])
+        lines = [f"{len(self.table)} trainings; catch_up() says when the difference is gone."]
+        return card(type(self).__name__, lines, {"Mean score by images and steps": means})
 
     def differences(self, first: str = "pretrained", second: str = "random") -> pd.DataFrame:
         """Compute differences of two starts within each repeat, for each size and budget.

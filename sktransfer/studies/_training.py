@@ -197,3 +197,9 @@ def paired(
     return found.agg(
         mean="mean", lowest="min", highest="max", share_above=lambda d: float((d > 0).mean())
     ).reset_index()
+
+
+def mean_scores(table: pd.DataFrame, column: str, by: Sequence[str]) -> pd.DataFrame:
+    """Return the mean score of each case (columns), for every value of ``by`` (rows)."""
+    cases = list(dict.fromkeys(table[column]))
+    return table.pivot_table(index=list(by), columns=column, values="score")[cases]

@@ -14,10 +14,11 @@ from sklearn.utils.validation import column_or_1d
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed
 from sktransfer._image_rows import rows_of
+from sktransfer._utils.html import card
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.plotting import finish_axes, palette_color, palette_marker
 from sktransfer.studies._random_networks import first_stages, random_like, recalibrated
-from sktransfer.studies._training import CurveDisplay, Study, check_choices, paired
+from sktransfer.studies._training import CurveDisplay, Study, check_choices, mean_scores, paired
 
 TREATMENTS = ("base", "AnB", "AnB+", "BnB", "BnB+", "random")
 # What is drawn in a repeat.
@@ -38,6 +39,11 @@ class TransferCurve:
     """
 
     table: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        means = mean_scores(self.table, "treatment", ["depth", "stage"])
+        lines = [f"{len(self.table)} trainings; differences() compares treatments."]
+        return card(type(self).__name__, lines, {"Mean score by stages taken over": means})
 
     def differences(self, first: str, second: str = "base") -> pd.DataFrame:
         """Compute differences of two treatments within each repeat.
