@@ -23,7 +23,8 @@ from sktransfer._images import (
     as_image_source,
     make_preprocessing,
 )
-from sktransfer._utils.sklearn_compat import DocumentedMixin, Interval, StrOptions
+from sktransfer._utils.config import API_PAGE
+from sktransfer._utils.sklearn_compat import Interval, StrOptions
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 _LARGEST_SEED = np.iinfo(np.int32).max
@@ -31,9 +32,11 @@ _LARGEST_SEED = np.iinfo(np.int32).max
 NO_FAILED_ROWS = pd.DataFrame(columns=["row", "source", "reason"])
 
 
-class ImageInputMixin(DocumentedMixin):
+class ImageInputMixin:
     """Parameters, which a subclass stores, and steps of an estimator whose X is images."""
 
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE
     _image_parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "preprocessing": [StrOptions({"weights", "resize", "pad"}), callable],
         "scaled_decoding": ["boolean"],

@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer._utils.config import DOCUMENTATION
-from sktransfer._utils.progress import progress_bar
+from sktransfer._utils.notebooks import progress_bar
 from sktransfer.inspection import DeletionInsertionCurves
 from sktransfer.model_selection import (
     BackboneRanking,
@@ -204,7 +204,7 @@ def test_a_notebook_without_ipywidgets_gets_a_bar_of_text_and_no_warning():
         "shell.get_ipython = lambda: object()\n"
         "sys.modules |= {'IPython': shell, 'ipykernel.zmqshell': types.ModuleType('z')}\n"
         "sys.modules |= {'ipywidgets': None, 'IPython.html': None}\n"
-        "from sktransfer._utils.progress import progress_bar\n"
+        "from sktransfer._utils.notebooks import progress_bar\n"
         "with progress_bar('resnet18', total=2) as bar: bar.update(2)\n"
         "with progress_bar(None, total=2) as bar: bar.update(2)\n"
     )

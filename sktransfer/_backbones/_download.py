@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from sktransfer._utils.progress import progress_bar
+from sktransfer._utils.notebooks import progress_bar
 from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsDownloadError
 

@@ -27,7 +27,7 @@ from sktransfer._frozen._network import is_out_of_memory
 from sktransfer._frozen._store import Store
 from sktransfer._images import EncodedImage, ImageSource, Preprocessing
 from sktransfer._utils.memory import give_back_freed_memory
-from sktransfer._utils.progress import progress_bar
+from sktransfer._utils.notebooks import progress_bar
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 

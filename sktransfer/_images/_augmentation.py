@@ -21,8 +21,8 @@ from sktransfer._images._transforms import (
     trivial_augment,
 )
 from sktransfer._images._values import EXTENT, DecodedImage, Extent
+from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.sklearn_compat import (
-    DocumentedMixin,
     Interval,
     StrOptions,
     validate_parameter_constraints,
@@ -70,7 +70,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class ImageAugmentation(DocumentedMixin, BaseEstimator):
+class ImageAugmentation(BaseEstimator):
     """Transform training images at random, with the parameter names of Keras.
 
     It is passed to an estimator as ``augmentation``, and a search reaches its parameters with
@@ -153,7 +153,8 @@ class ImageAugmentation(DocumentedMixin, BaseEstimator):
     True
     """
 
-    _documented_in = "sktransfer.preprocessing"
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE.replace("{estimator_module}", "sktransfer.preprocessing")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "rotation_range": [Interval(Real, 0, 180, closed="both")],
         "width_shift_range": [Interval(Real, 0, None, closed="left"), "array-like"],

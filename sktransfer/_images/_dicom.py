@@ -25,8 +25,8 @@ from sktransfer._images._helper_process import (
 )
 from sktransfer._images._values import DecodedImage, ValueScale, scale_values
 from sktransfer._utils import config as _config
+from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.sklearn_compat import (
-    DocumentedMixin,
     StrOptions,
     validate_parameter_constraints,
 )
@@ -53,7 +53,7 @@ _PIXEL_GROUPS = (0x0028, 0x2050, 0x5200, 0x7FE0)
 _UNUSED = frozenset((*range(0x00280104, 0x00280112), 0x00280120, 0x00280121))
 
 
-class DicomOptions(DocumentedMixin, BaseEstimator):
+class DicomOptions(BaseEstimator):
     """Choose how DICOM files are shown: which frame, through which window.
 
     It is passed to an estimator as ``dicom``, and a search reaches its parameters with
@@ -91,7 +91,8 @@ class DicomOptions(DocumentedMixin, BaseEstimator):
     (-600, 1500)
     """
 
-    _documented_in = "sktransfer.preprocessing"
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE.replace("{estimator_module}", "sktransfer.preprocessing")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "frame": [Integral, StrOptions({"middle"})],
         "window": [tuple, list, None],

@@ -14,6 +14,8 @@ from sktransfer.exceptions import MissingDependencyError
 
 # The documentation's site: what pyproject.toml has under project.urls, which a test compares.
 DOCUMENTATION = "https://sktransfer.github.io/sktransfer/"
+# Where the diagram of an estimator links to, filled in by scikit-learn (``_doc_link_template``).
+API_PAGE = f"{DOCUMENTATION}generated/{{estimator_module}}.{{estimator_name}}.html"
 
 # A directory of weight files that is looked at before torch's hub cache (air-gapped machines).
 WEIGHTS_DIR_VARIABLE = "SKTRANSFER_WEIGHTS_DIR"

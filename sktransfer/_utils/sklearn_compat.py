@@ -5,7 +5,7 @@ These names may move or change in any release of scikit-learn; then this file al
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from sklearn.base import _fit_context
 from sklearn.frozen import FrozenEstimator
@@ -28,10 +28,7 @@ from sklearn.utils.validation import (
     _check_y,
 )
 
-from sktransfer._utils.config import DOCUMENTATION
-
 __all__ = [
-    "DocumentedMixin",
     "HasMethods",
     "Interval",
     "StrOptions",
@@ -58,17 +55,6 @@ def __getattr__(name: str) -> Any:
 
         return BaseThresholdClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class DocumentedMixin:
-    """Link the diagram of an estimator, and its parameters, to its page in the documentation."""
-
-    _documented_in: ClassVar[str] = "{estimator_module}"  # for an estimator of a private package
-    _doc_link_module = "sktransfer"
-
-    @property
-    def _doc_link_template(self) -> str:
-        return f"{DOCUMENTATION}generated/{self._documented_in}.{{estimator_name}}.html"
 
 
 def is_linear_classifier(estimator: Any) -> bool:

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter
 from sklearn.utils import check_random_state
 
-from sktransfer._utils.html import card
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
 from sktransfer.inspection._estimator_images import scored_images
 from sktransfer.inspection._saliency import saliency_maps

@@ -19,7 +19,7 @@ from sktransfer._backbones import Backbone
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
-from sktransfer._utils.html import card
+from sktransfer._utils.notebooks import card
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.model_selection._networks import one_network
 

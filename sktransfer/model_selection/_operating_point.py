@@ -16,11 +16,11 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import (
     BaseThresholdClassifier,
-    DocumentedMixin,
     Interval,
     StrOptions,
     _check_y,
@@ -40,7 +40,7 @@ from sktransfer.model_selection._saved_threshold import load_with_threshold, sav
 _USUAL = 0.95
 
 
-class OperatingPointClassifier(DocumentedMixin, BaseThresholdClassifier):
+class OperatingPointClassifier(BaseThresholdClassifier):
     """A binary classifier whose threshold keeps a sensitivity, a specificity, or costs low.
 
     "No more than one case in twenty is missed": the threshold is an order statistic of the scores
@@ -156,6 +156,8 @@ class OperatingPointClassifier(DocumentedMixin, BaseThresholdClassifier):
     # Groups are for the threshold itself, and need not be requested.
     __metadata_request__fit: ClassVar = {"groups": True}
 
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseThresholdClassifier._parameter_constraints,
         "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],

@@ -17,7 +17,7 @@ from sktransfer._base import n_decoding_threads
 from sktransfer._finetune import FineTuneClassifier, FrozenPart, as_size
 from sktransfer._frozen import ROW_OVERHEAD, FrozenExtractor, store_for, store_together
 from sktransfer._images import ImageSource
-from sktransfer._utils.html import card
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.sklearn_compat import _safe_indexing
 
 

@@ -17,8 +17,8 @@ from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import rows_of, take_rows
 from sktransfer._utils.config import how_to_install
-from sktransfer._utils.html import card
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
 from sktransfer._utils.splitting import stratified_part
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError

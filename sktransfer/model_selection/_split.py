@@ -11,9 +11,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, indexable
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
-from sktransfer._utils.sklearn_compat import DocumentedMixin, _safe_indexing, validate_shuffle_split
+from sktransfer._utils.sklearn_compat import _safe_indexing, validate_shuffle_split
 from sktransfer._utils.splitting import holdout_split, stratified_part
 
 
@@ -97,7 +98,7 @@ def grouped_train_test_split(
     return [_safe_indexing(array, part) for array in arrays for part in (train, test)]
 
 
-class GroupedValidSplit(DocumentedMixin, BaseEstimator):
+class GroupedValidSplit(BaseEstimator):
     """Hold validation rows out inside ``fit``: stratified by class, no patient on both sides.
 
     For the ``train_split`` of skorch nets, whose own ``ValidSplit`` takes either the classes or the
@@ -129,6 +130,9 @@ class GroupedValidSplit(DocumentedMixin, BaseEstimator):
     >>> len(train), len(valid), set(patients[train.indices]) & set(patients[valid.indices])
     (30, 10, set())
     """
+
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE
 
     def __init__(self, test_size: float = 0.2, *, random_state: Any = None) -> None:
         self.test_size = test_size

@@ -19,8 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._utils.html import card
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
 from sktransfer.model_selection._feature_scores import check_labels

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
-from sktransfer._utils.sklearn_compat import DocumentedMixin
+from sktransfer._utils.config import API_PAGE
 
 
-class ImageArrayMixin(DocumentedMixin):
+class ImageArrayMixin:
     """Accept arrays (n, H, W), (n, H, W, C) and 2-D ``X`` whose rows are raveled images."""
+
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE
 
     def _check_images(
         self, X: Any, *, reset: bool, dtype: Any = "numeric", ensure_min_samples: int = 1

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from sktransfer._utils.config import import_optional
-from sktransfer._utils.html import card
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
@@ -80,7 +80,7 @@ class DiagnosticReport:
             self.title,
             [self.summary, 'to_html("report.html") writes all, with images of patients.'],
             {rows.caption: pd.DataFrame(rows.rows, columns=rows.columns)},
-            warnings=self.warnings,
+            alerts=self.warnings,
             rest=rest,
         )
 

@@ -24,8 +24,8 @@ from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
-from sktransfer._utils.html import card
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.per_row import as_column
 from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from sktransfer._base import derived_seed
 from sktransfer._image_rows import take_rows
-from sktransfer._utils.html import card
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.plotting import finish_axes, palette_color
 from sktransfer._utils.splitting import stratified_order
 from sktransfer.studies._random_networks import mean_and_variance, random_like

@@ -14,7 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed
 from sktransfer._image_rows import rows_of
-from sktransfer._utils.html import card
+from sktransfer._utils.notebooks import card
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.plotting import finish_axes, palette_color, palette_marker
 from sktransfer.studies._random_networks import first_stages, random_like, recalibrated

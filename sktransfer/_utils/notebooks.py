@@ -1,4 +1,4 @@
-"""Results as notebooks show them: a frame of text and tables that is legible on any background.
+"""What notebooks show: results as frames of text and tables, and progress bars.
 
 Everything is escaped, and colors are those of the page around it, light or dark.
 """
@@ -6,7 +6,10 @@ Everything is escaped, and colors are those of the page around it, light or dark
 from __future__ import annotations
 
 import html
+import multiprocessing
+import warnings
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import pandas as pd
 
 _MOST_ROWS = 20
 _FRAME = "border: 1px solid rgba(127, 127, 127, .5); border-radius: 4px; padding: .6em 1em"
-_WARNING = "border-left: 4px solid #d55e00; padding-left: .6em"
+_ALERT = "border-left: 4px solid #d55e00; padding-left: .6em"
 _SCROLLS = "overflow-x: auto"
 
 
@@ -24,10 +27,10 @@ def card(
     tables: Mapping[str, pd.DataFrame] | None = None,
     *,
     items: Iterable[str] = (),
-    warnings: Iterable[str] = (),
+    alerts: Iterable[str] = (),
     rest: str = "",
 ) -> str:
-    """Return a title, sentences, warnings, a list of items and tables (by caption) as HTML.
+    """Return a title, sentences, alerts, a list of items and tables (by caption) as HTML.
 
     ``rest`` is HTML that follows as it is.
     """
@@ -35,7 +38,7 @@ def card(
     parts = [
         f'<div class="sktransfer" style="{_FRAME}"><strong>{_text(title)}</strong>',
         *(f"<p>{_text(each)}</p>" for each in lines),
-        *(f'<p style="{_WARNING}">{_text(each)}</p>' for each in warnings),
+        *(f'<p style="{_ALERT}">{_text(each)}</p>' for each in alerts),
         f"<ul>{listed}</ul>" if listed else "",
         *(_table(caption, frame) for caption, frame in (tables or {}).items()),
         f"{rest}</div>",
@@ -73,3 +76,25 @@ def _cell(value: Any) -> str:
 def _text(value: Any) -> str:
     """Return text with nothing in it that is markup, or no Unicode."""
     return html.escape(str(value).encode("utf-8", "backslashreplace").decode())
+
+
+def progress_bar(title: str | None, **settings: Any) -> Any:
+    """Return a bar of tqdm's, with further settings of it; without a title it shows nothing.
+
+    A worker process of joblib or Dask shows none, unless ``disable=False``: several would write
+    over each other in a terminal, and what a notebook's workers write does not appear in it.
+    """
+    silent = title is None or multiprocessing.parent_process() is not None
+    return _tqdm()(**{"desc": title, "disable": silent, "dynamic_ncols": True, **settings})
+
+
+@cache
+def _tqdm() -> Any:
+    """Import the kind of bar that suits the place, when the first one is shown."""
+    from tqdm.std import TqdmWarning
+
+    with warnings.catch_warnings():
+        # In a notebook without ipywidgets, the import warns, and the bar is one of text.
+        warnings.simplefilter("ignore", TqdmWarning)
+        from tqdm.auto import tqdm
+    return tqdm
