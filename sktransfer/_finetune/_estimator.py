@@ -69,7 +69,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     the stages after the cut are trained together with it [1]_. With everything frozen, the solved
     head is all there is: a linear probe.
 
-    It is a :class:`skorch.NeuralNetClassifier`: ``history_``, callbacks, ``partial_fit``,
+    It is a :class:`~skorch.classifier.NeuralNetClassifier`: ``history_``, callbacks, ``partial_fit``,
     ``module_`` and parameters such as ``optimizer__momentum`` are as skorch users know them.
 
     Read more in the :ref:`User Guide <finetune>`.
@@ -779,7 +779,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Parameters
         ----------
         *args, **kwargs
-            As for :meth:`skorch.NeuralNet.load_params`.
+            As for :meth:`skorch.net.NeuralNet.load_params`.
 
         Raises
         ------
