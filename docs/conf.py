@@ -37,9 +37,9 @@ exclude_patterns = [
     "**sg_execution_times.rst",
 ]
 
-# The build needs no network: each inventory is a short list, in Sphinx' first and readable format, of
-# the names that our pages refer to. A reference to a name that is on no list is a warning, and so an
-# error in CI: add a line with the page that describes it.
+# The build needs no network: each inventory is a short list, in the readable first version of
+# Sphinx' format, of names that our pages may refer to. A reference to a name that is on no list is
+# a warning, and so an error in CI: add a line with the page that describes it.
 intersphinx_mapping = {
     name: (url, str(HERE / "inventories" / f"{name}.txt"))
     for name, url in {
@@ -126,7 +126,7 @@ def size_by_resolution(app, doctree):
 
 
 def complete_page(app, page, template, context, doctree):
-    """Give a page a description, and mend what browsers and screen readers stumble over."""
+    """Give a page a description, and repair what screen readers stumble over."""
     if doctree is None:
         return
     first = next(doctree.findall(nodes.paragraph), None)

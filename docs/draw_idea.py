@@ -1,4 +1,4 @@
-"""Draws docs/_static/idea.png and idea_dark.png, the image of the idea; run it after changing it."""
+"""Draws docs/_static/idea.png and idea_dark.png, the image of the idea; run it after a change."""
 
 from pathlib import Path
 
@@ -79,10 +79,8 @@ def draw(colors):
     box(11.9, 3.4, 3.1, 1.8, "its own\nclassifier", "left out", dashed=True)
     ax.plot([8.6, 8.6], [2.6, 6.0], color=colors["cut"], linewidth=2.2)
     ax.text(8.6, 6.25, "cut: layer=…", ha="center", fontsize=12, color=colors["cut"])
-    ax.text(
-        5.85, 5.45, "frozen: runs once per image", ha="center", fontsize=11, color=colors["ink"]
-    )
-    ax.text(12.1, 5.45, "neither run nor kept", ha="center", fontsize=11, color=colors["pale"])
+    ax.text(5.85, 5.45, "frozen: runs once per image", ha="center", size=11, color=colors["ink"])
+    ax.text(12.1, 5.45, "neither run nor kept", ha="center", size=11, color=colors["pale"])
     arrow((7.15, 3.4), (7.15, 2.0))
     box(3.6, 0.3, 4.5, 1.7, "embeddings\n(kept for the next fold)", "frozen")
     arrow((8.1, 1.15), (8.9, 1.15))

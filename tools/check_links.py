@@ -2,9 +2,9 @@
 
 Usage: ``python tools/check_links.py docs/_build/html``
 
-Every link within the site leads to a page that there is, and to a heading or name on it; every script,
-style and image is part of the site, so that it can be read without a network. Links to other sites are
-not fetched.
+Every link within the site leads to a page that there is, and to a heading or name on it; every
+script, style and image is part of the site, so that it can be read without a network. Links to
+other sites are not fetched.
 """
 
 from __future__ import annotations
