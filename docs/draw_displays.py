@@ -50,7 +50,7 @@ FOLDER = ROOT / "docs" / "_static" / "displays"
 NAMES = ("normal", "pneumonia")
 FINDINGS = ("no finding", "pneumonia")
 SIDE = 112
-LARGEST = 120_000
+LARGEST = 200_000
 
 
 def shared() -> Path:
@@ -276,7 +276,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name in parser.parse_args().names or DRAWN:
         path = FOLDER / f"{name}.png"
-        DRAWN[name]().savefig(path, dpi=100)
+        DRAWN[name]().savefig(path, dpi=200)
         plt.close("all")
         if path.stat().st_size > LARGEST:
             Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
