@@ -6,11 +6,14 @@ import argparse
 import io
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from sktransfer._version import __version__
 from sktransfer.exceptions import SkTransferError
+
+_MODEL = "file of `train` or of FineTuneClassifier.save, or a pickle with --allow-pickle"
 
 # What runs a command is imported when it is run: --help and --version do not wait for torch.
 
@@ -20,19 +23,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a name is no error
         sys.stdout.reconfigure(errors="backslashreplace")
+    shown, warnings.formatwarning = warnings.formatwarning, _formatted
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (SkTransferError, ValueError, ArithmeticError, OSError) as error:
         # These messages say what to do; a traceback would bury that.
         print(f"sktransfer: {error}", file=sys.stderr)
         return 1
-    return 0
+    finally:
+        warnings.formatwarning = shown
+
+
+def _formatted(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Return a warning without the line of code that issued it."""
+    return f"warning: {message}\n"
 
 
 def _run_demo(options: argparse.Namespace) -> None:
     from sktransfer._demo import run_demo
 
-    run_demo(options.images, options.backbone, options.output, options.positive)
+    run_demo(options.images, options.backbone, options.output, options.positive, options.save)
+
+
+def _run_train(options: argparse.Namespace) -> None:
+    from sktransfer._command_train import run_train
+
+    run_train(options)
+
+
+def _run_predict(options: argparse.Namespace) -> int:
+    from sktransfer._command_predict import run_predict
+
+    return run_predict(options)
 
 
 def _run_list(options: argparse.Namespace) -> None:
@@ -59,13 +81,30 @@ def _run_report(options: argparse.Namespace) -> None:
     run_command(options)
 
 
+_ORDER = """\
+in this order, with one sub-folder of images per class in each of train/ and test/:
+  python -m sktransfer demo --images train/                 can a network tell the classes apart?
+  python -m sktransfer train train/ -o model.safetensors    the model; --positive CLASS
+                                                            --sensitivity 0.95 adds a threshold
+  python -m sktransfer report model.safetensors test/       how good it is on images it has not seen
+  python -m sktransfer predict model.safetensors new/       images without labels, DICOM among them
+`python -m sktransfer COMMAND --help` has the options of each.
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="sktransfer", description="Image transfer learning as scikit-learn estimators."
+        prog="sktransfer",
+        description="Image transfer learning as scikit-learn estimators.",
+        epilog=_ORDER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_train(commands)
+    _add_report(commands)
+    _add_predict(commands)
 
     listing = commands.add_parser("list", help="list the backbones there are")
     listing.add_argument(
@@ -76,8 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     describing = commands.add_parser("describe", help="describe the stages of one backbone")
     describing.add_argument("backbone", help="name of the backbone, as `list` shows it")
     describing.set_defaults(run=_run_describe)
-
-    _add_report(commands)
     return parser
 
 
@@ -101,7 +138,105 @@ def _add_demo(commands: Any) -> None:
         default="sktransfer-demo",
         help="folder for the plots (default: %(default)s)",
     )
+    parser.add_argument(
+        "--save", metavar="FILE", help="also write the model, fitted to all of the images"
+    )
     parser.set_defaults(run=_run_demo)
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a model on a folder or a table of labeled images, and save it",
+        description="Train a logistic regression on a frozen pretrained network, print its "
+        "cross-validated ROC AUC, choose a threshold if asked to, and write a file without code. "
+        "Images that cannot be read are named and left out.",
+    )
+    parser.add_argument(
+        "data", help="folder with one sub-folder per class, or a table of file names and labels"
+    )
+    parser.add_argument(
+        *("-o", "--output"), metavar="FILE", required=True, help="the model: model.safetensors"
+    )
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="backbone (default: efficientnet_lite0; see `list`)"
+    )
+    parser.add_argument(
+        "--positive",
+        metavar="CLASS",
+        help="class that is to be found; of more than two, it against all others",
+    )
+    level = parser.add_mutually_exclusive_group()
+    for name in ("sensitivity", "specificity"):
+        level.add_argument(
+            f"--{name}",
+            metavar="LEVEL",
+            type=float,
+            help=f"store a threshold that keeps this {name} for CLASS, such as 0.95",
+        )
+    parser.add_argument(
+        "--confidence",
+        metavar="LEVEL",
+        default="0.95",
+        help="with which the threshold keeps it, or none for a point estimate "
+        "(default: %(default)s)",
+    )
+    _add_columns(parser)
+    parser.set_defaults(run=_run_train)
+
+
+def _add_columns(parser: Any) -> None:
+    """Add the options that say what the columns of a table are."""
+    parser.add_argument(
+        "--target", metavar="COLUMN", help="column with the labels (default: label and the like)"
+    )
+    parser.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        default="auto",
+        help="column with the patients, or none (default: patient_id and the like)",
+    )
+    _add_image(parser)
+
+
+def _add_image(parser: Any) -> None:
+    parser.add_argument(
+        "--image", metavar="COLUMN", help="column with the files (default: file and the like)"
+    )
+
+
+def _add_predict(commands: Any) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="predict images with a saved model: files, folders, tables",
+        description="Write a row for each image: its name, the probability of each class, the "
+        "class that is predicted (by the threshold of the model if it has one), and the reason "
+        "where an image cannot be read, whose probabilities are NaN. Nothing else of an image is "
+        "written.",
+        epilog="exit status: 0 if every image was predicted, 1 after an error (nothing is "
+        "written), 3 if some images could not be read (the table is written)",
+    )
+    parser.add_argument("model", help=_MODEL)
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="image or DICOM files; folders, in which all images are predicted, in sub-folders "
+        "too; tables with a column of file names",
+    )
+    parser.add_argument(
+        *("-o", "--output"), metavar="FILE", help="the table, a CSV (default: standard output)"
+    )
+    _add_image(parser)
+    _add_pickle(parser)
+    parser.set_defaults(run=_run_predict)
+
+
+def _add_pickle(parser: Any) -> None:
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load a pickle, which may run any code: only from sources you trust",
+    )
 
 
 def _add_report(commands: Any) -> None:
@@ -112,9 +247,7 @@ def _add_report(commands: Any) -> None:
         "point, calibration, net benefit, subgroups, baselines, failures and maps in one file. "
         "Names of files and patients are not written to it.",
     )
-    parser.add_argument(
-        "model", help="file of FineTuneClassifier.save, or a pickle with --allow-pickle"
-    )
+    parser.add_argument("model", help=_MODEL)
     parser.add_argument(
         "data", help="folder with one sub-folder per class, or a table of file names and labels"
     )
@@ -130,13 +263,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument(
         "--train", metavar="DATA", help="the data it was trained on, in the same form"
     )
-    parser.add_argument("--target", metavar="COLUMN", help="column of the CSV with the labels")
-    parser.add_argument(
-        "--groups",
-        metavar="COLUMN",
-        default="auto",
-        help="column with the patients (default: patient_id and the like)",
-    )
+    _add_columns(parser)
     for name, what in (
         ("classes", "what the data call each class of the model: 0=normal 1=malignant"),
         ("metadata", "columns for a baseline that sees no image, or none (default: usual names)"),
@@ -157,11 +284,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument(
         "--identifiers", action="store_true", help="write names of files and readers"
     )
-    parser.add_argument(
-        "--allow-pickle",
-        action="store_true",
-        help="load a pickle, which may run any code: only from sources you trust",
-    )
+    _add_pickle(parser)
     parser.set_defaults(run=_run_report)
 
 

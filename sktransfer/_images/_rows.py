@@ -32,7 +32,7 @@ Rows: TypeAlias = tuple[Sequence[Any] | np.ndarray, int | None]
 _ENCODED = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 _COLUMN_TRANSFORMER = (
     "Give each kind of column its own transformer: "
-    'ColumnTransformer([("image", extractor, ["path"]), ("table", StandardScaler(), ["age"])]).'
+    'ColumnTransformer([("image", extractor, ["image"]), ("table", StandardScaler(), ["age"])]).'
 )
 
 

@@ -66,7 +66,7 @@ def dicom_table(
         Any of "patient", "study", "series", "view", "age", "sex", "height" and "width", which are
         the default, and keywords of the standard ("BodyPartExamined", "Manufacturer").
     frames : {"first", "all"}, default="first"
-        With "all", each frame of files that have several has a row. The column "path" then holds
+        With "all", each frame of files that have several has a row. The column "image" then holds
         objects that name a file and a frame (rows of ``X`` like paths), and a column "frame" says
         which it is.
     n_jobs : int or None, default=None
@@ -75,7 +75,7 @@ def dicom_table(
     Returns
     -------
     DataFrame
-        The column "path" (str), then ``columns``, sorted by path. ``attrs["skipped"]`` counts what
+        The column "image" (str), then ``columns``, sorted by path. ``attrs["skipped"]`` counts what
         was left out. Ages are in years; what a file
         does not say is None or NaN.
 
@@ -99,7 +99,7 @@ def dicom_table(
     >>> for name in ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm"):
     ...     _ = (folder / name).write_bytes(pathlib.Path(get_testdata_file(name)).read_bytes())
     >>> table = dicom_table(folder, columns=["sex", "height", "Modality"])
-    >>> table.drop(columns="path")
+    >>> table.drop(columns="image")
       sex  height Modality
     0   O     128       CT
     1   F      64       MR
@@ -135,15 +135,15 @@ def dicom_table(
             continue
         n = header.pop(_FRAMES)
         for frame in range(n if frames == "all" else 1):
-            place: dict[str, Any] = {"path": str(file)}
+            place: dict[str, Any] = {"image": str(file)}
             if frames == "all":
-                place = {"path": DicomFrame(str(file), frame), "frame": frame}
+                place = {"image": DicomFrame(str(file), frame), "frame": frame}
             rows.append({**place, **header})
     if not rows:
         raise FileNotFoundError(f"{str(base)!r} holds no DICOM file with an image in it.")
-    paths = path_column(row.pop("path") for row in rows)
+    paths = path_column(row.pop("image") for row in rows)
     table = pd.DataFrame(rows)
-    table.insert(0, "path", paths)
+    table.insert(0, "image", paths)
     table.attrs["skipped"] = dict(walk.skipped)
     return table
 
@@ -160,7 +160,7 @@ def describe_dicom(
 
     Parameters
     ----------
-    image : path-like, bytes, pydicom Dataset or object of the column "path" of dicom_table
+    image : path-like, bytes, pydicom Dataset or object of the column "image" of dicom_table
         What a row of ``X`` may be.
     dicom : DicomOptions or None, default=None
         As passed to the estimator.

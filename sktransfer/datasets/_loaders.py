@@ -28,12 +28,13 @@ from sktransfer.datasets._tables import (
     read_labels,
     read_table,
 )
-from sktransfer.datasets._walk import Walk, class_name, class_problems, not_an_image
+from sktransfer.datasets._walk import Walk, class_name, class_problems, image_problems, not_an_image
 
 
 def load_image_folder(
     path: str | os.PathLike[str],
     *,
+    labels: str | None = "inferred",
     metadata: str | os.PathLike[str] | pd.DataFrame | None = "auto",
     groups: str | None = "auto",
     positive: str | None = None,
@@ -50,6 +51,9 @@ def load_image_folder(
         Folder whose sub-folders are the classes. Images may lie deeper inside them, and behind
         links. Hidden files, what file servers and systems leave behind, and files that are no
         images are left out (:ref:`folders-names-links`).
+    labels : "inferred" or None, default="inferred"
+        Where labels come from: the sub-folders, or nowhere. With None, all images of the folder
+        and its sub-folders are read, such as those to be predicted; ``target`` is None.
     metadata : path-like, DataFrame or None, default="auto"
         Table, read as in :func:`load_image_table`, with a column of file names ("file",
         "filename", ...) as they are below ``path`` (``"cat/001.jpg"``, or just ``"001.jpg"`` where
@@ -76,7 +80,8 @@ def load_image_folder(
     Raises
     ------
     FileNotFoundError
-        If the folder does not exist or has no sub-folder with an image.
+        If the folder does not exist or has no sub-folder with an image; with ``labels=None``, no
+        image at all.
     ValueError
         If the table cannot be read, names none of the images or leaves one without a group; if
         ``positive`` is not one of the classes.
@@ -101,33 +106,28 @@ def load_image_folder(
     >>> bunch = load_image_folder(folder, positive="ants")
     >>> bunch.target.tolist(), bunch.target_names
     ([1, 0, 0], ['bees', 'ants'])
+    >>> load_image_folder(folder / "bees", labels=None).data.shape
+    (2, 1)
     """
     folder = Path(os.fsdecode(path))
+    if labels is not None and labels != "inferred":
+        raise ValueError(
+            'labels must be "inferred" (from the sub-folders) or None (there are none); got '
+            f"{labels!r}."
+        )
+    if labels is None and positive is not None:
+        raise ValueError(f"positive={positive!r} is one of the classes; with labels=None, none is.")
     walk = Walk(folder)
     walk.keep(not_an_image)
-    classes: dict[str, list[Path]] = {}
-    loose = 0
-    for file in walk.files:
-        name, *inside = file.relative_to(folder).parts
-        loose += not inside
-        if inside:
-            classes.setdefault(class_name(name), []).append(file)
-    classes = dict(sorted(classes.items()))
-    if problems := class_problems(walk, classes, loose):
-        listed = "\n- ".join([f"load_image_folder({quoted(folder)}):", *problems])
-        warnings.warn(listed, stacklevel=2)
-    if not classes:
-        raise FileNotFoundError(
-            f"{str(folder)!r} has no sub-folder with images in it. It should have one for each "
-            "class, for example benign/ and malignant/. For a table of file names and labels there "
-            f"is load_image_table.{_left_out(walk, loose)}"
-        )
-    names = list(classes)
+    classes, loose = _by_class(walk, labels)
+    names: list[str] | None = list(classes)
     files = [file for inside in classes.values() for file in inside]
     data = pd.DataFrame({"image": path_column(str(file) for file in files)})
     counts = [len(inside) for inside in classes.values()]
     target = np.repeat(np.array(names, dtype=object), counts)
-    if positive is not None:
+    if labels is None:
+        target = names = None
+    elif positive is not None:
         target, names = one_against_rest(target, positive)
     frame = _rows_of_files(folder, files, metadata, None if groups == "auto" else groups)
     called = [shown(file.name) for file in files]
@@ -141,8 +141,40 @@ def load_image_folder(
         groups=group_values,
         frame=frame,
         skipped=dict(walk.skipped),
-        DESCR=f"{len(files)} images of {len(classes)} classes from a folder."
+        DESCR=f"{len(files)} images"
+        + ("" if labels is None else f" of {len(classes)} classes")
+        + " from a folder."
         + _left_out(walk, loose),
+    )
+
+
+def _by_class(walk: Walk, labels: str | None) -> tuple[dict[str, list[Path]], int]:
+    """Return the files of each class, all of them if there is none, and how many are of no class.
+
+    Warn of what may be wrong, and raise where there is no image.
+    """
+    classes: dict[str, list[Path]] = {}
+    loose = 0
+    for file in walk.files:
+        name, *inside = file.relative_to(walk.folder).parts
+        loose += labels is not None and not inside
+        if inside or labels is None:
+            classes.setdefault("" if labels is None else class_name(name), []).append(file)
+    classes = dict(sorted(classes.items()))
+    problems = class_problems(walk, classes, loose) if labels else image_problems(walk)
+    if problems:
+        listed = "\n- ".join([f"load_image_folder({quoted(walk.folder)}):", *problems])
+        warnings.warn(listed, stacklevel=3)
+    if classes:
+        return classes, loose
+    what = _left_out(walk, loose)
+    if labels is None:
+        raise FileNotFoundError(f"{str(walk.folder)!r} has no image in it.{what}")
+    raise FileNotFoundError(
+        f"{str(walk.folder)!r} has no sub-folder with images in it. It should have one for each "
+        "class, for example benign/ and malignant/. For a table of file names and labels there "
+        "is load_image_table; for images without labels, as those to be predicted, "
+        f"load_image_folder(path, labels=None).{what}"
     )
 
 
@@ -297,7 +329,7 @@ def load_image_table(
     if image is None:
         raise ValueError(
             f"No column of file names found among {list(map(str, frame.columns))}; pass its name "
-            "as image=."
+            "as image= (--image)."
         )
     named = (target, None if groups == "auto" else groups)
     columns = [columns] if isinstance(columns, str) else list(columns)

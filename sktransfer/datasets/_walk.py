@@ -225,8 +225,6 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
     empty = sorted({*map(class_name, walk.folders)} - {*classes})
     lower = Counter(map(str.casefold, classes))
     same = [name for name in classes if lower[name.casefold()] > 1]
-    below = [place for place in places if place.parent != walk.folder]
-    small = [walk.name(place) for place in below if _SMALL.fullmatch(place.name)]
     loose_files = [f"{loose} images"] if loose else []
     twice = _twice(walk, classes)
     found = {
@@ -237,19 +235,29 @@ def class_problems(walk: Walk, classes: dict[str, list[Path]], loose: int) -> li
         ],
         "No images in {}, which made no class.": [*map(quoted, empty)],
         "{} differ in upper and lower case only; each is a class.": [*map(quoted, same)],
-        "{}: images that may be small copies of others, and were read. Move them if so.": small,
         "One file in two classes: {}. Leave one out.": twice["in two classes"],
         "One file twice in a class: {}. Leave one out.": twice["twice in a class"],
-        "Left out: {}. Convert what is of no format that is read, and give the others the suffix "
-        "of their format.": [
-            f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind
-        ],
         "{} next to the folders of classes are of no class, and were left out.": loose_files,
         "{}. Remove the link if that is right.": [
             f"{walk.name(link)} and {walk.name(place)} are one folder; its images are of class "
             f"{quoted(own(place))} alone"
             for link, place in walk.again
             if own(place) not in ("", own(link))
+        ],
+    }
+    return image_problems(walk) + _sentences(found)
+
+
+def image_problems(walk: Walk) -> list[str]:
+    """Return sentences about what may be wrong with images, whatever their classes."""
+    below = {file.parent for file in walk.files if file.parent.parent != walk.folder}
+    found = {
+        "{}: images that may be small copies of others, and were read. Move them if so.": [
+            walk.name(place) for place in sorted(below) if _SMALL.fullmatch(place.name)
+        ],
+        "Left out: {}. Convert what is of no format that is read, and give the others the suffix "
+        "of their format.": [
+            f"{n} {kind}" for kind, n in walk.skipped.items() if _LOOKS_LIKE in kind
         ],
     }
     return walk.problems() + _sentences(found)

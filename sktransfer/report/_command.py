@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.identifiers import identifier
 from sktransfer._utils.names import shown
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
+from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed, names_of_model
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
 from sktransfer.report._subgroups import too_many
@@ -39,28 +40,26 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
             raise ValueError(
                 f"-o {path} has to end in {', '.join(_WRITERS)}, which determines the format."
             )
-    given = [path for path in (options.data, options.train) if path is not None]
-    if options.target is not None and all(Path(path).is_dir() for path in given):
-        raise ValueError("--target is for tables; the labels of a folder are its sub-folders.")
-    estimator = _load_model(options.model, allow_pickle=options.allow_pickle)
+    check_options(options, [path for path in (options.data, options.train) if path is not None])
+    estimator = load_model(options.model, allow_pickle=options.allow_pickle)
     with open(options.model, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    test = _load_data(options.data, options)
+    test = load_data(options.data, options)
     names = names_of_model(estimator)
     if options.classes is not None:
         names = given_names(options.classes, np.asarray(estimator.classes_).tolist())
     y, positive = _labels(estimator, test, names), _positive(options.positive, estimator, names)
     train: dict[str, Any] = {}
     if options.train is not None:
-        known = _load_data(options.train, options)
+        known = load_data(options.train, options)
         train = {
-            "X_train": _images(estimator, known),
+            "X_train": images_of(estimator, known.data["image"]),
             "y_train": _labels(estimator, known, names),
             "groups_train": known.groups,
         }
     report = diagnostic_report(
         estimator,
-        _images(estimator, test),
+        images_of(estimator, test.data["image"]),
         y,
         groups=test.groups,
         readers=_readings(_columns(test, options.readers, (), "--readers"), estimator, names),
@@ -87,17 +86,18 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
     return report
 
 
-def _load_model(path: str, *, allow_pickle: bool) -> Any:
-    """Load a saved classifier."""
+def load_model(path: str, *, allow_pickle: bool) -> Any:
+    """Load a saved classifier, with its threshold if it has one."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no saved model {path!r}.")
     if file.suffix.lower() not in _PICKLES:
-        return FineTuneClassifier.load(file)
+        return load_with_threshold(OperatingPointClassifier, file, {})
     if not allow_pickle:
         raise ValueError(
             f"{path} is a pickle, and loading one runs whatever code is in it. If you trust its "
-            "source, add --allow-pickle. FineTuneClassifier.save writes files without code."
+            "source, add --allow-pickle. `train` and FineTuneClassifier.save write "
+            "files without code."
         )
     import joblib
 
@@ -111,21 +111,31 @@ def _load_model(path: str, *, allow_pickle: bool) -> Any:
     return estimator
 
 
-def _load_data(path: str, options: argparse.Namespace) -> Bunch:
+def check_options(options: argparse.Namespace, paths: list[str]) -> None:
+    """Refuse options for tables where none is given."""
+    for name, what in (("target", "labels"), ("image", "names")):
+        if getattr(options, name) is not None and all(Path(path).is_dir() for path in paths):
+            raise ValueError(
+                f"--{name} is for tables; the {what} of a folder are its "
+                f"{'sub-folders' if name == 'target' else 'files'}."
+            )
+
+
+def load_data(path: str, options: argparse.Namespace) -> Bunch:
     """Load a folder or a table of images with labels."""
     groups = None if options.groups == "none" else options.groups
     if Path(path).is_dir():
         return load_image_folder(path, groups=groups)
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no folder and no table {path!r}.")
-    frame, folder = read_table(path, as_text=[groups])
+    frame, folder = read_table(path, as_text=[options.image, groups])
     target = find_column(frame, _LABELS) if options.target is None else options.target
     if target is None:
         raise ValueError(
             f"{path} has no column {', '.join(_LABELS)}; say where the labels are with --target. "
             f"Its columns are {list(map(str, frame.columns))}."
         )
-    return load_image_table(frame, root=folder, target=target, groups=groups)
+    return load_image_table(frame, image=options.image, root=folder, target=target, groups=groups)
 
 
 def _row_names(data: Bunch) -> list[str]:
@@ -136,18 +146,24 @@ def _row_names(data: Bunch) -> list[str]:
     ]
 
 
-def _images(estimator: Any, data: Bunch) -> Any:
-    """Return paths in the form that the model was fitted to: a named column, or a list."""
+def images_of(estimator: Any, images: pd.Series) -> Any:
+    """Return images in the form that the model was fitted to: a named column, or a list."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is None or len(names) != 1:
-        return data.data["image"].tolist()
-    return data.data[["image"]].set_axis(list(names), axis=1)
+        return images.tolist()
+    return images.to_frame(names[0])
 
 
 def _labels(estimator: Any, data: Bunch, names: dict[Any, str] | None) -> np.ndarray:
     """Return labels as the model has them; folders and words are matched by name."""
     classes = np.asarray(estimator.classes_)
     words = np.asarray(data.target)
+    known = [str((names or {}).get(label, label)) for label in classes.tolist()]
+    for name in known:  # of a model that tells one class from all others
+        others = [word for word in pd.unique(words).tolist() if str(word) not in known]
+        if others and f"not {name}" in known:
+            print(f"not {name}: {listed(others)}")
+            words = np.where(np.isin(words, others), f"not {name}", words).astype(object)
     there = pd.unique(words).tolist()
     found = labels_of(sorted(there, key=str), classes.tolist(), names)
     if names is not None:

@@ -133,7 +133,7 @@ def score_rows(
     if proba is None and hasattr(estimator, "predict_proba"):
         proba = _scores(estimator, X, "predict_proba", labels, label)
     if threshold is None:
-        threshold, source = _threshold(decider(estimator), method, label, own, labels)
+        threshold, source = threshold_of(decider(estimator), method, label, own, labels)
     else:
         source = "It was given to the report."
     named = _class_names(truth, labels, label, (negative, positive), "y").astype(str)
@@ -220,7 +220,7 @@ def _names(labels: np.ndarray, label: Any, names: list[str]) -> tuple[str, str]:
     return (others[0] if len(others) == 1 and others[0] != own else f"not {own}"), own
 
 
-def _threshold(
+def threshold_of(
     estimator: Any, method: str, label: Any, own: Any, labels: np.ndarray
 ) -> tuple[float, str]:
     """Return the threshold that an estimator decides by, and who chose it."""

@@ -40,9 +40,9 @@ def folder(tmp_path):
 
 def test_the_table_has_a_row_per_image(folder):
     table = dicom_table(folder)
-    assert table["path"].tolist() == [str(folder / "ct"), str(folder / "deep/er/frames.dcm")]
+    assert table["image"].tolist() == [str(folder / "ct"), str(folder / "deep/er/frames.dcm")]
     own = ["patient", "study", "series", "view", "age", "sex", "height", "width"]
-    assert list(table.columns) == ["path", *own]
+    assert list(table.columns) == ["image", *own]
     ct = pydicom.dcmread(folder / "ct")
     row = table.iloc[0]
     assert row["patient"] == ct.PatientID
@@ -55,7 +55,7 @@ def test_the_table_has_a_row_per_image(folder):
 def test_the_table_holds_nothing_that_was_not_asked_for(folder):
     """Nobody's name, no date, unless its keyword is given."""
     table = dicom_table(folder, columns=["width", "Modality", "ImageType", "PatientName"])
-    assert list(table.columns) == ["path", "width", "Modality", "ImageType", "PatientName"]
+    assert list(table.columns) == ["image", "width", "Modality", "ImageType", "PatientName"]
     ct = table.iloc[0]
     assert ct["Modality"] == "CT"
     assert ct["ImageType"] == "ORIGINAL\\PRIMARY\\AXIAL"
@@ -66,17 +66,17 @@ def test_the_table_holds_nothing_that_was_not_asked_for(folder):
 def test_frames_become_rows_that_images_are_read_from(folder):
     table = dicom_table(folder, columns=["patient"], frames="all")
     assert table["frame"].tolist() == [0, 0, 1]
-    assert table["path"].iloc[2] == DicomFrame(str(folder / "deep/er/frames.dcm"), 1)
+    assert table["image"].iloc[2] == DicomFrame(str(folder / "deep/er/frames.dcm"), 1)
     stored = pydicom.dcmread(folder / "deep/er/frames.dcm").pixel_array
-    source = as_image_source(table[["path"]])
+    source = as_image_source(table[["image"]])
     for row, frame in ((1, 0), (2, 1)):
         assert np.array_equal(np.asarray(source.open(row).decode()), stored[frame])
     feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
-    E = feat.fit_transform(table[["path"]])
+    E = feat.fit_transform(table[["image"]])
     assert E.shape == (3, 512)
     assert not np.allclose(E[1], E[2])
     labeled = load_image_table(table.assign(dx=["a", "b", "b"]), target="dx")
-    assert labeled.data["image"].tolist() == table["path"].tolist()
+    assert labeled.data["image"].tolist() == table["image"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_frames_by_the_billion_are_no_rows(folder):
     with pytest.warns(FailedRowsWarning, match=r"1 of .*many: .*NumberOfFrames .*cannot hold"):
         table = dicom_table(folder, columns=["NumberOfFrames"], frames="all")
     assert len(table) == 5
-    none = table["path"].map(lambda row: row.path.endswith("none"))
+    none = table["image"].map(lambda row: row.path.endswith("none"))
     assert table.loc[none, "NumberOfFrames"].tolist() == [0]
 
 
@@ -164,7 +164,7 @@ def test_malformed_ages_are_nan(age):
 def test_a_dicom_table_is_a_table_for_the_loader(folder):
     table = dicom_table(folder).assign(label=["a", "b"])
     bunch = load_image_table(table, target="label", columns=["sex", "age"])
-    assert bunch.data["image"].tolist() == table["path"].tolist()
+    assert bunch.data["image"].tolist() == table["image"].tolist()
     assert bunch.groups.tolist() == table["patient"].tolist()
     (folder / "classes" / "ct").mkdir(parents=True)
     shutil.copy(folder / "ct", folder / "classes" / "ct" / "1.dcm")

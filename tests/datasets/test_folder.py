@@ -429,5 +429,5 @@ def test_a_dicom_table_goes_through_links_and_past_left_overs(tmp_path, tmp_path
     os.symlink(tmp_path / "gone", tmp_path / "c")
     with pytest.warns(UserWarning, match="'c' .No such file.*lead nowhere"):
         table = dicom_table(tmp_path)
-    assert table["path"].tolist() == [str(tmp_path / "a" / "1"), str(tmp_path / "b" / "1")]
+    assert table["image"].tolist() == [str(tmp_path / "a" / "1"), str(tmp_path / "b" / "1")]
     assert table.attrs["skipped"]["@eaDir"] == 1

@@ -86,8 +86,8 @@ def test_a_table_of_dicom_headers_has_such_names(tmp_path):
     (tmp_path / "bad\nname").write_bytes(bytes(128) + b"DICM" + b"\xff" * 60)
     with pytest.warns(FailedRowsWarning, match=r"bad\\nname"):
         table = dicom_table(tmp_path)
-    assert table["path"].tolist() == [str(tmp_path / LATIN)]
-    assert table["path"].dtype == object
+    assert table["image"].tolist() == [str(tmp_path / LATIN)]
+    assert table["image"].dtype == object
 
 
 def test_a_class_with_such_a_name_has_one_that_can_be_written(folder):

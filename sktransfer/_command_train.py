@@ -1,0 +1,220 @@
+"""``python -m sktransfer train``: a model file from a folder or a table of labeled images."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import cross_val_predict
+
+from sktransfer._finetune import FineTuneClassifier
+from sktransfer._utils.names import shown
+from sktransfer._utils.splitting import stratified_folds
+from sktransfer.exceptions import FailedRowsWarning
+from sktransfer.metrics import roc_auc_interval, rows_needed
+from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.report._class_names import labels_of, listed
+from sktransfer.report._command import check_options, load_data
+
+BACKBONE = "efficientnet_lite0"  # its weights come as a package, with the extra `offline`
+N_FOLDS = 5
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train a classifier on a frozen network, print how good it is, and write it to a file."""
+    check_options(options, [options.data])
+    output = _output(options.output)
+    constraint = "specificity" if options.sensitivity is None else "sensitivity"
+    level = options.specificity if options.sensitivity is None else options.sensitivity
+    data = load_data(options.data, options)
+    y, positive = _target(np.asarray(data.target), options.positive, asked=level is not None)
+    _print_rows(data, y)
+    n_folds = _number_of_folds(y, data.groups)
+    goal = {
+        "constraint": constraint,
+        "target_level": level,
+        "confidence_level": _confidence(options.confidence),
+        "pos_label": positive,
+    }
+    if level is not None:
+        _check_attainable(goal, y, data.groups)
+
+    # The one pass over the images; all that follows takes their embeddings from the cache.
+    net = FineTuneClassifier(
+        options.backbone or BACKBONE, freeze_depth="all", on_error="nan", random_state=0, verbose=1
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed
+        net.fit(data.data, y)
+    failed = net.failed_rows_
+    for _, row in failed.iterrows():
+        print(f"  left out {shown(row['source'])}: {row['reason']}")
+    net.set_params(on_error="raise", verbose=0)
+    keep = np.setdiff1d(np.arange(len(y)), failed["row"].to_numpy(dtype=int))
+    X, y = data.data.iloc[keep], y[keep]
+    groups = None if data.groups is None else data.groups[keep]
+    n_folds = min(n_folds, _number_of_folds(y, groups))
+    folds = stratified_folds(n_folds, grouped=groups is not None, random_state=0)
+    splits = list(folds.split(X, y, groups))
+    print(f"{net.backbone}, {len(y)} images, scores of {n_folds}-fold cross-validation:")
+    _print_auc(y, cross_val_predict(net, X, y, cv=splits, method="predict_proba"), groups)
+    if level is None:
+        net.save(output)
+        print("  No threshold: the likeliest class will be predicted. " + _advice(net.classes_))
+    else:
+        clf = OperatingPointClassifier(net, cv=splits, **goal).fit(X, y, groups)
+        _print_threshold(clf)
+        clf.save(output)
+    print(f"wrote {output.absolute()}")
+    print(f"Next: python -m sktransfer predict {options.output} NEW_IMAGES -o predictions.csv")
+
+
+def _output(name: str) -> Path:
+    """Return the file to write, before anything is computed for it."""
+    output = Path(name)
+    if output.is_dir():
+        raise ValueError(
+            f"-o {name} is a folder; name the file, for example {name}/model.safetensors."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.ndarray, Any]:
+    """Return labels, and the positive class; of more than two classes, it against the others."""
+    classes = np.unique(target).tolist()
+    if len(classes) < 2:
+        raise ValueError(
+            f"There is only one class, {str(classes[0])!r}; a classifier needs two or more. Put "
+            "the images of each class into a sub-folder of its own."
+        )
+    if given is None:
+        if not asked:
+            return target, None
+        if [float(each) for each in classes if not isinstance(each, str)] in ([0, 1], [-1, 1]):
+            return target, classes[1]
+        lines = " or ".join(f"--positive {str(each)!r}" for each in classes[:5])
+        raise ValueError(
+            "A sensitivity or a specificity is one of a class, and nothing says of which. Add "
+            f"{lines}, whichever is the finding."
+        )
+    try:
+        positive = labels_of([given], classes, None)[given]
+    except ValueError as error:
+        raise ValueError(
+            f"--positive {given!r} is not one of the classes {listed(classes)}."
+        ) from error
+    if len(classes) == 2:
+        return target, positive
+    return np.where(target == positive, str(positive), f"not {positive}").astype(object), str(
+        positive
+    )
+
+
+def _units(y: np.ndarray, groups: np.ndarray | None) -> dict[Any, int]:
+    """Return for each class how many of what is never split there are: images, or groups."""
+    units = np.arange(len(y)) if groups is None else groups
+    return {label: len(np.unique(units[y == label])) for label in np.unique(y).tolist()}
+
+
+def _print_rows(data: Any, y: np.ndarray) -> None:
+    print(data.DESCR)
+    units = _units(y, data.groups)
+    for label, count in zip(*np.unique(y, return_counts=True), strict=True):
+        of = "" if data.groups is None else f" of {units[label]} groups"
+        print(f"  {shown(str(label))}: {count} images{of}")
+    if data.groups is None:
+        print(
+            "  No table says which images are of one patient. If some are, the figures below are "
+            "too good: name the column with --groups."
+        )
+
+
+def _number_of_folds(y: np.ndarray, groups: np.ndarray | None) -> int:
+    for label, n in _units(y, groups).items():
+        if n < 2:
+            what = "readable images" if groups is None else "groups of readable images"
+            raise ValueError(
+                f"Class {str(label)!r} has {n} {what}; cross-validation needs at least 2 of each "
+                "class, and figures of any use need dozens. Add images, or leave the class out."
+            )
+    return min(N_FOLDS, *_units(y, groups).values())
+
+
+def _confidence(given: str) -> float | None:
+    if given == "none":
+        return None
+    try:
+        return float(given)
+    except ValueError as error:
+        raise ValueError(
+            f"--confidence is a number such as 0.95, or none; got {given!r}."
+        ) from error
+
+
+def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | None) -> None:
+    """Raise where there are too few rows for a threshold, before the images are read."""
+    constraint, level, confidence = (
+        goal[name] for name in ("constraint", "target_level", "confidence_level")
+    )
+    if confidence is None or not 0 < level < 1:
+        return
+    positive = goal["pos_label"]
+    units = _units(y, groups)
+    (negative,) = units.keys() - {positive}
+    label = positive if constraint == "sensitivity" else negative
+    needed = rows_needed(level, confidence_level=confidence)
+    if units[label] < needed:
+        what = "images" if groups is None else "groups"
+        raise ValueError(
+            f"A {constraint} of at least {level:g} for {str(positive)!r} cannot be guaranteed with "
+            f"confidence {confidence:g}: that takes {needed} {what} of {str(label)!r}, and there "
+            f"are {units[label]}. Add images, ask for less (--{constraint} 0.8), be less sure "
+            "(--confidence 0.8, or none for a point estimate), or leave out the threshold."
+        )
+
+
+def _print_auc(y: np.ndarray, y_proba: np.ndarray, groups: np.ndarray | None) -> None:
+    classes = np.unique(y).tolist()
+    how = "" if groups is None else ", by group"
+    if len(classes) == 2:
+        areas = [roc_auc_interval(y, y_proba[:, 1], groups=groups, pos_label=classes[1])]
+        names = [f"{shown(str(classes[0]))} against {shown(str(classes[1]))}"]
+    else:
+        areas = roc_auc_interval(y, y_proba, groups=groups, labels=classes, average=None)
+        names = [f"{shown(str(label))} against the others" for label in classes]
+    for name, area in zip(names, areas, strict=True):
+        print(
+            f"  ROC AUC of {name}: {area.estimate:.3f} "
+            f"(95 % interval {area.low:.3f} to {area.high:.3f}{how})"
+        )
+    if len(classes) > 2:
+        print(f"  Accuracy: {np.mean(np.asarray(classes)[y_proba.argmax(axis=1)] == y):.3f}")
+
+
+def _advice(classes: np.ndarray) -> str:
+    """Return the options that store a threshold."""
+    names = " or ".join(repr(shown(str(label))) for label in classes.tolist()[:5])
+    return f"For one, add --positive {names}, the finding, and --sensitivity 0.95."
+
+
+def _print_threshold(clf: OperatingPointClassifier) -> None:
+    point, name = clf.operating_point_, repr(shown(str(clf.pos_label_)))
+    rates = ", ".join(
+        f"{what} {rate.estimate:.3f} ({rate.low:.3f} to {rate.high:.3f})"
+        for what, rate in (("sensitivity", point.sensitivity), ("specificity", point.specificity))
+    )
+    print(f"  {name} where its probability is at least {clf.threshold_:.4g}: {rates}")
+    if clf.confidence_level is None:
+        print(
+            f"  The {clf.constraint} is at least {clf.target_level:g} on these images; on new "
+            "ones it falls short about every second time."
+        )
+    else:
+        print(
+            f"  With confidence {clf.confidence_level:g}, the {clf.constraint} for {name} is at "
+            f"least {clf.target_level:g} on new images like these."
+        )
