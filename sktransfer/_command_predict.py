@@ -15,7 +15,7 @@ import pandas as pd
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import decider, own_positive
-from sktransfer._utils.writing import written_whole
+from sktransfer._utils.writing import new_file, written_whole
 from sktransfer.datasets import load_image_folder
 from sktransfer.datasets._tables import (
     FILE_COLUMNS,
@@ -40,6 +40,7 @@ _TABLES = {".csv", ".tsv", ".tab", ".txt", ".psv", ".parquet"}
 def run_predict(options: argparse.Namespace) -> int:
     """Predict images, write a table, and return the exit status."""
     says = sys.stderr if options.output is None else sys.stdout  # the table may go to a pipe
+    output = None if options.output is None else new_file(options.output, "-o", "predictions.csv")
     estimator = load_model(options.model, allow_pickle=options.allow_pickle)
     if not hasattr(estimator, "predict_proba"):
         raise ValueError(
@@ -62,11 +63,9 @@ def run_predict(options: argparse.Namespace) -> int:
         table[f"class {name}" if name in _OWN_COLUMNS else name] = y_proba[:, place]
     table["predicted"], table["reason"] = predicted, reasons
     written = {"index": False, "na_rep": "NaN", "float_format": "%.6g"}
-    if options.output is None:
+    if output is None:
         table.to_csv(sys.stdout, **written)
     else:
-        output = Path(options.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(output) as temporary:
             table.to_csv(temporary, errors="surrogateescape", **written)
     for name in names.values():
@@ -74,7 +73,7 @@ def run_predict(options: argparse.Namespace) -> int:
     print(_how_decided(estimator, names), file=says)
     for row in np.flatnonzero([bool(reason) for reason in reasons]):
         print(f"not read: {shown(named[row][0])}: {reasons[row]}", file=says)
-    if options.output is not None:
+    if output is not None:
         print(f"wrote {output.absolute()}")
     return 0 if len(readable) == len(X) else SOME_UNREADABLE
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.model_selection import cross_val_predict
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.names import shown
 from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.writing import new_file
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.metrics import roc_auc_interval, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier
@@ -26,7 +26,7 @@ N_FOLDS = 5
 def run_train(options: argparse.Namespace) -> None:
     """Train a classifier on a frozen network, print how good it is, and write it to a file."""
     check_options(options, [options.data])
-    output = _output(options.output)
+    output = new_file(options.output, "-o", "model.safetensors")
     constraint = "specificity" if options.sensitivity is None else "sensitivity"
     level = options.specificity if options.sensitivity is None else options.sensitivity
     data = load_data(options.data, options)
@@ -70,17 +70,6 @@ def run_train(options: argparse.Namespace) -> None:
         clf.save(output)
     print(f"wrote {output.absolute()}")
     print(f"Next: python -m sktransfer predict {options.output} NEW_IMAGES -o predictions.csv")
-
-
-def _output(name: str) -> Path:
-    """Return the file to write, before anything is computed for it."""
-    output = Path(name)
-    if output.is_dir():
-        raise ValueError(
-            f"-o {name} is a folder; name the file, for example {name}/model.safetensors."
-        )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return output
 
 
 def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.ndarray, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
@@ -18,12 +19,15 @@ from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_predic
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
+from torch import nn
 
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils import config as _config
 from sktransfer._utils.names import shown
 from sktransfer._utils.plotting import legend_text
 from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
 
@@ -36,14 +40,17 @@ def run_demo(
     backbone: str | None = None,
     output: str = "sktransfer-demo",
     positive: str | None = None,
+    save: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a frozen network with a logistic regression on digits, or on a folder of images.
 
     Without ``backbone`` the network is EfficientNet-Lite0, whose weights come as a package;
     ``positive`` is a class that is compared with all others; of two classes without it, neither
-    is the positive one, and results are printed for both. Returns what was printed.
+    is the positive one, and results are printed for both. ``save`` is a file for the network and
+    the regression, fitted to all images. Returns what was printed.
     """
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
+    model = None if save is None else new_file(save, "--save", "model.safetensors")
     task = _task(images, positive)
     names = [shown(name) for name in task.target_names]
     print(f"{task.DESCR}")
@@ -52,6 +59,8 @@ def run_demo(
 
     # 1. Embed every image once.
     features = _extractor(task, images, backbone)
+    if model is not None:  # its file holds whole networks
+        features.set_params(layer=None)
     X, y, groups, seconds = _embed_once(features, task)
     _check_classes(y, groups, names)
     rate = len(y) / seconds
@@ -82,6 +91,11 @@ def run_demo(
     plots = _draw_plots(Path(output), y, y_proba, y_pred, names, task.positive)
     for plot in plots:
         print(f"wrote {plot}")
+    if model is not None:
+        net = _as_network(classifier.fit(X, y), X, y)
+        net.save(model, class_names=None if task.positive is None else names)
+        print(f"wrote {model.absolute()}: the same classifier, fitted to all of the images")
+        print(f"Next: python -m sktransfer predict {save} NEW_IMAGES -o predictions.csv")
     return {
         "roc_auc": auc,
         "threshold": threshold,
@@ -95,6 +109,7 @@ def _task(images: str | None, positive: str | None) -> Bunch:
     if images is None:
         positive = "eight" if positive is None else positive
         task = load_digit_screening(positive=positive)
+        task.data = np.round(task.data.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     else:
         task = load_image_folder(images, positive=positive)
     if len(np.unique(task.target)) < 2:
@@ -128,7 +143,7 @@ def _extractor(task: Bunch, images: str | None, backbone: str | None) -> Pretrai
     if images is None:
         # The digits are eight pixels wide and unlike the photographs the network was trained on:
         # show them small, and cut the network in the middle, before it becomes specific to those.
-        features.set_params(preprocessing="resize", value_range=task.value_range)
+        features.set_params(preprocessing="resize")
         if backbone is None:
             features.set_params(image_size=64, layer="blocks.4")
     return features
@@ -171,6 +186,26 @@ def _cross_validate(
     tuned = TunedThresholdClassifierCV(classifier, scoring="balanced_accuracy", cv=inner_folds)
     y_pred = cross_val_predict(tuned, X, y, cv=folds, params=params)
     return auc, y_proba, y_pred, float(tuned.fit(X, y, **params).best_threshold_)
+
+
+def _as_network(classifier: Pipeline, X: Any, y: np.ndarray) -> FineTuneClassifier:
+    """Return the same classifier as a network with a linear head, which a file without code holds.
+
+    Scaling and regression are one linear layer.
+    """
+    features, scale, regression = (step for _, step in classifier.steps)
+    names = ("backbone", "preprocessing", "image_size")
+    params = {name: getattr(features, name) for name in names}
+    net = FineTuneClassifier(**params, freeze_depth="all", random_state=0).fit(X, y)
+    weight, bias = regression.coef_ / scale.scale_, regression.intercept_
+    bias = bias - weight @ scale.mean_
+    if len(weight) == 1:  # two classes: a layer has a row for each
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    (head,) = (layer for layer in net.module_.head.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    return net
 
 
 def _print_threshold(

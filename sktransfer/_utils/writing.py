@@ -41,3 +41,12 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_file(name: str | os.PathLike[str], option: str, example: str) -> Path:
+    """Return the file that an option names, its folder made; raise if it is a folder itself."""
+    path = Path(name)
+    if path.is_dir():
+        raise ValueError(f"{option} {name} is a folder; name the file, such as {path / example}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
