@@ -62,6 +62,7 @@ def solve_linear(
     deviation = np.sqrt(share @ (X - mean) ** 2)
     # A column that is constant on these rows says nothing about the classes.
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-12)
+    X = (X - mean) * scale
     present = np.unique(y)
     coefficients = np.zeros((n_classes, X.shape[1]))
     intercepts = np.zeros(n_classes)
@@ -69,6 +70,11 @@ def solve_linear(
     intercepts[np.setdiff1d(np.arange(n_classes), present)] = -30.0
     if len(present) == 1:
         return coefficients, intercepts
+    # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
+    basis = None
+    if len(X) < X.shape[1]:
+        basis, triangle = np.linalg.qr(X.T)
+        X = triangle.T
     n_coefficients = X.shape[1] * (1 if len(present) == 2 else len(present))
     newton = n_coefficients <= _NEWTON_COEFFICIENTS
     solver = LogisticRegression(
@@ -76,12 +82,12 @@ def solve_linear(
         solver="newton-cholesky" if newton else "lbfgs",
         tol=1e-12 if newton else 1e-8,
         max_iter=200 if newton else 5000,
-    ).fit((X - mean) * scale, y, sample_weight=weight)
+    ).fit(X, y, sample_weight=weight)
+    solved, offset = solver.coef_, solver.intercept_
+    if basis is not None:
+        solved = solved @ basis.T
     if len(present) == 2:  # halves, so that neither class is privileged by a later decay
-        solved = np.stack([-solver.coef_[0], solver.coef_[0]]) / 2
-        offset = np.array([-solver.intercept_[0], solver.intercept_[0]]) / 2
-    else:
-        solved, offset = solver.coef_, solver.intercept_
+        solved, offset = (np.stack([-each[0], each[0]]) / 2 for each in (solved, offset))
     coefficients[present] = solved * scale
     intercepts[present] = offset - (solved * scale) @ mean
     return coefficients, intercepts
