@@ -220,6 +220,14 @@ def test_pages_hold_what_was_measured():
         assert between.strip() == made.strip(), name
 
 
+def test_the_page_about_a_course_holds_what_was_measured(tmp_path):
+    course = load_beside("course")
+    copy = tmp_path / "course.rst"
+    copy.write_text(course.PAGE.read_text())
+    course.write_page(json.loads((BENCHMARKS / "results" / "course.json").read_text()), copy)
+    assert copy.read_text() == course.PAGE.read_text()
+
+
 def test_the_table_of_the_studies():
     rows = [
         ("base", "", 0, 0.6), ("base", "", 1, 0.8),
