@@ -107,6 +107,15 @@ TRANSFER = pd.DataFrame(
 CONVERGENCE = pd.DataFrame(
     {"init": "random", "train_size": 50, "budget": [20, 40], "seed": 0, "score": [0.7, 0.8]}
 )
+FOUND = {
+    "lr": np.geomspace(1e-6, 1e-2, 5),
+    "loss": np.array([0.7, 0.69, 0.5, 0.4, np.nan]),
+    "runs": np.array([[0.7, 0.69, 0.5, 0.4, np.nan]]),
+    "start": 0.7,
+    "suggestion": 1e-4,
+    "valid_loss": np.array([0.8, np.nan, 0.7, np.nan, np.nan]),
+    "valid_start": 0.8,
+}
 # How each is made; a display that is new has to be named here, and may not be forgotten below.
 MADE = {
     "AugmentationDisplay": lambda cls: cls.from_augmentation(
@@ -125,6 +134,7 @@ MADE = {
     "ErrorGalleryDisplay": lambda cls: cls.from_predictions(y, SCORE, X),
     "FreezeDepthDisplay": lambda cls: cls(curve=DEPTHS).plot(),
     "HistoryDisplay": lambda cls: cls.from_estimator(tuned()),
+    "LearningRateDisplay": lambda cls: cls.from_result(FOUND),
     "ReaderStudyDisplay": lambda cls: cls.from_predictions(y, SCORE, band=False),
     "SaliencyDisplay": lambda cls: cls.from_estimator(
         linear(), X[:1], y[:1], method="occlusion", patch=4, stride=4, image_shape=(8, 8)

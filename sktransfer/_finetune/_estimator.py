@@ -34,8 +34,9 @@ from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
 from sktransfer._finetune._fitting import HEAD, TEST_VIEWS, make_prefix, run_fit
 from sktransfer._finetune._head import make_head
+from sktransfer._finetune._labels import a_fifth
 from sktransfer._finetune._network import Suffix, whole_backbone
-from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS
+from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS, unknown_keyword
 from sktransfer._finetune._saving import (
     learned_bytes,
     learned_tensors,
@@ -44,7 +45,7 @@ from sktransfer._finetune._saving import (
     save_estimator,
 )
 from sktransfer._finetune._skorch import TrainingNet
-from sktransfer._finetune._training import range_test
+from sktransfer._finetune._training import range_test, read_range_test
 from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
 from sktransfer._persistence import found_source, tuned_backbone
@@ -213,7 +214,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     module_ : torch.nn.Module
         Stages after the cut, neck and head.
     history_ : skorch.history.History
-        ``train_loss``, ``train_acc``, ``valid_loss``, ``valid_acc`` and more, per epoch.
+        ``train_loss``, ``train_acc``, ``valid_loss``, ``valid_acc`` and more, per epoch; the
+        learning rate of its last step as ``lr`` (the largest) and ``lr_by_stage``.
     reference_ : BackboneReference
         Name, weights and digest of the network.
     n_epochs_, best_epoch_ : int
@@ -366,7 +368,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     # --- learning --------------------------------------------------------------------------------
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, **kwargs: Any
     ) -> FineTuneClassifier:
         """Train on images.
 
@@ -380,6 +382,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             Weights of the rows.
         groups : array-like of shape (n,), default=None
             Patients, say: rows of one group are not divided between training and validation.
+        **kwargs
+            What Keras' ``fit`` takes, such as ``epochs``: refused, with the parameter that it is.
 
         Returns
         -------
@@ -388,11 +392,15 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
 
         Raises
         ------
+        TypeError
+            If there is no such keyword.
         ValueError
             If a parameter or the data are invalid; the message says what is expected.
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
         """
+        for name in kwargs:
+            raise TypeError(unknown_keyword(name, self._get_param_names()))
         resume = self.warm_start and self.initialized_
         run_fit(self, X, y, sample_weight, groups, resume=resume)
         return self
@@ -434,14 +442,18 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         X: Any,
         y: Any,
         sample_weight: Any = None,
+        groups: Any = None,
         *,
-        lr_min: float = 1e-6,
+        lr_min: float = 1e-7,
         lr_max: float = 1.0,
-        n_steps: int = 80,
+        n_steps: int = 100,
+        n_runs: int = 3,
     ) -> Bunch:
-        """Look for a learning rate: train a clone while the rate rises, and watch the loss.
+        """Look for a learning rate: train clones while the rate rises, and watch the loss.
 
-        The frozen part is run once; this estimator is left as it is.
+        The frozen part is run once; this estimator is left as it is. See :ref:`learning-rate` for
+        how the suggestion is found and how good it is, and
+        :class:`~sktransfer.inspection.LearningRateDisplay` for the plot.
 
         Parameters
         ----------
@@ -451,36 +463,62 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             Labels.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
-        lr_min, lr_max : float
-            First and last rate.
-        n_steps : int
-            Batches.
+        groups : array-like of shape (n,), default=None
+            Groups that are not to be divided between training and validation.
+        lr_min, lr_max : float, default=1e-7, 1.0
+            First and last rate of a run.
+        n_steps : int, default=100
+            Batches of a run.
+        n_runs : int, default=3
+            Runs, each with the rows in another order, of which the median counts.
 
         Returns
         -------
         Bunch
-            ``lr`` and ``loss``, ndarrays of equal length (shorter where the loss ran away), and
-            ``suggestion``: where the loss falls fastest.
+            ``suggestion``, the rate to set as ``lr``, NaN if there is none; ``lr`` and ``loss``,
+            ndarrays of shape (n_steps,), NaN once most runs diverged; ``runs``, the loss of each
+            run; ``start``, the loss before training; ``valid_loss`` and ``valid_start``, those of a
+            fifth of the rows that is held out, at some of the rates (NaN elsewhere).
+
+        Raises
+        ------
+        ValueError
+            If a parameter is invalid, or nothing has a learning rate because the head is all there
+            is to train and is solved exactly.
+
+        Warns
+        -----
+        UserWarning
+            If the curve does not say what the rate should be: no descent, a suggestion at an end of
+            the range of rates, or rows held out that get worse meanwhile (labels that have nothing
+            to do with the images). The message says what to do.
         """
         if not 0 < lr_min < lr_max:
             raise ValueError(f"lr_min must lie between 0 and lr_max; got {lr_min} and {lr_max}.")
-        if n_steps < 2:
-            raise ValueError(f"n_steps must be 2 or more for a rate to rise; got {n_steps}.")
-        settings = ("validation_fraction", "early_stopping", "checkpoint_dir", "callbacks")
-        net = clone(self).set_params(warm_start=False, verbose=0, **dict.fromkeys(settings))
+        if n_steps < 10 or n_runs < 1:
+            raise ValueError(
+                "n_steps must be 10 or more for a curve, and n_runs 1 or more; got "
+                f"{n_steps} and {n_runs}."
+            )
+        net = clone(self).set_params(
+            **dict.fromkeys(("early_stopping", "checkpoint_dir", "callbacks")),
+            validation_fraction=a_fifth,
+            warm_start=False,
+            verbose=0,
+        )
         rates = np.geomspace(lr_min, lr_max, n_steps)
-        found: list[Bunch] = []
+        found: list[dict[str, np.ndarray]] = []
 
-        def test(net: Any, drawn: LabeledRows, *_: Any, **__: Any) -> None:
-            found.append(range_test(net, drawn, rates))
+        def test(net: Any, drawn: LabeledRows, held_out: Any, *_: Any, **__: Any) -> None:
+            found.append(range_test(net, drawn, held_out, rates, n_runs))
 
-        run_fit(net, X, y, sample_weight, None, resume=False, train=test)
+        run_fit(net, X, y, sample_weight, groups, resume=False, train=test)
         if not found:
             raise ValueError(
                 f"With freeze_depth={self.freeze_depth!r} the head is all there is to train, and "
                 "it is solved exactly: there is no learning rate to find. Freeze less."
             )
-        return found[0]
+        return Bunch(**read_range_test(rates, found[0]))
 
     # --- predicting ------------------------------------------------------------------------------
 

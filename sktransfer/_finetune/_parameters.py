@@ -14,7 +14,7 @@ from torch import nn
 from sktransfer._finetune._checkpoint import identities
 from sktransfer._finetune._losses import LOSSES, WeightedLoss
 from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
-from sktransfer._images import resolve_augmentation
+from sktransfer._images import ImageAugmentation, resolve_augmentation
 from sktransfer._utils.sklearn_compat import (
     HasMethods,
     Interval,
@@ -72,6 +72,72 @@ _ELSEWHERE = {
     "optimizer__params": "freeze_depth",
 }
 
+# Names that other libraries have for a parameter: Keras, torch, fastai, scikit-learn, Lightning.
+_OTHER_NAMES: dict[str, str] = {
+    "backbone": "model base_model arch architecture network net model_name encoder module",
+    "weights": "pretrained checkpoint_path",
+    "freeze_depth": "trainable trainable_layers freeze freeze_layers frozen fine_tune_at freeze_to "
+    "n_frozen layers_to_freeze unfreeze unfreeze_layers",
+    "head": "include_top classifier top dense hidden_layer_sizes",
+    "head__dropout": "dropout dropout_rate drop_rate ps",
+    "augmentation": "augment augmenter transform transforms data_augmentation aug_transforms",
+    "test_time_views": "tta n_tta",
+    "optimizer": "opt opt_func solver",
+    "optimizer__momentum": "momentum",
+    "optimizer__betas": "betas beta_1 beta_2",
+    "optimizer__max_grad_norm": "clipnorm clipvalue max_norm gradient_clip_val max_grad_norm "
+    "global_clipnorm clip_grad",
+    "optimizer__ema_decay": "ema use_ema ema_momentum",
+    "lr": "learning_rate learning_rate_init eta eta0 base_lr lr_max initial_learning_rate",
+    "weight_decay": "decay l2 wd alpha reg kernel_regularizer",
+    "lr_schedule": "scheduler lr_scheduler schedule learning_rate_schedule",
+    "lr_schedule__warmup": "warmup warmup_epochs",
+    "lr_schedule__final": "min_lr final_lr eta_min",
+    "lr__layer_decay": "lr_mult layer_decay",
+    "max_epochs": "epochs n_epochs num_epochs nb_epoch nb_epochs max_iter n_epoch",
+    "head__epochs": "freeze_epochs",
+    "batch_size": "bs batch minibatch_size train_batch_size",
+    "validation_fraction": "validation_split val_split valid_pct test_size validation_data "
+    "train_split val_size",
+    "early_stopping": "patience n_iter_no_change",
+    "early_stopping__restore_best": "restore_best_weights save_best_only load_best",
+    "class_weight": "class_weights",
+    "loss": "criterion loss_fn loss_func objective",
+    "loss__label_smoothing": "label_smoothing",
+    "checkpoint_dir": "checkpoint checkpoints save_dir dirname",
+    "checkpoint__every": "save_freq save_period",
+    "image_size": "input_shape target_size img_size size input_size",
+    "precision": "amp fp16 bf16 mixed_precision dtype",
+    "n_jobs": "workers num_workers",
+    "random_state": "seed random_seed",
+}
+_MEANT = {other: name for name, others in _OTHER_NAMES.items() for other in others.split()}
+_WITHOUT = {
+    **dict.fromkeys(
+        ("classes", "num_classes", "n_classes", "n_out"), "the classes are those of y in fit"
+    ),
+    **dict.fromkeys(
+        ("metrics", "scoring"),
+        "scores are asked for where they are computed: scoring="
+        " of cross_validate and of searches, or the callback skorch.callbacks.EpochScoring",
+    ),
+    **dict.fromkeys(
+        ("shuffle", "steps_per_epoch"), "rows are shuffled in each epoch, and all seen"
+    ),
+    "pooling": "the network's own pooling is kept; PretrainedFeatureExtractor(pooling=) has others",
+}
+# Values that other libraries have for one of ours, in lower case without signs.
+_OTHER_VALUES = {
+    **dict.fromkeys(("categoricalcrossentropy", "sparsecategoricalcrossentropy", "bce", "ce",
+        "binarycrossentropy", "crossentropyloss", "logloss"), "cross_entropy"),
+    **dict.fromkeys(("cosineannealing", "cosineannealinglr", "cosinedecay"), "cosine"),
+    **dict.fromkeys(("reducelronplateau", "reduceonplateau"), "plateau"),
+    **dict.fromkeys(("onecycle", "onecyclelr", "fitonecycle"), "one_cycle"),
+    **dict.fromkeys(("steplr", "multisteplr", "piecewiseconstant"), "step"),
+    **dict.fromkeys(("fp16", "half", "mixed", "16mixed", "mixedfloat16"), "float16"),
+    **dict.fromkeys(("bf16", "bf16mixed", "mixedbfloat16"), "bfloat16"),
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     # The defaults, with the best epoch by a held-out fifth.
     "recommended": {"validation_fraction": 0.2},
@@ -116,14 +182,29 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
     """Say that there is no such parameter, and list those there are."""
-    prefix, separator, _ = name.partition("__")
+    prefix, separator, rest = name.partition("__")
     alike = [each for each in RARE if separator and each.startswith(f"{prefix}__")]
-    if name == "train_split":  # skorch's name
-        alike = ["validation_fraction"]
+    if rest and _MEANT.get(rest, "").startswith(f"{prefix}__"):
+        alike = [_MEANT[rest]]
+    key = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+    if not alike and key in _MEANT:
+        alike = [_MEANT[key]]
     if not alike:
-        alike = difflib.get_close_matches(name, [*flat, *RARE], 3)
+        alike = [_MEANT.get(each, each) for each in difflib.get_close_matches(
+            key, [*flat, *RARE, *(other for other in _MEANT if len(other) > 4)], 3
+        )]  # fmt: skip
         alike += [each for each in RARE if each.partition("__")[2] == name]
     hint = f" Did you mean {' or '.join(dict.fromkeys(alike))}?" if alike else ""
+    if name in _WITHOUT:
+        hint = f" Leave it out: {_WITHOUT[name]}."
+    moves = ImageAugmentation._get_param_names()
+    if name in moves:
+        hint = f" It is a parameter of augmentation: augmentation=ImageAugmentation({name}=...)."
+    elif prefix == "augmentation" and rest in moves:
+        hint = (
+            " augmentation has to be an object with parameters, for example "
+            "ImageAugmentation.preset('light'); a name alone, a function or None has none."
+        )
     components = ", ".join(f"{each}__*" for each in sorted(passed_on))
     return (
         f"Invalid parameter {name!r} for FineTuneClassifier.{hint} Its parameters are "
@@ -132,13 +213,45 @@ def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
     )
 
 
+def unknown_keyword(name: str, known: list[str]) -> str:
+    """Say that ``fit`` has no such keyword, and which parameter is meant."""
+    meant = _MEANT.get(name, name)
+    hint = f": set {meant} in the constructor or by set_params" if meant in [*known, *RARE] else ""
+    if name == "validation_data":
+        hint += ", to a share or to a callable that says which rows are held out"
+    return f"fit() got an unexpected keyword argument {name!r}{hint}."
+
+
+def _check_words(given: dict[str, Any], constraints: dict[str, list[Any]]) -> None:
+    """Refuse a word that another library has for one of ours, with ours."""
+    for name, value in given.items():
+        options = constraints.get(name, [])
+        words = {each for option in options for each in getattr(option, "options", ())}
+        words = {each for each in words if isinstance(each, str)}
+        if not isinstance(value, str) or not words or value in words or str in options:
+            continue
+        plain = "".join(letter for letter in value.lower() if letter.isalnum())
+        ours = {each.replace("_", ""): each for each in words}
+        close = difflib.get_close_matches(plain, ours, 1)
+        meant = _OTHER_VALUES.get(plain, ours[close[0]] if close else None)
+        if meant in words:
+            raise ValueError(
+                f"{name}={value!r} is not known. Did you mean {meant!r}? There are "
+                f"{', '.join(map(repr, sorted(words)))}."
+            )
+
+
 def check_parameters(estimator: Any) -> None:
     """Raise an error where a parameter is unknown or invalid, or parameters contradict others."""
     if "kwargs" in vars(estimator):
         raise TypeError(estimator._unknown("kwargs"))
     given = {name: getattr(estimator, name) for name in estimator._get_param_names()}
     constraints = estimator._parameter_constraints
-    validate_parameter_constraints(constraints, given, type(estimator).__name__)
+    try:
+        validate_parameter_constraints(constraints, given, type(estimator).__name__)
+    except ValueError:
+        _check_words(given, constraints)
+        raise
     _check_components(estimator)
     augmentation = resolve_augmentation(estimator.augmentation)
     asked = {"augment_views": estimator.augment_views}

@@ -5,6 +5,7 @@ It must not know images, labels or backbones: it is given a net, datasets and a 
 
 from __future__ import annotations
 
+import itertools
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import Bunch
 from torch import Tensor
 
 from sktransfer._base import derived_seed
@@ -23,8 +23,14 @@ from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._optimizers import schedule_factor
 from sktransfer._frozen import is_out_of_memory
 
-# The range test smooths losses, and ends where one is this many times the lowest.
-_SMOOTHING, _DIVERGED = 0.9, 4.0
+# A run of the range test ends where the loss of a batch is this many times what it was; every so
+# many steps, the rows held out are looked at. Losses are smoothed over a tenth of the steps.
+_DIVERGED, _CHECKED, _SMOOTHED = 4.0, 5, 0.1
+# A fall is no descent unless it is this share of the loss before training. The rate to use is where
+# the loss has fallen by this share of the fall: a curve falls fastest there, which its slope shows
+# less reliably. It is lower where rows held out are worse, by this share of their loss, than at
+# their best; and doubtful if next to nothing of the fall is left then.
+_LEAST_FALL, _SHARE, _TOLERATED, _LEAST_LEARNED = 0.02, 0.5, 0.01, 0.1
 
 # What modules call the share of what they drop, torch's, torchvision's and timm's.
 _SHARES = ("p", "dropout", "dropout_p", "attention_dropout", "drop_rate", "drop_prob")
@@ -119,6 +125,7 @@ def train_epochs(
                     net.notify("on_epoch_begin", **notified)
                     net.history.record("phase", net.phase_)
                     net.run_single_epoch(loader, training=True, prefix="train", step_fn=step)
+                    _record_rates(net)
                     with _averaged(net, progress):
                         net.run_single_epoch(
                             valid, training=False, prefix="valid", step_fn=net.validation_step
@@ -139,6 +146,13 @@ def train_epochs(
         net.n_epochs_ = progress.epoch if whole else 0
         net.best_epoch_ = progress.best_epoch if whole else 0
     return progress
+
+
+def _record_rates(net: Any) -> None:
+    """Write the rates of an epoch's last step: the largest, and that of each stage."""
+    rates = {g["name"].partition(" (")[0]: float(g["lr"]) for g in net.optimizer_.param_groups}
+    net.history.record("lr", max(rates.values()))
+    net.history.record("lr_by_stage", rates)
 
 
 def _update_average(net: Any, schedule: Schedule, progress: Progress) -> None:
@@ -237,44 +251,150 @@ def within_memory(net: Any, run: Callable[[slice], Any], n: int) -> list[Any]:
             torch.cuda.empty_cache()
 
 
-def range_test(net: Any, dataset: Any, rates: np.ndarray) -> Bunch:
-    """Train while the rate rises, and watch the loss [1]_.
+def range_test(
+    net: Any, dataset: Any, held_out: Any, rates: np.ndarray, n_runs: int
+) -> dict[str, np.ndarray]:
+    """Train while the rate rises, and return what that did to the loss [1]_.
+
+    "before" and "train" are the losses of the batch of each step before any training, and in it:
+    batches differ from each other by more than a step changes, so that only the difference says
+    what was learned. "valid" is the loss of the rows held out, after some of the steps, and
+    "valid_before" before all. A run, which is a row, has NaN after it diverged. The net is left as
+    it was.
 
     References
     ----------
     .. [1] Smith, L. N. (2017). "Cyclical learning rates for training neural networks". WACV.
     """
+    start = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
     loader = net.get_iterator(dataset, training=True)
-    seen: list[float] = []
-    average, lowest, epoch = 0.0, float("inf"), 0
-    diverged = False
-    while len(seen) < len(rates) and not diverged:
-        dataset.epoch = epoch
-        with _own_draws(net, derived_seed(net._seed, epoch)):
-            for batch in loader:
+    found = {name: np.full((n_runs, len(rates)), np.nan) for name in ("before", "train", "valid")}
+    found["valid_before"] = np.array(_mean_loss(net, held_out))
+    for run, (before, train, valid) in enumerate(zip(*list(found.values())[:3], strict=True)):
+        seed = derived_seed(net._seed, run)
+        net._set_training(True)
+        with torch.no_grad():
+            for step, batch in enumerate(_batches(net, loader, dataset, seed, len(rates))):
+                inputs, labels = batch
+                before[step] = net.get_loss(net.infer(inputs), labels, X=inputs).item()
+        net.initialize_optimizer()  # without the moments of the last run
+        with suppress(FloatingPointError):
+            for step, batch in enumerate(_batches(net, loader, dataset, seed, len(rates))):
                 for group in net.optimizer_.param_groups:
-                    group["lr"] = group["initial_lr"] / net.lr * rates[len(seen)]
-                try:
-                    loss = net.train_step(batch)["loss"].item()
-                except FloatingPointError:
-                    loss = float("inf")
-                average = _SMOOTHING * average + (1 - _SMOOTHING) * loss
-                seen.append(average / (1 - _SMOOTHING ** (len(seen) + 1)))
-                lowest = min(lowest, seen[-1])
-                diverged = not seen[-1] < _DIVERGED * lowest
-                if diverged or len(seen) == len(rates):
+                    group["lr"] = group["initial_lr"] / net.lr * rates[step]
+                train[step] = net.train_step(batch)["loss"].item()
+                if train[step] > _DIVERGED * max(1.0, before[step]):
                     break
-        epoch += 1
-    rates, losses = rates[: len(seen)], np.array(seen)
-    return Bunch(lr=rates, loss=losses, suggestion=_steepest(rates, losses))
+                if step % _CHECKED == 0:
+                    valid[step] = _mean_loss(net, held_out)
+        net.module_.load_state_dict(start)
+    return found
 
 
-def _steepest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """Return where the loss falls fastest, and at most a tenth of where it is lowest."""
-    finite = np.isfinite(losses)
-    rates, losses = rates[finite], losses[finite]
-    low = int(losses.argmin())
-    if low < 2:
-        return float(rates[0])
-    slope = np.gradient(losses[: low + 1], np.log(rates[: low + 1]))
-    return float(min(rates[int(slope.argmin())], rates[low] / 10))
+def _batches(net: Any, loader: Any, dataset: Any, seed: int, n: int) -> Iterator[Any]:
+    """Yield ``n`` batches of one epoch after the other, each with draws of its own."""
+    for epoch in itertools.count():
+        dataset.epoch = epoch
+        with _own_draws(net, derived_seed(seed, epoch)):
+            for batch in loader:
+                yield batch
+                n -= 1
+                if not n:
+                    return
+
+
+def _mean_loss(net: Any, dataset: Any) -> float:
+    """Return the loss of rows in inference mode; NaN if there are none."""
+    if dataset is None:
+        return np.nan
+    batches = [
+        (net.validation_step(b)["loss"].item(), len(b[1])) for b in net.get_iterator(dataset)
+    ]
+    losses, sizes = zip(*batches, strict=True)
+    return float(np.average(losses, weights=sizes))
+
+
+def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Smooth the losses of :func:`range_test`, and find the rate to use; NaN if they do not say.
+
+    The exponential average of what was learned is corrected for its start, as Adam's are.
+    """
+    start = float(np.nanmean(found["before"]))
+    keep = 1 - 1 / max(1.0, _SMOOTHED * len(rates))
+    runs = np.full(found["train"].shape, np.nan)
+    for run, changes in zip(runs, found["train"] - found["before"], strict=True):
+        average = 0.0
+        for step, change in enumerate(changes[np.isfinite(changes)]):
+            average = keep * average + (1 - keep) * change
+            run[step] = start + average / (1 - keep ** (step + 1))
+    loss, valid_loss = _median(runs), _median(found["valid"])
+    step, doubt = _middle_of_descent(rates, loss, start)
+    if step is not None and not doubt:
+        worse = valid_loss / found["valid_before"] - 1
+        step, doubt = _before_rows_are_learned_by_heart(rates, step, start - loss, worse)
+    if doubt:
+        warnings.warn(doubt, UserWarning, stacklevel=3)
+    suggestion = float("nan") if step is None else float(rates[step])
+    return {
+        "suggestion": suggestion,
+        "lr": rates,
+        "loss": loss,
+        "runs": runs,
+        "start": start,
+        "valid_loss": valid_loss,
+        "valid_start": float(found["valid_before"]),
+    }
+
+
+def _median(runs: np.ndarray) -> np.ndarray:
+    """Return the median of runs where most have a value, else NaN."""
+    most = np.isfinite(runs).mean(axis=0) > 0.5
+    median = np.full(runs.shape[1], np.nan)
+    median[most] = np.nanmedian(runs[:, most], axis=0)
+    return median
+
+
+def _middle_of_descent(rates: np.ndarray, loss: np.ndarray, start: float) -> tuple[int | None, str]:
+    """Return the step where the loss has fallen half way to its minimum, and what is doubtful."""
+    fall = start - loss[np.isfinite(loss)]
+    low = int(fall.argmax()) if len(fall) else 0
+    margin = max(1, len(rates) // 20)
+    if not len(fall) or fall[low] < max(_LEAST_FALL * start, 1e-4):  # it may be 0 before
+        span = f"from {rates[0]:.1e} to {rates[-1]:.1e}"
+        if len(fall) < len(rates) or fall[-1] < 0:
+            advice = (
+                "and diverges. Lower lr_min if it does so from the start; else nothing is left to "
+                "learn for the stages that are trained: keep the solved head "
+                "(freeze_depth='all'), train more stages, or raise n_steps."
+            )
+        else:
+            advice = "and does not diverge either: raise lr_max, to 1 for example, or n_steps."
+        return None, f"There is no suggestion: the loss does not fall {span}, {advice}"
+    first = int(np.argmax(fall >= _SHARE * fall[low]))
+    doubt = ""
+    if first < margin:
+        doubt = "the loss falls from the first rates on; lower ones may be better: lower lr_min."
+    elif low >= len(rates) - margin:
+        doubt = "the loss still falls at the last rates; higher ones may be better: raise lr_max."
+    return first, doubt and f"The suggestion, {rates[first]:.1e}, is doubtful: {doubt}"
+
+
+def _before_rows_are_learned_by_heart(
+    rates: np.ndarray, step: int, fall: np.ndarray, worse: np.ndarray
+) -> tuple[int, str]:
+    """Return an earlier step if rows held out are worse at this one than they were before.
+
+    ``fall`` is of the loss of rows trained on, ``worse`` the relative change of rows held out.
+    """
+    seen = np.flatnonzero(np.isfinite(worse[: step + _CHECKED]))
+    if not len(seen):
+        return step, ""
+    good = seen[worse[seen] <= min(0.0, worse[seen].min()) + _TOLERATED]
+    earlier = min(step, int(good.max(initial=0)))
+    if fall[earlier] >= _LEAST_LEARNED * np.nanmax(fall):
+        return earlier, ""
+    return earlier, (
+        f"The suggestion, {rates[earlier]:.1e}, is doubtful: rows held out get worse as soon as "
+        "anything is learned of the others. Check the labels, train fewer stages, keep the solved "
+        "head (freeze_depth='all') or add augmentation."
+    )

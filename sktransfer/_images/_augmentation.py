@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.base import BaseEstimator
 
+from sktransfer._images._augmentation_names import check_meant, unknown_name, warn_of_units
 from sktransfer._images._transforms import (
     FILL_MODES,
     affine_matrix,
@@ -87,7 +88,7 @@ class ImageAugmentation(BaseEstimator):
     ----------
     rotation_range : float, default=0
         Images are rotated about their center by an angle from -rotation_range to rotation_range
-        degrees; at most 180.
+        degrees; at most 180. Degrees, not a fraction of a turn: 20, not 0.05.
     width_shift_range, height_shift_range : float, int or array-like, default=0.0
         How far images are shifted sideways, and up or down. A float below 1 is a fraction of the
         width or height, one from 1 on is pixels; the shift is drawn from -value to value. An int n
@@ -95,7 +96,9 @@ class ImageAugmentation(BaseEstimator):
         element is drawn: positive to the right and downwards, fractions if all are between -1 and
         1, else pixels.
     shear_range : float, default=0
-        Vertical lines lean by an angle from -shear_range to shear_range degrees; below 90.
+        Vertical lines lean by an angle from -shear_range to shear_range degrees; below 90. As in
+        Keras' ``ImageDataGenerator``, ``shear_range=0.1`` is a tenth of a degree, which nobody
+        sees; 10 is a visible amount. Values below 1 warn.
     zoom_range : float or (float, float), default=0.0
         Which part of the image's sides is seen, drawn separately for each axis from (low, high); a
         float z stands for (1 - z, 1 + z). Values below 1 magnify, values above 1 shrink.
@@ -122,6 +125,13 @@ class ImageAugmentation(BaseEstimator):
     mixup, cutmix : float or None, default=None
         The alpha of mixup [2]_ and CutMix [3]_ in :meth:`mix`; None or 0 turns them off. If both
         are on, each batch gets one of them.
+    **kwargs
+        Names of other libraries, such as Keras' ``rescale``: refused, with what to use instead.
+
+    Raises
+    ------
+    TypeError
+        If there is no such parameter.
 
     See Also
     --------
@@ -193,7 +203,10 @@ class ImageAugmentation(BaseEstimator):
         trivial_augment: bool = False,
         mixup: float | None = None,
         cutmix: float | None = None,
+        **kwargs: Any,
     ) -> None:
+        for name in kwargs:
+            raise TypeError(unknown_name(name, self._get_param_names()))
         self.rotation_range = rotation_range
         self.width_shift_range = width_shift_range
         self.height_shift_range = height_shift_range
@@ -237,8 +250,32 @@ class ImageAugmentation(BaseEstimator):
             raise ValueError(f"Unknown augmentation preset {name!r}; there are {list(_PRESETS)}.")
         return cls(**_PRESETS[name])
 
+    def set_params(self, **params: Any) -> ImageAugmentation:
+        """Set parameters.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : ImageAugmentation
+            The same object.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        known = self._get_param_names()
+        for name in params:
+            if name not in known:
+                raise ValueError(unknown_name(name, known))
+        return super().set_params(**params)
+
     def validate(self) -> None:
-        """Check all parameters.
+        """Check all parameters, and warn of angles below one degree.
 
         Raises
         ------
@@ -246,6 +283,7 @@ class ImageAugmentation(BaseEstimator):
             If one is wrong; the error names it, what is expected and what was given.
         """
         self._plan()
+        warn_of_units(self.get_params(deep=False))
 
     @property
     def fingerprint(self) -> str:
@@ -342,7 +380,7 @@ class ImageAugmentation(BaseEstimator):
         >>> soft.sum(axis=1)
         tensor([1., 1., 1., 1.])
         """
-        self.validate()
+        self._plan()  # checked
         soft = soft_targets(targets, n_classes)
         if not self.mixes:
             return batch, soft
@@ -352,9 +390,12 @@ class ImageAugmentation(BaseEstimator):
 
     def _plan(self) -> dict[str, Any]:
         """Return the parameters, checked and in one form each."""
-        validate_parameter_constraints(
-            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
-        )
+        params = self.get_params(deep=False)
+        try:
+            validate_parameter_constraints(self._parameter_constraints, params, type(self).__name__)
+        except ValueError:
+            check_meant(params, FILL_MODES)
+            raise
         zoom, brightness = self.zoom_range, self.brightness_range
         scale = (1, 1) if self.crop_scale is None else self.crop_scale
         ratio = (1, 1) if self.crop_ratio is None else self.crop_ratio

@@ -14,7 +14,7 @@ from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
 from sktransfer.inspection._estimator_images import image_reader
 
-_NAMES = {"loss": "Loss", "acc": "Accuracy"}
+_NAMES = {"loss": "Loss", "acc": "Accuracy", "lr": "Learning rate"}
 # Prefix in the history, name in the legend, line, and marker where there is a single epoch.
 _CURVES = [("train", "training", "--", "_"), ("valid", "validation", "-", "o")]
 
@@ -36,7 +36,7 @@ class HistoryDisplay:
         ``"head"`` or ``"all"``), ``best`` (whether it is the best epoch), and ``train_...`` and
         ``valid_...`` of each metric, NaN where no rows were held out.
     metrics : sequence of str, default=("loss", "acc")
-        Metrics, which get a panel each.
+        Metrics, which get a panel each. ``"lr"`` is the largest learning rate.
 
     Attributes
     ----------
@@ -92,6 +92,7 @@ class HistoryDisplay:
             Each may be the last step of a Pipeline, the best of a search or in a FrozenEstimator.
         metrics : sequence of str, default=("loss", "acc")
             Names in ``history_`` without ``train_`` and ``valid_``; skorch callbacks can add some.
+            ``"lr"`` is the largest learning rate.
         **kwargs : dict
             Parameters of :meth:`plot`, such as ``ax``.
 
@@ -237,5 +238,7 @@ def _history(name: str, estimator: Any) -> pd.DataFrame:
     phases = table["phase"].fillna("all") if "phase" in table else "all"
     parts = table.columns.str.startswith(("train_", "valid_"))
     metrics = table.loc[:, parts & ~table.columns.str.endswith(("_best", "_count"))].astype(float)
+    if "lr" in table:  # not of a head that was solved
+        metrics["train_lr"] = table["lr"].astype(float)
     known = {"name": name, "epoch": epochs, "phase": phases, "best": epochs == best}
     return pd.concat([pd.DataFrame(known), metrics], axis=1)

@@ -157,3 +157,10 @@ def test_missing_matplotlib_names_the_extra(fitted, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(MissingDependencyError, match="plot"):
         HistoryDisplay.from_estimator(fitted)
+
+
+def test_the_learning_rate_has_a_panel_if_asked_for(fitted):
+    display = HistoryDisplay.from_estimator(fitted, metrics=["loss", "lr"])
+    line = display.lines_["FineTuneClassifier", "train_lr"]
+    np.testing.assert_array_equal(line.get_ydata(), fitted.history_[:, "lr"])
+    assert display.axes_[1].get_ylabel() == "Learning rate"
