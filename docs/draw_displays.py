@@ -35,6 +35,7 @@ from sktransfer.inspection import (
     EmbeddingDisplay,
     ErrorGalleryDisplay,
     HistoryDisplay,
+    LearningRateDisplay,
 )
 from sktransfer.metrics import (
     CalibrationIntervalDisplay,
@@ -207,6 +208,12 @@ def history() -> Any:
     return HistoryDisplay.from_estimator({"last stage": few, "last four stages": many}).figure_
 
 
+def learning_rate() -> Any:
+    X, y = mnist("train", 300)
+    _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    return LearningRateDisplay.from_estimator(tuned(freeze_depth=-1), X, y, ax=ax).figure_
+
+
 def learning_curve() -> Any:
     X, y = mnist("train", 600)
     _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
@@ -262,6 +269,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
         error_gallery,
         freeze_depth,
         history,
+        learning_rate,
         learning_curve,
         ranking,
         reader_study,
