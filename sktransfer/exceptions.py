@@ -27,6 +27,16 @@ class SkTransferError(Exception):
     Catch it to handle any of them. It is raised itself where the program that decodes DICOM files
     cannot be started or fails, which is the fault of no single row, and where an activation store
     cannot be cleared.
+
+    Examples
+    --------
+    >>> from sktransfer import describe_backbone
+    >>> from sktransfer.exceptions import SkTransferError
+    >>> try:
+    ...     describe_backbone("resnet19")
+    ... except SkTransferError as error:
+    ...     print(type(error).__name__)
+    UnknownBackboneError
     """
 
 
@@ -54,6 +64,17 @@ class ImageDecodeError(SkTransferError, ValueError):
         Position of the row in ``X``.
     source : str or None
         The file name, or a word for what the row holds.
+
+    Examples
+    --------
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.exceptions import ImageDecodeError
+    >>> extractor = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
+    >>> try:
+    ...     extractor.fit_transform([b"no image"])
+    ... except ImageDecodeError as error:
+    ...     print(error.index, error.source)
+    0 bytes
     """
 
     def __init__(self, reason: str, index: int | None = None, source: str | None = None) -> None:
@@ -76,6 +97,14 @@ class UnknownBackboneError(SkTransferError, ValueError):
     Raised wherever ``backbone`` is given by name: by ``fit``,
     :func:`~sktransfer.describe_backbone`, and what ranks or compares networks. The message suggests
     similar names; :func:`~sktransfer.list_backbones` lists all.
+
+    Examples
+    --------
+    >>> from sktransfer import describe_backbone
+    >>> describe_backbone("resnet19")
+    Traceback (most recent call last):
+        ...
+    sktransfer.exceptions.UnknownBackboneError: ...'resnet18'...
     """
 
 
@@ -84,6 +113,16 @@ class UnknownStageError(SkTransferError, ValueError):
 
     Raised by ``fit`` for ``layer`` and ``freeze_depth``. The message lists the stages that the
     network has, as :func:`~sktransfer.describe_backbone` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> extractor = PretrainedFeatureExtractor("squeezenet1_1", weights=None, layer="layer4")
+    >>> extractor.fit(np.zeros((2, 32, 32), dtype=np.uint8))
+    Traceback (most recent call last):
+        ...
+    sktransfer.exceptions.UnknownStageError: ...'layer4'...
     """
 
 
@@ -93,6 +132,16 @@ class WeightsNotFoundError(SkTransferError, FileNotFoundError):
     Raised by ``fit``, and by loading a fitted estimator that refers to weights, if a path leads
     nowhere, if there is no network connection, or if ``SKTRANSFER_OFFLINE`` forbids downloads. The
     message says where the file can be put.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> extractor = PretrainedFeatureExtractor("resnet18", weights="no/such/file.pth")
+    >>> extractor.fit(np.zeros((2, 32, 32), dtype=np.uint8))
+    Traceback (most recent call last):
+        ...
+    sktransfer.exceptions.WeightsNotFoundError: ...file.pth...
     """
 
 
@@ -101,6 +150,22 @@ class WeightsDownloadError(SkTransferError, OSError):
 
     Raised by ``fit`` if the server answers with an error or with other content than the publisher
     announces, if the connection breaks repeatedly, or if the file cannot be written.
+
+    Examples
+    --------
+    Nothing is downloaded here, since the weights are random; with others, this tries once more.
+
+    >>> import numpy as np
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.exceptions import WeightsDownloadError
+    >>> images = np.zeros((2, 32, 32), dtype=np.uint8)
+    >>> extractor = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
+    >>> try:
+    ...     embeddings = extractor.fit_transform(images)
+    ... except WeightsDownloadError:
+    ...     embeddings = extractor.fit_transform(images)
+    >>> embeddings.shape
+    (2, 512)
     """
 
 
@@ -110,6 +175,20 @@ class WeightsMismatchError(SkTransferError, ValueError):
     Raised by ``fit``, and by loading a fitted estimator, if a file has another digest than was
     announced or recorded, if its tensors do not fit the network, or if it holds more than tensors:
     no code in it is run.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+    ...     _ = file.write(b"no tensors")
+    ...     file.flush()
+    ...     extractor = PretrainedFeatureExtractor("resnet18", weights=file.name)
+    ...     extractor.fit(np.zeros((2, 32, 32), dtype=np.uint8))
+    Traceback (most recent call last):
+        ...
+    sktransfer.exceptions.WeightsMismatchError: ...
     """
 
 
@@ -118,6 +197,17 @@ class MissingDependencyError(SkTransferError, ImportError):
 
     Raised by what needs one of the extras (``timm``, ``openvino``, ``medical`` and so on). The
     message says how to install it.
+
+    Examples
+    --------
+    >>> from sktransfer import describe_backbone
+    >>> from sktransfer.exceptions import MissingDependencyError
+    >>> try:
+    ...     stages = describe_backbone("timm/resnet18.a1_in1k")
+    ... except MissingDependencyError:  # without timm
+    ...     stages = describe_backbone("resnet18")
+    >>> stages["name"].iloc[-1]
+    'layer4'
     """
 
 
@@ -126,6 +216,23 @@ class ActivationBudgetWarning(UserWarning):
 
     Issued by ``fit`` of :class:`~sktransfer.FineTuneClassifier`; the message says what is done
     instead, and what would avoid it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer import FineTuneClassifier
+    >>> from sktransfer.exceptions import ActivationBudgetWarning
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = FineTuneClassifier(
+    ...     "squeezenet1_1", weights=None, image_size=32, value_range=(0, 16), max_epochs=0,
+    ...     cache=None, cache__memory_budget=1000,
+    ... )
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always", ActivationBudgetWarning)
+    ...     clf = clf.fit(X[:20], y[:20])
+    >>> [each.category.__name__ for each in caught]
+    ['ActivationBudgetWarning']
     """
 
 
@@ -133,6 +240,21 @@ class FailedRowsWarning(UserWarning):
     """Some rows could not be read, and were given NaN or left out.
 
     Issued with ``on_error="nan"``, once per call; ``failed_rows_`` names the rows and the reasons.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from PIL import Image
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.exceptions import FailedRowsWarning
+    >>> extractor = PretrainedFeatureExtractor(
+    ...     "squeezenet1_1", weights=None, image_size=32, on_error="nan"
+    ... )
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", FailedRowsWarning)
+    ...     embeddings = extractor.fit_transform([Image.new("L", (32, 32)), b"no image"])
+    >>> extractor.failed_rows_["row"].tolist()
+    [1]
     """
 
 
@@ -141,4 +263,17 @@ class LeakageWarning(UserWarning):
 
     Issued by :func:`~sktransfer.model_selection.check_leakage`, also where rows could not be read
     and were therefore not compared.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> from sktransfer.exceptions import LeakageWarning
+    >>> from sktransfer.model_selection import check_leakage
+    >>> images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always", LeakageWarning)
+    ...     shared = check_leakage(images[:4], images[3:])
+    >>> len(shared), [each.category.__name__ for each in caught]
+    (1, ['LeakageWarning'])
     """

@@ -83,6 +83,28 @@ def load_rsna_pneumonia(
     .. [1] Shih, G., et al. (2019). "Augmenting the National Institutes of Health chest radiograph
        dataset with expert annotations of possible pneumonia". Radiology: Artificial Intelligence,
        1(1), e180041.
+
+    Examples
+    --------
+    The set is not part of the library. Here, two images of the challenge's form stand for it.
+
+    >>> import pathlib, tempfile
+    >>> import pandas as pd
+    >>> from sktransfer.datasets import load_rsna_pneumonia
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> labels = pd.DataFrame({
+    ...     "patientId": ["a", "b"], "x": [10, None], "y": [10, None], "width": [50, None],
+    ...     "height": [70, None], "Target": [1, 0],
+    ... })
+    >>> labels.to_csv(folder / "stage_2_train_labels.csv", index=False)
+    >>> classes = pd.DataFrame({"patientId": ["a", "b"], "class": ["Lung Opacity", "Normal"]})
+    >>> classes.to_csv(folder / "stage_2_detailed_class_info.csv", index=False)
+    >>> (folder / "stage_2_train_images").mkdir()
+    >>> for name in ("a", "b"):
+    ...     (folder / "stage_2_train_images" / f"{name}.dcm").touch()
+    >>> rsna = load_rsna_pneumonia(folder)
+    >>> rsna.target.tolist(), rsna.frame["n_boxes"].tolist()
+    ([1, 0], [1, 0])
     """
     base = Path(path)
     labels = _read(base / _LABELS, ["patientId", *_BOX, "Target"])

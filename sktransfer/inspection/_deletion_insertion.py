@@ -41,6 +41,23 @@ class DeletionInsertionCurves:
         Share of the image that is deleted, or inserted, from 0 to 1.
     deletion, insertion : ndarray of shape (n, n_steps + 1)
         Scores of the rows while their images are deleted, and inserted.
+
+    See Also
+    --------
+    deletion_insertion_curves : Compute the curves of a map.
+    DeletionInsertionDisplay : Plot curves of several maps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.inspection import DeletionInsertionCurves
+    >>> curves = DeletionInsertionCurves(
+    ...     fraction=np.array([0, 0.5, 1]),
+    ...     deletion=np.array([[0.9, 0.3, 0.1]]),
+    ...     insertion=np.array([[0.1, 0.7, 0.9]]),
+    ... )
+    >>> curves.deletion_area.round(2), curves.insertion_area.round(2)
+    (array([0.4]), array([0.6]))
     """
 
     fraction: np.ndarray

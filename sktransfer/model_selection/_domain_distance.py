@@ -74,6 +74,21 @@ class DomainDistance:
         What is compared: BatchNorm statistics of all layers, or the embedding.
     n_images : int
         Number of images it was measured on.
+
+    See Also
+    --------
+    domain_distance : Measure it.
+    recommend_strategy : Recommend a strategy of transfer by it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktransfer.model_selection import domain_distance
+    >>> found = domain_distance("efficientnet_lite0", load_sample_images().images)
+    >>> found.statistic, found.n_images, len(found.profile)
+    ('batch_norm', 2, 49)
+    >>> bool(found.distance < found.threshold.value) == found.similar
+    True
     """
 
     distance: float

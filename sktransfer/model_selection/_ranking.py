@@ -56,6 +56,23 @@ class BackboneRanking:
         Number of images it was computed on.
     extractors : dict of str to PretrainedFeatureExtractor
         The networks, by their names in ``table``.
+
+    See Also
+    --------
+    rank_backbones : Compute it.
+    BackboneRankingDisplay : Plot it.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.model_selection import BackboneRanking
+    >>> table = pd.DataFrame({"backbone": ["resnet18"], "layer": ["layer3"], "score": [0.8]})
+    >>> ranking = BackboneRanking(
+    ...     table, "loo_ridge", 200, {"resnet18": PretrainedFeatureExtractor("resnet18")}
+    ... )
+    >>> ranking.make_extractor()
+    PretrainedFeatureExtractor(backbone='resnet18', layer='layer3')
     """
 
     table: pd.DataFrame

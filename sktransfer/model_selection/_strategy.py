@@ -74,6 +74,26 @@ class StrategyAdvice:
         Whether groups were given.
     random_state : int, default=0
         Seed of the estimators and folds that are made.
+
+    See Also
+    --------
+    recommend_strategy : Recommend a strategy by the size and similarity of a set of images.
+    domain_distance : Measure the similarity.
+
+    Examples
+    --------
+    >>> from sktransfer import PretrainedFeatureExtractor
+    >>> from sktransfer.datasets import load_digit_screening
+    >>> from sktransfer.model_selection import recommend_strategy
+    >>> digits = load_digit_screening()
+    >>> extractor = PretrainedFeatureExtractor(
+    ...     "efficientnet_lite0", image_size=64, value_range=digits.value_range
+    ... )
+    >>> advice = recommend_strategy(digits.data[:150], digits.target[:150], extractor)
+    >>> advice.strategy, advice.n_per_class
+    ('fine-tune part', 15)
+    >>> [type(step).__name__ for _, step in advice.make_estimator("extract").steps]
+    ['PretrainedFeatureExtractor', 'StandardScaler', 'LogisticRegression']
     """
 
     quadrant: str

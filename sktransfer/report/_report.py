@@ -58,6 +58,26 @@ class DiagnosticReport:
     ----------
     created, summary : str
         Date and time (UTC); and the number of images and the main rates in one sentence.
+
+    See Also
+    --------
+    diagnostic_report : Make a report of a model and its test rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sktransfer.report import diagnostic_report
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = LogisticRegression(max_iter=1000).fit(X[:900] / 16, y[:900] == 8)
+    >>> report = diagnostic_report(
+    ...     clf, X[900:] / 16, y[900:] == 8, target_names=["other", "eight"], pos_label=True,
+    ...     saliency=None,
+    ... )
+    >>> report
+    DiagnosticReport('Diagnostic report: eight against other', 12 parts)
+    >>> report.to_html().startswith("<!DOCTYPE html>")
+    True
     """
 
     def __init__(self, title: str, sections: dict[str, Section]) -> None:

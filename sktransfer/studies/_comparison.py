@@ -72,6 +72,26 @@ class BackboneComparison:
         Resamples for intervals.
     random_state : int, default=0
         Seed of the resamples.
+
+    See Also
+    --------
+    compare_backbones : Compare networks on the same folds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from sktransfer.studies import BackboneComparison
+    >>> y = np.tile([0, 1], 20)
+    >>> probabilities = {
+    ...     ("a", "extract"): np.where(y[:, None] == [0, 1], 0.9, 0.1),
+    ...     ("b", "extract"): np.full((40, 2), 0.5),
+    ... }
+    >>> table = pd.DataFrame({"backbone": ["a", "b"], "strategy": "extract", "roc_auc": [1.0, 0.5]})
+    >>> found = BackboneComparison(table, probabilities, np.array([0, 1]), y, groups=None)
+    >>> found.differences("roc_auc")
+      backbone strategy  difference  low  high
+    0        b  extract        -0.5 -0.5  -0.5
     """
 
     table: pd.DataFrame

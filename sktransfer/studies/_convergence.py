@@ -38,6 +38,22 @@ class ConvergenceCurve:
     table : DataFrame
         One row per training: ``init``, ``train_size`` (images), ``budget`` (steps), ``seed``,
         ``score``, ``fit_time_s``.
+
+    See Also
+    --------
+    convergence_curve : Run the trainings.
+    ConvergenceDisplay : Plot the curve.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktransfer.studies import ConvergenceCurve
+    >>> table = pd.DataFrame({
+    ...     "init": ["pretrained", "random"] * 2, "train_size": 100, "budget": [10, 10, 80, 80],
+    ...     "seed": 0, "score": [0.75, 0.5, 0.875, 0.875],
+    ... })
+    >>> ConvergenceCurve(table).catch_up().to_dict()
+    {100: 80.0}
     """
 
     table: pd.DataFrame

@@ -36,6 +36,24 @@ class TransferCurve:
         last of them), ``seed``, ``n_trainable``, ``score``, ``fit_time_s``; and, of the same depth
         and seed, ``coadaptation`` (base - BnB) and ``specificity`` (BnB - AnB), where those were
         run.
+
+    See Also
+    --------
+    transfer_curve : Run the trainings.
+    TransferCurveDisplay : Plot the curve.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from sktransfer.studies import TransferCurve
+    >>> table = pd.DataFrame({
+    ...     "treatment": ["base", "AnB", "AnB"], "depth": [0, 1, 2], "seed": [0, 0, 0],
+    ...     "stage": ["", "layer1", "layer2"], "score": [0.5, 0.75, 0.625],
+    ... })
+    >>> TransferCurve(table).differences("AnB")
+       depth   stage   mean  lowest  highest  share_above
+    0      1  layer1  0.250   0.250    0.250          1.0
+    1      2  layer2  0.125   0.125    0.125          1.0
     """
 
     table: pd.DataFrame
