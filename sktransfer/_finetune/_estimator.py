@@ -344,8 +344,12 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         name : {"recommended", "keras2016", "medical"}
             ``"recommended"``: the defaults, with a fifth held out to choose the epoch by.
             ``"keras2016"``: Inception v3 with a hidden layer of 1024, RMSprop for the head, then
-            SGD with momentum for the stages after Mixed_7a. ``"medical"``: Adam from 1e-3 to 1e-4
-            with warm-up, L2, early stopping, augmentation that keeps anatomy.
+            SGD with momentum for the stages after Mixed_7a. ``"medical"``: augmentation that
+            keeps anatomy (``augmentation="medical"``), Adam from 1e-4 linearly to 1e-5 with an
+            epoch of warm-up, L2 of 1e-4, up to 30 epochs, a fifth held out, early stopping after
+            10 epochs, the best weights, checkpoints every 10 epochs. Classes are not weighted, so
+            that probabilities fit the share of each class; thresholds are chosen by
+            :class:`~sktransfer.model_selection.OperatingPointClassifier`.
         **params : dict
             Parameters that differ from the recipe's.
 
@@ -358,6 +362,13 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         ------
         ValueError
             If there is no such recipe.
+
+        Examples
+        --------
+        >>> from sktransfer import FineTuneClassifier
+        >>> clf = FineTuneClassifier.preset("medical", backbone="resnet18", max_epochs=20)
+        >>> clf.lr, clf.max_epochs, clf.augmentation, clf.class_weight
+        (0.0001, 20, 'medical', None)
         """
         if name not in PRESETS:
             raise ValueError(

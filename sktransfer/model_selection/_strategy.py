@@ -89,9 +89,9 @@ class StrategyAdvice:
     >>> extractor = PretrainedFeatureExtractor(
     ...     "efficientnet_lite0", image_size=64, value_range=digits.value_range
     ... )
-    >>> advice = recommend_strategy(digits.data[:150], digits.target[:150], extractor)
+    >>> advice = recommend_strategy(digits.data[:80], digits.target[:80], extractor)
     >>> advice.strategy, advice.n_per_class
-    ('fine-tune part', 15)
+    ('fine-tune part', 7)
     >>> [type(step).__name__ for _, step in advice.make_estimator("extract").steps]
     ['PretrainedFeatureExtractor', 'StandardScaler', 'LogisticRegression']
     """

@@ -135,7 +135,7 @@ def test_the_presets_train_what_they_say(task, tmp_path):
                 rates.append(net.optimizer_.param_groups[0]["lr"])
 
     medical = FineTuneClassifier.preset("medical", **small, callbacks=[Rates()]).fit(*task)
-    assert rates[:2] == pytest.approx([5e-4, 1e-3])  # one epoch, of one step, warms up
+    assert rates[:2] == pytest.approx([5e-5, 1e-4])  # one epoch, of one step, warms up
     assert max(rates) == rates[1]
     assert medical.n_epochs_ == 30 or medical.n_epochs_ == medical.best_epoch_ + 10
     kept = FineTuneClassifier.preset("recommended", **small, max_epochs=2).fit(*task)
@@ -156,3 +156,17 @@ def test_the_learning_rate_finder_leaves_the_estimator_alone(small, task):
     assert 1e-6 < found.suggestion < 1.0
     with pytest.raises(ValueError, match="solved exactly"):
         small(freeze_depth="all").find_lr(*task)
+
+
+def test_the_medical_preset_gives_a_rare_class_the_probability_of_its_share():
+    rng = np.random.default_rng(0)
+    y = (np.arange(200) % 10 == 0).astype(int)
+    X = rng.integers(0, 200, (200, 32, 32), dtype=np.uint8) + 5 * y[:, None, None].astype(np.uint8)
+    small = {"weights": None, "random_state": 0, "max_epochs": 3, "augment_views": 1}
+    means = {}
+    for weight in (None, "balanced"):
+        clf = FineTuneClassifier.preset("medical", backbone="squeezenet1_1", image_size=32, **small)
+        clf.set_params(**({} if weight is None else {"class_weight": weight})).fit(X, y)
+        means[weight] = clf.predict_proba(X)[:, 1].mean()
+    assert means[None] == pytest.approx(0.1, abs=0.05)
+    assert means["balanced"] > 0.3  # what it must not do by itself
