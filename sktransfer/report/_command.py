@@ -87,12 +87,12 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
 
 
 def load_model(path: str, *, allow_pickle: bool) -> Any:
-    """Load a saved classifier, with its threshold if it has one."""
+    """Load a saved classifier, with its threshold if it has one; rows that fail are NaN."""
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no saved model {path!r}.")
     if file.suffix.lower() not in _PICKLES:
-        return load_with_threshold(OperatingPointClassifier, file, {})
+        return load_with_threshold(OperatingPointClassifier, file, {"on_error": "nan"})
     if not allow_pickle:
         raise ValueError(
             f"{path} is a pickle, and loading one runs whatever code is in it. If you trust its "

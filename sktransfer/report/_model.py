@@ -23,7 +23,7 @@ _PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas"
 # Attributes in which an estimator keeps a fitted one.
 _FITTED = ("best_estimator_", "estimator_")
 # Parameters that do not change the result.
-_IRRELEVANT = {"cache", "n_jobs", "verbose", "store_weights"}
+_IRRELEVANT = {"cache", "n_jobs", "verbose", "store_weights", "on_error"}
 
 
 def model_section(estimator: Any, *, identify: bool, file_digest: str | None = None) -> Section:
