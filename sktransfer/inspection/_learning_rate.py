@@ -81,7 +81,7 @@ class LearningRateDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **kwargs: Any
     ) -> LearningRateDisplay:
-        """Look for a learning rate with :meth:`FineTuneClassifier.find_lr`, and plot the curve.
+        """Look for a learning rate with :meth:`~sktransfer.FineTuneClassifier.find_lr`, and plot the curve.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class LearningRateDisplay:
         Parameters
         ----------
         result : Bunch
-            Result of :meth:`FineTuneClassifier.find_lr`.
+            Result of :meth:`~sktransfer.FineTuneClassifier.find_lr`.
         ax : matplotlib Axes or None, default=None
             Axes to plot in. None makes new ones.
 
