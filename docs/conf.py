@@ -107,6 +107,7 @@ html_theme_options = {
             "icon": "fa-brands fa-github",
         }
     ],
+    "header_links_before_dropdown": 4,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_toc_level": 2,

@@ -81,7 +81,7 @@ class LearningRateDisplay:
     def from_estimator(
         cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **kwargs: Any
     ) -> LearningRateDisplay:
-        """Look for a learning rate with :meth:`~sktransfer.FineTuneClassifier.find_lr`, and plot the curve.
+        """Find a learning rate with :meth:`~sktransfer.FineTuneClassifier.find_lr`, and plot it.
 
         Parameters
         ----------
