@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from numbers import Integral
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ from sktransfer._frozen import (
     resolve_layers,
 )
 from sktransfer._images import DicomOptions
+from sktransfer._moving import arrive_from_pickle, places_of, without_paths
 from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
 
@@ -259,8 +261,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self._widths = network.widths(self._outputs, frozen.preprocessing.size)
         self._packed = None
         if self.store_weights:
-            depth = network.info.depth(self._outputs)
-            self._packed = PackedWeights.pack(source.load(), network.info.reference, depth)
+            self._packed = self._pack(source)
         self._found_as = source.found_as
         self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
@@ -290,7 +291,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         if type(X).__module__.startswith("dask") and is_lazy(X):
             return lazy_transform(self, X)
         images = self._image_source(X, reset=False)
-        source = found_source(self._info.reference, self._packed, self._found_as)
+        source = self._found()
         frozen = self._frozen(source, self._info)
         frozen.widths = self._widths
         rows, failures = frozen.extract(
@@ -304,6 +305,16 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         if failures or len(self._failed_rows):
             self._note_failures(failures, len(rows), "given NaN")
         return rows
+
+    def _pack(self, source: NetworkSource) -> PackedWeights:
+        """Return the weights down to where the network is cut."""
+        depth = self._info.depth(self._outputs)
+        return PackedWeights.pack(source.load(), self._info.reference, depth)
+
+    def _found(self) -> NetworkSource:
+        """Return the network that was fitted, to be found again."""
+        reference = self._info.reference
+        return found_source(reference, self._packed, self._found_as, places_of(self))
 
     def _frozen(self, source: NetworkSource, info: NetworkInfo) -> FrozenExtractor:
         """Return what brings images to the layers, with the present parameters."""
@@ -345,9 +356,18 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if "_failed_rows" in state:
+            if self.store_weights and self._packed is None:  # set after fit
+                self._packed = self._pack(self._found())
+            state["_packed"] = self._packed if self.store_weights else None
             # File names may be patients' names.
-            state = {**state, "_failed_rows": NO_FAILED_ROWS}
+            state = without_paths({**state, "_failed_rows": NO_FAILED_ROWS})
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_failed_rows" in state:
+            arrive_from_pickle(self)
+            self._info = replace(self._info, reference=self.reference_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

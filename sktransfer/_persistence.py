@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,38 @@ from sktransfer._backbones import (
     Backbone,
     BackboneProvider,
     BackboneReference,
+    WeightsFile,
     architecture,
+    digest_of,
+    find_again,
     load_backbone,
     load_strict,
+    looks_like_path,
+    name_of,
+    search_folders,
     state_dict_digest,
     with_tensors,
 )
 from sktransfer._frozen import NetworkSource
 from sktransfer._utils import config as _config
 from sktransfer._version import __version__
-from sktransfer.exceptions import WeightsMismatchError
+from sktransfer.exceptions import (
+    MissingDependencyError,
+    WeightsDownloadError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
 
 # Rises when a file of an older version can no longer be read as if it were of this one. Files of
 # schema 1 had no digest.
 SCHEMA = 2
+# What the names of pretrained tensors in a saved file begin with.
+_PRETRAINED = "pretrained."
+_HOW_TO_GIVE = (
+    "Give the file, or a folder that it is in, as FineTuneClassifier.load(path, weights=PATH), or "
+    "to an unpickled estimator as estimator.set_params(weights=PATH), or name its folder in "
+    f"{_config.WEIGHTS_DIR_VARIABLE}. An estimator with store_weights=True carries its weights."
+)
 
 
 def seal(tensors: Mapping[str, Tensor], header: Any = None) -> bytes:
@@ -101,6 +121,21 @@ class PackedWeights:
         }
         return cls(reference, depth, seal(tensors))
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors as a file of ``FineTuneClassifier.save`` holds them."""
+        tensors = unseal(self.data, "the estimator")[1]
+        return {_PRETRAINED + name: tensor for name, tensor in tensors.items()}
+
+    @classmethod
+    def of_file(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> PackedWeights | None:
+        """Take the pretrained tensors out of those of a file, if it has them."""
+        if header.get("packed") is None:
+            return None
+        names = [name for name in tensors if name.startswith(_PRETRAINED)]
+        own = {name.removeprefix(_PRETRAINED): tensors.pop(name) for name in names}
+        return cls(BackboneReference(**header["reference"]), int(header["packed"]), seal(own))
+
     def unpack(self) -> Backbone:
         """Return the architecture, with the packed tensors in the stages that were packed.
 
@@ -110,7 +145,8 @@ class PackedWeights:
         kept = _kept(backbone, self.depth).modules()
         if any(tensor.is_meta for tensor in kept.state_dict().values()):
             kept.to_empty(device="cpu")
-        load_strict(kept, unseal(self.data, "the pickle")[1], source="the pickle")
+        source = "the saved estimator"
+        load_strict(kept, unseal(self.data, source)[1], source=source)
         return replace(backbone, reference=self.reference)
 
 
@@ -136,7 +172,9 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
             )
         tuned = provider.to_backbone()
         key = ("tuned", tuned.reference)
-        return NetworkSource(key, lambda: tuned, found_as=_absolute(backbone))
+        saved = isinstance(provider, SavedNetwork)
+        found_as = saved_reference(backbone) if saved else backbone
+        return NetworkSource(key, lambda: tuned, found_as=found_as)
     directory = _config.weights_directory()
     identity = None
     if weights is not None:
@@ -149,33 +187,146 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
 
 
 def found_source(
-    reference: BackboneReference, packed: PackedWeights | None = None, backbone: Any = None
+    reference: BackboneReference,
+    packed: PackedWeights | None = None,
+    backbone: Any = None,
+    places: Sequence[str | os.PathLike[str]] = (),
 ) -> NetworkSource:
     """Return how to load again what an earlier request found: by digest, or unpacked.
 
-    ``backbone`` is what was asked for then, by which a fine-tuned network is found.
+    ``backbone`` is what was asked for then (``found_as``), by which a fine-tuned network is found,
+    and ``places`` are files and folders to look into besides the usual ones.
     """
-    directory = _config.weights_directory()
-    key: tuple = ("found", reference, directory)
+    key: tuple = ("found", reference)
     if packed is not None:
-        key, load = ("packed", reference), packed.unpack
-    elif backbone is None or is_name(backbone):
-        weights = reference.weights and _moved(reference.weights, directory)
-        seed = reference.seed or 0
-        load = partial(load_backbone, reference.name, weights=weights, seed=seed)
-    else:
-        if isinstance(backbone, (str, os.PathLike)):
-            backbone = _moved(os.fspath(backbone), directory)
-        key, load = ("tuned", reference), tuned_provider(backbone).to_backbone
-    return NetworkSource(key, partial(_load_again, reference, load), reference)
+        return NetworkSource(("packed", reference), packed.unpack, reference)
+    if backbone is None or is_name(backbone):
+        return NetworkSource(key, partial(_load_published, reference, places), reference)
+    load = partial(_load_tuned, reference, backbone, places)
+    return NetworkSource(("tuned", reference), load, reference)
 
 
-def _load_again(reference: BackboneReference, load: Callable[[], Backbone]) -> Backbone:
-    """Load a network; raise where it is not the one of ``reference``."""
-    found = load()
+def _load_published(
+    reference: BackboneReference, places: Sequence[str | os.PathLike[str]]
+) -> Backbone:
+    """Load a network by name with weights of the same digest, or draw them from the same seed."""
+    file = None
+    if reference.weights is not None:
+        file = find_again(reference, places)
+        if file is None and (looks_like_path(reference.weights) or _config.offline()):
+            raise not_found(reference, places)
+    seed = reference.seed or 0
+    try:
+        found = load_backbone(reference.name, weights=reference.weights, seed=seed, file=file)
+    except (WeightsNotFoundError, WeightsDownloadError, MissingDependencyError) as error:
+        if file is not None or reference.weights is None:
+            raise
+        raise not_found(reference, places, str(error)) from error
+    return _checked(found, reference)
+
+
+def _load_tuned(
+    reference: BackboneReference, backbone: Any, places: Sequence[str | os.PathLike[str]]
+) -> Backbone:
+    """Load the network of a saved or fitted estimator."""
+    provider = tuned_provider(saved_again(backbone, places))
+    if isinstance(provider, SavedNetwork):
+        provider = replace(provider, places=tuple(places))
+    return _checked(provider.to_backbone(), reference)
+
+
+def _checked(found: Backbone, reference: BackboneReference) -> Backbone:
+    """Return a network under the reference that it was asked for by; raise if it is another."""
     if found.reference.digest != reference.digest:
         raise _digest_mismatch(reference.digest, found.reference)
-    return found
+    return replace(found, reference=reference)
+
+
+def saved_again(backbone: Any, places: Sequence[str | os.PathLike[str]]) -> Any:
+    """Return the path of a saved estimator that was a backbone; a fitted one is itself."""
+    if isinstance(backbone, BackboneReference):
+        file = find_again(backbone, places)
+        if file is not None:
+            return file.path
+        name = str(backbone.weights)
+    elif isinstance(backbone, (str, os.PathLike)):  # in estimators of earlier versions
+        name = os.fspath(backbone)
+    else:
+        return backbone
+    # Saved again, it may still hold the same network.
+    for folder in (Path(name).parent, *places, *(folder for _, folder in search_folders())):
+        path = Path(folder) / Path(name).name
+        if path.is_file():
+            return path
+    if isinstance(backbone, BackboneReference):
+        raise not_found(backbone, places)
+    raise FileNotFoundError(f"There is no saved estimator {name!r}. {_HOW_TO_GIVE}")
+
+
+def saved_reference(
+    backbone: str | os.PathLike[str], places: Sequence[str | os.PathLike[str]] = ()
+) -> BackboneReference:
+    """Return how the file of a saved estimator is found again, if it is there now."""
+    digest, size = "sha256:unknown", None
+    with suppress(FileNotFoundError):
+        file = Path(saved_again(backbone, places))
+        digest, size = f"sha256:{digest_of(file)}", file.stat().st_size
+    return BackboneReference("a saved estimator", name_of(backbone), None, digest, size)
+
+
+def ensure_found(
+    reference: BackboneReference,
+    packed: PackedWeights | None,
+    backbone: Any,
+    places: Sequence[str | os.PathLike[str]],
+) -> WeightsFile | None:
+    """Return the weights file of :func:`found_source`; raise if it, or a first step's, is missing.
+
+    Nothing is loaded or downloaded. None is returned where no file is needed.
+    """
+    if reference.name.startswith("timm/") and find_spec("timm") is None:
+        architecture(reference.name)  # says what to install
+    if packed is not None or reference.weights is None:
+        return None
+    if backbone is not None and not is_name(backbone):
+        path = saved_again(backbone, places)
+        if isinstance(path, (str, os.PathLike)):
+            header, tensors = read_saved(path)
+            inner = BackboneReference(**header["reference"])
+            first = PackedWeights.of_file(header, tensors)
+            ensure_found(inner, first, found_as_of(header), (Path(path).parent, *places))
+        return None
+    file = find_again(reference, places)
+    if file is None:
+        raise not_found(reference, places)
+    return file
+
+
+def not_found(
+    reference: BackboneReference, places: Sequence[str | os.PathLike[str]], reason: str = ""
+) -> WeightsNotFoundError | WeightsMismatchError:
+    """Return the error for a file that is not on this machine: what it is, and how to give it."""
+    named = looks_like_path(reference.weights)
+    name = Path(str(reference.weights)).name
+    size = "" if reference.size is None else f", {reference.size:,} bytes"
+    variable = _config.WEIGHTS_DIR_VARIABLE
+    folders = [*((str(place), Path(place)) for place in places)]
+    folders += [(f"{folder} ({what})", folder) for what, folder in search_folders()]
+    where = [text for text, _ in folders]
+    if _config.weights_directory() is None:
+        where.append(f"no folder named in {variable}, which is not set")
+    others = [
+        f"{folder / name} has that name, but the digest sha256:{digest_of(folder / name)}. "
+        for _, folder in folders
+        if named and (folder / name).is_file()
+    ]
+    text = (
+        f"The weights that this estimator was fitted with are not on this machine: {name!r} of "
+        f"{reference.name} ({reference.digest}{size}). A file of this digest was looked for, "
+        f"whatever its name, where it was before and in {'; '.join(where)}. "
+        f"{''.join(others)}{reason} {_HOW_TO_GIVE}"
+    ).replace("  ", " ")
+    return WeightsMismatchError(text) if others else WeightsNotFoundError(text)
 
 
 def _digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
@@ -225,12 +376,15 @@ class SavedNetwork:
     """The network in a file that ``FineTuneClassifier.save`` wrote."""
 
     path: Path
+    places: tuple[str | os.PathLike[str], ...] = ()
 
     def to_backbone(self) -> Backbone:
         """Load the network that was fine-tuned, without its head."""
         header, tensors = read_saved(self.path)
         reference = BackboneReference(**header["reference"])
-        base = found_source(reference, None, next_to(self.path, header["found_as"]))
+        packed = PackedWeights.of_file(header, tensors)
+        places = (self.path.absolute().parent, *self.places)
+        base = found_source(reference, packed, found_as_of(header), places)
         return tuned_backbone(base.load(), reference, tensors)
 
 
@@ -251,28 +405,15 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     return header, tensors
 
 
-def next_to(saved: str | os.PathLike[str], backbone: Any) -> Any:
-    """Return a first step's file in the folder of the second's, if it is not where it was."""
-    if is_name(backbone) or not isinstance(backbone, (str, os.PathLike)):
-        return backbone
-    return _moved(os.fspath(backbone), Path(saved).absolute().parent)
+def found_as_of(header: dict[str, Any]) -> Any:
+    """Return the name, the file or (of earlier versions) the path by which a network was found."""
+    found_as = header["found_as"]
+    return BackboneReference(**found_as) if isinstance(found_as, dict) else found_as
 
 
 def is_name(backbone: Any) -> bool:
     """Return whether ``backbone`` names a network, not a saved or fitted estimator."""
     return isinstance(backbone, str) and not backbone.endswith(".safetensors")
-
-
-def _moved(name: str, directory: Path | None) -> str:
-    """Return a file of the same name in the weights folder, for one that is not where it was.
-
-    Another machine has other folders; the digest tells whether it is the same file.
-    """
-    if directory is not None and Path(name).name != name and not Path(name).is_file():
-        moved = directory / Path(name).name
-        if moved.is_file():
-            return str(moved)
-    return name
 
 
 def _identity(weights: Any, directory: Path | None) -> Any:

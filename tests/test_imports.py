@@ -26,6 +26,7 @@ LAYERS = [
     {"metrics"},
     {"preprocessing"},
     {"_base", "_dask"},
+    {"_moving"},
     {"_persistence"},
     {"_frozen"},
     {"_backbones", "_images"},

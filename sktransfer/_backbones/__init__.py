@@ -12,7 +12,7 @@ from sktransfer._backbones._chain import (
     find_stage,
     with_tensors,
 )
-from sktransfer._backbones._load import architecture, load_backbone
+from sktransfer._backbones._load import architecture, find_again, load_backbone
 from sktransfer._backbones._state_dict import (
     check_archive,
     check_kinds,
@@ -21,6 +21,16 @@ from sktransfer._backbones._state_dict import (
     private_seed,
     shortened,
     state_dict_digest,
+)
+from sktransfer._backbones._weights_files import (
+    WeightsFile,
+    digest_of,
+    find_by_digest,
+    looks_like_path,
+    name_of,
+    recall_place,
+    remember_place,
+    search_folders,
 )
 
 __all__ = [
@@ -31,16 +41,25 @@ __all__ = [
     "Layout",
     "Neck",
     "Stage",
+    "WeightsFile",
     "architecture",
     "check_archive",
     "check_kinds",
     "check_values",
     "describe_backbone",
+    "digest_of",
+    "find_again",
+    "find_by_digest",
     "find_stage",
     "list_backbones",
     "load_backbone",
     "load_strict",
+    "looks_like_path",
+    "name_of",
     "private_seed",
+    "recall_place",
+    "remember_place",
+    "search_folders",
     "shortened",
     "state_dict_digest",
     "with_tensors",

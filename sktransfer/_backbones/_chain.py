@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -42,13 +42,16 @@ class BackboneReference:
     """What it takes to find the same network again without carrying its weights.
 
     ``digest`` is ``"sha256:<hex>"`` of the weights file, or ``"blake2b:<hex>"`` of the tensors
-    where there is no file (random weights).
+    where there is no file (random weights). ``weights`` names what was asked for, a file without
+    its folders. ``size`` is the number of bytes of the file, if there is one.
     """
 
     name: str
     weights: str | None
     seed: int | None
     digest: str
+    # By which files are passed over in a search; it is no part of what a network is.
+    size: int | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,11 @@ def with_tensors(backbone: Backbone, tensors: Mapping[str, Tensor]) -> Backbone:
     modules: dict[str, Any] = dict(tuned.modules().items())
     for part, own in parts.items():
         if part in modules:
+            if any(tensor.is_meta for tensor in modules[part].state_dict().values()):
+                modules[part].to_empty(device="cpu")  # a stage that was not packed
             source = f"the fine-tuned network ({part})"
             load_strict(modules[part], own, source=source)
     tuned.modules().eval().requires_grad_(False)
-    reference = replace(backbone.reference, digest=state_dict_digest(tuned.modules()))
+    digest = state_dict_digest(tuned.modules())
+    reference = replace(backbone.reference, digest=digest, size=None)
     return replace(tuned, reference=reference)

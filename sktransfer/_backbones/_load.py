@@ -1,6 +1,6 @@
 """From a name to a backbone, whichever provider has it.
 
-A provider is a module with ``NAMES``, ``load``, ``architecture``, ``available_offline`` and
+A provider is a module with ``NAMES``, ``load``, ``architecture``, ``file_here`` and
 ``catalog_rows``; to add one, enter it in ``_PROVIDERS``. A family of torchvision's networks is
 added in ``_torchvision_stages``. timm is apart, because its names have a prefix and are too many
 to be listed without being asked for.
@@ -9,15 +9,24 @@ to be listed without being asked for.
 from __future__ import annotations
 
 import difflib
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
 from sktransfer._backbones import _timm
-from sktransfer._backbones._chain import Backbone
-from sktransfer._backbones._weights_files import looks_like_path
+from sktransfer._backbones._chain import Backbone, BackboneReference
+from sktransfer._backbones._weights_files import (
+    WeightsFile,
+    digest_of,
+    find_by_digest,
+    looks_like_path,
+)
 from sktransfer._utils.config import how_to_install
 from sktransfer.exceptions import (
     SkTransferError,
@@ -36,6 +45,7 @@ def load_backbone(
     weights: Any = "default",
     seed: int | None = 0,
     expected_digest: str | None = None,
+    file: WeightsFile | None = None,
 ) -> Backbone:
     """Load a network as a chain of stages, with its weights.
 
@@ -52,6 +62,8 @@ def load_backbone(
         Seed of random weights. Torch's global random state is neither read nor changed.
     expected_digest : str or None, default=None
         ``BackboneReference.digest`` of the weights that are wanted; any others are refused.
+    file : WeightsFile or None, default=None
+        The file that holds ``weights``. None: it is looked for by name.
 
     Returns
     -------
@@ -69,7 +81,7 @@ def load_backbone(
     try:
         # Built in float32 whatever torch's default is: the numbers drawn depend on it.
         torch.set_default_dtype(torch.float32)
-        backbone = provider.load(name, weights, seed)
+        backbone = provider.load(name, weights, seed, file)
     except WeightsNotFoundError as error:
         if looks_like_path(weights):
             raise
@@ -88,6 +100,28 @@ def load_backbone(
     return backbone
 
 
+def find_again(
+    reference: BackboneReference, places: Sequence[str | os.PathLike[str]] = ()
+) -> WeightsFile | None:
+    """Find the file of a network that was loaded before by its digest, whatever it is called.
+
+    ``places`` are files and folders to look into first; nothing is downloaded.
+    """
+    sha256 = reference.digest.removeprefix("sha256:")
+    sizes = None if reference.size is None else range(reference.size, reference.size + 1)
+    named = str(reference.weights) if looks_like_path(reference.weights) else None
+    # Estimators of earlier versions hold the whole path.
+    places, name = ([*places, named], Path(named).name) if named else (places, None)
+    file = find_by_digest(sha256, sizes=sizes, name=name, places=places)
+    if file is None and named is None:
+        # Packages and caches have folders of their own.
+        with suppress(SkTransferError, OSError):
+            path = _provider_of(reference.name).file_here(reference.name, reference.weights)
+            if path is not None and digest_of(path) == sha256:
+                file = WeightsFile(path, sha256)
+    return file
+
+
 def architecture(name: str, weights: Any = "default") -> Backbone:
     """Return a network for its stages, shapes and sizes alone; its numbers mean nothing.
 
@@ -100,7 +134,7 @@ def architecture(name: str, weights: Any = "default") -> Backbone:
 def available_offline(name: str) -> bool:
     """Return whether ``weights="default"`` of a backbone works without a download."""
     try:
-        return bool(_provider_of(name).available_offline(name))
+        return _provider_of(name).file_here(name) is not None
     except SkTransferError:  # an unknown name, or a package that is not installed
         return False
 
@@ -142,7 +176,7 @@ def _offline_alternatives() -> str:
         name
         for provider in map(import_module, _PROVIDERS)
         for name in provider.NAMES
-        if provider.available_offline(name)
+        if provider.file_here(name) is not None
     ]
     if names:
         return f"Backbones whose weights are on this machine: {', '.join(names)}."

@@ -53,19 +53,21 @@ def names() -> list[str]:
     return [PREFIX + name for name in _timm().list_models()]
 
 
-def load(name: str, weights: Any = "default", seed: int | None = 0) -> Backbone:
+def load(
+    name: str, weights: Any = "default", seed: int | None = 0, file: WeightsFile | None = None
+) -> Backbone:
     """Load ``"timm/NAME"`` or ``"timm/NAME.TAG"``, with the arguments of ``load_backbone``."""
     if weights is None:
         network = _build(name, seed)
         reference = BackboneReference(name, None, seed, state_dict_digest(network))
         return _as_backbone(network, reference)
     hint = f'; another tag is another name, such as "{PREFIX}NAME.TAG"'
-    file, kept = default_or_path(name, weights, lambda: _default_file(name), hint)
+    file, kept = default_or_path(name, weights, lambda: _default_file(name), file, hint)
     tensors = read_state_dict(file)
     network = _build(name, 0, tensors, file.path)
     check_kinds(tensors, file.path, network.state_dict())
     check_values(network.state_dict(), file.path)
-    return _as_backbone(network, BackboneReference(name, kept, None, file.digest))
+    return _as_backbone(network, BackboneReference(name, kept, None, file.digest, file.size))
 
 
 def architecture(name: str, weights: object = "default") -> Backbone:
@@ -76,9 +78,9 @@ def architecture(name: str, weights: object = "default") -> Backbone:
     return _as_backbone(_build(name, 0), BackboneReference(name, None, 0, "meta"))
 
 
-def available_offline(name: str) -> bool:
-    """Return whether the published weights are on this machine."""
-    return _file_here(_pretrained_cfg(name), _plain(name)) is not None
+def file_here(name: str, weights: object = "default") -> Path | None:
+    """Return where the published weights are on this machine, or None."""
+    return _file_here(_pretrained_cfg(name), _plain(name))
 
 
 def catalog_rows() -> list[dict[str, object]]:

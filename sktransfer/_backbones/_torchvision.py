@@ -43,16 +43,24 @@ _MODULES = {
 NAMES = tuple(name for name, module in _MODULES.items() if module in FAMILIES)
 
 
-def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbone:
-    """Load a network, with ``weights`` and ``seed`` as in ``load_backbone``."""
+def load(
+    name: str,
+    weights: object = "default",
+    seed: int | None = 0,
+    file: _weights_files.WeightsFile | None = None,
+) -> Backbone:
+    """Load a network, with the arguments of ``load_backbone``."""
     member, path = _choose(name, weights)
     if weights is None:
         net = _build(name, member, _state_dict.private_seed(seed), initialize=True)
         reference = BackboneReference(name, None, seed, _state_dict.state_dict_digest(net))
         return _as_backbone(net, reference, member)
-    if path is None:
-        file = _weights_files.find_weights_file(_filename(member), url=member.url)
-    else:
+    if file is None and path is None:
+        # Megabytes of 2**20 bytes, rounded to the third place.
+        low, high = (int((member.meta["_file_size"] + by) * 2**20) for by in (-1e-3, 1e-3))
+        sizes = range(low, high)
+        file = _weights_files.find_weights_file(_filename(member), url=member.url, sizes=sizes)
+    elif file is None:
         file = _weights_files.open_weights_path(path)
     net = _build(name, member, _OnMeta(), initialize=False)
     if dict(net.named_buffers()).keys() <= net.state_dict().keys():
@@ -60,7 +68,7 @@ def load(name: str, weights: object = "default", seed: int | None = 0) -> Backbo
     else:  # it has tensors that no file holds (none does today), so it has to be initialized
         net = _build(name, member, _state_dict.private_seed(0), initialize=True)
     _fill(net, _MODULES[name], _state_dict.read_state_dict(file), source=file.path)
-    return _as_backbone(net, _reference(name, member, path, file.digest), member)
+    return _as_backbone(net, _reference(name, member, path, file.digest, file.size), member)
 
 
 def architecture(name: str, weights: object = "default") -> Backbone:
@@ -70,9 +78,9 @@ def architecture(name: str, weights: object = "default") -> Backbone:
     return _as_backbone(net, _reference(name, member, path, "meta"), member)
 
 
-def available_offline(name: str) -> bool:
-    """Return whether the default weights are on this machine."""
-    return _weights_files.is_on_disk(_filename(models.get_model_weights(name).DEFAULT))
+def file_here(name: str, weights: object = "default") -> Path | None:
+    """Return where published weights are on this machine, or None."""
+    return _weights_files.on_disk(_filename(_choose(name, weights)[0]))
 
 
 # --- which weights -----------------------------------------------------------------------------
@@ -108,10 +116,14 @@ def _choose(name: str, weights: object) -> tuple[WeightsEnum, str | None]:
     )
 
 
-def _reference(name: str, member: WeightsEnum, path: str | None, digest: str) -> BackboneReference:
-    """Write the weights down as they can be given to ``weights=`` again."""
-    weights = f"{type(member).__name__}.{member.name}" if path is None else path
-    return BackboneReference(name, weights, None, digest)
+def _reference(
+    name: str, member: WeightsEnum, path: str | None, digest: str, size: int | None = None
+) -> BackboneReference:
+    """Write the weights down by their name."""
+    weights = f"{type(member).__name__}.{member.name}"
+    if path is not None:
+        weights = _weights_files.name_of(path)
+    return BackboneReference(name, weights, None, digest, size)
 
 
 def _filename(member: WeightsEnum) -> str:
@@ -198,7 +210,9 @@ def _as_backbone(net: nn.Module, reference: BackboneReference, member: WeightsEn
 
 def catalog_rows() -> list[dict[str, Any]]:
     """Return one row per network, with the columns of ``list_backbones``."""
-    return [{**_published(name), "available_offline": available_offline(name)} for name in NAMES]
+    return [
+        {**_published(name), "available_offline": file_here(name) is not None} for name in NAMES
+    ]
 
 
 @cache

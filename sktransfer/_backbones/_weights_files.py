@@ -5,10 +5,12 @@ It must not know what is inside them, nor which network wants them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,21 +39,34 @@ class WeightsFile(NamedTuple):
         """``"sha256:<hex>"``, as a :class:`BackboneReference` holds it."""
         return f"sha256:{self.sha256}"
 
+    @property
+    def size(self) -> int:
+        """Number of bytes, by which a file of this content is looked for elsewhere."""
+        return self.path.stat().st_size
+
 
 def find_weights_file(
-    filename: str, *, url: str | None = None, digest_prefix: str | None = None
+    filename: str,
+    *,
+    url: str | None = None,
+    digest_prefix: str | None = None,
+    sizes: range | None = None,
 ) -> WeightsFile:
-    """Find published weights by file name on this machine, or download them.
+    """Find published weights on this machine, by file name or else by digest, or download them.
 
     The folder named by ``SKTRANSFER_WEIGHTS_DIR`` comes first, then torch's hub cache, which is
     also where a download goes. Their sha256 must begin with ``digest_prefix`` (by default the
-    digits in the file name); all of it is recorded the first time and must stay the same.
+    digits in the file name); all of it is recorded the first time and must stay the same. Under
+    other names, files whose numbers of bytes are in ``sizes`` are considered.
     """
     prefix = digest_prefix or digest_in_name(filename)
-    path = _on_disk(filename)
+    path = on_disk(filename)
+    if path is None and prefix is not None and sizes is not None:
+        found = find_by_digest(prefix, sizes=sizes)
+        path = None if found is None else found.path
     if path is None:
         path = _download_to_cache(filename, url, prefix)
-    file = WeightsFile(path, _digest_of(path))
+    file = WeightsFile(path, digest_of(path))
     _check_published_digest(file, filename, prefix)
     return file
 
@@ -70,7 +85,7 @@ def open_weights_path(path: str | os.PathLike[str]) -> WeightsFile:
         candidates.append(directory / given.name)
     for candidate in candidates:
         if candidate.is_file():
-            return WeightsFile(candidate, _digest_of(candidate))
+            return WeightsFile(candidate, digest_of(candidate))
     also = "" if len(candidates) == 1 else f", nor is it in {directory}"
     hint = "It is a folder: name the file in it. " if given.is_dir() else ""
     raise WeightsNotFoundError(
@@ -80,14 +95,71 @@ def open_weights_path(path: str | os.PathLike[str]) -> WeightsFile:
     )
 
 
+def find_by_digest(
+    digest: str,
+    *,
+    sizes: range | None = None,
+    name: str | None = None,
+    places: Iterable[str | os.PathLike[str]] = (),
+) -> WeightsFile | None:
+    """Find a file of some content on this machine, whatever it is called.
+
+    ``digest`` is its sha256 or the beginning of it. A file is hashed if its number of bytes is one
+    of ``sizes``, and only once. If they are not known (None), files with that ``name`` or with a
+    suffix of weights are. ``places`` are files and folders to look into before the usual ones.
+    """
+    for path in _candidates(digest, places):
+        with suppress(OSError):  # a broken link, a folder that may not be read
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                continue
+            if sizes is None and path.name != name:
+                claimed = digest_in_name(path.name) or ""
+                other = not (digest.startswith(claimed) or claimed.startswith(digest))
+                if other or path.suffix.lower() not in WEIGHT_SUFFIXES:
+                    continue
+            elif sizes is not None and status.st_size not in sizes:
+                continue
+            found = digest_of(path)
+            if found.startswith(digest.lower()):
+                return WeightsFile(path, found)
+    return None
+
+
+def _candidates(digest: str, places: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
+    """Yield files that may have a digest: where one was seen, the places, the usual folders."""
+    for path, entry in _read_records()["seen"].items():
+        if isinstance(entry, list) and str(entry[-1]).startswith(digest):
+            yield Path(path)
+    for place in (*map(Path, places), *(folder for _, folder in search_folders())):
+        with suppress(OSError):
+            yield from sorted(place.iterdir()) if place.is_dir() else [place]
+
+
+def search_folders() -> list[tuple[str, Path]]:
+    """Return the folders of this machine that are searched by digest, and what each of them is."""
+    named = _config.weights_directory()
+    return [
+        *([] if named is None else [(_config.WEIGHTS_DIR_VARIABLE, named)]),
+        ("torch's hub cache", checkpoints_directory()),
+    ]
+
+
 def default_or_path(
-    name: str, weights: Any, default: Callable[[], WeightsFile], hint: str = ""
+    name: str,
+    weights: Any,
+    default: Callable[[], WeightsFile],
+    file: WeightsFile | None = None,
+    hint: str = "",
 ) -> tuple[WeightsFile, str]:
-    """Return the file that ``weights=`` names, and ``weights=`` as a reference holds it."""
+    """Return the file that ``weights=`` names, and ``weights=`` as a reference holds it.
+
+    ``file`` is the file, where it has been found already.
+    """
     if isinstance(weights, str) and weights == "default":
-        return default(), "default"
+        return file or default(), "default"
     if looks_like_path(weights):
-        return open_weights_path(weights), os.fspath(weights)
+        return file or open_weights_path(weights), name_of(weights)
     raise WeightsMismatchError(
         f'{name} has no weights {weights!r}. It takes "default", the path of a weights file or '
         f"None (random weights){hint}."
@@ -96,7 +168,7 @@ def default_or_path(
 
 def is_on_disk(filename: str) -> bool:
     """Return whether published weights can be had without a download."""
-    return _on_disk(filename) is not None
+    return on_disk(filename) is not None
 
 
 def digest_in_name(filename: str) -> str | None:
@@ -119,7 +191,14 @@ def checkpoints_directory() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _on_disk(filename: str) -> Path | None:
+def name_of(weights: str | os.PathLike[str]) -> str:
+    """Return the name of a weights file as a reference holds it: without folders."""
+    name = Path(weights).name
+    return name if looks_like_path(name) else f"./{name}"
+
+
+def on_disk(filename: str) -> Path | None:
+    """Return where published weights are under their own name on this machine, or None."""
     for directory in (_config.weights_directory(), checkpoints_directory()):
         if directory is not None and (directory / filename).is_file():
             return directory / filename
@@ -176,11 +255,27 @@ def _check_published_digest(file: WeightsFile, filename: str, prefix: str | None
 
 # --- records of digests ------------------------------------------------------------------------
 
-# ``digests.json`` in sktransfer's home has two parts. ``seen`` saves hashing a big file only to
-# learn its digest (path, size and modification time are the same as before); whoever loads the
-# tensors hashes what is loaded all the same. ``published`` maps each published file name to the
-# first digest seen under it. A home that cannot be written to costs time and the second check,
-# and is no error.
+# ``digests.json`` in sktransfer's home has three parts. ``seen`` saves hashing a big file only to
+# learn its digest (path, size and modification time are the same as before), and tells where a file
+# of some digest was; whoever loads the tensors hashes what is loaded all the same. ``published``
+# maps each published file name to the first digest seen under it. ``places`` has the paths that
+# saved models hold by a key. What the file cannot hold, because the home cannot be written to, this
+# process remembers.
+_unwritten: dict[Path, dict[str, dict[str, Any]]] = {}
+
+
+def remember_place(path: str) -> str:
+    """Return a key by which this machine, and no other, finds a path again."""
+    key = hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()
+    if _read_records()["places"].get(key) != path:
+        _change_records(lambda records: records["places"].update({key: path}))
+    return key
+
+
+def recall_place(key: str) -> str | None:
+    """Return the path that :func:`remember_place` gave this key to on this machine, or None."""
+    path = _read_records()["places"].get(key)
+    return path if isinstance(path, str) else None
 
 
 def forget_digest(path: Path) -> None:
@@ -188,7 +283,8 @@ def forget_digest(path: Path) -> None:
     _change_records(lambda records: records["seen"].pop(str(path.absolute()), None))
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file, which is read only if it has changed since the last time."""
     entry = _read_records()["seen"].get(str(path.absolute()))
     if isinstance(entry, list) and entry[:2] == stamp(path) and isinstance(entry[-1], str):
         return entry[-1]
@@ -220,21 +316,26 @@ def _read_records() -> dict[str, dict[str, Any]]:
     with suppress(OSError, ValueError):
         data = json.loads(_records_path().read_text(encoding="utf-8"))
     found = data if isinstance(data, dict) else {}
+    unwritten = _unwritten.get(_records_path(), {})
     return {
-        part: found[part] if isinstance(found.get(part), dict) else {}
-        for part in ("seen", "published")
+        part: (found[part] if isinstance(found.get(part), dict) else {}) | unwritten.get(part, {})
+        for part in ("seen", "published", "places")
     }
 
 
 def _change_records(change: Callable[[dict[str, dict[str, Any]]], object]) -> None:
     path = _records_path()
-    with suppress(OSError):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / ".digests.lock"):
             records = _read_records()
             change(records)
             with written_whole(path) as temporary:
                 temporary.write_text(json.dumps(records, indent=1), encoding="utf-8")
+    except OSError:
+        records = _read_records()
+        change(records)
+        _unwritten[path] = records
 
 
 def stamp(file: Path | int) -> list[int]:

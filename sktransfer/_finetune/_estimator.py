@@ -41,6 +41,7 @@ from sktransfer._finetune._saving import (
     learned_bytes,
     learned_tensors,
     load_estimator,
+    packed_weights,
     read_class_names,
     save_estimator,
 )
@@ -48,6 +49,7 @@ from sktransfer._finetune._skorch import TrainingNet
 from sktransfer._finetune._training import range_test, read_range_test
 from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
+from sktransfer._moving import arrive_from_pickle, places_of, without_paths
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
 from sktransfer._utils.threads import DecodingThreads
@@ -158,7 +160,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     n_jobs : int or None, default=None
         Threads that decode; None: as many as torch may use.
     store_weights : bool, default=False
-        Whether a pickle holds the pretrained weights too.
+        Whether pickles and files of :meth:`save` hold the pretrained weights too, which makes them
+        independent of other files.
     warm_start : bool, default=False
         Whether ``fit`` trains the present weights further.
     callbacks : list, "disable" or None, default=None
@@ -732,7 +735,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
 
     def _found(self) -> NetworkSource:
         """Return the network that was fitted, to be found again."""
-        return found_source(self.reference_, self._packed, self._found_as)
+        return found_source(self.reference_, self._packed, self._found_as, places_of(self))
 
     @property
     def _prefix(self) -> Prefix:
@@ -809,7 +812,13 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             # As bytes of a safetensors file: reading them runs no code.
             state["_learned"] = learned_bytes(self)
             state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
+            state = without_paths({**state, "_packed": packed_weights(self)})
         return {name: value for name, value in state.items() if name not in _REMADE}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.initialized_:
+            arrive_from_pickle(self)
 
     def to_backbone(self) -> Backbone:
         """Return the fine-tuned network without its head, for another estimator to start from.
@@ -884,25 +893,35 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         save_estimator(self, path, class_names)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], **params: Any) -> FineTuneClassifier:
-        """Read what :meth:`save` wrote; no code is run.
+    def load(
+        cls, path: str | os.PathLike[str], *, weights: Any = None, **params: Any
+    ) -> FineTuneClassifier:
+        """Read what :meth:`save` wrote, and find the pretrained weights; no code is run.
 
         Parameters
         ----------
         path : path-like
             The file.
+        weights : path-like, default=None
+            File of the pretrained weights, or a folder that it is somewhere in. None: they are
+            looked for next to ``path`` and in the usual places (see :ref:`moving`). Whatever the
+            file is called, its digest has to be that of the weights in ``fit``.
         **params : dict
             Parameters to take instead of those in the file (``device="cpu"``, say).
 
         Returns
         -------
         FineTuneClassifier
-            Fitted estimator. The pretrained part is found by its digest when it is first needed.
+            Fitted estimator.
 
         Raises
         ------
+        WeightsNotFoundError
+            If there are no pretrained weights of the right digest; the message says where they
+            were looked for.
         WeightsMismatchError
-            If the file was damaged or edited, is of another kind, or of another version.
+            If the file was damaged or edited, is of another kind, or of another version, or if
+            ``weights`` is a file with another digest.
         ValueError
             If a parameter is invalid.
 
@@ -911,7 +930,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         UserWarning
             If the file holds a threshold too, which this estimator does not use.
         """
-        net, operating_point = load_estimator(cls, path, params)
+        net, operating_point = load_estimator(cls, path, {"weights": weights, **params})
         if operating_point is not None:
             warnings.warn(
                 f"{path} was saved with a decision threshold, which a {cls.__name__} does not use: "

@@ -34,6 +34,7 @@ from sktransfer._frozen import (
     resolve_engine,
 )
 from sktransfer._images import ImageSelection, ImageSource, ImageViews, resolve_augmentation
+from sktransfer._moving import is_place_of
 from sktransfer._persistence import PackedWeights, request_source
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
@@ -120,11 +121,9 @@ def find_network(net: Any) -> Prefix:
     net.reference_ = backbone.reference
     net._packed = None
     if net.store_weights:
-        cut = prefix.cut
-        # Frozen stages after the cut are not among what is learned.
-        depth = cut.n_stages + 1 if cut.surgical or not cut.trained else cut.depth
+        depth = prefix.cut.packed_depth
         net._packed = PackedWeights.pack(backbone, backbone.reference, depth)
-    for earlier in ("_learned", "_class_names"):  # of a pickle or a file
+    for earlier in ("_learned", "_class_names", "_places"):  # of a pickle or a file
         net.__dict__.pop(earlier, None)
     return prefix
 
@@ -176,7 +175,7 @@ def _check_same_network(net: Any) -> None:
             equal = now is before or (type(now) is type(before) and bool(now == before))
         except ValueError:  # arrays
             equal = False
-        if not equal:
+        if not equal and not (name == "weights" and is_place_of(now, net.reference_)):
             raise ValueError(
                 f"{name} is {now!r} now, but the network that is to be trained further was made "
                 f"with {before!r}. Set it back, or fit again (warm_start=False)."

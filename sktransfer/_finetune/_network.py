@@ -43,6 +43,12 @@ class Cut:
         """Whether stages after the cut are frozen too."""
         return self.trained != frozenset(range(self.depth, self.n_stages))
 
+    @property
+    def packed_depth(self) -> int:
+        """How many stages hold what was not trained, counting the neck as one."""
+        # Frozen stages after the cut are not among what is learned.
+        return self.n_stages + 1 if self.surgical or not self.trained else self.depth
+
 
 def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
     """Resolve what ``freeze_depth`` means for a network."""

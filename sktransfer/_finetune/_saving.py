@@ -23,15 +23,25 @@ from sktransfer._backbones import BackboneReference, load_strict
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._head import make_head
+from sktransfer._finetune._network import whole_backbone
 from sktransfer._finetune._parameters import check_parameters
 from sktransfer._images import DicomOptions, ImageAugmentation
-from sktransfer._persistence import SCHEMA, next_to, read_saved, seal, unseal
+from sktransfer._moving import Place, arrive, given_places, with_paths, without_paths
+from sktransfer._persistence import (
+    SCHEMA,
+    PackedWeights,
+    found_as_of,
+    read_saved,
+    seal,
+    unseal,
+)
 from sktransfer._utils.writing import written_whole
 from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsMismatchError
 
 # Objects of parameters, whose parameters are written in their place.
 _OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
+_OBJECTS["Place"] = Place
 _KEYS = {
     *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
@@ -47,6 +57,15 @@ def learned_bytes(net: Any) -> bytes:
     if "_module_" not in vars(net):
         return net._learned
     return seal(net._module_.saved(), _written_classes(net._classes))
+
+
+def packed_weights(net: Any) -> PackedWeights | None:
+    """Return the weights that a fitted estimator carries along, or None if it is not to."""
+    if net.store_weights and net._packed is None:  # set after fit
+        backbone = whole_backbone(net._found())
+        depth = net._prefix.cut.packed_depth
+        net._packed = PackedWeights.pack(backbone, net.reference_, depth)
+    return net._packed if net.store_weights else None
 
 
 def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
@@ -102,7 +121,7 @@ def save_estimator(
     """Write a fitted estimator, and a threshold for it; see ``FineTuneClassifier.save``."""
     params = {
         name: _encode(value, name)
-        for name, value in net.get_params(deep=False).items()
+        for name, value in without_paths(net.get_params(deep=False)).items()
         if name != "callbacks" or value is not None
     }
     try:
@@ -114,14 +133,14 @@ def save_estimator(
         ) from error
     if class_names is None:
         class_names = net.class_names_
-    names = getattr(net, "feature_names_in_", None)
+    names, found = getattr(net, "feature_names_in_", None), net._found_as
     header = {
         "schema": SCHEMA,
         "sktransfer": __version__,
         "estimator": type(net).__name__,
         "params": params,
-        "made_with": {name: _encode(value, name) for name, value in net._made_with.items()},
-        "found_as": _encode(net._found_as, "backbone"),
+        "made_with": {n: _encode(value, n) for n, value in without_paths(net._made_with).items()},
+        "found_as": vars(found) if isinstance(found, BackboneReference) else str(found),
         "classes": _written_classes(net._classes),
         "class_names": read_class_names(class_names, net._classes),
         "reference": vars(net.reference_),
@@ -134,6 +153,10 @@ def save_estimator(
         **({} if operating_point is None else {_THRESHOLD: operating_point}),
     }
     tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
+    packed = packed_weights(net)
+    if packed is not None:
+        tensors = tensors | packed.tensors
+        header["packed"] = packed.depth
     data = seal(tensors, header)
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
@@ -143,12 +166,14 @@ def load_estimator(
     cls: Any, path: str | os.PathLike[str], params: dict[str, Any]
 ) -> tuple[Any, dict[str, Any] | None]:
     """Read a fitted estimator, and the threshold that was saved with it, if there is one."""
+    params = dict(params)
+    weights = params.pop("weights", None)  # where they are, and no parameter
     check_parameters(cls(**params))  # before the file is held to be at fault
     header, tensors = read_saved(path)
     if header.get("estimator") != cls.__name__:
         raise ValueError(f"{path} holds no saved {cls.__name__}.")
     operating_point = header.pop(_THRESHOLD, None)
-    if set(header) != _KEYS:
+    if set(header) - {"packed"} != _KEYS:
         raise ValueError(
             f"{path} was written by sktransfer {header.get('sktransfer')}, with keys that this "
             f"version {__version__} does not know, or without some that it needs: "
@@ -156,7 +181,8 @@ def load_estimator(
         )
     try:
         net = _restored(cls, header, params)
-        net._found_as = next_to(path, header["found_as"])
+        net._found_as = params.get("backbone", found_as_of(header))
+        net._packed = PackedWeights.of_file(header, tensors)
         _check_head(net, tensors, path)
     except WeightsMismatchError:
         raise
@@ -166,16 +192,19 @@ def load_estimator(
             f"of: {error}"
         ) from error
     net._learned = seal(tensors, _written_classes(net._classes))
-    net._packed = None
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
+    net._places = (*given_places(weights, net.reference_), pathlib.Path(path).absolute().parent)
+    if arrive(net) is not None or "backbone" in params:
+        whole_backbone(net._found())  # by a download, or an error that says what is missing
     return net, operating_point
 
 
 def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     """Make an estimator of the parameters and the learned facts in a file's header."""
-    net = cls(**{**{name: _decode(value) for name, value in header["params"].items()}, **params})
-    check_parameters(net)
+    params = {**{name: _decode(value) for name, value in header["params"].items()}, **params}
+    check_parameters(cls(**with_paths(params, {})))
+    net = cls(**params)
     net._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
     net._classes = _read_classes(header["classes"])
     net._class_names = read_class_names(header["class_names"], net._classes)
@@ -223,7 +252,8 @@ def _encode(value: Any, name: str) -> Any:
     if isinstance(value, Enum):
         return value.name
     if type(value) in _OBJECTS.values():  # a subclass may do something else
-        inner = {k: _encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
+        own = vars(value) if isinstance(value, Place) else value.get_params()
+        inner = {k: _encode(v, f"{name}__{k}") for k, v in own.items()}
         return {"type": type(value).__name__, "items": inner}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__

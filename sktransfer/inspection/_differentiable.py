@@ -24,7 +24,6 @@ from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._frozen import LayerOutput, LayerOutputs, NetworkInfo, NetworkSource
 from sktransfer._images import ImageSource, Preprocessing
-from sktransfer._persistence import found_source
 from sktransfer.inspection._estimator_images import class_codes, images_of
 from sktransfer.inspection._torch_classifiers import (
     Classify,
@@ -218,8 +217,7 @@ def _dtype(reader: Any) -> torch.dtype:
 
 def _frozen_network(extractor: PretrainedFeatureExtractor) -> tuple[nn.Module, tuple[Part, ...]]:
     info = extractor._info
-    source = found_source(info.reference, extractor._packed, extractor._found_as)
-    chain = _chain(source, info, extractor._outputs)
+    chain = _chain(extractor._found(), info, extractor._outputs)
     return _SideBySide(chain), _parts_of_chain(chain)
 
 

@@ -184,7 +184,7 @@ def test_a_path_means_the_default_network_with_these_tensors(kind, tmp_path, mon
         given = Path("weights.pth")  # a name alone is looked up there
     backbone = _torchvision.load("shufflenet_v2_x0_5", given)
     assert logits_agree(backbone, net)
-    assert backbone.reference.weights == str(given)
+    assert backbone.reference.weights == Path(given).name
     assert _torchvision.load("shufflenet_v2_x0_5", str(path)).reference.digest == (
         backbone.reference.digest
     )

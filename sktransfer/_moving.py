@@ -1,0 +1,161 @@
+"""Fitted estimators that move between machines: no path is in what is saved, and what is missing
+on the new machine is said when they are loaded. It must not know how networks are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sktransfer._backbones import (
+    BackboneReference,
+    digest_of,
+    looks_like_path,
+    name_of,
+    recall_place,
+    remember_place,
+)
+from sktransfer._persistence import ensure_found, is_name, saved_again, saved_reference
+from sktransfer._utils.config import expanded
+from sktransfer.exceptions import SkTransferError, WeightsMismatchError, WeightsNotFoundError
+
+# Parameters that name files which are found again by digest; other paths are folders.
+_FOUND = ("weights", "backbone")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path as what is saved holds it: a key by which this machine alone finds it again.
+
+    Of a file that other machines may have, the name is kept.
+    """
+
+    key: str
+    name: str = ""
+
+
+def without_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters, or the state of a fitted estimator, without paths of this machine."""
+    if values.get("_keeps_paths"):  # it goes to workers that see the same disks
+        return values
+    kept = {name: value for name, value in values.items() if name != "_places"}
+    for name, value in kept.items():
+        if isinstance(value, (str, os.PathLike)):
+            path = os.fsdecode(value)
+            if os.path.isabs(path) or path.startswith("~"):
+                key = remember_place(str(expanded(path, name)))
+                kept[name] = Place(key, Path(path).name if name in _FOUND else "")
+        elif name == "_made_with":
+            kept[name] = without_paths(value)
+    return kept
+
+
+def places_of(estimator: Any) -> tuple[str | os.PathLike[str], ...]:
+    """Return where else the weights of a fitted estimator may be: in ``weights``, where it was."""
+    given, own = estimator.weights, getattr(estimator, "_places", ())
+    is_path = isinstance(given, (str, os.PathLike)) and given != "default"
+    if is_path and (looks_like_path(given) or os.path.exists(given)):
+        return (*_with_subfolders(given), *own)
+    return own
+
+
+def given_places(weights: Any, reference: BackboneReference) -> tuple[Path, ...]:
+    """Return where ``weights`` of ``load`` says that a network is; raise if it cannot be there."""
+    if weights is None or (isinstance(weights, str) and weights == "default"):
+        return ()
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(
+            "weights is where the pretrained weights are, a file or a folder; got "
+            f"{type(weights).__name__}. Other weights need another fit."
+        )
+    if reference.weights is None:
+        raise ValueError(
+            f"weights={os.fspath(weights)!r}: this estimator was fitted with random weights, which "
+            "are drawn again from its seed, so that no file of weights belongs to it."
+        )
+    path = expanded(weights, "weights")
+    if not path.exists():
+        raise WeightsNotFoundError(
+            f"weights={os.fspath(weights)!r} leads nowhere. Give the file of the pretrained "
+            f"weights ({reference.weights}, {reference.digest}), or a folder that it is in."
+        )
+    if path.is_file() and reference.digest.startswith("sha256:"):
+        found = f"sha256:{digest_of(path)}"
+        if found != reference.digest:
+            raise WeightsMismatchError(
+                f"weights={os.fspath(weights)!r} is not the file that this estimator was fitted "
+                f"with: its digest is {found}, that of {reference.weights} of {reference.name} was "
+                f"{reference.digest}. Give the original file: the same tensors in another format "
+                "have another digest."
+            )
+    return _with_subfolders(path)
+
+
+def is_place_of(weights: Any, reference: BackboneReference) -> bool:
+    """Return whether ``weights`` is only another place of the weights of ``fit``."""
+    try:
+        return bool(given_places(weights, reference))
+    except (SkTransferError, ValueError):
+        return False
+
+
+def _with_subfolders(place: str | os.PathLike[str]) -> tuple[Path, ...]:
+    path = expanded(place, "weights")
+    return tuple(Path(folder) for folder, _, _ in os.walk(path)) or (path,)
+
+
+def arrive(estimator: Any) -> Exception | None:
+    """Give an estimator that was loaded paths of this machine; return what is missing, if any."""
+    places, missing, file, backbone = places_of(estimator), None, None, None
+    found_as = estimator._found_as
+    if isinstance(found_as, (str, os.PathLike)) and not is_name(found_as):  # a path
+        estimator._found_as = saved_reference(found_as, places)
+    try:
+        file = ensure_found(estimator.reference_, estimator._packed, estimator._found_as, places)
+    except (SkTransferError, OSError) as error:
+        missing = error
+    if isinstance(estimator._found_as, BackboneReference):
+        with suppress(SkTransferError, OSError):
+            backbone = saved_again(estimator._found_as, places)
+    found = {"weights": None if file is None else file.path, "backbone": backbone}
+    for values in (vars(estimator), vars(estimator).get("_made_with", {})):
+        values.update(with_paths(values, found))
+    if Path(str(estimator.reference_.weights)).is_absolute():  # of an earlier version
+        name = name_of(estimator.reference_.weights)
+        estimator.reference_ = replace(estimator.reference_, weights=name)
+    return missing
+
+
+def with_paths(values: dict[str, Any], found: Mapping[str, Path | None]) -> dict[str, Any]:
+    """Return parameters with the paths that their places are on this machine."""
+    return {
+        name: _path_here(name, value, found.get(name)) if isinstance(value, Place) else value
+        for name, value in values.items()
+    }
+
+
+def _path_here(name: str, place: Place, found: Path | None) -> Any:
+    """Return the path that a place is on this machine, or what a parameter is without it."""
+    path = recall_place(place.key)
+    if name in _FOUND:
+        if path is not None and os.path.isfile(path):
+            return path
+        return place.name if found is None else str(found)
+    return True if path is None and name == "cache" else path
+
+
+def arrive_from_pickle(estimator: Any) -> None:
+    """Give an unpickled estimator paths of this machine, and warn of what is missing."""
+    missing = arrive(estimator)
+    if missing is not None:
+        # An error would make all else that is in the pickle unreadable.
+        warnings.warn(
+            f"This {type(estimator).__name__} cannot compute anything yet. {missing}",
+            UserWarning,
+            stacklevel=3,
+        )
