@@ -72,8 +72,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     the stages after the cut are trained together with it [1]_. With everything frozen, the solved
     head is all there is: a linear probe.
 
-    It is a :class:`~skorch.classifier.NeuralNetClassifier`: ``history_``, callbacks, ``partial_fit``,
-    ``module_`` and parameters such as ``optimizer__momentum`` are as skorch users know them.
+    It is a :class:`~skorch.classifier.NeuralNetClassifier`: ``history_``, callbacks,
+    ``partial_fit``, ``module_`` and parameters such as ``optimizer__momentum`` are as skorch users
+    know them.
 
     Read more in the :ref:`User Guide <finetune>`.
 

@@ -72,71 +72,65 @@ _ELSEWHERE = {
     "optimizer__params": "freeze_depth",
 }
 
+
+def _by_word(table: dict[str, str]) -> dict[str, str]:
+    """Turn what is meant by several words into what each word means."""
+    return {word: meant for meant, words in table.items() for word in words.split()}
+
+
 # Names that other libraries have for a parameter: Keras, torch, fastai, scikit-learn, Lightning.
-_OTHER_NAMES: dict[str, str] = {
+_MEANT = _by_word({
     "backbone": "model base_model arch architecture network net model_name encoder module",
     "weights": "pretrained checkpoint_path",
     "freeze_depth": "trainable trainable_layers freeze freeze_layers frozen fine_tune_at freeze_to "
     "n_frozen layers_to_freeze unfreeze unfreeze_layers",
     "head": "include_top classifier top dense hidden_layer_sizes",
     "head__dropout": "dropout dropout_rate drop_rate ps",
+    "head__epochs": "freeze_epochs",
     "augmentation": "augment augmenter transform transforms data_augmentation aug_transforms",
     "test_time_views": "tta n_tta",
     "optimizer": "opt opt_func solver",
     "optimizer__momentum": "momentum",
     "optimizer__betas": "betas beta_1 beta_2",
-    "optimizer__max_grad_norm": "clipnorm clipvalue max_norm gradient_clip_val max_grad_norm "
-    "global_clipnorm clip_grad",
+    "optimizer__max_grad_norm": "clipnorm clipvalue max_norm gradient_clip_val global_clipnorm",
     "optimizer__ema_decay": "ema use_ema ema_momentum",
     "lr": "learning_rate learning_rate_init eta eta0 base_lr lr_max initial_learning_rate",
     "weight_decay": "decay l2 wd alpha reg kernel_regularizer",
     "lr_schedule": "scheduler lr_scheduler schedule learning_rate_schedule",
-    "lr_schedule__warmup": "warmup warmup_epochs",
+    "lr_schedule__warmup": "warmup_epochs",
     "lr_schedule__final": "min_lr final_lr eta_min",
-    "lr__layer_decay": "lr_mult layer_decay",
     "max_epochs": "epochs n_epochs num_epochs nb_epoch nb_epochs max_iter n_epoch",
-    "head__epochs": "freeze_epochs",
     "batch_size": "bs batch minibatch_size train_batch_size",
-    "validation_fraction": "validation_split val_split valid_pct test_size validation_data "
-    "train_split val_size",
+    "validation_fraction": "validation_split validation_data val_split val_size valid_pct "
+    "test_size train_split",
     "early_stopping": "patience n_iter_no_change",
     "early_stopping__restore_best": "restore_best_weights save_best_only load_best",
     "class_weight": "class_weights",
     "loss": "criterion loss_fn loss_func objective",
-    "loss__label_smoothing": "label_smoothing",
     "checkpoint_dir": "checkpoint checkpoints save_dir dirname",
     "checkpoint__every": "save_freq save_period",
     "image_size": "input_shape target_size img_size size input_size",
     "precision": "amp fp16 bf16 mixed_precision dtype",
     "n_jobs": "workers num_workers",
     "random_state": "seed random_seed",
-}
-_MEANT = {other: name for name, others in _OTHER_NAMES.items() for other in others.split()}
-_WITHOUT = {
-    **dict.fromkeys(
-        ("classes", "num_classes", "n_classes", "n_out"), "the classes are those of y in fit"
-    ),
-    **dict.fromkeys(
-        ("metrics", "scoring"),
-        "scores are asked for where they are computed: scoring="
-        " of cross_validate and of searches, or the callback skorch.callbacks.EpochScoring",
-    ),
-    **dict.fromkeys(
-        ("shuffle", "steps_per_epoch"), "rows are shuffled in each epoch, and all seen"
-    ),
-    "pooling": "the network's own pooling is kept; PretrainedFeatureExtractor(pooling=) has others",
-}
+})  # fmt: skip
+_WITHOUT = _by_word({
+    "the classes are those of y in fit": "classes num_classes n_classes n_out",
+    "cross_validate and searches take scoring=, callbacks skorch's EpochScoring": "metrics scoring",
+    "rows are shuffled in each epoch, and all seen": "shuffle steps_per_epoch",
+    "the network's own pooling is kept; PretrainedFeatureExtractor has others": "pooling",
+})  # fmt: skip
 # Values that other libraries have for one of ours, in lower case without signs.
-_OTHER_VALUES = {
-    **dict.fromkeys(("categoricalcrossentropy", "sparsecategoricalcrossentropy", "bce", "ce",
-        "binarycrossentropy", "crossentropyloss", "logloss"), "cross_entropy"),
-    **dict.fromkeys(("cosineannealing", "cosineannealinglr", "cosinedecay"), "cosine"),
-    **dict.fromkeys(("reducelronplateau", "reduceonplateau"), "plateau"),
-    **dict.fromkeys(("onecycle", "onecyclelr", "fitonecycle"), "one_cycle"),
-    **dict.fromkeys(("steplr", "multisteplr", "piecewiseconstant"), "step"),
-    **dict.fromkeys(("fp16", "half", "mixed", "16mixed", "mixedfloat16"), "float16"),
-    **dict.fromkeys(("bf16", "bf16mixed", "mixedbfloat16"), "bfloat16"),
-}  # fmt: skip
+_OTHER_VALUES = _by_word({
+    "cross_entropy": "categoricalcrossentropy sparsecategoricalcrossentropy binarycrossentropy bce "
+    "ce crossentropyloss logloss",
+    "cosine": "cosineannealing cosineannealinglr cosinedecay",
+    "plateau": "reducelronplateau reduceonplateau",
+    "one_cycle": "onecycle onecyclelr fitonecycle",
+    "step": "steplr multisteplr piecewiseconstant",
+    "float16": "fp16 half mixed 16mixed mixedfloat16",
+    "bfloat16": "bf16 bf16mixed mixedbfloat16",
+})  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The defaults, with the best epoch by a held-out fifth.
@@ -186,14 +180,13 @@ def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
     alike = [each for each in RARE if separator and each.startswith(f"{prefix}__")]
     if rest and _MEANT.get(rest, "").startswith(f"{prefix}__"):
         alike = [_MEANT[rest]]
-    key = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
-    if not alike and key in _MEANT:
-        alike = [_MEANT[key]]
+    plain = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
     if not alike:
-        alike = [_MEANT.get(each, each) for each in difflib.get_close_matches(
-            key, [*flat, *RARE, *(other for other in _MEANT if len(other) > 4)], 3
-        )]  # fmt: skip
-        alike += [each for each in RARE if each.partition("__")[2] == name]
+        words = {word: word for word in (*flat, *RARE)}
+        words |= {word: meant for word, meant in _MEANT.items() if len(word) > 4 or word == plain}
+        ends = [each for each in RARE if each.partition("__")[2] == plain]
+        close = [plain] if plain in words else difflib.get_close_matches(plain, words, 3)
+        alike = [words[word] for word in close] + (ends if plain not in words else [])
     hint = f" Did you mean {' or '.join(dict.fromkeys(alike))}?" if alike else ""
     if name in _WITHOUT:
         hint = f" Leave it out: {_WITHOUT[name]}."

@@ -328,6 +328,7 @@ def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str
             average = keep * average + (1 - keep) * change
             run[step] = start + average / (1 - keep ** (step + 1))
     loss, valid_loss = _median(runs), _median(found["valid"])
+    step: int | None
     step, doubt = _middle_of_descent(rates, loss, start)
     if step is not None and not doubt:
         worse = valid_loss / found["valid_before"] - 1

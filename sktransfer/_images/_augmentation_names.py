@@ -11,46 +11,44 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _WHITENED = (
-    "use sktransfer.preprocessing.ImageWhitening{}, for arrays of small images, and nothing before "
-    "a pretrained network, which expects images as they are"
+    "use sktransfer.preprocessing.ImageWhitening({}), for arrays of small images, and nothing "
+    "before a pretrained network, which expects images as they are"
 )
-_READ = "leave it out: arrays, files and their channels are recognized as they come"
-
+_STANDARDIZED = (
+    *("samplewise_center", "samplewise_std_normalization"),
+    *("featurewise_center", "featurewise_std_normalization"),
+)
+_SEEDED = "use FineTuneClassifier(random_state=), or seed= of a call"
 # Names of Keras' ImageDataGenerator and of others -> what to do instead.
 _INSTEAD = {
     "rescale": "leave it out: pixels are scaled as the weights of the network require",
-    "samplewise_center": _WHITENED.format("(samplewise_center=True)"),
-    "samplewise_std_normalization": _WHITENED.format("(samplewise_std_normalization=True)"),
-    "featurewise_center": _WHITENED.format("(featurewise_center=True)"),
-    "featurewise_std_normalization": _WHITENED.format("(featurewise_std_normalization=True)"),
-    "zca_whitening": _WHITENED.format("(method='zca')"),
-    "zca_epsilon": _WHITENED.format("(method='zca', epsilon=...)"),
+    **{name: _WHITENED.format(f"{name}=True") for name in _STANDARDIZED},
+    "zca_whitening": _WHITENED.format("method='zca'"),
+    "zca_epsilon": _WHITENED.format("method='zca', epsilon=..."),
     "preprocessing_function": (
         "give a function as preprocessing= of the estimator if it does the same to every image, or "
         "as augmentation= if it draws at random"
     ),
     "validation_split": "use FineTuneClassifier(validation_fraction=)",
-    "data_format": _READ,
+    "data_format": "leave it out: arrays, files and their channels are recognized as they come",
     "dtype": "leave it out: FineTuneClassifier(precision=) says what is computed in",
     "interpolation_order": "leave it out: images are resampled bilinearly",
-    "seed": "use FineTuneClassifier(random_state=), or seed= of a call",
-    "random_state": "use FineTuneClassifier(random_state=), or seed= of a call",
+    "seed": _SEEDED,
+    "random_state": _SEEDED,
 }
 _NAMES = {
     "degrees": "rotation_range",
     "translate": "width_shift_range and height_shift_range",
     "scale": "zoom_range or crop_scale",
-    "ratio": "crop_ratio",
     "hflip": "horizontal_flip",
     "vflip": "vertical_flip",
-    "fill": "fill_mode and cval",
     "fill_value": "cval",
 }
 _FILL_MODES = {
-    **dict.fromkeys(("edge", "border", "replicate", "clamp"), "nearest"),
-    **dict.fromkeys(("zeros", "zero", "black", "fill"), "constant"),
+    **dict.fromkeys(("edge", "border", "replicate"), "nearest"),
+    **dict.fromkeys(("zeros", "zero", "black"), "constant"),
     **dict.fromkeys(("mirror", "symmetric", "reflection", "reflect_101"), "reflect"),
-    **dict.fromkeys(("circular", "grid-wrap", "periodic", "tile"), "wrap"),
+    **dict.fromkeys(("circular", "grid-wrap", "tile"), "wrap"),
 }
 # Parameters that other libraries have as a fraction or in radians -> their unit, and what is likely
 # to have been meant by a value below 1.

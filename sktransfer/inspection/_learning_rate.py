@@ -154,9 +154,9 @@ class LearningRateDisplay:
         self.ax_.axhline(self.start, color=color, **dashed)
         losses, starts = [self.loss], [self.start]
         self.valid_line_ = self.suggestion_ = None
-        seen = np.isfinite([] if self.valid_loss is None else self.valid_loss)
-        if seen.any():
-            rates, loss, color = self.lr[seen], self.valid_loss[seen], palette_color(1)
+        valid = np.full_like(self.lr, np.nan) if self.valid_loss is None else self.valid_loss
+        if (seen := np.isfinite(valid)).any():
+            rates, loss, color = self.lr[seen], valid[seen], palette_color(1)
             (self.valid_line_,) = self.ax_.plot(rates, loss, color=color, label="held out")
             self.ax_.axhline(self.valid_start, color=color, **dashed)
             losses, starts = [*losses, loss], [*starts, self.valid_start]
