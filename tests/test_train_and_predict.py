@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import warnings
 from pathlib import Path
@@ -17,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
-from sktransfer.__main__ import main
+from sktransfer.__main__ import _parser, main
 from sktransfer.datasets import load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.model_selection import OperatingPointClassifier
@@ -157,9 +158,11 @@ def test_the_report_takes_the_threshold_and_the_class_from_the_file(trained, war
         status, out, err = run("report", model, ward / "two", *more)
     assert status == 0, err  # the image that cannot be read is left out
     assert "32 test images" in out
-    found = pd.read_json(made, typ="series")
+    found = json.loads(made.read_text())
     clf = OperatingPointClassifier.load(model)
-    assert found["operating"]["threshold"] == pytest.approx(clf.threshold_)
+    assert found["operating"]["points"]["The model's threshold"]["threshold"] == pytest.approx(
+        clf.threshold_
+    )
     assert "for a sensitivity of at least 0.8" in found["operating"]["threshold_source"]
     assert "covid19 against other" in found["title"]
 
@@ -181,7 +184,7 @@ def test_several_classes_without_and_with_a_positive_one(ward, tmp_path):
     status, out, err = run("report", tmp_path / "b", ward / "three", *more)
     assert status == 0, err
     assert "not noise: 'covid19', 'other'" in out
-    assert pd.read_json(tmp_path / "r.json", typ="series")["title"].endswith(
+    assert json.loads((tmp_path / "r.json").read_text())["title"].endswith(
         "noise against not noise"
     )
 
@@ -267,3 +270,15 @@ def test_help_shows_the_order_of_use_and_the_exit_status(capsys):
         text = " ".join(capsys.readouterr().out.split())
         places = [text.index(word) for word in words]
         assert places == sorted(places)
+
+
+def test_the_page_about_commands_lists_every_option_and_no_other():
+    page = (Path(__file__).parents[1] / "docs/user_guide/command_line.rst").read_text()
+    sections = dict(re.findall(r"^``(\w+)``\n-+\n(.*?)(?=^``\w+``[^\n]*\n--)", page, re.S | re.M))
+    commands = next(action for action in _parser()._actions if action.dest == "command").choices
+    assert set(commands) == {*sections, "list", "describe"}
+    for name, text in sections.items():
+        terms = " ".join(re.findall(r"^``-.*``$", text, re.M))
+        named = set(re.findall(r"``(--?[a-z-]+)", terms))
+        known = {each for action in commands[name]._actions for each in action.option_strings}
+        assert named == known - {"-h", "--help"}
