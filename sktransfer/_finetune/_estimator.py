@@ -231,6 +231,11 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     n_features_in_, feature_names_in_
         Number and names of the columns, if ``X`` has any.
 
+    See Also
+    --------
+    PretrainedFeatureExtractor : Embed images for any classifier; nothing is trained.
+    sktransfer.model_selection.freeze_depth_curve : Compute scores over ``freeze_depth``.
+
     References
     ----------
     .. [1] Kumar, A., Raghunathan, A., Jones, R., Ma, T., & Liang, P. (2022). "Fine-tuning can

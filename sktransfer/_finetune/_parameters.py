@@ -153,9 +153,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr_schedule": "constant",
         "max_epochs": 10,
     },
-    # A common recipe for medical images: Adam with a rate that falls to a tenth after a warm-up, L2,
-    # early stopping, the best weights, a checkpoint (with checkpoint_dir) every ten epochs. Two of
-    # its usual parts are left out, since they spoil probabilities: a rate of 1e-3, which is for
+    # A common recipe for medical images: Adam with a rate that falls to a tenth after a warm-up,
+    # L2, early stopping, the best weights, a checkpoint (with checkpoint_dir) every ten epochs. Two
+    # of its usual parts are left out, since they spoil probabilities: a rate of 1e-3, which is for
     # new layers and undoes the solved head in its first epoch, and balanced class weights.
     "medical": {
         "augmentation": "medical",

@@ -107,6 +107,11 @@ def check_images(
         A row per finding: "row" (position in ``X``; the first one of a group), "source" (file name
         or kind), "finding", "detail". Empty if nothing was found.
 
+    See Also
+    --------
+    load_image_folder : Read a folder of images.
+    sktransfer.model_selection.check_leakage : Compare a training and a test set.
+
     Examples
     --------
     >>> import numpy as np

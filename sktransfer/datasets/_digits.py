@@ -37,6 +37,10 @@ def load_digit_screening(
         (with ``positive``: names of 0 and 1); ``value_range``: (0, 16), to be given to the
         extractor; ``groups``: None (scikit-learn does not say who wrote what).
 
+    See Also
+    --------
+    load_image_folder : Read images of your own.
+
     Examples
     --------
     >>> from sktransfer.datasets import load_digit_screening

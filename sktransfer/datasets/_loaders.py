@@ -92,6 +92,11 @@ def load_image_folder(
         If images may be missing or in the wrong class: folders without an image, of parts of a data
         set (train/, test/) or that cannot be opened, links that lead nowhere, files in two classes.
 
+    See Also
+    --------
+    load_image_table : Read a table of images.
+    check_images : Find images that cannot be read, or that are there twice.
+
     Examples
     --------
     >>> import pathlib, tempfile
@@ -298,6 +303,11 @@ def load_image_table(
         name; if a column or ``positive`` is not there, or a file name, group or label is missing.
     TypeError
         If ``table`` is neither a path nor a table.
+
+    See Also
+    --------
+    load_image_folder : Read a folder with a sub-folder for each class.
+    dicom_table : Tabulate the DICOM images in a folder.
 
     Notes
     -----

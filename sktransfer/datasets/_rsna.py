@@ -65,6 +65,10 @@ def load_rsna_pneumonia(
     ValueError
         If the tables contradict each other.
 
+    See Also
+    --------
+    dicom_table : Tabulate any other DICOM images.
+
     Notes
     -----
     ``patientId`` is the number of an examination: patients have 2.3 images each on average,

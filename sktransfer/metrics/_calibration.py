@@ -61,6 +61,11 @@ def calibration_slope(
     UndefinedMetricWarning
         If the probabilities separate the classes, or are all the same: there is no finite slope.
 
+    See Also
+    --------
+    calibration_intercept : Compute whether probabilities are too high or too low.
+    CalibrationIntervalDisplay : Plot observed rates over probabilities.
+
     References
     ----------
     .. [1] Van Calster, McLernon, van Smeden, Wynants, Steyerberg: Calibration: the Achilles heel of
@@ -123,6 +128,11 @@ def calibration_intercept(
     -------
     interval : tuple of float
         Named tuple ``(estimate, low, high)``.
+
+    See Also
+    --------
+    calibration_slope : Compute whether probabilities are too extreme.
+    CalibrationIntervalDisplay : Plot observed rates over probabilities.
 
     Examples
     --------

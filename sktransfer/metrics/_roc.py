@@ -197,6 +197,10 @@ def roc_auc_difference(
     UndefinedMetricWarning
         If the areas differ and the variance is zero: there is no test.
 
+    See Also
+    --------
+    roc_auc_interval : Compute the area of one classifier with its interval.
+
     Examples
     --------
     >>> import numpy as np

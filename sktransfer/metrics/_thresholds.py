@@ -172,6 +172,11 @@ def specificity_at_sensitivity(
     specificity : float or ndarray of shape (n_classes,)
         The specificity; an array with several classes and ``average=None``.
 
+    See Also
+    --------
+    sensitivity_at_specificity : Fix the specificity instead.
+    operating_point : Compute all rates at a threshold.
+
     Examples
     --------
     >>> from sklearn.metrics import make_scorer
@@ -220,6 +225,11 @@ def sensitivity_at_specificity(
     -------
     sensitivity : float or ndarray of shape (n_classes,)
         The sensitivity; an array with several classes and ``average=None``.
+
+    See Also
+    --------
+    specificity_at_sensitivity : Fix the sensitivity instead.
+    operating_point : Compute all rates at a threshold.
 
     Examples
     --------

@@ -184,6 +184,10 @@ def domain_distance(
     ImageDecodeError
         For the first row that cannot be read, unless the extractor says ``on_error="nan"``.
 
+    See Also
+    --------
+    recommend_strategy : Recommend a strategy of transfer by the distance.
+
     Notes
     -----
     Images are compared, not labels: an easy task may be far and a hard one near. Blur and low

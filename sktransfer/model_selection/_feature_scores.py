@@ -135,6 +135,10 @@ def loo_ridge_score(
     ValueError
         If ``alpha`` is not positive, or features and labels are invalid.
 
+    See Also
+    --------
+    rank_backbones : Rank networks and layers by such a score.
+
     Notes
     -----
     Of features without information, the score is below chance, down to 0 with even classes:
@@ -249,6 +253,10 @@ def knn_score(
     ValueError
         If there are fewer other rows than neighbors, or features and labels are invalid.
 
+    See Also
+    --------
+    rank_backbones : Rank networks and layers by such a score.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -315,6 +323,10 @@ def logme_score(F: ArrayLike, y: ArrayLike) -> float:
     -------
     score : float
         Larger is better. The size of a gap does not say how much better a classifier would be.
+
+    See Also
+    --------
+    rank_backbones : Rank networks and layers by such a score.
 
     Notes
     -----
@@ -385,6 +397,10 @@ def h_score(F: ArrayLike, y: ArrayLike, *, regularized: bool = True) -> float:
     score : float
         Larger is better. With d < n, labels at random give about (n_classes - 1) d / (n - 1) where
         it is not regularized: scores of networks of different widths are not comparable then.
+
+    See Also
+    --------
+    rank_backbones : Rank networks and layers by such a score.
 
     Notes
     -----
@@ -457,6 +473,10 @@ def leep_score(theta: ArrayLike, y: ArrayLike) -> float:
     ValueError
         If rows of ``theta`` are not probabilities.
 
+    See Also
+    --------
+    rank_backbones : Rank networks and layers by such a score.
+
     References
     ----------
     .. [1] Nguyen, C. V., Hassner, T., Seeger, M., & Archambeau, C. (2020). "LEEP: a new measure to
@@ -503,6 +523,10 @@ def nce_score(z: ArrayLike, y: ArrayLike) -> float:
     -------
     score : float
         At most 0; larger is better. It is :func:`leep_score` of probabilities of 0 and 1 [1]_.
+
+    See Also
+    --------
+    rank_backbones : Rank networks and layers by such a score.
 
     References
     ----------

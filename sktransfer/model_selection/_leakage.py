@@ -67,6 +67,11 @@ def check_leakage(
     LeakageWarning
         If something is found, or rows cannot be read and so were not compared.
 
+    See Also
+    --------
+    grouped_train_test_split : Split without dividing groups.
+    sktransfer.datasets.check_images : Find copies within one set.
+
     Examples
     --------
     >>> import numpy as np

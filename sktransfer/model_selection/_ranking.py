@@ -288,6 +288,11 @@ def rank_backbones(
     ValueError
         If there are no networks, or labels, metrics or numbers are invalid.
 
+    See Also
+    --------
+    BackboneRankingDisplay : Plot scores against speed.
+    sktransfer.studies.compare_backbones : Compare networks by cross-validation.
+
     Notes
     -----
     A score orders; its gaps are not gaps of accuracy after fine-tuning. No score of the literature

@@ -276,6 +276,11 @@ def recommend_strategy(
     advice : StrategyAdvice
         Print it to read it; ``make_estimator()`` and ``make_search()`` act on it.
 
+    See Also
+    --------
+    domain_distance : Measure the similarity alone.
+    freeze_depth_curve : Compute scores over the number of frozen stages.
+
     Notes
     -----
     It is a rule of thumb with a measured input, and no more: what was found when it was followed

@@ -71,8 +71,8 @@ class DiagnosticReport:
     >>> X, y = load_digits(return_X_y=True)
     >>> clf = LogisticRegression(max_iter=1000).fit(X[:900] / 16, y[:900] == 8)
     >>> report = diagnostic_report(
-    ...     clf, X[900:1000] / 16, y[900:1000] == 8, target_names=["other", "eight"], pos_label=True,
-    ...     saliency=None,
+    ...     clf, X[900:1000] / 16, y[900:1000] == 8, target_names=["other", "eight"],
+    ...     pos_label=True, saliency=None,
     ... )
     >>> report
     DiagnosticReport('Diagnostic report: eight against other', 12 parts)

@@ -218,6 +218,10 @@ def compare_backbones(
     comparison : BackboneComparison
         The result, with ``table`` and ``differences()``.
 
+    See Also
+    --------
+    sktransfer.model_selection.rank_backbones : Rank networks by one pass over the images.
+
     Notes
     -----
     Intervals come from resampled test rows, given the trainings; differences are computed on the

@@ -145,6 +145,10 @@ class ConvergenceDisplay(CurveDisplay):
     lines_ : dict of (str, int) to matplotlib Line2D
         The line of each start and number of images.
 
+    See Also
+    --------
+    convergence_curve : Run the trainings.
+
     Examples
     --------
     >>> import pandas as pd

@@ -102,6 +102,10 @@ class TransferCurveDisplay(CurveDisplay):
     lines_ : dict of str to matplotlib Line2D
         The line of each treatment.
 
+    See Also
+    --------
+    transfer_curve : Run the trainings.
+
     Examples
     --------
     >>> import pandas as pd
