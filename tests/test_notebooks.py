@@ -168,7 +168,7 @@ def public_estimators():
     """Return every public estimator with the name that the API reference has it under."""
     found, module = [], ""
     for line in (ROOT / "docs" / "api.rst").read_text().splitlines():
-        if line.startswith(".. currentmodule::"):
+        if line.startswith((".. module::", ".. currentmodule::")):
             module = line.split()[-1]
         elif re.fullmatch(r" +\w+", line):
             value = getattr(importlib.import_module(module), line.strip())
