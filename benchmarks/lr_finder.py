@@ -1,12 +1,12 @@
 """Whether the suggested learning rate is as good as the best of a grid, on real images.
 
-    python benchmarks/lr_finder.py [--minutes 30] [--epochs 5] [--rows 120] [--side 64] [--table]
+    python benchmarks/lr_finder.py [--minutes 30] [--epochs 5] [--rows 200] [--side 96] [--table]
 
 For every set of images, network, depth and start of the head: ``find_lr``, then a training at each
 rate of a grid and at the suggestion, on the same rows. Reported are the loss of the rows trained on
 and of held-out rows (other patients, other lesions) at the end, without choosing an epoch. Needs
-the shared data and weights (``SKTRANSFER_TEST_SHARED``). Runs that are in the results already are
-not repeated; ``--minutes`` bounds those that are begun. ``--table`` prints the table of the guide.
+the shared data and weights (``SKTRANSFER_TEST_SHARED``). What is in the results already is not
+repeated; ``--minutes`` bounds what is begun. ``--table`` prints the results.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import random
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sktransfer import FineTuneClassifier, clear_cache
 
 NETWORKS = ("mobilenet_v2", "efficientnet_lite0", "squeezenet1_0", "resnet18")
-GRID = tuple(float(f"{rate:.2g}") for rate in np.geomspace(1e-6, 1e-2, 9))
+GRID = {f"{rate:.3g}": float(rate) for rate in np.logspace(-6, -1.5, 10)}
 SETS = {
     "chest X-rays": xrays,
     "ants and bees": ants_and_bees,
@@ -74,11 +75,11 @@ def classifier(shared: Path, name: str, depth: int, start: str, seed: int, args:
     )
 
 
-def losses(clf: Any, rate: float | None, data: Any) -> list[float] | None:
+def losses(clf: Any, rate: float, data: Any) -> list[float] | None:
     """Losses of training and held-out rows after training at a rate; None: if it ran away."""
     X, y, X_test, y_test = data
     clf = clone(clf)
-    clf.set_params(max_epochs=0) if rate is None else clf.set_params(lr=rate)
+    clf.set_params(lr=rate) if rate else clf.set_params(max_epochs=0)
     try:
         clf.fit(X, y)
         scored = ((X, y), (X_test, y_test))
@@ -87,27 +88,24 @@ def losses(clf: Any, rate: float | None, data: Any) -> list[float] | None:
         return None
 
 
-def run(shared: Path, key: tuple[str, str, int, str], data: Any, args: Any) -> dict[str, Any]:
-    _, name, depth, start = key
-    clf = classifier(shared, name, depth, start, 0, args)
-    begun = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = clf.find_lr(data[0], data[1])
-    seconds = time.perf_counter() - begun
-    suggestion = found.suggestion
-    rates: dict[str, float | None] = {"start": None, **{f"{rate:g}": rate for rate in GRID}}
-    if np.isfinite(suggestion):
-        rates["suggestion"] = suggestion
-    return {
-        "key": list(key),
-        "suggestion": suggestion if np.isfinite(suggestion) else None,
-        "warnings": [str(each.message) for each in caught],
-        "seconds": seconds,
-        "curve": {name: _plain(found[name]) for name in ("lr", "loss", "valid_loss")},
-        "starts": [found.start, found.valid_start],
-        "losses": {what: losses(clf, rate, data) for what, rate in rates.items()},
-    }
+def run(clf: Any, data: Any, row: dict[str, Any]) -> Iterator[None]:
+    """Add to ``row`` what it lacks, piece by piece."""
+    known = row.setdefault("losses", {})
+    if "curve" not in row:
+        begun = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = clf.find_lr(data[0], data[1])
+        row["seconds"] = time.perf_counter() - begun
+        row["warnings"] = [str(each.message) for each in caught]
+        row["suggestion"] = found.suggestion if np.isfinite(found.suggestion) else None
+        row["curve"] = {name: _plain(found[name]) for name in ("lr", "loss", "valid_loss")}
+        row["starts"] = [found.start, found.valid_start]
+        yield
+    for what, rate in {"suggestion": row["suggestion"], "start": 0.0, **GRID}.items():
+        if what not in known and rate is not None:
+            known[what] = losses(clf, rate, data)
+            yield
 
 
 def _plain(values: np.ndarray) -> list[float | None]:
@@ -133,6 +131,8 @@ def against_best(row: dict[str, Any]) -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
+    wanted = {"start", *GRID}
+    rows = [row for row in rows if wanted <= row["losses"].keys() and "curve" in row]
     cells = []
     for row in rows:
         name = [str(each) for each in row["key"]]
@@ -166,8 +166,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=120)
-    parser.add_argument("--side", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--side", type=int, default=96)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
@@ -178,21 +178,22 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     shared, neighbors, begun = shared_with_weights(), Neighbors(), time.monotonic()
-    done = {tuple(row["key"]) for row in rows}
+    known = {tuple(row["key"]): row for row in rows}
     data = {name: parts(make(shared), args.rows) for name, make in SETS.items()}
-    cases = list(itertools.product((-1, -2), ("logistic", "random"), NETWORKS, SETS))
+    cases = list(itertools.product(SETS, NETWORKS, (-1, -2), ("logistic", "random")))
     random.Random(0).shuffle(cases)  # so that those that time allows are of every kind
-    for depth, start, name, images in cases:
-        key = (images, name, depth, start)
-        if key in done:
-            continue
+    for key in sorted(cases, key=lambda each: each not in known):
+        row = known.get(key, {"key": list(key)})
+        for _ in run(classifier(shared, *key[1:], 0, args), data[key[0]], row):
+            rows = [*rows, row] if row not in rows else rows
+            content = {"machine": machine(), "others_share": neighbors.share(), "rows": rows}
+            settings = {name: getattr(args, name) for name in ("epochs", "rows", "side")}
+            write_json("lr_finder", {**content, "settings": settings})
+            if time.monotonic() - begun > args.minutes * 60:
+                break
+        clear_cache()
         if time.monotonic() - begun > args.minutes * 60:
             break
-        rows.append(run(shared, key, data[images], args))
-        clear_cache()
-        content = {"machine": machine(), "others_share": neighbors.share(), "rows": rows}
-        settings = {name: getattr(args, name) for name in ("epochs", "rows", "side")}
-        write_json("lr_finder", {**content, "settings": settings})
     show(rows)
 
 

@@ -498,7 +498,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             ``suggestion``, the rate to set as ``lr``, NaN if there is none; ``lr`` and ``loss``,
             ndarrays of shape (n_steps,), NaN once most runs diverged; ``runs``, the loss of each
             run; ``start``, the loss before training; ``valid_loss`` and ``valid_start``, those of a
-            fifth of the rows that is held out, at some of the rates (NaN elsewhere).
+            fifth of the rows (256 at most) that is held out, at some of the rates (NaN elsewhere).
 
         Raises
         ------

@@ -120,9 +120,9 @@ def split_rows(
 
 
 def a_fifth(_: Any, y: np.ndarray, groups: Any = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Hold out a fifth of the rows, or none if there are too few of a class or group."""
+    """Hold out a fifth of the rows, 256 at most; none if there are too few of a class or group."""
     try:
-        return holdout_split(y, 0.2, groups=groups, random_state=0)
+        return holdout_split(y, min(0.2, 256 / len(y)), groups=groups, random_state=0)
     except ValueError:
         return np.arange(len(y)), None
 

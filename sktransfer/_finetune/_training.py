@@ -277,6 +277,7 @@ def range_test(
             for step, batch in enumerate(_batches(net, loader, dataset, seed, len(rates))):
                 inputs, labels = batch
                 before[step] = net.get_loss(net.infer(inputs), labels, X=inputs).item()
+        net.module_.load_state_dict(start)  # BatchNorm may have seen batches
         net.initialize_optimizer()  # without the moments of the last run
         with suppress(FloatingPointError):
             for step, batch in enumerate(_batches(net, loader, dataset, seed, len(rates))):
@@ -307,11 +308,10 @@ def _mean_loss(net: Any, dataset: Any) -> float:
     """Return the loss of rows in inference mode; NaN if there are none."""
     if dataset is None:
         return np.nan
-    batches = [
-        (net.validation_step(b)["loss"].item(), len(b[1])) for b in net.get_iterator(dataset)
-    ]
-    losses, sizes = zip(*batches, strict=True)
-    return float(np.average(losses, weights=sizes))
+    total = 0.0
+    for batch in net.get_iterator(dataset):
+        total += net.validation_step(batch)["loss"].item() * len(batch[1])
+    return total / len(dataset)
 
 
 def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:

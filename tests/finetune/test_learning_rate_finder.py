@@ -159,6 +159,14 @@ def test_too_few_rows_to_hold_some_out_are_all_trained_on(small, digits):
     assert np.isnan(read.valid_loss).all()
 
 
+def test_no_more_rows_are_held_out_than_are_needed():
+    from sktransfer._finetune._labels import a_fifth
+
+    for n, held in ((60, 12), (100_000, 256)):
+        train, valid = a_fifth(None, np.arange(n) % 2)
+        assert (len(train), len(valid)) == (n - held, held)
+
+
 def test_groups_are_not_divided(small, digits, monkeypatch):
     from sktransfer._finetune import _labels
 
