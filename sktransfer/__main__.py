@@ -227,15 +227,20 @@ def _add_predict(commands: Any) -> None:
         *("-o", "--output"), metavar="FILE", help="the table, a CSV (default: standard output)"
     )
     _add_image(parser)
-    _add_pickle(parser)
+    _add_model_options(parser)
     parser.set_defaults(run=_run_predict)
 
 
-def _add_pickle(parser: Any) -> None:
+def _add_model_options(parser: Any) -> None:
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
         help="load a pickle, which may run any code: only from sources you trust",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="PATH",
+        help="file of the model's pretrained weights, or a folder with it, if it lies elsewhere",
     )
 
 
@@ -284,7 +289,7 @@ def _add_report(commands: Any) -> None:
     parser.add_argument(
         "--identifiers", action="store_true", help="write names of files and readers"
     )
-    _add_pickle(parser)
+    _add_model_options(parser)
     parser.set_defaults(run=_run_report)
 
 

@@ -41,7 +41,9 @@ def run_predict(options: argparse.Namespace) -> int:
     """Predict images, write a table, and return the exit status."""
     says = sys.stderr if options.output is None else sys.stdout  # the table may go to a pipe
     output = None if options.output is None else new_file(options.output, "-o", "predictions.csv")
-    estimator = load_model(options.model, allow_pickle=options.allow_pickle)
+    estimator = load_model(
+        options.model, allow_pickle=options.allow_pickle, weights=options.weights
+    )
     if not hasattr(estimator, "predict_proba"):
         raise ValueError(
             f"A {type(estimator).__name__} gives no probabilities. Save it inside "

@@ -96,6 +96,14 @@ def given_places(weights: Any, reference: BackboneReference) -> tuple[Path, ...]
     return _with_subfolders(path)
 
 
+def look_in(estimator: Any, weights: str | os.PathLike[str]) -> None:
+    """Let an unpickled estimator find its network in a file or folder; raise if it is missing."""
+    estimator._places = given_places(weights, estimator.reference_)
+    missing = arrive(estimator)
+    if missing is not None:
+        raise missing
+
+
 def is_place_of(weights: Any, reference: BackboneReference) -> bool:
     """Return whether ``weights`` is only another place of the weights of ``fit``."""
     try:
@@ -154,8 +162,5 @@ def arrive_from_pickle(estimator: Any) -> None:
     missing = arrive(estimator)
     if missing is not None:
         # An error would make all else that is in the pickle unreadable.
-        warnings.warn(
-            f"This {type(estimator).__name__} cannot compute anything yet. {missing}",
-            UserWarning,
-            stacklevel=3,
-        )
+        kind = type(estimator).__name__
+        warnings.warn(f"This {kind} cannot compute anything yet. {missing}", stacklevel=3)

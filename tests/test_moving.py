@@ -22,11 +22,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer.__main__ import main
 from sktransfer._backbones import _weights_files, load_backbone
 from sktransfer._finetune import _network
 from sktransfer._frozen import REGISTRY
 from sktransfer._persistence import seal, unseal
 from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
+from sktransfer.report._command import load_model
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 255, (12, 32, 32, 3)).astype(np.uint8)
@@ -252,13 +254,19 @@ def test_a_chain_of_two_moves_with_its_first_step(fitted, there, elsewhere, tmp_
     elsewhere()
     os.rename(folder / "a.safetensors", tmp_path / "c.safetensors")
     (tmp_path / "other-home" / "digests.json").unlink()
-    for load in (FineTuneClassifier.load,):
-        with pytest.raises(WeightsNotFoundError, match=r"first\.safetensors"):
-            load(folder / "b.safetensors")
+    with pytest.raises(WeightsNotFoundError, match=r"first\.safetensors"):
+        FineTuneClassifier.load(folder / "b.safetensors")
     with pytest.warns(UserWarning, match=r"first\.safetensors"):
         pickle.loads(data)
-    again = FineTuneClassifier.load(folder / "b.safetensors", weights=tmp_path)
-    np.testing.assert_array_equal(again.predict_proba(X), expected)
+    moved = ({"weights": tmp_path}, {"backbone": str(tmp_path / "c.safetensors")})
+    for options in moved:
+        forget()
+        again = FineTuneClassifier.load(folder / "b.safetensors", **options)
+        np.testing.assert_array_equal(again.predict_proba(X), expected)
+        assert str(tmp_path).encode() not in pickle.dumps(again)
+    fitted.partial_fit(X, Y).save(tmp_path / "other.safetensors")
+    with pytest.raises(WeightsMismatchError, match="digest"):
+        FineTuneClassifier.load(folder / "b.safetensors", backbone=tmp_path / "other.safetensors")
     for path in (folder / "w.bin", tmp_path / "c.safetensors"):
         path.unlink()
     forget()
@@ -400,6 +408,30 @@ def test_published_weights_are_found_under_another_name(tmp_path, tensors, monke
     again = FineTuneClassifier.load(tmp_path / "model.safetensors", weights=file)
     np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
     assert again.weights == "default"
+
+
+def test_the_report_command_is_told_where_weights_are(fitted, there, tmp_path, elsewhere, capsys):
+    pipe = make_pipeline(
+        PretrainedFeatureExtractor("squeezenet1_1", weights=there, image_size=32, cache=False),
+        LogisticRegression(),
+    ).fit(X, Y)
+    expected = {"a.safetensors": fitted.predict_proba(X), "a.pkl": pipe.predict_proba(X)}
+    fitted.save(tmp_path / "a.safetensors")
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(pipe))
+    moved = elsewhere() / "moved.bin"
+    there.rename(moved)
+    command = ["report", str(tmp_path / "a.safetensors"), str(tmp_path / "none")]
+    assert main(command) == 1
+    assert "weights=PATH" in capsys.readouterr().err
+    for name, probabilities in expected.items():
+        for place in (moved, moved.parent):
+            forget()
+            model = load_model(str(tmp_path / name), allow_pickle=True, weights=str(place))
+            np.testing.assert_array_equal(model.predict_proba(X), probabilities)
+        with pytest.raises(WeightsNotFoundError, match="nowhere"):
+            load_model(str(tmp_path / name), allow_pickle=True, weights="none")
+    assert main([*command, "--weights", str(moved)]) == 1  # there are no images
+    assert "weights" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -55,13 +55,13 @@ def load(
         net = _build(name, member, _state_dict.private_seed(seed), initialize=True)
         reference = BackboneReference(name, None, seed, _state_dict.state_dict_digest(net))
         return _as_backbone(net, reference, member)
-    if file is None and path is None:
+    if path is not None:
+        file = file or _weights_files.open_weights_path(path)
+    elif file is None:
         # Megabytes of 2**20 bytes, rounded to the third place.
         low, high = (int((member.meta["_file_size"] + by) * 2**20) for by in (-1e-3, 1e-3))
         sizes = range(low, high)
         file = _weights_files.find_weights_file(_filename(member), url=member.url, sizes=sizes)
-    elif file is None:
-        file = _weights_files.open_weights_path(path)
     net = _build(name, member, _OnMeta(), initialize=False)
     if dict(net.named_buffers()).keys() <= net.state_dict().keys():
         net = net.to_empty(device="cpu")  # the file fills every tensor, or is refused

@@ -196,7 +196,7 @@ def load_estimator(
     net.initialized_ = True
     net._places = (*given_places(weights, net.reference_), pathlib.Path(path).absolute().parent)
     if arrive(net) is not None or "backbone" in params:
-        whole_backbone(net._found())  # by a download, or an error that says what is missing
+        net._found().load()  # by a download, or an error that says what is missing
     return net, operating_point
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from sktransfer._moving import look_in
 from sktransfer._utils.identifiers import identifier
 from sktransfer._utils.names import shown
 from sktransfer.datasets import load_image_folder, load_image_table
@@ -18,6 +20,7 @@ from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed, names_of_model
+from sktransfer.report._model import fitted_steps
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
 from sktransfer.report._subgroups import too_many
 
@@ -41,7 +44,9 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
                 f"-o {path} has to end in {', '.join(_WRITERS)}, which determines the format."
             )
     check_options(options, [path for path in (options.data, options.train) if path is not None])
-    estimator = load_model(options.model, allow_pickle=options.allow_pickle)
+    estimator = load_model(
+        options.model, allow_pickle=options.allow_pickle, weights=options.weights
+    )
     with open(options.model, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     test = load_data(options.data, options)
@@ -86,13 +91,17 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
     return report
 
 
-def load_model(path: str, *, allow_pickle: bool) -> Any:
-    """Load a saved classifier, with its threshold if it has one; rows that fail are NaN."""
+def load_model(path: str, *, allow_pickle: bool, weights: str | None = None) -> Any:
+    """Load a saved classifier, with its threshold if it has one; rows that fail are NaN.
+
+    ``weights`` is the file of its pretrained weights, or a folder with it, if it lies elsewhere.
+    """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"There is no saved model {path!r}.")
     if file.suffix.lower() not in _PICKLES:
-        return load_with_threshold(OperatingPointClassifier, file, {"on_error": "nan"})
+        options = {"on_error": "nan", "weights": weights}
+        return load_with_threshold(OperatingPointClassifier, file, options)
     if not allow_pickle:
         raise ValueError(
             f"{path} is a pickle, and loading one runs whatever code is in it. If you trust its "
@@ -102,12 +111,19 @@ def load_model(path: str, *, allow_pickle: bool) -> Any:
     import joblib
 
     try:
-        estimator = joblib.load(file)
+        with warnings.catch_warnings():
+            if weights is not None:  # what is still missing then is an error
+                warnings.filterwarnings("ignore", ".*cannot compute anything yet")
+            estimator = joblib.load(file)
     except Exception as error:  # a file that is no pickle may raise anything
         raise ValueError(f"{path} cannot be loaded here: {error}") from error
     if not hasattr(estimator, "classes_"):
         kind = type(estimator).__name__
         raise ValueError(f"{path} holds a {kind}, which is no classifier that was fitted.")
+    if weights is not None:
+        for step in fitted_steps(estimator):
+            if getattr(step, "reference_", None) is not None:
+                look_in(step, weights)
     return estimator
 
 
