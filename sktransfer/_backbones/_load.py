@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -109,11 +108,11 @@ def find_again(
     """
     sha256 = reference.digest.removeprefix("sha256:")
     sizes = None if reference.size is None else range(reference.size, reference.size + 1)
-    named = str(reference.weights) if looks_like_path(reference.weights) else None
-    # Estimators of earlier versions hold the whole path.
-    places, name = ([*places, named], Path(named).name) if named else (places, None)
-    file = find_by_digest(sha256, sizes=sizes, name=name, places=places)
-    if file is None and named is None:
+    is_path = looks_like_path(reference.weights)
+    if is_path:  # a whole one, in estimators of earlier versions
+        places = (*places, str(reference.weights))
+    file = find_by_digest(sha256, sizes=sizes, places=places)
+    if file is None and not is_path:
         # Packages and caches have folders of their own.
         with suppress(SkTransferError, OSError):
             path = _provider_of(reference.name).file_here(reference.name, reference.weights)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -99,41 +98,45 @@ def find_by_digest(
     digest: str,
     *,
     sizes: range | None = None,
-    name: str | None = None,
     places: Iterable[str | os.PathLike[str]] = (),
 ) -> WeightsFile | None:
     """Find a file of some content on this machine, whatever it is called.
 
     ``digest`` is its sha256 or the beginning of it. A file is hashed if its number of bytes is one
-    of ``sizes``, and only once. If they are not known (None), files with that ``name`` or with a
-    suffix of weights are. ``places`` are files and folders to look into before the usual ones.
+    of ``sizes``, and only once. If they are not known (None), files with a suffix of weights are.
+    ``places`` are files and folders to look into before the usual ones.
     """
-    for path in _candidates(digest, places):
-        with suppress(OSError):  # a broken link, a folder that may not be read
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                continue
-            if sizes is None and path.name != name:
+    for path, sure in _candidates(digest, places):
+        with suppress(OSError):  # a broken link, a file that may not be read
+            if sizes is None:
                 claimed = digest_in_name(path.name) or ""
-                other = not (digest.startswith(claimed) or claimed.startswith(digest))
-                if other or path.suffix.lower() not in WEIGHT_SUFFIXES:
-                    continue
-            elif sizes is not None and status.st_size not in sizes:
-                continue
-            found = digest_of(path)
-            if found.startswith(digest.lower()):
-                return WeightsFile(path, found)
+                likely = path.suffix.lower() in WEIGHT_SUFFIXES and digest.startswith(claimed)
+                is_candidate = sure or likely
+            else:
+                is_candidate = path.stat().st_size in sizes
+            if is_candidate and path.is_file() and digest_of(path).startswith(digest):
+                return WeightsFile(path, digest_of(path))
     return None
 
 
-def _candidates(digest: str, places: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
-    """Yield files that may have a digest: where one was seen, the places, the usual folders."""
-    for path, entry in _read_records()["seen"].items():
-        if isinstance(entry, list) and str(entry[-1]).startswith(digest):
-            yield Path(path)
-    for place in (*map(Path, places), *(folder for _, folder in search_folders())):
-        with suppress(OSError):
-            yield from sorted(place.iterdir()) if place.is_dir() else [place]
+def _candidates(
+    digest: str, places: Iterable[str | os.PathLike[str]]
+) -> Iterator[tuple[Path, bool]]:
+    """Yield files in the places, where the digest was seen, in the usual folders.
+
+    With each comes whether it was named, and not found in a folder.
+    """
+    before = [
+        path
+        for path, entry in _read_records()["seen"].items()
+        if isinstance(entry, list) and entry and str(entry[-1]).startswith(digest)
+    ]
+    for place in map(Path, (*places, *before, *(folder for _, folder in search_folders()))):
+        with suppress(OSError):  # a folder that may not be read
+            if place.is_dir():
+                yield from ((path, False) for path in sorted(place.iterdir()))
+            else:
+                yield place, True
 
 
 def search_folders() -> list[tuple[str, Path]]:
