@@ -119,8 +119,10 @@ def _with_subfolders(place: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 def arrive(estimator: Any) -> Exception | None:
     """Give an estimator that was loaded paths of this machine; return what is missing, if any."""
-    places, missing, file, backbone = places_of(estimator), None, None, None
-    found_as = estimator._found_as
+    missing, file, backbone, found_as = None, None, None, estimator._found_as
+    moved = [each for each in (estimator.weights, estimator.backbone) if isinstance(each, Place)]
+    before = [path for path in (recall_place(each.key) for each in moved) if path is not None]
+    places = (*places_of(estimator), *before)
     if isinstance(found_as, (str, os.PathLike)) and not is_name(found_as):  # a path
         estimator._found_as = saved_reference(found_as, places)
     try:
@@ -129,32 +131,36 @@ def arrive(estimator: Any) -> Exception | None:
         missing = error
     if isinstance(estimator._found_as, BackboneReference):
         with suppress(SkTransferError, OSError):
-            backbone = saved_again(estimator._found_as, places)
-    found = {"weights": None if file is None else file.path, "backbone": backbone}
+            backbone = saved_again(estimator._found_as, places).absolute()
+    found = {"weights": None if file is None else file.path.absolute(), "backbone": backbone}
     for values in (vars(estimator), vars(estimator).get("_made_with", {})):
         values.update(with_paths(values, found))
-    if Path(str(estimator.reference_.weights)).is_absolute():  # of an earlier version
-        name = name_of(estimator.reference_.weights)
-        estimator.reference_ = replace(estimator.reference_, weights=name)
+    reference = estimator.reference_
+    if file is not None and reference.size is None:  # of an earlier version
+        reference = replace(reference, size=file.size)
+    if looks_like_path(reference.weights):
+        reference = replace(reference, weights=name_of(str(reference.weights)))
+    estimator.reference_ = reference
+    if estimator._packed is not None:
+        estimator._packed = replace(estimator._packed, reference=reference)
     return missing
 
 
 def with_paths(values: dict[str, Any], found: Mapping[str, Path | None]) -> dict[str, Any]:
-    """Return parameters with the paths that their places are on this machine."""
-    return {
-        name: _path_here(name, value, found.get(name)) if isinstance(value, Place) else value
-        for name, value in values.items()
-    }
+    """Return parameters with the paths that they are on this machine."""
+    return {name: _path_here(name, value, found.get(name)) for name, value in values.items()}
 
 
-def _path_here(name: str, place: Place, found: Path | None) -> Any:
-    """Return the path that a place is on this machine, or what a parameter is without it."""
-    path = recall_place(place.key)
-    if name in _FOUND:
+def _path_here(name: str, value: Any, found: Path | None) -> Any:
+    """Return the path that a parameter is on this machine, or what it is without one."""
+    place = value if isinstance(value, Place) else None
+    path = value if place is None else recall_place(place.key)
+    if name in _FOUND and (place is not None or looks_like_path(value)):
         if path is not None and os.path.isfile(path):
             return path
-        return place.name if found is None else str(found)
-    return True if path is None and name == "cache" else path
+        unknown = value if place is None else place.name
+        return unknown if found is None else str(found)
+    return True if place is not None and path is None and name == "cache" else path
 
 
 def arrive_from_pickle(estimator: Any) -> None:

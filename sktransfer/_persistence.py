@@ -316,9 +316,9 @@ def not_found(
     if _config.weights_directory() is None:
         where.append(f"no folder named in {variable}, which is not set")
     others = [
-        f"{folder / name} has that name, but the digest sha256:{digest_of(folder / name)}. "
-        for _, folder in folders
-        if named and (folder / name).is_file()
+        f"{path} is another file, whose digest is sha256:{digest_of(path)}. "
+        for path in (place if place.is_file() else place / name for _, place in folders)
+        if named and path.is_file()
     ]
     text = (
         f"The weights that this estimator was fitted with are not on this machine: {name!r} of "

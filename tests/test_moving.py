@@ -174,7 +174,7 @@ def test_other_weights_are_refused_by_name_and_digest(fitted, there, elsewhere, 
     there.unlink()
     other = folder / "own.pth"
     torch.save(state_dict(seed=2), other)
-    with pytest.raises(WeightsMismatchError, match=r"own\.pth has that name, but the digest"):
+    with pytest.raises(WeightsMismatchError, match=r"own\.pth is another file, whose digest"):
         FineTuneClassifier.load(folder / "model.safetensors")
     with pytest.raises(WeightsMismatchError, match=r"is not the file .* fitted with"):
         FineTuneClassifier.load(folder / "model.safetensors", weights=other)
