@@ -398,7 +398,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         path : path-like
             The file.
         **params : dict
-            Parameters of the network to take instead of those in the file (``device="cpu"``, say).
+            As for ``FineTuneClassifier.load``: ``weights``, where the pretrained weights are, and
+            parameters of the network to take instead of those in the file.
 
         Returns
         -------
