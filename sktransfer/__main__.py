@@ -181,6 +181,11 @@ def _add_train(commands: Any) -> None:
         help="with which the threshold keeps it, or none for a point estimate "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--store-weights",
+        action="store_true",
+        help="write the network itself too, for machines that do not have its weights",
+    )
     _add_columns(parser)
     parser.set_defaults(run=_run_train)
 

@@ -44,7 +44,12 @@ def run_train(options: argparse.Namespace) -> None:
 
     # The one pass over the images; all that follows takes their embeddings from the cache.
     net = FineTuneClassifier(
-        options.backbone or BACKBONE, freeze_depth="all", on_error="nan", random_state=0, verbose=1
+        options.backbone or BACKBONE,
+        freeze_depth="all",
+        on_error="nan",
+        store_weights=options.store_weights,
+        random_state=0,
+        verbose=1,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed
