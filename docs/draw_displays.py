@@ -227,8 +227,9 @@ def learning_curve() -> Any:
         score_type="both",
         score_name="ROC AUC",
         ax=ax,
-        line_kwargs={"marker": "o"},
     )
+    for line in ax.lines:
+        line.set_marker("o")
     ax.set_xticks(display.train_sizes, display.train_sizes)
     ax.minorticks_off()
     return display.figure_
