@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from sktransfer import __version__
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # for `recorded`
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
 
 project = "sktransfer"
@@ -27,6 +29,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "recorded",
 ]
 templates_path = ["_templates"]
 exclude_patterns = [
@@ -70,7 +73,9 @@ copybutton_prompt_is_regexp = True
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",
+    # All others read images that may not be copied: `recorded` shows what they gave.
     "filename_pattern": r"/plot_",
+    "subsection_order": ["examples/getting_results", "examples/choosing", "examples/evaluating"],
     "within_subsection_order": "FileNameSortKey",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("sktransfer",),
