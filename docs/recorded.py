@@ -51,8 +51,9 @@ def digest(code: str) -> str:
 def run_block(code: str, names: dict[str, Any]) -> tuple[str, str]:
     """Run a block; what it prints, and the value of its last line as HTML where it has such."""
     tree = ast.parse(code)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    printed, value = io.StringIO(), None
+    last: Any = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    printed = io.StringIO()
+    value: Any = None
     with contextlib.redirect_stdout(printed):
         exec(compile(tree, "<example>", "exec"), names)
         if last is not None:
@@ -138,7 +139,7 @@ def setup(app: Any) -> dict[str, Any]:
             found.append(nodes.raw("", f'<div class="{classes}">{html}</div><br />', format="html"))
         return found
 
-    class ShowRecorded(SphinxTransform):  # type: ignore[misc]
+    class ShowRecorded(SphinxTransform):
         default_priority = 500  # before images are collected
 
         def apply(self, **kwargs: Any) -> None:
