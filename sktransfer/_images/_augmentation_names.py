@@ -84,8 +84,8 @@ def check_meant(params: Mapping[str, Any], fill_modes: Iterable[str]) -> None:
         meant = _FILL_MODES.get(close[0], close[0]) if close else None
         hint = f" Did you mean {meant!r}?" if meant else ""
         raise ValueError(
-            f"fill_mode must be one of {', '.join(map(repr, sorted(fill_modes)))}; got {mode!r}."
-            f"{hint}"
+            "The 'fill_mode' parameter of ImageAugmentation must be one of "
+            f"{', '.join(map(repr, sorted(fill_modes)))}; got {mode!r}.{hint}"
         )
     if isinstance(brightness, (int, float)) and not isinstance(brightness, bool):
         low, high = (f"{max(0.0, 1 + sign * brightness):g}" for sign in (-1, 1))
