@@ -12,6 +12,7 @@ and, with ``--axe``, the file ``axe.min.js`` of the npm package axe-core. CI doe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import sys
 import threading
@@ -72,19 +73,23 @@ HEADER_PROBLEMS = """() => {
   return found;
 }"""
 
-# The elements that make the page wider than the window, unless a box of their own scrolls.
+# The elements that make the page, or the column of its text, wider than the window, unless a box of
+# their own scrolls.
 SIDEWAYS = """() => {
-  if (document.documentElement.scrollWidth <= innerWidth) return [];
+  const column = document.querySelector(".bd-article-container") ?? document.body;
+  const width = Math.max(document.documentElement.scrollWidth,
+                         column.getBoundingClientRect().left + column.scrollWidth);
+  if (width <= innerWidth && column.scrollWidth <= column.clientWidth + 1) return [];
   const scrolls = e => {
-    for (; e && e !== document.body; e = e.parentElement)
+    for (; e && e !== document.body && e !== column; e = e.parentElement)
       if (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX)) return true;
     return false;
   };
-  const wide = [...document.body.querySelectorAll("*")].filter(
-    e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e.parentElement));
+  const right = Math.min(innerWidth, column.getBoundingClientRect().right);
+  const wide = [...column.querySelectorAll("*")].filter(
+    e => e.getBoundingClientRect().right > right + 1 && !scrolls(e.parentElement));
   const name = e => `${e.tagName}.${e.className} ${(e.innerText || "").slice(0, 40)}`;
-  const width = document.documentElement.scrollWidth;
-  return [`${width} pixels wide: ${wide.slice(0, 4).map(name).join("; ")}`];
+  return [`${width} pixels wide: ${wide.slice(-4).map(name).join("; ")}`];
 }"""
 
 AXE = """async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(
@@ -95,6 +100,11 @@ AXE = """async () => (await axe.run(document, {resultTypes: ["violations"]})).vi
 class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         """Keep requests off the terminal."""
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        """Send a file, and say nothing where a page that was left no longer wants it."""
+        with contextlib.suppress(ConnectionError):
+            super().copyfile(source, outputfile)
 
 
 def serve(folder: Path) -> str:
@@ -119,7 +129,13 @@ def watch(tab: Any, address: str, found: list[str]) -> None:
     tab.route("**/*", route)
     tab.on("console", lambda message: found.append(f"console: {message.type}: {message.text}"))
     tab.on("pageerror", lambda error: found.append(f"error: {error}"))
-    tab.on("requestfailed", lambda request: found.append(f"request failed: {request.url}"))
+    # A browser that leaves a page cancels what it was still loading: ERR_ABORTED.
+    tab.on(
+        "requestfailed",
+        lambda request: (
+            request.failure == "net::ERR_ABORTED" or found.append(f"request failed: {request.url}")
+        ),
+    )
     tab.on(
         "response",
         lambda answer: answer.status >= 400 and found.append(f"{answer.status}: {answer.url}"),

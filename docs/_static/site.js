@@ -3,3 +3,8 @@ const log = console.log;
 console.log = (...words) => {
   if (!String(words[0]).startsWith("[PST]")) log.apply(console, words);
 };
+
+addEventListener("DOMContentLoaded", () => {
+  for (const box of document.querySelectorAll(".output_subarea"))
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+});
