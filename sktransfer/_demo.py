@@ -30,6 +30,8 @@ from sktransfer._utils.splitting import stratified_folds
 from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
+from sktransfer.metrics import operating_point
+from sktransfer.metrics._operating_point import doubt_about
 
 N_FOLDS = 5
 N_INNER_FOLDS = 3  # inside the training part of a fold, for the threshold
@@ -86,6 +88,10 @@ def run_demo(
         print(f"Accuracy: {np.mean(y_pred == y):.3f}")
     else:
         _print_threshold(threshold, confusion_matrix(y, y_pred), names, task.positive)
+        last = np.unique(y)[1]
+        point = operating_point(y == last, y_pred == last, 1, groups=groups)
+        if (doubt := doubt_about(point, repr(names[1]))) is not None:
+            print(f"warning: {doubt}")
 
     # 3. Draw the ROC curve and the confusion matrix of the out-of-fold predictions.
     plots = _draw_plots(Path(output), y, y_proba, y_pred, names, task.positive)

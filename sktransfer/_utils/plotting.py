@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from sktransfer._utils.classes import names_of_model, positive_class
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.sklearn_compat import (
@@ -86,6 +87,15 @@ def legend_text(name: Any) -> str:
     return f" {name}" if str(name).startswith("_") else str(name)
 
 
+def _chosen_positive(estimator: Any, pos_label: Any) -> Any:
+    """Return the positive class of a binary classifier; what is none is for scikit-learn to say."""
+    classes = getattr(estimator, "classes_", ())
+    if len(classes) != 2:
+        return pos_label
+    given = own_positive(estimator) if pos_label is None else pos_label
+    return positive_class(classes, given, names=names_of_model(estimator))
+
+
 class ScoreDisplayMixin:
     """Constructors of displays of true labels and scores of the positive class.
 
@@ -126,8 +136,8 @@ class ScoreDisplayMixin:
         response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
             Where scores come from. "auto": the first of the two that the estimator has.
         pos_label : int, float, bool, str or None, default=None
-            The positive class. None: that of an estimator with a threshold of its own, else the
-            last of ``estimator.classes_``.
+            The positive class. None: that of an estimator with a threshold of its own, else 1,
+            where the classes are 0 and 1 or -1 and 1.
         name : str or None, default=None
             Name in the legend. None: the name of the estimator's class.
         **kwargs : dict
@@ -139,8 +149,7 @@ class ScoreDisplayMixin:
             The display, plotted.
         """
         own = own_positive(estimator)
-        if pos_label is None:
-            pos_label = own
+        pos_label = _chosen_positive(estimator, pos_label)
         score, label = _get_response_values_binary(
             estimator, X, cls._response_methods(response_method), pos_label=pos_label
         )
@@ -179,7 +188,7 @@ class ScoreDisplayMixin:
         response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
             Where scores come from. "auto": the first of the two that the estimators have.
         pos_label : int, float, bool, str or None, default=None
-            The positive class. None: the last of the classes.
+            The positive class. None: as in :meth:`from_estimator`.
         name : str or None, default=None
             Name in the legend. None: the name of the estimators' class.
         groups : array-like of shape (n,) or None, default=None
@@ -199,6 +208,7 @@ class ScoreDisplayMixin:
             )
         estimators, tests = cv_results["estimator"], cv_results["indices"]["test"]
         methods = cls._response_methods(response_method)
+        pos_label = _chosen_positive(estimators[0], pos_label)
         parts = [
             _get_response_values_binary(
                 estimator, _safe_indexing(X, test), methods, pos_label=pos_label

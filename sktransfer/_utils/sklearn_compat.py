@@ -23,7 +23,6 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _check_method_params,
-    _check_pos_label_consistency,
     _check_sample_weight,
     _check_y,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "StrOptions",
     "_check_feature_names_in",
     "_check_method_params",
-    "_check_pos_label_consistency",
     "_check_sample_weight",
     "_check_y",
     "_fit_context",

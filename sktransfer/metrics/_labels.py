@@ -11,9 +11,9 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
+from sktransfer._utils.classes import positive_class
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_column, check_present
-from sktransfer._utils.sklearn_compat import _check_pos_label_consistency
 
 
 class Interval(NamedTuple):
@@ -94,13 +94,10 @@ def positive_label(y_true: ArrayLike, pos_label: Any = None) -> Any:
     kind = type_of_target(y, input_name="y_true")
     if kind != "binary":
         raise ValueError(f"y_true must have two classes; got a target of type {kind!r}.")
-    label = _check_pos_label_consistency(pos_label, y)
     classes = np.unique(y)
-    if len(classes) == 2 and label not in classes:
-        raise ValueError(
-            f"pos_label={label!r} is not a label of y_true, which has {classes.tolist()}."
-        )
-    return label
+    if len(classes) < 2 and pos_label is not None:
+        return pos_label  # rows of the other class alone
+    return positive_class(classes, pos_label)
 
 
 def binary_labels(y_true: ArrayLike, pos_label: Any = None) -> np.ndarray:

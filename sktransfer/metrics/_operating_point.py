@@ -18,6 +18,10 @@ from sktransfer.metrics._labels import (
 )
 from sktransfer.metrics._rates import effective_trials, rate_of
 
+# A rate that leaves a threshold without use, and the usual bar of a positive likelihood ratio from
+# which a finding rules a disease in.
+_FEW, _RULES_IN = 0.05, 10
+
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -39,6 +43,11 @@ class OperatingPoint:
     prevalence: float
     group_sensitivity: Interval | None = None
     group_specificity: Interval | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """What makes the threshold useless, in words; None if nothing does."""
+        return doubt_about(self, repr(self.pos_label))
 
     @property
     def n_positive(self) -> int:
@@ -64,7 +73,40 @@ class OperatingPoint:
                     f"{label:<25} {value.estimate:.3f} "
                     f"({100 * self.confidence_level:g} %: {value.low:.3f} to {value.high:.3f})"
                 )
+        if self.warning is not None:
+            lines.append(f"Warning: {self.warning}")
         return "\n".join(lines)
+
+
+def doubt_about(point: OperatingPoint, called: str) -> str | None:
+    """Return what makes a threshold useless; ``called`` is the positive class in messages.
+
+    A strict threshold that finds few is of use where those few are nearly all positive.
+    """
+    found, spared = point.sensitivity.estimate, point.specificity.estimate
+    above, below = point.positive_likelihood_ratio, point.negative_likelihood_ratio
+    rates = f"sensitivity {found:.3f}, specificity {spared:.3f}"
+    if spared < _FEW:
+        return (
+            f"This threshold is of no use: it calls nearly every row {called}, also {point.fp} of "
+            f"the {point.n_negative} that are not ({rates})."
+        )
+    if found < _FEW and above.low < _RULES_IN:
+        return (
+            f"This threshold is of no use: it calls hardly any row {called}, only {point.tp} of "
+            f"the {point.n_positive} that are ({rates})."
+        )
+    if above.high < 1:
+        return (
+            f"This threshold is worse than chance: rows that are not {called} are called so more "
+            f"often than those that are ({rates}). Labels or classes may be swapped."
+        )
+    if above.low <= 1 and below.high >= 1:
+        return (
+            f"This threshold is no better than chance on these rows: {rates}, and the interval of "
+            f"the positive likelihood ratio, {above.low:.2f} to {above.high:.2f}, includes 1."
+        )
+    return None
 
 
 def operating_point(
@@ -112,7 +154,9 @@ def operating_point(
         - ``positive_likelihood_ratio``, ``negative_likelihood_ratio``: intervals of the factor by
           which a call multiplies the odds of being positive;
         - ``group_sensitivity``, ``group_specificity``: with groups, intervals of the share of them
-          *all* of whose positive rows are called positive, or all of whose negative rows negative.
+          *all* of whose positive rows are called positive, or all of whose negative rows negative;
+        - ``warning``: None, or why the threshold is of no use: nearly every row is called positive,
+          or hardly any, or it is no better than chance (both likelihood ratios may be 1).
 
     See Also
     --------
@@ -139,6 +183,7 @@ def operating_point(
     npv                       1.000 (95 %: 0.158 to 1.000)
     positive likelihood ratio 3.000 (95 %: 0.569 to 8.681)
     negative likelihood ratio 0.000 (95 %: 0.000 to 3.743)
+    Warning: This threshold is no better than chance on these rows: ... includes 1.
     """
     check_level(confidence_level)
     if np.isnan(threshold):

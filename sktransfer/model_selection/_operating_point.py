@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._utils.classes import class_text, names_of_model, positive_class
 from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
@@ -26,18 +26,21 @@ from sktransfer._utils.sklearn_compat import (
     _check_y,
     _fit_context,
 )
-from sktransfer.metrics import operating_point, rows_needed
+from sktransfer.metrics import operating_point
 from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
 from sktransfer.metrics._thresholds import rate_threshold, worst_scores
+from sktransfer.model_selection._guarantee import (
+    USUAL,
+    refuse_certainty,
+    trivial_threshold,
+    warn_of_no_use,
+)
 from sktransfer.model_selection._out_of_fold import (
     out_of_fold_scores,
     positive_scores,
     warn_of_ties,
 )
 from sktransfer.model_selection._saved_threshold import load_with_threshold, save_with_threshold
-
-# Level of the intervals in operating_point_ where none is asked for.
-_USUAL = 0.95
 
 
 class OperatingPointClassifier(BaseThresholdClassifier):
@@ -61,7 +64,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         specificity is best; under "specificity" the lowest. "cost": the one with the least mean
         cost on the scored rows, without a guarantee; ``target_level`` then is not used.
     target_level : float, default=0.95
-        The rate to keep, in (0, 1).
+        The rate to keep, in (0, 1). A rate of 1 cannot be guaranteed; the error says how much can.
     cost_matrix : array-like of shape (2, 2) or None, default=None
         Cost of every decision, for ``constraint="cost"`` and for nothing else: a row for each true
         class and a column for each predicted one, in the order of ``classes_``.
@@ -81,7 +84,9 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         What to do with too few rows to keep the guarantee. "raise": an error that says how many it
         takes. "trivial": call all rows positive (with "specificity": negative), and warn.
     pos_label : int, float, bool, str or None, default=None
-        The positive class. None: the last of the sorted classes.
+        The positive class, by its label, or by its name where ``estimator`` is fitted and knows
+        names (``class_names_``). None: 1, where the labels are 0 and 1 or -1 and 1. Words, as
+        "covid19" and "other", leave a doubt: it must be given.
     response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
         Where scores come from. "auto": the first of the two that the estimator has.
     n_jobs : int or None, default=None
@@ -161,7 +166,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseThresholdClassifier._parameter_constraints,
         "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],
-        "target_level": [Interval(Real, 0, 1, closed="neither")],
+        "target_level": [Interval(Real, 0, 1, closed="right")],  # 1 has an error of its own
         "cost_matrix": ["array-like", None],
         "confidence_level": [Interval(Real, 0, 1, closed="neither"), None],
         "cv": ["cv_object", StrOptions({"prefit"})],
@@ -222,8 +227,14 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         Raises
         ------
         ValueError
-            If there are too few rows to keep the guarantee, a score is missing, a group is on both
-            sides of a fold, or ``y`` does not have two classes.
+            If nothing says which class is positive, there are too few rows to keep the guarantee,
+            a score is missing, a group is on both sides of a fold, or ``y`` does not have two
+            classes.
+
+        Warns
+        -----
+        UserWarning
+            If the threshold is of no use (``operating_point_.warning``).
         """
         if y is None:
             raise ValueError(
@@ -239,6 +250,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
                 "cost_matrix is what constraint='cost' needs and nothing else uses; got "
                 f"constraint={self.constraint!r} and cost_matrix={self.cost_matrix!r}."
             )
+        kept = (labels == self.pos_label_) == (self.constraint != "specificity")
+        refuse_certainty(self, np.flatnonzero(kept), patients)
         fit_params, split_params = self._route(patients, params)
         self.estimator_, scored, score, refitted = out_of_fold_scores(
             *(self.estimator, X, labels),
@@ -265,8 +278,9 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             self.threshold_,
             pos_label=self.pos_label_,
             groups=patients,
-            confidence_level=self.confidence_level or _USUAL,
+            confidence_level=self.confidence_level or USUAL,
         )
+        warn_of_no_use(self)
         for name in ("n_features_in_", "feature_names_in_"):
             self.__dict__.pop(name, None)
             if hasattr(self.estimator_, name):
@@ -287,12 +301,14 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             raise ValueError(
                 f"{type(self).__name__} needs rows of two classes; got 1 class: {classes.tolist()}."
             )
-        self.pos_label_ = classes.tolist()[1] if self.pos_label is None else self.pos_label
-        if self.pos_label_ not in classes:
-            raise ValueError(
-                f"pos_label={self.pos_label!r} is not a label of y, which has {classes.tolist()}."
-            )
+        names = names_of_model(self.estimator, classes)
+        self.pos_label_ = self._positive_of(classes, names)
+        ordered = sorted(classes.tolist(), key=lambda label: label == self.pos_label_)
+        self._called = tuple(class_text(label, names) for label in ordered)
         return labels
+
+    def _positive_of(self, classes: np.ndarray, names: dict[Any, str] | None) -> Any:
+        return positive_class(classes, self.pos_label, names=names)
 
     def _route(
         self, groups: np.ndarray | None, params: dict[str, Any]
@@ -307,8 +323,9 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     def _choose(self, positive: np.ndarray, score: np.ndarray, groups: np.ndarray | None) -> float:
         if not positive.any() or positive.all():
             raise ValueError(
-                "The rows that were scored are all of one class, those whose sample_weight is 0 "
-                "left out; use another cv."
+                "The rows that were scored are all of one class, "
+                f"{self._called[int(positive.all())]}, those whose sample_weight is 0 left out; "
+                "use another cv."
             )
         if self.cost_matrix is not None:
             costs = check_cost_matrix(self.cost_matrix, 2)
@@ -323,24 +340,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         )
         if threshold is not None:
             return threshold
-        assert self.confidence_level is not None  # a point estimate takes one row
-        unit = "rows" if groups is None else "groups"
-        needed = rows_needed(self.target_level, confidence_level=self.confidence_level)
-        message = (
-            f"A {self.constraint} of at least {self.target_level:g} cannot be guaranteed with "
-            f"confidence {self.confidence_level:g}: that takes {needed} "
-            f"{'positive' if above else 'negative'} {unit}, and {len(worst)} were scored. "
-        )
-        if self.unattainable == "raise":
-            raise ValueError(
-                message + "Give more of them, lower target_level or confidence_level, ask for a "
-                "point estimate with confidence_level=None, or call every row the same with "
-                "unattainable='trivial'."
-            )
-        warnings.warn(
-            message + f"Every row is called {'positive' if above else 'negative'}.", stacklevel=4
-        )
-        return -np.inf if above else np.inf
+        return trivial_threshold(self, len(worst), groups)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the positive class where the score is at least ``threshold_``.

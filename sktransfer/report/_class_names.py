@@ -13,23 +13,8 @@ from typing import Any
 import numpy as np
 
 from sktransfer._finetune._saving import read_class_names
-from sktransfer.report._model import fitted_steps
 
 _BOOLEANS = {"true": 1.0, "false": 0.0}
-
-
-def names_of_model(estimator: Any) -> dict[Any, str] | None:
-    """Return the names that a model was saved with, by label; None where labels are all there is.
-
-    Those of an estimator inside it count if it has the same classes.
-    """
-    labels = np.asarray(estimator.classes_)
-    for step in fitted_steps(estimator):
-        names = getattr(step, "class_names_", None)
-        if names is not None and np.array_equal(np.asarray(step.classes_), labels):
-            named = dict(zip(labels.tolist(), names, strict=True))
-            return None if all(label == name for label, name in named.items()) else named
-    return None
 
 
 def given_names(given: Sequence[str], labels: Sequence[Any]) -> dict[Any, str]:

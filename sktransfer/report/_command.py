@@ -13,14 +13,15 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from sktransfer._moving import look_in
+from sktransfer._utils.classes import fitted_steps, names_of_model, positive_class
 from sktransfer._utils.identifiers import identifier
 from sktransfer._utils.names import shown
+from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
-from sktransfer.report._class_names import given_names, labels_of, listed, names_of_model
-from sktransfer.report._model import fitted_steps
+from sktransfer.report._class_names import given_names, labels_of, listed
 from sktransfer.report._report import DiagnosticReport, diagnostic_report
 from sktransfer.report._subgroups import too_many
 
@@ -207,9 +208,11 @@ def _readings(
 
 
 def _positive(given: str | None, estimator: Any, names: dict[Any, str] | None) -> Any:
-    """Return the positive class by its name, or None for the model's own or the last of two."""
+    """Return the positive class by its name, or None for that of the model's threshold."""
     labels = np.asarray(estimator.classes_).tolist()
     if given is None:
+        if own_positive(estimator) is None:
+            return positive_class(labels, names=names, option="--positive ")
         return None
     try:
         return labels_of([given], labels, names)[given]

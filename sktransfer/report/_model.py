@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.pipeline import Pipeline
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._utils.classes import fitted_steps
 from sktransfer._version import __version__
 from sktransfer.report._section import NOTHING, Section
 
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas")
-# Attributes in which an estimator keeps a fitted one.
-_FITTED = ("best_estimator_", "estimator_")
 # Parameters that do not change the result.
 _IRRELEVANT = {"cache", "n_jobs", "verbose", "store_weights", "on_error"}
 
@@ -88,28 +86,6 @@ def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
                 yield name, value
             elif isinstance(value, (float, np.floating)):
                 yield name, np.asarray(value)
-
-
-def fitted_steps(estimator: Any) -> Iterator[Any]:
-    """Yield an estimator and the fitted ones inside it."""
-    if isinstance(estimator, Pipeline):
-        for _, step in estimator.steps:
-            if isinstance(step, BaseEstimator):
-                yield from fitted_steps(step)
-        return
-    yield estimator
-    for name in _FITTED:
-        inner = getattr(estimator, name, None)
-        if isinstance(inner, BaseEstimator):
-            yield from fitted_steps(inner)
-            return
-    members = getattr(estimator, "calibrated_classifiers_", None)
-    if members is not None:
-        for member in members:
-            yield from fitted_steps(member.estimator)
-            yield from member.calibrators
-    elif isinstance(getattr(estimator, "estimator", None), BaseEstimator):
-        yield from fitted_steps(estimator.estimator)
 
 
 def _described(step: Any, identify: bool) -> tuple[str, dict[str, str]]:

@@ -15,7 +15,6 @@ import pandas as pd
 
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.notebooks import card
-from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
 from sktransfer.report._baselines import baselines_section
@@ -247,8 +246,9 @@ def diagnostic_report(
     thresholds : mapping of str to float, or None, default=None
         Further thresholds for the table of operating points, not chosen on these rows.
     pos_label : int, float, bool, str or None, default=None
-        The positive class. None: that of the estimator's threshold, else the last of two. With
-        more than two classes it must be given, and is compared with the rest.
+        The positive class, by its label or its name. None: that of the estimator's threshold, else
+        1, where the labels are 0 and 1 or -1 and 1. Other classes leave a doubt and it must be
+        given; of more than two it is compared with the rest.
     target_names : mapping, sequence or None, default=None
         Names of the classes, by label or in the order of ``estimator.classes_``. None: those that
         the model was saved with (``class_names_``), else the labels. ``target_names`` of a Bunch
@@ -356,24 +356,15 @@ def diagnostic_report(
         saliency_section(rows, saliency, n_saliency, images=images, random_state=random_state),
         last,
     ]
-    _add_first_notices(parts[0], rows, area, given=pos_label)
+    _add_first_notice(parts[0], rows, area)
     return DiagnosticReport(
         title or f"Diagnostic report: {rows.positive} against {rows.negative}",
         {part.key: part for part in parts},
     )
 
 
-def _add_first_notices(section: Section, rows: ScoredRows, area: Interval, *, given: Any) -> None:
-    """Write, before anything else, that scores point the wrong way, or who chose the direction."""
-    if given is None and own_positive(rows.estimator) is None and isinstance(rows.pos_label, str):
-        section.notices.insert(
-            0,
-            Notice(
-                f"Nobody said which class is positive: it is {rows.positive}, the last in sorted "
-                "order. pos_label (--positive) names another; sensitivity and specificity change "
-                "places then."
-            ),
-        )
+def _add_first_notice(section: Section, rows: ScoredRows, area: Interval) -> None:
+    """Write, before anything else, that scores point the wrong way."""
     if area.high < 0.5:
         text = (
             f"The AUC is {interval(area)}, below 0.5 with its whole interval: the model gives "

@@ -11,12 +11,13 @@ import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._utils.classes import names_of_model, positive_class
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.sklearn_compat import _safe_indexing, decider, own_positive
 from sktransfer.datasets._dicom import is_dicom_ages, years
 from sktransfer.metrics._labels import check_labels, check_readings
-from sktransfer.report._class_names import check_names, names_of_model
+from sktransfer.report._class_names import check_names
 
 _METHODS = ("predict_proba", "decision_function")
 
@@ -110,7 +111,12 @@ def score_rows(
         )
     labels = np.asarray(estimator.classes_)
     own = own_positive(estimator)
-    label = _positive(labels, own if pos_label is None else pos_label)
+    names = check_names(target_names, labels.tolist(), names_of_model(estimator) or {})
+    label = positive_class(
+        labels,
+        own if pos_label is None else pos_label,
+        names=dict(zip(labels.tolist(), names, strict=True)),
+    )
     truth = check_labels(y, name="y")
     unknown = np.setdiff1d(truth, labels)
     if len(unknown):
@@ -127,7 +133,6 @@ def score_rows(
     if len(kept) < len(score):
         X, truth, score = _safe_indexing(X, kept), truth[kept], score[kept]
         patients = None if patients is None else patients[kept]
-    names = check_names(target_names, labels.tolist(), names_of_model(estimator) or {})
     negative, positive = _names(labels, label, names)
     proba: np.ndarray | None = score if method == "predict_proba" else None
     if proba is None and hasattr(estimator, "predict_proba"):
@@ -176,20 +181,6 @@ def _class_names(
     named = np.where(column == label, names[1], names[0]).astype(object)
     named[~there] = None
     return named
-
-
-def _positive(labels: np.ndarray, pos_label: Any) -> Any:
-    if pos_label is None:
-        if len(labels) != 2:
-            raise ValueError(
-                f"The estimator has {len(labels)} classes, {labels.tolist()}, and a diagnostic "
-                "report is about one of them against the rest: say which with pos_label= "
-                "(--positive)."
-            )
-        pos_label = labels[1]
-    if pos_label not in labels:
-        raise ValueError(f"pos_label={pos_label!r} is not one of the classes {labels.tolist()}.")
-    return labels[np.flatnonzero(labels == pos_label)[0]]
 
 
 def _method(estimator: Any) -> str:
@@ -248,8 +239,8 @@ def threshold_of(
     decided = labels[1] if own is None else own
     if decided != label:
         raise ValueError(
-            f"The threshold of {name} is one of scores of {decided!s}, and not of {label!s}. Leave "
-            f"pos_label (--positive) out, or give a threshold for {label!s} with threshold= "
-            "(--threshold)."
+            f"The threshold of {name} is one of scores of {decided!s}, and not of {label!s}. "
+            f"Report {decided!s} with pos_label= (--positive), or give a threshold for {label!s} "
+            "with threshold= (--threshold)."
         )
     return float(chosen), source

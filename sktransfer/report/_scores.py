@@ -99,6 +99,9 @@ def operating_section(rows: ScoredRows, thresholds: Mapping[str, float] | None) 
         name: operating_point(rows.y, rows.score, threshold, **rows.interval_settings)
         for name, threshold in chosen.items()
     }
+    for name, point in points.items():
+        if point.warning is not None:
+            section.warn(f"{name} ({point.threshold:.4g}): {point.warning}")
     right = rows.predicted == rows.is_positive
     accuracy = rate_of(right, rows.groups, rows.confidence_level)
     section.data = {

@@ -148,7 +148,10 @@ def test_share_of_patients_without_a_mistake():
         ({"y_score": [0.1, np.nan, 0.3]}, r"NaN in 1 of 3 rows \(first: 1\)"),
         ({"y_true": [1, 1, 1]}, "both classes"),
         ({"y_true": ["a", "b", "a"]}, "pos_label"),
-        ({"y_true": ["a", "b", "a"], "pos_label": "c"}, "not a label of y_true"),
+        (
+            {"y_true": ["a", "b", "a"], "pos_label": "c"},
+            "'c' is not one of the classes, which are 'a', 'b'",
+        ),
         ({"y_true": [0, 1, 2]}, "two classes"),
         ({"groups": [0, 1]}, "2 entries for 3 rows"),
         ({"threshold": np.nan}, "got NaN"),

@@ -69,6 +69,7 @@ def test_the_network_alone_warns_that_a_threshold_is_left_behind(fitted, tmp_pat
         OperatingPointClassifier.load(tmp_path / "net.safetensors")
 
 
+@pytest.mark.filterwarnings("ignore:This threshold is:UserWarning")
 def test_what_no_file_without_code_can_hold_is_refused(task, tmp_path):
     X, y = task
     clf = OperatingPointClassifier(LogisticRegression(), target_level=0.5, pos_label="covid19")

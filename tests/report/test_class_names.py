@@ -253,17 +253,18 @@ def test_a_threshold_for_something_else_decides_nothing(arrays):
     assert score_rows(model, X, y).threshold == 0.5
 
 
-def test_a_positive_class_that_nobody_named_is_noted(arrays):
+def test_a_positive_class_that_nobody_named_is_asked_for(arrays):
     _, X, y = arrays
     labels = np.array(["normal", "malignant"])[y]
     clf = LogisticRegression().fit(X, labels)
-
-    def first(**settings):
-        report = diagnostic_report(clf, X, labels, saliency=None, n_failures=0, **settings)
-        return report.sections["partition"].notices[0].text
-
-    assert first().startswith("Nobody said which class is positive: it is normal")
-    assert not first(pos_label="normal").startswith("Nobody")
+    with pytest.raises(ValueError, match=r"Add pos_label='malignant' or pos_label='normal'\."):
+        diagnostic_report(clf, X, labels, saliency=None)
+    for name, other in (("normal", "malignant"), ("malignant", "normal")):
+        assert score_rows(clf, X, labels, pos_label=name).positive == name
+        named = LogisticRegression().fit(X, y)  # 0 and 1 that are called so
+        rows = score_rows(named, X, y, pos_label=name, target_names=["normal", "malignant"])
+        assert (rows.positive, rows.negative) == (name, other)
+        assert rows.pos_label == int(name == "malignant")
 
 
 def test_readings_are_matched_with_names_too(folder, tmp_path, capsys):

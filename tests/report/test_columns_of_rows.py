@@ -96,7 +96,8 @@ def test_ages_of_dicom_are_years_and_infinite_numbers_are_missing(rows):
 )
 def test_readings_are_labels_and_missing_ones_stay_missing(labels, readings):
     y = np.array(labels)[Y]
-    rows = score_rows(LogisticRegression().fit(X, y), X, y)
+    positive = labels[1] if isinstance(labels[1], str) else None
+    rows = score_rows(LogisticRegression().fit(X, y), X, y, pos_label=positive)
     named = rows.named(readings, "readings")
     there = ~pd.isna(named)
     assert there.sum() >= N - 1
@@ -115,4 +116,4 @@ def test_a_missing_label_of_a_test_row_is_named():
     clf = LogisticRegression().fit(X, y)
     for missing in (None, np.nan):
         with pytest.raises(ValueError, match="y: 1 of 80 rows have no label, the first is row 3"):
-            score_rows(clf, X, [*y[:3], missing, *y[4:]])
+            score_rows(clf, X, [*y[:3], missing, *y[4:]], pos_label="b")

@@ -173,7 +173,7 @@ def test_ages_of_dicom_are_years_and_many_sites_are_left_out(ward, tmp_path, cap
 
 
 @pytest.mark.parametrize("words", [("None", "tumor"), ("FALSE", "TRUE")])
-def test_readings_called_like_missing_values_are_readings(words, tmp_path):
+def test_readings_called_like_missing_values_are_readings(words, tmp_path, capsys):
     study = cohort(40, 3)
     names = np.where(study.y == "ill", words[1], words[0])
     files = []
@@ -189,8 +189,13 @@ def test_readings_called_like_missing_values_are_readings(words, tmp_path):
     table = pd.DataFrame({"file": files, "expert": expert})
     table.to_csv(tmp_path / "test" / "metadata.csv", index=False)
     joblib.dump(pipeline().fit(study.X, names), tmp_path / "m.joblib")
+    model, test = str(tmp_path / "m.joblib"), str(tmp_path / "test")
     more = options(tmp_path, "--readers", "expert", "--allow-pickle")
-    assert main(["report", str(tmp_path / "m.joblib"), str(tmp_path / "test"), *more]) == 0
+    assert main(["report", model, test, *more]) == 1
+    line = f"Add --positive {min(words)!r} or --positive {max(words)!r}."
+    assert line in capsys.readouterr().err
+    more += ["--positive", words[1]]
+    assert main(["report", model, test, *more]) == 0
     (reader,) = json.loads((tmp_path / "r.json").read_text())["roc"]["readers"].values()
     for rate, name in (("sensitivity", words[1]), ("specificity", words[0])):
         own = names == name

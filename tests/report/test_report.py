@@ -223,7 +223,7 @@ def test_a_file_of_weights_is_named_by_its_digest_only(study, tmp_path):
     torch.save(torchvision.models.squeezenet1_1().state_dict(), secret)
     pipe = pipeline().set_params(pretrainedfeatureextractor=extractor(weights=str(secret)))
     pipe.fit(study.X, study.y)
-    report = diagnostic_report(pipe, study.X, study.y, saliency=None, n_failures=0)
+    report = diagnostic_report(pipe, study.X, study.y, pos_label="ill", saliency=None, n_failures=0)
     text = everything(report)
     assert "Secret" not in text
     assert pipe[0].reference_.digest in text
@@ -398,7 +398,9 @@ def test_rows_that_cannot_be_read_are_left_out_and_counted(study):
     y = np.insert(study.y.astype(object), 60, "ill")
     groups = np.insert(study.groups.astype(object), 60, "nobody")
     with pytest.warns(FailedRowsWarning):
-        report = diagnostic_report(nan, X, y.astype(str), groups=groups, saliency=None)
+        report = diagnostic_report(
+            nan, X, y.astype(str), groups=groups, pos_label="ill", saliency=None
+        )
     test = report.to_dict()["partition"]["parts"]["test"]
     assert (test["images"], test["unreadable"], test["patients"]) == (120, 1, 60)
 

@@ -1,0 +1,80 @@
+"""What a rate that is to be guaranteed takes, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from sktransfer.metrics import rows_needed
+from sktransfer.metrics._operating_point import doubt_about
+
+# Level of intervals where none is asked for.
+USUAL = 0.95
+
+
+def refuse_certainty(clf: Any, rows: np.ndarray, groups: np.ndarray | None) -> None:
+    """Raise an error that says why no threshold keeps a rate of 1, and what can be asked for.
+
+    ``clf`` is an OperatingPointClassifier; ``rows`` are those of the class whose rate it keeps.
+    """
+    if clf.target_level != 1 or clf.constraint == "cost":
+        return
+    n = len(rows if groups is None else np.unique(groups[rows]))
+    sure = clf.confidence_level or USUAL
+    missed = 1 - (1 - sure) ** (1 / n)
+    raise ValueError(
+        f"target_level=1: that none is ever missed cannot be guaranteed with any number of rows. "
+        f"With {n} {whose(clf, groups)} and all of them found, up to {missed:.1%} of those to come "
+        f"may still be missed, with confidence {sure:g} (the rule of three: about 3 / {n} with "
+        f"0.95). The most that they can guarantee is target_level={highest_level(n, sure):g}."
+    )
+
+
+def trivial_threshold(clf: Any, n: int, groups: np.ndarray | None) -> float:
+    """Return the threshold that calls every row the same; where nobody asked for it, an error.
+
+    ``n`` rows or groups of the class are too few for the rate that ``clf`` is to keep.
+    """
+    needed = rows_needed(clf.target_level, confidence_level=clf.confidence_level)
+    message = (
+        f"A {clf.constraint} of at least {clf.target_level:g} cannot be guaranteed with "
+        f"confidence {clf.confidence_level:g}: that takes {needed} {whose(clf, groups)}, and {n} "
+        "were scored."
+    )
+    if clf.unattainable == "raise":
+        raise ValueError(
+            f"{message} Give more of them, lower target_level (these can guarantee "
+            f"{highest_level(n, clf.confidence_level):g}) or confidence_level, ask for a point "
+            "estimate with confidence_level=None, or call every row the same with "
+            "unattainable='trivial'."
+        )
+    above = clf.constraint == "sensitivity"
+    warnings.warn(f"{message} Every row is called {clf._called[above]}.", stacklevel=5)
+    return -np.inf if above else np.inf
+
+
+def warn_of_no_use(clf: Any) -> None:
+    """Warn of a threshold that tells nothing, unless it was said that every row is called alike."""
+    doubt = doubt_about(clf.operating_point_, clf._called[1])
+    if doubt is not None and (np.isfinite(clf.threshold_) or clf.constraint == "cost"):
+        warnings.warn(
+            f"{doubt} See the ROC curve and the scores of each class first: a better model, more "
+            "images or another target_level may help.",
+            stacklevel=4,
+        )
+
+
+def whose(clf: Any, groups: np.ndarray | None) -> str:
+    """Return what counts as one in the rate that a classifier keeps, with its class."""
+    above = clf.constraint != "specificity"
+    unit = "rows" if groups is None else "groups"
+    return f"{'positive' if above else 'negative'} {unit} (class {clf._called[above]})"
+
+
+def highest_level(n: int, confidence_level: float) -> float:
+    """Return the highest rate that ``n`` rows without a miss can guarantee, rounded down."""
+    digits = 10 ** max(3, len(str(n)))
+    return math.floor((1 - confidence_level) ** (1 / n) * digits) / digits
