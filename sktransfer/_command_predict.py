@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._utils.classes import fitted_steps, names_of_model
 from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import decider, own_positive
 from sktransfer._utils.writing import new_file, written_whole
@@ -26,9 +27,7 @@ from sktransfer.datasets._tables import (
 )
 from sktransfer.datasets._walk import not_an_image
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
-from sktransfer.report._class_names import names_of_model
 from sktransfer.report._command import images_of, load_model
-from sktransfer.report._model import fitted_steps
 from sktransfer.report._scored_rows import threshold_of
 
 # Some rows could not be read; what argparse exits with for a wrong option is 2.

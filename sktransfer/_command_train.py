@@ -10,12 +10,14 @@ import numpy as np
 from sklearn.model_selection import cross_val_predict
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._utils.classes import positive_class
 from sktransfer._utils.names import shown
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer._utils.writing import new_file
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.metrics import roc_auc_interval, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.model_selection._guarantee import no_certainty
 from sktransfer.report._class_names import labels_of, listed
 from sktransfer.report._command import check_options, load_data
 
@@ -70,7 +72,9 @@ def run_train(options: argparse.Namespace) -> None:
         net.save(output)
         print("  No threshold: the likeliest class will be predicted. " + _advice(net.classes_))
     else:
-        clf = OperatingPointClassifier(net, cv=splits, **goal).fit(X, y, groups)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This threshold is")  # printed with it
+            clf = OperatingPointClassifier(net, cv=splits, **goal).fit(X, y, groups)
         _print_threshold(clf)
         clf.save(output)
     print(f"wrote {output.absolute()}")
@@ -86,15 +90,7 @@ def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.n
             "the images of each class into a sub-folder of its own."
         )
     if given is None:
-        if not asked:
-            return target, None
-        if [float(each) for each in classes if not isinstance(each, str)] in ([0, 1], [-1, 1]):
-            return target, classes[1]
-        lines = " or ".join(f"--positive {str(each)!r}" for each in classes[:5])
-        raise ValueError(
-            "A sensitivity or a specificity is one of a class, and nothing says of which. Add "
-            f"{lines}, whichever is the finding."
-        )
+        return target, positive_class(classes, option="--positive ") if asked else None
     try:
         positive = labels_of([given], classes, None)[given]
     except ValueError as error:
@@ -154,15 +150,20 @@ def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | 
     constraint, level, confidence = (
         goal[name] for name in ("constraint", "target_level", "confidence_level")
     )
-    if confidence is None or not 0 < level < 1:
+    if not 0 < level <= 1:
         return
     positive = goal["pos_label"]
     units = _units(y, groups)
     (negative,) = units.keys() - {positive}
     label = positive if constraint == "sensitivity" else negative
+    what = "images" if groups is None else "groups"
+    if level == 1:
+        rows = f"{units[label]} {what} of {str(label)!r}"
+        raise ValueError(f"--{constraint} 1: {no_certainty(rows, units[label], confidence)}")
+    if confidence is None:
+        return
     needed = rows_needed(level, confidence_level=confidence)
     if units[label] < needed:
-        what = "images" if groups is None else "groups"
         raise ValueError(
             f"A {constraint} of at least {level:g} for {str(positive)!r} cannot be guaranteed with "
             f"confidence {confidence:g}: that takes {needed} {what} of {str(label)!r}, and there "
@@ -212,3 +213,5 @@ def _print_threshold(clf: OperatingPointClassifier) -> None:
             f"  With confidence {clf.confidence_level:g}, the {clf.constraint} for {name} is at "
             f"least {clf.target_level:g} on new images like these."
         )
+    if point.warning is not None:
+        print(f"warning: {point.warning}")

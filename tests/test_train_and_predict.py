@@ -230,6 +230,10 @@ def test_a_pickle_is_predicted_with_if_allowed(ward, tmp_path):
             ["{two}", "-o", "{out}", "--positive", "covid19", "--sensitivity", "0.95"],
             "that takes 59 images of 'covid19', and there are 17",
         ),
+        (
+            ["{two}", "-o", "{out}", "--positive", "covid19", "--sensitivity", "1"],
+            "--sensitivity 1: that none is ever missed cannot be guaranteed",
+        ),
         (["{new}", "-o", "{out}"], "load_image_folder(path, labels=None)"),
         (["{two}", "-o", "{new}"], "is a folder; name the file"),
         (["{two}", "-o", "{out}", "--target", "dx"], "--target is for tables"),

@@ -39,6 +39,12 @@ def positive_class(
         raise ValueError(f"{option}{pos_label!r} is not one of the classes, which are {listed}.")
     if labels and (set(labels) <= {0, 1} or set(labels) <= {-1, 1}):
         return type(labels[0])(1)
+    if len(labels) > 2:
+        listed = ", ".join(class_text(label, names) for label in labels)
+        raise ValueError(
+            f"There are {len(labels)} classes, {listed}, and this is about one of them against the "
+            f"rest: say which with {option}{names.get(labels[0], labels[0])!r} or another."
+        )
     listed = " and ".join(class_text(label, names) for label in labels)
     lines = " or ".join(f"{option}{names.get(label, label)!r}" for label in labels)
     raise ValueError(

@@ -23,13 +23,19 @@ def refuse_certainty(clf: Any, rows: np.ndarray, groups: np.ndarray | None) -> N
     if clf.target_level != 1 or clf.constraint == "cost":
         return
     n = len(rows if groups is None else np.unique(groups[rows]))
-    sure = clf.confidence_level or USUAL
+    reason = no_certainty(f"{n} {whose(clf, groups)}", n, clf.confidence_level)
+    raise ValueError(f"target_level=1: {reason}")
+
+
+def no_certainty(rows: str, n: int, confidence_level: float | None) -> str:
+    """Return why a rate of 1 cannot be guaranteed with ``n`` ``rows``, and what can."""
+    sure = confidence_level or USUAL
     missed = 1 - (1 - sure) ** (1 / n)
-    raise ValueError(
-        f"target_level=1: that none is ever missed cannot be guaranteed with any number of rows. "
-        f"With {n} {whose(clf, groups)} and all of them found, up to {missed:.1%} of those to come "
-        f"may still be missed, with confidence {sure:g} (the rule of three: about 3 / {n} with "
-        f"0.95). The most that they can guarantee is target_level={highest_level(n, sure):g}."
+    return (
+        f"that none is ever missed cannot be guaranteed with any number of cases. With {rows}, all "
+        f"of them found, up to {missed:.1%} of those to come may still be missed, with confidence "
+        f"{sure:g} (the rule of three: about 3 / {n} with 0.95). The most that they can guarantee "
+        f"is {highest_level(n, sure):g}."
     )
 
 

@@ -18,7 +18,7 @@ def task():
     rng = np.random.default_rng(0)
     y = np.arange(60) % 2
     X = rng.integers(0, 150, (60, 24, 24)) + rng.integers(0, 20, 60)[:, None, None] * 2
-    return (X + 14 * y[:, None, None]).astype(np.uint8), np.array(["other", "covid19"])[y]
+    return (X + 26 * y[:, None, None]).astype(np.uint8), np.array(["other", "covid19"])[y]
 
 
 @pytest.fixture(scope="module")
