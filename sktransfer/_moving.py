@@ -20,7 +20,13 @@ from sktransfer._backbones import (
     recall_place,
     remember_place,
 )
-from sktransfer._persistence import ensure_found, is_name, saved_again, saved_reference
+from sktransfer._persistence import (
+    ensure_found,
+    found_as_of,
+    is_name,
+    saved_again,
+    saved_reference,
+)
 from sktransfer._utils.config import expanded
 from sktransfer.exceptions import SkTransferError, WeightsMismatchError, WeightsNotFoundError
 
@@ -64,8 +70,9 @@ def places_of(estimator: Any) -> tuple[str | os.PathLike[str], ...]:
     return own
 
 
-def given_places(weights: Any, reference: BackboneReference) -> tuple[Path, ...]:
+def given_places(weights: Any, estimator: Any) -> tuple[Path, ...]:
     """Return where ``weights`` of ``load`` says that a network is; raise if it cannot be there."""
+    reference = estimator.reference_
     if weights is None or (isinstance(weights, str) and weights == "default"):
         return ()
     if not isinstance(weights, (str, os.PathLike)):
@@ -73,7 +80,7 @@ def given_places(weights: Any, reference: BackboneReference) -> tuple[Path, ...]
             "weights is where the pretrained weights are, a file or a folder; got "
             f"{type(weights).__name__}. Other weights need another fit."
         )
-    if reference.weights is None:
+    if reference.weights is None and is_name(estimator._found_as):
         raise ValueError(
             f"weights={os.fspath(weights)!r}: this estimator was fitted with random weights, which "
             "are drawn again from its seed, so that no file of weights belongs to it."
@@ -98,16 +105,16 @@ def given_places(weights: Any, reference: BackboneReference) -> tuple[Path, ...]
 
 def look_in(estimator: Any, weights: str | os.PathLike[str]) -> None:
     """Let an unpickled estimator find its network in a file or folder; raise if it is missing."""
-    estimator._places = given_places(weights, estimator.reference_)
+    estimator._places = given_places(weights, estimator)
     missing = arrive(estimator)
     if missing is not None:
         raise missing
 
 
-def is_place_of(weights: Any, reference: BackboneReference) -> bool:
+def is_place_of(weights: Any, estimator: Any) -> bool:
     """Return whether ``weights`` is only another place of the weights of ``fit``."""
     try:
-        return bool(given_places(weights, reference))
+        return bool(given_places(weights, estimator))
     except (SkTransferError, ValueError):
         return False
 
@@ -119,19 +126,21 @@ def _with_subfolders(place: str | os.PathLike[str]) -> tuple[Path, ...]:
 
 def arrive(estimator: Any) -> Exception | None:
     """Give an estimator that was loaded paths of this machine; return what is missing, if any."""
-    missing, file, backbone, found_as = None, None, None, estimator._found_as
+    missing, file, backbone = None, None, None
     moved = [each for each in (estimator.weights, estimator.backbone) if isinstance(each, Place)]
     before = [path for path in (recall_place(each.key) for each in moved) if path is not None]
     places = (*places_of(estimator), *before)
-    if isinstance(found_as, (str, os.PathLike)) and not is_name(found_as):  # a path
-        estimator._found_as = saved_reference(found_as, places)
+    found_as = estimator._found_as = found_as_of(estimator._found_as)
     try:
-        file = ensure_found(estimator.reference_, estimator._packed, estimator._found_as, places)
+        file = ensure_found(estimator.reference_, estimator._packed, found_as, places)
     except (SkTransferError, OSError) as error:
         missing = error
-    if isinstance(estimator._found_as, BackboneReference):
+    if isinstance(found_as, BackboneReference):
+        estimator._found_as = replace(found_as, weights=name_of(str(found_as.weights)))
         with suppress(SkTransferError, OSError):
-            backbone = saved_again(estimator._found_as, places).absolute()
+            backbone = saved_again(found_as, places).absolute()
+            if found_as.size is None:
+                estimator._found_as = saved_reference(backbone)
     found = {"weights": None if file is None else file.path.absolute(), "backbone": backbone}
     for values in (vars(estimator), vars(estimator).get("_made_with", {})):
         values.update(with_paths(values, found))

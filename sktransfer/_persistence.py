@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -172,8 +171,9 @@ def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
             )
         tuned = provider.to_backbone()
         key = ("tuned", tuned.reference)
-        saved = isinstance(provider, SavedNetwork)
-        found_as = saved_reference(backbone) if saved else backbone
+        found_as = backbone
+        if isinstance(provider, SavedNetwork):
+            found_as = saved_reference(provider.path)
         return NetworkSource(key, lambda: tuned, found_as=found_as)
     directory = _config.weights_directory()
     identity = None
@@ -213,7 +213,7 @@ def _load_published(
     file = None
     if reference.weights is not None:
         file = find_again(reference, places)
-        if file is None and (looks_like_path(reference.weights) or _config.offline()):
+        if file is None and looks_like_path(reference.weights):
             raise not_found(reference, places)
     seed = reference.seed or 0
     try:
@@ -221,7 +221,8 @@ def _load_published(
     except (WeightsNotFoundError, WeightsDownloadError, MissingDependencyError) as error:
         if file is not None or reference.weights is None:
             raise
-        raise not_found(reference, places, str(error)) from error
+        # Not which other networks would work here.
+        raise not_found(reference, places, f"{error.__cause__ or error}") from error
     return _checked(found, reference)
 
 
@@ -244,34 +245,23 @@ def _checked(found: Backbone, reference: BackboneReference) -> Backbone:
 
 def saved_again(backbone: Any, places: Sequence[str | os.PathLike[str]]) -> Any:
     """Return the path of a saved estimator that was a backbone; a fitted one is itself."""
-    if isinstance(backbone, BackboneReference):
-        file = find_again(backbone, places)
-        if file is not None:
-            return file.path
-        name = str(backbone.weights)
-    elif isinstance(backbone, (str, os.PathLike)):  # in estimators of earlier versions
-        name = os.fspath(backbone)
-    else:
+    if not isinstance(backbone, BackboneReference):
         return backbone
+    file = None if backbone.size is None else find_again(backbone, places)
+    if file is not None:
+        return file.path
     # Saved again, it may still hold the same network.
-    for folder in (Path(name).parent, *places, *(folder for _, folder in search_folders())):
-        path = Path(folder) / Path(name).name
-        if path.is_file():
-            return path
-    if isinstance(backbone, BackboneReference):
-        raise not_found(backbone, places)
-    raise FileNotFoundError(f"There is no saved estimator {name!r}. {_HOW_TO_GIVE}")
+    before = Path(str(backbone.weights))
+    for folder in (before.parent, *places, *(folder for _, folder in search_folders())):
+        if (Path(folder) / before.name).is_file():
+            return Path(folder) / before.name
+    raise not_found(backbone, places)
 
 
-def saved_reference(
-    backbone: str | os.PathLike[str], places: Sequence[str | os.PathLike[str]] = ()
-) -> BackboneReference:
-    """Return how the file of a saved estimator is found again, if it is there now."""
-    digest, size = "sha256:unknown", None
-    with suppress(FileNotFoundError):
-        file = Path(saved_again(backbone, places))
-        digest, size = f"sha256:{digest_of(file)}", file.stat().st_size
-    return BackboneReference("a saved estimator", name_of(backbone), None, digest, size)
+def saved_reference(path: Path) -> BackboneReference:
+    """Return how the file of a saved estimator is found again."""
+    digest, size = f"sha256:{digest_of(path)}", path.stat().st_size
+    return BackboneReference("a saved estimator", name_of(path), None, digest, size)
 
 
 def ensure_found(
@@ -286,7 +276,7 @@ def ensure_found(
     """
     if reference.name.startswith("timm/") and find_spec("timm") is None:
         architecture(reference.name)  # says what to install
-    if packed is not None or reference.weights is None:
+    if packed is not None:
         return None
     if backbone is not None and not is_name(backbone):
         path = saved_again(backbone, places)
@@ -294,10 +284,12 @@ def ensure_found(
             header, tensors = read_saved(path)
             inner = BackboneReference(**header["reference"])
             first = PackedWeights.of_file(header, tensors)
-            ensure_found(inner, first, found_as_of(header), (Path(path).parent, *places))
+            ensure_found(
+                inner, first, found_as_of(header["found_as"]), (Path(path).parent, *places)
+            )
         return None
-    file = find_again(reference, places)
-    if file is None:
+    file = None if reference.weights is None else find_again(reference, places)
+    if file is None and reference.weights is not None:
         raise not_found(reference, places)
     return file
 
@@ -384,7 +376,7 @@ class SavedNetwork:
         reference = BackboneReference(**header["reference"])
         packed = PackedWeights.of_file(header, tensors)
         places = (self.path.absolute().parent, *self.places)
-        base = found_source(reference, packed, found_as_of(header), places)
+        base = found_source(reference, packed, found_as_of(header["found_as"]), places)
         return tuned_backbone(base.load(), reference, tensors)
 
 
@@ -405,10 +397,14 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     return header, tensors
 
 
-def found_as_of(header: dict[str, Any]) -> Any:
-    """Return the name, the file or (of earlier versions) the path by which a network was found."""
-    found_as = header["found_as"]
-    return BackboneReference(**found_as) if isinstance(found_as, dict) else found_as
+def found_as_of(found_as: Any) -> Any:
+    """Return how a network is found again, as a pickle or a file of any version has it."""
+    if isinstance(found_as, dict):
+        return BackboneReference(**found_as)
+    if isinstance(found_as, (str, os.PathLike)) and not is_name(found_as):
+        path = os.fspath(found_as)  # all that earlier versions knew
+        return BackboneReference("a saved estimator", path, None, "sha256:unknown")
+    return found_as
 
 
 def is_name(backbone: Any) -> bool:

@@ -371,6 +371,19 @@ def test_a_home_that_cannot_be_written_to_is_no_obstacle(fitted, there, tmp_path
     assert pickle.loads(pickle.dumps(clf)).weights == str(there)
 
 
+def test_a_chain_of_two_on_random_weights_needs_its_first_step(tmp_path, elsewhere):
+    first = FineTuneClassifier("squeezenet1_1", weights=None, freeze_depth="all", **SMALL)
+    first.fit(X, Y).save(tmp_path / "first.safetensors")
+    second = FineTuneClassifier(tmp_path / "first.safetensors", freeze_depth="all", **SMALL)
+    second.fit(X, Y).save(tmp_path / "second.safetensors")
+    folder = elsewhere()
+    (tmp_path / "first.safetensors").rename(folder / "renamed")
+    with pytest.raises(WeightsNotFoundError, match=r"first\.safetensors"):
+        FineTuneClassifier.load(tmp_path / "second.safetensors")
+    again = FineTuneClassifier.load(tmp_path / "second.safetensors", weights=folder)
+    np.testing.assert_array_equal(again.predict_proba(X), second.predict_proba(X))
+
+
 def test_random_weights_need_no_file(tmp_path, elsewhere):
     clf = FineTuneClassifier("squeezenet1_1", weights=None, freeze_depth="all", **SMALL).fit(X, Y)
     clf.save(tmp_path / "model.safetensors")

@@ -175,7 +175,7 @@ def _check_same_network(net: Any) -> None:
             equal = now is before or (type(now) is type(before) and bool(now == before))
         except ValueError:  # arrays
             equal = False
-        if not equal and not (name == "weights" and is_place_of(now, net.reference_)):
+        if not equal and not (name == "weights" and is_place_of(now, net)):
             raise ValueError(
                 f"{name} is {now!r} now, but the network that is to be trained further was made "
                 f"with {before!r}. Set it back, or fit again (warm_start=False)."

@@ -181,7 +181,7 @@ def load_estimator(
         )
     try:
         net = _restored(cls, header, params)
-        net._found_as = params.get("backbone", found_as_of(header))
+        net._found_as = found_as_of(params.get("backbone", header["found_as"]))
         net._packed = PackedWeights.of_file(header, tensors)
         _check_head(net, tensors, path)
     except WeightsMismatchError:
@@ -194,7 +194,7 @@ def load_estimator(
     net._learned = seal(tensors, _written_classes(net._classes))
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
-    net._places = (*given_places(weights, net.reference_), pathlib.Path(path).absolute().parent)
+    net._places = (*given_places(weights, net), pathlib.Path(path).absolute().parent)
     if arrive(net) is not None or "backbone" in params:
         net._found().load()  # by a download, or an error that says what is missing
     return net, operating_point
