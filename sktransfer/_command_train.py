@@ -75,7 +75,7 @@ def run_train(options: argparse.Namespace) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This threshold is")  # printed with it
             clf = OperatingPointClassifier(net, cv=splits, **goal).fit(X, y, groups)
-        _print_threshold(clf)
+        _print_threshold(clf, "images" if groups is None else "groups")
         clf.save(output)
     print(f"wrote {output.absolute()}")
     print(f"Next: python -m sktransfer predict {options.output} NEW_IMAGES -o predictions.csv")
@@ -196,7 +196,7 @@ def _advice(classes: np.ndarray) -> str:
     return f"For one, add --positive {names}, the finding, and --sensitivity 0.95."
 
 
-def _print_threshold(clf: OperatingPointClassifier) -> None:
+def _print_threshold(clf: OperatingPointClassifier, units: str) -> None:
     point, name = clf.operating_point_, repr(shown(str(clf.pos_label_)))
     rates = ", ".join(
         f"{what} {rate.estimate:.3f} ({rate.low:.3f} to {rate.high:.3f})"
@@ -205,13 +205,13 @@ def _print_threshold(clf: OperatingPointClassifier) -> None:
     print(f"  {name} where its probability is at least {clf.threshold_:.4g}: {rates}")
     if clf.confidence_level is None:
         print(
-            f"  The {clf.constraint} is at least {clf.target_level:g} on these images; on new "
+            f"  The {clf.constraint} is at least {clf.target_level:g} on these {units}; on new "
             "ones it falls short about every second time."
         )
     else:
         print(
             f"  With confidence {clf.confidence_level:g}, the {clf.constraint} for {name} is at "
-            f"least {clf.target_level:g} on new images like these."
+            f"least {clf.target_level:g} on new {units} like these."
         )
     if point.warning is not None:
         print(f"warning: {point.warning}")
