@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from sktransfer._base import derived_seed
 from sktransfer._finetune._checkpoint import Checkpoints
@@ -258,7 +259,7 @@ def range_test(
 
     "before" and "train" are the losses of the batch of each step before any training, and in it:
     batches differ from each other by more than a step changes, so that only the difference says
-    what was learned. "valid" is the loss of the rows held out, after some of the steps, and
+    what was learned. "valid" are the losses of each row held out, after some of the steps, and
     "valid_before" before all. A run, which is a row, has NaN after it diverged. The net is left as
     it was.
 
@@ -268,9 +269,11 @@ def range_test(
     """
     start = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
     loader = net.get_iterator(dataset, training=True)
-    found = {name: np.full((n_runs, len(rates)), np.nan) for name in ("before", "train", "valid")}
-    found["valid_before"] = np.array(_mean_loss(net, held_out))
-    for run, (before, train, valid) in enumerate(zip(*list(found.values())[:3], strict=True)):
+    found = {name: np.full((n_runs, len(rates)), np.nan) for name in ("before", "train")}
+    found["valid_before"] = unseen = _losses_of_rows(net, held_out)
+    found["valid"] = np.full((n_runs, len(rates), len(unseen)), np.nan)
+    for run in range(n_runs):
+        before, train, valid = (found[name][run] for name in ("before", "train", "valid"))
         seed = derived_seed(net._seed, run)
         net._set_training(True)
         with torch.no_grad():
@@ -287,7 +290,7 @@ def range_test(
                 if train[step] > _DIVERGED * max(1.0, before[step]):
                     break
                 if step % _CHECKED == 0:
-                    valid[step] = _mean_loss(net, held_out)
+                    valid[step] = _losses_of_rows(net, held_out)
         net.module_.load_state_dict(start)
     return found
 
@@ -304,14 +307,17 @@ def _batches(net: Any, loader: Any, dataset: Any, seed: int, n: int) -> Iterator
                     return
 
 
-def _mean_loss(net: Any, dataset: Any) -> float:
-    """Return the loss of rows in inference mode; NaN if there are none."""
+@torch.no_grad()
+def _losses_of_rows(net: Any, dataset: Any) -> np.ndarray:
+    """Return the cross-entropy of each row in inference mode, whatever the loss."""
     if dataset is None:
-        return np.nan
-    total = 0.0
-    for batch in net.get_iterator(dataset):
-        total += net.validation_step(batch)["loss"].item() * len(batch[1])
-    return total / len(dataset)
+        return np.empty(0)
+    net._set_training(False)
+    losses = []
+    for inputs, labels in net.get_iterator(dataset):
+        logits = net.infer(inputs).cpu().double()
+        losses.append(cross_entropy(logits, labels, reduction="none").numpy())
+    return np.concatenate(losses)
 
 
 def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -324,15 +330,17 @@ def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str
     runs = np.full(found["train"].shape, np.nan)
     for run, changes in zip(runs, found["train"] - found["before"], strict=True):
         average = 0.0
-        for step, change in enumerate(changes[np.isfinite(changes)]):
+        for i, change in enumerate(changes[np.isfinite(changes)]):
             average = keep * average + (1 - keep) * change
-            run[step] = start + average / (1 - keep ** (step + 1))
-    loss, valid_loss = _median(runs), _median(found["valid"])
-    step: int | None
+            run[i] = start + average / (1 - keep ** (i + 1))
+    loss, valid = _median(runs), _median(found["valid"])
     step, doubt = _middle_of_descent(rates, loss, start)
-    if step is not None and not doubt:
-        worse = valid_loss / found["valid_before"] - 1
-        step, doubt = _before_rows_are_learned_by_heart(rates, step, start - loss, worse)
+    if step is not None and not doubt and valid.size:
+        change = valid - found["valid_before"]
+        tolerated = _TOLERATED * float(found["valid_before"].mean())
+        step, doubt = _before_rows_are_learned_by_heart(
+            rates, step, start - loss, change, tolerated
+        )
     if doubt:
         warnings.warn(doubt, UserWarning, stacklevel=3)
     suggestion = float("nan") if step is None else float(rates[step])
@@ -342,15 +350,15 @@ def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str
         "loss": loss,
         "runs": runs,
         "start": start,
-        "valid_loss": valid_loss,
-        "valid_start": float(found["valid_before"]),
+        "valid_loss": valid.mean(axis=1) if valid.size else np.full(len(rates), np.nan),
+        "valid_start": float(found["valid_before"].mean()) if valid.size else float("nan"),
     }
 
 
 def _median(runs: np.ndarray) -> np.ndarray:
     """Return the median of runs where most have a value, else NaN."""
     most = np.isfinite(runs).mean(axis=0) > 0.5
-    median = np.full(runs.shape[1], np.nan)
+    median = np.full(runs.shape[1:], np.nan)
     median[most] = np.nanmedian(runs[:, most], axis=0)
     return median
 
@@ -381,16 +389,20 @@ def _middle_of_descent(rates: np.ndarray, loss: np.ndarray, start: float) -> tup
 
 
 def _before_rows_are_learned_by_heart(
-    rates: np.ndarray, step: int, fall: np.ndarray, worse: np.ndarray
+    rates: np.ndarray, step: int, fall: np.ndarray, change: np.ndarray, tolerated: float
 ) -> tuple[int, str]:
-    """Return an earlier step if rows held out are worse at this one than they were before.
+    """Return an earlier step if rows held out are worse at this one than at their best.
 
-    ``fall`` is of the loss of rows trained on, ``worse`` the relative change of rows held out.
+    ``fall`` is of the loss of rows trained on, ``change`` of each row held out. They are worse by
+    no more than their mean less its standard error: a few rows say little.
     """
-    seen = np.flatnonzero(np.isfinite(worse[: step + _CHECKED]))
+    seen = np.flatnonzero(np.isfinite(change[: step + _CHECKED]).all(axis=1))
     if not len(seen):
         return step, ""
-    good = seen[worse[seen] <= min(0.0, worse[seen].min()) + _TOLERATED]
+    change = change[seen]
+    error = change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
+    mean = change.mean(axis=1)
+    good = seen[mean - error <= min(0.0, mean.min()) + tolerated]
     earlier = min(step, int(good.max(initial=0)))
     if fall[earlier] >= _LEAST_LEARNED * np.nanmax(fall):
         return earlier, ""
