@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sktransfer import FineTuneClassifier, _demo
 from sktransfer.__main__ import main
 
 matplotlib = pytest.importorskip("matplotlib", reason="the demo draws with matplotlib")
@@ -173,3 +174,28 @@ def test_no_registry_host_is_named_anywhere():
     for name in listed.stdout.splitlines():
         content = (root / name).read_bytes()
         assert not any(host.encode() in content for host in hosts), name
+
+
+def test_what_the_demo_trained_is_saved_and_predicts_the_same(capsys, tmp_path, monkeypatch):
+    images = folder_of(tmp_path / "images", ["benign", "malignant"])
+    classifiers = []
+    real = _demo._as_network
+
+    def kept(classifier, X, y):
+        classifiers.append(classifier)
+        return real(classifier, X, y)
+
+    monkeypatch.setattr(_demo, "_as_network", kept)
+    model = tmp_path / "models" / "demo.safetensors"
+    arguments = ["demo", "--images", str(images), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--save", str(model)]) == 0
+    assert f"wrote {model}: the same classifier" in capsys.readouterr().out
+    files = [str(images / "benign" / "0.png"), str(images / "malignant" / "1.png")]
+    clf = FineTuneClassifier.load(model)
+    assert clf.classes_.tolist() == ["benign", "malignant"]
+    expected = classifiers[0].predict_proba(pd.DataFrame({"image": files}))
+    np.testing.assert_allclose(clf.predict_proba(files), expected, atol=1e-5)
+    assert main(["predict", str(model), *files]) == 0
+    assert capsys.readouterr().out.count("0.png,") == 1
+    assert main([*arguments, "--save", str(images)]) == 1
+    assert "is a folder; name the file" in capsys.readouterr().err

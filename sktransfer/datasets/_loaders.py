@@ -129,7 +129,7 @@ def load_image_folder(
     files = [file for inside in classes.values() for file in inside]
     data = pd.DataFrame({"image": path_column(str(file) for file in files)})
     counts = [len(inside) for inside in classes.values()]
-    target = np.repeat(np.array(names, dtype=object), counts)
+    target: Any = np.repeat(np.array(names, dtype=object), counts)
     if labels is None:
         target = names = None
     elif positive is not None:

@@ -60,7 +60,7 @@ def load_with_threshold(cls: Any, path: str | os.PathLike[str], params: dict[str
         clf.estimator_ = clf.estimator
         clf.threshold_ = float(record["threshold"])
         clf.pos_label = clf.pos_label_ = net.classes_.tolist()[record["positive"]]
-        point = {
+        point: dict[str, Any] = {
             name: Interval(*value) if isinstance(value, list) else value
             for name, value in record["operating_point"].items()
         }

@@ -431,3 +431,52 @@ def test_a_dicom_table_goes_through_links_and_past_left_overs(tmp_path, tmp_path
         table = dicom_table(tmp_path)
     assert table["image"].tolist() == [str(tmp_path / "a" / "1"), str(tmp_path / "b" / "1")]
     assert table.attrs["skipped"]["@eaDir"] == 1
+
+
+def test_a_folder_without_labels_is_all_its_images_wherever_they_lie(tmp_path):
+    for name in ("b.png", "a.png", "Doe/deeper/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")  # by content
+    (tmp_path / "notes.txt").write_text("no image")
+    bunch = load_image_folder(tmp_path, labels=None)
+    names = ("Doe/deeper/c.png", "IM0001", "a.png", "b.png")
+    assert bunch.data["image"].tolist() == [str(tmp_path / name) for name in names]
+    assert bunch.target is None
+    assert bunch.target_names is None
+    assert bunch.skipped == {".txt": 1}
+    assert bunch.DESCR == "4 images from a folder. Left out: .txt: 1."
+    X, y = load_image_folder(tmp_path, labels=None, return_X_y=True)
+    assert X.equals(bunch.data)
+    assert y is None
+    # Sub-folders that look like parts of a data set are no classes here, and no cause to warn.
+    Image.new("RGB", (8, 8)).save(tmp_path / "Doe" / "d.png")
+    (tmp_path / "Doe").rename(tmp_path / "test")
+    assert len(load_image_folder(tmp_path, labels=None).data) == 5
+
+
+def test_a_table_of_a_folder_without_labels_gives_groups(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    pd.DataFrame({"file": ["b.png", "a.png"], "patient_id": ["2", "1"]}).to_csv(
+        tmp_path / "metadata.csv", index=False
+    )
+    assert load_image_folder(tmp_path, labels=None).groups.tolist() == ["1", "2"]
+
+
+def test_a_flat_folder_is_an_error_that_names_the_way_to_read_it(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with (
+        pytest.warns(UserWarning, match="of no class"),
+        pytest.raises(FileNotFoundError, match=r"load_image_folder\(path, labels=None\)"),
+    ):
+        load_image_folder(tmp_path)
+    for wrong, message in (
+        ({"labels": ["a"]}, 'labels must be "inferred"'),
+        ({"labels": None, "positive": "a"}, "with labels=None, none is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_image_folder(tmp_path, **wrong)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="has no image in it"):
+        load_image_folder(tmp_path, labels=None)
