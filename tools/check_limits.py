@@ -129,7 +129,7 @@ def documented_names() -> set[str]:
     names, module = set(), "sktransfer"
     listing = False
     for line in (ROOT / "docs" / "api.rst").read_text().splitlines():
-        if match := re.match(r"\.\. currentmodule:: (\S+)", line):
+        if match := re.match(r"\.\. (?:current)?module:: (\S+)", line):
             module = match[1]
         elif line.startswith(".. autosummary::"):
             listing = True
