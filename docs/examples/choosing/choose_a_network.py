@@ -85,4 +85,20 @@ for layer in (trained["layer"], "embedding"):
     area, low, high = roc_auc_interval(y_test, score)
     print(f"{layer:10} ROC AUC {area:.3f} (95 %: {low:.3f} to {high:.3f})")
 
+# %%
+# :func:`~sktransfer.list_backbones` lists the networks that there are.
+# :class:`~sktransfer.model_selection.BackboneRanking` is what the ranking returns, and
+# :class:`~sktransfer.model_selection.BackboneRankingDisplay` draws it. The score is
+# :func:`~sktransfer.model_selection.loo_ridge_score`; others are
+# :func:`~sktransfer.model_selection.knn_score`, :func:`~sktransfer.model_selection.logme_score`,
+# :func:`~sktransfer.model_selection.h_score`, and, for networks with a classifier of their own,
+# :func:`~sktransfer.model_selection.leep_score` and :func:`~sktransfer.model_selection.nce_score`.
+# Whether your images are like those of the pretraining is measured by
+# :func:`~sktransfer.model_selection.domain_distance` (a
+# :class:`~sktransfer.model_selection.DomainDistance`), and
+# :func:`~sktransfer.model_selection.recommend_strategy` makes a recommendation of it (a
+# :class:`~sktransfer.model_selection.StrategyAdvice`).
+# :func:`~sktransfer.studies.compare_backbones` tests a few networks on the same folds (a
+# :class:`~sktransfer.studies.BackboneComparison`).
+
 # sphinx_gallery_thumbnail_path = '_static/gallery/choose_a_network_1.webp'

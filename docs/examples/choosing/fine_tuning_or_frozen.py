@@ -96,4 +96,15 @@ difference = roc_auc_difference(y_test, scores[names[2]], scores[names[1]])
 print(f"fine-tuned minus frozen with {n} images: {difference.estimate:+.3f}")
 print(f"(95 %: {difference.low:+.3f} to {difference.high:+.3f}), p = {difference.pvalue:.1g}")
 
+# %%
+# How a training went is drawn by :class:`~sktransfer.inspection.HistoryDisplay`. With several
+# images of a patient, the rows that choose the epoch need
+# :class:`~sktransfer.model_selection.GroupedValidSplit`. Two studies go further:
+# :func:`~sktransfer.studies.transfer_curve` measures what each stage of a network is worth on
+# other images (a :class:`~sktransfer.studies.TransferCurve`, drawn by
+# :class:`~sktransfer.studies.TransferCurveDisplay`), and
+# :func:`~sktransfer.studies.convergence_curve` whether training from scratch catches up (a
+# :class:`~sktransfer.studies.ConvergenceCurve`, drawn by
+# :class:`~sktransfer.studies.ConvergenceDisplay`).
+
 # sphinx_gallery_thumbnail_path = '_static/gallery/fine_tuning_or_frozen_1.webp'

@@ -50,7 +50,9 @@ tuned = FineTuneClassifier(
 print(f"fine-tuned: {roc_auc_score(y_test, tuned.decision_function(X_test)):.4f}")
 
 # %%
-# The history is skorch's.
+# The history is skorch's, and :class:`~sktransfer.inspection.HistoryDisplay` draws it in one line.
+# The learning rate was guessed; :class:`~sktransfer.inspection.LearningRateDisplay` helps to find
+# one.
 import matplotlib.pyplot as plt
 
 history = tuned.history_

@@ -37,12 +37,14 @@ depths = ["all", -1, -2, -4, 0]
 plan_search(GridSearchCV(clf, {"freeze_depth": depths}, cv=cv), X, y).cuts
 
 # %%
-# The curve shows the mean accuracy over the folds with its interval, and the seconds of each depth.
+# :class:`~sktransfer.model_selection.FreezeDepthDisplay` shows the mean accuracy over the folds
+# with its interval, and the seconds of each depth.
 from sktransfer.model_selection import FreezeDepthDisplay
 
 display = FreezeDepthDisplay.from_estimator(clf, X, y, depths=depths, cv=cv, scoring="accuracy")
 display.ax_.set_title("250 digits, EfficientNet-Lite0")
 
 # %%
-# The same as a table.
+# The same as a table, which :func:`~sktransfer.model_selection.freeze_depth_curve` returns without
+# a plot.
 display.curve.round(3)

@@ -8,8 +8,8 @@ cross-validation: ``layer`` is a parameter like any other.
 """
 
 # %%
-# The table lists the stages of EfficientNet-Lite0, and the share of the network's parameters and of
-# its operations that comes before each cut.
+# The table lists the stages of EfficientNet-Lite0, and the share of the network's parameters and
+# of its operations that comes before each cut.
 from sktransfer import describe_backbone
 
 stages = describe_backbone("efficientnet_lite0", image_size=48)

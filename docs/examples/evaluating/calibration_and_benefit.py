@@ -76,6 +76,8 @@ for name, p in probability.items():
     )
 
 # %%
+# :class:`~sktransfer.metrics.CalibrationIntervalDisplay` has the interval of every bin: few images
+# say little.
 import matplotlib.pyplot as plt
 
 from sktransfer.metrics import CalibrationIntervalDisplay
@@ -88,11 +90,12 @@ for ax, (name, p) in zip(axes, probability.items(), strict=True):
 # %%
 # Is it of use?
 # -------------
-# Net benefit counts the true positives and takes off the false ones at the rate at which one would
-# exchange them. Whoever would rather see nine healthy children than miss one with pneumonia acts
-# from a probability of 0.1 on, and at that threshold the network is hardly better than to act on
-# everybody. At 0.5 it is, and more so once calibrated. Where a curve is not above both other
-# lines, one does as well without the network.
+# :class:`~sktransfer.metrics.DecisionCurveDisplay` draws the net benefit. It counts the true
+# positives and takes off the false ones at the rate at which one would exchange them. Whoever
+# would rather see nine healthy children than miss one with pneumonia acts from a probability of
+# 0.1 on, and at that threshold the network is hardly better than to act on everybody. At 0.5 it
+# is, and more so once calibrated. Where a curve is not above both other lines, one does as well
+# without the network.
 from sktransfer.metrics import DecisionCurveDisplay, net_benefit
 
 figure, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")

@@ -107,8 +107,9 @@ print(f"number of the patient, from the image alone: R2 {r2_score(recent, guess)
 # see, are already three quarters of the way from 0.5 to its score: the images of the two classes
 # differ in more than the lungs. How much of the rest is pneumonia, this collection cannot say.
 #
-# :func:`~sktransfer.report.diagnostic_report` has both baselines in every report (``metadata=``),
-# and warns where they come close. The remedy is better data: both classes from the same patients,
-# machines and years, and a hospital held out instead of a fold.
+# :func:`~sktransfer.report.diagnostic_report` makes a
+# :class:`~sktransfer.report.DiagnosticReport`, which has both baselines (``metadata=``), and warns
+# where they come close. The remedy is better data: both classes from the same patients, machines
+# and years, and a hospital held out instead of a fold.
 
 # sphinx_gallery_thumbnail_path = '_static/gallery/could_it_be_the_scanner_1.webp'

@@ -121,5 +121,13 @@ for name, settings in {"gradient": {}, "grad_cam": {"layer": "blocks.4"}}.items(
 # Use maps to catch a model at the letter, and :ref:`baselines
 # <sphx_glr_auto_examples_evaluating_could_it_be_the_scanner.py>` where they do not. What no map
 # says is where the disease is, or whether the model is right.
+#
+# The functions behind the methods are :func:`~sktransfer.inspection.input_gradient`,
+# :func:`~sktransfer.inspection.integrated_gradients`, :func:`~sktransfer.inspection.grad_cam` and
+# :func:`~sktransfer.inspection.occlusion`; :class:`~sktransfer.inspection.SaliencyDisplay` draws a
+# map in one line. Whether the score falls when the marked parts disappear is measured by
+# :func:`~sktransfer.inspection.deletion_insertion_curves`
+# (:class:`~sktransfer.inspection.DeletionInsertionCurves`) and drawn by
+# :class:`~sktransfer.inspection.DeletionInsertionDisplay`.
 
 # sphinx_gallery_thumbnail_path = '_static/gallery/heatmaps_on_xrays_1.webp'

@@ -55,8 +55,9 @@ ax.set_title("624 test images")
 # %%
 # The errors that it was surest of
 # --------------------------------
-# ``by_class=True`` has a row for each true class: above false alarms, below missed cases. Titles
-# give the row of the test set, so that each can be looked up.
+# :class:`~sktransfer.inspection.ErrorGalleryDisplay` with ``by_class=True`` has a row for each
+# true class: above false alarms, below missed cases. Titles give the row of the test set, so that
+# each can be looked up.
 figure = plt.figure(figsize=(8, 5), layout="constrained")
 errors = ErrorGalleryDisplay.from_estimator(
     clf, X_test, y_test, by_class=True, n_images=8, figure=figure

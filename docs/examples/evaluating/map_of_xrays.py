@@ -42,9 +42,10 @@ features = pipe.fit(X, y)[:-1]
 print(f"accuracy out of fold {accuracy_score(y, y_pred):.3f}")
 
 # %%
-# Two projections of the same 1280 features. PCA is linear: distances mean something, but two
-# components hold only a part of the variance. t-SNE keeps neighbors together, and nothing else:
-# the gaps between groups, their sizes and the axes mean nothing. Rings are misclassified images.
+# :class:`~sktransfer.inspection.EmbeddingDisplay` draws two projections of the same 1280 features.
+# PCA is linear: distances mean something, but two components hold only a part of the variance.
+# t-SNE keeps neighbors together, and nothing else: the gaps between groups, their sizes and the
+# axes mean nothing. Rings are misclassified images.
 import matplotlib.pyplot as plt
 from sklearn.decomposition import PCA
 

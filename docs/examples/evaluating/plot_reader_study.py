@@ -29,8 +29,8 @@ for ax, image, positive in zip(axes, X_test, y_test, strict=False):
     ax.set_axis_off()
 
 # %%
-# The threshold keeps a sensitivity of 0.9 with confidence 0.95 and is chosen on scores out of fold.
-# The probabilities are calibrated first.
+# The threshold keeps a sensitivity of 0.9 with confidence 0.95 and is chosen on scores out of
+# fold. The probabilities are calibrated first.
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -63,8 +63,9 @@ for number in range(12):
     )
 
 # %%
-# The display shows the ROC curve on the held-out images with its band, the readers with exact
-# intervals, the average reader, and the operating point, which was chosen without these images.
+# :class:`~sktransfer.metrics.ReaderStudyDisplay` shows the ROC curve on the held-out images with
+# its band, the readers with exact intervals, the average reader, and the operating point, which
+# was chosen without these images.
 from sktransfer.metrics import ReaderStudyDisplay
 
 figure, ax = plt.subplots(figsize=(6, 6), layout="constrained")
@@ -74,7 +75,8 @@ display = ReaderStudyDisplay.from_estimator(
 ax.set_title("Simulated readers and a network")
 
 # %%
-# The confusion matrix of the network is shown next to that of all readers together.
+# :class:`~sktransfer.metrics.ConfusionPairDisplay` shows the confusion matrix of the network next
+# to that of all readers together.
 from sktransfer.metrics import ConfusionPairDisplay
 
 names = np.array(["other", "eight"])
@@ -90,7 +92,10 @@ pair.axes_[1].set_title("12 simulated readers")
 
 # %%
 # A study should also show the calibration with the uncertainty of every bin, whether acting on the
-# probabilities is of use, and the scores of each class.
+# probabilities is of use, and the scores of each class:
+# :class:`~sktransfer.metrics.CalibrationIntervalDisplay`,
+# :class:`~sktransfer.metrics.DecisionCurveDisplay` and
+# :class:`~sktransfer.metrics.ScoreDistributionDisplay`.
 from sktransfer.metrics import (
     CalibrationIntervalDisplay,
     DecisionCurveDisplay,

@@ -109,4 +109,9 @@ display = AugmentationDisplay.from_augmentation("medical", [xray])
 display.figure_.suptitle("The X-ray, and eight draws of the preset 'medical'")
 print({k: v for k, v in ImageAugmentation.preset("medical").get_params().items() if v})
 
+# %%
+# Whitening, which Keras has in the same place, is no augmentation:
+# :class:`~sktransfer.preprocessing.ImageWhitening` is a step of a pipeline, for models without
+# pretraining.
+
 # sphinx_gallery_thumbnail_path = '_static/gallery/augmentation_of_an_xray_1.webp'

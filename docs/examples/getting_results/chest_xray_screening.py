@@ -14,7 +14,9 @@ own with one sub-folder per class works in the same way.
 # %%
 # Read the folder
 # ---------------
-# A table alongside the images says whose they are. Many patients have several X-rays.
+# A table alongside the images says whose they are. Many patients have several X-rays. On images of
+# your own, begin with :func:`~sktransfer.datasets.check_images`, which lists files that cannot be
+# read, duplicates, and patients in several classes.
 import os
 from pathlib import Path
 
@@ -31,7 +33,8 @@ print(f"{len(X)} images of {len(np.unique(patients))} patients: {', '.join(xrays
 # Split by patient
 # ----------------
 # With the same ribs on both sides of a split, a network would be rewarded for recognizing them.
-# :func:`~sktransfer.model_selection.grouped_train_test_split` keeps each patient on one side.
+# :func:`~sktransfer.model_selection.grouped_train_test_split` keeps each patient on one side;
+# :func:`~sktransfer.model_selection.check_leakage` finds those that are on both.
 from sktransfer.model_selection import grouped_train_test_split
 
 X_train, X_test, y_train, y_test, patients_train, patients_test = grouped_train_test_split(
@@ -97,5 +100,10 @@ axes[1].set(title="Scores of held-out X-rays", ylim=(0, 0.22))
 # Nothing of this is fit for clinical use. The images of the two classes differ in more than the
 # lungs, and part of what is measured here is that: see
 # :ref:`sphx_glr_auto_examples_evaluating_could_it_be_the_scanner.py`.
+#
+# :class:`~sktransfer.metrics.ReaderStudyDisplay` also draws readers, and
+# :class:`~sktransfer.metrics.ScoreDistributionDisplay` the scores of either class. Where a false
+# alarm and a missed case have a price, :func:`~sktransfer.metrics.expected_cost` compares
+# thresholds by it.
 
 # sphinx_gallery_thumbnail_path = '_static/gallery/chest_xray_screening_1.webp'

@@ -95,5 +95,12 @@ for ax, row in zip(axes, of_the_nih.itertuples(), strict=True):
 # images of the two classes of the training set differ in more than the lungs
 # (:ref:`sphx_glr_auto_examples_evaluating_could_it_be_the_scanner.py`), and a file that can be
 # predicted is not yet a file like those of the training set.
+#
+# With ``on_error="raise"``, the default, such a file is an
+# :class:`~sktransfer.exceptions.ImageDecodeError`; with "nan" a
+# :class:`~sktransfer.exceptions.FailedRowsWarning` counts them.
+# :class:`~sktransfer.preprocessing.DicomOptions` chooses another window or frame,
+# :class:`~sktransfer.preprocessing.ImageChannels` the channels of other deep images, and
+# :func:`~sktransfer.datasets.load_rsna_pneumonia` reads the RSNA's challenge, which is in DICOM.
 
 # sphinx_gallery_thumbnail_path = '_static/gallery/dicom_files_of_tomorrow_1.webp'

@@ -126,5 +126,9 @@ print(
 # %%
 # That is the same ranking with the decision that was asked for. It kept more than 0.9 here, which
 # is luck: a threshold from 20 cases is as uncertain as they are few.
+#
+# To compare models at a rate instead of a threshold, use
+# :func:`~sktransfer.metrics.specificity_at_sensitivity` or
+# :func:`~sktransfer.metrics.sensitivity_at_specificity`.
 
 # sphinx_gallery_thumbnail_path = '_static/gallery/few_positives_1.webp'

@@ -3,7 +3,8 @@ Images next to a table
 ======================
 
 Age, sex and site often come with an image. A ``ColumnTransformer`` sends the column of images to
-the extractor and each other column to a transformer of its own; the names of columns are preserved.
+the extractor and each other column to a transformer of its own; the names of columns are
+preserved.
 """
 
 # %%
