@@ -64,7 +64,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         if np.isnan(value):
             return ""
-        size = abs(value)
+        size = abs(float(value))
         if 0 < size < 0.01:
             return f"{value:.3g}"
         return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 3}f}"
