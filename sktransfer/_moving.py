@@ -64,10 +64,8 @@ def without_paths(values: dict[str, Any]) -> dict[str, Any]:
 def places_of(estimator: Any) -> tuple[str | os.PathLike[str], ...]:
     """Return where else the weights of a fitted estimator may be: in ``weights``, where it was."""
     given, own = estimator.weights, getattr(estimator, "_places", ())
-    is_path = isinstance(given, (str, os.PathLike)) and given != "default"
-    if is_path and (looks_like_path(given) or os.path.exists(given)):
-        return (*_with_subfolders(given), *own)
-    return own
+    is_path = looks_like_path(given) or (isinstance(given, str) and os.path.isdir(given))
+    return (*_with_subfolders(given), *own) if is_path else own
 
 
 def given_places(weights: Any, estimator: Any) -> tuple[Path, ...]:

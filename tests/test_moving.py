@@ -317,8 +317,12 @@ def test_folders_are_kept_on_the_same_machine_and_left_out_on_another(there, tmp
         assert (again.cache, again.checkpoint_dir) == tuple(paths.values())
         assert again.weights == str(there)
         again.partial_fit(X, Y)
+    sent = copy.copy(clf)
+    sent._keeps_paths = True  # as to Dask's workers, which see the same disks
+    sent = pickle.dumps(sent)
     elsewhere()
     folder = tmp_path / "other"
+    assert pickle.loads(sent).cache == paths["cache"]
     again = FineTuneClassifier.load(tmp_path / "model.safetensors", weights=there)
     assert (again.cache, again.checkpoint_dir) == (True, None)
     again.partial_fit(X, Y)
