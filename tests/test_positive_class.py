@@ -18,6 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer import FineTuneClassifier, metrics
 from sktransfer._utils.classes import positive_class
 from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.report._scored_rows import score_rows
+from sktransfer.report._scores import operating_section
 
 RNG = np.random.default_rng(0)
 ILL = RNG.random(400) < 0.5
@@ -226,6 +228,17 @@ def test_a_guarantee_on_noise_is_no_success(constraint, target):
     with pytest.warns(UserWarning, match="This threshold is .*covid 19|no better than chance"):
         clf.fit(noise, WORDS)
     assert clf.operating_point_.warning is not None
+
+
+def test_a_report_warns_of_a_threshold_that_calls_everybody_ill():
+    clf = OperatingPointClassifier(LogisticRegression(), pos_label="covid 19").fit(X, WORDS)
+    for threshold, warned in ((None, False), (0.0, True), (1.0, True)):
+        rows = score_rows(clf, X, WORDS, threshold=threshold)
+        texts = [each.text for each in operating_section(rows, {"all": 0.0}).notices]
+        assert [text.split(" (")[0] for text in texts] == ["The model's threshold"] * warned + [
+            "all"
+        ]
+        assert "of no use: it calls nearly every row 'covid 19'" in texts[-1]
 
 
 def test_a_good_threshold_does_not_warn_on_imbalanced_data():
