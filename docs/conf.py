@@ -98,7 +98,10 @@ html_js_files = ["site.js"]
 # Where the site is published: only 404.html, which a server shows at any address, needs to know.
 html_baseurl = os.environ.get("DOCS_BASEURL", "")
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "404": []}
+# Pages that are no section of several have nothing to show at the left.
+html_sidebars = dict.fromkeys(
+    ["index", "404", "getting_started", "faq", "coming_from", "glossary", "citing"], []
+)
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {

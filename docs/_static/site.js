@@ -7,4 +7,7 @@ console.log = (...words) => {
 addEventListener("DOMContentLoaded", () => {
   for (const box of document.querySelectorAll(".output_subarea"))
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  // The theme's arrows at the sections of a sidebar have no name.
+  for (const arrow of document.querySelectorAll(".bd-sidebar-primary summary"))
+    arrow.ariaLabel = `Pages of ${arrow.closest("li").querySelector("a").innerText}`;
 });
