@@ -99,9 +99,10 @@ html_js_files = ["site.js"]
 html_baseurl = os.environ.get("DOCS_BASEURL", "")
 html_context = {"default_mode": "auto"}
 # Pages that are no section of several have nothing to show at the left.
-html_sidebars = dict.fromkeys(
-    ["index", "404", "getting_started", "faq", "coming_from", "glossary", "citing"], []
-)
+html_sidebars = {
+    page: []
+    for page in ("index", "404", "getting_started", "faq", "coming_from", "glossary", "citing")
+}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
