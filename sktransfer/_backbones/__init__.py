@@ -13,6 +13,7 @@ from sktransfer._backbones._chain import (
     with_tensors,
 )
 from sktransfer._backbones._load import architecture, find_again, load_backbone
+from sktransfer._backbones._random_weights import draw_again, with_measured_scales
 from sktransfer._backbones._state_dict import (
     check_archive,
     check_kinds,
@@ -48,6 +49,7 @@ __all__ = [
     "check_values",
     "describe_backbone",
     "digest_of",
+    "draw_again",
     "find_again",
     "find_by_digest",
     "find_stage",
@@ -62,5 +64,6 @@ __all__ = [
     "search_folders",
     "shortened",
     "state_dict_digest",
+    "with_measured_scales",
     "with_tensors",
 ]

@@ -42,8 +42,9 @@ class BackboneReference:
     """What it takes to find the same network again without carrying its weights.
 
     ``digest`` is ``"sha256:<hex>"`` of the weights file, or ``"blake2b:<hex>"`` of the tensors
-    where there is no file (random weights). ``weights`` names what was asked for, a file without
-    its folders. ``size`` is the number of bytes of the file, if there is one.
+    where there is no file (random weights, a module of the user's own). ``weights`` names what was
+    asked for, a file without its folders. ``size`` is the number of bytes of the file, if there is
+    one. ``variant`` is a digest of what else the numbers of a module of the user's own depend on.
     """
 
     name: str
@@ -52,6 +53,7 @@ class BackboneReference:
     digest: str
     # By which files are passed over in a search; it is no part of what a network is.
     size: int | None = field(default=None, compare=False, repr=False)
+    variant: str = ""
 
 
 @dataclass(frozen=True)

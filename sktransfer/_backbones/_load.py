@@ -20,6 +20,7 @@ import torch
 
 from sktransfer._backbones import _timm
 from sktransfer._backbones._chain import Backbone, BackboneReference
+from sktransfer._backbones._random_weights import with_measured_scales
 from sktransfer._backbones._weights_files import (
     WeightsFile,
     digest_of,
@@ -81,6 +82,8 @@ def load_backbone(
         # Built in float32 whatever torch's default is: the numbers drawn depend on it.
         torch.set_default_dtype(torch.float32)
         backbone = provider.load(name, weights, seed, file)
+        if weights is None:
+            backbone = with_measured_scales(backbone)
     except WeightsNotFoundError as error:
         if looks_like_path(weights):
             raise

@@ -165,11 +165,11 @@ def _build(
 
 
 def _as_backbone(network: Any, reference: BackboneReference) -> Backbone:
-    spec = _input_spec(network)
+    spec = input_spec(network)
     return Backbone(reference, spec, *cut(network, spec.crop_size))
 
 
-def _input_spec(network: Any) -> InputSpec:
+def input_spec(network: Any) -> InputSpec:
     """Return what timm's evaluation transform does, as numbers."""
     from timm.data import resolve_model_data_config
 

@@ -112,19 +112,19 @@ def _transformer_trunk(model: Any) -> _Trunk:
 def _children_trunk(model: nn.Module) -> _Trunk:
     """Make a stage of each child, with those after it that have no weights of their own."""
     trunk, _ = _split(model)
-    pieces = [piece for name in trunk for piece in _opened(name, getattr(model, name))]
+    pieces = [piece for name in trunk for piece in opened(name, getattr(model, name))]
     norm: nn.Module = nn.Identity()
     # timm puts an empty norm where there is none.
     while pieces and isinstance(pieces[-1][1], nn.Identity):
         pieces.pop()
-    if len(pieces) > 1 and _is_norm(last := pieces[-1][1]):
+    if len(pieces) > 1 and is_norm(last := pieces[-1][1]):
         # One with an activation in it stays in the stage.
         norm = pieces.pop()[1] if isinstance(getattr(last, "act", norm), nn.Identity) else norm
     groups: list[tuple[str, list[nn.Module]]] = []
     for name, module in pieces:
-        starts = _has_weights(module) and not _is_norm(module)
+        starts = has_weights(module) and not is_norm(module)
         # What comes before the first weights (a space-to-depth, say) joins the first stage.
-        if groups and (not starts or not any(map(_has_weights, groups[-1][1]))):
+        if groups and (not starts or not any(map(has_weights, groups[-1][1]))):
             groups[-1][1].append(module)
         else:
             groups.append((name, [module]))
@@ -144,7 +144,7 @@ def _whole_trunk(model: Any) -> _Trunk:
 _TRUNKS: tuple[Callable[[Any], _Trunk], ...] = (_transformer_trunk, _children_trunk, _whole_trunk)
 
 
-def _opened(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def opened(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     is_list = isinstance(child, nn.Sequential | nn.ModuleList)
     if is_list and (name in _CONTAINERS or isinstance(child, nn.ModuleList)):
         for inner, module in child.named_children():
@@ -248,13 +248,13 @@ def _agreeing_trunk(trunk: _Trunk, model: Any, x: Tensor, features: Tensor) -> _
     filled = []
     x = x.clone()
     for stage in stages:
-        if not _has_weights(stage.module):
+        if not has_weights(stage.module):
             return None
         before = x.clone()
         y = stage.module.eval()(x)
         if not isinstance(y, Tensor) or not torch.equal(x, before):
             return None  # a stage must leave its input alone: it may be somebody's activation
-        layout = _layout_of(y, model)
+        layout = layout_of(y, model)
         n_prefix = getattr(model, "num_prefix_tokens", 0) if layout == "NLC" else 0
         filled.append(replace(stage, layout=layout, n_prefix_tokens=int(n_prefix)))
         x = y
@@ -273,7 +273,7 @@ def _agreeing_head(
     return head if torch.equal(classifier.eval()(taken), scores) else None
 
 
-def _layout_of(x: Tensor, model: Any) -> Layout:
+def layout_of(x: Tensor, model: Any) -> Layout:
     """Tell how the axes of a stage's output are to be read; images are square, which tells most."""
     if x.ndim == 2:
         return "NC"
@@ -286,11 +286,11 @@ def _layout_of(x: Tensor, model: Any) -> Layout:
     return "NHWC" if getattr(model, "output_fmt", "NCHW") == "NHWC" else "NCHW"
 
 
-def _has_weights(module: nn.Module) -> bool:
+def has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
     # timm's own classes of norms may hold their activation as a child.
     known = isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
     return known or ("norm" in type(module).__name__.lower() and not list(module.children()))

@@ -116,7 +116,8 @@ class FrozenExtractor:
         # Kernels of another kind of device round differently; its number does not matter.
         kind = self.device.split(":")[0]
         versions = versions_of(network=(reference.name, engine))
-        shared = (_NUMBERS_VERSION, versions, reference.name, reference.digest, preprocessing)
+        network = (reference.name, reference.digest, *filter(None, (reference.variant,)))
+        shared = (_NUMBERS_VERSION, versions, *network, preprocessing)
         parts = [
             (*shared, self.precision, engine, kind, *output, np.dtype(dtype).str)
             for output, dtype in zip(self.outputs, self.dtypes, strict=True)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from sktransfer._backbones import (
     Backbone,
+    draw_again,
     load_backbone,
-    private_seed,
     state_dict_digest,
+    with_measured_scales,
     with_tensors,
 )
 from sktransfer._base import resolve_device
@@ -61,8 +62,8 @@ def random_like(backbone: Backbone, seed: int) -> Backbone:
         fresh = load_backbone(backbone.name, weights=None, seed=seed)
     except UnknownBackboneError:
         fresh = replace(_copied(backbone), classifier=None)
-        with private_seed(seed):
-            _draw_again(fresh)
+        draw_again(fresh.modules(), backbone.name, seed)
+        fresh = with_measured_scales(fresh)
     return _labeled(replace(fresh, classifier=None), f"random {seed}")
 
 
@@ -73,24 +74,6 @@ def _copied(backbone: Backbone) -> Backbone:
         stages=tuple(replace(s, module=copy.deepcopy(s.module)) for s in backbone.stages),
         neck=copy.deepcopy(backbone.neck),
     )
-
-
-def _draw_again(backbone: Backbone) -> None:
-    """Let every layer draw its parameters."""
-    left = dict(backbone.modules().named_parameters())
-    for name, module in backbone.modules().named_modules():
-        draw: Any = getattr(module, "reset_parameters", None)
-        # torch's attention has it under a private name.
-        draw = getattr(module, "_reset_parameters", None) if draw is None else draw
-        if draw is not None:
-            draw()
-            left = {k: p for k, p in left.items() if k.rpartition(".")[0] != name}
-    if left:
-        raise ValueError(
-            f"{backbone.name} is not in the catalog, and no layer knows how to draw "
-            f"{', '.join(sorted(left))} at random: they would stay as they were learned. Give the "
-            "module that holds them a method reset_parameters()."
-        )
 
 
 def first_stages(source: Backbone, n_stages: int, rest: Backbone, label: str) -> Backbone:
@@ -122,8 +105,8 @@ def first_stages(source: Backbone, n_stages: int, rest: Backbone, label: str) ->
 def mean_and_variance(backbone: Backbone, seed: int) -> Backbone:
     """Draw weights from normal distributions with mean and variance of each pretrained tensor.
 
-    Only the scale of the weights is left of pretraining then (Raghu et al., 2019). BatchNorm starts
-    with the statistics of a new layer.
+    Only the scale of the weights is left of pretraining then (Raghu et al., 2019). BatchNorm is
+    that of a random network.
     """
     fresh = random_like(backbone, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -133,7 +116,8 @@ def mean_and_variance(backbone: Backbone, seed: int) -> Backbone:
             noise = torch.randn(weights.shape, generator=generator)
             spread = weights.std(correction=0)
             drawn[name] = (weights.mean() + spread * noise).detach().to(weights.dtype)
-    return _labeled(with_tensors(fresh, drawn), f"mean and variance {seed}")
+    drawn_network = with_measured_scales(with_tensors(fresh, drawn))
+    return _labeled(drawn_network, f"mean and variance {seed}")
 
 
 def recalibrated(backbone: Backbone, estimator: Any, X: Any) -> Backbone:

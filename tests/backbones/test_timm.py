@@ -63,7 +63,7 @@ def built(name: str) -> nn.Module:
 
 def check_chain(name: str, *, scores: bool = True):
     theirs = built(name)
-    ours = load_backbone(f"timm/{name}", weights=None, seed=0)
+    ours = _timm.load(f"timm/{name}", weights=None, seed=0)
     side = ours.input_spec.crop_size
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -160,7 +160,7 @@ def test_a_network_that_fits_no_pattern_is_one_stage():
     "name", ["resnet18", "convnext_tiny", "vit_base_patch16_siglip_224", "vit_tiny_patch16_224"]
 )
 def test_input_spec_is_timms_evaluation_transform(name):
-    spec = _timm._input_spec(built_cheaply(name))
+    spec = _timm.input_spec(built_cheaply(name))
     config = timm.data.resolve_model_data_config(built_cheaply(name))
     assert (spec.crop_size, spec.crop_size) == config["input_size"][1:]
     assert spec.resize_size == math.floor(spec.crop_size / config["crop_pct"])
