@@ -53,9 +53,11 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     Parameters
     ----------
-    backbone : str, path-like or estimator, default="resnet50"
+    backbone : str, path-like, estimator, torch.nn.Module or list, default="resnet50"
         Name of a network: any of :func:`sktransfer.list_backbones`, or ``"timm/NAME"``. Or one that
         was fine-tuned: a file of :meth:`FineTuneClassifier.save`, or ``FrozenEstimator(fitted)``.
+        Or a module of your own that is a chain of stages, or a list of these (see
+        :ref:`own-modules`).
     weights : str, path-like, torchvision weights enum member or None, default="default"
         ``"default"`` is the publisher's best. The name of an enum member (``"IMAGENET1K_V1"``)
         chooses among several. A path to a ``.pth`` or ``.safetensors`` file gives these tensors to
@@ -174,7 +176,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ImageInputMixin._image_parameter_constraints,
-        "backbone": [str, os.PathLike, HasMethods("fit")],
+        "backbone": [str, os.PathLike, HasMethods("fit"), torch.nn.Module, list, tuple],
         "weights": [str, os.PathLike, Enum, None],
         "layer": [str, Integral, list, tuple, None],
         "pooling": [StrOptions(set(POOLINGS))],
@@ -252,7 +254,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             X = stand_in(X)
         self._image_source(X, reset=True)
         seed = seed_from(self.random_state) if self.weights is None else 0
-        source = request_source(self.backbone, self.weights, seed)
+        source = request_source(self.backbone, self.weights, seed, self.image_size)
         info = REGISTRY.info(source)
         self._outputs = resolve_layers(info, self.layer, self.pooling)
         frozen = self._frozen(source, info)

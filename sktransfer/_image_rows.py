@@ -51,7 +51,8 @@ def count_rows(estimator: ImageInputMixin, X: Any) -> int:
 def backbone_of(estimator: Any) -> Backbone:
     """Load the whole network that an extractor or a classifier is to be built on."""
     seed = seed_from(estimator.random_state) if estimator.weights is None else 0
-    return request_source(estimator.backbone, estimator.weights, seed).load()
+    size = estimator.image_size
+    return request_source(estimator.backbone, estimator.weights, seed, size).load()
 
 
 def run_images(

@@ -25,15 +25,18 @@ from sktransfer._backbones import (
     Backbone,
     BackboneProvider,
     BackboneReference,
+    OwnNetwork,
     WeightsFile,
     architecture,
     digest_of,
     find_again,
+    is_own,
     load_backbone,
     load_strict,
     looks_like_path,
     name_of,
     search_folders,
+    shortened,
     state_dict_digest,
     with_tensors,
 )
@@ -156,12 +159,19 @@ def _kept(backbone: Backbone, depth: int) -> Backbone:
     return backbone.truncated(depth)
 
 
-def request_source(backbone: Any, weights: Any, seed: int) -> NetworkSource:
+def request_source(
+    backbone: Any, weights: Any, seed: int, image_size: int | None = None
+) -> NetworkSource:
     """Return how to load what an estimator's parameters ask for.
 
     ``backbone`` is a name for ``load_backbone``, a file that ``FineTuneClassifier.save`` wrote, or
-    a fitted FineTuneClassifier, in a FrozenEstimator or bare.
+    a fitted FineTuneClassifier, in a FrozenEstimator or bare; or a module of the user's own, which
+    is checked on images of ``image_size``.
     """
+    if is_own(backbone):
+        own = OwnNetwork.of(backbone, weights, seed, image_size)
+        network = own.to_backbone()
+        return NetworkSource(("own", network.reference), lambda: network, found_as=own)
     if not is_name(backbone):
         provider = tuned_provider(backbone)
         if not isinstance(weights, str) or weights != "default":
@@ -199,7 +209,8 @@ def found_source(
     """
     key: tuple = ("found", reference)
     if packed is not None:
-        return NetworkSource(("packed", reference), packed.unpack, reference)
+        own = backbone if isinstance(backbone, OwnNetwork) else None
+        return NetworkSource(("packed", reference), partial(packed.unpack, own), reference)
     if backbone is None or is_name(backbone):
         return NetworkSource(key, partial(_load_published, reference, places), reference)
     load = partial(_load_tuned, reference, backbone, places)
@@ -347,10 +358,13 @@ def tuned_provider(backbone: Any) -> BackboneProvider:
         return SavedNetwork(Path(backbone))
     frozen = isinstance(backbone, FrozenEstimator)
     inner = backbone.estimator if frozen else backbone
+    if isinstance(inner, OwnNetwork):
+        return inner
     if not isinstance(inner, BackboneProvider):
         raise ValueError(
             "backbone is a name (sktransfer.list_backbones()), a file that FineTuneClassifier.save "
-            f"wrote, or FrozenEstimator(fitted FineTuneClassifier); got {backbone!r}."
+            "wrote, FrozenEstimator(fitted FineTuneClassifier), or a torch module (of a skorch net, "
+            f"its module_); got {shortened(repr(backbone), 200)}."
         )
     try:
         check_is_fitted(inner)

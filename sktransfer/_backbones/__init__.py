@@ -13,6 +13,7 @@ from sktransfer._backbones._chain import (
     with_tensors,
 )
 from sktransfer._backbones._load import architecture, find_again, load_backbone
+from sktransfer._backbones._modules import OwnNetwork, is_own
 from sktransfer._backbones._random_weights import draw_again, with_measured_scales
 from sktransfer._backbones._state_dict import (
     check_archive,
@@ -41,6 +42,7 @@ __all__ = [
     "InputSpec",
     "Layout",
     "Neck",
+    "OwnNetwork",
     "Stage",
     "WeightsFile",
     "architecture",
@@ -53,6 +55,7 @@ __all__ = [
     "find_again",
     "find_by_digest",
     "find_stage",
+    "is_own",
     "list_backbones",
     "load_backbone",
     "load_strict",

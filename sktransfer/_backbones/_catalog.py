@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from sktransfer._backbones import _load
 from sktransfer._backbones._chain import Backbone
+from sktransfer._backbones._modules import OwnNetwork, is_own
 
 _COLUMNS = [
     "name",
@@ -95,15 +97,16 @@ def _matches(name: str, pattern: str) -> bool:
     return pattern in name
 
 
-def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFrame:
+def describe_backbone(name: Any, *, image_size: int | None = None) -> pd.DataFrame:
     """Describe the stages of a network: their outputs, parameters and cost.
 
     Nothing is downloaded, and shapes are found without computing numbers.
 
     Parameters
     ----------
-    name : str
-        A name from :func:`list_backbones`, or ``"timm/NAME"``.
+    name : str, torch.nn.Module or list
+        A name from :func:`list_backbones`, or ``"timm/NAME"``; or a module of your own, or a list
+        of its stages (see :ref:`own-modules`).
     image_size : int or None, default=None
         Side of the square images in pixels; None is the size of the default weights.
 
@@ -146,9 +149,12 @@ def describe_backbone(name: str, *, image_size: int | None = None) -> pd.DataFra
 
 
 @lru_cache(maxsize=64)
-def _described(name: str, image_size: int | None) -> pd.DataFrame:
+def _described(name: Any, image_size: int | None) -> pd.DataFrame:
     # Cached: networks are ranked by these numbers, and counting them may take a second.
-    backbone = _load.architecture(name)
+    if is_own(name):
+        backbone = OwnNetwork(name, image_size).to_backbone()
+    else:
+        backbone = _load.architecture(name)
     side = backbone.input_spec.crop_size if image_size is None else image_size
     outputs, macs = _measure(backbone, side)
     layouts = [stage.layout for stage in backbone.stages]

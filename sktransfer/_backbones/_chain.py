@@ -190,10 +190,12 @@ def find_stage(network: str, names: Sequence[str], layer: str | int) -> int:
             return list(names).index(layer)
     elif -len(names) <= layer < len(names):
         return int(layer) % len(names)
+    # Names of networks are lower-case, classes of modules are not.
+    described = f'"{network}"' if network.islower() else "backbone"
     raise UnknownStageError(
         f"{network} has no stage {layer!r}. Its {len(names)} stages are: {', '.join(names)} "
         f"(or an index from {-len(names)} to {len(names) - 1}). "
-        f'describe_backbone("{network}") shows them with their sizes.'
+        f"describe_backbone({described}) shows them with their sizes."
     )
 
 

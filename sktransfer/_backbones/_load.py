@@ -151,7 +151,8 @@ def catalog_rows(pattern: str | None = None) -> list[dict[str, object]]:
 def _provider_of(name: object) -> ModuleType:
     if not isinstance(name, str):
         raise UnknownBackboneError(
-            f"A backbone is named by a string such as 'resnet18', got {type(name).__name__}."
+            f"A backbone is named by a string such as 'resnet18', or is a torch module; got "
+            f"{type(name).__name__}."
         )
     if name.startswith(_timm.PREFIX):
         return _timm

@@ -19,7 +19,6 @@ from sktransfer._backbones._timm_stages import (
     has_weights,
     is_norm,
     layout_of,
-    opened,
 )
 from sktransfer._backbones._torchvision_stages import FAMILIES, SpatialMean
 
@@ -34,7 +33,13 @@ _BRIDGES: tuple[Callable[[], nn.Module], ...] = (
 )
 
 
-class PlainChain(nn.Sequential):
+# Children that hold a sequence of stages rather than being one.
+_CONTAINERS = ("features", "layers", "blocks", "stages", "levels")
+# What comes between maps and vectors.
+_POOLINGS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, SpatialMean)
+
+
+class Stages(nn.Sequential):
     """Stages that were given one by one."""
 
 
@@ -140,14 +145,16 @@ def _pieces(net: nn.Module) -> _Pieces:
     while len(children) == 1 and isinstance(children[0][1], (nn.Sequential, nn.ModuleList)):
         prefix += f"{children[0][0]}."
         children = list(children[0][1].named_children())
-    last = max((i for i, (_, m) in enumerate(children) if has_weights(m)), default=-1)
+    last = [child for _, child in children if has_weights(child)][-1:]
     pieces: _Pieces = []
-    for position, (name, child) in enumerate(children):
-        if position == last and isinstance(child, nn.Sequential):
-            pieces += [(f"{name}.{inner}", m) for inner, m in child.named_children()]
+    for name, child in children:
+        classifies = child in last and any(isinstance(m, nn.Linear) for m in child.children())
+        opens = classifies or name in _CONTAINERS
+        if isinstance(child, nn.ModuleList) or (opens and isinstance(child, nn.Sequential)):
+            pieces += [(f"{prefix}{name}.{inner}", m) for inner, m in child.named_children()]
         else:
-            pieces += opened(name, child)
-    return [(prefix + name, piece) for name, piece in pieces]
+            pieces.append((prefix + name, child))
+    return pieces
 
 
 def _bridged(pieces: _Pieces, x: Tensor, expected: Tensor) -> list[_Pieces]:
@@ -158,7 +165,7 @@ def _bridged(pieces: _Pieces, x: Tensor, expected: Tensor) -> list[_Pieces]:
             before.append(piece(before[-1]))
         except Exception:  # this is where something is missing
             break
-    for position in range(len(before) - 1, -1, -1):
+    for position in range(len(before)):
         if before[position].ndim != 4:
             continue
         for make in _BRIDGES:
@@ -204,7 +211,7 @@ def _grouped(pieces: _Pieces, name: str, x: Tensor, *, listed: bool) -> Parts:
                 f"The stage {path!r} of {name} writes into its input, which may be somebody's "
                 "activation: use x = x + y instead of x += y, and no in-place methods."
             )
-        pools = not has_weights(piece) and not _is_vector(x) and _is_vector(y)
+        pools = not has_weights(piece) and isinstance(_first(piece), _POOLINGS)
         begins = (has_weights(piece) and (listed or not is_norm(piece))) or pools
         if begins and any(has_weights(m) for _, m in groups[-1]):
             groups.append([])
@@ -247,5 +254,6 @@ def _joined(modules: Sequence[nn.Module]) -> nn.Module:
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
-def _is_vector(x: Tensor) -> bool:
-    return x.ndim == 2 or (x.ndim == 4 and x.shape[2:] == (1, 1))
+def _first(piece: nn.Module) -> nn.Module:
+    """Return a layer, or the first one of a sequence."""
+    return next((m for m in piece.modules() if not isinstance(m, nn.Sequential)), piece)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sktransfer._backbones._chain import Backbone, BackboneReference, InputSpec, Parts
-from sktransfer._backbones._module_stages import PlainChain, take_apart
+from sktransfer._backbones._module_stages import Stages, take_apart
 from sktransfer._backbones._random_weights import draw_again, with_measured_scales
 from sktransfer._backbones._state_dict import (
     check_kinds,
@@ -51,7 +51,7 @@ class OwnNetwork:
 
     module: Any  # as it was given: a module, or stages
     image_size: int | None = None
-    weights: str | None = "default"
+    weights: str | None = "own"
     seed: int | None = None
 
     @classmethod
@@ -72,9 +72,9 @@ class OwnNetwork:
         given = list(net.named_children()) if listed else net
         if weights is None:
             return cls(given, image_size, None, seed)
-        return cls(given, image_size, "own")
+        return cls(given, image_size)
 
-    def load(self, tensors: Mapping[str, Tensor] | None = None) -> Backbone:
+    def to_backbone(self) -> Backbone:
         """Return the network as a chain; the module that was given is only read."""
         net, listed = _private(self.module)
         default = _default_spec(net)
@@ -144,7 +144,7 @@ def _of_list(given: Any) -> nn.Module:
         named[name] = module
     if not named:
         raise ValueError("backbone is an empty list; it names at least one stage.")
-    return PlainChain(named)
+    return Stages(named)
 
 
 def _default_spec(net: nn.Module) -> InputSpec:
@@ -204,5 +204,11 @@ def _described(value: Any, depth: int) -> Iterator[Any]:
 
 def _code(code: CodeType) -> tuple[Any, ...]:
     """Return what code does, without where it was written."""
-    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants = [
+        _code(c) if isinstance(c, CodeType)
+        # Sets have another order in each process.
+        else sorted(map(repr, c)) if isinstance(c, frozenset)
+        else repr(c)
+        for c in code.co_consts
+    ]
     return code.co_code, code.co_names, code.co_varnames, constants

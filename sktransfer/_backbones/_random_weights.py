@@ -105,7 +105,7 @@ def _noise(side: int) -> Tensor:
 
 
 def _power_of_two(x: Tensor) -> Tensor:
-    """Return the power of two next to the largest root mean square of an image; 1 if it is 0."""
-    square = float(x.double().square().flatten(1).mean(1).max())
+    """Return the power of two next to the root mean square of a tensor; 1 if that is 0."""
+    square = float(x.double().square().mean())
     exponent = round(math.log(square, 4)) if 0 < square < math.inf else 0
     return torch.tensor(2.0**exponent, dtype=torch.float32)

@@ -112,7 +112,7 @@ def _transformer_trunk(model: Any) -> _Trunk:
 def _children_trunk(model: nn.Module) -> _Trunk:
     """Make a stage of each child, with those after it that have no weights of their own."""
     trunk, _ = _split(model)
-    pieces = [piece for name in trunk for piece in opened(name, getattr(model, name))]
+    pieces = [piece for name in trunk for piece in _opened(name, getattr(model, name))]
     norm: nn.Module = nn.Identity()
     # timm puts an empty norm where there is none.
     while pieces and isinstance(pieces[-1][1], nn.Identity):
@@ -144,7 +144,7 @@ def _whole_trunk(model: Any) -> _Trunk:
 _TRUNKS: tuple[Callable[[Any], _Trunk], ...] = (_transformer_trunk, _children_trunk, _whole_trunk)
 
 
-def opened(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _opened(name: str, child: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     is_list = isinstance(child, nn.Sequential | nn.ModuleList)
     if is_list and (name in _CONTAINERS or isinstance(child, nn.ModuleList)):
         for inner, module in child.named_children():

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from sktransfer._backbones import (
     Backbone,
+    OwnNetwork,
     architecture,
     check_archive,
     check_kinds,
@@ -80,9 +81,10 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
 
     Parameters
     ----------
-    backbone : str, path-like or estimator, default="resnet50"
+    backbone : str, path-like, estimator, torch.nn.Module or list, default="resnet50"
         Name of a network, as for :class:`PretrainedFeatureExtractor`; or, for a transfer in two
-        steps, one that was fine-tuned: a file of :meth:`save`, or ``FrozenEstimator(fitted)``.
+        steps, one that was fine-tuned: a file of :meth:`save`, or ``FrozenEstimator(fitted)``; or a
+        module of your own, or its stages (see :ref:`own-modules`).
     weights : str, path-like, torchvision weights enum member or None, default="default"
         Which weights, as for :class:`PretrainedFeatureExtractor`. None draws random ones, the
         honest baseline of training from scratch.
@@ -164,7 +166,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Whether pickles and files of :meth:`save` hold the pretrained weights too, which makes them
         independent of other files.
     warm_start : bool, default=False
-        Whether ``fit`` trains the present weights further.
+        Whether ``fit`` trains the present weights further. Another ``freeze_depth`` unfreezes more
+        stages then, or freezes some again (:ref:`gradual-unfreezing`); ``history_`` continues.
     callbacks : list, "disable" or None, default=None
         skorch callbacks.
     random_state : int, RandomState instance or None, default=None
@@ -780,7 +783,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
                 "partial_fit with classes=, instead of initialize."
             )
         prefix, made = self._prefix_ if learned is None else self._prefix, self._made_with
-        if learned is None or prefix.cut.surgical:
+        if learned is None or prefix.cut.surgical or isinstance(self._found_as, OwnNetwork):
             backbone = whole_backbone(prefix.source)
         else:
             backbone = architecture(self.reference_.name, weights=self.reference_.weights)
@@ -788,8 +791,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         head = make_head(made["head"], backbone.n_features, n_classes, made["head__dropout"], seed)
         freeze = made["module__freeze_batch_norm"]
         module = Suffix(backbone, prefix.cut, head, freeze_batch_norm=freeze, shape=prefix.shape)
-        if any(tensor.is_meta for tensor in module.state_dict().values()):
-            module.to_empty(device="cpu")  # an architecture alone; its values come next
+        for part in module.modules():  # of an architecture alone; its values come next
+            if any(t.is_meta for t in (*part.parameters(False), *part.buffers(False))):
+                part.to_empty(device="cpu", recurse=False)
         dtype = torch.float64 if made["precision"] == "float64" else torch.float32
         # A layout, not a change of numbers: convolutions need not bring their weights into the one
         # that images have, in every step.

@@ -45,6 +45,9 @@ MADE_WITH = (
     *("precision", "cache__activation_dtype", "preprocessing", "image_size", "scaled_decoding"),
 )
 
+# Beside those: indices of the stages that fits before the last one have trained (warm starts).
+LEARNED_STAGES = "learned_stages"
+
 # Seeds of the parts of a fit.
 SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS = range(6)
 
@@ -74,6 +77,8 @@ def run_fit(
     net._failed_rows = NO_FAILED_ROWS
     if resume:
         _check_same_network(net)
+        if net.freeze_depth != net._made_with["freeze_depth"]:
+            _cut_elsewhere(net)
         net._make_ready_to_resume()
         prefix = net._prefix
     else:
@@ -114,7 +119,8 @@ def find_network(net: Any) -> Prefix:
     """Find the network and resolve where it is cut; nothing is trained."""
     net._seed = seed_from(net.random_state)
     net._made_with = {name: getattr(net, name) for name in MADE_WITH}
-    source = request_source(net.backbone, net.weights, net._seed if net.weights is None else 0)
+    seed = net._seed if net.weights is None else 0
+    source = request_source(net.backbone, net.weights, seed, net.image_size)
     net._found_as = source.found_as
     backbone = whole_backbone(source)
     net._prefix_ = prefix = make_prefix(net, source, backbone)
@@ -133,6 +139,8 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
     info = NetworkInfo.of(backbone)
     made, device = net._made_with, net.device_
     cut = resolve_freeze_depth(made["freeze_depth"], info)
+    if made.get(LEARNED_STAGES):
+        cut = cut.after(made[LEARNED_STAGES])
     if not info.embedding_trained:
         raise ValueError(
             f"The weights {info.reference.weights} of {info.reference.name} hold trained "
@@ -169,17 +177,37 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
 
 def _check_same_network(net: Any) -> None:
     """Raise ValueError where training cannot resume because parameters ask for another network."""
-    for name, before in net._made_with.items():
-        now = getattr(net, name)
+    for name in MADE_WITH:
+        before, now = net._made_with[name], getattr(net, name)
         try:
             equal = now is before or (type(now) is type(before) and bool(now == before))
         except ValueError:  # arrays
             equal = False
-        if not equal and not (name == "weights" and is_place_of(now, net)):
+        same = equal or name == "freeze_depth"
+        if not same and not (name == "weights" and is_place_of(now, net)):
             raise ValueError(
                 f"{name} is {now!r} now, but the network that is to be trained further was made "
                 f"with {before!r}. Set it back, or fit again (warm_start=False)."
             )
+
+
+def _cut_elsewhere(net: Any) -> None:
+    """Cut a network where ``freeze_depth`` is now; what was learned stays (gradual unfreezing)."""
+    before, module, prefix = net._made_with, net.module_, net._prefix
+    learned = prefix.cut.trained | prefix.cut.learned
+    made = {**before, "freeze_depth": net.freeze_depth, LEARNED_STAGES: learned}
+    tensors = {name: tensor.clone() for name, tensor in module.learned().items()}
+    try:
+        net._made_with = made
+        net._prefix_ = make_prefix(net, prefix.source, whole_backbone(prefix.source))
+        net.initialize_module()
+    except BaseException:
+        net._made_with, net._prefix_, net._module_ = before, prefix, module
+        raise
+    net.module_.restore(tensors)
+    if net._prefix_.cut.trained and made["precision"] != "float64":
+        net.module_.head.float()  # of a head that was solved exactly
+    net.optimizer_ = None  # its moments are of other parameters
 
 
 # --- embed ---------------------------------------------------------------------------------------

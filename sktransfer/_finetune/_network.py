@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -31,17 +31,23 @@ class Cut:
 
     At a ``depth`` of ``n_stages`` the whole network is frozen, its neck included, and the head
     alone is trained. Stages after ``depth`` that are not ``trained`` are frozen too, but run in
-    every step (surgical fine-tuning).
+    every step (surgical fine-tuning). So are stages that an earlier fit trained and this one does
+    not: what they ``learned`` stays part of what is learned.
     """
 
     depth: int  # leading stages that are frozen and run once per image
     trained: frozenset[int]  # indices of stages
     n_stages: int
+    learned: frozenset[int] = frozenset()  # those that earlier fits have trained
+
+    def after(self, learned: frozenset[int]) -> Cut:
+        """Return the same cut of a network some of whose stages have been trained already."""
+        return replace(self, depth=min(self.depth, *learned), learned=learned)
 
     @property
     def surgical(self) -> bool:
         """Whether stages after the cut are frozen too."""
-        return self.trained != frozenset(range(self.depth, self.n_stages))
+        return self.trained | self.learned != frozenset(range(self.depth, self.n_stages))
 
     @property
     def packed_depth(self) -> int:
@@ -204,7 +210,10 @@ class Suffix(nn.Module):
         return {name: tensor.cpu().contiguous() for name, tensor in self.learned().items()}
 
     def restore(self, tensors: dict[str, Tensor], source: Any = None) -> None:
-        """Put back what :meth:`learned` returned; if it comes from a ``source``, check it."""
+        """Put back what :meth:`learned` returned; if it comes from a ``source``, check it.
+
+        Without, parts of which there is nothing stay as they are.
+        """
         for prefix, module in self._learned_modules.items():
             own = {
                 name.removeprefix(f"{prefix}."): tensor
@@ -215,13 +224,17 @@ class Suffix(nn.Module):
             if prefix == "head" and floating:
                 module.to(floating[0])
             if source is None:
-                module.load_state_dict(own)
+                if own:
+                    module.load_state_dict(own)
             else:
                 load_strict(module, own, source=f"{source} ({prefix})")
 
     @property
     def _learned_modules(self) -> dict[str, nn.Module]:
-        return {part.key: part.module for part in self.parts if part.trained} | {"head": self.head}
+        own = self.cut.trained | self.cut.learned
+        return {part.key: part.module for part in self.parts if part.stage in own} | {
+            "head": self.head
+        }
 
     def normalizes_batches(self) -> bool:
         """Return whether a part in training mode normalizes with the statistics of a batch."""

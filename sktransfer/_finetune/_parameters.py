@@ -24,7 +24,7 @@ from sktransfer._utils.sklearn_compat import (
 
 # Names with "__" are the rare parameters, which the constructor takes as keywords.
 CONSTRAINTS: dict[str, list[Any]] = {
-    "backbone": [str, os.PathLike, HasMethods("fit")],
+    "backbone": [str, os.PathLike, HasMethods("fit"), nn.Module, list, tuple],
     "weights": [str, os.PathLike, Enum, None],
     "freeze_depth": [Integral, str, list, tuple, set, frozenset],
     "head": [StrOptions({"linear"}), list, tuple, callable],

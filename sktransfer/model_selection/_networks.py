@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 from sklearn.base import clone
+from torch import nn
 
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
@@ -29,12 +30,14 @@ def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]
     if isinstance(backbones, Mapping):
         named = {str(key): _as_extractor(each) for key, each in backbones.items()}
     else:
-        single = isinstance(backbones, str | os.PathLike) or not isinstance(backbones, Iterable)
+        whole = isinstance(backbones, str | os.PathLike | nn.Module)
+        single = whole or not isinstance(backbones, Iterable)
         named = {}
         for each in [backbones] if single else backbones:
             extractor = _as_extractor(each)
             network = extractor.backbone
             base = str(network) if isinstance(network, str | os.PathLike) else "fine-tuned"
+            base = type(network).__name__ if isinstance(network, nn.Module) else base
             key, number = base, 1
             while key in named:
                 number += 1
@@ -92,7 +95,7 @@ def set_parameters(extractor: PretrainedFeatureExtractor) -> dict[str, Any]:
 def _as_extractor(backbone: Any) -> PretrainedFeatureExtractor:
     if isinstance(backbone, PretrainedFeatureExtractor):
         return clone(backbone)
-    named = isinstance(backbone, str | os.PathLike)
+    named = isinstance(backbone, str | os.PathLike | nn.Module)
     if isinstance(backbone, type) or not (named or hasattr(backbone, "fit")):
         raise ValueError(
             "A network is named by a str (sktransfer.list_backbones()), or is a saved file, a "

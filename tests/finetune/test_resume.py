@@ -93,7 +93,7 @@ def test_moments_of_the_optimizer_are_kept(small, task):
 
 
 @pytest.mark.parametrize(
-    "change", [{"freeze_depth": 0}, {"head": (8,)}, {"image_size": 64}, {"head__dropout": 0.3}]
+    "change", [{"backbone": "resnet34"}, {"head": (8,)}, {"image_size": 64}, {"head__dropout": 0.3}]
 )
 @pytest.mark.parametrize("way", ["partial_fit", "warm start"])
 def test_another_network_cannot_be_trained_further(small, task, change, way):
