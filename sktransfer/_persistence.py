@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sktransfer._backbones import (
+    OWN,
     Backbone,
     BackboneProvider,
     BackboneReference,
@@ -138,12 +139,16 @@ class PackedWeights:
         own = {name.removeprefix(_PRETRAINED): tensors.pop(name) for name in names}
         return cls(BackboneReference(**header["reference"]), int(header["packed"]), seal(own))
 
-    def unpack(self) -> Backbone:
+    def unpack(self, own: OwnNetwork | None = None) -> Backbone:
         """Return the architecture, with the packed tensors in the stages that were packed.
 
-        The other stages hold nothing (they are on torch's meta device) and are never run.
+        The other stages hold nothing (they are on torch's meta device), or what the user's ``own``
+        module has there, and are never run.
         """
-        backbone = architecture(self.reference.name, weights=self.reference.weights)
+        if own is None:
+            backbone = architecture(self.reference.name, weights=self.reference.weights)
+        else:
+            backbone = own.to_backbone()
         kept = _kept(backbone, self.depth).modules()
         if any(tensor.is_meta for tensor in kept.state_dict().values()):
             kept.to_empty(device="cpu")
@@ -334,7 +339,12 @@ def not_found(
 
 def _digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatchError:
     """Return the error for weights that are not those an estimator was fitted with."""
-    if found.weights is None:
+    if found.weights == OWN:
+        what = (
+            f"the module {found.name} with the digest {expected}, and it has changed: its digest is "
+            f"{found.digest} now. Give it the weights and settings that it had, fit again"
+        )
+    elif found.weights is None:
         what = (
             f"random weights of {found.name} whose digest is {expected}; drawing them again here "
             f"from the same seed gave {found.digest} (another version of torch or torchvision "
@@ -413,6 +423,12 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
 
 def found_as_of(found_as: Any) -> Any:
     """Return how a network is found again, as a pickle or a file of any version has it."""
+    if isinstance(found_as, dict) and OWN in found_as:
+        raise ValueError(
+            f"This model was trained on a module of the user's own, {found_as[OWN]}, whose code no "
+            "file holds. Give the module, with any weights: net = FineTuneClassifier.load(path, "
+            "backbone=module). For a second step, backbone=FrozenEstimator(net)."
+        )
     if isinstance(found_as, dict):
         return BackboneReference(**found_as)
     if isinstance(found_as, (str, os.PathLike)) and not is_name(found_as):

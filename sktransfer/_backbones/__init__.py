@@ -13,7 +13,7 @@ from sktransfer._backbones._chain import (
     with_tensors,
 )
 from sktransfer._backbones._load import architecture, find_again, load_backbone
-from sktransfer._backbones._modules import OwnNetwork, is_own
+from sktransfer._backbones._modules import OWN, OwnNetwork, is_own
 from sktransfer._backbones._random_weights import draw_again, with_measured_scales
 from sktransfer._backbones._state_dict import (
     check_archive,
@@ -36,6 +36,7 @@ from sktransfer._backbones._weights_files import (
 )
 
 __all__ = [
+    "OWN",
     "Backbone",
     "BackboneProvider",
     "BackboneReference",

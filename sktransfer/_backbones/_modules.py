@@ -32,6 +32,8 @@ from sktransfer._backbones._state_dict import (
 from sktransfer._backbones._weights_files import looks_like_path, open_weights_path
 from sktransfer._utils.versions import versions_of
 
+# What the reference of a network has for weights that came with the user's module.
+OWN = "own"
 # The side of the images unless a module says another, and under what names it may.
 _SIDE = 224
 _SIDES = ("image_size", "img_size", "input_size")
@@ -51,7 +53,7 @@ class OwnNetwork:
 
     module: Any  # as it was given: a module, or stages
     image_size: int | None = None
-    weights: str | None = "own"
+    weights: str | None = OWN
     seed: int | None = None
 
     @classmethod

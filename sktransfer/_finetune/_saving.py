@@ -19,7 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from skorch.history import History
 from torch import nn
 
-from sktransfer._backbones import BackboneReference, load_strict
+from sktransfer._backbones import OWN, BackboneReference, OwnNetwork, is_own, load_strict
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._head import make_head
@@ -59,13 +59,18 @@ def learned_bytes(net: Any) -> bytes:
     return seal(net._module_.saved(), _written_classes(net._classes))
 
 
-def packed_weights(net: Any) -> PackedWeights | None:
-    """Return the weights that a fitted estimator carries along, or None if it is not to."""
-    if net.store_weights and net._packed is None:  # set after fit
+def packed_weights(net: Any, *, in_file: bool = False) -> PackedWeights | None:
+    """Return the weights that a fitted estimator carries along, or None if it is not to.
+
+    A file holds those of the user's own module always; a pickle holds the module.
+    """
+    own = isinstance(net._found_as, OwnNetwork)
+    packed = net._packed
+    if packed is None and (net.store_weights or (own and in_file)):  # set after fit
         backbone = whole_backbone(net._found())
-        depth = net._prefix.cut.packed_depth
-        net._packed = PackedWeights.pack(backbone, net.reference_, depth)
-    return net._packed if net.store_weights else None
+        packed = PackedWeights.pack(backbone, net.reference_, net._prefix.cut.packed_depth)
+        net._packed = None if own else packed
+    return packed if net.store_weights or own else None
 
 
 def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
@@ -133,14 +138,14 @@ def save_estimator(
         ) from error
     if class_names is None:
         class_names = net.class_names_
-    names, found = getattr(net, "feature_names_in_", None), net._found_as
+    names = getattr(net, "feature_names_in_", None)
     header = {
         "schema": SCHEMA,
         "sktransfer": __version__,
         "estimator": type(net).__name__,
         "params": params,
         "made_with": {n: _encode(value, n) for n, value in without_paths(net._made_with).items()},
-        "found_as": vars(found) if isinstance(found, BackboneReference) else str(found),
+        "found_as": _written_found_as(net._found_as),
         "classes": _written_classes(net._classes),
         "class_names": read_class_names(class_names, net._classes),
         "reference": vars(net.reference_),
@@ -153,13 +158,19 @@ def save_estimator(
         **({} if operating_point is None else {_THRESHOLD: operating_point}),
     }
     tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
-    packed = packed_weights(net)
+    packed = packed_weights(net, in_file=True)
     if packed is not None:
         tensors = tensors | packed.tensors
         header["packed"] = packed.depth
     data = seal(tensors, header)
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _written_found_as(found: Any) -> Any:
+    if isinstance(found, OwnNetwork):
+        return {OWN: type(found.module).__name__}
+    return vars(found) if isinstance(found, BackboneReference) else str(found)
 
 
 def load_estimator(
@@ -179,9 +190,15 @@ def load_estimator(
             f"version {__version__} does not know, or without some that it needs: "
             f"{', '.join(sorted(set(header) ^ _KEYS))}. Load it with that version."
         )
+    backbone = params.get("backbone")
+    given = is_own(backbone) and OWN in header["found_as"]
+    found_as: Any = None if given else found_as_of(params.get("backbone", header["found_as"]))
     try:
         net = _restored(cls, header, params)
-        net._found_as = found_as_of(params.get("backbone", header["found_as"]))
+        if given:
+            net._made_with["backbone"] = backbone
+            found_as = OwnNetwork(backbone, net._made_with["image_size"], net.reference_.weights)
+        net._found_as = found_as
         net._packed = PackedWeights.of_file(header, tensors)
         _check_head(net, tensors, path)
     except WeightsMismatchError:
@@ -243,6 +260,8 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
 
 
 def _encode(value: Any, name: str) -> Any:
+    if name == "backbone" and is_own(value):  # it has to be given again
+        return type(value).__name__
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic):
