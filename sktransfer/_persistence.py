@@ -341,8 +341,8 @@ def _digest_mismatch(expected: str, found: BackboneReference) -> WeightsMismatch
     """Return the error for weights that are not those an estimator was fitted with."""
     if found.weights == OWN:
         what = (
-            f"the module {found.name} with the digest {expected}, and it has changed: its digest is "
-            f"{found.digest} now. Give it the weights and settings that it had, fit again"
+            f"the module {found.name} with the digest {expected}, and it has changed: its digest "
+            f"is {found.digest} now. Give it the weights and settings that it had, fit again"
         )
     elif found.weights is None:
         what = (
@@ -373,8 +373,8 @@ def tuned_provider(backbone: Any) -> BackboneProvider:
     if not isinstance(inner, BackboneProvider):
         raise ValueError(
             "backbone is a name (sktransfer.list_backbones()), a file that FineTuneClassifier.save "
-            "wrote, FrozenEstimator(fitted FineTuneClassifier), or a torch module (of a skorch net, "
-            f"its module_); got {shortened(repr(backbone), 200)}."
+            "wrote, FrozenEstimator(fitted FineTuneClassifier), or a torch module (of a skorch "
+            f"net, its module_); got {shortened(repr(backbone), 200)}."
         )
     try:
         check_is_fitted(inner)

@@ -240,7 +240,10 @@ def _grouped(pieces: _Pieces, name: str, x: Tensor, *, listed: bool) -> Parts:
 def _neck(pool: Sequence[nn.Module], layout: Layout, last: Tensor) -> Neck:
     """Return the way from the last stage to the embedding: the module's own, or an average."""
     averages: dict[str, Any] = {
-        "NCHW": None, "NHWC": ChannelsLastMean(), "NLC": MeanToken(0), "NC": nn.Identity(),
+        "NCHW": None,
+        "NHWC": ChannelsLastMean(),
+        "NLC": MeanToken(0),
+        "NC": nn.Identity(),
     }
     if not pool:
         return Neck(averages[layout], "none" if layout == "NC" else "avg")

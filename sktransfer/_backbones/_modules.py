@@ -207,9 +207,11 @@ def _described(value: Any, depth: int) -> Iterator[Any]:
 def _code(code: CodeType) -> tuple[Any, ...]:
     """Return what code does, without where it was written."""
     constants = [
-        _code(c) if isinstance(c, CodeType)
+        _code(c)
+        if isinstance(c, CodeType)
         # Sets have another order in each process.
-        else sorted(map(repr, c)) if isinstance(c, frozenset)
+        else sorted(map(repr, c))
+        if isinstance(c, frozenset)
         else repr(c)
         for c in code.co_consts
     ]

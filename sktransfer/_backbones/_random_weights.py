@@ -18,8 +18,8 @@ from sktransfer._backbones._state_dict import private_seed, state_dict_digest
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
-# What BatchNorm's outputs are spread to. Activations such as SiLU and gates such as those of
-# EfficientNet pass on more of what is larger; nearer to zero, that would add up from block to block.
+# What BatchNorm's outputs are spread to. Activations such as SiLU and gates such as EfficientNet's
+# pass on more of what is larger; nearer to zero, that would add up from block to block.
 _SPREAD = 4.0
 # Sides of the random maps that an image of coarse noise is the sum of.
 _NOISE_SIDES = (1, 2, 4, 8, 16, 32)
@@ -94,7 +94,7 @@ def with_measured_scales(backbone: Backbone) -> Backbone:
 
 
 def _noise(side: int) -> Tensor:
-    """Return images of noise: one of one color, one that is coarse, as photographs are, one fine."""
+    """Return images of noise: of one color, coarse as photographs are, and fine."""
     generator = torch.Generator().manual_seed(0)
     maps = [
         interpolate(torch.randn(1, 3, each, each, generator=generator, dtype=torch.float32), side)

@@ -45,7 +45,7 @@ MADE_WITH = (
     *("precision", "cache__activation_dtype", "preprocessing", "image_size", "scaled_decoding"),
 )
 
-# Beside those: indices of the stages that fits before the last one have trained (warm starts).
+# Kept with those: indices of the stages that fits before the last one have trained (warm starts).
 LEARNED_STAGES = "learned_stages"
 
 # Seeds of the parts of a fit.

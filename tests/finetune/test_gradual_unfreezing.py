@@ -14,7 +14,7 @@ def gradual(small):
     def make(**parameters):
         settings = {"max_epochs": 1, "warm_start": True, "lr": 1e-3}
         settings["cache__activation_dtype"] = "float32"
-        return small("mobilenet_v2", **settings | parameters)
+        return small("shufflenet_v2_x0_5", **settings | parameters)
 
     return make
 
@@ -39,8 +39,8 @@ def test_a_warm_start_with_another_depth_begins_with_what_was_learned(gradual, t
     clf.set_params(max_epochs=1).fit(*task)
     after = tensors(clf)
     assert not same(before, after)
-    assert any(name.startswith("stages.stage17.") for name in after)
-    assert not any(name.startswith("stages.stage17.") for name in before)
+    assert any(name.startswith("stages.stage3.") for name in after)
+    assert not any(name.startswith("stages.stage3.") for name in before)
 
 
 def test_a_solved_head_is_unfrozen_stage_by_stage(gradual, task):
@@ -63,13 +63,13 @@ def test_refrozen_stages_keep_what_they_learned_to_the_bit(gradual, task):
     before = tensors(clf)
     clf.set_params(freeze_depth=-1).fit(*task)
     after = tensors(clf)
-    earlier = [name for name in before if name.startswith("stages.stage17.")]
+    earlier = [name for name in before if name.startswith("stages.stage3.")]
     assert earlier
     assert all(torch.equal(before[name], after[name]) for name in earlier)
-    moved = [name for name in before if name.startswith("stages.stage18.")]
+    moved = [name for name in before if name.startswith("stages.stage4.")]
     assert not all(torch.equal(before[name], after[name]) for name in moved)
     held = {id(p) for group in clf.optimizer_.param_groups for p in group["params"]}
-    frozen = clf.module_.stages["stage17"]
+    frozen = clf.module_.stages["stage3"]
     assert not any(id(p) in held or p.requires_grad for p in frozen.parameters())
     assert not any(module.training for module in frozen.modules())
     # With everything frozen again, the head is trained on what was learned.
@@ -79,11 +79,11 @@ def test_refrozen_stages_keep_what_they_learned_to_the_bit(gradual, task):
     assert not same(tensors(clf, "head"), {n: t for n, t in after.items() if "head" in n})
 
 
-@pytest.mark.parametrize("depths", [(-1, -2), (-2, -1), (-2, "all"), ("all", [16])])
-@pytest.mark.parametrize("store_weights", [False, True])
-def test_what_was_unfrozen_gradually_is_saved_whole(
-    gradual, task, tmp_path, depths, store_weights
-):
+@pytest.mark.parametrize(
+    ("depths", "store_weights"),
+    [((-1, -2), False), ((-2, -1), False), ((-2, "all"), True), (("all", [2]), True)],
+)
+def test_what_was_unfrozen_gradually_is_saved_whole(gradual, task, tmp_path, depths, store_weights):
     X, _ = task
     clf = gradual(store_weights=store_weights)
     for depth in depths:
@@ -97,10 +97,10 @@ def test_what_was_unfrozen_gradually_is_saved_whole(
     # The next step of a transfer begins with all that was learned.
     embedded = PretrainedFeatureExtractor(tmp_path / "clf.safetensors", image_size=32)
     if "all" not in depths:
-        assert embedded.fit_transform(X[:2]).shape == (2, 1280)
+        assert embedded.fit_transform(X[:2]).shape == (2, 1024)
     for again in (pickled, loaded):
         again.set_params(freeze_depth=-3).fit(*task)
-        assert any(n.startswith("stages.stage16.") for n in again.module_.learned())
+        assert any(n.startswith("stages.stage2.") for n in again.module_.learned())
 
 
 def test_a_depth_that_does_not_exist_leaves_the_estimator_as_it_was(gradual, task):
