@@ -191,8 +191,9 @@ def load_estimator(
             f"{', '.join(sorted(set(header) ^ _KEYS))}. Load it with that version."
         )
     backbone = params.get("backbone")
-    given = is_own(backbone) and OWN in header["found_as"]
-    found_as: Any = None if given else found_as_of(params.get("backbone", header["found_as"]))
+    written = header["found_as"]
+    given = is_own(backbone) and isinstance(written, dict) and OWN in written
+    found_as: Any = None if given else found_as_of(params.get("backbone", written))
     try:
         net = _restored(cls, header, params)
         if given:
