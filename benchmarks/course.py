@@ -405,6 +405,10 @@ NAMES = {
     "0": "everything, ``0``",
     "random, all": "head on a random network, ``weights=None``",
     "random, 0": "everything, from scratch",
+    "Adam 1e-3 to 1e-4, -1": "last stage, Adam 1e-3 to 1e-4",
+    "AdamW 1e-4, -1": "last stage, AdamW 1e-4",
+    "Adam 1e-3 to 1e-4, 0": "everything, Adam 1e-3 to 1e-4",
+    "AdamW 1e-4, 0": "everything, AdamW 1e-4",
 }
 
 
@@ -428,7 +432,10 @@ def tables(parts: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
         "recipe": _listed(frames["recipe"], "recipe", ("auc", "accuracy", "log_loss")),
         "whitening": _crossed(frames["whitening"], "features", "per_class", "images of each class"),
         "strength": _listed(
-            frames["strength"], "factor", ("readable", "auc", "accuracy", "log_loss")
+            frames["strength"].assign(
+                factor=lambda d: d["factor"].map(lambda times: times or "no augmentation")
+            ),
+            *("factor", ("readable", "auc", "accuracy", "log_loss")),
         ),
         "gap": _listed(
             frames["gap"],
@@ -470,6 +477,9 @@ def _label(value: Any) -> str:
         "train_log_loss": "log loss, training",
         "readable": "ROC AUC of the probe on images so changed",
         "factor": "times the preset",
+        "freeze_depth": "what is trained",
+        "regression": "logistic regression",
+        "extraction": "feature extraction",
     }
     return names.get(str(value), str(value))
 
