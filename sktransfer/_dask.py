@@ -79,7 +79,6 @@ def lazy_transform(extractor: Any, X: Any) -> Any:
     extractor._image_source(stand_in(X), reset=False)
     carried = copy.copy(extractor)
     carried.verbose = 0
-    carried._keeps_paths = True  # cache=PATH is a disk that all workers share
     # One task that all partitions refer to, instead of a copy in each of their tasks.
     reference = dask.delayed(carried, traverse=False)
     if _kind(X) == "Bag":

@@ -36,7 +36,7 @@ from sktransfer._frozen import (
     resolve_layers,
 )
 from sktransfer._images import DicomOptions
-from sktransfer._moving import arrive_from_pickle, places_of, without_paths
+from sktransfer._moving import arrive_from_pickle, places_of
 from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
 
@@ -361,8 +361,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             if self.store_weights and self._packed is None:  # set after fit
                 self._packed = self._pack(self._found())
             state["_packed"] = self._packed if self.store_weights else None
-            # File names may be patients' names.
-            state = without_paths({**state, "_failed_rows": NO_FAILED_ROWS})
+            state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

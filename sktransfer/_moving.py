@@ -1,25 +1,17 @@
-"""Fitted estimators that move between machines: no path is in what is saved, and what is missing
-on the new machine is said when they are loaded. It must not know how networks are loaded.
+"""Fitted estimators that move between machines: files that are elsewhere are found by digest, and
+what is missing is said when they are loaded. It must not know how networks are loaded.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sktransfer._backbones import (
-    BackboneReference,
-    digest_of,
-    looks_like_path,
-    name_of,
-    recall_place,
-    remember_place,
-)
+from sktransfer._backbones import BackboneReference, digest_of, looks_like_path, name_of
 from sktransfer._persistence import (
     ensure_found,
     found_as_of,
@@ -30,35 +22,26 @@ from sktransfer._persistence import (
 from sktransfer._utils.config import expanded
 from sktransfer.exceptions import SkTransferError, WeightsMismatchError, WeightsNotFoundError
 
-# Parameters that name files which are found again by digest; other paths are folders.
-_FOUND = ("weights", "backbone")
+# Parameters that name folders -> what they are where there is no such folder.
+_FOLDERS = {"cache": True, "checkpoint_dir": None}
 
 
-@dataclass(frozen=True)
-class Place:
-    """A path as what is saved holds it: a key by which this machine alone finds it again.
-
-    Of a file that other machines may have, the name is kept.
-    """
-
-    key: str
-    name: str = ""
-
-
-def without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters, or the state of a fitted estimator, without paths of this machine."""
-    if values.get("_keeps_paths"):  # it goes to workers that see the same disks
-        return values
-    kept = {name: value for name, value in values.items() if name != "_places"}
-    for name, value in kept.items():
-        if isinstance(value, (str, os.PathLike)):
-            path = os.fsdecode(value)
-            if os.path.isabs(path) or path.startswith("~"):
-                key = remember_place(str(expanded(path, name)))
-                kept[name] = Place(key, Path(path).name if name in _FOUND else "")
-        elif name == "_made_with":
-            kept[name] = without_paths(value)
+def without_folders(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters as a file of ``save`` holds them: names of files, and no folders."""
+    kept = dict(params)
+    for name, value in params.items():
+        if name in _FOLDERS and isinstance(value, (str, os.PathLike)):
+            kept[name] = _FOLDERS[name]
+        elif name in ("weights", "backbone") and _is_path(name, value):
+            kept[name] = Path(value).name
     return kept
+
+
+def _is_path(name: str, value: Any) -> bool:
+    """Return whether the parameter ``weights`` or ``backbone`` names a file."""
+    if name == "weights":
+        return looks_like_path(value)
+    return isinstance(value, (str, os.PathLike)) and not is_name(value)
 
 
 def places_of(estimator: Any) -> tuple[str | os.PathLike[str], ...]:
@@ -125,9 +108,7 @@ def _with_subfolders(place: str | os.PathLike[str]) -> tuple[Path, ...]:
 def arrive(estimator: Any) -> Exception | None:
     """Give an estimator that was loaded paths of this machine; return what is missing, if any."""
     missing, file, backbone = None, None, None
-    moved = [each for each in (estimator.weights, estimator.backbone) if isinstance(each, Place)]
-    before = [path for path in (recall_place(each.key) for each in moved) if path is not None]
-    places = (*places_of(estimator), *before)
+    places = places_of(estimator)
     found_as = estimator._found_as = found_as_of(estimator._found_as)
     try:
         file = ensure_found(estimator.reference_, estimator._packed, found_as, places)
@@ -141,7 +122,12 @@ def arrive(estimator: Any) -> Exception | None:
                 estimator._found_as = saved_reference(backbone)
     found = {"weights": None if file is None else file.path.absolute(), "backbone": backbone}
     for values in (vars(estimator), vars(estimator).get("_made_with", {})):
-        values.update(with_paths(values, found))
+        for name, path in found.items():
+            value = values.get(name)
+            if path is None or not _is_path(name, value):
+                continue
+            if not (os.path.isfile(value) and os.path.samefile(value, path)):
+                values[name] = str(path)
     reference = estimator.reference_
     if file is not None and reference.size is None:  # of an earlier version
         reference = replace(reference, size=file.size)
@@ -153,25 +139,14 @@ def arrive(estimator: Any) -> Exception | None:
     return missing
 
 
-def with_paths(values: dict[str, Any], found: Mapping[str, Path | None]) -> dict[str, Any]:
-    """Return parameters with the paths that they are on this machine."""
-    return {name: _path_here(name, value, found.get(name)) for name, value in values.items()}
-
-
-def _path_here(name: str, value: Any, found: Path | None) -> Any:
-    """Return the path that a parameter is on this machine, or what it is without one."""
-    place = value if isinstance(value, Place) else None
-    path = value if place is None else recall_place(place.key)
-    if name in _FOUND and (place is not None or looks_like_path(value)):
-        if path is not None and os.path.isfile(path):
-            return path
-        unknown = value if place is None else place.name
-        return unknown if found is None else str(found)
-    return True if place is not None and path is None and name == "cache" else path
-
-
 def arrive_from_pickle(estimator: Any) -> None:
     """Give an unpickled estimator paths of this machine, and warn of what is missing."""
+    for name, instead in _FOLDERS.items():
+        value = getattr(estimator, name, None)
+        if isinstance(value, (str, os.PathLike)):
+            folder = os.path.abspath(os.path.expanduser(value))
+            if not (os.path.isdir(folder) or os.access(os.path.dirname(folder), os.W_OK)):
+                setattr(estimator, name, instead)
     missing = arrive(estimator)
     if missing is not None:
         # An error would make all else that is in the pickle unreadable.

@@ -30,8 +30,6 @@ from sktransfer._backbones._weights_files import (
     find_by_digest,
     looks_like_path,
     name_of,
-    recall_place,
-    remember_place,
     search_folders,
 )
 
@@ -63,8 +61,6 @@ __all__ = [
     "looks_like_path",
     "name_of",
     "private_seed",
-    "recall_place",
-    "remember_place",
     "search_folders",
     "shortened",
     "state_dict_digest",

@@ -169,11 +169,6 @@ def default_or_path(
     )
 
 
-def is_on_disk(filename: str) -> bool:
-    """Return whether published weights can be had without a download."""
-    return on_disk(filename) is not None
-
-
 def digest_in_name(filename: str) -> str | None:
     """Return the first hex digits of the sha256 that a published file's name has, or None."""
     found = _DIGEST_IN_NAME.search(filename)
@@ -258,27 +253,12 @@ def _check_published_digest(file: WeightsFile, filename: str, prefix: str | None
 
 # --- records of digests ------------------------------------------------------------------------
 
-# ``digests.json`` in sktransfer's home has three parts. ``seen`` saves hashing a big file only to
+# ``digests.json`` in sktransfer's home has two parts. ``seen`` saves hashing a big file only to
 # learn its digest (path, size and modification time are the same as before), and tells where a file
 # of some digest was; whoever loads the tensors hashes what is loaded all the same. ``published``
-# maps each published file name to the first digest seen under it. ``places`` has the paths that
-# saved models hold by a key. What the file cannot hold, because the home cannot be written to, this
-# process remembers.
+# maps each published file name to the first digest seen under it. What the file cannot hold,
+# because the home cannot be written to, this process remembers.
 _unwritten: dict[Path, dict[str, dict[str, Any]]] = {}
-
-
-def remember_place(path: str) -> str:
-    """Return a key by which this machine, and no other, finds a path again."""
-    key = hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()
-    if _read_records()["places"].get(key) != path:
-        _change_records(lambda records: records["places"].update({key: path}))
-    return key
-
-
-def recall_place(key: str) -> str | None:
-    """Return the path that :func:`remember_place` gave this key to on this machine, or None."""
-    path = _read_records()["places"].get(key)
-    return path if isinstance(path, str) else None
 
 
 def forget_digest(path: Path) -> None:
@@ -322,7 +302,7 @@ def _read_records() -> dict[str, dict[str, Any]]:
     unwritten = _unwritten.get(_records_path(), {})
     return {
         part: (found[part] if isinstance(found.get(part), dict) else {}) | unwritten.get(part, {})
-        for part in ("seen", "published", "places")
+        for part in ("seen", "published")
     }
 
 

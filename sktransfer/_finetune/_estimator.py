@@ -50,7 +50,7 @@ from sktransfer._finetune._skorch import TrainingNet
 from sktransfer._finetune._training import range_test, read_range_test
 from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
-from sktransfer._moving import arrive_from_pickle, places_of, without_paths
+from sktransfer._moving import arrive_from_pickle, places_of
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
 from sktransfer._utils.threads import DecodingThreads
@@ -61,7 +61,7 @@ _LEAST_ROWS = 32
 # What a pickle does not carry: it is made again from what was learned.
 _REMADE = (
     *("_prefix_", "_module_", "optimizer_", "criterion_", "callbacks_", "_order", "_scaler"),
-    *("virtual_params_", "init_context_", "_default_callbacks", "_head_plan"),
+    *("virtual_params_", "init_context_", "_default_callbacks", "_head_plan", "_places"),
 )
 
 
@@ -822,7 +822,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             # As bytes of a safetensors file: reading them runs no code.
             state["_learned"] = learned_bytes(self)
             state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
-            state = without_paths({**state, "_packed": packed_weights(self)})
+            state["_packed"] = packed_weights(self)
         return {name: value for name, value in state.items() if name not in _REMADE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from sktransfer._finetune._head import make_head
 from sktransfer._finetune._network import whole_backbone
 from sktransfer._finetune._parameters import check_parameters
 from sktransfer._images import DicomOptions, ImageAugmentation
-from sktransfer._moving import Place, arrive, given_places, with_paths, without_paths
+from sktransfer._moving import arrive, given_places, without_folders
 from sktransfer._persistence import (
     SCHEMA,
     PackedWeights,
@@ -41,7 +41,6 @@ from sktransfer.exceptions import WeightsMismatchError
 
 # Objects of parameters, whose parameters are written in their place.
 _OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
-_OBJECTS["Place"] = Place
 _KEYS = {
     *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
@@ -126,7 +125,7 @@ def save_estimator(
     """Write a fitted estimator, and a threshold for it; see ``FineTuneClassifier.save``."""
     params = {
         name: _encode(value, name)
-        for name, value in without_paths(net.get_params(deep=False)).items()
+        for name, value in without_folders(net.get_params(deep=False)).items()
         if name != "callbacks" or value is not None
     }
     try:
@@ -144,7 +143,7 @@ def save_estimator(
         "sktransfer": __version__,
         "estimator": type(net).__name__,
         "params": params,
-        "made_with": {n: _encode(value, n) for n, value in without_paths(net._made_with).items()},
+        "made_with": {n: _encode(value, n) for n, value in without_folders(net._made_with).items()},
         "found_as": _written_found_as(net._found_as),
         "classes": _written_classes(net._classes),
         "class_names": read_class_names(class_names, net._classes),
@@ -220,8 +219,9 @@ def load_estimator(
 
 def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     """Make an estimator of the parameters and the learned facts in a file's header."""
-    params = {**{name: _decode(value) for name, value in header["params"].items()}, **params}
-    check_parameters(cls(**with_paths(params, {})))
+    # Earlier versions wrote folders.
+    params = {**without_folders({n: _decode(v) for n, v in header["params"].items()}), **params}
+    check_parameters(cls(**params))
     net = cls(**params)
     net._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
     net._classes = _read_classes(header["classes"])
@@ -272,8 +272,7 @@ def _encode(value: Any, name: str) -> Any:
     if isinstance(value, Enum):
         return value.name
     if type(value) in _OBJECTS.values():  # a subclass may do something else
-        own = vars(value) if isinstance(value, Place) else value.get_params()
-        inner = {k: _encode(v, f"{name}__{k}") for k, v in own.items()}
+        inner = {k: _encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
         return {"type": type(value).__name__, "items": inner}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from sktransfer._backbones._download import NoConnectionError, download
-from sktransfer._backbones._weights_files import find_weights_file, is_on_disk
+from sktransfer._backbones._weights_files import find_weights_file, on_disk
 from sktransfer.exceptions import (
     WeightsDownloadError,
     WeightsMismatchError,
@@ -307,7 +307,7 @@ def test_published_weights_are_downloaded_into_the_hub_cache_once(server):
     assert file.path == Path(torch.hub.get_dir()) / "checkpoints" / NAME
     assert file.sha256 == SHA256
     assert file.digest == f"sha256:{SHA256}"
-    assert is_on_disk(NAME)
+    assert on_disk(NAME)
     assert find_weights_file(NAME, url=server.url) == file
     assert len(server.requests) == 1
 
@@ -325,7 +325,7 @@ def test_a_download_of_another_digest_is_refused(server):
     server.answers = [whole]
     with pytest.raises(WeightsDownloadError, match="0badc0de"):
         find_weights_file("network-0badc0de.pth", url=server.url)
-    assert not is_on_disk("network-0badc0de.pth")
+    assert not on_disk("network-0badc0de.pth")
 
 
 def test_a_cached_file_of_another_digest_is_refused(server):

@@ -26,7 +26,7 @@ from sktransfer._backbones._weights_files import (
     WeightsFile,
     digest_in_name,
     find_weights_file,
-    is_on_disk,
+    on_disk,
     looks_like_path,
     open_weights_path,
 )
@@ -65,8 +65,8 @@ def test_directory_comes_before_the_hub_cache(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("SKTRANSFER_WEIGHTS_DIR", str(tmp_path / "mine"))
     found = find_weights_file(in_hub.name)
     assert found == WeightsFile(tmp_path / "mine" / in_hub.name, sha256(in_hub))
-    assert is_on_disk(in_hub.name)
-    assert not is_on_disk("another-00000000.pth")
+    assert on_disk(in_hub.name)
+    assert not on_disk("another-00000000.pth")
 
 
 def test_missing_weights_offline_say_what_to_do(tmp_path, hub, monkeypatch):
