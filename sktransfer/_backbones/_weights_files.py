@@ -5,7 +5,6 @@ It must not know what is inside them, nor which network wants them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
