@@ -2,18 +2,18 @@
 How many images do I need?
 ==========================
 
-There are two questions in this one. How many images does it take to *train* a classifier that is
+These are two questions. How many images does it take to *train* a classifier that is
 good enough? A learning curve on those that you have answers that. And how many does it take to
-*prove* that it is good enough? That needs no images at all, only arithmetic, and is often the
-larger number.
+*prove* that it is good enough? That is computed without any images, and is often the larger
+number.
 
 The images are PneumoniaMNIST: chest X-rays of children, of 28 by 28 pixels (MedMNIST v2, Yang et
 al., 2023, CC BY 4.0; see :ref:`gallery-data`).
 """
 
 # %%
-# To train
-# --------
+# Images to train on
+# ------------------
 # There are 776 images, half of them with pneumonia.
 import os
 from pathlib import Path
@@ -76,8 +76,8 @@ print(f"each doubling leaves {2**slope:.0%} of the distance from 1")
 # Trust such a line for one or two doublings and no more. If the curve were flat at its end, more
 # images like these would not help: a larger image, another network or other patients might.
 #
-# To prove
-# --------
+# Images to test on
+# -----------------
 # Say that the sensitivity must be at least 0.95, with confidence 0.95. Even a classifier that
 # misses nobody has to be tested on so many images *with* the disease, one a patient; a few misses
 # cost many more:

@@ -1,6 +1,6 @@
 """
-Where to cut the network
-========================
+Which layer to take features from
+=================================
 
 A pretrained network is a chain of stages. Early stages see edges and textures, late ones see what
 the network was trained to tell apart. Which of them serves your images is a question for

@@ -1,6 +1,6 @@
 """
-Can the probabilities be believed, and are they of use?
-=======================================================
+Calibration and decision curves
+===============================
 
 A classifier may rank patients well and still say 0.9 where six in ten are sick. This example looks
 at the calibration of a fine-tuned network, improves it, and asks the question behind it: would

@@ -4,7 +4,7 @@ Look at the errors
 
 No figure says as much about a classifier as an hour with the images that it gets wrong: wrong
 labels, images that show something else, and what the errors have in common are all there. Begin
-with those it was surest of.
+with the most confident errors.
 
 The images are PneumoniaMNIST: chest X-rays of children, of 28 by 28 pixels (MedMNIST v2, Yang et
 al., 2023, CC BY 4.0; see :ref:`gallery-data`).
@@ -40,8 +40,8 @@ clf = make_pipeline(
 print(f"accuracy {clf.score(X_test, y_test):.3f}")
 
 # %%
-# A confusion matrix with a face
-# ------------------------------
+# A confusion matrix of images
+# ----------------------------
 # :class:`~sktransfer.inspection.ConfusionExamplesDisplay` puts a typical image into each cell, the
 # one of median confidence among those counted there.
 import matplotlib.pyplot as plt
@@ -53,8 +53,8 @@ ConfusionExamplesDisplay.from_estimator(clf, X_test, y_test, ax=ax)
 ax.set_title("624 test images")
 
 # %%
-# The errors that it was surest of
-# --------------------------------
+# The most confident errors
+# -------------------------
 # :class:`~sktransfer.inspection.ErrorGalleryDisplay` with ``by_class=True`` has a row for each
 # true class: above false alarms, below missed cases. Titles give the row of the test set, so that
 # each can be looked up.
@@ -85,7 +85,7 @@ ax.invert_yaxis()
 ax.set(xlabel="mean gray level", title="Brightness by outcome")
 
 # %%
-# It is something: false alarms are brighter than other normal images, and missed cases darker than
+# There is: false alarms are brighter than other normal images, and missed cases darker than
 # other pneumonia. Part of what the classifier goes by is exposure, which depends on the machine.
 # An augmentation with ``brightness_range`` makes a fine-tuned network depend on it less.
 #

@@ -1,6 +1,6 @@
 """
-The network among its readers
-=============================
+A reader study
+==============
 
 Which of these noisy digits are eights? A frozen network gives scores, a threshold is chosen that
 keeps a sensitivity, and the result is shown alongside readers, as in a reader study.

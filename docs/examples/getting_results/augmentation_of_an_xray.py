@@ -81,8 +81,8 @@ draw(
 
 # %%
 # Exposure differs from machine to machine, so a change of brightness makes a classifier depend on
-# it less. TrivialAugment, which is good for photographs, solarizes and posterizes now and then,
-# and an X-ray that is inverted in parts no machine makes.
+# it less. TrivialAugment, which is good for photographs, now and then solarizes or posterizes, and
+# no machine makes such X-rays.
 #
 # Where left and right are exchanged
 # ----------------------------------
@@ -94,13 +94,13 @@ draw(
 )
 
 # %%
-# A mirrored chest has its heart on the right, and a letter "L" that nobody ever saw so. That may
-# be harmless where the finding has no side, and is wrong where it has one. Nobody is X-rayed
-# upside down.
+# A mirrored chest has its heart on the right, and the letter "L" is mirrored too. That may be
+# harmless where the finding has no side, and is wrong where it has one. Nobody is X-rayed upside
+# down.
 #
-# What remains
-# ------------
-# The preset ``"medical"`` is the sum of it, and
+# A preset
+# --------
+# The preset ``"medical"`` has the operations that remain, and
 # :class:`~sktransfer.inspection.AugmentationDisplay` draws any augmentation in one line. Pass it
 # to an estimator: ``FineTuneClassifier(augmentation="medical")``.
 from sktransfer.inspection import AugmentationDisplay

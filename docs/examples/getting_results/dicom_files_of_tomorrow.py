@@ -1,10 +1,10 @@
 """
-DICOM files: train today, predict tomorrow's
-============================================
+DICOM files: train, save, and predict new images
+================================================
 
-Yesterday's X-rays came as a folder of JPEG files with labels, tomorrow's come from the archive as
-DICOM. This example trains on the former, saves the model as a file without code, loads it again,
-and predicts the latter, with what to do about files that cannot be read.
+The X-rays of the past came as a folder of JPEG files with labels; tomorrow's come from the archive
+as DICOM. This example trains on the former, saves the model as a file without code, loads it
+again, and predicts the latter. It shows what to do about files that cannot be read.
 
 The X-rays are the NIH Clinical Center's (ChestX-ray8, Wang et al., CVPR 2017; see
 :ref:`gallery-data`), three of them as DICOM. The folder of DICOM files also has some that are no

@@ -1,6 +1,6 @@
 """
-Images next to a table
-======================
+Images together with tabular data
+=================================
 
 Age, sex and site often come with an image. A ``ColumnTransformer`` sends the column of images to
 the extractor and each other column to a transformer of its own; the names of columns are
