@@ -164,7 +164,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--positive",
         metavar="CLASS",
-        help="class that is to be found; of more than two, it against all others",
+        help="positive class; all others are negative",
     )
     level = parser.add_mutually_exclusive_group()
     for name in ("sensitivity", "specificity"):
@@ -178,7 +178,7 @@ def _add_train(commands: Any) -> None:
         "--confidence",
         metavar="LEVEL",
         default="0.95",
-        help="with which the threshold keeps it, or none for a point estimate "
+        help="confidence with which it is kept, or none for a point estimate "
         "(default: %(default)s)",
     )
     parser.add_argument(
