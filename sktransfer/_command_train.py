@@ -17,7 +17,7 @@ from sktransfer._utils.writing import new_file
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.metrics import roc_auc_interval, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier
-from sktransfer.model_selection._guarantee import no_certainty
+from sktransfer.model_selection._guarantee import highest_level, no_certainty
 from sktransfer.report._class_names import labels_of, listed
 from sktransfer.report._command import check_options, load_data
 
@@ -63,6 +63,8 @@ def run_train(options: argparse.Namespace) -> None:
     keep = np.setdiff1d(np.arange(len(y)), failed["row"].to_numpy(dtype=int))
     X, y = data.data.iloc[keep], y[keep]
     groups = None if data.groups is None else data.groups[keep]
+    if level is not None:
+        _check_attainable(goal, y, groups)
     n_folds = min(n_folds, _number_of_folds(y, groups))
     folds = stratified_folds(n_folds, grouped=groups is not None, random_state=0)
     splits = list(folds.split(X, y, groups))
@@ -138,11 +140,12 @@ def _confidence(given: str) -> float | None:
     if given == "none":
         return None
     try:
-        return float(given)
-    except ValueError as error:
-        raise ValueError(
-            f"--confidence is a number such as 0.95, or none; got {given!r}."
-        ) from error
+        confidence = float(given)
+    except ValueError:
+        confidence = np.nan
+    if not 0 < confidence < 1:
+        raise ValueError(f"--confidence is between 0 and 1, such as 0.95, or none; got {given!r}.")
+    return confidence
 
 
 def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | None) -> None:
@@ -151,7 +154,9 @@ def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | 
         goal[name] for name in ("constraint", "target_level", "confidence_level")
     )
     if not 0 < level <= 1:
-        return
+        raise ValueError(
+            f"--{constraint} {level:g}: a rate is a fraction above 0 and at most 1; 95 % is 0.95."
+        )
     positive = goal["pos_label"]
     units = _units(y, groups)
     (negative,) = units.keys() - {positive}
@@ -167,8 +172,9 @@ def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | 
         raise ValueError(
             f"A {constraint} of at least {level:g} for {str(positive)!r} cannot be guaranteed with "
             f"confidence {confidence:g}: that takes {needed} {what} of {str(label)!r}, and there "
-            f"are {units[label]}. Add images, ask for less (--{constraint} 0.8), be less sure "
-            "(--confidence 0.8, or none for a point estimate), or leave out the threshold."
+            f"are {units[label]}. Add images, ask for less (--{constraint} "
+            f"{highest_level(units[label], confidence):g}), be less sure (--confidence 0.8, or "
+            "none for a point estimate), or leave out the threshold."
         )
 
 

@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import re
+import shlex
+import shutil
 import warnings
 from pathlib import Path
 
@@ -187,6 +189,18 @@ def test_several_classes_without_and_with_a_positive_one(ward, tmp_path):
     assert json.loads((tmp_path / "r.json").read_text())["title"].endswith(
         "noise against not noise"
     )
+    # The finding in another way of writing is none of the others.
+    for kind, name in (("noise", "NOISE"), ("other", "other")):
+        shutil.copytree(ward / "three" / kind, tmp_path / "test" / name)
+    status, _, err = run("report", tmp_path / "b", tmp_path / "test", *more)
+    assert status == 1
+    option = "--classes noise=NOISE 'not noise=not noise'"
+    assert option in err
+    words = shlex.split(option)
+    status, out, err = run("report", tmp_path / "b", tmp_path / "test", *more, *words)
+    assert status == 0, err
+    assert "not noise: 'other'" in out
+    assert "32 test images, 50 % of them NOISE" in out
 
 
 def test_a_table_with_patients_is_trained_on_by_patient(ward, tmp_path):
@@ -237,7 +251,16 @@ def test_a_pickle_is_predicted_with_if_allowed(ward, tmp_path):
         (["{new}", "-o", "{out}"], "load_image_folder(path, labels=None)"),
         (["{two}", "-o", "{new}"], "is a folder; name the file"),
         (["{two}", "-o", "{out}", "--target", "dx"], "--target is for tables"),
-        (["{two}", "-o", "{out}", "--confidence", "sure"], "--confidence is a number"),
+        (["{two}", "-o", "{out}", "--confidence", "sure"], "--confidence is between 0 and 1"),
+        (["{two}", "-o", "{out}", "--confidence", "95"], "--confidence is between 0 and 1"),
+        (
+            ["{two}", "-o", "{out}", "--positive", "covid19", "--sensitivity", "95"],
+            "--sensitivity 95: a rate is a fraction above 0 and at most 1",
+        ),
+        (
+            ["{two}", "-o", "{out}", "--positive", "covid19", "--sensitivity", "0.95"],
+            "ask for less (--sensitivity 0.838)",
+        ),
         (["nowhere", "-o", "{out}"], "There is no folder and no table 'nowhere'"),
     ],
 )

@@ -122,7 +122,12 @@ def load_image_folder(
         )
     if labels is None and positive is not None:
         raise ValueError(f"positive={positive!r} is one of the classes; with labels=None, none is.")
+    if isinstance(metadata, str) and metadata == "auto":
+        own = folder / "metadata.csv"
+        metadata = own if own.is_file() else None
     walk = Walk(folder)
+    if isinstance(metadata, (str, os.PathLike)):  # it is read, not left out
+        walk.files = [file for file in walk.files if file != Path(metadata)]
     walk.keep(not_an_image)
     classes, loose = _by_class(walk, labels)
     names: list[str] | None = list(classes)
@@ -179,7 +184,7 @@ def _by_class(walk: Walk, labels: str | None) -> tuple[dict[str, list[Path]], in
         f"{str(walk.folder)!r} has no sub-folder with images in it. It should have one for each "
         "class, for example benign/ and malignant/. For a table of file names and labels there "
         "is load_image_table; for images without labels, as those to be predicted, "
-        f"load_image_folder(path, labels=None).{what}"
+        f"load_image_folder(path, labels=None) and `python -m sktransfer predict`.{what}"
     )
 
 
@@ -198,10 +203,6 @@ def _rows_of_files(
     """Return the table's rows that belong to ``files``, in their order; empty where none does."""
     if metadata is None:
         return None
-    if isinstance(metadata, str) and metadata == "auto":
-        metadata = folder / "metadata.csv"
-        if not metadata.is_file():
-            return None
     table, _ = read_table(metadata, as_text=[group_column])
     what = repr(str(metadata)) if isinstance(metadata, (str, os.PathLike)) else "The metadata"
     column = find_column(table, FILE_COLUMNS)

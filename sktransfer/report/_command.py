@@ -175,9 +175,11 @@ def _labels(estimator: Any, data: Bunch, names: dict[Any, str] | None) -> np.nda
     """Return labels as the model has them; folders and words are matched by name."""
     classes = np.asarray(estimator.classes_)
     words = np.asarray(data.target)
-    known = [str((names or {}).get(label, label)) for label in classes.tolist()]
+    known = [*map(str, classes.tolist()), *(names or {}).values()]
     for name in known:  # of a model that tells one class from all others
-        others = [word for word in pd.unique(words).tolist() if str(word) not in known]
+        # What only differs in the way of writing is none of the others; below it is refused.
+        plain = {_plain(each) for each in known}
+        others = [word for word in pd.unique(words).tolist() if _plain(str(word)) not in plain]
         if others and f"not {name}" in known:
             print(f"not {name}: {listed(others)}")
             words = np.where(np.isin(words, others), f"not {name}", words).astype(object)
@@ -187,6 +189,11 @@ def _labels(estimator: Any, data: Bunch, names: dict[Any, str] | None) -> np.nda
         print("classes: " + ", ".join(f"{label} is {name}" for label, name in names.items()))
     codes = {word: classes.tolist().index(label) for word, label in found.items()}
     return classes[[codes[word] for word in words.tolist()]]
+
+
+def _plain(name: str) -> str:
+    """Return letters and digits of a name, so that "COVID-19" is "covid19"."""
+    return "".join(filter(str.isalnum, name.casefold())) or name
 
 
 def _readings(

@@ -65,7 +65,11 @@ def test_groups_come_from_the_table_in_the_order_of_the_files(folder):
     assert bunch.groups.tolist() == ["1", "2", "7", "007"]
     assert load_image_folder(folder, groups="lesion_id").groups.tolist() == ["b", "d", "c", "a"]
     assert load_image_folder(folder, groups=None).groups is None
-    assert load_image_folder(folder, metadata=None).frame is None
+    # The table is read, so it is not among what was left out.
+    other = load_image_folder(folder, metadata=None)
+    assert other.frame is None
+    assert other.skipped == {**bunch.skipped, ".csv": 1}
+    assert ".csv" not in bunch.DESCR
     assert bunch.frame["lesion_id"].tolist() == ["b", "d", "c", "a"]
 
 
