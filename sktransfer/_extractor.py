@@ -38,7 +38,23 @@ from sktransfer._frozen import (
 from sktransfer._images import DicomOptions
 from sktransfer._moving import arrive_from_pickle, places_of
 from sktransfer._persistence import PackedWeights, found_source, request_source
+from sktransfer._utils.names import answers
 from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
+
+# Names that Keras, timm and others have.
+_MEANT = {
+    "backbone": "model base_model model_name arch architecture network encoder",
+    "weights": "pretrained",
+    "layer": "layers layer_name output_layer out_indices return_nodes features_only",
+    "pooling": "global_pool",
+    "image_size": "input_shape target_size img_size input_size",
+    "precision": "dtype fp16 amp half",
+    "n_jobs": "num_workers workers",
+    "random_state": "seed",
+    "Leave it out: the output layer is always taken off": "include_top num_classes classes",
+    "Leave it out: nothing is trained; FineTuneClassifier(freeze_depth=) trains": "trainable "
+    "freeze freeze_depth",
+}
 
 
 class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
@@ -182,6 +198,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         "pooling": [StrOptions(set(POOLINGS))],
     }
 
+    @answers(_MEANT)
     def __init__(
         self,
         backbone: Any = "resnet50",

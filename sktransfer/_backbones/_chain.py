@@ -6,6 +6,7 @@ It must not know where weights come from, nor how images are read.
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -190,10 +191,17 @@ def find_stage(network: str, names: Sequence[str], layer: str | int) -> int:
             return list(names).index(layer)
     elif -len(names) <= layer < len(names):
         return int(layer) % len(names)
+    lower = {name.lower(): name for name in names}
+    # Keras counts the blocks of Inception v3 from "mixed0", which is Mixed_5b, to "mixed10".
+    blocks = [name for name in names if name.startswith("Mixed_")]
+    lower |= {f"mixed{i}": name for i, name in enumerate(blocks)}
+    word = str(layer).lower()
+    close = [word] if word in lower else difflib.get_close_matches(word, lower, 1, 0.75)
+    hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
     # Names of networks are lower-case, classes of modules are not.
     described = f'"{network}"' if network.islower() else "backbone"
     raise UnknownStageError(
-        f"{network} has no stage {layer!r}. Its {len(names)} stages are: {', '.join(names)} "
+        f"{network} has no stage {layer!r}.{hint} Its {len(names)} stages are: {', '.join(names)} "
         f"(or an index from {-len(names)} to {len(names) - 1}). "
         f"describe_backbone({described}) shows them with their sizes."
     )

@@ -68,7 +68,9 @@ def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
             raise ValueError(
                 f"freeze_depth={freeze_depth} is out of range: {name} has {n} stages, so it is "
                 f"from 0 (train everything) to {n} (train the head alone), or from -{n} to -1 "
-                f"(train that many stages and the head). The stages: {', '.join(names)}."
+                f"(train that many stages and the head). The stages: {', '.join(names)}. A stage "
+                "has many of the layers that Keras counts: the first 249 of Inception v3 are those "
+                "through 'Mixed_7a'."
             )
         depth += n if depth < 0 else 0
     elif isinstance(freeze_depth, Collection) and not isinstance(freeze_depth, (bytes, dict)):

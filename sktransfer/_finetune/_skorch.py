@@ -277,7 +277,7 @@ class TrainingNet(NeuralNetClassifier):
         ]
         given = self.callbacks
         if self.verbose and given != "disable":
-            self._default_callbacks.append(("print_log", PrintLog()))
+            self._default_callbacks.append(("print_log", PrintLog(["lr_by_stage"], floatfmt=".4g")))
         # skorch's "disable" would leave no losses in the history; only the printing goes.
         self.callbacks = None if given == "disable" else given
         try:

@@ -1,20 +1,25 @@
-"""Names of files as they can be shown and stored: some are not Unicode, some are not one line.
+"""Names of files as they can be shown and stored, and of parameters as others have them.
 
-Names travel as Python has them, with a lone surrogate for each byte that is not UTF-8, so that
-files can be opened. Output and columns of text would fail at such a name: both go through here.
+Names of files travel as Python has them, with a lone surrogate for each byte that is not UTF-8, so
+that files can be opened. Output and columns of text would fail at such a name: both go through
+here.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar
 
 import pandas as pd
 
 # Text that is no name at all may be of any length.
 _LONGEST, _BEGINNING, _END = 200, 120, 70
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def shown(name: str | bytes | os.PathLike[str]) -> str:
@@ -44,3 +49,30 @@ def path_column(paths: Iterable[Any]) -> pd.Series:
     values = list(paths)
     odd = any(isinstance(path, str) and re.search("[\ud800-\udfff]", path) for path in values)
     return pd.Series(values, dtype=object if odd else None)
+
+
+def answers(meant: dict[str, str]) -> Callable[[_Function], _Function]:
+    """Decorate a function: keywords of other libraries are refused with what to use instead.
+
+    ``meant`` has words by what is meant by them: a parameter, or what to do.
+    """
+    instead = {word: answer for answer, words in meant.items() for word in words.split()}
+
+    def decorated(function: _Function) -> _Function:
+        known = [name for name in signature(function).parameters if name != "self"]
+
+        @wraps(function)
+        def answering(*args: Any, **kwargs: Any) -> Any:
+            for name in kwargs.keys() - known:
+                close = difflib.get_close_matches(name, [*known, *instead], 1)
+                found = instead.get(close[0], close[0]) if close else ""
+                hint = f" Did you mean {found}?" if found in known else f" {found}." * bool(found)
+                raise TypeError(
+                    f"{function.__qualname__.removesuffix('.__init__')}() got an unexpected "
+                    f"keyword argument {name!r}.{hint} Its parameters are {', '.join(known)}."
+                )
+            return function(*args, **kwargs)
+
+        return answering  # type: ignore[return-value]
+
+    return decorated

@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 
 from sktransfer._images import DicomFrame
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.names import path_column, quoted, shown
+from sktransfer._utils.names import answers, path_column, quoted, shown
 from sktransfer.datasets._tables import (
     FILE_COLUMNS,
     GROUP_COLUMNS,
@@ -30,7 +30,17 @@ from sktransfer.datasets._tables import (
 )
 from sktransfer.datasets._walk import Walk, class_name, class_problems, image_problems, not_an_image
 
+# What the loaders of Keras and fastai do, and these leave to others.
+_ELSEWHERE = {
+    "Leave it out: images stay as they are, and estimators have image_size": "target_size "
+    "image_size color_mode interpolation rescale transform preprocessing_function",
+    "Leave it out: targets are names, or 0 and 1 with positive=": "class_mode label_mode",
+    "Leave it out: train_test_split, a splitter or validation_fraction= of FineTuneClassifier "
+    "divides the rows": "validation_split valid_pct subset seed shuffle batch_size",
+}
 
+
+@answers({"path": "directory root main_directory", **_ELSEWHERE})
 def load_image_folder(
     path: str | os.PathLike[str],
     *,
@@ -249,6 +259,15 @@ def _rows_of_files(
     return table[wanted].set_index(named[wanted].to_numpy()).reindex(keys).reset_index(drop=True)
 
 
+@answers(
+    {
+        "table": "dataframe df csv",
+        "image": "x_col fn_col image_column",
+        "target": "y_col label_col label label_column",
+        "root": "directory folder path",
+        **_ELSEWHERE,
+    }
+)
 def load_image_table(
     table: Any,
     *,

@@ -379,7 +379,9 @@ def _embeddings_of(transformer: Any, X: Any) -> tuple[np.ndarray, np.ndarray]:
     if not hasattr(transformer, "transform"):
         raise TypeError(
             "transformer must be a fitted estimator with transform, such as "
-            f"PretrainedFeatureExtractor or pipe[:-1]; got {type(transformer).__name__}."
+            "PretrainedFeatureExtractor, pipe[:-1] or, of a fine-tuned classifier, "
+            "PretrainedFeatureExtractor(FrozenEstimator(clf)).fit(X); got "
+            f"{type(transformer).__name__}."
         )
     features = np.asarray(transformer.transform(X))
     kept = np.flatnonzero(np.isfinite(features).all(axis=1))

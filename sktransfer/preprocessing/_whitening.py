@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from sktransfer._images import resolve_image_shape
+from sktransfer._utils.names import answers
 from sktransfer._utils.sklearn_compat import (
     Interval,
     StrOptions,
@@ -131,6 +132,7 @@ class ImageWhitening(ImageArrayMixin, TransformerMixin, BaseEstimator):
         "image_shape": [tuple, list, None],
     }
 
+    @answers({"epsilon": "zca_epsilon eps", "Use method='zca'": "zca_whitening"})
     def __init__(
         self,
         method: str = "zca",

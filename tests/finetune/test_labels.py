@@ -113,7 +113,11 @@ def test_it_prints_only_if_verbose(small, task, capsys):
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
     small(verbose=1, max_epochs=1).fit(*task)
-    assert "train_loss" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train_loss" in out
+    assert "lr_by_stage" not in out
+    small(verbose=1, max_epochs=1, lr=2e-5, lr_schedule="constant").fit(*task)
+    assert "2e-05" in capsys.readouterr().out  # and not 0.0000
 
 
 def test_parameters_do_not_grow_in_fit(small, task):

@@ -8,8 +8,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sktransfer import FineTuneClassifier
-from sktransfer.preprocessing import ImageAugmentation
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer.datasets import load_image_folder, load_image_table
+from sktransfer.exceptions import UnknownStageError
+from sktransfer.preprocessing import ImageAugmentation, ImageWhitening
 
 
 @pytest.mark.parametrize(
@@ -161,3 +163,49 @@ def test_an_augmentation_with_unknown_names_refused_is_cloned_and_printed_as_bef
     augmentation = ImageAugmentation(rotation_range=5)
     assert repr(clone(augmentation)) == "ImageAugmentation(rotation_range=5)"
     assert "kwargs" not in augmentation.get_params()
+
+
+@pytest.mark.parametrize(
+    ("called", "typed", "answer"),
+    [
+        (PretrainedFeatureExtractor, "include_top", "Leave it out: the output layer"),
+        (PretrainedFeatureExtractor, "input_shape", r"Did you mean image_size\?"),
+        (PretrainedFeatureExtractor, "poolling", r"Did you mean pooling\?"),
+        (PretrainedFeatureExtractor, "trainable", "FineTuneClassifier"),
+        (PretrainedFeatureExtractor, "xyzzy", " Its parameters are backbone, weights,"),
+        (ImageWhitening, "zca_epsilon", r"Did you mean epsilon\?"),
+        (ImageWhitening, "zca_whitening", r"Use method='zca'\."),
+        (load_image_folder, "target_size", "image_size"),
+        (load_image_folder, "class_mode", "positive="),
+        (load_image_folder, "directory", r"Did you mean path\?"),
+        (load_image_folder, "validation_split", "train_test_split"),
+        (load_image_table, "x_col", r"Did you mean image\?"),
+        (load_image_table, "y_col", r"Did you mean target\?"),
+    ],
+)
+def test_what_keras_names_elsewhere_is_answered_too(called, typed, answer):
+    with pytest.raises(TypeError, match=rf"unexpected keyword argument '{typed}'.*{answer}"):
+        called(**{typed: 1})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "typed", "meant"),
+    [
+        ("inception_v3", "mixed8", "Mixed_7a"),
+        ("inception_v3", "mixed0", "Mixed_5b"),
+        ("inception_v3", "mixed10", "Mixed_7c"),
+        ("inception_v3", "mixed_7A", "Mixed_7a"),
+        ("squeezenet1_1", "feature.9", "features.9"),
+    ],
+)
+def test_a_stage_is_named_as_it_is_here(task, backbone, typed, meant):
+    clf = FineTuneClassifier(backbone, weights=None, freeze_depth=typed)
+    with pytest.raises(UnknownStageError, match=f"Did you mean '{meant}'"):
+        clf.fit(*task)
+
+
+def test_a_stage_like_no_other_is_not_guessed_and_249_layers_are_named(small, task):
+    with pytest.raises(UnknownStageError, match=r"has no stage 'block4_pool'\. Its"):
+        small(freeze_depth="block4_pool").fit(*task)
+    with pytest.raises(ValueError, match="first 249 of Inception v3 are those through 'Mixed_7a'"):
+        small(freeze_depth=249).fit(*task)
