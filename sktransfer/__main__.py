@@ -7,15 +7,14 @@ import io
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from sktransfer._version import __version__
 from sktransfer.exceptions import SkTransferError
 
 _MODEL = "file of `train` or of FineTuneClassifier.save, or a pickle with --allow-pickle"
-
-# What runs a command is imported when it is run: --help and --version do not wait for torch.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,22 +38,9 @@ def _formatted(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"warning: {message}\n"
 
 
-def _run_demo(options: argparse.Namespace) -> None:
-    from sktransfer._demo import run_demo
-
-    run_demo(options.images, options.backbone, options.output, options.positive, options.save)
-
-
-def _run_train(options: argparse.Namespace) -> None:
-    from sktransfer._command_train import run_train
-
-    run_train(options)
-
-
-def _run_predict(options: argparse.Namespace) -> int:
-    from sktransfer._command_predict import run_predict
-
-    return run_predict(options)
+def _later(module: str, function: str) -> Callable[[argparse.Namespace], int | None]:
+    """Return what runs a command, which is imported then: --help does not wait for torch."""
+    return lambda options: getattr(import_module(module), function)(options)
 
 
 def _run_list(options: argparse.Namespace) -> None:
@@ -73,12 +59,6 @@ def _run_describe(options: argparse.Namespace) -> None:
     from sktransfer import describe_backbone
 
     print(describe_backbone(options.backbone).to_string(index=False))
-
-
-def _run_report(options: argparse.Namespace) -> None:
-    from sktransfer.report._command import run_command
-
-    run_command(options)
 
 
 _ORDER = """\
@@ -141,7 +121,7 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument(
         "--save", metavar="FILE", help="also write the model, fitted to all of the images"
     )
-    parser.set_defaults(run=_run_demo)
+    parser.set_defaults(run=_later("sktransfer._demo", "run_demo"))
 
 
 def _add_train(commands: Any) -> None:
@@ -187,7 +167,7 @@ def _add_train(commands: Any) -> None:
         help="write the network itself too, for machines that do not have its weights",
     )
     _add_columns(parser)
-    parser.set_defaults(run=_run_train)
+    parser.set_defaults(run=_later("sktransfer._command_train", "run_train"))
 
 
 def _add_columns(parser: Any) -> None:
@@ -233,7 +213,7 @@ def _add_predict(commands: Any) -> None:
     )
     _add_image(parser)
     _add_model_options(parser)
-    parser.set_defaults(run=_run_predict)
+    parser.set_defaults(run=_later("sktransfer._command_predict", "run_predict"))
 
 
 def _add_model_options(parser: Any) -> None:
@@ -295,7 +275,7 @@ def _add_report(commands: Any) -> None:
         "--identifiers", action="store_true", help="write names of files and readers"
     )
     _add_model_options(parser)
-    parser.set_defaults(run=_run_report)
+    parser.set_defaults(run=_later("sktransfer.report._command", "run_report"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ It can be read as an example of how the estimators are used with scikit-learn.
 
 from __future__ import annotations
 
+import argparse
 import time
 import warnings
 from pathlib import Path
@@ -37,36 +38,33 @@ N_FOLDS = 5
 N_INNER_FOLDS = 3  # inside the training part of a fold, for the threshold
 
 
-def run_demo(
-    images: str | None = None,
-    backbone: str | None = None,
-    output: str = "sktransfer-demo",
-    positive: str | None = None,
-    save: str | None = None,
-) -> dict[str, Any]:
+def run_demo(options: argparse.Namespace) -> None:
     """Evaluate a frozen network with a logistic regression on digits, or on a folder of images.
 
-    Without ``backbone`` the network is EfficientNet-Lite0, whose weights come as a package;
-    ``positive`` is a class that is compared with all others; of two classes without it, neither
-    is the positive one, and results are printed for both. ``save`` is a file for the network and
-    the regression, fitted to all images. Returns what was printed.
+    Without a backbone it is EfficientNet-Lite0, whose weights come as a package. ``positive`` is a
+    class that is compared with all others; of two classes without it, neither is the positive one,
+    and results are printed for both. ``save`` is a file for the network and the regression, fitted
+    to all images.
     """
     _config.import_optional("matplotlib", extra="plot", purpose="Drawing the demo's plots")
-    model = None if save is None else new_file(save, "--save", "model.safetensors")
-    task = _task(images, positive)
+    model = None
+    if options.save is not None:
+        model = new_file(options.save, "--save", "model.safetensors")
+    task = _task(options.images, options.positive)
     names = [shown(name) for name in task.target_names]
     print(f"{task.DESCR}")
     for name, count in zip(names, np.unique(task.target, return_counts=True)[1], strict=True):
         print(f"  {name}: {count}")
 
     # 1. Embed every image once.
-    features = _extractor(task, images, backbone)
+    features = _extractor(options.images, options.backbone)
     if model is not None:  # its file holds whole networks
         features.set_params(layer=None)
     X, y, groups, seconds = _embed_once(features, task)
     _check_classes(y, groups, names)
-    rate = len(y) / seconds
-    print(f"{features.backbone}: {len(y)} images in {seconds:.1f} s, {rate:.1f} images/s")
+    print(
+        f"{features.backbone}: {len(y)} images in {seconds:.1f} s, {len(y) / seconds:.1f} images/s"
+    )
 
     # 2. Cross-validate the line that everyone types. The embeddings come from the extractor's
     # cache, so the folds cost what the logistic regression costs.
@@ -94,21 +92,13 @@ def run_demo(
             print(f"warning: {doubt}")
 
     # 3. Draw the ROC curve and the confusion matrix of the out-of-fold predictions.
-    plots = _draw_plots(Path(output), y, y_proba, y_pred, names, task.positive)
-    for plot in plots:
+    for plot in _draw_plots(Path(options.output), y, y_proba, y_pred, names, task.positive):
         print(f"wrote {plot}")
     if model is not None:
         net = _as_network(classifier.fit(X, y), X, y)
-        net.save(model, class_names=None if task.positive is None else names)
+        net.save(model, class_names=None if task.positive is None else task.target_names)
         print(f"wrote {model.absolute()}: the same classifier, fitted to all of the images")
-        print(f"Next: python -m sktransfer predict {save} NEW_IMAGES -o predictions.csv")
-    return {
-        "roc_auc": auc,
-        "threshold": threshold,
-        "seconds": seconds,
-        "images_per_second": rate,
-        "plots": plots,
-    }
+        print(f"Next: python -m sktransfer predict {options.save} NEW_IMAGES -o predictions.csv")
 
 
 def _task(images: str | None, positive: str | None) -> Bunch:
@@ -141,7 +131,7 @@ def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[st
             )
 
 
-def _extractor(task: Bunch, images: str | None, backbone: str | None) -> PretrainedFeatureExtractor:
+def _extractor(images: str | None, backbone: str | None) -> PretrainedFeatureExtractor:
     # With `on_error="nan"`, rows that cannot be read are reported and then left out by name.
     features = PretrainedFeatureExtractor(
         backbone or "efficientnet_lite0", on_error="nan", verbose=1

@@ -47,34 +47,12 @@ def load_backbone(
     expected_digest: str | None = None,
     file: WeightsFile | None = None,
 ) -> Backbone:
-    """Load a network as a chain of stages, with its weights.
+    """Load a network as a chain of stages, in eval mode, on the CPU, in float32.
 
-    Parameters
-    ----------
-    name : str
-        A name from :func:`list_backbones`: one of torchvision's image-classification networks,
-        ``"efficientnet_lite0"``, ``1`` or ``2``, or ``"timm/NAME"``.
-    weights : str, path, WeightsEnum member or None, default="default"
-        ``"default"``; a name from torchvision's weights enum of the network (``"IMAGENET1K_V1"``)
-        or its member; a ``.pth`` or ``.safetensors`` file, whose tensors take the place of the
-        default weights (same architecture, options and preprocessing); None for random weights.
-    seed : int or None, default=0
-        Seed of random weights. Torch's global random state is neither read nor changed.
-    expected_digest : str or None, default=None
-        ``BackboneReference.digest`` of the weights that are wanted; any others are refused.
-    file : WeightsFile or None, default=None
-        The file that holds ``weights``. None: it is looked for by name.
-
-    Returns
-    -------
-    Backbone
-        The network in eval mode, on the CPU, in float32.
-
-    Examples
-    --------
-    >>> from sktransfer._backbones import load_backbone
-    >>> load_backbone("resnet18", weights=None).stage_names
-    ['maxpool', 'layer1', 'layer2', 'layer3', 'layer4']
+    ``weights`` is "default", a provider's name for others, the path of a state dict made for the
+    architecture of the default weights, or None: random, drawn from ``seed`` without touching
+    torch's global state. A digest other than ``expected_digest`` is refused. ``file`` holds the
+    weights; without it, they are looked for by name.
     """
     provider = _provider_of(name)
     default = torch.get_default_dtype()

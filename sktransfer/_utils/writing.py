@@ -20,15 +20,6 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     If the block fails nothing is left, and ``path`` is as it was. What a killed process left behind
     when it wrote to the same path is removed by the next one, a day later.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with written_whole(path) as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> [each.name for each in path.parent.iterdir()]
-    ['a.txt']
     """
     path = Path(path)
     for left_behind in path.parent.glob(f".{glob.escape(path.name)}.*.part"):

@@ -23,17 +23,21 @@ def refuse_certainty(clf: Any, rows: np.ndarray, groups: np.ndarray | None) -> N
     if clf.target_level != 1 or clf.constraint == "cost":
         return
     n = len(rows if groups is None else np.unique(groups[rows]))
-    reason = no_certainty(f"{n} {whose(clf, groups)}", n, clf.confidence_level)
+    rows_of_class = f"{n} {whose(clf, groups)}"
+    reason = no_certainty(clf.constraint, rows_of_class, n, clf.confidence_level)
     raise ValueError(f"target_level=1: {reason}")
 
 
-def no_certainty(rows: str, n: int, confidence_level: float | None) -> str:
+def no_certainty(constraint: str, rows: str, n: int, confidence_level: float | None) -> str:
     """Return why a rate of 1 cannot be guaranteed with ``n`` ``rows``, and what can."""
     sure = confidence_level or USUAL
     missed = 1 - (1 - sure) ** (1 / n)
+    found, lost = "found", "missed"
+    if constraint == "specificity":
+        found, lost = "called negative", "called positive"
     return (
-        f"that none is ever missed cannot be guaranteed with any number of cases. With {rows}, all "
-        f"of them found, up to {missed:.1%} of those to come may still be missed, with confidence "
+        f"that none is ever {lost} cannot be guaranteed with any number of cases. With {rows}, all "
+        f"of them {found}, up to {missed:.1%} of those to come may still be {lost}, with confidence "
         f"{sure:g} (the rule of three: about 3 / {n} with 0.95). The most that they can guarantee "
         f"is {highest_level(n, sure):g}."
     )

@@ -22,7 +22,7 @@ from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed
-from sktransfer.report._report import DiagnosticReport, diagnostic_report
+from sktransfer.report._report import diagnostic_report
 from sktransfer.report._subgroups import too_many
 
 _LABELS = ("label", "target", "class", "diagnosis", "dx")
@@ -36,7 +36,7 @@ _WRITERS = {".html": "to_html", ".md": "to_markdown", ".json": "to_json"}
 _PICKLES = (".joblib", ".pkl", ".pickle")
 
 
-def run_command(options: argparse.Namespace) -> DiagnosticReport:
+def run_report(options: argparse.Namespace) -> None:
     """Load a model and data, write the report, and print what was written."""
     outputs = [Path(name) for name in options.output or ["report.html"]]
     for path in outputs:
@@ -89,7 +89,6 @@ def run_command(options: argparse.Namespace) -> DiagnosticReport:
         path.parent.mkdir(parents=True, exist_ok=True)
         getattr(report, _WRITERS[path.suffix.lower()])(path)
         print(f"wrote {path.absolute()}")
-    return report
 
 
 def load_model(path: str, *, allow_pickle: bool, weights: str | None = None) -> Any:
