@@ -164,7 +164,9 @@ def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | 
     what = "images" if groups is None else "groups"
     if level == 1:
         rows = f"{units[label]} {what} of {str(label)!r}"
-        raise ValueError(f"--{constraint} 1: {no_certainty(constraint, rows, units[label], confidence)}")
+        raise ValueError(
+            f"--{constraint} 1: {no_certainty(constraint, rows, units[label], confidence)}"
+        )
     if confidence is None:
         return
     needed = rows_needed(level, confidence_level=confidence)

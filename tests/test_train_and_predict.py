@@ -261,6 +261,10 @@ def test_a_pickle_is_predicted_with_if_allowed(ward, tmp_path):
             ["{two}", "-o", "{out}", "--positive", "covid19", "--sensitivity", "0.95"],
             "ask for less (--sensitivity 0.838)",
         ),
+        (
+            ["{two}", "-o", "{out}", "--positive", "covid19", "--specificity", "1"],
+            "of 'other', all of them called negative, up to",
+        ),
         (["nowhere", "-o", "{out}"], "There is no folder and no table 'nowhere'"),
     ],
 )

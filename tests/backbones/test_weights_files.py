@@ -26,8 +26,8 @@ from sktransfer._backbones._weights_files import (
     WeightsFile,
     digest_in_name,
     find_weights_file,
-    on_disk,
     looks_like_path,
+    on_disk,
     open_weights_path,
 )
 from sktransfer.exceptions import WeightsMismatchError, WeightsNotFoundError
