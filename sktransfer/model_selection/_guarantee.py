@@ -38,8 +38,8 @@ def no_certainty(constraint: str, rows: str, n: int, confidence_level: float | N
     return (
         f"that none is ever {lost} cannot be guaranteed with any number of cases. With {rows}, all "
         f"of them {found}, up to {missed:.1%} of those to come may still be {lost}, with "
-        f"confidence {sure:g} (the rule of three: about 3 / {n} with 0.95). The most that they can guarantee "
-        f"is {highest_level(n, sure):g}."
+        f"confidence {sure:g} (the rule of three: about 3 / {n} with 0.95). The most that they can "
+        f"guarantee is {highest_level(n, sure):g}."
     )
 
 
