@@ -216,7 +216,17 @@ def unknown_keyword(name: str, known: list[str]) -> str:
 
 
 def _check_words(given: dict[str, Any], constraints: dict[str, list[Any]]) -> None:
-    """Refuse a word that another library has for one of ours, with ours."""
+    """Refuse a value that another library has for one of ours, with ours."""
+    if isinstance(given["lr"], (slice, tuple, list)):
+        raise ValueError(
+            f"lr={given['lr']!r} has to be one rate, that of the last stage. "
+            "lr__layer_decay=0.7 multiplies it by 0.7 for each stage before it."
+        )
+    if isinstance(given["weights"], dict):
+        raise ValueError(
+            "weights has to be a file, and got a dict of tensors: save it with torch.save(tensors, "
+            "'file.pth'), and give weights='file.pth'."
+        )
     for name, value in given.items():
         options = constraints.get(name, [])
         words = {each for option in options for each in getattr(option, "options", ())}

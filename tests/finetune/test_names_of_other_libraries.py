@@ -209,3 +209,15 @@ def test_a_stage_like_no_other_is_not_guessed_and_249_layers_are_named(small, ta
         small(freeze_depth="block4_pool").fit(*task)
     with pytest.raises(ValueError, match="first 249 of Inception v3 are those through 'Mixed_7a'"):
         small(freeze_depth=249).fit(*task)
+
+
+@pytest.mark.parametrize("lr", [slice(1e-5, 1e-3), [1e-5, 1e-3], (1e-5, 1e-3)])
+def test_rates_by_stage_are_answered_with_the_decay(small, task, lr):
+    with pytest.raises(ValueError, match=r"one rate.*lr__layer_decay=0\.7"):
+        small(lr=lr).fit(*task)
+
+
+def test_tensors_as_weights_are_answered_with_a_file_and_not_printed(small, task):
+    with pytest.raises(ValueError, match=r"torch\.save") as caught:
+        small(weights={"conv1.weight": np.zeros(1000)}).fit(*task)
+    assert len(str(caught.value)) < 200
