@@ -57,9 +57,10 @@ SCHEMA = 2
 # What the names of pretrained tensors in a saved file begin with.
 _PRETRAINED = "pretrained."
 _HOW_TO_GIVE = (
-    "Give the file, or a folder that it is in, as FineTuneClassifier.load(path, weights=PATH), or "
-    "to an unpickled estimator as estimator.set_params(weights=PATH), or name its folder in "
-    f"{_config.WEIGHTS_DIR_VARIABLE}. An estimator with store_weights=True carries its weights."
+    "Give the file, or a folder that it is in, as load(path, weights=PATH), to a command as "
+    "--weights PATH, or to an unpickled estimator as estimator.set_params(weights=PATH), or name "
+    f"its folder in {_config.WEIGHTS_DIR_VARIABLE}. An estimator with store_weights=True (train "
+    "--store-weights) carries its weights."
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -288,6 +289,18 @@ def test_errors_of_predicting_say_what_to_do(trained, ward):
         status, out, err = run("predict", *arguments)
         assert (status, out) == (1, "")
         assert message in err
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_any_image_is_read(
+    trained, ward, monkeypatch
+):
+    def access(path, mode):
+        return mode != os.W_OK or Path(path) != ward
+
+    monkeypatch.setattr(os, "access", access)
+    status, out, err = run("predict", trained[0], ward / "new", "-o", ward / "p.csv")
+    assert (status, out) == (1, "")
+    assert f"p.csv: the folder {ward} is read-only" in err
 
 
 def test_help_shows_the_order_of_use_and_the_exit_status(capsys):

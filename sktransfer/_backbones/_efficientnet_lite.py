@@ -222,7 +222,8 @@ class EfficientNetLite(nn.Module):
         self.conv_head = nn.Conv2d(channels, N_FEATURES, 1, bias=False)
         self.bn2 = _norm(N_FEATURES)
         self.classifier = nn.Linear(N_FEATURES, n_classes)
-        self.apply(_initialize)
+        if not self.classifier.weight.is_meta:  # there, torch imports its compiler and wants a /tmp
+            self.apply(_initialize)
 
     def forward(self, x: Tensor) -> Tensor:
         x = relu6(self.bn1(self.conv_stem(self.pad(x))))

@@ -35,9 +35,11 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def new_file(name: str | os.PathLike[str], option: str, example: str) -> Path:
-    """Return the file that an option names, its folder made; raise if it is a folder itself."""
+    """Return the file that an option names, its folder made; raise if it cannot be written."""
     path = Path(name)
     if path.is_dir():
         raise ValueError(f"{option} {name} is a folder; name the file, such as {path / example}.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):  # said before hours of work, not after
+        raise PermissionError(f"{option} {name}: the folder {path.parent.absolute()} is read-only.")
     return path

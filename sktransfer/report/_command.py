@@ -17,6 +17,7 @@ from sktransfer._utils.classes import fitted_steps, names_of_model, positive_cla
 from sktransfer._utils.identifiers import identifier
 from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import own_positive
+from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.model_selection import OperatingPointClassifier
@@ -44,6 +45,7 @@ def run_report(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"-o {path} has to end in {', '.join(_WRITERS)}, which determines the format."
             )
+        new_file(path, "-o", "report.html")
     check_options(options, [path for path in (options.data, options.train) if path is not None])
     estimator = load_model(
         options.model, allow_pickle=options.allow_pickle, weights=options.weights
@@ -86,7 +88,6 @@ def run_report(options: argparse.Namespace) -> None:
     for text in report.warnings:
         print(f"warning: {text}")
     for path in outputs:
-        path.parent.mkdir(parents=True, exist_ok=True)
         getattr(report, _WRITERS[path.suffix.lower()])(path)
         print(f"wrote {path.absolute()}")
 

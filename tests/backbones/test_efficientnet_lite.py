@@ -180,6 +180,13 @@ def test_stages_can_be_traced_by_fx():
             x = y
 
 
+def test_a_network_without_numbers_is_not_initialized(monkeypatch):
+    # On the meta device torch would import its compiler for it, which needs a folder to write in.
+    monkeypatch.setattr(torch.nn.init, "normal_", None)
+    network = _efficientnet_lite.architecture("efficientnet_lite0")
+    assert network.forward(torch.empty(1, 3, 96, 96, device="meta")).shape == (1, 1000)
+
+
 def test_random_weights_come_from_the_seed_alone():
     state = torch.get_rng_state()
     first = load_backbone("efficientnet_lite0", weights=None, seed=1)
