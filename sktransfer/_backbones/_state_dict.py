@@ -107,9 +107,17 @@ def load_strict(
             for what, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
+        advice = "They must come from the architecture that was named, built the same way."
+        # What Lightning and other wrappers put in front.
+        front = unexpected[0].partition(".")[0] + "." if unexpected else ""
+        if missing and all(front + name in state_dict for name in missing):
+            advice = (
+                f"Take {front!r} off their names: torch.save({{k.removeprefix({front!r}): v for "
+                f"k, v in tensors.items() if k.startswith({front!r})}}, 'file.pth')."
+            )
         raise WeightsMismatchError(
             f"The tensors of {os.fspath(source)} do not fit this network ({'; '.join(parts)}). "
-            "They must come from the architecture that was named, built the same way."
+            f"{advice}"
         )
     check_values(module.state_dict(), source)
 

@@ -338,6 +338,21 @@ def test_load_strict_ignores_what_it_is_told_to():
     load_strict(nn.Linear(3, 2), state_dict, source="w.pth", ignore=["aux.*"])
 
 
+def test_names_behind_a_wrapper_are_answered_with_a_line_that_mends_them(tmp_path, monkeypatch):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    wrapped = {f"model.{name}": tensor for name, tensor in source.state_dict().items()}
+    wrapped["loss.scale"] = torch.zeros(1)
+    with pytest.raises(WeightsMismatchError, match=r"Take 'model\.' off") as caught:
+        load_strict(target, wrapped, source="lightning.ckpt")
+    monkeypatch.chdir(tmp_path)
+    line = str(caught.value).partition("names: ")[2].removesuffix(".")
+    exec(line, {"torch": torch, "tensors": wrapped})
+    load_strict(target, torch.load("file.pth", weights_only=True), source="file.pth")
+    assert torch.equal(source.weight, target.weight)
+    with pytest.raises(WeightsMismatchError, match="the architecture that was named"):
+        load_strict(nn.Linear(3, 2), {"model.other": torch.zeros(1)}, source="w.pth")
+
+
 def test_load_strict_names_only_a_few():
     with pytest.raises(WeightsMismatchError, match="and 6 more"):
         load_strict(nn.Sequential(*[nn.Linear(1, 1) for _ in range(5)]), {}, source="w.pth")
