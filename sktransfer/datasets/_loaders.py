@@ -71,7 +71,7 @@ def load_image_folder(
     groups : str or None, default="auto"
         Column of that table that tells which images belong together (a patient, a lesion).
         "auto": the first of "group", "patient_id", "patient", "patientid", "subject_id",
-        "subject" and "lesion_id" that is there, or None.
+        "subject" and "lesion_id" that is there ("Patient ID" too), or None.
     positive : str or None, default=None
         Class that is 1 in ``target``; all others are 0. None: ``target`` has names of classes.
     return_X_y : bool, default=False

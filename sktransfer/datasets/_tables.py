@@ -184,7 +184,7 @@ def _parsed(text: str, where: str, as_text: Sequence[str | None]) -> pd.DataFram
     columns: dict[int, pd.Series] = {}
     for place, name in enumerate(names):
         cells = [row[place] for row in rows]
-        known = name.lower() in (*FILE_COLUMNS, *GROUP_COLUMNS) or name in as_text
+        known = _usual(name) in (*FILE_COLUMNS, *GROUP_COLUMNS) or name in as_text
         if name or any(map(str.strip, cells)):
             columns[place] = _column(cells, text=known, comma=separator != ",")
     titles = [names[place] or f"Unnamed: {place}" for place in columns]
@@ -210,17 +210,22 @@ def _column(cells: list[str], *, text: bool, comma: bool) -> pd.Series:
 
 
 def find_column(frame: pd.DataFrame, candidates: Sequence[str]) -> Any:
-    """Return the first of ``candidates`` that is a column, in upper or lower case."""
+    """Return the first of ``candidates`` that is a column; "Patient ID" is "patient_id"."""
     for candidate in candidates:
-        same = [name for name in frame.columns if str(name).strip().lower() == candidate]
+        same = [name for name in frame.columns if _usual(str(name)) == candidate]
         if len(same) > 1:
             raise ValueError(
-                f"The columns {' and '.join(map(repr, same))} differ in upper and lower case only, "
-                "so that it is not clear which is meant; rename or remove one."
+                f"The columns {' and '.join(map(repr, same))} have names that mean the "
+                "same, so that it is not clear which to use; rename or remove one."
             )
         if same:
             return same[0]
     return None
+
+
+def _usual(name: str) -> str:
+    """Return a column's name in lower case, with underscores for blanks and hyphens."""
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[Any]) -> None:

@@ -53,6 +53,7 @@ def run_report(options: argparse.Namespace) -> None:
     with open(options.model, "rb") as file:
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     test = load_data(options.data, options)
+    print(f"{test.DESCR} Scoring and explaining takes a minute or more.", flush=True)
     names = names_of_model(estimator)
     if options.classes is not None:
         names = given_names(options.classes, np.asarray(estimator.classes_).tolist())

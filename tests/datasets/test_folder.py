@@ -73,6 +73,12 @@ def test_groups_come_from_the_table_in_the_order_of_the_files(folder):
     assert bunch.frame["lesion_id"].tolist() == ["b", "d", "c", "a"]
 
 
+@pytest.mark.parametrize("name", ["Patient ID", "Patient-ID", "PATIENT_ID", " patientID "])
+def test_patients_are_found_however_their_column_is_written(folder, name):
+    table(folder, FILES, **{name: ["007", "1", "7", "2", "3"]})
+    assert load_image_folder(folder).groups.tolist() == ["1", "2", "7", "007"]
+
+
 def test_a_table_of_bare_names_is_matched(folder):
     table(folder, [name.rsplit("/")[-1] for name in FILES], subject=[1, 2, 3, 4, 5])
     assert load_image_folder(folder).groups.tolist() == ["2", "4", "3", "1"]

@@ -207,7 +207,7 @@ def test_quoted_newlines_blank_lines_and_short_rows_move_nothing(root):
         ("file,label\na.png,0,5\nb.png,1,2\n", "row 0"),
         ("file,label,file\na.png,x,b.png\n", "two columns 'file'"),
         ("file, label ,label\na.png,x,y\n", "two columns 'label'"),
-        ("file,File\na.png,b.png\n", "'file' and 'File' differ in upper and lower case only"),
+        ("file,File\na.png,b.png\n", "'file' and 'File' have names that mean the same"),
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("file,label\n", "has no rows"),
