@@ -174,32 +174,32 @@ def request_source(
     a fitted FineTuneClassifier, in a FrozenEstimator or bare; or a module of the user's own, which
     is checked on images of ``image_size``.
     """
+    if is_name(backbone):
+        directory = _config.weights_directory()
+        identity = None
+        if weights is not None:
+            weights, identity = _absolute(weights), _identity(weights, directory)
+        return NetworkSource(
+            ("request", backbone, identity, seed, directory),
+            partial(load_backbone, backbone, weights=weights, seed=seed),
+            found_as=backbone,
+        )
     if is_own(backbone):
         own = OwnNetwork.of(backbone, weights, seed, image_size)
         network = own.to_backbone()
         return NetworkSource(("own", network.reference), lambda: network, found_as=own)
-    if not is_name(backbone):
-        provider = tuned_provider(backbone)
-        if not isinstance(weights, str) or weights != "default":
-            raise ValueError(
-                f"A fine-tuned backbone comes with its weights; leave weights='default' (got "
-                f"{weights!r})."
-            )
-        tuned = provider.to_backbone()
-        key = ("tuned", tuned.reference)
-        found_as = backbone
-        if isinstance(provider, SavedNetwork):
-            found_as = saved_reference(provider.path)
-        return NetworkSource(key, lambda: tuned, found_as=found_as)
-    directory = _config.weights_directory()
-    identity = None
-    if weights is not None:
-        weights, identity = _absolute(weights), _identity(weights, directory)
-    return NetworkSource(
-        ("request", backbone, identity, seed, directory),
-        partial(load_backbone, backbone, weights=weights, seed=seed),
-        found_as=backbone,
-    )
+    provider = tuned_provider(backbone)
+    if not isinstance(weights, str) or weights != "default":
+        raise ValueError(
+            f"A fine-tuned backbone comes with its weights; leave weights='default' (got "
+            f"{weights!r})."
+        )
+    tuned = provider.to_backbone()
+    key = ("tuned", tuned.reference)
+    found_as = backbone
+    if isinstance(provider, SavedNetwork):
+        found_as = saved_reference(provider.path)
+    return NetworkSource(key, lambda: tuned, found_as=found_as)
 
 
 def found_source(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import html
 import multiprocessing
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -85,16 +86,12 @@ def progress_bar(title: str | None, **settings: Any) -> Any:
     over each other in a terminal, and what a notebook's workers write does not appear in it.
     """
     silent = title is None or multiprocessing.parent_process() is not None
-    return _tqdm()(**{"desc": title, "disable": silent, "dynamic_ncols": True, **settings})
+    if "tqdm.auto" not in sys.modules:  # it chooses the kind of bar that suits the place
+        with warnings.catch_warnings():
+            # In a notebook without ipywidgets, the import warns, and the bar is one of text.
+            warnings.filterwarnings("ignore", "IProgress not found")
+            import_module("tqdm.auto")
+    from tqdm.auto import tqdm
 
-
-@cache
-def _tqdm() -> Any:
-    """Import the kind of bar that suits the place, when the first one is shown."""
-    from tqdm.std import TqdmWarning
-
-    with warnings.catch_warnings():
-        # In a notebook without ipywidgets, the import warns, and the bar is one of text.
-        warnings.simplefilter("ignore", TqdmWarning)
-        from tqdm.auto import tqdm
-    return tqdm
+    settings = {"desc": title, "disable": silent, "dynamic_ncols": True, **settings}
+    return tqdm(**settings)
