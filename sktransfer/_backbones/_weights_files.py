@@ -222,7 +222,7 @@ def _not_found(filename: str, url: str | None, reason: str) -> WeightsNotFoundEr
     directory = _config.weights_directory()
     variable = _config.WEIGHTS_DIR_VARIABLE
     first = f"{variable}, now {directory}" if directory else f"any folder, named in {variable}"
-    source = f" It is published at {url}" if url else ""
+    source = f" {url} publishes it." if url else ""
     return WeightsNotFoundError(
         f"The weights file {filename!r} is not on this machine, and {reason.rstrip('.')}. Put it "
         f"into {checkpoints_directory()} (torch's hub cache) or into {first}.{source} "

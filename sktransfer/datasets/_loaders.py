@@ -432,6 +432,6 @@ def _group_values(
     if column is None:
         return None
     check_columns(frame, [column])
-    advice = "Complete the table, or pass groups=None."
+    advice = "Complete the table, or pass groups=None (--groups none)."
     check_complete(frame[column], repr(column), advice, names)
     return read_groups(frame[column], name=f"column {column!r}")
