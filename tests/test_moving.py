@@ -444,7 +444,7 @@ def test_the_report_command_is_told_where_weights_are(fitted, there, tmp_path, e
     there.rename(moved)
     command = ["report", str(tmp_path / "a.safetensors"), str(tmp_path / "none")]
     assert main(command) == 1
-    assert "weights=PATH" in capsys.readouterr().err
+    assert "to a command as --weights PATH" in capsys.readouterr().err
     for name, probabilities in expected.items():
         for place in (moved, moved.parent):
             forget()
