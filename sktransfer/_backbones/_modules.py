@@ -124,7 +124,7 @@ def _private(given: Any) -> tuple[nn.Module, bool]:
         raise ValueError(f"{name} cannot be copied: {shortened(error)}") from error
     for layer in net.modules():
         if getattr(layer, "inplace", False) is True:
-            layer.inplace = False  # type: ignore[assignment]
+            layer.inplace = False
     return net.cpu().float().eval().requires_grad_(False), listed
 
 

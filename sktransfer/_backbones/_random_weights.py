@@ -74,7 +74,7 @@ def with_measured_scales(backbone: Backbone) -> Backbone:
     hidden = [s.module for s in backbone.stages if s.layout == "NC"]
     if not norms and not hidden:
         return backbone
-    layers = [m for m in names if isinstance(m, nn.Conv2d)]
+    layers: list[nn.Module] = [m for m in names if isinstance(m, nn.Conv2d)]
     layers += [m for module in hidden for m in module.modules() if isinstance(m, nn.Linear)]
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     hooks += [layer.register_forward_hook(divide) for layer in layers]
