@@ -28,10 +28,9 @@ from sktransfer._frozen import is_out_of_memory
 # many steps, the rows held out are looked at. Losses are smoothed over a tenth of the steps.
 _DIVERGED, _CHECKED, _SMOOTHED = 4.0, 5, 0.1
 # A fall is no descent unless it is this share of the loss before training. The rate to use is where
-# the loss has fallen by this share of the fall: a curve falls fastest there, which its slope shows
-# less reliably. It is lower where rows held out are worse, by this share of their loss, than at
-# their best; and doubtful if next to nothing of the fall is left then.
-_LEAST_FALL, _SHARE, _TOLERATED, _LEAST_LEARNED = 0.02, 0.5, 0.01, 0.1
+# the loss has fallen by this share of the fall, which benchmarks/lr_finder.py chose. It is doubtful
+# where rows held out are told apart by less than this many standard errors.
+_LEAST_FALL, _SHARE, _TOLD_APART = 0.02, 0.2, 2.0
 
 # What modules call the share of what they drop, torch's, torchvision's and timm's.
 _SHARES = ("p", "dropout", "dropout_p", "attention_dropout", "drop_rate", "drop_prob")
@@ -259,9 +258,9 @@ def range_test(
 
     "before" and "train" are the losses of the batch of each step before any training, and in it:
     batches differ from each other by more than a step changes, so that only the difference says
-    what was learned. "valid" are the losses of each row held out, after some of the steps, and
-    "valid_before" before all. A run, which is a row, has NaN after it diverged. The net is left as
-    it was.
+    what was learned. "valid" is the mean loss of rows held out, after some of the steps, "told"
+    whether they are told apart by then, and "valid_start" that loss before all. A run, which is a
+    row, has NaN after it diverged. The net is left as it was.
 
     References
     ----------
@@ -269,11 +268,11 @@ def range_test(
     """
     start = {name: tensor.clone() for name, tensor in net.module_.state_dict().items()}
     loader = net.get_iterator(dataset, training=True)
-    found = {name: np.full((n_runs, len(rates)), np.nan) for name in ("before", "train")}
-    found["valid_before"] = unseen = _losses_of_rows(net, held_out)
-    found["valid"] = np.full((n_runs, len(rates), len(unseen)), np.nan)
+    names = ("before", "train", "valid", "told")
+    found = {name: np.full((n_runs, len(rates)), np.nan) for name in names}
+    found["valid_start"] = np.array(_held_out(net, held_out)[0])
     for run in range(n_runs):
-        before, train, valid = (found[name][run] for name in ("before", "train", "valid"))
+        before, train, valid, told = (found[name][run] for name in names)
         seed = derived_seed(net._seed, run)
         net._set_training(True)
         with torch.no_grad():
@@ -290,7 +289,7 @@ def range_test(
                 if train[step] > _DIVERGED * max(1.0, before[step]):
                     break
                 if step % _CHECKED == 0:
-                    valid[step] = _losses_of_rows(net, held_out)
+                    valid[step], told[step] = _held_out(net, held_out)
         net.module_.load_state_dict(start)
     return found
 
@@ -308,16 +307,23 @@ def _batches(net: Any, loader: Any, dataset: Any, seed: int, n: int) -> Iterator
 
 
 @torch.no_grad()
-def _losses_of_rows(net: Any, dataset: Any) -> np.ndarray:
-    """Return the cross-entropy of each row in inference mode, whatever the loss."""
+def _held_out(net: Any, dataset: Any) -> tuple[float, float]:
+    """Return the cross-entropy in inference mode, and the standard errors of telling rows apart.
+
+    Those are of how much more probable (log) a row's class is for it than for all rows on average,
+    which depends neither on class weights nor on too much confidence.
+    """
     if dataset is None:
-        return np.empty(0)
+        return float("nan"), float("nan")
     net._set_training(False)
-    losses = []
-    for inputs, labels in net.get_iterator(dataset):
-        logits = net.infer(inputs).cpu().double()
-        losses.append(cross_entropy(logits, labels, reduction="none").numpy())
-    return np.concatenate(losses)
+    parts = [
+        (net.infer(inputs).cpu().double(), labels) for inputs, labels in net.get_iterator(dataset)
+    ]
+    logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+    scores = logits.log_softmax(dim=1)
+    more = (scores - scores.mean(dim=0)).gather(1, labels.cpu()[:, None])
+    error = more.std() / len(more) ** 0.5
+    return cross_entropy(logits, labels.cpu()).item(), (more.mean() / error).item()
 
 
 def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -333,25 +339,23 @@ def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str
         for i, change in enumerate(changes[np.isfinite(changes)]):
             average = keep * average + (1 - keep) * change
             run[i] = start + average / (1 - keep ** (i + 1))
-    loss, valid = _median(runs), _median(found["valid"])
-    step, doubt = _middle_of_descent(rates, loss, start)
-    if step is not None and not doubt and valid.size:
-        change = valid - found["valid_before"]
-        tolerated = _TOLERATED * float(found["valid_before"].mean())
-        step, doubt = _before_rows_are_learned_by_heart(
-            rates, step, start - loss, change, tolerated
+    loss, valid, told = _median(runs), _median(found["valid"]), _median(found["told"])
+    step, doubt = _foot_of_descent(rates, loss, start)
+    if step is not None and not doubt and told[step - step % _CHECKED] < _TOLD_APART:
+        doubt = (
+            f"The suggestion, {rates[step]:.1e}, is doubtful: rows held out are told apart no better "
+            "than by chance. Check the labels, or give more rows."
         )
     if doubt:
         warnings.warn(doubt, UserWarning, stacklevel=3)
-    suggestion = float("nan") if step is None else float(rates[step])
     return {
-        "suggestion": suggestion,
+        "suggestion": float("nan") if step is None else float(rates[step]),
         "lr": rates,
         "loss": loss,
         "runs": runs,
         "start": start,
-        "valid_loss": valid.mean(axis=1) if valid.size else np.full(len(rates), np.nan),
-        "valid_start": float(found["valid_before"].mean()) if valid.size else float("nan"),
+        "valid_loss": valid,
+        "valid_start": float(found["valid_start"]),
     }
 
 
@@ -363,8 +367,8 @@ def _median(runs: np.ndarray) -> np.ndarray:
     return median
 
 
-def _middle_of_descent(rates: np.ndarray, loss: np.ndarray, start: float) -> tuple[int | None, str]:
-    """Return the step where the loss has fallen half way to its minimum, and what is doubtful."""
+def _foot_of_descent(rates: np.ndarray, loss: np.ndarray, start: float) -> tuple[int | None, str]:
+    """Return the step where the loss has fallen a part of its way, and what is doubtful."""
     fall = start - loss[np.isfinite(loss)]
     low = int(fall.argmax()) if len(fall) else 0
     margin = max(1, len(rates) // 20)
@@ -386,28 +390,3 @@ def _middle_of_descent(rates: np.ndarray, loss: np.ndarray, start: float) -> tup
     elif low >= len(rates) - margin:
         doubt = "the loss still falls at the last rates; higher ones may be better: raise lr_max."
     return first, doubt and f"The suggestion, {rates[first]:.1e}, is doubtful: {doubt}"
-
-
-def _before_rows_are_learned_by_heart(
-    rates: np.ndarray, step: int, fall: np.ndarray, change: np.ndarray, tolerated: float
-) -> tuple[int, str]:
-    """Return an earlier step if rows held out are worse at this one than at their best.
-
-    ``fall`` is of the loss of rows trained on, ``change`` of each row held out. They are worse by
-    no more than their mean less its standard error: a few rows say little.
-    """
-    seen = np.flatnonzero(np.isfinite(change[: step + _CHECKED]).all(axis=1))
-    if not len(seen):
-        return step, ""
-    change = change[seen]
-    error = change.std(axis=1, ddof=1) / np.sqrt(change.shape[1])
-    mean = change.mean(axis=1)
-    good = seen[mean - error <= min(0.0, mean.min()) + tolerated]
-    earlier = min(step, int(good.max(initial=0)))
-    if fall[earlier] >= _LEAST_LEARNED * np.nanmax(fall):
-        return earlier, ""
-    return earlier, (
-        f"The suggestion, {rates[earlier]:.1e}, is doubtful: rows held out get worse as soon as "
-        "anything is learned of the others. Check the labels, train fewer stages, keep the solved "
-        "head (freeze_depth='all') or add augmentation."
-    )
