@@ -490,6 +490,51 @@ def saliency(content: dict[str, Any]) -> str:
     )
 
 
+def lr_finder(content: dict[str, Any]) -> str:
+    runs = [row for row in content["rows"] if row["suggestion"] is not None]
+    grid = [name for name in runs[0]["fits"] if name not in ("head alone", "suggestion")]
+
+    def over_lowest(row: dict[str, Any], name: str, figure: str = "loss") -> float:
+        known = [fit[figure] for rate in grid if (fit := row["fits"][rate])]
+        fit = row["fits"][name]
+        return float(fit[figure] / min(known)) if fit else float("inf")
+
+    def sentence(what: str, name: str, figure: str = "loss") -> str:
+        over = [over_lowest(row, name, figure) for row in runs]
+        good = sum(each <= 1.1 for each in over)
+        worst = f"{100 * (max(over) - 1):.0f} %"
+        return f"{what}: within 10 % in **{good} of {len(over)}** runs, at worst {worst} above."
+
+    rates = {"1e-05": "1e-5", "3e-05": "3e-5, the default", "0.0001": "1e-4", "0.0003": "3e-4"}
+    lines = [
+        sentence("The suggestion, loss of test images", "suggestion"),
+        sentence(
+            "The suggestion, loss of the rows held out in the epoch kept", "suggestion", "valid"
+        ),
+        *(sentence(f"{shown} in every run", name) for name, shown in rates.items()),
+        sentence("1e-3 in every run", "0.001"),
+    ]
+    rows = []
+    for row in content["rows"]:
+        images, network, depth, start, seed = row["case"]
+        fits = row["fits"]
+        best = min((name for name in grid if fits[name]), key=lambda name: fits[name]["loss"])
+        case = [images, network, f"{depth}, {start}", str(seed)]
+        if row["suggestion"] is None:
+            rows.append((*case, "none", f"{float(best):.0e}", "", "", "", ""))
+            continue
+        figures = [f"{over_lowest(row, name):.2f}" for name in ("suggestion", "3e-05", "0.001")]
+        auc = " / ".join(f"{fits[name]['auc']:.3f}" for name in ("suggestion", best))
+        rates_ = (f"{row['suggestion']:.1e}", f"{float(best):.0e}")
+        rows.append((*case, *rates_, *figures, auc))
+    header = (
+        *("images", "network", "depth, head", "seed", "suggestion", "best rate"),
+        *("loss over the lowest", "at 3e-5", "at 1e-3", "ROC AUC, at the best"),
+    )
+    points = "\n".join(f"- {line}" for line in lines)
+    return f"{points}\n\n{rst_table(header, rows)}\n{where(content)}"
+
+
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
@@ -499,6 +544,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "import_time": ("performance.rst", import_time),
     "engines": ("engines.rst", engines),
     "finetune": ("finetune.rst", finetune),
+    "lr_finder": ("finetune.rst", lr_finder),
     "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
     "domain_distance": ("choosing.rst", domain_distance),

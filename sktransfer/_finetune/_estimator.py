@@ -513,8 +513,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         -----
         UserWarning
             If the curve does not say what the rate should be: no descent, a suggestion at an end of
-            the range of rates, or rows held out that get worse meanwhile (labels that have nothing
-            to do with the images). The message says what to do.
+            the range of rates, or rows held out that are told apart no better than by chance, as
+            with labels that have nothing to do with the images. The message says what to do.
         """
         if not 0 < lr_min < lr_max:
             raise ValueError(f"lr_min must lie between 0 and lr_max; got {lr_min} and {lr_max}.")

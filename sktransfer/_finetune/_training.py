@@ -29,7 +29,8 @@ from sktransfer._frozen import is_out_of_memory
 _DIVERGED, _CHECKED, _SMOOTHED = 4.0, 5, 0.1
 # A fall is no descent unless it is this share of the loss before training. The rate to use is where
 # the loss has fallen by this share of the fall, which benchmarks/lr_finder.py chose. It is doubtful
-# where rows held out are told apart by less than this many standard errors.
+# where rows held out are told apart by less than this many standard deviations, or in the last
+# fifth of the rates.
 _LEAST_FALL, _SHARE, _TOLD_APART = 0.02, 0.2, 2.0
 
 # What modules call the share of what they drop, torch's, torchvision's and timm's.
@@ -308,10 +309,11 @@ def _batches(net: Any, loader: Any, dataset: Any, seed: int, n: int) -> Iterator
 
 @torch.no_grad()
 def _held_out(net: Any, dataset: Any) -> tuple[float, float]:
-    """Return the cross-entropy in inference mode, and the standard errors of telling rows apart.
+    """Return the cross-entropy in inference mode, and how well rows are told apart.
 
-    Those are of how much more probable (log) a row's class is for it than for all rows on average,
-    which depends neither on class weights nor on too much confidence.
+    That is how much larger the logits of the rows' own classes are than those of shuffled labels,
+    in standard deviations of these (Hoeffding's of a permutation). Neither class weights nor too
+    much confidence change it.
     """
     if dataset is None:
         return float("nan"), float("nan")
@@ -320,10 +322,11 @@ def _held_out(net: Any, dataset: Any) -> tuple[float, float]:
         (net.infer(inputs).cpu().double(), labels) for inputs, labels in net.get_iterator(dataset)
     ]
     logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-    scores = logits.log_softmax(dim=1)
-    more = (scores - scores.mean(dim=0)).gather(1, labels.cpu()[:, None])
-    error = more.std() / len(more) ** 0.5
-    return cross_entropy(logits, labels.cpu()).item(), (more.mean() / error).item()
+    labels = labels.cpu()
+    own = logits[:, labels]
+    own = own - own.mean(dim=0) - own.mean(dim=1, keepdim=True) + own.mean()
+    spread = (own.square().sum() / (len(own) - 1)).sqrt()
+    return cross_entropy(logits, labels).item(), (own.trace() / spread).item()
 
 
 def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -341,10 +344,11 @@ def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str
             run[i] = start + average / (1 - keep ** (i + 1))
     loss, valid, told = _median(runs), _median(found["valid"]), _median(found["told"])
     step, doubt = _foot_of_descent(rates, loss, start)
-    if step is not None and not doubt and told[step - step % _CHECKED] < _TOLD_APART:
+    seen = np.isfinite(valid)
+    if step is not None and not doubt and seen.any() and told[np.nanargmin(valid)] < _TOLD_APART:
         doubt = (
-            f"The suggestion, {rates[step]:.1e}, is doubtful: rows held out are told apart no better "
-            "than by chance. Check the labels, or give more rows."
+            f"The suggestion, {rates[step]:.1e}, is doubtful: rows held out are told apart no "
+            "better than by chance. Check the labels, or give more rows."
         )
     if doubt:
         warnings.warn(doubt, UserWarning, stacklevel=3)
@@ -387,6 +391,6 @@ def _foot_of_descent(rates: np.ndarray, loss: np.ndarray, start: float) -> tuple
     doubt = ""
     if first < margin:
         doubt = "the loss falls from the first rates on; lower ones may be better: lower lr_min."
-    elif low >= len(rates) - margin:
+    elif first >= 0.8 * len(rates) and low >= len(rates) - margin:
         doubt = "the loss still falls at the last rates; higher ones may be better: raise lr_max."
     return first, doubt and f"The suggestion, {rates[first]:.1e}, is doubtful: {doubt}"

@@ -37,10 +37,10 @@ def descent(middle, *, depth=0.4, diverges=-1.0):
 
 
 @pytest.mark.parametrize("middle", [-5.0, -4.0, -3.0])
-def test_the_suggestion_is_the_middle_of_the_descent(middle):
+def test_the_suggestion_is_at_the_foot_of_the_descent(middle):
     read = read_range_test(RATES, found(descent(middle)))
-    # Smoothing looks back: the suggestion is a little late, by less than the ten steps it averages.
-    assert middle - 0.1 < np.log10(read["suggestion"]) < middle + 0.75
+    # A fifth is reached a third of a decade before the middle; smoothing is late by as much.
+    assert middle - 0.3 < np.log10(read["suggestion"]) < middle + 0.3
     assert read["start"] == pytest.approx(0.7, abs=0.05)
     assert np.isnan(read["loss"][-1])
 
