@@ -36,7 +36,10 @@ def positive_class(
             if label in names and names[label] == pos_label:
                 return label
         listed = ", ".join(class_text(label, names) for label in labels)
-        raise ValueError(f"{option}{pos_label!r} is not one of the classes, which are {listed}.")
+        text = f"{option}{pos_label!r} is not one of the classes, which are {listed}."
+        if isinstance(pos_label, str) and not any(isinstance(label, str) for label in labels):
+            text += " Names of classes that are numbers are not known: give the number."
+        raise ValueError(text)
     if labels and (set(labels) <= {0, 1} or set(labels) <= {-1, 1}):
         return type(labels[0])(1)
     if len(labels) > 2:

@@ -20,7 +20,7 @@ from sktransfer.metrics._rates import effective_trials, rate_of
 
 # A rate that leaves a threshold without use, and the usual bar of a positive likelihood ratio from
 # which a finding rules a disease in.
-_FEW, _RULES_IN = 0.05, 10
+_FEW, _RULES_IN = 0.1, 10
 
 
 @dataclass(frozen=True)
