@@ -505,7 +505,7 @@ def lr_finder(content: dict[str, Any]) -> str:
         worst = f"{100 * (max(over) - 1):.0f} %"
         return f"{what}: within 10 % in **{good} of {len(over)}** runs, at worst {worst} above."
 
-    rates = {"1e-05": "1e-5", "3e-05": "3e-5, the default", "0.0001": "1e-4", "0.0003": "3e-4"}
+    rates = {"1e-05": "1e-5", "3e-05": "3e-5 (the default)", "0.0001": "1e-4", "0.0003": "3e-4"}
     lines = [
         sentence("The suggestion, loss of test images", "suggestion"),
         sentence(
@@ -529,7 +529,7 @@ def lr_finder(content: dict[str, Any]) -> str:
         rows.append((*case, *rates_, *figures, auc))
     header = (
         *("images", "network", "depth, head", "seed", "suggestion", "best rate"),
-        *("loss over the lowest", "at 3e-5", "at 1e-3", "ROC AUC, at the best"),
+        *("loss over the lowest", "at 3e-5", "at 1e-3", "ROC AUC / at the best rate"),
     )
     points = "\n".join(f"- {line}" for line in lines)
     return f"{points}\n\n{rst_table(header, rows)}\n{where(content)}"
