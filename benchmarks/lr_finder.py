@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import RESULTS, Neighbors, machine, shared_with_weights, write_json
+from _common import RESULTS, machine, shared_with_weights, write_json
 from _tables import update_pages
 from _tasks import Task, ants_and_bees, pneumonia_mnist, xrays
 from finetune import BACKBONES, pretrained
@@ -88,12 +88,10 @@ def fit(clf: FineTuneClassifier, data: Any) -> dict[str, float] | None:
 
 
 def suggested(clf: FineTuneClassifier, data: Any) -> dict[str, Any]:
-    begun = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = clf.find_lr(data[0], data[1])
     return {
-        "seconds": round(time.perf_counter() - begun, 1),
         "warnings": [str(each.message) for each in caught],
         "suggestion": None if np.isnan(found.suggestion) else found.suggestion,
         "curve": [None if np.isnan(value) else round(value, 4) for value in found.loss.tolist()],
@@ -116,7 +114,7 @@ def main() -> None:
         update_pages(RESULTS)
         return
     torch.set_num_threads(args.threads)
-    shared, neighbors, begun = shared_with_weights(), Neighbors(), time.monotonic()
+    shared, begun = shared_with_weights(), time.monotonic()
     for case in cases():
         row = known.setdefault(case, {"case": case, "fits": {}})
         data = parts(SETS[case[0]](shared), args.rows, case[4])
@@ -131,9 +129,9 @@ def main() -> None:
             if name not in row["fits"] and rate is not None:
                 clf = classifier(shared, case, args.side).set_params(lr=rate)
                 row["fits"][name] = fit(clf, data)
-        content = {"machine": machine(), "others_share": neighbors.share()}
         settings = {"rows": args.rows, "side": args.side}
-        write_json("lr_finder", {**content, "settings": settings, "rows": list(known.values())})
+        content = {"machine": machine(), "settings": settings, "rows": list(known.values())}
+        write_json("lr_finder", content)
         print(case, row["suggestion"], row["fits"], row["warnings"], flush=True)
         clear_cache()
         if time.monotonic() - begun > args.minutes * 60:
