@@ -373,7 +373,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         return np.asarray(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
+        state = dict(super().__getstate__())  # not the estimator's own
         if "_failed_rows" in state:
             if self.store_weights and self._packed is None:  # set after fit
                 self._packed = self._pack(self._found())

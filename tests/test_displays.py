@@ -33,7 +33,7 @@ FACTORIES = (
     "from_ranking",
     "from_augmentation",
 )
-LARGEST = 150_000
+LARGEST = 450_000  # bytes: drawn for fine screens, some of X-rays
 X, y = load_digits(return_X_y=True)
 X, y = X[:40], y[:40] % 2
 SCORE = np.random.default_rng(0).random(40)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -291,10 +292,13 @@ def test_torchs_global_settings_do_not_matter():
         torch.set_default_dtype(torch.float32)
 
 
-def test_what_overflows_in_half_precision_is_computed_in_float32():
-    X = images(3)
-    half = PretrainedFeatureExtractor(  # without trained statistics, activations reach 1e8
-        "inception_v3", weights=None, image_size=96, precision="float16", cache=False
+def test_what_overflows_in_half_precision_is_computed_in_float32(tmp_path):
+    X, weights = images(3), tmp_path / "large.pth"
+    state = torchvision.models.resnet18().state_dict()
+    state["bn1.weight"] *= 1e6
+    torch.save(state, weights)
+    half = PretrainedFeatureExtractor(
+        "resnet18", weights=weights, image_size=64, precision="float16", cache=False
     ).fit(X)
     with pytest.warns(RuntimeWarning, match="do not fit float16"):
         E = half.transform(X)

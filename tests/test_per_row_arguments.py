@@ -242,6 +242,11 @@ SLOW = {
             groups=w(PATIENTS),
         ).cuts["n_images"]
     ],
+    "inspection.LearningRateDisplay.from_estimator": lambda w: (
+        inspection.LearningRateDisplay.from_estimator(
+            tuner(), IMAGES, w(Y), n_steps=10, n_runs=1
+        ).loss
+    ),
     "model_selection.rank_backbones": lambda w: model_selection.rank_backbones(
         IMAGES, w(Y), [EXTRACTOR], groups=w(PATIENTS), n_resamples=5, random_state=0
     ).table["score"],

@@ -159,7 +159,12 @@ def test_changing_a_description_does_not_change_the_next_one():
     assert describe_backbone("squeezenet1_1")["gmacs"].sum() > 0
 
 
-@pytest.mark.parametrize("name", [["resnet18"], 18, None])
+@pytest.mark.parametrize("name", [18, None])
 def test_a_name_is_a_string(name):
     with pytest.raises(UnknownBackboneError, match="named by a string"):
         describe_backbone(name)
+
+
+def test_a_list_holds_stages_and_no_names():
+    with pytest.raises(ValueError, match="got 'resnet18' at position 0"):
+        describe_backbone(["resnet18"])

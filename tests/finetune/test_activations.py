@@ -508,7 +508,7 @@ def test_views_show_the_images_of_their_rows(small, task):
     X, y = task
     rows = [b"no image", *X]
     labels = np.insert(y, 0, 1)
-    settings = {"validation_fraction": 0.25, "on_error": "nan", "optimizer": "sgd", "lr": 0.05}
+    settings = {"validation_fraction": 0.25, "on_error": "nan", "optimizer": "sgd", "lr": 0.005}
     with pytest.warns(FailedRowsWarning):
         plain = small(**settings).fit(rows, labels)
     with pytest.warns(FailedRowsWarning):

@@ -56,7 +56,7 @@ def test_the_solved_head_is_where_training_starts(small, task):
     probe = small(freeze_depth="all").fit(*task)
     start = small(freeze_depth=-1, max_epochs=0).fit(*task)
     np.testing.assert_allclose(
-        start.predict_proba(task[0]), probe.predict_proba(task[0]), atol=1e-4
+        start.predict_proba(task[0]), probe.predict_proba(task[0]), atol=2e-4
     )
 
 
