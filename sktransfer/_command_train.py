@@ -12,7 +12,7 @@ from sklearn.model_selection import cross_val_predict
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.classes import positive_class
 from sktransfer._utils.names import shown
-from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.splitting import stratified_folds, units_per_class
 from sktransfer._utils.writing import new_file
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.metrics import roc_auc_interval, rows_needed
@@ -106,15 +106,9 @@ def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.n
     )
 
 
-def _units(y: np.ndarray, groups: np.ndarray | None) -> dict[Any, int]:
-    """Return for each class how many of what is never split there are: images, or groups."""
-    units = np.arange(len(y)) if groups is None else groups
-    return {label: len(np.unique(units[y == label])) for label in np.unique(y).tolist()}
-
-
 def _print_rows(data: Any, y: np.ndarray) -> None:
     print(data.DESCR)
-    units = _units(y, data.groups)
+    units = units_per_class(y, data.groups)
     for label, count in zip(*np.unique(y, return_counts=True), strict=True):
         of = "" if data.groups is None else f" of {units[label]} groups"
         print(f"  {shown(str(label))}: {count} images{of}")
@@ -126,14 +120,14 @@ def _print_rows(data: Any, y: np.ndarray) -> None:
 
 
 def _number_of_folds(y: np.ndarray, groups: np.ndarray | None) -> int:
-    for label, n in _units(y, groups).items():
+    for label, n in units_per_class(y, groups).items():
         if n < 2:
             what = "readable images" if groups is None else "groups of readable images"
             raise ValueError(
                 f"Class {str(label)!r} has {n} {what}; cross-validation needs at least 2 of each "
                 "class, and figures of any use need dozens. Add images, or leave the class out."
             )
-    return min(N_FOLDS, *_units(y, groups).values())
+    return min(N_FOLDS, *units_per_class(y, groups).values())
 
 
 def _confidence(given: str) -> float | None:
@@ -158,7 +152,7 @@ def _check_attainable(goal: dict[str, Any], y: np.ndarray, groups: np.ndarray | 
             f"--{constraint} {level:g}: a rate is a fraction above 0 and at most 1; 95 % is 0.95."
         )
     positive = goal["pos_label"]
-    units = _units(y, groups)
+    units = units_per_class(y, groups)
     (negative,) = units.keys() - {positive}
     label = positive if constraint == "sensitivity" else negative
     what = "images" if groups is None else "groups"

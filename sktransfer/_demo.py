@@ -27,7 +27,7 @@ from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils import config as _config
 from sktransfer._utils.names import shown
 from sktransfer._utils.plotting import legend_text
-from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.splitting import stratified_folds, units_per_class
 from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_digit_screening, load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
@@ -119,11 +119,8 @@ def _task(images: str | None, positive: str | None) -> Bunch:
 
 
 def _check_classes(target: np.ndarray, groups: np.ndarray | None, names: list[str]) -> None:
-    # What is never split between folds: an image, or a patient.
     what = "readable images" if groups is None else "groups of readable images"
-    units = np.arange(len(target)) if groups is None else groups
-    for label, name in zip(np.unique(target), names, strict=True):
-        n_units = len(np.unique(units[target == label]))
+    for name, n_units in zip(names, units_per_class(target, groups).values(), strict=True):
         if n_units < N_FOLDS:
             raise ValueError(
                 f"Class {name!r} has {n_units} {what}; {N_FOLDS}-fold cross-validation needs "

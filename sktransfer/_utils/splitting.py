@@ -162,3 +162,9 @@ def _distance(shares: np.ndarray, share: float, test_size: float) -> float:
 
 def _counts(classes: np.ndarray, counts: np.ndarray) -> str:
     return ", ".join(f"{c!r}: {n}" for c, n in zip(classes.tolist(), counts.tolist(), strict=True))
+
+
+def units_per_class(y: np.ndarray, groups: np.ndarray | None) -> dict[Any, int]:
+    """Return for each class, in order, how many of what is never split it has: rows, or groups."""
+    units = np.arange(len(y)) if groups is None else groups
+    return {label: len(np.unique(units[y == label])) for label in np.unique(y).tolist()}
