@@ -37,10 +37,11 @@ LIMITS = {
     # What is wrong in files, tables, DICOM headers, saved models and the store is found by 4,500
     # lines more than the 30,000 of the smallest library. What the first hour needs took 3,600:
     # commands that train and predict, models that move, networks of one's own, classes named in
-    # every message, names of other libraries answered, results as HTML, an example everywhere.
-    "lines": (38_200, "lines of library code"),
-    "fit": (128, "functions of ours that run before the first gradient in fit"),
-    "transform": (89, "functions of ours that run in the extractor's fit_transform"),
+    # every message, names of other libraries answered, results as HTML, an example everywhere. The
+    # front door, heads on all layers, interpolated weights and adapters took 2,300.
+    "lines": (40_500, "lines of library code"),
+    "fit": (134, "functions of ours that run before the first gradient in fit"),
+    "transform": (92, "functions of ours that run in the extractor's fit_transform"),
     "finetune": (15, "files in _finetune"),
     "circles": (0, "circles of imports between files"),
     "long": (0, "functions of more than 60 lines, docstring not counted"),
