@@ -20,6 +20,8 @@ LAYERS = [
     {"studies"},
     {"inspection"},
     {"model_selection"},
+    {"_transfer"},
+    {"_scoring"},
     {"_image_rows"},
     {"_extractor", "_finetune"},
     {"datasets"},

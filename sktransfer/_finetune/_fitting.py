@@ -21,7 +21,6 @@ from sktransfer._base import NO_FAILED_ROWS, derived_seed, n_decoding_threads, s
 from sktransfer._finetune._activations import ActivationStorage, Prefix, unreadable
 from sktransfer._finetune._checkpoint import Checkpoints, identities
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
-from sktransfer._finetune._head import solve_linear
 from sktransfer._finetune._labels import Rows, read_labels, split_rows
 from sktransfer._finetune._network import resolve_freeze_depth, whole_backbone
 from sktransfer._finetune._parameters import check_parameters
@@ -36,6 +35,7 @@ from sktransfer._frozen import (
 from sktransfer._images import ImageSelection, ImageSource, ImageViews, resolve_augmentation
 from sktransfer._moving import is_place_of
 from sktransfer._persistence import PackedWeights, request_source
+from sktransfer._utils.logistic import solve_linear
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 

@@ -19,9 +19,9 @@ from sktransfer._backbones import Backbone
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
+from sktransfer._scoring.networks import one_network
 from sktransfer._utils.notebooks import card
 from sktransfer.exceptions import ImageDecodeError
-from sktransfer.model_selection._networks import one_network
 
 # Of its layers, the part at either end that is read as "early" and as "late".
 _END = 1 / 6

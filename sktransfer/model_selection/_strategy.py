@@ -19,12 +19,12 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._scoring.features import check_labels
+from sktransfer._scoring.networks import check_lengths, finetuner, one_network, stage_names
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.notebooks import card
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
-from sktransfer.model_selection._feature_scores import check_labels
-from sktransfer.model_selection._networks import check_lengths, finetuner, one_network, stage_names
 from sktransfer.model_selection._ranking import EMBEDDING, rank_backbones
 from sktransfer.model_selection._ranking_metrics import PROBE_C
 

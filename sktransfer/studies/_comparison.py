@@ -24,6 +24,13 @@ from sktransfer._base import seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, run_images, take_rows
+from sktransfer._scoring.features import check_labels
+from sktransfer._scoring.networks import (
+    check_lengths,
+    finetuner,
+    named_networks,
+    set_parameters,
+)
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.notebooks import card
 from sktransfer._utils.per_row import as_column
@@ -31,13 +38,6 @@ from sktransfer._utils.resampling import middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.metrics._labels import group_codes
-from sktransfer.model_selection._feature_scores import check_labels
-from sktransfer.model_selection._networks import (
-    check_lengths,
-    finetuner,
-    named_networks,
-    set_parameters,
-)
 from sktransfer.studies._fold_results import data_digest, recall
 from sktransfer.studies._training import check_choices
 

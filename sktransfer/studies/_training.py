@@ -17,10 +17,10 @@ from sktransfer._backbones import Backbone
 from sktransfer._base import derived_seed, seed_from
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, rows_of, take_rows
+from sktransfer._scoring.networks import check_lengths, finetuner
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.plotting import new_axes
 from sktransfer._utils.splitting import holdout_split
-from sktransfer.model_selection._networks import check_lengths, finetuner
 from sktransfer.studies._random_networks import given
 
 # The split is drawn with the first of a study's seeds.

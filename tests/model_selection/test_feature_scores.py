@@ -14,6 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_pre
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from sktransfer._scoring.features import check_labeled, ridge_decisions
 from sktransfer.model_selection import _feature_scores as feature_scores
 from sktransfer.model_selection import (
     h_score,
@@ -23,11 +24,10 @@ from sktransfer.model_selection import (
     loo_ridge_score,
     nce_score,
 )
-from sktransfer.model_selection._feature_scores import check_labeled
 
 
 def loo_ridge_decisions(F, y, *, groups=None, **params):
-    return feature_scores.ridge_decisions(check_labeled(F, y, groups), **params)
+    return ridge_decisions(check_labeled(F, y, groups), **params)
 
 
 def knn_decisions(F, y, *, groups=None, **params):

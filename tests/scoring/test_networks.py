@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer._scoring.networks import finetuner, named_networks, one_network
 from sktransfer.model_selection import domain_distance, rank_backbones, recommend_strategy
-from sktransfer.model_selection._networks import finetuner, named_networks, one_network
 from sktransfer.studies import compare_backbones, convergence_curve, transfer_curve
 
 EXTRACTOR = PretrainedFeatureExtractor(

@@ -13,11 +13,13 @@ from scipy.special import softmax
 from sklearn.base import clone
 from torch import nn
 
+from sktransfer._backbones import list_backbones
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._image_rows import backbone_of, count_rows, run_images
 from sktransfer._persistence import is_name
+from sktransfer._utils.config import how_to_install
 
 
 def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]:
@@ -46,6 +48,19 @@ def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]
     if not named:
         raise ValueError(f"{name} is empty; name at least one network.")
     return named
+
+
+def on_this_machine() -> list[str]:
+    """Return the names of networks whose weights are on this machine."""
+    catalog = list_backbones()
+    names = catalog.loc[catalog["available_offline"], "name"].tolist()
+    if not names:
+        raise ValueError(
+            "No pretrained weights are on this machine, so there is nothing to choose from by "
+            "default. Name backbones (their weights are downloaded). Or: "
+            f"{how_to_install('offline')}"
+        )
+    return names
 
 
 def one_network(backbone: Any) -> tuple[str, PretrainedFeatureExtractor]:
