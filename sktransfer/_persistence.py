@@ -298,9 +298,7 @@ def ensure_found(
     if backbone is not None and not is_name(backbone):
         path = saved_again(backbone, places)
         if isinstance(path, (str, os.PathLike)):
-            header, tensors = read_saved(path)
-            inner = BackboneReference(**header["reference"])
-            first = PackedWeights.of_file(header, tensors)
+            header, _, inner, first = _read_network(Path(path))
             ensure_found(
                 inner, first, found_as_of(header["found_as"]), (Path(path).parent, *places)
             )
@@ -397,9 +395,7 @@ class SavedNetwork:
 
     def to_backbone(self) -> Backbone:
         """Load the network that was fine-tuned, without its head."""
-        header, tensors = read_saved(self.path)
-        reference = BackboneReference(**header["reference"])
-        packed = PackedWeights.of_file(header, tensors)
+        header, tensors, reference, packed = _read_network(self.path)
         places = (self.path.absolute().parent, *self.places)
         base = found_source(reference, packed, found_as_of(header["found_as"]), places)
         return tuned_backbone(base.load(), reference, tensors)
@@ -417,9 +413,26 @@ def read_saved(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no saved estimator {str(path)!r}.")
     header, tensors = unseal(Path(path).read_bytes(), path)
-    if not isinstance(header, dict) or not {"schema", "reference", "found_as"} <= set(header):
+    if not isinstance(header, dict) or not {"schema", "estimator"} <= set(header):
         raise WeightsMismatchError(f"{path} holds no saved estimator; it is another kind of file.")
     return header, tensors
+
+
+def _read_network(
+    path: Path,
+) -> tuple[dict[str, Any], dict[str, Any], BackboneReference, PackedWeights | None]:
+    """Read a saved estimator that is to be a backbone."""
+    header, tensors = read_saved(path)
+    if not {"reference", "found_as"} <= set(header):
+        raise ValueError(
+            f"{path} holds a saved {header['estimator']}, which may be several networks, and so "
+            "no backbone. Save its best_estimator_, if that is a FineTuneClassifier."
+        )
+    reference, packed = (
+        BackboneReference(**header["reference"]),
+        PackedWeights.of_file(header, tensors),
+    )
+    return header, tensors, reference, packed
 
 
 def found_as_of(found_as: Any) -> Any:

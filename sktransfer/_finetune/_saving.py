@@ -55,7 +55,7 @@ def learned_bytes(net: Any) -> bytes:
     """Return what a fitted estimator has learned, sealed together with its classes."""
     if "_module_" not in vars(net):
         return net._learned
-    return seal(net._module_.saved(), _written_classes(net._classes))
+    return seal(net._module_.saved(), written_classes(net._classes))
 
 
 def packed_weights(net: Any, *, in_file: bool = False) -> PackedWeights | None:
@@ -76,7 +76,7 @@ def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
     """Return the tensors in the bytes that a fitted estimator came with."""
     source = f"this {type(net).__name__}"
     classes, tensors = unseal(net._learned, source)
-    if classes != _written_classes(net._classes):
+    if classes != written_classes(net._classes):
         raise WeightsMismatchError(
             f"The classes of {source} are {net._classes.tolist()[:5]}, and not those that its "
             "weights were trained for: classes_ was changed, or the pickle was damaged or edited."
@@ -84,7 +84,7 @@ def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _written_classes(classes: np.ndarray) -> dict[str, Any]:
+def written_classes(classes: np.ndarray) -> dict[str, Any]:
     """Return classes as JSON has them; labels that it has no type for, as text."""
     values = classes.tolist()
     if classes.dtype.kind not in "biufU":
@@ -123,50 +123,75 @@ def save_estimator(
     operating_point: dict[str, Any] | None = None,
 ) -> None:
     """Write a fitted estimator, and a threshold for it; see ``FineTuneClassifier.save``."""
+    header, tensors = written(net, class_names)
+    write_sealed(path, header, tensors, operating_point)
+
+
+def write_sealed(
+    path: str | os.PathLike[str],
+    header: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    operating_point: dict[str, Any] | None,
+) -> None:
+    """Write the file of an estimator, or none if that fails, with a threshold if there is one."""
+    if operating_point is not None:
+        header[_THRESHOLD] = operating_point
+    data = seal(tensors, header)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def written(net: Any, class_names: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the header and the tensors of a fitted estimator's file."""
     params = {
-        name: _encode(value, name)
+        name: encode(value, name)
         for name, value in without_folders(net.get_params(deep=False)).items()
         if name != "callbacks" or value is not None
     }
-    try:
-        _read_classes(_written_classes(net._classes))
-    except ValueError as error:
-        raise ValueError(
-            f"Class labels of dtype {net._classes.dtype} cannot be written as JSON; train on "
-            "y.astype(str), say, or pickle the estimator."
-        ) from error
-    if class_names is None:
-        class_names = net.class_names_
-    names = getattr(net, "feature_names_in_", None)
     header = {
-        "schema": SCHEMA,
-        "sktransfer": __version__,
-        "estimator": type(net).__name__,
-        "params": params,
-        "made_with": {n: _encode(value, n) for n, value in without_folders(net._made_with).items()},
-        "found_as": _written_found_as(net._found_as),
-        "classes": _written_classes(net._classes),
-        "class_names": read_class_names(class_names, net._classes),
+        **common_header(net, params, class_names),
+        "made_with": {n: encode(value, n) for n, value in without_folders(net._made_with).items()},
+        "found_as": written_found_as(net._found_as),
         "reference": vars(net.reference_),
         "seed": net._seed,
         "history": json.loads(json.dumps(list(net.history), default=plain_number)),
         "n_epochs": net.n_epochs_,
         "best_epoch": net.best_epoch_,
-        "n_features_in": getattr(net, "n_features_in_", None),
-        "feature_names_in": None if names is None else list(names),
-        **({} if operating_point is None else {_THRESHOLD: operating_point}),
     }
     tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
     packed = packed_weights(net, in_file=True)
     if packed is not None:
         tensors = tensors | packed.tensors
         header["packed"] = packed.depth
-    data = seal(tensors, header)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(data)
+    return header, tensors
 
 
-def _written_found_as(found: Any) -> Any:
+def common_header(clf: Any, params: dict[str, Any], class_names: Any) -> dict[str, Any]:
+    """Return what the file of any fitted classifier says of it."""
+    classes = clf.classes_
+    try:
+        read_classes(written_classes(classes))
+    except ValueError as error:
+        raise ValueError(
+            f"Class labels of dtype {classes.dtype} cannot be written as JSON; train on "
+            "y.astype(str), say, or pickle the estimator."
+        ) from error
+    names = getattr(clf, "feature_names_in_", None)
+    return {
+        "schema": SCHEMA,
+        "sktransfer": __version__,
+        "estimator": type(clf).__name__,
+        "params": params,
+        "classes": written_classes(classes),
+        "class_names": read_class_names(
+            clf.class_names_ if class_names is None else class_names, classes
+        ),
+        "n_features_in": getattr(clf, "n_features_in_", None),
+        "feature_names_in": None if names is None else list(names),
+    }
+
+
+def written_found_as(found: Any) -> Any:
     if isinstance(found, OwnNetwork):
         return {OWN: type(found.module).__name__}
     return vars(found) if isinstance(found, BackboneReference) else str(found)
@@ -176,25 +201,49 @@ def load_estimator(
     cls: Any, path: str | os.PathLike[str], params: dict[str, Any]
 ) -> tuple[Any, dict[str, Any] | None]:
     """Read a fitted estimator, and the threshold that was saved with it, if there is one."""
-    params = dict(params)
-    weights = params.pop("weights", None)  # where they are, and no parameter
-    check_parameters(cls(**params))  # before the file is held to be at fault
+    own = {name: value for name, value in params.items() if name != "weights"}
+    check_parameters(cls(**own))  # before the file is held to be at fault
+    header, tensors, operating_point = read_file(cls, path, keys=_KEYS)
+    return restored(cls, header, tensors, path, params), operating_point
+
+
+def read_file(
+    cls: Any, path: str | os.PathLike[str], *, keys: Set[str]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any] | None]:
+    """Read header, tensors and threshold of a file of ``cls``; raise if it is no such file."""
     header, tensors = read_saved(path)
-    if header.get("estimator") != cls.__name__:
-        raise ValueError(f"{path} holds no saved {cls.__name__}.")
+    kind = header["estimator"]
+    if kind != cls.__name__:
+        raise ValueError(
+            f"{path} holds no saved {cls.__name__}, but a saved {kind}. "
+            "sktransfer.model_selection.OperatingPointClassifier.load reads every kind."
+        )
     operating_point = header.pop(_THRESHOLD, None)
-    if set(header) - {"packed"} != _KEYS:
+    if set(header) - {"packed"} != keys:
         raise ValueError(
             f"{path} was written by sktransfer {header.get('sktransfer')}, with keys that this "
             f"version {__version__} does not know, or without some that it needs: "
-            f"{', '.join(sorted(set(header) ^ _KEYS))}. Load it with that version."
+            f"{', '.join(sorted(set(header) ^ keys))}. Load it with that version."
         )
+    return header, tensors, operating_point
+
+
+def restored(
+    cls: Any,
+    header: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    path: str | os.PathLike[str],
+    params: dict[str, Any],
+) -> Any:
+    """Return the estimator that :func:`written` has written, its network found."""
+    params = dict(params)
+    weights = params.pop("weights", None)  # where they are, and no parameter
     backbone = params.get("backbone")
-    written = header["found_as"]
-    given = is_own(backbone) and isinstance(written, dict) and OWN in written
-    found_as: Any = None if given else found_as_of(params.get("backbone", written))
+    before = header["found_as"]
+    given = is_own(backbone) and isinstance(before, dict) and OWN in before
+    found_as: Any = None if given else found_as_of(params.get("backbone", before))
     try:
-        net = _restored(cls, header, params)
+        net = _unpacked(cls, header, params)
         if given:
             net._made_with["backbone"] = backbone
             found_as = OwnNetwork(backbone, net._made_with["image_size"], net.reference_.weights)
@@ -208,37 +257,42 @@ def load_estimator(
             f"{path} holds something that sktransfer {__version__} cannot make an estimator "
             f"of: {error}"
         ) from error
-    net._learned = seal(tensors, _written_classes(net._classes))
+    net._learned = seal(tensors, written_classes(net._classes))
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
     net._places = (*given_places(weights, net), pathlib.Path(path).absolute().parent)
     if arrive(net) is not None or "backbone" in params:
         net._found().load()  # by a download, or an error that says what is missing
-    return net, operating_point
+    return net
 
 
-def _restored(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
+def _unpacked(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     """Make an estimator of the parameters and the learned facts in a file's header."""
     # Earlier versions wrote folders.
-    params = {**without_folders({n: _decode(v) for n, v in header["params"].items()}), **params}
+    params = {**without_folders({n: decode(v) for n, v in header["params"].items()}), **params}
     check_parameters(cls(**params))
     net = cls(**params)
-    net._made_with = {name: _decode(value) for name, value in header["made_with"].items()}
-    net._classes = _read_classes(header["classes"])
-    net._class_names = read_class_names(header["class_names"], net._classes)
+    net._made_with = {name: decode(value) for name, value in header["made_with"].items()}
+    net._classes, net._class_names = read_common(net, header)
     net.reference_ = BackboneReference(**header["reference"])
     net.history_ = History(header["history"])
     net._seed, net.n_epochs_, net.best_epoch_ = (
         header[name] for name in ("seed", "n_epochs", "best_epoch")
     )
-    if header["n_features_in"] is not None:
-        net.n_features_in_ = header["n_features_in"]
-    if header["feature_names_in"] is not None:
-        net.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
     return net
 
 
-def _read_classes(written: dict[str, Any]) -> np.ndarray:
+def read_common(clf: Any, header: dict[str, Any]) -> tuple[np.ndarray, list[str] | None]:
+    """Return classes and their names as :func:`common_header` has them; set columns of ``X``."""
+    if header["n_features_in"] is not None:
+        clf.n_features_in_ = header["n_features_in"]
+    if header["feature_names_in"] is not None:
+        clf.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
+    classes = read_classes(header["classes"])
+    return classes, read_class_names(header["class_names"], classes)
+
+
+def read_classes(written: dict[str, Any]) -> np.ndarray:
     """Return classes as an array; raise ValueError for what ``fit`` cannot have found."""
     kind, values = written["dtype"], written["values"]
     if _LABELS.fullmatch(kind):
@@ -260,7 +314,8 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
     load_strict(nn.ModuleDict({"head": own}), head, source=path)
 
 
-def _encode(value: Any, name: str) -> Any:
+def encode(value: Any, name: str) -> Any:
+    """Return a parameter as JSON has it; raise a ValueError if it is code."""
     if name == "backbone" and is_own(value):  # it has to be given again
         return type(value).__name__
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -272,16 +327,16 @@ def _encode(value: Any, name: str) -> Any:
     if isinstance(value, Enum):
         return value.name
     if type(value) in _OBJECTS.values():  # a subclass may do something else
-        inner = {k: _encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
+        inner = {k: encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
         return {"type": type(value).__name__, "items": inner}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__
-        return {"type": kind, "items": [_encode(each, name) for each in value]}
+        return {"type": kind, "items": [encode(each, name) for each in value]}
     if isinstance(value, dict):
-        pairs = [[_encode(k, name), _encode(v, name)] for k, v in value.items()]
+        pairs = [[encode(k, name), encode(v, name)] for k, v in value.items()]
         return {"type": "dict", "items": pairs}
     if isinstance(value, np.ndarray):
-        return _encode(value.tolist(), name)
+        return encode(value.tolist(), name)
     if isinstance(value, FrozenEstimator):
         raise ValueError(
             f"{name} is a fitted estimator, which this file cannot hold: save that one to a file "
@@ -294,13 +349,14 @@ def _encode(value: Any, name: str) -> Any:
     )
 
 
-def _decode(value: Any) -> Any:
+def decode(value: Any) -> Any:
+    """Return the parameter of :func:`encode`."""
     if not isinstance(value, dict):
         return value
     kind, items = value["type"], value["items"]
     if kind in _OBJECTS:
-        return _OBJECTS[kind](**{name: _decode(each) for name, each in items.items()})
+        return _OBJECTS[kind](**{name: decode(each) for name, each in items.items()})
     if kind == "dict":
-        return {_decode(k): _decode(v) for k, v in items}
+        return {decode(k): decode(v) for k, v in items}
     kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-    return kinds[kind](_decode(each) for each in items)
+    return kinds[kind](decode(each) for each in items)
