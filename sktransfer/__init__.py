@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from sktransfer._extractor import PretrainedFeatureExtractor
     from sktransfer._finetune import FineTuneClassifier
     from sktransfer._frozen import cache_info, clear_cache
+    from sktransfer._transfer import TransferClassifier
 
 __all__ = [
     "FineTuneClassifier",
     "PretrainedFeatureExtractor",
+    "TransferClassifier",
     "__version__",
     "cache_info",
     "clear_cache",
@@ -26,6 +28,7 @@ __all__ = [
 _DEFINED_IN = {
     "FineTuneClassifier": "_finetune",
     "PretrainedFeatureExtractor": "_extractor",
+    "TransferClassifier": "_transfer",
     "cache_info": "_frozen",
     "clear_cache": "_frozen",
     "describe_backbone": "_backbones",
