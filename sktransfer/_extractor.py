@@ -272,20 +272,24 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self._image_source(X, reset=True)
         seed = seed_from(self.random_state) if self.weights is None else 0
         source = request_source(self.backbone, self.weights, seed, self.image_size)
+        self._packed = None
+        self._resolve(source)
+        if self.store_weights:
+            self._packed = self._pack(source)
+        self._found_as = source.found_as
+        self.reference_ = self._info.reference
+        return self
+
+    def _resolve(self, source: NetworkSource) -> None:
+        """Resolve where a network is cut, and what comes out there."""
         info = REGISTRY.info(source)
         self._outputs = resolve_layers(info, self.layer, self.pooling)
         frozen = self._frozen(source, info)
         network = frozen.network()
         self._info = network.info
         self._widths = network.widths(self._outputs, frozen.preprocessing.size)
-        self._packed = None
-        if self.store_weights:
-            self._packed = self._pack(source)
-        self._found_as = source.found_as
-        self.reference_ = network.info.reference
         self.n_features_out_ = sum(self._widths)
         self._failed_rows = NO_FAILED_ROWS
-        return self
 
     def transform(self, X: Any) -> Any:
         """Embed every row of ``X``.

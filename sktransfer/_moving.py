@@ -141,14 +141,19 @@ def arrive(estimator: Any) -> Exception | None:
 
 def arrive_from_pickle(estimator: Any) -> None:
     """Give an unpickled estimator paths of this machine, and warn of what is missing."""
+    forget_folders(estimator)
+    missing = arrive(estimator)
+    if missing is not None:
+        # An error would make all else that is in the pickle unreadable.
+        kind = type(estimator).__name__
+        warnings.warn(f"This {kind} cannot compute anything yet. {missing}", stacklevel=3)
+
+
+def forget_folders(estimator: Any) -> None:
+    """Let an unpickled estimator do without folders that cannot be made on this machine."""
     for name, instead in _FOLDERS.items():
         value = getattr(estimator, name, None)
         if isinstance(value, (str, os.PathLike)):
             folder = os.path.abspath(os.path.expanduser(value))
             if not (os.path.isdir(folder) or os.access(os.path.dirname(folder), os.W_OK)):
                 setattr(estimator, name, instead)
-    missing = arrive(estimator)
-    if missing is not None:
-        # An error would make all else that is in the pickle unreadable.
-        kind = type(estimator).__name__
-        warnings.warn(f"This {kind} cannot compute anything yet. {missing}", stacklevel=3)

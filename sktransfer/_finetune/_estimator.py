@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -45,6 +44,7 @@ from sktransfer._finetune._saving import (
     packed_weights,
     read_class_names,
     save_estimator,
+    without_threshold,
 )
 from sktransfer._finetune._skorch import TrainingNet
 from sktransfer._finetune._training import range_test, read_range_test
@@ -941,11 +941,4 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             If the file holds a threshold too, which this estimator does not use.
         """
         net, operating_point = load_estimator(cls, path, {"weights": weights, **params})
-        if operating_point is not None:
-            warnings.warn(
-                f"{path} was saved with a decision threshold, which a {cls.__name__} does not use: "
-                "it predicts the likeliest class. "
-                "sktransfer.model_selection.OperatingPointClassifier.load keeps the threshold.",
-                stacklevel=2,
-            )
-        return net
+        return without_threshold(net, path, operating_point)

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Mapping, Set
 from enum import Enum
 from typing import Any
@@ -40,8 +41,8 @@ from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsMismatchError
 
 # Objects of parameters, whose parameters are written in their place.
-_OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
-_KEYS = {
+OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
+KEYS = {
     *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
     "class_names",
@@ -203,8 +204,25 @@ def load_estimator(
     """Read a fitted estimator, and the threshold that was saved with it, if there is one."""
     own = {name: value for name, value in params.items() if name != "weights"}
     check_parameters(cls(**own))  # before the file is held to be at fault
-    header, tensors, operating_point = read_file(cls, path, keys=_KEYS)
-    return restored(cls, header, tensors, path, params), operating_point
+    header, tensors, operating_point = read_file(cls, path, keys=KEYS)
+    weights = params.get("weights")  # where they are, and no parameter
+    net = restored(cls, header, tensors, path, own)
+    net._places = (*given_places(weights, net), pathlib.Path(path).absolute().parent)
+    if arrive(net) is not None or "backbone" in params:
+        net._found().load()  # by a download, or an error that says what is missing
+    return net, operating_point
+
+
+def without_threshold(clf: Any, path: str | os.PathLike[str], operating_point: Any) -> Any:
+    """Return a loaded classifier, and warn of a threshold that it does not use."""
+    if operating_point is not None:
+        warnings.warn(
+            f"{path} was saved with a decision threshold, which a {type(clf).__name__} does not "
+            "use: it predicts the likeliest class. "
+            "sktransfer.model_selection.OperatingPointClassifier.load keeps the threshold.",
+            stacklevel=3,
+        )
+    return clf
 
 
 def read_file(
@@ -235,9 +253,7 @@ def restored(
     path: str | os.PathLike[str],
     params: dict[str, Any],
 ) -> Any:
-    """Return the estimator that :func:`written` has written, its network found."""
-    params = dict(params)
-    weights = params.pop("weights", None)  # where they are, and no parameter
+    """Return the estimator that :func:`written` has written, its network not found yet."""
     backbone = params.get("backbone")
     before = header["found_as"]
     given = is_own(backbone) and isinstance(before, dict) and OWN in before
@@ -260,9 +276,6 @@ def restored(
     net._learned = seal(tensors, written_classes(net._classes))
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
-    net._places = (*given_places(weights, net), pathlib.Path(path).absolute().parent)
-    if arrive(net) is not None or "backbone" in params:
-        net._found().load()  # by a download, or an error that says what is missing
     return net
 
 
@@ -314,8 +327,11 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
     load_strict(nn.ModuleDict({"head": own}), head, source=path)
 
 
-def encode(value: Any, name: str) -> Any:
-    """Return a parameter as JSON has it; raise a ValueError if it is code."""
+def encode(value: Any, name: str, kinds: Mapping[str, Any] = OBJECTS) -> Any:
+    """Return a parameter as JSON has it; raise a ValueError if it is code.
+
+    Objects of ``kinds`` are written by their parameters.
+    """
     if name == "backbone" and is_own(value):  # it has to be given again
         return type(value).__name__
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -326,17 +342,18 @@ def encode(value: Any, name: str) -> Any:
         return str(value)
     if isinstance(value, Enum):
         return value.name
-    if type(value) in _OBJECTS.values():  # a subclass may do something else
-        inner = {k: encode(v, f"{name}__{k}") for k, v in value.get_params().items()}
+    if type(value) in kinds.values():  # a subclass may do something else
+        params = without_folders(value.get_params(deep=False))
+        inner = {k: encode(v, k, kinds) for k, v in params.items()}
         return {"type": type(value).__name__, "items": inner}
     if isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__
-        return {"type": kind, "items": [encode(each, name) for each in value]}
+        return {"type": kind, "items": [encode(each, name, kinds) for each in value]}
     if isinstance(value, dict):
-        pairs = [[encode(k, name), encode(v, name)] for k, v in value.items()]
+        pairs = [[encode(k, name, kinds), encode(v, name, kinds)] for k, v in value.items()]
         return {"type": "dict", "items": pairs}
     if isinstance(value, np.ndarray):
-        return encode(value.tolist(), name)
+        return encode(value.tolist(), name, kinds)
     if isinstance(value, FrozenEstimator):
         raise ValueError(
             f"{name} is a fitted estimator, which this file cannot hold: save that one to a file "
@@ -349,14 +366,14 @@ def encode(value: Any, name: str) -> Any:
     )
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, kinds: Mapping[str, Any] = OBJECTS) -> Any:
     """Return the parameter of :func:`encode`."""
     if not isinstance(value, dict):
         return value
     kind, items = value["type"], value["items"]
-    if kind in _OBJECTS:
-        return _OBJECTS[kind](**{name: decode(each) for name, each in items.items()})
+    if kind in kinds:
+        return kinds[kind](**{name: decode(each, kinds) for name, each in items.items()})
     if kind == "dict":
-        return {decode(k): decode(v) for k, v in items}
-    kinds = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-    return kinds[kind](decode(each) for each in items)
+        return {decode(k, kinds): decode(v, kinds) for k, v in items}
+    plain = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+    return plain[kind](decode(each, kinds) for each in items)
