@@ -336,8 +336,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
     def _found(self) -> NetworkSource:
         """Return the network that was fitted, to be found again."""
-        reference = self._info.reference
-        return found_source(reference, self._packed, self._found_as, places_of(self))
+        return found_source(self.reference_, self._packed, self._found_as, places_of(self))
 
     def _frozen(self, source: NetworkSource, info: NetworkInfo) -> FrozenExtractor:
         """Return what brings images to the layers, with the present parameters."""

@@ -33,6 +33,7 @@ from sktransfer._transfer._candidates import (
     log_probabilities,
 )
 from sktransfer._transfer._ensemble import choose, combine, leaderboard, scoring_of
+from sktransfer._transfer._saving import SETTINGS, SavingMixin
 from sktransfer._utils.sklearn_compat import HasMethods, Interval, _fit_context
 from sktransfer.exceptions import ImageDecodeError
 
@@ -43,7 +44,7 @@ _SHARED = (
 )
 
 
-class TransferClassifier(ImageInputMixin, ClassifierMixin, BaseEstimator):
+class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEstimator):
     """Classify images with the networks at hand."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -100,7 +101,7 @@ class TransferClassifier(ImageInputMixin, ClassifierMixin, BaseEstimator):
             y, self._image_source(X, reset=True), sample_weight, groups, None, self
         )
         task = Task(X, rows.y, rows.weight, rows.groups, self.classes_, seed)
-        self._failed_rows = NO_FAILED_ROWS
+        self._failed_rows, self._class_names = NO_FAILED_ROWS, None
         candidates: list[Candidate] = []
         for name, extractor in networks.items():
             fitted = fitted_extractors(extractor, X)
@@ -149,6 +150,8 @@ class TransferClassifier(ImageInputMixin, ClassifierMixin, BaseEstimator):
         failed = NO_FAILED_ROWS
         n = len(self._image_source(X, reset=False))
         for model in self.estimators_:
+            reader = model[0] if isinstance(model, Pipeline) else model
+            reader.set_params(**{name: getattr(self, name) for name in SETTINGS})
             assert isinstance(model, Pipeline)
             extractor = model[0]
             key = f"{extractor.reference_.digest} {extractor.get_params()}"

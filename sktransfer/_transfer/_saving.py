@@ -1,0 +1,364 @@
+"""A fitted TransferClassifier as a file that holds what was learned, and no code.
+
+It must not know how candidates are judged or combined.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from sktransfer._backbones import BackboneReference, OwnNetwork, check_values
+from sktransfer._base import NO_FAILED_ROWS
+from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._finetune import FineTuneClassifier
+from sktransfer._finetune._saving import (
+    KEYS,
+    OBJECTS,
+    common_header,
+    decode,
+    encode,
+    read_class_names,
+    read_common,
+    read_file,
+    restored,
+    without_threshold,
+    write_sealed,
+    written,
+    written_found_as,
+)
+from sktransfer._moving import arrive, forget_folders, given_places, without_folders
+from sktransfer._persistence import PackedWeights, found_as_of, is_name
+from sktransfer._version import __version__
+from sktransfer.exceptions import SkTransferError
+
+_OBJECTS = {**OBJECTS, PretrainedFeatureExtractor.__name__: PretrainedFeatureExtractor}
+_KEYS = {
+    *("schema", "sktransfer", "estimator", "params", "classes", "class_names", "n_features_in"),
+    *("feature_names_in", "models", "weights", "best", "temperature", "scoring", "plan"),
+    "leaderboard",
+}
+# What a probe has learned: standardization and regression, in float64.
+_LEARNED = ("mean", "var", "scale", "coef", "intercept")
+# Parameters of the classifier that its models have too, and that do not change what they learned.
+SETTINGS = ("cache", "device", "n_jobs", "on_error")
+
+
+class SavingMixin:
+    """Saving, loading and pickling of a fitted classifier with ``estimators_``."""
+
+    @property
+    def class_names_(self) -> list[str] | None:
+        """Names of the classes: labels that are text, or what ``save`` was given; or None."""
+        check_is_fitted(self)
+        return read_class_names(vars(self)["_class_names"], vars(self)["classes_"])
+
+    @property
+    def _members(self) -> list[Any]:
+        """The fitted estimators that are averaged, for what looks into estimators."""
+        check_is_fitted(self)
+        return vars(self)["estimators_"]
+
+    def save(
+        self, path: str | os.PathLike[str], *, class_names: Any = None, store_weights: bool = False
+    ) -> None:
+        """Write parameters and what was learned, as JSON inside a safetensors file.
+
+        A digest of all of it is written too, by which :meth:`load` detects damage and edits.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; ``.safetensors`` is customary. No image's name or pixels are in it.
+        class_names : mapping of labels to str, or sequence of str, default=None
+            Names of the classes, by label or in the order of ``classes_``, where labels are numbers
+            or booleans: :meth:`load` makes them ``class_names_``. None: ``class_names_``.
+        store_weights : bool, default=False
+            Whether the file holds the pretrained weights of the networks too, so that it is all
+            that another machine needs. False: their digests, by which :meth:`load` finds them.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is code or a network is a module of the user's own, which such a file
+            cannot hold, or if there is not a name for each class.
+        """
+        check_is_fitted(self)
+        save_classifier(self, path, class_names, store_weights=store_weights)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, weights: Any = None, **params: Any) -> Any:
+        """Read what :meth:`save` wrote, and find the pretrained weights; no code is run.
+
+        Parameters
+        ----------
+        path : path-like
+            The file.
+        weights : path-like, default=None
+            Folder that the pretrained weights are somewhere in, or the file of one network. None:
+            they are looked for next to ``path`` and in the usual places (see :ref:`moving`).
+            Whatever a file is called, its digest has to be that of the weights in ``fit``.
+        **params : dict
+            Parameters to take instead of those in the file (``device="cpu"``, say).
+
+        Returns
+        -------
+        TransferClassifier
+            Fitted classifier.
+
+        Raises
+        ------
+        WeightsNotFoundError
+            If there are no pretrained weights of the right digest; the message says where they
+            were looked for.
+        WeightsMismatchError
+            If the file was damaged or edited, is of another kind, or of another version, or if
+            ``weights`` is a file with another digest.
+        ValueError
+            If a parameter is invalid.
+
+        Warns
+        -----
+        UserWarning
+            If the file holds a threshold too, which this estimator does not use.
+        """
+        clf, operating_point = load_classifier(cls, path, {"weights": weights, **params})
+        return without_threshold(clf, path, operating_point)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())  # type: ignore[arg-type]
+        if "_failed_rows" in state:
+            state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        forget_folders(self)
+
+
+def save_classifier(
+    clf: Any,
+    path: str | os.PathLike[str],
+    class_names: Any,
+    *,
+    store_weights: bool = False,
+    operating_point: dict[str, Any] | None = None,
+) -> None:
+    """Write a fitted classifier, and a threshold for it; see ``TransferClassifier.save``."""
+    given = without_folders(clf.get_params(deep=False))
+    given["backbones"] = _named(given["backbones"])
+    params = {name: encode(value, name, _OBJECTS) for name, value in given.items()}
+    models = list(clf.estimators_)
+    best = [number for number, model in enumerate(models) if model is clf.best_estimator_]
+    if not best:
+        best = [len(models)]
+        models.append(clf.best_estimator_)
+    header = {
+        **common_header(clf, params, class_names),
+        "models": [],
+        "weights": [float(weight) for weight in clf.weights_],
+        "best": best[0],
+        "temperature": float(clf.temperature_),
+        "scoring": clf.scoring_,
+        "plan": encode(clf.plan_, "plan_"),
+        "leaderboard": [[str(n), own.tolist()] for n, own in clf.leaderboard_.items()],
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for number, model in enumerate(models):
+        write = _written_probe if isinstance(model, Pipeline) else _written_network
+        entry, own = write(model, store_weights)
+        header["models"].append(entry)
+        tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
+    write_sealed(path, header, tensors, operating_point)
+
+
+def _named(backbones: Any) -> Any:
+    """Return the parameter ``backbones`` with names of files, and no folders."""
+    if isinstance(backbones, Mapping):
+        return {str(key): _named(each) for key, each in backbones.items()}
+    if isinstance(backbones, (list, tuple)):
+        return [_named(each) for each in backbones]
+    is_path = isinstance(backbones, (str, os.PathLike)) and not is_name(backbones)
+    return Path(backbones).name if is_path else backbones
+
+
+def _written_network(
+    net: FineTuneClassifier, store_weights: bool
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    before = net.store_weights
+    net.store_weights = before or store_weights
+    try:
+        return written(net, None)
+    finally:
+        net.store_weights = before
+
+
+def _written_probe(
+    pipeline: Pipeline, store_weights: bool
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    extractor, scaler, probe = (step for _, step in pipeline.steps)
+    params = without_folders(extractor.get_params(deep=False))
+    if isinstance(extractor._found_as, OwnNetwork):
+        kind = type(extractor._found_as.module).__name__
+        raise ValueError(
+            f"The network {kind} is a module of your own, whose code a file of save cannot hold. "
+            "Pickle the classifier (loading a pickle runs code, so only load what you trust)."
+        )
+    packed = extractor._packed
+    if packed is None and (store_weights or extractor.store_weights):
+        packed = extractor._pack(extractor._found())
+    entry = {
+        "estimator": [name for name, _ in pipeline.steps],
+        "params": {name: encode(value, name, _OBJECTS) for name, value in params.items()},
+        "reference": vars(extractor.reference_),
+        "found_as": written_found_as(extractor._found_as),
+        "packed": None if packed is None else packed.depth,
+        "n_seen": int(np.max(scaler.n_samples_seen_)),
+        "C": float(probe.C),
+    }
+    arrays = (scaler.mean_, scaler.var_, scaler.scale_, probe.coef_, probe.intercept_)
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+        for name, array in zip(_LEARNED, arrays, strict=True)
+    }
+    return entry, tensors if packed is None else tensors | packed.tensors
+
+
+def load_classifier(
+    cls: Any, path: str | os.PathLike[str], params: dict[str, Any]
+) -> tuple[Any, dict[str, Any] | None]:
+    """Read a fitted classifier, and the threshold that was saved with it, if there is one."""
+    params = dict(params)
+    weights = params.pop("weights", None)  # where they are, and no parameter
+    cls(**params)._validate_params()  # before the file is held to be at fault
+    header, tensors, operating_point = read_file(cls, path, keys=_KEYS)
+    check_values(tensors, path)
+    with _blaming(path):
+        own = without_folders({n: decode(v, _OBJECTS) for n, v in header["params"].items()})
+        clf = cls(**{**own, **params})
+        clf._validate_params()
+        clf.classes_, clf._class_names = read_common(clf, header)
+        _read_choice(clf, header)
+        entries = list(header["models"])
+    settings = {name: params[name] for name in SETTINGS if name in params}
+    models: list[Any] = []
+    for number, entry in enumerate(entries):
+        start = f"{number}."
+        learned = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+        with _blaming(path):
+            if isinstance(entry["estimator"], list):
+                models.append(_read_probe(entry, learned, settings, clf))
+                continue
+            if set(entry) - {"packed"} != KEYS:
+                raise ValueError(f"model {number} is no saved FineTuneClassifier.")
+        models.append(restored(FineTuneClassifier, entry, learned, path, settings))
+    readers = [model[0] if isinstance(model, Pipeline) else model for model in models]
+    _find_networks(readers, weights, Path(path).absolute().parent)
+    with _blaming(path):
+        for model in models:
+            if isinstance(model, Pipeline):
+                _check_probe(model, clf.classes_)
+            elif not np.array_equal(model.classes_, clf.classes_):
+                raise ValueError("a network has other classes.")
+        clf.estimators_ = models[: len(clf.weights_)]
+        clf.best_estimator_ = models[header["best"]]
+    return clf, operating_point
+
+
+@contextmanager
+def _blaming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong with the content of a file into an error that names it."""
+    try:
+        yield
+    except SkTransferError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"{path} holds something that sktransfer {__version__} cannot make an estimator "
+            f"of: {error}"
+        ) from error
+
+
+def _read_choice(clf: Any, header: dict[str, Any]) -> None:
+    """Set what was chosen: weights, temperature, plan and leaderboard."""
+    clf.weights_ = np.asarray(header["weights"], dtype=np.float64)
+    clf.temperature_, clf.scoring_ = float(header["temperature"]), str(header["scoring"])
+    clf.plan_ = decode(header["plan"])
+    clf.leaderboard_ = pd.DataFrame(dict(header["leaderboard"]))
+    sound = clf.weights_.ndim == 1 and 0 < len(clf.weights_) <= len(header["models"])
+    if not (sound and (clf.weights_ >= 0).all() and np.isclose(clf.weights_.sum(), 1)):
+        raise ValueError(f"weights {header['weights']!r} are not shares of its models.")
+    if not 0 < clf.temperature_ < np.inf:
+        raise ValueError(f"temperature {clf.temperature_!r} is no positive number.")
+    if not 0 <= header["best"] < len(header["models"]):
+        raise ValueError(f"there is no model {header['best']!r}.")
+
+
+def _read_probe(
+    entry: dict[str, Any], tensors: dict[str, torch.Tensor], settings: dict[str, Any], clf: Any
+) -> Pipeline:
+    """Return the pipeline of an entry, whose network is not found yet."""
+    params = {name: decode(value, _OBJECTS) for name, value in entry["params"].items()}
+    extractor = PretrainedFeatureExtractor(**{**without_folders(params), **settings})
+    extractor._validate_params()
+    extractor.reference_ = BackboneReference(**entry["reference"])
+    extractor._found_as = found_as_of(entry["found_as"])
+    extractor._packed = PackedWeights.of_file(entry, tensors)
+    for name in ("n_features_in_", "feature_names_in_"):
+        if hasattr(clf, name):
+            setattr(extractor, name, getattr(clf, name))
+    if any(tensors[name].dtype != torch.float64 for name in _LEARNED):
+        raise ValueError("a probe is not in float64.")
+    mean, var, scale, coef, intercept = (tensors[name].numpy() for name in _LEARNED)
+    scaler = StandardScaler()
+    scaler.mean_, scaler.var_, scaler.scale_ = mean, var, scale
+    scaler.n_features_in_, scaler.n_samples_seen_ = mean.shape[0], int(entry["n_seen"])
+    probe = LogisticRegression(C=entry["C"], max_iter=5000, tol=1e-8)
+    probe.classes_, probe.coef_, probe.intercept_ = clf.classes_, coef, intercept
+    probe.n_features_in_, probe.n_iter_ = mean.shape[0], np.zeros(1, dtype=np.int32)
+    names = [str(name) for name in entry["estimator"]]
+    return Pipeline(list(zip(names, (extractor, scaler, probe), strict=True)))
+
+
+def _check_probe(pipeline: Pipeline, classes: np.ndarray) -> None:
+    """Raise where numbers of columns or classes do not go together."""
+    extractor, scaler, probe = (step for _, step in pipeline.steps)
+    width, n_rows = extractor.n_features_out_, 1 if len(classes) == 2 else len(classes)
+    wanted = [(width,)] * 3 + [(n_rows, width), (n_rows,)]
+    learned = (scaler.mean_, scaler.var_, scaler.scale_, probe.coef_, probe.intercept_)
+    if [array.shape for array in learned] != wanted or not (scaler.scale_ > 0).all():
+        raise ValueError(
+            f"a probe is not one of {width} columns of {extractor.reference_.name} for "
+            f"{len(classes)} classes."
+        )
+
+
+def _find_networks(readers: list[Any], weights: Any, folder: Path) -> None:
+    """Let the networks be found; a file that is given may be that of one of them."""
+    refused: list[Exception] = []
+    for reader in readers:
+        places: tuple[Path, ...] = ()
+        try:
+            places = given_places(weights, reader)
+        except (SkTransferError, ValueError) as error:
+            refused.append(error)
+        reader._places = (*places, folder)
+    if len(refused) == len(readers):
+        raise refused[0]
+    for reader in readers:
+        missing = arrive(reader)
+        if isinstance(reader, PretrainedFeatureExtractor):
+            reader._resolve(reader._found())
+        elif missing is not None:
+            reader._found().load()  # by a download, or an error that says what is missing
