@@ -30,6 +30,7 @@ from sktransfer._frozen import (
     POOLINGS,
     REGISTRY,
     FrozenExtractor,
+    LayerOutput,
     NetworkInfo,
     NetworkSource,
     resolve_engine,
@@ -283,7 +284,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     def _resolve(self, source: NetworkSource) -> None:
         """Resolve where a network is cut, and what comes out there."""
         info = REGISTRY.info(source)
-        self._outputs = resolve_layers(info, self.layer, self.pooling)
+        self._outputs = self._resolve(source, info)
         frozen = self._frozen(source, info)
         network = frozen.network()
         self._info = network.info
@@ -328,6 +329,19 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         if failures or len(self._failed_rows):
             self._note_failures(failures, len(rows), "given NaN")
         return rows
+
+    def _resolve(self, source: NetworkSource, info: NetworkInfo) -> tuple[LayerOutput, ...]:
+        """Return what is taken out of the network."""
+        if self.layer != "all":
+            return resolve_layers(info, self.layer, self.pooling)
+        device = resolve_device(self.device, self.precision)
+        return REGISTRY.all_outputs(
+            source,
+            self.pooling,
+            precision=self.precision,
+            device=device,
+            engine=resolve_engine(self.engine, self.precision, device),
+        )
 
     def _pack(self, source: NetworkSource) -> PackedWeights:
         """Return the weights down to where the network is cut."""

@@ -10,6 +10,7 @@ from sktransfer._frozen._layers import (
     LayerOutput,
     LayerOutputs,
     NetworkInfo,
+    all_outputs,
     pool,
     resolve_layers,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "NetworkRegistry",
     "NetworkSource",
     "TieredStore",
+    "all_outputs",
     "cache_info",
     "clear_cache",
     "is_out_of_memory",

@@ -4,6 +4,7 @@ computes several of them in one pass. It must not know where networks are kept o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones import Backbone, BackboneReference, InputSpec, Layout, find_stage
+from sktransfer._backbones import Backbone, BackboneReference, InputSpec, Layout, Stage, find_stage
 
 Pooling = Literal["avg", "max", "avgmax", "gem", "flatten", "cls"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
@@ -21,6 +22,9 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 # nothing to learn it from, so the starting point is the value.
 _GEM_POWER = 3.0
 _GEM_FLOOR = 1e-6
+
+# Columns that all layers of a network have together at most: the widest embedding has 7,392.
+MAX_ALL_WIDTH = 8192
 
 
 class LayerOutput(NamedTuple):
@@ -50,6 +54,8 @@ class NetworkInfo:
     neck_kind: str
     neck_has_post: bool
     embedding_trained: bool
+    # Whether the embedding is what pooling="avg" makes of the last stage, and nothing else.
+    embedding_is_mean: bool = False
 
     @classmethod
     def of(cls, backbone: Backbone) -> NetworkInfo:
@@ -66,12 +72,20 @@ class NetworkInfo:
             neck_kind="none" if neck is None else neck.kind,
             neck_has_post=neck is not None and not isinstance(neck.post, nn.Identity),
             embedding_trained=backbone.embedding_trained,
+            embedding_is_mean=neck is not None and _is_mean(neck, backbone.stages[-1]),
         )
 
     @property
     def last_map(self) -> str:
         """Name of the last stage whose output still has positions."""
         return [stage.name for stage in self.stages if stage.layout != "NC"][-1]
+
+    @property
+    def n_trained(self) -> int:
+        """How many leading stages hold trained weights."""
+        if self.embedding_trained:
+            return len(self.stages)
+        return [stage.name for stage in self.stages].index(self.last_map) + 1
 
     def depth(self, outputs: Sequence[LayerOutput]) -> int:
         """Return how many leading stages must run for ``outputs``; the neck is one more."""
@@ -124,6 +138,60 @@ def resolve_layers(
     if len(set(outputs)) < len(outputs):
         raise ValueError(f"layer names the same stage twice: {layer!r}.")
     return tuple(outputs)
+
+
+def all_outputs(
+    info: NetworkInfo, shapes: Sequence[Sequence[int]], pooling: str = "avg"
+) -> tuple[LayerOutput, ...]:
+    """Return what all layers of a network are: each stage, pooled, and then the embedding.
+
+    ``shapes`` are those of one image after each stage. The last stage is left out where the
+    embedding is the same numbers, and so is what was never trained. Beyond ``MAX_ALL_WIDTH``
+    columns, stages are left out evenly: of each resolution, every second, third, ... is kept,
+    counted back from its last; then, if need be, every second, third, ... of these last ones.
+    """
+    if pooling == "flatten":
+        raise ValueError(
+            "pooling='flatten' does not go with layer='all': every position of every stage is "
+            "millions of columns. Use 'avg', 'max', 'avgmax' or 'gem', or name a layer."
+        )
+    stages = info.stages[: info.n_trained]
+    end = (LayerOutput(None, None),) if info.embedding_trained else ()
+    room = MAX_ALL_WIDTH - (info.n_features if end else 0)
+    widths, places = [], []
+    for stage, shape in zip(stages, shapes, strict=False):
+        channels = 0 if stage.layout in ("NCHW", "NC") else -1
+        widths.append(shape[channels])
+        places.append(math.prod(shape) // shape[channels])
+    # Of each stage, how many of its resolution come after it; and of resolutions, after its own.
+    behind = [places[index + 1 :].count(place) for index, place in enumerate(places)]
+    above = [behind[index + 1 :].count(0) for index in range(len(stages))]
+    same = bool(end) and info.embedding_is_mean and (pooling == "avg" or stages[-1].layout == "NC")
+    listed = range(len(stages) - same)
+    steps = [(step, 1) for step in range(1, len(stages) + 1)]
+    steps += [(len(stages), step) for step in range(2, len(stages) + 2)]
+    kept: list[int] = []
+    for within, among in steps:
+        kept = [i for i in listed if behind[i] % within == 0 and above[i] % among == 0]
+        if sum(widths[index] for index in kept) <= room:
+            break
+    else:
+        kept = [] if end else [listed[-1]]
+    return (*(resolve_layers(info, kept, pooling) if kept else ()), *end)
+
+
+def _is_mean(neck: nn.Module, last: Stage) -> bool:
+    """Return whether a neck does nothing but average over the positions of the last stage."""
+    sizes = {"NCHW": (8, 3, 4), "NHWC": (3, 4, 8), "NLC": (last.n_prefix_tokens + 6, 8), "NC": (8,)}
+    x = torch.arange(float(2 * math.prod(sizes[last.layout]))).sin()  # no random state is touched
+    x = x.reshape(2, *sizes[last.layout])
+    mean = pool(x, "avg", last.layout, last.n_prefix_tokens)
+    try:
+        with torch.inference_mode():
+            made = neck(x)
+    except Exception:  # it has weights, of another width
+        return False
+    return made.shape == mean.shape and torch.allclose(made, mean, rtol=1e-5, atol=1e-6)
 
 
 def pool(x: Tensor, how: str, layout: Layout = "NCHW", n_prefix_tokens: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from sktransfer._backbones import Backbone
 from sktransfer._frozen import _engines
 from sktransfer._frozen._engines import DTYPES, TorchEngine
 from sktransfer._frozen._folding import fold_batch_norm
-from sktransfer._frozen._layers import LayerOutput, LayerOutputs, NetworkInfo
+from sktransfer._frozen._layers import LayerOutput, LayerOutputs, NetworkInfo, all_outputs
 from sktransfer._frozen._openvino import OpenVinoEngine
 from sktransfer._utils.forking import after_fork, lose, new_lock
 from sktransfer.exceptions import MissingDependencyError
@@ -89,6 +89,7 @@ class FrozenNetwork:
         side = self.info.input_spec.crop_size
         example: Tensor | None = torch.zeros(1, 3, side, side, dtype=torch.float32)
         given: list[tuple[nn.Module, Tensor | None]] = []
+        self._shapes: list[tuple[int, ...]] = []  # of one image after each stage
         for stage in backbone.stages[:depth]:
             given.append((stage.module, example))
             try:
@@ -96,6 +97,8 @@ class FrozenNetwork:
                     example = None if example is None else stage.module(example)
             except Exception:  # then what comes after is run as it is, unfolded
                 example = None
+            if example is not None:
+                self._shapes.append(tuple(example.shape[1:]))
         neck = backbone.neck if depth > len(self.info.stages) else None
         if neck is not None:
             given += [(neck.norm, example), (nn.Sequential(neck.pool, neck.post), None)]
@@ -187,6 +190,16 @@ class FrozenNetwork:
                 ) from error
             self._widths[key] = tuple(part.shape[1] for part in parts)
         return self._widths[key]
+
+    def all_outputs(self, pooling: str = "avg") -> tuple[LayerOutput, ...]:
+        """Return what all layers are; they must have been asked for down to the last.
+
+        They are the same for images of any size.
+        """
+        shapes, side = self._shapes, self.info.input_spec.crop_size
+        if len(shapes) < self.info.n_trained:  # which raises what the network raises
+            shapes = [self.shape_after(stage, side) for stage in range(self.info.n_trained)]
+        return all_outputs(self.info, shapes, pooling)
 
     def shape_after(self, stage: int, side: int) -> tuple[int, ...]:
         """Return the shape of what a stage makes of one image, as ``pooling="raw"`` ravels it."""

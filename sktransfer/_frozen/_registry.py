@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sktransfer._backbones import Backbone, BackboneReference
-from sktransfer._frozen._layers import NetworkInfo
+from sktransfer._frozen._layers import LayerOutput, NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
 from sktransfer._utils.forking import new_lock
 from sktransfer._utils.memory import give_back_freed_memory
@@ -102,6 +102,14 @@ class NetworkRegistry:
                 self._networks.popitem(last=False)
                 give_back_freed_memory()
             return network
+
+    def all_outputs(
+        self, source: NetworkSource, pooling: str = "avg", **how: str
+    ) -> tuple[LayerOutput, ...]:
+        """Return what all layers of a network are; ``how`` is as for :meth:`get`."""
+        info = self.info(source)
+        depth = len(info.stages) + 1 if info.embedding_trained else info.n_trained
+        return self.get(source, depth, **how).all_outputs(pooling)
 
     def clear(self) -> None:
         """Let every network go."""
