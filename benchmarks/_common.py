@@ -35,6 +35,8 @@ _TELLING_FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimd", "bf16", "i8mm", "sve"),
 )
+# Above this share of the cores taken by others, figures are called preliminary.
+QUIET = 0.05
 _PACKAGES = (
     *("sktransfer", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "joblib"),
     *("openvino", "timm", "img2vec_pytorch", "embetter", "thingsvision"),
@@ -317,16 +319,22 @@ def _rounded(value: Any) -> Any:
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    print(text_table(title, header, rows), flush=True)
+
+
+def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table in plain text; numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     width, _ = shutil.get_terminal_size((120, 24))
-    print(f"\n{title}\n{'=' * min(len(title), width)}")
+    lines = ["", title, "=" * min(len(title), width)]
     for number, row in enumerate(cells):
-        print("  ".join(_aligned(cell, size) for cell, size in zip(row, widths, strict=True)))
+        lines.append(
+            "  ".join(_aligned(cell, size) for cell, size in zip(row, widths, strict=True))
+        )
         if number == 0:
-            print("  ".join("-" * size for size in widths))
-    print(flush=True)
+            lines.append("  ".join("-" * size for size in widths))
+    return "\n".join([*lines, ""])
 
 
 def _aligned(cell: str, size: int) -> str:
@@ -340,3 +348,34 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     return f"{float(f'{value:.{digits}g}'):,.10f}".rstrip("0").rstrip(".")
+
+
+def rst_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A list-table."""
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (header, *rows):
+        for i, cell in enumerate(row):
+            lines.append(f"   {'* -' if i == 0 else '  -'} {cell}".rstrip())
+    return "\n".join([*lines, ""])
+
+
+def where(content: dict[str, Any]) -> str:
+    """A sentence about the machine, and a warning if it was not ours alone."""
+    its, packages = content["machine"], content["machine"]["packages"]
+    flags = ", ".join(its["flags"]) or "none of note"
+    software = ", ".join(
+        f"{name} {packages[name]}"
+        for name in ("torch", "torchvision", "openvino")
+        if name in packages
+    )
+    text = (
+        f"Measured {its['date']} on {its['cores']} cores of {its['cpu']} ({flags}), "
+        f"{its['ram_gb']:.0f} GB, Python {its['python']}, {software}."
+    )
+    share = content.get("others_share")
+    if share is not None and share > QUIET:
+        text += (
+            f"\n\n.. warning::\n\n   Preliminary: {100 * share:.0f} % of the machine was used by "
+            "other programs meanwhile."
+        )
+    return text + "\n"

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _common import HERE, number
+from _common import HERE, number, rst_table, where
+from _quality_page import quality
 
 PAGES = HERE.parent / "docs" / "user_guide"
-# Above this share of the cores taken by others, figures are called preliminary.
-QUIET = 0.05
 # Of deletion and insertion curves.
 _AREAS = ("deletion", "insertion")
 # The sets of the studies.
@@ -35,37 +34,6 @@ def update_pages(results: Path, pages: Path = PAGES) -> list[Path]:
         page.write_text(f"{head}{begin}\n{make(json.loads(path.read_text()))}\n{end}{tail}")
         written.append(page)
     return written
-
-
-def rst_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A list-table."""
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in (header, *rows):
-        for i, cell in enumerate(row):
-            lines.append(f"   {'* -' if i == 0 else '  -'} {cell}".rstrip())
-    return "\n".join([*lines, ""])
-
-
-def where(content: dict[str, Any]) -> str:
-    """A sentence about the machine, and a warning if it was not ours alone."""
-    its, packages = content["machine"], content["machine"]["packages"]
-    flags = ", ".join(its["flags"]) or "none of note"
-    software = ", ".join(
-        f"{name} {packages[name]}"
-        for name in ("torch", "torchvision", "openvino")
-        if name in packages
-    )
-    text = (
-        f"Measured {its['date']} on {its['cores']} cores of {its['cpu']} ({flags}), "
-        f"{its['ram_gb']:.0f} GB, Python {its['python']}, {software}."
-    )
-    share = content.get("others_share")
-    if share is not None and share > QUIET:
-        text += (
-            f"\n\n.. warning::\n\n   Preliminary: {100 * share:.0f} % of the machine was used by "
-            "other programs meanwhile."
-        )
-    return text + "\n"
 
 
 def extraction(content: dict[str, Any]) -> str:
@@ -555,4 +523,5 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "studies": ("studies.rst", studies),
     "depth_search": ("depth_search.rst", depth_search),
     "saliency": ("inspection.rst", saliency),
+    "quality": ("quality.rst", quality),
 }
