@@ -306,7 +306,7 @@ def _drift_table(content: dict[str, Any]) -> Table:
     for images in content["sets"]:
         if not is_small(images):
             continue
-        for recipe in ("drifting", "frozen_eval", "embedding", "all_layers"):
+        for recipe in SHOWN:
             for network in sorted(set(means.loc[images].index.get_level_values("network"))):
                 if (images, network, recipe) not in means.index:
                     continue

@@ -32,6 +32,8 @@ NETWORKS = ("mobilenet_v2", "efficientnet_lite0", "squeezenet1_0", "resnet18")
 TOGETHER = "four networks"
 # Of the recipes in plain torch, which train through the whole network.
 PEER_NETWORKS = ("resnet18", "mobilenet_v2")
+# Of the published "frozen" probe.
+PROBE_EPOCHS, PATIENCE = 100, 5
 
 
 @dataclass
@@ -365,7 +367,7 @@ def drifting(job: Job) -> np.ndarray:
     y = torch.as_tensor(job.images.y)
     best, since, proba = np.inf, 0, np.zeros(0)
     rng = np.random.default_rng(job.seed)
-    for _ in range(100):
+    for _ in range(PROBE_EPOCHS):
         network.train()
         for batch in np.array_split(rng.permutation(train), max(1, len(train) // 64)):
             optimizer.zero_grad()
@@ -375,7 +377,7 @@ def drifting(job: Job) -> np.ndarray:
         since += 1
         if loss < best:
             best, since, proba = loss, 0, predicted(job, network, job.test)
-        if since >= 5:
+        if since >= PATIENCE:
             break
     return proba
 
@@ -390,7 +392,7 @@ def frozen_eval(job: Job) -> np.ndarray:
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-4)
     best, since, proba = np.inf, 0, np.zeros(0)
     rng = np.random.default_rng(job.seed)
-    for _ in range(100):
+    for _ in range(PROBE_EPOCHS):
         for batch in np.array_split(rng.permutation(train), max(1, len(train) // 64)):
             optimizer.zero_grad()
             cross_entropy(head(F[batch]), y[batch]).backward()
@@ -401,7 +403,7 @@ def frozen_eval(job: Job) -> np.ndarray:
             if loss < best:
                 best, since = loss, 0
                 proba = head(F[job.test]).double().softmax(1).numpy()
-        if since >= 5:
+        if since >= PATIENCE:
             break
     return proba
 

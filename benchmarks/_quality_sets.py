@@ -164,5 +164,5 @@ def medmnist_set(flag: str, size: int, root: Path | None) -> ImageSet:
         y[:, 0] if y.shape[1] == 1 else y,  # ChestMNIST has fourteen labels
         cluster=f"{flag}mnist",
         published=np.arange(n, len(y)),
-        image_size=size if size < 224 else None,
+        image_size=size,
     )

@@ -34,6 +34,7 @@ FULL = {
     "studies.py": [],
     "depth_search.py": [],
     "saliency.py": [],
+    "quality.py": [],
 }
 QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
@@ -53,6 +54,7 @@ QUICK = {
     ],
     "depth_search.py": ["--tasks", "hymenoptera", "--n", "20", "--epochs", "1", "--folds", "2"],
     "saliency.py": ["--networks", "squeezenet1_0", "--n", "20", "--n-forgetting", "0"],
+    "quality.py": ["--quick"],
 }
 
 

@@ -88,5 +88,6 @@ def draw(colors):
     return figure
 
 
-for name, colors in (("idea.png", LIGHT), ("idea_dark.png", DARK)):
-    draw(colors).savefig(Path(__file__).parent / "_static" / name)
+if __name__ == "__main__":
+    for name, colors in (("idea.png", LIGHT), ("idea_dark.png", DARK)):
+        draw(colors).savefig(Path(__file__).parent / "_static" / name)
