@@ -315,7 +315,7 @@ def fastai_like(job: Job) -> np.ndarray:
     body.requires_grad_(False)
     for parameter in norms:
         parameter.requires_grad_(True)
-    # The head and, as there, BatchNorm's gains and biases; then all, lower rates further down.
+    # The head and, as fastai has it, BatchNorm's gains and biases; then all, lower rates further down.
     half = len(stages) // 2
     groups = [stages[:half], stages[half:], [head]]
     lowest, highest = 1e-5, 1e-3
