@@ -122,9 +122,11 @@ def save_estimator(
     path: str | os.PathLike[str],
     class_names: Any,
     operating_point: dict[str, Any] | None = None,
+    *,
+    store_weights: bool = False,
 ) -> None:
     """Write a fitted estimator, and a threshold for it; see ``FineTuneClassifier.save``."""
-    header, tensors = written(net, class_names)
+    header, tensors = written(net, class_names, store_weights=store_weights)
     write_sealed(path, header, tensors, operating_point)
 
 
@@ -142,8 +144,16 @@ def write_sealed(
         temporary.write_bytes(data)
 
 
-def written(net: Any, class_names: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def written(
+    net: Any, class_names: Any, *, store_weights: bool = False
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the header and the tensors of a fitted estimator's file."""
+    if store_weights and not net.store_weights:
+        net.store_weights = True
+        try:
+            return written(net, class_names)
+        finally:
+            net.store_weights = False
     params = {
         name: encode(value, name)
         for name, value in without_folders(net.get_params(deep=False)).items()

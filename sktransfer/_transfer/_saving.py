@@ -151,9 +151,9 @@ def save_classifier(
     clf: Any,
     path: str | os.PathLike[str],
     class_names: Any,
+    operating_point: dict[str, Any] | None = None,
     *,
     store_weights: bool = False,
-    operating_point: dict[str, Any] | None = None,
 ) -> None:
     """Write a fitted classifier, and a threshold for it; see ``TransferClassifier.save``."""
     given = without_folders(clf.get_params(deep=False))
@@ -176,8 +176,10 @@ def save_classifier(
     }
     tensors: dict[str, torch.Tensor] = {}
     for number, model in enumerate(models):
-        write = _written_probe if isinstance(model, Pipeline) else _written_network
-        entry, own = write(model, store_weights)
+        if isinstance(model, Pipeline):
+            entry, own = _written_probe(model, store_weights)
+        else:
+            entry, own = written(model, None, store_weights=store_weights)
         header["models"].append(entry)
         tensors |= {f"{number}.{name}": tensor for name, tensor in own.items()}
     write_sealed(path, header, tensors, operating_point)
@@ -191,17 +193,6 @@ def _named(backbones: Any) -> Any:
         return [_named(each) for each in backbones]
     is_path = isinstance(backbones, (str, os.PathLike)) and not is_name(backbones)
     return Path(backbones).name if is_path else backbones
-
-
-def _written_network(
-    net: FineTuneClassifier, store_weights: bool
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    before = net.store_weights
-    net.store_weights = before or store_weights
-    try:
-        return written(net, None)
-    finally:
-        net.store_weights = before
 
 
 def _written_probe(
@@ -218,6 +209,7 @@ def _written_probe(
     packed = extractor._packed
     if packed is None and (store_weights or extractor.store_weights):
         packed = extractor._pack(extractor._found())
+    params["store_weights"] = packed is not None
     entry = {
         "estimator": [name for name, _ in pipeline.steps],
         "params": {name: encode(value, name, _OBJECTS) for name, value in params.items()},

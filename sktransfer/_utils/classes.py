@@ -84,6 +84,10 @@ def fitted_steps(estimator: Any) -> Iterator[Any]:
                 yield from fitted_steps(step)
         return
     yield estimator
+    if hasattr(estimator, "_members"):  # a TransferClassifier, whose best one may not be one
+        for member in estimator._members:
+            yield from fitted_steps(member)
+        return
     for name in _FITTED:
         inner = getattr(estimator, name, None)
         if isinstance(inner, BaseEstimator):

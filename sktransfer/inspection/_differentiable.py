@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,16 +24,21 @@ from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._frozen import LayerOutput, LayerOutputs, NetworkInfo, NetworkSource
 from sktransfer._images import ImageSource, Preprocessing
+from sktransfer._transfer import TransferClassifier
 from sktransfer.inspection._estimator_images import class_codes, images_of
 from sktransfer.inspection._torch_classifiers import (
     Classify,
     Scores,
     as_calibrated,
     as_classifier,
+    as_share,
     as_transform,
     no_gradient,
     of_logits,
 )
+
+# Where a search and a threshold keep what has scores.
+_KEPT = ("best_estimator_", "estimator_")
 
 
 class Part(NamedTuple):
@@ -113,6 +118,31 @@ def explained(
     return np.concatenate([explain(classifier, *each).cpu().numpy() for each in batches])
 
 
+def differentiable_shares(estimator: Any) -> tuple[Any, list[DifferentiableClassifier]]:
+    """Return what averages, and its members, whose decisions add up to its own.
+
+    An estimator that does not average is its only member.
+    """
+    check_is_fitted(estimator)
+    inner = estimator
+    while not isinstance(inner, TransferClassifier):
+        if isinstance(inner, FrozenEstimator):
+            inner = inner.estimator
+        elif isinstance(inner, Pipeline):
+            steps = _steps(inner)
+            inner = steps[0] if len(steps) == 1 else None
+        else:
+            inner = next((getattr(inner, n) for n in _KEPT if hasattr(inner, n)), None)
+        if inner is None:
+            return estimator, [differentiable(estimator)]
+    members = []
+    for member, weight in zip(inner.estimators_, inner.weights_, strict=True):
+        own = differentiable(member)
+        share = as_share(own.classify, float(weight) / inner.temperature_)
+        members.append(replace(own, classify=share))
+    return inner, members
+
+
 def differentiable(estimator: Any) -> DifferentiableClassifier:
     """Return a fitted estimator as a torch function; a TypeError names what has no gradient."""
     check_is_fitted(estimator)
@@ -136,6 +166,11 @@ def _as_torch(estimator: Any) -> tuple[Any, Classify]:
     """Return what reads images in an estimator, or None, and the scores from its output."""
     if isinstance(estimator, FineTuneClassifier):
         return estimator, of_logits
+    if isinstance(estimator, TransferClassifier):
+        if len(estimator.estimators_) > 1:
+            raise _several_networks(estimator)
+        reader, classify = _as_torch(estimator.estimators_[0])
+        return reader, as_share(classify, 1 / estimator.temperature_)
     if isinstance(estimator, CalibratedClassifierCV):
         parts = [_as_torch(each.estimator) for each in estimator.calibrated_classifiers_]
         reader = _common_reader([each for each, _ in parts], estimator)
@@ -144,11 +179,20 @@ def _as_torch(estimator: Any) -> tuple[Any, Classify]:
         return _pipeline_as_torch(estimator)
     if isinstance(estimator, FrozenEstimator):
         return _as_torch(estimator.estimator)
-    for name in ("best_estimator_", "estimator_"):  # a search or a threshold, which keep scores
+    for name in _KEPT:
         # Forests keep an unfitted tree there.
         if hasattr(getattr(estimator, name, None), "classes_"):
             return _as_torch(getattr(estimator, name))
     return None, as_classifier(estimator)
+
+
+def _several_networks(clf: TransferClassifier) -> TypeError:
+    return TypeError(
+        f"This {type(clf).__name__} averages {len(clf.estimators_)} models, so there is no single "
+        "network whose input could be explained. saliency_maps and SaliencyDisplay add up the maps "
+        "of all on the image, and occlusion explains any estimator; for one network, give its "
+        "best_estimator_ or one of its estimators_."
+    )
 
 
 def _pipeline_as_torch(pipeline: Pipeline) -> tuple[Any, Classify]:

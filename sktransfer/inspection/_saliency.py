@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from sktransfer._images import Preprocessing
 from sktransfer._utils.plotting import new_panels
 from sktransfer.inspection._differentiable import (
     DifferentiableClassifier,
     Explain,
-    differentiable,
+    differentiable_shares,
     explained,
 )
 from sktransfer.inspection._estimator_images import as_shown, images_of
@@ -142,8 +143,35 @@ def placed_maps(
         source = images_of(estimator, X, kwargs.get("image_shape"))
         return [as_shown(source.open(row).decode()) for row in range(len(source))], maps
     batch_size = kwargs.pop("batch_size", 16)
-    explain = explain_by(method, **kwargs)
-    classifier = differentiable(estimator)
+    whole, members = differentiable_shares(estimator)
+    if len(members) == 1:
+        explain = explain_by(method, **kwargs)
+        return _on_images(members[0], X, y, explain, batch_size)
+    if y is None:  # the class that they predict together
+        y = whole.classes_[whole.predict_proba(X).argmax(axis=1)]
+    explain, totals = _METHODS[method].explain(**kwargs), None
+    for member in members:
+        images, maps = _on_images(member, X, y, explain, batch_size, unit_of=method)
+        totals = (
+            maps if totals is None else [_sum(*pair) for pair in zip(totals, maps, strict=True)]
+        )
+    reduce = _METHODS[method].reduce
+    return images, [reduce(torch.from_numpy(own)[None])[0].numpy() for own in totals]
+
+
+def _on_images(
+    classifier: DifferentiableClassifier,
+    X: Any,
+    y: Any,
+    explain: Explain,
+    batch_size: int,
+    *,
+    unit_of: str | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return images, and maps on them, (h, w) or (channels, h, w) as ``explain`` gives.
+
+    Maps of the method ``unit_of`` are in the unit that networks share.
+    """
     source = images_of(classifier.reader, X)
     images, maps = [], []
     for row, own in enumerate(explained(classifier, X, y, explain, batch_size=batch_size)):
@@ -157,8 +185,36 @@ def placed_maps(
             maps.append(own.astype(np.float64))
         else:
             images.append(image)
-            maps.append(_on_image(own, box, (width, height)))
+            channels = own.reshape(-1, *own.shape[-2:])
+            placed = np.stack([_on_image(each, box, (width, height)) for each in channels])
+            if unit_of is not None:
+                placed *= _common_unit(unit_of, classifier.preprocessing, box)
+            maps.append(placed.reshape(*own.shape[:-2], height, width))
     return images, maps
+
+
+def _common_unit(method: str, preprocessing: Preprocessing, box: Sequence[float]) -> Any:
+    """Return what makes a map on the image one that can be added to that of another network.
+
+    A gradient is then one for an intensity from 0 to 1, and gradients and shares of the score are
+    those of a pixel of the image. Grad-CAM is a share of the score wherever it is averaged.
+    """
+    if method == "grad_cam":
+        return 1.0
+    pixels = preprocessing.size**2 / ((box[2] - box[0]) * (box[3] - box[1]))
+    if method == "integrated_gradients":
+        return pixels
+    return pixels / np.reshape(preprocessing.std, (3, 1, 1))
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the sum of two maps; what only one network sees counts for that one."""
+    if a.shape != b.shape:
+        raise ValueError(
+            "The networks make inputs of other sizes with this preprocessing, so that their maps "
+            "cannot be added up. Explain one of estimators_, or use occlusion."
+        )
+    return np.where(np.isnan(a), b, np.where(np.isnan(b), a, a + b))
 
 
 def _on_image(

@@ -107,6 +107,18 @@ def of_logits(logits: Tensor) -> Scores:
     return decision, functional.log_softmax(logits, dim=1)
 
 
+def as_share(inner: Classify, weight: float) -> Classify:
+    """Return the weighted log-probabilities of a classifier, one of several that are added up."""
+
+    def classify(x: Tensor) -> Scores:
+        _, log_proba = inner(x)
+        assert log_proba is not None
+        share = weight * log_proba
+        return share[:, 1] - share[:, 0] if share.shape[1] == 2 else share, share
+
+    return classify
+
+
 def as_calibrated(calibrated: CalibratedClassifierCV, inner: Sequence[Classify]) -> Classify:
     """Return a calibrated classifier from its inner ones, or raise a TypeError."""
     members = calibrated.calibrated_classifiers_

@@ -366,11 +366,14 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
 
-    def save(self, path: str | os.PathLike[str], *, class_names: Any = None) -> None:
-        """Write the threshold and the network it is for to one file without code.
+    def save(
+        self, path: str | os.PathLike[str], *, class_names: Any = None, store_weights: bool = False
+    ) -> None:
+        """Write the threshold and the classifier it is for to one file without code.
 
-        It is the file of :meth:`FineTuneClassifier.save <sktransfer.FineTuneClassifier.save>` with
-        a record of the threshold, which ``python -m sktransfer predict`` and ``report`` decide by.
+        It is the file of :meth:`TransferClassifier.save <sktransfer.TransferClassifier.save>` or
+        :meth:`FineTuneClassifier.save <sktransfer.FineTuneClassifier.save>` with a record of the
+        threshold, which ``python -m sktransfer predict`` and ``report`` decide by.
 
         Parameters
         ----------
@@ -378,16 +381,19 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             The file; ``.safetensors`` is customary. No image's name or pixels are in it.
         class_names : mapping of labels to str, or sequence of str, default=None
             Names of the classes, as for ``FineTuneClassifier.save``.
+        store_weights : bool, default=False
+            Whether the file holds the pretrained weights too.
 
         Raises
         ------
         TypeError
-            If ``estimator_`` is no :class:`~sktransfer.FineTuneClassifier`: others are pickled.
+            If ``estimator_`` is no :class:`~sktransfer.TransferClassifier` and no
+            :class:`~sktransfer.FineTuneClassifier`: others are pickled.
         ValueError
             If a parameter of the network is code, or there is not a name for each class.
         """
         check_is_fitted(self, "threshold_")
-        save_with_threshold(self, path, class_names)
+        save_with_threshold(self, path, class_names, store_weights=store_weights)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **params: Any) -> OperatingPointClassifier:
@@ -398,8 +404,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         path : path-like
             The file.
         **params : dict
-            As for ``FineTuneClassifier.load``: ``weights``, where the pretrained weights are, and
-            parameters of the network to take instead of those in the file.
+            As for ``TransferClassifier.load``: ``weights``, where the pretrained weights are, and
+            parameters of the classifier to take instead of those in the file.
 
         Returns
         -------
@@ -417,7 +423,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         clf = load_with_threshold(cls, path, params)
         if not isinstance(clf, cls):
             raise ValueError(
-                f"{path} was saved without a threshold. FineTuneClassifier.load reads it; "
+                f"{path} was saved without a threshold. {type(clf).__name__}.load reads it; "
                 f"{cls.__name__}(FrozenEstimator(it), cv='prefit') chooses one on new rows."
             )
         return clf

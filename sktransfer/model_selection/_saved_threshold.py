@@ -11,6 +11,9 @@ from sklearn.frozen import FrozenEstimator
 
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._finetune._saving import load_estimator, save_estimator
+from sktransfer._persistence import read_saved
+from sktransfer._transfer import TransferClassifier
+from sktransfer._transfer._saving import load_classifier, save_classifier
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
 from sktransfer.metrics._operating_point import OperatingPoint
@@ -22,16 +25,18 @@ _PARAMETERS = (
 )
 
 
-def save_with_threshold(clf: Any, path: str | os.PathLike[str], class_names: Any) -> None:
+def save_with_threshold(
+    clf: Any, path: str | os.PathLike[str], class_names: Any, *, store_weights: bool = False
+) -> None:
     """Write a fitted OperatingPointClassifier; see its ``save``."""
     frozen = isinstance(clf.estimator_, FrozenEstimator)
     net = clf.estimator_.estimator if frozen else clf.estimator_
-    if not isinstance(net, FineTuneClassifier):
+    if not isinstance(net, (FineTuneClassifier, TransferClassifier)):
         raise TypeError(
-            f"save writes the threshold of a FineTuneClassifier, and this one is of a "
-            f"{type(net).__name__}. FineTuneClassifier(freeze_depth='all') is a frozen network "
-            "with a logistic regression; anything else can be pickled (joblib.dump), which runs "
-            "code when it is loaded."
+            "save writes the threshold of a TransferClassifier or a FineTuneClassifier, and this "
+            f"one is of a {type(net).__name__}. FineTuneClassifier(freeze_depth='all') is a frozen "
+            "network with a logistic regression; anything else can be pickled (joblib.dump), which "
+            "runs code when it is loaded."
         )
     params = {name: getattr(clf, name) for name in _PARAMETERS}
     if params["cost_matrix"] is not None:
@@ -46,12 +51,17 @@ def save_with_threshold(clf: Any, path: str | os.PathLike[str], class_names: Any
         "positive": int(np.flatnonzero(net.classes_ == clf.pos_label_)[0]),
         "operating_point": point,
     }
-    save_estimator(net, path, class_names, record)
+    write = save_classifier if isinstance(net, TransferClassifier) else save_estimator
+    write(net, path, class_names, record, store_weights=store_weights)
 
 
 def load_with_threshold(cls: Any, path: str | os.PathLike[str], params: dict[str, Any]) -> Any:
     """Return what a file holds: a ``cls`` with its network, or the network alone."""
-    net, record = load_estimator(FineTuneClassifier, path, params)
+    kind = read_saved(path)[0]["estimator"]
+    if kind == TransferClassifier.__name__:
+        net, record = load_classifier(TransferClassifier, path, params)
+    else:
+        net, record = load_estimator(FineTuneClassifier, path, params)
     if record is None:
         return net
     try:
