@@ -274,14 +274,14 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         seed = seed_from(self.random_state) if self.weights is None else 0
         source = request_source(self.backbone, self.weights, seed, self.image_size)
         self._packed = None
-        self._resolve(source)
+        self._cut(source)
         if self.store_weights:
             self._packed = self._pack(source)
         self._found_as = source.found_as
         self.reference_ = self._info.reference
         return self
 
-    def _resolve(self, source: NetworkSource) -> None:
+    def _cut(self, source: NetworkSource) -> None:
         """Resolve where a network is cut, and what comes out there."""
         info = REGISTRY.info(source)
         self._outputs = self._resolve(source, info)

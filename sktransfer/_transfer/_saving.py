@@ -351,6 +351,6 @@ def _find_networks(readers: list[Any], weights: Any, folder: Path) -> None:
     for reader in readers:
         missing = arrive(reader)
         if isinstance(reader, PretrainedFeatureExtractor):
-            reader._resolve(reader._found())
+            reader._cut(reader._found())
         elif missing is not None:
             reader._found().load()  # by a download, or an error that says what is missing
