@@ -23,7 +23,7 @@ from sktransfer._utils.config import expanded
 from sktransfer.exceptions import SkTransferError, WeightsMismatchError, WeightsNotFoundError
 
 # Parameters that name folders -> what they are where there is no such folder.
-_FOLDERS = {"cache": True, "checkpoint_dir": None}
+_FOLDERS = {"cache": True, "checkpoint__dir": None}
 
 
 def without_folders(params: dict[str, Any]) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def test_a_chain_of_two_moves_with_its_first_step(fitted, there, elsewhere, tmp_
 
 
 def test_no_path_of_the_machine_is_in_files(there, tmp_path):
-    paths = {"cache": tmp_path / "store", "checkpoint_dir": str(tmp_path / "checkpoints")}
+    paths = {"cache": tmp_path / "store", "checkpoint__dir": str(tmp_path / "checkpoints")}
     clf = FineTuneClassifier("squeezenet1_1", weights=str(there), **paths, **SMALL).fit(X, Y)
     clf.save(tmp_path / "first.safetensors")
     second = FineTuneClassifier(tmp_path / "first.safetensors", freeze_depth="all", **SMALL)
@@ -292,7 +292,7 @@ def test_no_path_of_the_machine_is_in_files(there, tmp_path):
 def test_pickles_and_copies_keep_folders_and_another_machine_does_without(there, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    paths = {"cache": disk / "a" / "store", "checkpoint_dir": str(disk / "a" / "checkpoints")}
+    paths = {"cache": disk / "a" / "store", "checkpoint__dir": str(disk / "a" / "checkpoints")}
     clf = FineTuneClassifier("squeezenet1_1", weights=there, **paths, **SMALL).fit(X, Y)
     feat = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=there, cache=paths["cache"], image_size=32
@@ -304,17 +304,17 @@ def test_pickles_and_copies_keep_folders_and_another_machine_does_without(there,
     assert pickle.loads(data)[1].get_params() == feat.get_params()
     disk.rename(tmp_path / "unplugged")
     again, features = pickle.loads(data)
-    assert (again.cache, again.checkpoint_dir, features.cache) == (True, None, True)
+    assert (again.cache, again.checkpoint__dir, features.cache) == (True, None, True)
     again.partial_fit(X, Y)
     np.testing.assert_array_equal(features.transform(X), feat.set_params(cache=None).transform(X))
 
 
 def test_folders_are_no_part_of_a_saved_file(there, tmp_path):
-    paths = {"cache": str(tmp_path / "store"), "checkpoint_dir": tmp_path / "checkpoints"}
+    paths = {"cache": str(tmp_path / "store"), "checkpoint__dir": tmp_path / "checkpoints"}
     clf = FineTuneClassifier("squeezenet1_1", weights=there, **paths, **SMALL).fit(X, Y)
     clf.save(tmp_path / "model.safetensors")
     again = FineTuneClassifier.load(tmp_path / "model.safetensors")
-    assert (again.cache, again.checkpoint_dir) == (True, None)
+    assert (again.cache, again.checkpoint__dir) == (True, None)
     assert again.weights == str(there)
     again.partial_fit(X, Y)
     again = FineTuneClassifier.load(tmp_path / "model.safetensors", cache=str(tmp_path / "own"))

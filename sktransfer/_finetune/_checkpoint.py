@@ -24,8 +24,9 @@ _FILE = "training.pt"
 # Parameters that do not decide the result of a training; backbone and weights are known by digest.
 # What random_state gave is known as the seed.
 _IRRELEVANT = {
-    *("verbose", "checkpoint_dir", "checkpoint__every", "n_jobs", "cache", "callbacks"),
+    *("verbose", "checkpoint__dir", "checkpoint__every", "n_jobs", "cache", "callbacks"),
     *("cache__memory_budget", "cache__disk_budget", "backbone", "weights", "random_state"),
+    "weight_interpolation",  # counts once the training has ended
 }
 
 
@@ -72,7 +73,7 @@ def identity(value: Any, name: str) -> str:
     if callable(value) and own is not None and "<" not in own:
         return own
     raise ValueError(
-        f"checkpoint_dir resumes a training if every setting is the same, and there is no telling "
+        f"checkpoint__dir resumes a training if every setting is the same, and there is no telling "
         f"whether {name}={value!r} is: use a function or a class that is defined in a module."
     )
 

@@ -5,6 +5,7 @@ It must not know training, nor where activations are kept.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -63,6 +64,14 @@ class LabeledRows(Dataset):
     def X(self) -> LabeledRows:  # noqa: N802 - skorch's name
         """The dataset itself: skorch's callbacks predict its X and compare with its y."""
         return self
+
+    def part(self, chosen: np.ndarray, weight: np.ndarray) -> LabeledRows:
+        """Return some of the rows, with weights of their own."""
+        some = copy.copy(self)
+        some.rows, some.y, some.given_weight = self.rows[chosen], self.y[chosen], weight
+        some.weight = torch.from_numpy(weight / weight.mean())
+        some._len = len(chosen)
+        return some
 
     def __getitem__(self, index: int | Sequence[int]) -> Any:
         return self.__getitems__([index] if isinstance(index, int) else index)

@@ -94,6 +94,10 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         and including it. A list, tuple or set of stages: these are trained and no others, wherever
         they are (surgical fine-tuning [2]_). Frozen stages stay in inference mode, take no
         gradient, and are in no optimizer.
+    trainable : {"all", "affine", "lora"}, default="all"
+        Which weights of the trained stages are trained: all of them; gain and bias of the layers
+        that normalize, or where there are none, a scale and shift of what convolutions return; or
+        updates of low rank of the linear layers, for transformers (see :ref:`trainable`).
     head : "linear", tuple of int or callable, default="linear"
         What comes after the embedding: a linear layer; hidden layers of these sizes, each with
         ReLU, and a linear layer; or a callable (n_features, n_classes) -> ``torch.nn.Module``.
@@ -105,9 +109,6 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Draw that many views of each training image once, run them through the frozen part once,
         and show one of them per epoch, all in turn. None: new draws in each epoch, which have to be
         run through the frozen part each time.
-    test_time_views : int or None, default=None
-        Average the logits of that many views in predictions: the image as it is, and draws of
-        ``augmentation``.
     optimizer : str or torch.optim.Optimizer subclass, default="adamw"
         ``"sgd"``, ``"momentum"``, ``"nesterov"``, ``"rmsprop"``, ``"adagrad"``, ``"adam"`` or
         ``"adamw"``. More settings as ``optimizer__betas=...``.
@@ -124,6 +125,10 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Epochs in which the stages after the cut are trained.
     batch_size : int, default=32
         Images per step.
+    weight_interpolation : "auto" or float, default="auto"
+        How far the weights go from the solved head to what training made of them: 0 keeps the
+        probe, 1 what was trained, 0.5 is half way (WiSE-FT [3]_). ``"auto"`` chooses by the log
+        loss of rows that were not trained on (see :ref:`weight-interpolation`).
     validation_fraction : float, callable or None, default=None
         Share of the rows held out in ``fit``, stratified by class; with ``groups``, whole groups.
         Copies of an image are never on both sides. A callable splits like skorch's ``train_split``:
@@ -135,8 +140,6 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     loss : {"cross_entropy", "focal"} or callable, default="cross_entropy"
         The loss. A callable returns a torch loss of logits and labels. Settings as
         ``loss__gamma=2``.
-    checkpoint_dir : path-like or None, default=None
-        Directory for the state of training; a ``fit`` of the same task resumes from there.
     preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
         How an image becomes the network's input, as for :class:`PretrainedFeatureExtractor`.
     image_size : int or None, default=None
@@ -178,6 +181,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Settings of skorch's and torch's components (``optimizer__*``, ``loss__*``,
         ``callbacks__*``, ``iterator_train__*``, ``iterator_valid__*``), and the rare parameters:
 
+        - ``augmentation__test_time_views`` (None): average the logits of that many views in
+          predictions: the image as it is, and draws of ``augmentation``.
         - ``cache__activation_dtype`` ("auto"): what activations at the cut are rounded to and kept
           in, ``"float16"`` or ``"float32"``. ``"auto"`` is float16, half the bytes (probabilities
           of a given network move by less than 2e-4, and by up to 2e-3 if its head was solved on few
@@ -188,7 +193,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
           free, to each process. Beyond both, a warning, and the frozen part is run in every epoch.
           With a directory as ``cache`` that has space for them they are read from there instead of
           a file.
-        - ``checkpoint__every`` (10): epochs between states in ``checkpoint_dir``.
+        - ``checkpoint__dir`` (None): directory for the state of training; a ``fit`` of the same
+          task resumes from there.
+        - ``checkpoint__every`` (10): epochs between states in ``checkpoint__dir``.
         - ``early_stopping__restore_best`` (True): keep the weights of the best epoch, if rows are
           held out.
         - ``head__init`` ("auto"): ``"logistic"`` solves a linear head by logistic regression
@@ -208,6 +215,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
           "one_cycle" end with.
         - ``module__freeze_batch_norm`` (True): whether BatchNorm of trained stages normalizes with
           the statistics it was published with.
+        - ``trainable__rank`` (8): rank of the updates of ``trainable="lora"``.
         - ``optimizer__ema_decay`` (None): keep a moving average of the weights over steps, for
           example 0.99.
         - ``optimizer__max_grad_norm`` (None): clip gradients to this norm.
@@ -225,6 +233,11 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         learning rate of its last step as ``lr`` (the largest) and ``lr_by_stage``.
     reference_ : BackboneReference
         Name, weights and digest of the network.
+    weight_interpolation_ : float
+        How far the weights went: 0 is the solved head, 1 what was trained.
+    interpolation_losses_ : dict or None
+        Log loss of rows that were not trained on, by how far the weights go; None where
+        ``weight_interpolation`` was not chosen by it.
     n_epochs_, best_epoch_ : int
         Epochs trained, and the one with the lowest loss.
     train_indices_, valid_indices_ : ndarray of int
@@ -245,6 +258,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
        distort pretrained features and underperform out-of-distribution". ICLR.
     .. [2] Lee, Y., et al. (2023). "Surgical fine-tuning improves adaptation to distribution
        shifts". ICLR.
+    .. [3] Wortsman, M., et al. (2022). "Robust fine-tuning of zero-shot models". CVPR.
 
     Examples
     --------
@@ -276,21 +290,21 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         *,
         weights: Any = "default",
         freeze_depth: Any = -1,
+        trainable: str = "all",
         head: Any = "linear",
         augmentation: Any = None,
         augment_views: int | None = None,
-        test_time_views: int | None = None,
         optimizer: Any = "adamw",
         lr: float = 3e-5,
         weight_decay: float = 0.01,
         lr_schedule: str = "cosine",
         max_epochs: int = 10,
         batch_size: int = 32,
+        weight_interpolation: Any = "auto",
         validation_fraction: Any = None,
         early_stopping: int | None = None,
         class_weight: Any = None,
         loss: Any = "cross_entropy",
-        checkpoint_dir: Any = None,
         preprocessing: Any = "weights",
         image_size: int | None = None,
         image_shape: tuple[int, ...] | None = None,
@@ -313,21 +327,21 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         self.backbone = backbone
         self.weights = weights
         self.freeze_depth = freeze_depth
+        self.trainable = trainable
         self.head = head
         self.augmentation = augmentation
         self.augment_views = augment_views
-        self.test_time_views = test_time_views
         self.optimizer = optimizer
         self.lr = lr
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
         self.max_epochs = max_epochs
         self.batch_size = batch_size
+        self.weight_interpolation = weight_interpolation
         self.validation_fraction = validation_fraction
         self.early_stopping = early_stopping
         self.class_weight = class_weight
         self.loss = loss
-        self.checkpoint_dir = checkpoint_dir
         self.preprocessing = preprocessing
         self.image_size = image_size
         self.image_shape = image_shape
@@ -524,7 +538,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
                 f"{n_steps} and {n_runs}."
             )
         net = clone(self).set_params(
-            **dict.fromkeys(("early_stopping", "checkpoint_dir", "callbacks")),
+            **dict.fromkeys(("early_stopping", "checkpoint__dir", "callbacks")),
             validation_fraction=a_fifth,
             warm_start=False,
             verbose=0,
@@ -672,7 +686,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             fit = free_memory() // 2 if budget == "auto" else int(budget)
             at_once = max(_LEAST_ROWS, fit // self._prefix.row_bytes)
         failures: list[ImageDecodeError] = []
-        n_views = self.test_time_views or 1
+        n_views = self.augmentation__test_time_views or 1
         with DecodingThreads(n_decoding_threads(self.n_jobs)) as pool:
             for some in portions(source, at_once):
                 rows = [self._unlabeled(some, pool.map, failures)]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,12 +21,25 @@ from sklearn.base import clone
 from sktransfer._backbones import Backbone
 from sktransfer._base import NO_FAILED_ROWS, derived_seed, n_decoding_threads, seed_from
 from sktransfer._finetune._activations import ActivationStorage, Prefix, unreadable
+from sktransfer._finetune._adapters import attach, check_low_rank, merge
 from sktransfer._finetune._checkpoint import Checkpoints, identities
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
-from sktransfer._finetune._labels import Rows, read_labels, split_rows
+from sktransfer._finetune._labels import Rows, halves, read_labels, split_rows
 from sktransfer._finetune._network import resolve_freeze_depth, whole_backbone
 from sktransfer._finetune._parameters import check_parameters
-from sktransfer._finetune._training import Schedule, train_epochs, within_memory
+from sktransfer._finetune._training import (
+    SHARES,
+    Schedule,
+    Tensors,
+    between,
+    choose_share,
+    log_losses,
+    mean_history,
+    mean_loss,
+    snapshot,
+    train_epochs,
+    within_memory,
+)
 from sktransfer._frozen import (
     FrozenExtractor,
     LayerOutput,
@@ -49,7 +64,10 @@ MADE_WITH = (
 LEARNED_STAGES = "learned_stages"
 
 # Seeds of the parts of a fit.
-SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS = range(6)
+SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS, HALVES, ADAPTERS = range(8)
+
+# Rows as they are, as they are drawn, and those held out.
+_Data = tuple[LabeledRows, LabeledRows, LabeledRows | None]
 
 
 def run_fit(
@@ -66,7 +84,7 @@ def run_fit(
     """Train ``net`` on images, from scratch or from its present weights (``resume``).
 
     ``classes`` are all that there will be; None: those of ``y``. ``train`` trains the stages after
-    the cut; None: :func:`train_stages`.
+    the cut; None: the epochs that parameters ask for.
     """
     check_parameters(net)
     # Read the labels, and where images are; they are decoded later.
@@ -90,9 +108,16 @@ def run_fit(
         with DecodingThreads(n_decoding_threads(net.n_jobs)) as pool:
             net.notify("on_train_begin", X=X, y=y)
             one_class = resume or classes is not None
-            plain, drawn, held_out = _embed(net, prefix, rows, pool.map, one_class=one_class)
-            if resume or not _start_head(net, plain, held_out):
-                (train or train_stages)(net, drawn, held_out, rows, resume=resume)
+            data = _embed(net, prefix, rows, pool.map, one_class=one_class)
+            if net.trainable == "lora":
+                check_low_rank(net.module_, prefix.info.reference.name)
+            net.weight_interpolation_, net.interpolation_losses_ = 0.0, None
+            if resume or not _start_head(net, data[0], data[2]):
+                if train is None:
+                    _train_and_interpolate(net, data, rows, {"X": X, "y": y}, resume=resume)
+                else:
+                    with _adapted(net):
+                        train(net, *data[1:], rows, resume=resume)
             net._set_training(False)
             net.notify("on_train_end", X=X, y=y)
     except BaseException as error:
@@ -386,14 +411,167 @@ def _record_solved(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -
 # --- the stages that are trained -----------------------------------------------------------------
 
 
-def train_stages(
-    net: Any, drawn: LabeledRows, held_out: LabeledRows | None, rows: Rows, *, resume: bool
+def _train_and_interpolate(
+    net: Any, data: _Data, rows: Rows, told: dict[str, Any], *, resume: bool
+) -> None:
+    """Train, and go as far from the start to the end as ``weight_interpolation`` says.
+
+    How far is chosen only between a solved head on pretrained stages and what these became: from
+    other starts, the weights on the way are of no network that is worth anything.
+    """
+    plain, drawn, held_out = data
+    asked, start = net.weight_interpolation, snapshot(net)
+    chosen = asked == "auto" and not resume and net._head_plan[0] and net.weights is not None
+    # Of other losses, logits may be something else than log-probabilities.
+    chosen = chosen and isinstance(net.loss, str) and net.max_epochs > 0
+    if chosen and held_out is None:
+        _cross_fit(net, plain, drawn, rows, start, told)
+        return
+    _train_stages(net, drawn, held_out, rows, resume=resume)
+    changes = [(start, snapshot(net))]
+    share = 1.0 if asked == "auto" else float(asked)
+    if chosen:
+        assert held_out is not None
+        losses = _losses_by_share(net, held_out, *changes[0])
+        share = _choose_share(net, losses, held_out.given_weight)
+        if not share:
+            net.module_.restore(changes[0][1])
+            _warn_if_destroyed(net, mean_loss(net, plain))
+    net.module_.restore(between(start, changes, share))
+    net.weight_interpolation_ = share
+
+
+def _cross_fit(
+    net: Any,
+    plain: LabeledRows,
+    drawn: LabeledRows,
+    rows: Rows,
+    start: Tensors,
+    told: dict[str, Any],
+) -> None:
+    """Train on each half of the rows, and add a share of the mean change to the start.
+
+    The share is chosen on the rows that each training has not seen; the start is of all rows.
+    """
+    seed = derived_seed(net._seed, HALVES)
+    parts = halves(rows, net.train_indices_, net.class_weight, net._classes, seed)
+    if parts is None:
+        _record_solved(net, plain, None)
+        warnings.warn(
+            f"Whether training helps cannot be seen on {len(plain)} rows with fewer than two "
+            "independent ones of two classes: the solved head is kept. Give more rows, or set "
+            "weight_interpolation=1 to keep what is trained.",
+            stacklevel=4,
+        )
+        return
+    before, runs, changes, learned = list(net.history), [], [], []
+    losses = {share: np.zeros(len(plain)) for share in SHARES}
+    judged = np.zeros(len(plain))
+    try:
+        for half, (train, weight, test) in enumerate(parts):
+            if half:  # callbacks begin again, as in every fit
+                net.notify("on_train_end", **told)
+                net.notify("on_train_begin", **told)
+            net.module_.restore(start)
+            net.initialize_optimizer()
+            net.history[:] = []
+            some = plain.part(train, weight)
+            _start_head(net, some, None)
+            net.history[:] = []
+            own = snapshot(net)
+            _train_stages(net, drawn.part(train, weight), None, rows, resume=False, half=half)
+            runs.append(list(net.history))
+            changes.append((own, snapshot(net)))
+            learned.append(mean_loss(net, some))
+            unseen = plain.part(test, plain.given_weight[test])
+            for share, each in _losses_by_share(net, unseen, *changes[-1]).items():
+                losses[share][test] = each
+            judged[test] = unseen.given_weight
+        share = _choose_share(net, losses, judged)
+        if not share:
+            _warn_if_destroyed(net, min(learned))
+        # The mean of trainings that went apart is no network: on rows that it has seen, it is worse
+        # than each of them on rows that it has not.
+        known = net.interpolation_losses_
+        while share:
+            net.module_.restore(between(start, changes, share))
+            if mean_loss(net, plain) <= known[share]:
+                break
+            share = max(each for each in SHARES if each < share)
+        net.weight_interpolation_ = share
+    finally:
+        # What an interrupt leaves is the head of all rows, not that of half of them.
+        net.module_.restore(between(start, changes, net.weight_interpolation_))
+    epochs = mean_history(runs)
+    net.history[:] = [*before, *epochs]
+    net.n_epochs_ = len(epochs)
+    net.best_epoch_ = 1 + int(np.argmin([row["train_loss"] for row in epochs])) if epochs else 0
+    net.initialize_optimizer()  # its moments are of half of the rows
+
+
+def _losses_by_share(
+    net: Any, dataset: LabeledRows, start: Tensors, end: Tensors
+) -> dict[float, np.ndarray]:
+    """Return the log loss of each row, by the share of the way from ``start`` to ``end``."""
+    losses = {}
+    for share in SHARES:
+        net.module_.restore(between(start, [(start, end)], share))
+        losses[share] = log_losses(net, dataset)
+    return losses
+
+
+def _choose_share(net: Any, losses: dict[float, np.ndarray], weight: np.ndarray) -> float:
+    """Choose a share of the way, and note the mean losses."""
+    net.interpolation_losses_ = {
+        share: float(np.average(each, weights=weight)) for share, each in losses.items()
+    }
+    return choose_share(losses, weight)
+
+
+def _warn_if_destroyed(net: Any, learned: float) -> None:
+    """Warn where training made even the rows that it saw worse than unseen ones were before."""
+    if learned > net.interpolation_losses_[0.0]:
+        warnings.warn(
+            f"Training is not kept, since it destroyed what the network knew: the log loss of rows "
+            f"that it saw is {learned:.3g} after it, and that of unseen rows was "
+            f"{net.interpolation_losses_[0.0]:.3g} before. What is kept is the solved head. Lower "
+            f"lr (now {net.lr}) or head__lr; find_lr suggests a rate.",
+            stacklevel=5,
+        )
+
+
+@contextmanager
+def _adapted(net: Any) -> Iterator[None]:
+    """Add to the trained stages what ``trainable`` says, and merge it afterwards."""
+    if net.trainable == "all":
+        yield
+        return
+    before = net.optimizer_
+    seed = derived_seed(net._seed, ADAPTERS)
+    try:
+        attach(net.module_, net.trainable, rank=net.trainable__rank, seed=seed)
+        net.initialize_optimizer()
+        if type(before) is type(net.optimizer_):  # of a training that is continued
+            net.optimizer_.state.update(before.state)
+        yield
+    finally:
+        merge(net.module_)
+
+
+def _train_stages(
+    net: Any,
+    drawn: LabeledRows,
+    held_out: LabeledRows | None,
+    rows: Rows,
+    *,
+    resume: bool,
+    half: int = 0,
 ) -> None:
     """Train everything that is not frozen, together with the head."""
     checkpoints = None
-    if net.checkpoint_dir is not None:
+    if net.checkpoint__dir is not None:
         fingerprint = _fingerprint(net, rows, drawn, resume=resume)
-        checkpoints = Checkpoints(net.checkpoint_dir, fingerprint, net.checkpoint__every)
+        checkpoints = Checkpoints(net.checkpoint__dir, fingerprint, net.checkpoint__every)
     schedule = Schedule(
         net.max_epochs,
         net.lr_schedule,
@@ -403,15 +581,17 @@ def train_stages(
         net.early_stopping__restore_best,
         net.optimizer__ema_decay,
     )
-    train_epochs(
-        net,
-        drawn,
-        held_out,
-        schedule,
-        seed=derived_seed(net._seed, MAIN_PHASE),
-        checkpoints=checkpoints,
-        epochs_before=len(net.history) if resume else 0,
-    )
+    phase = (MAIN_PHASE, half) if half else (MAIN_PHASE,)
+    with _adapted(net):
+        train_epochs(
+            net,
+            drawn,
+            held_out,
+            schedule,
+            seed=derived_seed(net._seed, *phase),
+            checkpoints=checkpoints,
+            epochs_before=len(net.history) if resume else 0,
+        )
 
 
 def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) -> str:
@@ -423,7 +603,7 @@ def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) ->
     digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
     # What is held out chooses the epoch, and another split trains on other rows: groups may
     # have changed, or a splitter that draws.
-    for numbers in (net.train_indices_, net.valid_indices_, rows.weight):
+    for numbers in (net.train_indices_, net.valid_indices_, rows.weight, dataset.rows):
         digest.update(numbers.tobytes())
     if resume:  # another place to start from is another training
         for tensor in net.module_.saved().values():

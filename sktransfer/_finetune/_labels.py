@@ -18,7 +18,7 @@ from sktransfer._images import ImageSource
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
-from sktransfer._utils.splitting import holdout_split
+from sktransfer._utils.splitting import holdout_split, stratified_folds
 
 
 @dataclass
@@ -117,6 +117,33 @@ def split_rows(
     # Errors are to name labels, not codes.
     train, valid = holdout_split(classes[rows.y[kept]], split, groups=groups, random_state=seed)
     return kept[train], kept[valid]
+
+
+def halves(
+    rows: Rows, train: np.ndarray, class_weight: Any, classes: np.ndarray, seed: int
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
+    """Divide rows into halves; return for each its rows, their weights, and the other rows.
+
+    They are stratified by class, and groups or copies of an image stay together. Rows of a class
+    that a half lacks are left out of the rest; None if fewer than two classes remain.
+    """
+    y = rows.y[train]
+    groups = _copies(rows.digests) if rows.groups is None else rows.groups[train]
+    units = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    n_units = np.array([len(np.unique(units[y == code])) for code in range(len(classes))])
+    if (n_units > 1).sum() < 2:
+        return None
+    # scikit-learn warns of a class that there is too little of to divide.
+    strata = np.where(n_units[y] > 1, y, int(n_units.argmax()))
+    folds = stratified_folds(2, grouped=groups is not None, random_state=seed)
+    parts = []
+    for first, second in folds.split(strata, strata, groups):
+        present = np.unique(y[first])
+        judged = second[np.isin(y[second], present)]
+        if len(present) < 2 or not rows.weight[train[first]].any() or not len(judged):
+            return None
+        parts.append((first, rows.weights(train[first], class_weight, classes), judged))
+    return parts
 
 
 def a_fifth(_: Any, y: np.ndarray, groups: Any = None) -> tuple[np.ndarray, np.ndarray | None]:

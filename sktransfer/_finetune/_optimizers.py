@@ -1,6 +1,6 @@
-"""Optimizers and learning-rate schedules by name, and which parameter has which rate and decay.
+"""Losses, optimizers and schedules by name, and which parameter has which rate and decay.
 
-It must not know skorch or estimators.
+It must not know skorch, networks or estimators.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sktransfer._finetune._adapters import NORMS, Scaled, Shifted
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {}),
@@ -29,7 +32,7 @@ SCHEDULES: tuple[str, ...] = ("constant", "cosine", "linear", "step", "one_cycle
 
 # Every norm's scale and shift, and every bias, is left out of weight decay: pulling them to zero
 # is no prior that anybody holds.
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_BARE = (*NORMS, Scaled, Shifted)
 
 
 def make_optimizer(
@@ -48,7 +51,7 @@ def make_optimizer(
             id(parameter)
             for part in module.modules()
             for key, parameter in part.named_parameters(recurse=False)
-            if isinstance(part, _NORMS) or key == "bias"
+            if isinstance(part, _BARE) or key == "bias"
         }
         trainable = [p for p in module.parameters() if p.requires_grad]
         for suffix, decay, chosen in (
@@ -88,3 +91,63 @@ def schedule_factor(
             return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / 0.3))
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (done - 0.3) / 0.7))
     return 1.0
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+LOSSES: tuple[str, ...] = ("cross_entropy", "focal")
+
+
+class WeightedLoss(nn.Module):
+    """Average a loss per row, times the row's weight, over a batch.
+
+    ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of the
+    true class.
+
+    References
+    ----------
+    .. [1] Lin, T.-Y., Goyal, P., Girshick, R., He, K., & Dollár, P. (2017). "Focal loss for dense
+       object detection". ICCV.
+    """
+
+    def __init__(
+        self, loss: str = "cross_entropy", label_smoothing: float = 0.0, gamma: float = 2.0
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.label_smoothing = label_smoothing
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch."""
+        each = cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
+        if self.loss == "focal":
+            # p from the unsmoothed likelihood: smoothing must not make an easy row a hard one.
+            plain = cross_entropy(logits, target, reduction="none")
+            each = each * (1 - torch.exp(-plain)).clamp(min=0) ** self.gamma
+        if weight is not None:
+            each = each * weight.to(each)
+        return each.mean()
+
+
+class PerRowLoss(nn.Module):
+    """Weight a torch loss by row, if it can return one loss per row."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.inner = loss
+        if hasattr(loss, "reduction"):
+            loss.reduction = "none"  # type: ignore[assignment]
+
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch."""
+        each = self.inner(logits, target)
+        if each.ndim == 0:
+            if weight is not None and not bool((weight == 1).all()):
+                raise ValueError(
+                    f"The loss {type(self.inner).__name__} returns one number per batch, which "
+                    "cannot be weighted by row: give it a `reduction` attribute, or leave "
+                    "class_weight and sample_weight out."
+                )
+            return each
+        return (each if weight is None else each * weight.to(each)).mean()

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from sktransfer._finetune._adapters import RATES
 from sktransfer._finetune._checkpoint import identities
-from sktransfer._finetune._losses import LOSSES, WeightedLoss
-from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES
+from sktransfer._finetune._optimizers import LOSSES, OPTIMIZERS, SCHEDULES, WeightedLoss
 from sktransfer._images import ImageAugmentation, resolve_augmentation
 from sktransfer._utils.sklearn_compat import (
     HasMethods,
@@ -27,26 +27,28 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "backbone": [str, os.PathLike, HasMethods("fit"), nn.Module, list, tuple],
     "weights": [str, os.PathLike, Enum, None],
     "freeze_depth": [Integral, str, list, tuple, set, frozenset],
+    "trainable": [StrOptions(set(RATES))],
     "head": [StrOptions({"linear"}), list, tuple, callable],
     "augmentation": [str, callable, None],
     "augment_views": [Interval(Integral, 1, None, closed="left"), None],
-    "test_time_views": [Interval(Integral, 1, None, closed="left"), None],
     "optimizer": [StrOptions(set(OPTIMIZERS)), type],
     "lr": [Interval(Real, 0, None, closed="neither")],
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "lr_schedule": [StrOptions(set(SCHEDULES))],
     "max_epochs": [Interval(Integral, 0, None, closed="left")],
     "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "weight_interpolation": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither"), callable, None],
     "early_stopping": [Interval(Integral, 1, None, closed="left"), None],
     "class_weight": [dict, StrOptions({"balanced"}), None],
     "loss": [StrOptions(set(LOSSES)), callable],
-    "checkpoint_dir": [str, os.PathLike, None],
     "warm_start": ["boolean"],
     "callbacks": [list, StrOptions({"disable"}), None],
+    "augmentation__test_time_views": [Interval(Integral, 1, None, closed="left"), None],
     "cache__activation_dtype": [StrOptions({"auto", "float16", "float32"})],
     "cache__disk_budget": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
     "cache__memory_budget": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+    "checkpoint__dir": [str, os.PathLike, None],
     "checkpoint__every": [Interval(Integral, 1, None, closed="left")],
     "early_stopping__restore_best": ["boolean"],
     "head__C": [Interval(Real, 0, None, closed="neither")],
@@ -62,6 +64,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "module__freeze_batch_norm": ["boolean"],
     "optimizer__ema_decay": [Interval(Real, 0, 1, closed="neither"), None],
     "optimizer__max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "trainable__rank": [Interval(Integral, 1, None, closed="left")],
 }
 RARE: list[str] = sorted(name for name in CONSTRAINTS if "__" in name)
 
@@ -82,13 +85,13 @@ def _by_word(table: dict[str, str]) -> dict[str, str]:
 _MEANT = _by_word({
     "backbone": "model base_model arch architecture network net model_name encoder module",
     "weights": "pretrained checkpoint_path",
-    "freeze_depth": "trainable trainable_layers freeze freeze_layers frozen fine_tune_at freeze_to "
+    "freeze_depth": "trainable_layers freeze freeze_layers frozen fine_tune_at freeze_to "
     "n_frozen layers_to_freeze unfreeze unfreeze_layers",
     "head": "include_top classifier top dense hidden_layer_sizes",
     "head__dropout": "dropout dropout_rate drop_rate ps",
     "head__epochs": "freeze_epochs",
     "augmentation": "augment augmenter transform transforms data_augmentation aug_transforms",
-    "test_time_views": "tta n_tta",
+    "augmentation__test_time_views": "tta n_tta test_time_views",
     "optimizer": "opt opt_func solver",
     "optimizer__momentum": "momentum",
     "optimizer__betas": "betas beta_1 beta_2",
@@ -103,11 +106,15 @@ _MEANT = _by_word({
     "batch_size": "bs batch minibatch_size train_batch_size",
     "validation_fraction": "validation_split validation_data val_split val_size valid_pct "
     "test_size train_split",
+    "weight_interpolation": "wise_ft wiseft wise_ft_alpha interpolation interpolation_alpha soup",
+    "trainable": "peft peft_type peft_config lora use_lora lora_config adapter ssf bn_only "
+    "norm_only bias_only train_bn",
+    "trainable__rank": "rank lora_rank lora_r lora_dim",
     "early_stopping": "patience n_iter_no_change",
     "early_stopping__restore_best": "restore_best_weights save_best_only load_best",
     "class_weight": "class_weights",
     "loss": "criterion loss_fn loss_func objective",
-    "checkpoint_dir": "checkpoint checkpoints save_dir dirname",
+    "checkpoint__dir": "checkpoint checkpoints checkpoint_dir save_dir dirname",
     "checkpoint__every": "save_freq save_period",
     "image_size": "input_shape target_size img_size size input_size",
     "precision": "amp fp16 bf16 mixed_precision dtype",
@@ -117,6 +124,8 @@ _MEANT = _by_word({
 _WITHOUT = _by_word({
     "the classes are those of y in fit": "classes num_classes n_classes n_out",
     "cross_validate and searches take scoring=, callbacks skorch's EpochScoring": "metrics scoring",
+    "what trainable='lora' adds counts as it is, and lr takes the place of its scale": "lora_alpha "
+    "lora_scale lora_dropout",
     "rows are shuffled in each epoch, and all seen": "shuffle steps_per_epoch",
     "the network's own pooling is kept; PretrainedFeatureExtractor has others": "pooling",
 })  # fmt: skip
@@ -152,11 +161,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.0,
         "lr_schedule": "constant",
         "max_epochs": 10,
+        "weight_interpolation": 1.0,  # what was trained is kept as it is
     },
     # A common recipe for medical images: Adam with a rate that falls to a tenth after a warm-up,
-    # L2, early stopping, the best weights, a checkpoint (with checkpoint_dir) every ten epochs. Two
-    # of its usual parts are left out, since they spoil probabilities: a rate of 1e-3, which is for
-    # new layers and undoes the solved head in its first epoch, and balanced class weights.
+    # L2, early stopping, the best weights, and with checkpoint__dir a checkpoint every ten epochs.
+    # Two of its usual parts are left out, since they spoil probabilities: a rate of 1e-3, which is
+    # for new layers and undoes the solved head in its first epoch, and balanced class weights.
     "medical": {
         "augmentation": "medical",
         "optimizer": "adam",
@@ -222,6 +232,12 @@ def _check_words(given: dict[str, Any], constraints: dict[str, list[Any]]) -> No
             f"lr={given['lr']!r} has to be one rate, that of the last stage. "
             "lr__layer_decay=0.7 multiplies it by 0.7 for each stage before it."
         )
+    if isinstance(given["trainable"], bool):
+        raise ValueError(
+            f"trainable={given['trainable']} is not known: it says which weights of the trained "
+            "stages change: 'all', 'affine' or 'lora'. Which stages are trained is freeze_depth: 0 "
+            "trains all of them, 'all' none."
+        )
     if isinstance(given["weights"], dict):
         raise ValueError(
             "weights has to be a file, and got a dict of tensors: save it with torch.save(tensors, "
@@ -258,8 +274,8 @@ def check_parameters(estimator: Any) -> None:
     _check_components(estimator)
     augmentation = resolve_augmentation(estimator.augmentation)
     asked = {"augment_views": estimator.augment_views}
-    if estimator.test_time_views != 1:  # the image as it is needs no augmentation
-        asked["test_time_views"] = estimator.test_time_views
+    if estimator.augmentation__test_time_views != 1:  # the image as it is needs no augmentation
+        asked["augmentation__test_time_views"] = estimator.augmentation__test_time_views
     for name, n_views in asked.items():
         if n_views is not None and augmentation is None:
             raise ValueError(
@@ -276,18 +292,25 @@ def check_parameters(estimator: Any) -> None:
             f"early_stopping={estimator.early_stopping} watches the loss on held-out rows, and "
             "there are none: set validation_fraction, for example to 0.2."
         )
+    rank = estimator.trainable__rank
+    if estimator.trainable != "lora" and rank != type(estimator).trainable__rank:
+        raise ValueError(
+            f"trainable__rank={rank} is the rank of updates of "
+            f"trainable='lora', and trainable is {estimator.trainable!r}: leave it out, or set "
+            "trainable='lora'."
+        )
     rates = estimator.head__lr
     if isinstance(rates, (tuple, list)) and not (len(rates) == 2 and all(r > 0 for r in rates)):
         raise ValueError(
             "head__lr is one positive rate or a pair of them (while the head is trained alone, and "
             f"after that); got {rates!r}."
         )
-    if estimator.checkpoint_dir is None:
+    if estimator.checkpoint__dir is None:
         return
     identities(estimator)
     if not isinstance(estimator.random_state, Integral):
         raise ValueError(
-            "checkpoint_dir needs an integer random_state: a training with other random draws "
+            "checkpoint__dir needs an integer random_state: a training with other random draws "
             f"each time cannot be resumed; got random_state={estimator.random_state!r}."
         )
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from sktransfer._backbones import OWN, BackboneReference, OwnNetwork, is_own, load_strict
 from sktransfer._base import NO_FAILED_ROWS
+from sktransfer._finetune._adapters import merged
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._head import make_head
 from sktransfer._finetune._network import whole_backbone
@@ -44,6 +45,7 @@ from sktransfer.exceptions import WeightsMismatchError
 OBJECTS: dict[str, Any] = {kind.__name__: kind for kind in (ImageAugmentation, DicomOptions)}
 KEYS = {
     *("schema", "sktransfer", "estimator", "params", "classes", "reference", "seed", "history"),
+    *("weight_interpolation", "interpolation_losses"),
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
     "class_names",
 }
@@ -56,7 +58,7 @@ def learned_bytes(net: Any) -> bytes:
     """Return what a fitted estimator has learned, sealed together with its classes."""
     if "_module_" not in vars(net):
         return net._learned
-    return seal(net._module_.saved(), written_classes(net._classes))
+    return seal(merged(net._module_).saved(), written_classes(net._classes))
 
 
 def packed_weights(net: Any, *, in_file: bool = False) -> PackedWeights | None:
@@ -168,8 +170,10 @@ def written(
         "history": json.loads(json.dumps(list(net.history), default=plain_number)),
         "n_epochs": net.n_epochs_,
         "best_epoch": net.best_epoch_,
+        "weight_interpolation": net.weight_interpolation_,
+        "interpolation_losses": encode(net.interpolation_losses_, "interpolation_losses_"),
     }
-    tensors = net._module_.saved() if "_module_" in vars(net) else learned_tensors(net)
+    tensors = merged(net._module_).saved() if "_module_" in vars(net) else learned_tensors(net)
     packed = packed_weights(net, in_file=True)
     if packed is not None:
         tensors = tensors | packed.tensors
@@ -299,9 +303,10 @@ def _unpacked(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     net._classes, net._class_names = read_common(net, header)
     net.reference_ = BackboneReference(**header["reference"])
     net.history_ = History(header["history"])
-    net._seed, net.n_epochs_, net.best_epoch_ = (
-        header[name] for name in ("seed", "n_epochs", "best_epoch")
+    net._seed, net.n_epochs_, net.best_epoch_, net.weight_interpolation_ = (
+        header[name] for name in ("seed", "n_epochs", "best_epoch", "weight_interpolation")
     )
+    net.interpolation_losses_ = decode(header["interpolation_losses"])
     return net
 
 

@@ -21,9 +21,9 @@ from skorch.utils import to_numpy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sktransfer._finetune._losses import PerRowLoss, WeightedLoss
+from sktransfer._finetune._adapters import RATES
 from sktransfer._finetune._network import Suffix
-from sktransfer._finetune._optimizers import make_optimizer
+from sktransfer._finetune._optimizers import PerRowLoss, WeightedLoss, make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
 from sktransfer._finetune._training import TrainingStopped, raised_by_code, within_memory
 
@@ -79,9 +79,11 @@ class TrainingNet(NeuralNetClassifier):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
 
     # The defaults of the rare parameters, which the constructor takes as keywords.
+    augmentation__test_time_views: int | None = None
     cache__activation_dtype: str = "auto"
     cache__disk_budget: int | str = "auto"
     cache__memory_budget: int | str = "auto"
+    checkpoint__dir: Any = None
     checkpoint__every: int = 10
     early_stopping__restore_best: bool = True
     head__C: float = 0.003  # noqa: N815 - scikit-learn's C
@@ -97,6 +99,7 @@ class TrainingNet(NeuralNetClassifier):
     module__freeze_batch_norm: bool = True
     optimizer__ema_decay: float | None = None
     optimizer__max_grad_norm: float | None = None
+    trainable__rank: int = 8
 
     __setattr__ = object.__setattr__
     __delattr__ = object.__delattr__
@@ -243,8 +246,9 @@ class TrainingNet(NeuralNetClassifier):
         alone, together = rates if isinstance(rates, (tuple, list)) else (rates, rates)
         self._head_plan = solved, linear, alone
         last = module.cut.n_stages - 1
+        rate = self.lr * RATES[self.trainable]
         blocks = [
-            (part.name, part.module, self.lr * self.lr__layer_decay ** (last - part.stage))
+            (part.name, part.module, rate * self.lr__layer_decay ** (last - part.stage))
             for part in module.parts
             if part.trained
         ]

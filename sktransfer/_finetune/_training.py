@@ -6,6 +6,7 @@ It must not know images, labels or backbones: it is given a net, datasets and a 
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ _DIVERGED, _CHECKED, _SMOOTHED = 4.0, 5, 0.1
 # where rows held out are told apart by less than this many standard deviations, or in the last
 # fifth of the rates.
 _LEAST_FALL, _SHARE, _TOLD_APART = 0.02, 0.2, 2.0
+
+Tensors = dict[str, Tensor]  # by name
+
+# How far weights may go from where a training started to where it ended.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 # What modules call the share of what they drop, torch's, torchvision's and timm's.
 _SHARES = ("p", "dropout", "dropout_p", "attention_dropout", "drop_rate", "drop_prob")
@@ -250,6 +256,96 @@ def within_memory(net: Any, run: Callable[[slice], Any], n: int) -> list[Any]:
         net._rows_at_once = size // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+# --- between where a training started and where it ended -----------------------------------------
+
+
+def snapshot(net: Any) -> Tensors:
+    """Return a copy of everything that training may have changed."""
+    return {name: tensor.clone() for name, tensor in net.module_.saved().items()}
+
+
+def between(start: Tensors, changes: list[tuple[Tensors, Tensors]], share: float) -> Tensors:
+    """Return ``start`` plus a share of the mean change of trainings (before, after) [1]_ [2]_.
+
+    References
+    ----------
+    .. [1] Wortsman, M., et al. (2022). "Robust fine-tuning of zero-shot models". CVPR.
+    .. [2] Wortsman, M., et al. (2022). "Model soups: averaging weights of multiple fine-tuned
+       models improves accuracy without increasing inference time". ICML.
+    """
+    if not share:
+        return start
+    if share == 1 and len(changes) == 1 and changes[0][0] is start:
+        return changes[0][1]  # no digit of it is rounded
+    found = {}
+    for name, tensor in start.items():
+        pairs = [(before[name], after[name]) for before, after in changes]
+        if tensor.is_floating_point():
+            change = sum(after.to(tensor) - before.to(tensor) for before, after in pairs)
+            found[name] = tensor + share / len(pairs) * change
+        else:
+            found[name] = pairs[-1][1]
+    return found
+
+
+@torch.no_grad()
+def log_losses(net: Any, dataset: Any) -> np.ndarray:
+    """Return the cross-entropy of each row in inference mode; finite, however wrong it is."""
+    net._set_training(False)
+    found = [
+        cross_entropy(net.infer(inputs).cpu().double(), labels, reduction="none")
+        for inputs, labels in net.get_iterator(dataset)
+    ]
+    worst = -math.log(np.finfo(np.float64).eps)
+    return torch.cat(found).nan_to_num(worst).clamp(max=worst).numpy()
+
+
+def mean_loss(net: Any, dataset: Any) -> float:
+    """Return the weighted mean of :func:`log_losses`."""
+    return float(np.average(log_losses(net, dataset), weights=dataset.given_weight))
+
+
+def choose_share(losses: dict[float, np.ndarray], weight: np.ndarray) -> float:
+    """Choose the share nearest to a half whose loss is no worse than the lowest, within its error.
+
+    The error is the standard error of the differences by row.
+    """
+    part = weight / weight.sum()
+    best = min(losses, key=lambda share: (part @ losses[share], share))
+    as_good = []
+    for share, each in losses.items():
+        difference = each - losses[best]
+        mean = part @ difference
+        if mean <= math.sqrt(part**2 @ (difference - mean) ** 2):
+            as_good.append(share)
+    return min(as_good, key=lambda share: (abs(share - 0.5), share))
+
+
+def mean_history(runs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the epochs of several trainings as one: numbers are means, the rest is the first's."""
+    longest = max(runs, key=len)
+    epochs: list[dict[str, Any]] = []
+    for i, row in enumerate(longest):
+        same = [run[i] for run in runs if len(run) > i]
+        numbers = {
+            name: float(np.mean([each[name] for each in same]))
+            for name, value in row.items()
+            if isinstance(value, float) and all(isinstance(each.get(name), float) for each in same)
+        }
+        batches = [batch for each in same for batch in each["batches"]]
+        epochs.append({**row, **numbers, "batches": batches})
+    for name in ("train_loss", "train_acc"):
+        sign = -1 if name == "train_acc" else 1
+        values = [sign * row.get(name, np.nan) for row in epochs]
+        for i, row in enumerate(epochs):
+            if f"{name}_best" in row:
+                row[f"{name}_best"] = values[i] <= min(values[: i + 1])
+    return epochs
+
+
+# --- the learning rate ---------------------------------------------------------------------------
 
 
 def range_test(

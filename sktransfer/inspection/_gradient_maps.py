@@ -92,7 +92,7 @@ def input_gradient(
     Notes
     -----
     The network runs in torch, in float32 at least, without rounding activations at the cut, and
-    without ``test_time_views``.
+    without ``augmentation__test_time_views``.
 
     References
     ----------

@@ -234,7 +234,7 @@ class SearchPlan:
         slowest = min(self._models, key=lambda each: each[:2])[2]
         model = clone(slowest)
         _, clf = split_model(model)
-        clf.set_params(verbose=0, callbacks=None, checkpoint_dir=None)
+        clf.set_params(verbose=0, callbacks=None, checkpoint__dir=None)
         start = time.perf_counter()
         model.fit(_safe_indexing(self._X, train), _safe_indexing(self._y, train))
         model.predict(_safe_indexing(self._X, test))

@@ -19,7 +19,7 @@ from sktransfer._utils.versions import versions_of
 from sktransfer._utils.writing import written_whole
 
 # Parameters that change nothing about a result.
-_SILENT = ("verbose", "n_jobs", "cache", "checkpoint_dir", "checkpoint__every")
+_SILENT = ("verbose", "n_jobs", "cache", "checkpoint__dir", "checkpoint__every")
 # A comparison never mixes what two versions of these computed.
 _LIBRARIES = ("sktransfer", "scikit-learn", "torch", "torchvision", "timm", "pillow", "skorch")
 # What the repr of an object shows that has none of its own.

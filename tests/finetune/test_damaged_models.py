@@ -242,7 +242,7 @@ def test_damaged_parameters_are_refused(fitted, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(small, task, tmp_path):
-    settings = {"backbone": "squeezenet1_1", "checkpoint_dir": tmp_path, "checkpoint__every": 1}
+    settings = {"backbone": "squeezenet1_1", "checkpoint__dir": tmp_path, "checkpoint__every": 1}
     clf = small(**settings, max_epochs=1).fit(*task)
     (file,) = tmp_path.glob("*/training.pt")
     data = bytearray(file.read_bytes())
@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(small, task, tmp_pa
 
 
 def test_the_checkpoint_of_another_training_is_refused(small, task, tmp_path):
-    settings = {"backbone": "squeezenet1_1", "checkpoint_dir": tmp_path, "max_epochs": 1}
+    settings = {"backbone": "squeezenet1_1", "checkpoint__dir": tmp_path, "max_epochs": 1}
     small(**settings).fit(*task)
     (one,) = tmp_path.glob("*/training.pt")
     second = small(**settings, lr=1e-4).fit(*task)

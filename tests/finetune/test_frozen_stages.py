@@ -146,7 +146,7 @@ def test_frozen_stages_do_not_change_in_a_warm_start_or_a_resumed_training(small
     settings = {"freeze_depth": [backbone.stage_names[1]], "module__freeze_batch_norm": False}
     settings |= {"lr": 1e-2, "weight_decay": 0.1}
     warm = small(warm_start=True, **settings).fit(*task).fit(*task)
-    resumed = small(checkpoint_dir=tmp_path, checkpoint__every=1, **settings)
+    resumed = small(checkpoint__dir=tmp_path, checkpoint__every=1, **settings)
     with pytest.raises(RuntimeError, match="stopped"):
         clone(resumed).set_params(callbacks=[Stop()]).fit(*task)
     assert len(list(tmp_path.glob("*/training.pt"))) == 1

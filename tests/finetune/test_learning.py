@@ -20,8 +20,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import ValidSplit
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer._finetune._losses import WeightedLoss
-from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES, schedule_factor
+from sktransfer._finetune._optimizers import OPTIMIZERS, SCHEDULES, WeightedLoss, schedule_factor
 from sktransfer.preprocessing import ImageAugmentation
 
 
@@ -392,7 +391,7 @@ class Slow(Callback):
 X, y = np.load(sys.argv[1]), np.arange(40) % 2
 FineTuneClassifier("resnet18", weights=None, image_size=32, max_epochs=6, batch_size=8,
     head__dropout=0.2, random_state=0, engine="torch", augmentation="light",
-    checkpoint_dir=sys.argv[2], checkpoint__every=2, validation_fraction=0.25,
+    checkpoint__dir=sys.argv[2], checkpoint__every=2, validation_fraction=0.25,
     callbacks=[Slow()], lr=1e-2).fit(X, y)
 """
 
@@ -414,18 +413,18 @@ def test_a_killed_training_ends_like_an_undisturbed_one(small, task, tmp_path):
     settings |= {"validation_fraction": 0.25, "checkpoint__every": 2}
     threads = torch.get_num_threads()
 
-    resumed = small(checkpoint_dir=tmp_path / "states", **settings).fit(*task)
-    whole = small(checkpoint_dir=tmp_path / "fresh", **settings).fit(*task)
+    resumed = small(checkpoint__dir=tmp_path / "states", **settings).fit(*task)
+    whole = small(checkpoint__dir=tmp_path / "fresh", **settings).fit(*task)
     assert torch.get_num_threads() == threads
     assert len(list(tmp_path.glob("states/*"))) == 1  # it was the same task
     assert same(weights_of(resumed), weights_of(whole))
     assert [row["train_loss"] for row in resumed.history_] == [
         row["train_loss"] for row in whole.history_
     ]
-    small(checkpoint_dir=tmp_path / "states", **{**settings, "lr": 1e-3}).fit(*task)
+    small(checkpoint__dir=tmp_path / "states", **{**settings, "lr": 1e-3}).fit(*task)
     assert len(list(tmp_path.glob("states/*"))) == 2  # another task alongside it
     with pytest.raises(ValueError, match="integer random_state"):
-        small(checkpoint_dir=tmp_path, random_state=None).fit(*task)
+        small(checkpoint__dir=tmp_path, random_state=None).fit(*task)
 
 
 # --- augmentation --------------------------------------------------------------------------------
@@ -497,7 +496,7 @@ def test_views_at_test_time_are_averaged(small, task):
     mirror = ImageAugmentation(horizontal_flip=True)
     clf = small(augmentation=mirror, cache__activation_dtype="float32", max_epochs=1).fit(X, y)
     there, mirrored = clf.decision_function(X), clf.decision_function(X[:, :, ::-1])
-    z = clf.set_params(test_time_views=2).decision_function(X)
+    z = clf.set_params(augmentation__test_time_views=2).decision_function(X)
     same_again = np.isclose(z, there, atol=1e-4)
     averaged = np.isclose(z, (there + mirrored) / 2, atol=1e-4)
     assert (same_again | averaged).all()
@@ -506,10 +505,10 @@ def test_views_at_test_time_are_averaged(small, task):
 
 def test_views_at_test_time_depend_on_images_alone(small, task):
     X, y = task
-    clf = small(augmentation="standard", test_time_views=3, max_epochs=1).fit(X, y)
+    clf = small(augmentation="standard", augmentation__test_time_views=3, max_epochs=1).fit(X, y)
     P = clf.predict_proba(X)
     np.testing.assert_allclose(clf.predict_proba(X[::-1])[::-1], P, atol=1e-6)
-    one = clf.set_params(test_time_views=None).predict_proba(X)
+    one = clf.set_params(augmentation__test_time_views=None).predict_proba(X)
     assert not np.allclose(one, P, atol=1e-4)
     with pytest.raises(ValueError, match="augmentation"):
-        small(test_time_views=3).fit(X, y)
+        small(augmentation__test_time_views=3).fit(X, y)

@@ -149,7 +149,7 @@ def test_each_call_has_draws_of_its_own(small, task):
 
 def test_a_finished_checkpoint_is_not_used_for_the_next_training(small, task, tmp_path):
     X, y = task
-    plain, kept = (small(NET, lr=1e-3, checkpoint_dir=d) for d in (None, tmp_path))
+    plain, kept = (small(NET, lr=1e-3, checkpoint__dir=d) for d in (None, tmp_path))
     for clf in (plain, kept):
         clf.fit(X, y).partial_fit(X[:20], y[:20]).partial_fit(X, y)
     assert same(learned(plain), learned(kept))
@@ -158,8 +158,8 @@ def test_a_finished_checkpoint_is_not_used_for_the_next_training(small, task, tm
 
 def test_the_history_of_a_resumed_training_is_complete_and_not_repeated(small, task, tmp_path):
     settings = {"head__init": "random", "head__epochs": 2, "checkpoint__every": 1}
-    first = small(NET, checkpoint_dir=tmp_path, **settings).fit(*task)
-    again = small(NET, checkpoint_dir=tmp_path, **settings).fit(*task)
+    first = small(NET, checkpoint__dir=tmp_path, **settings).fit(*task)
+    again = small(NET, checkpoint__dir=tmp_path, **settings).fit(*task)
     assert len(first.history_) == len(again.history_) == 4
     assert again.history_[:, "train_loss"] == first.history_[:, "train_loss"]
 
@@ -177,8 +177,8 @@ def test_another_split_is_another_training(small, task, tmp_path, what):
     if what == "a splitter":
         settings = {"lr": 1e-3, "validation_fraction": drawn_split}
         first, then = {"groups": np.zeros(40)}, {"groups": np.ones(40)}
-    small(NET, checkpoint_dir=tmp_path, **settings).fit(X, y, **first)
-    again = small(NET, checkpoint_dir=tmp_path, **settings).fit(X, y, **then)
+    small(NET, checkpoint__dir=tmp_path, **settings).fit(X, y, **first)
+    again = small(NET, checkpoint__dir=tmp_path, **settings).fit(X, y, **then)
     plain = small(NET, **settings).fit(X, y, **then)
     assert len(list(tmp_path.iterdir())) == 2
     assert np.array_equal(again.valid_indices_, plain.valid_indices_)
@@ -208,7 +208,7 @@ def test_a_resumed_training_ends_like_an_uninterrupted_one(small, task, tmp_path
                 raise RuntimeError("stopped")
 
     settings = {"max_epochs": 6, "lr": 3e-3, **settings}
-    state = {"checkpoint_dir": tmp_path, "checkpoint__every": 2}
+    state = {"checkpoint__dir": tmp_path, "checkpoint__every": 2}
     with pytest.raises(RuntimeError, match="stopped"):
         small(NET, callbacks=[Stop()], **settings, **state).fit(*task)
     (file,) = tmp_path.glob("*/training.pt")
@@ -226,7 +226,7 @@ def test_numbers_of_numpy_in_the_history_are_kept(small, task, tmp_path):
             net.history.record("found", np.int64(7))
             net.history.record("many", np.arange(2))
 
-    clf = small(NET, callbacks=[Writes()], checkpoint_dir=tmp_path).fit(*task)
+    clf = small(NET, callbacks=[Writes()], checkpoint__dir=tmp_path).fit(*task)
     clf.callbacks = None
     clf.save(tmp_path / "clf.safetensors")
     assert FineTuneClassifier.load(tmp_path / "clf.safetensors").history_[-1, "found"] == 7
@@ -258,7 +258,7 @@ class Labelless:
 
 
 def test_a_lambda_and_a_checkpoint_do_not_go_together(small, task, tmp_path):
-    clf = small(NET, head=lambda n, k: torch.nn.Linear(n, k), checkpoint_dir=tmp_path)
+    clf = small(NET, head=lambda n, k: torch.nn.Linear(n, k), checkpoint__dir=tmp_path)
     with pytest.raises(ValueError, match=r"no telling whether head=<function"):
         clf.fit(*task)
 
@@ -343,7 +343,7 @@ def test_workers_of_a_search_have_workers_and_states_of_their_own(small, task, t
     settings = {"cv": 2, "scoring": "neg_log_loss", "error_score": "raise", "refit": False}
     clf = small(NET, freeze_depth=0, max_epochs=1)
     plain = GridSearchCV(clf, grid, **settings).fit(*task)
-    clf.set_params(iterator_train__num_workers=1, checkpoint_dir=tmp_path, checkpoint__every=1)
+    clf.set_params(iterator_train__num_workers=1, checkpoint__dir=tmp_path, checkpoint__every=1)
     together = GridSearchCV(clf, grid, n_jobs=2, **settings).fit(*task)
     assert len(list(tmp_path.iterdir())) == 4
     for name in ("split0_test_score", "split1_test_score"):
