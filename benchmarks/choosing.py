@@ -1,11 +1,12 @@
 """How well the tools for choosing choose, on real images.
 
-    python benchmarks/choosing.py [--tasks ranking cost strategies layers]
+    python benchmarks/choosing.py [--tasks ranking cost strategies layers heads]
 
 Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). ``ranking``: scores of every stage
 of four networks on chest X-rays against cross-validated accuracy. ``cost``: seconds of
 ``rank_backbones`` against one extraction. ``strategies``: what ``recommend_strategy`` advises
 against the other strategies. ``layers``: features of several stages, and a selection of them.
+``heads``: the embedding and all layers with and without a scaler, at two strengths of the penalty.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ from _common import Neighbors, machine, print_table, shared_with_weights, worksp
 from _tasks import Task, ants_and_bees, extractors, lesions, pneumonia_mnist, xrays
 from scipy.stats import kendalltau, spearmanr
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
 from sklearn.model_selection import (
     GridSearchCV,
     StratifiedGroupKFold,
@@ -38,6 +41,7 @@ from sktransfer.model_selection import grouped_train_test_split, rank_backbones,
 
 NETWORKS = ("efficientnet_lite0", "resnet18", "mobilenet_v2", "squeezenet1_0")
 METRICS = ("loo_ridge", "knn", "logme", "hscore")
+MEASURES = ("ROC AUC", "accuracy", "log loss", "Brier", "not converged", "CPU s")
 STRATEGIES = ("extract", "truncate", "fine-tune part", "train the top", "train everything")
 
 
@@ -210,7 +214,80 @@ def layers(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, An
     return {"rows": rows}
 
 
-TASKS = {"ranking": ranking, "cost": cost, "strategies": strategies, "layers": layers}
+def heads(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What a user may type: which features, whether they are scaled, and which penalty."""
+    tasks = [
+        ants_and_bees(shared),
+        lesions(shared),
+        pneumonia_mnist(shared, 400),
+        thinned(xrays(shared), args.n),
+    ]
+    rows: list[dict[str, Any]] = []
+    for task in tasks:
+        for name, extractor in candidates(shared, args, cache=str(folder)).items():
+            for layer in (None, "all"):
+                F = features(task, extractor, layer)
+                for scaled, C in product((False, True), (1.0, 0.01)):
+                    row: dict[str, Any] = {"set": task.name, "backbone": name}
+                    row |= {"features": layer or "embedding", "scaled": scaled, "C": C}
+                    row |= evaluated(F, task, scaled, C, args.seeds)
+                    rows.append(row)
+                    print(row, flush=True)
+            write_json("choosing_heads_part", {"rows": rows}, args.results)
+    table = []
+    for layer, scaled, C in product(("embedding", "all"), (False, True), (1.0, 0.01)):
+        own = [r for r in rows if (r["features"], r["scaled"], r["C"]) == (layer, scaled, C)]
+        means = {m: float(np.mean([r[m] for r in own])) for m in MEASURES}
+        table.append({"features": layer, "scaled": scaled, "C": C, **means})
+    print_table(
+        "Means over sets and networks",
+        ("features", "scaler", "C", *MEASURES),
+        [(r["features"], r["scaled"], r["C"], *(f"{r[m]:.3f}" for m in MEASURES)) for r in table],
+    )
+    return {"seeds": args.seeds, "rows": rows, "table": table}
+
+
+def features(task: Task, extractor: Any, layer: str | None) -> np.ndarray:
+    return clone(extractor).set_params(layer=layer).fit_transform(task.X)
+
+
+def evaluated(F: np.ndarray, task: Task, scaled: bool, C: float, seeds: int) -> dict[str, float]:
+    """Measures of out-of-fold probabilities, means over seeds; and what the fits took."""
+    measured, fits = [], 0
+    for seed in range(seeds):
+        proba, took, unfinished = np.zeros(len(task.y)), 0.0, 0
+        for train, test in folds_of(task, seed).split(F, task.y, task.groups):
+            head = LogisticRegression(C=C, max_iter=1000)
+            model = make_pipeline(StandardScaler(), head) if scaled else make_pipeline(head)
+            start = time.process_time()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model.fit(F[train], task.y[train])
+            took += time.process_time() - start
+            unfinished += any(issubclass(w.category, ConvergenceWarning) for w in caught)
+            proba[test] = model.predict_proba(F[test])[:, 1]
+            fits += 1
+        clipped = np.clip(proba, 1e-15, 1 - 1e-15)
+        measured.append([
+            roc_auc_score(task.y, proba),
+            accuracy_score(task.y, proba > 0.5),
+            log_loss(task.y, clipped),
+            brier_score_loss(task.y, proba),
+            unfinished,
+            took,
+        ])  # fmt: skip
+    means = np.mean(measured, axis=0)
+    means[-2:] *= seeds / fits
+    return dict(zip(MEASURES, map(float, means), strict=True))
+
+
+TASKS = {
+    "ranking": ranking,
+    "cost": cost,
+    "strategies": strategies,
+    "layers": layers,
+    "heads": heads,
+}
 
 
 def main() -> None:
@@ -224,6 +301,7 @@ def main() -> None:
     parser.add_argument("--n-strategy", type=int, help="images of a set in strategies")
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5, help="of the folds in heads")
     parser.add_argument("--store", type=Path, help="folder of activations, to be kept")
     parser.add_argument("--results", type=Path, help="folder of the JSON files")
     args = parser.parse_args()

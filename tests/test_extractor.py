@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,11 @@ import torchvision
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 
-from sktransfer import PretrainedFeatureExtractor
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer._backbones import load_backbone
-from sktransfer._frozen import MEMORY_STORE, REGISTRY
+from sktransfer._frozen import MEMORY_STORE, REGISTRY, NetworkInfo
 from sktransfer.exceptions import (
     FailedRowsWarning,
     ImageDecodeError,
@@ -26,6 +28,7 @@ from sktransfer.exceptions import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from tests.counting import Counted
 
 
 def images(n=6, side=40, seed=0):
@@ -133,6 +136,13 @@ def test_an_embedding_of_a_transformer_and_its_tokens():
     )
     tokens = PretrainedFeatureExtractor(**vit, layer=-1, pooling="flatten").fit(X)
     assert tokens.n_features_out_ == 49 * 768
+    # All layers: means over the patches of each stage, and the class token.
+    every = PretrainedFeatureExtractor(**vit, layer="all").fit(X)
+    E = every.transform(X)
+    assert E.shape == (1, 8 * 768)
+    assert relative(E[:, -768:], own.transform(X)) < 1e-6
+    last = PretrainedFeatureExtractor(**vit, layer=-1).fit_transform(X)
+    assert relative(E[:, -1536:-768], last) < 1e-6
 
 
 def test_precisions_agree():
@@ -344,6 +354,105 @@ def test_clones_and_folds_share_one_network():
     assert len(REGISTRY) == 1
 
 
+# --- all layers ----------------------------------------------------------------------------------
+
+
+def test_all_layers_are_each_stage_and_the_embedding():
+    X = images(3)
+    every = small(layer="all").fit(X)
+    E = every.transform(X)
+    assert E.shape == (3, every.n_features_out_) == (3, 64 + 64 + 128 + 256 + 512)
+    stages = ["maxpool", "layer1", "layer2", "layer3"]  # layer4, pooled, is the embedding
+    for start, layer in zip(np.cumsum([0, 64, 64, 128, 256]), [*stages, None], strict=True):
+        alone = small(layer=layer, cache=False).fit_transform(X)
+        assert relative(E[:, start : start + alone.shape[1]], alone) < 1e-6
+    assert np.array_equal(E, small(layer=[*stages, None]).fit_transform(X))
+    names = every.get_feature_names_out()
+    assert len(set(names)) == len(names) == E.shape[1]
+    assert names[[0, 64, 256, 512, 1023]].tolist() == [
+        *("resnet18_maxpool_00", "resnet18_layer1_00", "resnet18_layer3_000"),
+        *("resnet18_000", "resnet18_511"),
+    ]
+    frame = clone(every).set_output(transform="pandas").fit_transform(X)
+    assert frame.columns.tolist() == names.tolist()
+
+
+def test_all_layers_take_one_pass_and_then_each_of_them_none(tmp_path):
+    X, counted = images(5, seed=8), Counted(tmp_path / "log")
+    every = small("squeezenet1_1", layer="all", image_size=32, preprocessing=counted)
+    E = every.fit_transform(X)
+    assert counted.n == 5
+    grid = [
+        clone(every).set_params(layer=layer).fit_transform(X)
+        for layer in ("all", None, "features.5", ["features.8", None])
+    ]
+    assert np.array_equal(grid[0], E)
+    assert np.array_equal(grid[1], E[:, -512:])
+    assert counted.n == 5
+    # And the other way round: what is in the store already is joined by the rest, in one pass.
+    X, counted = images(4, seed=9), Counted(tmp_path / "other")
+    every.set_params(preprocessing=counted)
+    alone = clone(every).set_params(layer=None).fit_transform(X)
+    assert relative(every.fit_transform(X)[:, -512:], alone) < 1e-6
+    assert counted.n == 8
+
+
+def test_another_pooling_of_all_layers_leaves_the_embedding_as_it_is():
+    X = images(2)
+    E = small(layer="all", pooling="max").fit_transform(X)
+    assert E.shape == (2, 64 + 64 + 128 + 256 + 512 + 512)
+    assert relative(E[:, -512:], small().fit_transform(X)) < 1e-6
+    assert relative(E[:, -1024:-512], small(layer=-1, pooling="max").fit_transform(X)) < 1e-6
+    for how, message in (("flatten", "millions of columns"), ("cls", "needs a class token")):
+        with pytest.raises(ValueError, match=message):
+            small(layer="all", pooling=how).fit(X)
+
+
+def test_all_layers_do_not_depend_on_the_size_of_images():
+    X = images(2)
+    for side in (32, 96):
+        every = small("densenet161", layer="all", image_size=side).fit(X)  # thinned out
+        assert every._widths == (384, 768, 2112, 2208, 2208)
+        assert every._info.stages[every._outputs[0].stage].name == "denseblock1"
+
+
+def test_all_layers_of_a_module_of_ones_own_and_of_a_fine_tuned_network():
+    X = images(8)
+    own = [("stem", torch.nn.Conv2d(3, 4, 3, 2)), ("body", torch.nn.Conv2d(4, 6, 3, 2))]
+    every = PretrainedFeatureExtractor(own, layer="all", image_size=32).fit(X)
+    assert every.transform(X).shape == (8, 4 + 6)
+    tuned = FineTuneClassifier(
+        "squeezenet1_1", weights=None, image_size=32, freeze_depth="all", random_state=0
+    ).fit(X, [0, 1] * 4)
+    taken = PretrainedFeatureExtractor(FrozenEstimator(tuned), layer="all", image_size=32).fit(X)
+    same = small("squeezenet1_1", layer="all", image_size=32).fit(X)
+    assert taken._widths == same._widths
+    assert relative(taken.transform(X), same.transform(X)) < 1e-6
+
+
+def test_all_layers_of_weights_without_an_embedding_are_those_that_were_trained(monkeypatch):
+    info = NetworkInfo.of
+    monkeypatch.setattr(
+        NetworkInfo, "of", staticmethod(lambda b: replace(info(b), embedding_trained=False))
+    )
+    REGISTRY.clear()
+    X = images(1)
+    every = small("alexnet", layer="all", cache=False).fit(X)
+    assert every._widths == (64, 192, 384, 256, 256)
+    assert np.isfinite(every.transform(X)).all()
+    monkeypatch.undo()
+    REGISTRY.clear()
+
+
+@pytest.mark.parametrize("store_weights", [False, True])
+def test_all_layers_survive_a_pickle(store_weights):
+    X = images(2)
+    every = small("squeezenet1_1", layer="all", image_size=32, store_weights=store_weights).fit(X)
+    E = every.transform(X)
+    again = pickle.loads(pickle.dumps(every.set_params(cache=False)))
+    assert relative(again.transform(X), E) < 1e-6
+
+
 # --- rows that cannot be read --------------------------------------------------------------------
 
 
@@ -373,6 +482,11 @@ def test_on_error_nan_keeps_rows_in_place(some_broken):
     assert extractor.failed_rows_["source"].tolist() == ["patient1.png", "patient3.png"]
     extractor.transform(some_broken.iloc[[0]])
     assert extractor.failed_rows_.empty
+    extractor.set_params(layer="all")
+    with pytest.warns(FailedRowsWarning):
+        E = extractor.fit(some_broken).transform(some_broken)
+    assert np.isnan(E).all(axis=1).tolist() == [False, True, False, True]
+    assert np.isfinite(E[[0, 2]]).all()
 
 
 def test_no_file_name_in_a_pickle_or_a_repr(some_broken):
