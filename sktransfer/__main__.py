@@ -14,7 +14,7 @@ from typing import Any
 from sktransfer._version import __version__
 from sktransfer.exceptions import SkTransferError
 
-_MODEL = "file of `train` or of FineTuneClassifier.save, or a pickle with --allow-pickle"
+_MODEL = "file of `train` or of a classifier's save, or a pickle with --allow-pickle"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,9 +128,9 @@ def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a model on a folder or a table of labeled images, and save it",
-        description="Train a logistic regression on a frozen pretrained network, print its "
-        "cross-validated ROC AUC, choose a threshold if asked to, and write a file without code. "
-        "Images that cannot be read are named and left out.",
+        description="Choose among the pretrained networks on this machine, and average the good "
+        "ones (TransferClassifier), print the cross-validated ROC AUC, choose a threshold if asked "
+        "to, and write a file without code. Images that cannot be read are named and left out.",
     )
     parser.add_argument(
         "data", help="folder with one sub-folder per class, or a table of file names and labels"
@@ -139,7 +139,15 @@ def _add_train(commands: Any) -> None:
         *("-o", "--output"), metavar="FILE", required=True, help="the model: model.safetensors"
     )
     parser.add_argument(
-        "--backbone", metavar="NAME", help="backbone (default: efficientnet_lite0; see `list`)"
+        "--backbone",
+        metavar="NAME",
+        help="the only backbone to use (default: all whose weights are here; see `list`)",
+    )
+    parser.add_argument(
+        "--time-budget",
+        metavar="SECONDS",
+        type=float,
+        help="also fine-tune networks for about this long (default: none is fine-tuned)",
     )
     parser.add_argument(
         "--positive",
@@ -164,7 +172,7 @@ def _add_train(commands: Any) -> None:
     parser.add_argument(
         "--store-weights",
         action="store_true",
-        help="write the network itself too, for machines that do not have its weights",
+        help="write the networks themselves too, for machines that do not have their weights",
     )
     _add_columns(parser)
     parser.set_defaults(run=_later("sktransfer._command_train", "run_train"))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.classes import fitted_steps, names_of_model
 from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import decider, own_positive
@@ -108,7 +109,9 @@ def _images(given: str, column: str | None, says: Any) -> Iterator[tuple[str, An
 
 def _probabilities(estimator: Any, X: Any) -> tuple[np.ndarray, list[str]]:
     """Return probabilities, NaN for rows that cannot be read, and for each row why not, or ""."""
-    networks = [step for step in fitted_steps(estimator) if isinstance(step, FineTuneClassifier)]
+    steps = list(fitted_steps(estimator))
+    networks = [step for step in steps if isinstance(step, TransferClassifier)]
+    networks = networks or [step for step in steps if isinstance(step, FineTuneClassifier)]
     for network in networks:
         network.set_params(on_error="nan", verbose=1)
     reasons = np.full(len(X), "", dtype=object)

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import time
 import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import cross_val_predict
+from sklearn.frozen import FrozenEstimator
 
-from sktransfer._finetune import FineTuneClassifier
-from sktransfer._utils.classes import positive_class
+from sktransfer._transfer import TransferClassifier
+from sktransfer._utils.classes import fitted_steps, positive_class
+from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.names import shown
-from sktransfer._utils.splitting import stratified_folds, units_per_class
+from sktransfer._utils.splitting import units_per_class
 from sktransfer._utils.writing import new_file
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.metrics import roc_auc_interval, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._guarantee import highest_level, no_certainty
+from sktransfer.model_selection._out_of_fold import own_scores
 from sktransfer.report._class_names import labels_of, listed
 from sktransfer.report._command import check_options, load_data
 
-BACKBONE = "efficientnet_lite0"  # its weights come as a package, with the extra `offline`
-N_FOLDS = 5
+N_FOLDS = 5  # of TransferClassifier
+_N_TIMED = 8
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """Train a classifier on a frozen network, print how good it is, and write it to a file."""
+    """Train a TransferClassifier, print how good it is, and write it to a file."""
     check_options(options, [options.data])
     output = new_file(options.output, "-o", "model.safetensors")
     constraint = "specificity" if options.sensitivity is None else "sensitivity"
@@ -44,43 +47,79 @@ def run_train(options: argparse.Namespace) -> None:
     if level is not None:
         _check_attainable(goal, y, data.groups)
 
-    # The one pass over the images; all that follows takes their embeddings from the cache.
-    net = FineTuneClassifier(
-        options.backbone or BACKBONE,
-        freeze_depth="all",
+    clf = TransferClassifier(
+        options.backbone,
+        time_budget=options.time_budget,
         on_error="nan",
-        store_weights=options.store_weights,
         random_state=0,
         verbose=1,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed
-        net.fit(data.data, y)
-    failed = net.failed_rows_
+        clf.fit(data.data, y, groups=data.groups)
+    failed = clf.failed_rows_
     for _, row in failed.iterrows():
         print(f"  left out {shown(row['source'])}: {row['reason']}")
-    net.set_params(on_error="raise", verbose=0)
+    clf.set_params(on_error="raise", verbose=0)
     keep = np.setdiff1d(np.arange(len(y)), failed["row"].to_numpy(dtype=int))
-    X, y = data.data.iloc[keep], y[keep]
     groups = None if data.groups is None else data.groups[keep]
+    n_folds = min(n_folds, _number_of_folds(y[keep], groups))
     if level is not None:
-        _check_attainable(goal, y, groups)
-    n_folds = min(n_folds, _number_of_folds(y, groups))
-    folds = stratified_folds(n_folds, grouped=groups is not None, random_state=0)
-    splits = list(folds.split(X, y, groups))
-    print(f"{net.backbone}, {len(y)} images, scores of {n_folds}-fold cross-validation:")
-    _print_auc(y, cross_val_predict(net, X, y, cv=splits, method="predict_proba"), groups)
+        _check_attainable(goal, y[keep], groups)
+    _print_choice(clf, data.data.iloc[keep])
+    print(f"{len(keep)} images, scores of {n_folds}-fold cross-validation:")
+    scored = np.flatnonzero(np.isfinite(clf._out_of_fold).all(axis=1))
+    groups = None if data.groups is None else data.groups[scored]
+    _print_auc(y[scored], np.exp(clf._out_of_fold[scored]), groups)
     if level is None:
-        net.save(output)
-        print("  No threshold: the likeliest class will be predicted. " + _advice(net.classes_))
+        clf.save(output, store_weights=options.store_weights)
+        print("  No threshold: the likeliest class will be predicted. " + _advice(clf.classes_))
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This threshold is")  # printed with it
-            clf = OperatingPointClassifier(net, cv=splits, **goal).fit(X, y, groups)
-        _print_threshold(clf, "images" if groups is None else "groups")
-        clf.save(output)
+            screen = _with_threshold(clf, y, data.groups, goal)
+        _print_threshold(screen, "images" if data.groups is None else "groups")
+        screen.save(output, store_weights=options.store_weights)
     print(f"wrote {output.absolute()}")
     print(f"Next: python -m sktransfer predict {options.output} NEW_IMAGES -o predictions.csv")
+
+
+def _print_choice(clf: TransferClassifier, X: Any) -> None:
+    """Print the candidates, the networks that are kept, and what an image costs with them."""
+    table = clf.leaderboard_
+    columns = {"candidate": "", clf.scoring_: "{:.3f}", "log_loss": "{:.3f}", "member": ""}
+    table = table.rename(columns={"score": clf.scoring_})[list(columns)]
+    for name, form in columns.items():
+        if form:
+            table[name] = table[name].map(form.format)
+    table["member"] = np.where(table["member"], "yes", "")
+    table.iloc[0, -1] = ""
+    table["candidate"] = table["candidate"].map(shown)
+    print(table.to_string(index=False))
+    few = X.iloc[:_N_TIMED]
+    cache = clf.cache
+    clf.set_params(cache=None).predict_proba(few)  # networks are loaded
+    start = time.perf_counter()
+    clf.predict_proba(few)
+    milliseconds = 1000 * (time.perf_counter() - start) / len(few)
+    clf.set_params(cache=cache)
+    steps = [step for step in fitted_steps(clf) if getattr(step, "reference_", None) is not None]
+    names = list(dict.fromkeys(step.reference_.name for step in steps))
+    print(
+        f"One image costs a pass through {len(names)} network{'s' * (len(names) > 1)} "
+        f"({', '.join(names)}): {milliseconds:.0f} ms here."
+    )
+
+
+def _with_threshold(
+    clf: TransferClassifier, y: np.ndarray, groups: np.ndarray | None, goal: dict[str, Any]
+) -> OperatingPointClassifier:
+    """Return the threshold of a fitted classifier by the rows that it scored out of fold."""
+    screen = OperatingPointClassifier(FrozenEstimator(clf), cv="prefit", **goal)
+    screen.estimator_ = screen.estimator
+    scored, score = own_scores(clf, ["predict_proba"], goal["pos_label"])
+    patients = None if groups is None else read_groups(groups)
+    return screen._decide(screen._labels(y), patients, scored, score, refitted=True)
 
 
 def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.ndarray, Any]:

@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer import PretrainedFeatureExtractor, TransferClassifier
 from sktransfer.__main__ import _parser, main
 from sktransfer.datasets import load_image_folder
 from sktransfer.exceptions import FailedRowsWarning
@@ -88,6 +88,9 @@ def test_training_says_what_it_saw_and_how_good_it_is(trained):
     assert "covid19: 17 images" in out
     assert "left out bad.jpg: damaged or unsupported JPEG" in out
     assert "32 images, scores of 5-fold cross-validation" in out
+    assert re.search(r"TransferClassifier +\d\.\d{3} +\d\.\d{3}", out)
+    assert re.search(r"efficientnet_lite0, all layers +\d\.\d{3} +\d\.\d{3} +(yes)?", out)
+    assert re.search(r"One image costs a pass through \d+ networks? \(.*\): \d+ ms here", out)
     auc, low, high = re.search(
         r"ROC AUC of covid19 against other: (\S+) \(95 % interval (\S+) to (\S+)\)", out
     ).groups()
@@ -175,7 +178,7 @@ def test_several_classes_without_and_with_a_positive_one(ward, tmp_path):
     assert status == 0, err
     assert "ROC AUC of noise against the others" in out
     assert "No threshold: the likeliest class will be predicted" in out
-    clf = FineTuneClassifier.load(tmp_path / "m")
+    clf = TransferClassifier.load(tmp_path / "m")
     assert clf.classes_.tolist() == ["covid19", "noise", "other"]
     goal = ("--positive", "noise", "--specificity", "0.9")
     status, out, err = run("train", ward / "three", "-o", tmp_path / "b", *goal)

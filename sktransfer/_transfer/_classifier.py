@@ -117,6 +117,7 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
         ensemble = choose(candidates, task)
         self.scoring_ = scoring_of(len(self.classes_))
         self.temperature_ = ensemble.temperature
+        self._out_of_fold = ensemble.out_of_fold
         members = np.flatnonzero(ensemble.weights)
         self.estimators_ = [candidates[each].model for each in members]
         self.weights_ = ensemble.weights[members]

@@ -140,6 +140,7 @@ class SavingMixin:
         state = dict(super().__getstate__())  # type: ignore[arg-type]
         if "_failed_rows" in state:
             state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
+            state.pop("_out_of_fold", None)  # as many rows as there were images
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 # Attributes in which an estimator keeps a fitted one.
@@ -84,7 +85,10 @@ def fitted_steps(estimator: Any) -> Iterator[Any]:
                 yield from fitted_steps(step)
         return
     yield estimator
-    if hasattr(estimator, "_members"):  # a TransferClassifier, whose best one may not be one
+    if isinstance(estimator, FrozenEstimator):  # it answers for the one inside
+        yield from fitted_steps(estimator.estimator)
+        return
+    if hasattr(type(estimator), "_members"):  # a TransferClassifier, whose best one may not be one
         for member in estimator._members:
             yield from fitted_steps(member)
         return

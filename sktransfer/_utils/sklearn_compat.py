@@ -79,7 +79,7 @@ def decider(estimator: Any) -> Any:
             estimator = estimator.steps[-1][1]
         elif isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
-        elif hasattr(estimator, "best_estimator_") and not hasattr(estimator, "_members"):
+        elif hasattr(estimator, "best_estimator_") and not hasattr(type(estimator), "_members"):
             estimator = estimator.best_estimator_
         else:
             return estimator

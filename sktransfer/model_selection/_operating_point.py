@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import get_tags, indexable
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from sktransfer._utils.classes import class_text, names_of_model, positive_class
 from sktransfer._utils.config import API_PAGE
@@ -75,7 +75,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         Where scores of unseen rows come from.
 
         - None or an int: that many folds (5), stratified, and grouped if ``groups`` are given. The
-          folds' scores are pooled, and the estimator is fitted again to all rows.
+          folds' scores are pooled, and the estimator is fitted again to all rows. With None, a
+          :class:`~sktransfer.TransferClassifier` is fitted once: it scores rows out of fold itself.
         - A splitter or an iterable: as it says, each row tested once at most. With a single split
           the estimator is fitted to its training part, once, and kept.
         - "prefit": ``estimator`` is fitted and is used as it is, on rows that it has not seen. Wrap
@@ -267,6 +268,18 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             # A row of no weight is a row that is not there.
             there = np.asarray(fit_params["sample_weight"])[scored] > 0
             scored, score = scored[there], score[there]
+        return self._decide(labels, patients, scored, score, refitted=refitted)
+
+    def _decide(
+        self,
+        labels: np.ndarray,
+        patients: np.ndarray | None,
+        scored: np.ndarray,
+        score: np.ndarray,
+        *,
+        refitted: bool,
+    ) -> OperatingPointClassifier:
+        """Choose the threshold from scores of rows, for the estimator that is fitted."""
         if refitted and self.confidence_level is not None and self.constraint != "cost":
             warn_of_ties(score)
         labels = labels[scored]
@@ -315,6 +328,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return parameters for the estimator's ``fit``, and for the splitter's ``split``."""
         if not get_config()["enable_metadata_routing"]:
+            if groups is not None and has_fit_parameter(self.estimator, "groups"):
+                params = {**params, "groups": groups}
             return params, {} if groups is None else {"groups": groups}
         given = params if groups is None else {**params, "groups": groups}
         routed = process_routing(self, "fit", **given)

@@ -12,6 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, check_cv
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
+from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.sklearn_compat import (
     _check_method_params,
     _get_response_values_binary,
@@ -38,8 +39,9 @@ def out_of_fold_scores(
     """Return an estimator for later, rows, their scores, and whether the estimator is another one.
 
     With a single split and with "prefit" the estimator is the one that gave the scores. ``cv`` may
-    be None or an int: folds are stratified then, and grouped where there are groups. ``methods``
-    are response methods in the order of preference.
+    be None or an int: folds are stratified then, and grouped where there are groups. A
+    TransferClassifier scores rows out of fold in its own ``fit``, which are taken for None.
+    ``methods`` are response methods in the order of preference.
     """
     if isinstance(cv, str):
         _check_prefit(estimator, np.unique(y))
@@ -49,6 +51,9 @@ def out_of_fold_scores(
             positive_scores(estimator, X, methods, pos_label),
             False,
         )
+    if cv is None and isinstance(estimator, TransferClassifier):
+        fitted = clone(estimator).fit(X, y, **fit_params)
+        return fitted, *own_scores(fitted, methods, pos_label), True
     cv = _DEFAULT_FOLDS if cv is None else cv
     if isinstance(cv, (int, np.integer)) and groups is not None:
         cv, split_params = StratifiedGroupKFold(int(cv)), {"groups": groups}
@@ -70,6 +75,18 @@ def out_of_fold_scores(
         np.concatenate([score for _, score in done]),
         refitted,
     )
+
+
+def own_scores(
+    clf: TransferClassifier, methods: list[str], pos_label: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that a classifier's own ``fit`` has scored out of fold, and their scores."""
+    (column,) = np.flatnonzero(clf.classes_ == pos_label)
+    rows = np.flatnonzero(np.isfinite(clf._out_of_fold).all(axis=1))
+    own = clf._out_of_fold[rows]
+    if methods[0] == "predict_proba":
+        return rows, np.exp(own[:, column])
+    return rows, own[:, column] - own[:, 1 - column]
 
 
 def _check_prefit(estimator: Any, classes: np.ndarray) -> None:

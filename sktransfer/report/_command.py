@@ -107,7 +107,7 @@ def load_model(path: str, *, allow_pickle: bool, weights: str | None = None) -> 
     if not allow_pickle:
         raise ValueError(
             f"{path} is a pickle, and loading one runs whatever code is in it. If you trust its "
-            "source, add --allow-pickle. `train` and FineTuneClassifier.save write "
+            "source, add --allow-pickle. `train` and TransferClassifier.save write "
             "files without code."
         )
     import joblib
