@@ -3,59 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 # Newton's method on all coefficients at once is exact to the last digits, and cubic in their
 # number.
 _NEWTON_COEFFICIENTS = 4096
+# Newton's method stops after a step that lowers the objective by at most this share of it: what is
+# left is far less. Where rounding is in the way of that, steps below the second one stop shrinking.
+_LEAST_DECREASE = 1e-17
+_SMALL_DECREASE = 1e-9
+_PRECISION = 1e-6  # of the equations of a step, in the end
+_MOST_STEPS = 200
+# Logit of a class that is in no row of training, below that of the others.
+_ABSENT = -30.0
 
 
 def solve_linear(
-    embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, n_classes: int, C: float
+    embeddings: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    n_classes: int,
+    C: float,
+    *,
+    least_deviation: float = 1e-12,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Solve the linear head by logistic regression, in float64.
+    """Return coefficients (n_classes, d) and intercepts of a logistic regression, in float64.
 
     Embeddings are centered and scaled to unit variance, column by column, as far as the penalty is
-    concerned; the scaling is folded into what is returned.
+    concerned; the scaling is folded into what is returned. A row of weight two is two rows. Columns
+    with a standard deviation of at most ``least_deviation`` are not used.
     """
-    keep = weight > 0
-    X, y, weight = embeddings[keep].astype(np.float64), y[keep], weight[keep]
-    share = weight / weight.sum()
-    mean = share @ X
-    deviation = np.sqrt(share @ (X - mean) ** 2)
-    # A column that is constant on these rows says nothing about the classes.
-    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-12)
-    X = (X - mean) * scale
-    present = np.unique(y)
-    coefficients = np.zeros((n_classes, X.shape[1]))
-    intercepts = np.zeros(n_classes)
-    # Absent classes must lose, by a margin that is finite.
-    intercepts[np.setdiff1d(np.arange(n_classes), present)] = -30.0
-    if len(present) == 1:
-        return coefficients, intercepts
-    # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
-    basis = None
-    if len(X) < X.shape[1]:
-        basis, triangle = np.linalg.qr(X.T)
-        X = triangle.T
-    n_coefficients = X.shape[1] * (1 if len(present) == 2 else len(present))
-    newton = n_coefficients <= _NEWTON_COEFFICIENTS
-    solver = LogisticRegression(
-        C=C,
-        solver="newton-cholesky" if newton else "lbfgs",
-        tol=1e-12 if newton else 1e-8,
-        max_iter=200 if newton else 5000,
-    ).fit(X, y, sample_weight=weight)
-    solved, offset = solver.coef_, solver.intercept_
-    if basis is not None:
-        solved = solved @ basis.T
-    if len(present) == 2:  # halves, so that neither class is privileged by a later decay
-        solved, offset = (np.stack([-each[0], each[0]]) / 2 for each in (solved, offset))
-    coefficients[present] = solved * scale
-    intercepts[present] = offset - (solved * scale) @ mean
-    return coefficients, intercepts
+    return _solve(embeddings, y, weight, n_classes, [C], least_deviation)[0]
 
 
 def cross_fitted_logits(
@@ -65,6 +48,8 @@ def cross_fitted_logits(
     n_classes: int,
     folds: Iterable[tuple[np.ndarray, np.ndarray]],
     C: Sequence[float],
+    *,
+    least_deviation: float = 1e-12,
 ) -> np.ndarray:
     """Return logits of rows by regressions that have not seen them, (len(C), n, n_classes).
 
@@ -72,7 +57,168 @@ def cross_fitted_logits(
     """
     logits = np.full((len(C), len(F), n_classes), np.nan)
     for train, test in folds:
-        for place, each in enumerate(C):
-            solved, offset = solve_linear(F[train], y[train], weight[train], n_classes, each)
-            logits[place, test] = F[test].astype(np.float64) @ solved.T + offset
+        found = _solve(F[train], y[train], weight[train], n_classes, C, least_deviation)
+        tested = F[test].astype(np.float64, copy=False)
+        for place, (solved, offset) in enumerate(found):
+            logits[place, test] = tested @ solved.T + offset
     return logits
+
+
+def _solve(
+    embeddings: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    n_classes: int,
+    Cs: Sequence[float],
+    least_deviation: float,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Solve for several C with one standardization and one matrix of products of rows."""
+    keep = weight > 0
+    X, y, weight = embeddings[keep].astype(np.float64), y[keep], weight[keep].astype(np.float64)
+    share = weight / weight.sum()
+    mean = share @ X
+    X -= mean
+    deviation = np.sqrt(share @ np.square(X))
+    # A column that is constant on these rows says nothing about the classes.
+    useful = deviation > least_deviation
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=useful)
+    X *= scale
+    present, codes = np.unique(y, return_inverse=True)
+    onehot = np.eye(len(present))[codes]
+    # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
+    by_rows = len(X) < X.shape[1]
+    gram = X @ X.T if by_rows and len(present) > 1 else np.empty((0, 0))
+    found = []
+    start = np.zeros_like(onehot)
+    for C in Cs:
+        coefficients = np.zeros((n_classes, X.shape[1]))
+        intercepts = np.zeros(n_classes)
+        # Absent classes must lose, by a margin that is finite.
+        intercepts[np.setdiff1d(np.arange(n_classes), present)] = _ABSENT
+        if len(present) > 1:
+            if by_rows:
+                start, offset = _solve_in_rows(gram, onehot, C * weight, start)
+                solved = start.T @ X
+            else:
+                solved, offset = _solve_in_columns(X, codes, weight, len(present), C)
+            coefficients[present] = solved * scale
+            intercepts[present] = offset - (solved * scale) @ mean
+        found.append((coefficients, intercepts))
+    return found
+
+
+def _solve_in_columns(
+    X: np.ndarray, codes: np.ndarray, weight: np.ndarray, n_classes: int, C: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients and intercepts of all classes, by scikit-learn."""
+    n_coefficients = X.shape[1] * (1 if n_classes == 2 else n_classes)
+    newton = n_coefficients <= _NEWTON_COEFFICIENTS
+    solver = LogisticRegression(
+        C=C,
+        solver="newton-cholesky" if newton else "lbfgs",
+        tol=1e-12 if newton else 1e-8,
+        max_iter=200 if newton else 5000,
+    ).fit(X, codes, sample_weight=weight)
+    solved, offset = solver.coef_, solver.intercept_
+    if n_classes == 2:  # halves, so that neither class is privileged by a later decay
+        solved, offset = (np.stack([-each[0], each[0]]) / 2 for each in (solved, offset))
+    return solved, offset - offset.mean()
+
+
+def _solve_in_rows(
+    gram: np.ndarray, onehot: np.ndarray, cost: np.ndarray, start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what each row adds to the coefficients of each class, and the intercepts.
+
+    Newton's method on coefficients ``rows.T @ X``, of which only products of rows are needed.
+    """
+    # The two halves of a binary regression have half its penalty.
+    cost = (cost / 2 if onehot.shape[1] == 2 else cost)[:, None]
+    rows, offset = start, np.zeros(onehot.shape[1])
+    values = gram @ rows
+
+    def loss(rows: np.ndarray, values: np.ndarray, offset: np.ndarray) -> float:
+        fit = (cost * onehot * log_softmax(values + offset, axis=1)).sum()
+        return float((rows * values).sum() / 2 - fit)
+
+    now, before, precision = loss(rows, values, offset), np.inf, 0.1
+    for _ in range(_MOST_STEPS):
+        p = softmax(values + offset, axis=1)
+        pull = cost * (onehot - p)
+        # What is the same for all classes changes nothing: of that there is rounding only.
+        left, pull = (each - each.mean(axis=1, keepdims=True) for each in (pull - rows, pull))
+        gradient = _Direction(left, gram @ left, pull.sum(axis=0))
+        step, decrease = _newton_step(gram, p, cost, gradient, precision)
+        length, sure = 1.0, decrease < _SMALL_DECREASE * now  # of others rounding would decide
+        while True:
+            trial = _Direction(rows, values, offset).plus(length, step)
+            then = loss(*trial)
+            if sure or then <= now - 1e-4 * length * decrease:
+                break
+            length /= 2
+        if sure and decrease > 0.1 * before:
+            break
+        rows, offset = trial.rows, trial.offset
+        values = gram @ rows  # not as added up, with its rounding
+        precision = float(np.clip(decrease / now, _PRECISION, precision))
+        if decrease <= _LEAST_DECREASE * now:
+            break
+        now, before = then, decrease
+    return rows, offset - offset.mean()
+
+
+class _Direction(NamedTuple):
+    """Weights of rows, the same times the products of rows, and intercepts; (n, n_classes)."""
+
+    rows: np.ndarray
+    values: np.ndarray
+    offset: np.ndarray
+
+    def plus(self, length: float, other: _Direction) -> _Direction:
+        return _Direction(*(a + length * b for a, b in zip(self, other, strict=True)))
+
+    def dot(self, other: _Direction) -> float:
+        """Compute the inner product of the coefficients and intercepts."""
+        return float((self.values * other.rows).sum() + self.offset @ other.offset)
+
+
+def _newton_step(
+    gram: np.ndarray, p: np.ndarray, cost: np.ndarray, gradient: _Direction, precision: float
+) -> tuple[_Direction, float]:
+    """Solve Newton's equations by conjugate gradients; also twice the decrease they expect.
+
+    They are preconditioned with curvatures that are the same for all classes. Of two classes that
+    is exact, and one iteration enough.
+    """
+    curvature = cost * (1 - np.square(p).sum(axis=1, keepdims=True)) / (p.shape[1] - 1)
+    root = np.sqrt(curvature)
+    matrix = root * gram * root.T
+    matrix[np.diag_indices_from(matrix)] += 1
+    factor = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+    unit = root * cho_solve(factor, root, check_finite=False)
+
+    def preconditioned(r: _Direction) -> _Direction:
+        alone = r.rows - root * cho_solve(factor, root * r.values, check_finite=False)
+        offset = (alone.sum(axis=0) - r.rows.sum(axis=0) + r.offset) / unit.sum()
+        rows = alone - unit * offset
+        return _Direction(rows, gram @ rows, offset)
+
+    def curved(d: _Direction) -> _Direction:
+        weighed = p * (d.values + d.offset)
+        bent = cost * (weighed - p * weighed.sum(axis=1, keepdims=True))
+        return _Direction(d.rows + bent, d.values + gram @ bent, bent.sum(axis=0))
+
+    left, toward = gradient, preconditioned(gradient)
+    first = size = left.dot(toward)
+    step, decrease = _Direction(*(np.zeros_like(each) for each in gradient)), 0.0
+    for _ in range(_MOST_STEPS):
+        if not size > precision**2 * first:
+            break
+        across = curved(toward)
+        length = size / toward.dot(across)
+        step, left = step.plus(length, toward), left.plus(-length, across)
+        decrease += length * size
+        again = preconditioned(left)
+        before, size = size, left.dot(again)
+        toward = again.plus(size / before, toward)
+    return step, decrease

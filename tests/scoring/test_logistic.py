@@ -1,0 +1,141 @@
+"""The linear head, solved from products of rows, is the one that a direct solution finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktransfer._utils.logistic import cross_fitted_logits, solve_linear
+
+
+def data(n=60, d=150, n_classes=3, seed=0):
+    """Draw columns of many scales, a few of which tell the classes apart."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, n_classes, n)
+    y[:n_classes] = np.arange(n_classes)
+    X = rng.normal(size=(n, d)) + 3
+    X[:, :n_classes] += np.eye(n_classes)[y]
+    return X * np.exp(rng.normal(size=d)), y
+
+
+def direct(X, y, weight, n_classes, C):
+    """Solve for all columns at once, with scikit-learn."""
+    share = weight / weight.sum()
+    mean = share @ X
+    scale = np.sqrt(share @ (X - mean) ** 2)
+    scale = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+    solver = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-13, max_iter=500)
+    solver.fit((X - mean) * scale, y, sample_weight=weight)
+    solved, offset = solver.coef_, solver.intercept_
+    if n_classes == 2:
+        solved, offset = (np.stack([-each[0], each[0]]) / 2 for each in (solved, offset))
+    solved = solved * scale
+    return solved, offset - offset.mean() - solved @ mean
+
+
+def assert_same(found, expected, tolerance=1e-8):
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("C", [1e-4, 0.01, 1.0, 100.0])
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+def test_fewer_rows_than_columns_give_the_direct_solution(n_classes, C):
+    X, y = data(n_classes=n_classes)
+    weight = np.random.default_rng(1).choice([0.3, 1.0, 2.0], len(y))
+    found = solve_linear(X, y, weight, n_classes, C)
+    assert_same(found, direct(X, y, weight, n_classes, C))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_more_rows_than_columns_give_the_direct_solution(n_classes):
+    X, y = data(n=80, d=20, n_classes=n_classes)
+    found = solve_linear(X, y, np.ones(len(y)), n_classes, 0.1)
+    assert_same(found, direct(X, y, np.ones(len(y)), n_classes, 0.1))
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_solution_is_a_minimum(n_classes):
+    """Without scikit-learn: the gradient of the penalized loss is zero."""
+    X, y = data(n_classes=n_classes)
+    solved, offset = solve_linear(X, y, np.ones(len(y)), n_classes, 0.5)
+    scale = X.std(axis=0)
+    p = softmax(X @ solved.T + offset, axis=1)
+    halves = 2 if n_classes == 2 else 1  # the penalty of a binary regression is of the difference
+    pull = 0.5 * (np.eye(n_classes)[y] - p).T @ ((X - X.mean(axis=0)) / scale)
+    np.testing.assert_allclose(
+        halves * solved * scale, pull, rtol=0, atol=1e-9 * np.abs(pull).max()
+    )
+    np.testing.assert_allclose(p.sum(axis=0), np.bincount(y), rtol=1e-8)
+
+
+def test_a_weight_of_zero_leaves_a_row_out_whatever_it_holds():
+    X, y = data()
+    weight = np.ones(len(y))
+    weight[10:30] = 0
+    spoiled = np.where(weight[:, None] == 0, 1e30, X)
+    found = solve_linear(spoiled, y, weight, 3, 0.01)
+    kept = weight > 0
+    for ours, theirs in zip(found, solve_linear(X[kept], y[kept], weight[kept], 3, 0.01),
+                            strict=True):  # fmt: skip
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_rows_twice_are_rows_of_weight_two(n_classes):
+    X, y = data(n_classes=n_classes)
+    times = np.random.default_rng(2).integers(1, 3, len(y))
+    again = np.repeat(np.arange(len(y)), times)
+    found = solve_linear(X[again], y[again], np.ones(len(again)), n_classes, 0.01)
+    assert_same(found, solve_linear(X, y, times.astype(float), n_classes, 0.01))
+
+
+def test_constant_columns_get_no_coefficient():
+    X, y = data()
+    X[:, 5], X[:, 9] = 7.0, 0.0
+    solved, _ = solve_linear(X, y, np.ones(len(y)), 3, 0.01)
+    assert not solved[:, [5, 9]].any()
+    others = np.delete(np.arange(X.shape[1]), [5, 9])
+    assert_same([solved[:, others]], solve_linear(X[:, others], y, np.ones(len(y)), 3, 0.01)[:1])
+
+
+def test_columns_below_the_least_deviation_are_not_used():
+    X, y = data()
+    X[:, 5] = X[:, 5] / X[:, 5].std() * 1e-6
+    ones = np.ones(len(y))
+    assert solve_linear(X, y, ones, 3, 0.01)[0][:, 5].any()
+    assert not solve_linear(X, y, ones, 3, 0.01, least_deviation=1e-5)[0][:, 5].any()
+
+
+@pytest.mark.parametrize("n", [40, 200])
+def test_an_absent_class_loses_and_the_others_are_as_without_it(n):
+    X, y = data(n=n, d=100, n_classes=2)
+    solved, offset = solve_linear(X, 2 * y, np.ones(n), 3, 0.01)
+    assert_same([solved[[0, 2]], offset[[0, 2]]], solve_linear(X, y, np.ones(n), 2, 0.01))
+    assert softmax(X @ solved.T + offset, axis=1)[:, 1].max() < 1e-10
+
+
+def test_a_single_class_wins_everywhere():
+    X, _ = data()
+    solved, offset = solve_linear(X, np.ones(len(X), int), np.ones(len(X)), 3, 0.01)
+    assert not solved.any()
+    assert offset.argmax() == 1
+    assert np.isfinite(offset).all()
+
+
+def test_cross_fitted_logits_are_those_of_pipelines():
+    X, y = data(n_classes=3)
+    folds = [(np.flatnonzero(np.arange(60) % 4 != k), np.arange(k, 60, 4)) for k in range(3)]
+    found = cross_fitted_logits(X, y, np.ones(60), 3, folds, [0.01, 1.0])
+    for C, logits in zip([0.01, 1.0], found, strict=True):
+        pipeline = make_pipeline(
+            StandardScaler(), LogisticRegression(C=C, solver="newton-cholesky", tol=1e-13)
+        )
+        for train, test in folds:
+            expected = pipeline.fit(X[train], y[train]).predict_proba(X[test])
+            np.testing.assert_allclose(softmax(logits[test], axis=1), expected, rtol=1e-7)
+    assert np.isnan(found[:, 3::4]).all()
