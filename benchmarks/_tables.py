@@ -344,6 +344,25 @@ def choosing_layers(content: dict[str, Any]) -> str:
     return rst_table(("images", "n", "network", *cases), rows)
 
 
+def choosing_heads(content: dict[str, Any]) -> str:
+    header = ("``layer``", "scaler", "C", "ROC AUC", "accuracy", "log loss", "Brier score")
+    rows = [
+        (
+            "``None``" if row["features"] == "embedding" else '``"all"``',
+            "yes" if row["scaled"] else "no",
+            f"{row['C']:g}",
+            f"{row['ROC AUC']:.3f}",
+            f"{row['accuracy']:.3f}",
+            f"{row['log loss']:.2f}",
+            f"{row['Brier']:.3f}",
+            f"{100 * row['not converged']:.0f} %",
+            f"{row['CPU s'] / content['table'][0]['CPU s']:.1f}",
+        )
+        for row in content["table"]
+    ]
+    return rst_table((*header, "not converged", "relative time"), rows)
+
+
 def ordered_studies(content: dict[str, Any]) -> list[dict[str, Any]]:
     """By set, the higher learning rate first."""
     return sorted(
@@ -520,6 +539,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "choosing_cost": ("choosing.rst", choosing_cost),
     "choosing_strategies": ("choosing.rst", choosing_strategies),
     "choosing_layers": ("choosing.rst", choosing_layers),
+    "choosing_heads": ("extractor.rst", choosing_heads),
     "studies": ("studies.rst", studies),
     "depth_search": ("depth_search.rst", depth_search),
     "saliency": ("inspection.rst", saliency),

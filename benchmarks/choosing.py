@@ -234,6 +234,11 @@ def heads(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
                     rows.append(row)
                     print(row, flush=True)
             write_json("choosing_heads_part", {"rows": rows}, args.results)
+    return {"seeds": args.seeds, "rows": rows, "table": heads_table(rows)}
+
+
+def heads_table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over sets and networks, which are printed too."""
     table = []
     for layer, scaled, C in product(("embedding", "all"), (False, True), (1.0, 0.01)):
         own = [r for r in rows if (r["features"], r["scaled"], r["C"]) == (layer, scaled, C)]
@@ -244,7 +249,7 @@ def heads(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any
         ("features", "scaler", "C", *MEASURES),
         [(r["features"], r["scaled"], r["C"], *(f"{r[m]:.3f}" for m in MEASURES)) for r in table],
     )
-    return {"seeds": args.seeds, "rows": rows, "table": table}
+    return table
 
 
 def features(task: Task, extractor: Any, layer: str | None) -> np.ndarray:

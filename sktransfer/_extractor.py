@@ -81,16 +81,19 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         the architecture, transforms and build options of the default. None: random weights drawn
         from ``random_state`` (a baseline). Files are looked for in ``SKTRANSFER_WEIGHTS_DIR``,
         then in torch's hub cache, then downloaded.
-    layer : str, int, sequence of these, or None, default=None
+    layer : str, int, sequence of these, "all" or None, default=None
         Where to cut. None: the embedding, which is the input of the network's last linear layer
         (the pooled last map where there is none, the class token of a transformer). A stage name
-        or index of :func:`sktransfer.describe_backbone`: the pooled output of that stage; what lies
-        after it is neither run nor kept. A list: several stages in one pass, side by side.
+        or index of :func:`sktransfer.describe_backbone`: the pooled output of that stage; what
+        lies after it is neither run nor kept. A list: several stages in one pass, side by side.
+        ``"all"``: every stage and the embedding, the best features for a linear classifier of
+        scaled columns (see :ref:`all-layers`).
     pooling : {"avg", "max", "avgmax", "gem", "flatten", "cls"}, default="avg"
         How a stage's positions become one vector: mean, maximum, the mean of both, generalized
         mean with p = 3 [1]_, none (every position kept), or the class token of a transformer. With
         ``layer=None``, ``"avg"`` means the network's own way to its embedding, and the others
-        are possible where that way is an average over positions.
+        are possible where that way is an average over positions. With ``layer="all"``, stages are
+        pooled as said here (all but ``"flatten"`` is possible), and the embedding is the network's.
     preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
         ``"weights"`` is the transform the weights were published with (shorter side resized, center
         cropped). ``"resize"`` squashes the whole image into the square; ``"pad"`` fits it in and
@@ -179,6 +182,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
     >>> from sktransfer import PretrainedFeatureExtractor
     >>> X, y = load_digits(return_X_y=True)
     >>> feat = PretrainedFeatureExtractor(
@@ -186,9 +190,16 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     ... )
     >>> feat.fit_transform(X[:10]).shape
     (10, 512)
-    >>> pipe = make_pipeline(feat, LogisticRegression(max_iter=1000)).fit(X[:50], y[:50])
-    >>> pipe.predict(X[50:60]).shape
+
+    All layers take the same pass, and are the better features for a classifier:
+
+    >>> pipe = make_pipeline(
+    ...     feat.set_params(layer="all"), StandardScaler(), LogisticRegression(C=0.01)
+    ... )
+    >>> pipe.fit(X[:50], y[:50]).predict(X[50:60]).shape
     (10,)
+    >>> pipe[0].n_features_out_
+    2624
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
