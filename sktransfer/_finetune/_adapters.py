@@ -6,7 +6,6 @@ the weights afterwards, so that nothing else knows of it.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 
@@ -147,10 +146,11 @@ def merge(module: nn.Module) -> None:
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
 
 
-def merged(module: Suffix) -> Suffix:
-    """Return a module with its weights as :func:`merge` leaves them; it may be in training."""
-    if not any(parametrize.is_parametrized(layer) for layer in module.modules()):
-        return module
-    whole = copy.deepcopy(module)
-    merge(whole)
-    return whole
+def merged(module: Suffix) -> dict[str, Tensor]:
+    """Return the tensors of ``module.saved()`` as they are after :func:`merge`, which waits."""
+    tensors = {n: t for n, t in module.saved().items() if ".parametrizations." not in n}
+    for name, layer in module.named_modules():
+        if parametrize.is_parametrized(layer):
+            for own in layer.parametrizations:  # type: ignore[union-attr]
+                tensors[f"{name}.{own}"] = getattr(layer, own).detach().cpu().contiguous()
+    return tensors

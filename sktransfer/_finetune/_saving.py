@@ -58,7 +58,7 @@ def learned_bytes(net: Any) -> bytes:
     """Return what a fitted estimator has learned, sealed together with its classes."""
     if "_module_" not in vars(net):
         return net._learned
-    return seal(merged(net._module_).saved(), written_classes(net._classes))
+    return seal(merged(net._module_), written_classes(net._classes))
 
 
 def packed_weights(net: Any, *, in_file: bool = False) -> PackedWeights | None:
@@ -173,7 +173,7 @@ def written(
         "weight_interpolation": net.weight_interpolation_,
         "interpolation_losses": encode(net.interpolation_losses_, "interpolation_losses_"),
     }
-    tensors = merged(net._module_).saved() if "_module_" in vars(net) else learned_tensors(net)
+    tensors = merged(net._module_) if "_module_" in vars(net) else learned_tensors(net)
     packed = packed_weights(net, in_file=True)
     if packed is not None:
         tensors = tensors | packed.tensors
