@@ -66,6 +66,10 @@ LEARNED_STAGES = "learned_stages"
 # Seeds of the parts of a fit.
 SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS, HALVES, ADAPTERS = range(8)
 
+# A network that knows the rows it was trained on worse than the solved head knows others, by this
+# factor, was destroyed by its training.
+_DESTROYED = 1.2
+
 # Rows as they are, as they are drawn, and those held out.
 _Data = tuple[LabeledRows, LabeledRows, LabeledRows | None]
 
@@ -530,7 +534,7 @@ def _choose_share(net: Any, losses: dict[float, np.ndarray], weight: np.ndarray)
 
 def _warn_if_destroyed(net: Any, learned: float) -> None:
     """Warn where training made even the rows that it saw worse than unseen ones were before."""
-    if learned > net.interpolation_losses_[0.0]:
+    if learned > _DESTROYED * net.interpolation_losses_[0.0]:
         warnings.warn(
             f"Training is not kept, since it destroyed what the network knew: the log loss of rows "
             f"that it saw is {learned:.3g} after it, and that of unseen rows was "

@@ -308,12 +308,15 @@ def mean_loss(net: Any, dataset: Any) -> float:
 
 
 def choose_share(losses: dict[float, np.ndarray], weight: np.ndarray) -> float:
-    """Choose the share nearest to a half whose loss is no worse than the lowest, within its error.
+    """Choose a share by the losses of rows: 0 if it is the best, else one as good as the best.
 
-    The error is the standard error of the differences by row.
+    As good is what is no worse within the standard error of the differences by row. Of these it is
+    the one nearest to a half, where the middle of the way usually is better than either end.
     """
     part = weight / weight.sum()
     best = min(losses, key=lambda share: (part @ losses[share], share))
+    if not best:  # training that does not help is not kept
+        return best
     as_good = []
     for share, each in losses.items():
         difference = each - losses[best]
