@@ -1,11 +1,13 @@
 """How well the tools for choosing choose, on real images.
 
-    python benchmarks/choosing.py [--tasks ranking cost strategies layers heads]
+    python benchmarks/choosing.py [--tasks regret ranking cost strategies layers heads]
 
-Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). ``ranking``: scores of every stage
-of four networks on chest X-rays against cross-validated accuracy. ``cost``: seconds of
-``rank_backbones`` against one extraction. ``strategies``: what ``recommend_strategy`` advises
-against the other strategies. ``layers``: features of several stages, and a selection of them.
+Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``). ``regret``: what is lost by the
+network that is chosen on some images, against the one that turns out best on the others.
+``ranking``: scores of every stage of four networks on chest X-rays against cross-validated
+accuracy. ``cost``: seconds of ``rank_backbones`` against one extraction. ``strategies``: what
+``recommend_strategy`` advises against the other strategies. ``layers``: features of several stages,
+and a selection of them.
 ``heads``: the embedding and all layers with and without a scaler, at two strengths of the penalty.
 """
 
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from _common import Neighbors, machine, print_table, shared_with_weights, workspace, write_json
+from _regret import Features, regret_cases, summary
 from _tasks import Task, ants_and_bees, extractors, lesions, pneumonia_mnist, xrays
 from scipy.stats import kendalltau, spearmanr
 from sklearn.base import clone
@@ -36,7 +39,8 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer import describe_backbone
+from sktransfer import describe_backbone, list_backbones
+from sktransfer._scoring.networks import layer_columns
 from sktransfer.model_selection import grouped_train_test_split, rank_backbones, recommend_strategy
 
 NETWORKS = ("efficientnet_lite0", "resnet18", "mobilenet_v2", "squeezenet1_0")
@@ -59,11 +63,38 @@ def candidates(shared: Path, args: argparse.Namespace, **params: Any) -> dict[st
     return {name: found[name] for name in args.networks}
 
 
+def regret(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    top1 = list_backbones().set_index("name")["imagenet_top1"]
+    cases = []
+    for task in (xrays(shared), ants_and_bees(shared), pneumonia_mnist(shared), lesions(shared)):
+        found = {
+            name: Features(
+                *all_layers(task, extractor, folder / f"{task.name}_{name}.npz"), float(top1[name])
+            )
+            for name, extractor in candidates(shared, args, cache=None).items()
+        }
+        cases += regret_cases(task, found, args.regret_splits)
+    rows = summary(cases, "skin lesions")
+    for row in rows:
+        print(row, flush=True)
+    return {"splits": args.regret_splits, "networks": args.networks, "rows": rows, "cases": cases}
+
+
+def all_layers(task: Task, extractor: Any, file: Path) -> tuple[np.ndarray, list[int]]:
+    """All layers of a network side by side, and their widths; from the file if it is there."""
+    if not file.exists():
+        own = clone(extractor).set_params(layer="all")
+        F = own.fit_transform(task.X)
+        np.savez(file, F=F, w=[columns.stop - columns.start for _, columns in layer_columns(own)])
+    with np.load(file) as stored:
+        return stored["F"], stored["w"].tolist()
+
+
 def ranking(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     task = thinned(xrays(shared), args.n)
     named = candidates(shared, args, cache=str(folder))
     found = rank_backbones(
-        task.X, task.y, named, metric=list(METRICS), groups=task.groups, random_state=0
+        task.X, task.y, named, layers="each", metric=list(METRICS), groups=task.groups
     )
     table = found.table.copy()
     accuracies = []
@@ -106,14 +137,14 @@ def cost(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str, Any]
     for name, extractor in candidates(shared, args, cache=None).items():
         clone(extractor).fit(task.X).transform(task.X[:16])  # weights and engine
         few = thinned(task, 40)
-        rank_backbones(few.X, few.y, [extractor], n_resamples=0)
+        rank_backbones(few.X, few.y, [extractor], layers="each", n_resamples=0)
         once, ranked = [], []
         for _ in range(args.rounds):
             start = time.perf_counter()
             clone(extractor).fit_transform(task.X)
             once.append(time.perf_counter() - start)
             start = time.perf_counter()
-            rank_backbones(task.X, task.y, [extractor], groups=task.groups)
+            rank_backbones(task.X, task.y, [extractor], layers="each", groups=task.groups)
             ranked.append(time.perf_counter() - start)
         ratio = float(np.median(np.array(ranked) / np.array(once)))
         rows.append({"backbone": name, "extraction_s": min(once), "ranking_s": min(ranked),
@@ -287,6 +318,7 @@ def evaluated(F: np.ndarray, task: Task, scaled: bool, C: float, seeds: int) -> 
 
 
 TASKS = {
+    "regret": regret,
     "ranking": ranking,
     "cost": cost,
     "strategies": strategies,
@@ -300,6 +332,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--n", type=int, help="chest X-rays of ranking and layers; all of them")
+    parser.add_argument("--regret-splits", type=int, default=10)
     parser.add_argument("--n-cost", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--strategy-network", default="efficientnet_lite0")

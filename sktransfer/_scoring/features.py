@@ -94,7 +94,13 @@ def ridge_decisions(
 ) -> np.ndarray:
     """Predict every row without it: the largest of a row's values is the predicted class."""
     features = standardized(data.F) if standardize else data.F - data.F.mean(axis=0)
-    U, s = left_singular(features)
+    if alpha is None and len(features) < features.shape[1]:
+        # The least penalty drowns what squaring does to small singular values.
+        square, U = linalg.eigh(features @ features.T, check_finite=False)
+        keep = square > square[-1] * len(features) * np.finfo(np.float64).eps
+        U, s = U[:, keep], np.sqrt(square[keep])
+    else:
+        U, s = left_singular(features)
     target = 2 * data.onehot - 1
     blocks = _blocks(data)
     if alpha is not None:

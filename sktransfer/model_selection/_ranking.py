@@ -1,4 +1,4 @@
-"""rank_backbones: which network, and which layer of it, suits a task."""
+"""rank_backbones: which network, or which layer of it, suits a task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sktransfer._utils.splitting import stratified_part
 from sktransfer.exceptions import FailedRowsWarning, UnknownBackboneError
 from sktransfer.model_selection._ranking_metrics import Scored, Setting, metrics_named
 
-EMBEDDING = "embedding"
+EMBEDDING, ALL = "embedding", "all"
 # Of the images, the share that the speed is measured on, in numbers between these.
 _TIMED_SHARE, _TIMED_LEAST, _TIMED_MOST = 1 / 25, 4, 32
 # Columns of the table, besides those of further metrics.
@@ -85,7 +85,7 @@ class BackboneRanking:
         return card(type(self).__name__, lines, {"Networks and layers, best first": self.table})
 
     def make_extractor(self, place: int = 0) -> PretrainedFeatureExtractor:
-        """Return an extractor, not fitted, for a row of the table.
+        """Return an extractor, not fitted, of the layers of a row of the table.
 
         Parameters
         ----------
@@ -95,7 +95,8 @@ class BackboneRanking:
         Returns
         -------
         extractor : PretrainedFeatureExtractor
-            The network of that row, cut at its layer.
+            The network of that row, with its ``layer``: ``"all"``, a name, or None for the
+            embedding.
         """
         row = self.table.iloc[place]
         layer = None if row["layer"] == EMBEDDING else row["layer"]
@@ -103,7 +104,7 @@ class BackboneRanking:
 
 
 class BackboneRankingDisplay:
-    """Scores against images per second, with a line for each network through its layers.
+    """Scores against images per second, with a line for each network through its rows.
 
     It is recommended to use :meth:`from_ranking` to create one. All parameters are stored as
     attributes. Plotting needs matplotlib (extra ``plot``).
@@ -204,7 +205,7 @@ class BackboneRankingDisplay:
         )
         for _, row in front.iterrows():
             ax.annotate(
-                row["layer"],
+                row["backbone"] if row["layer"] == ALL else row["layer"],
                 (row["images_per_s"], row["score"]),
                 xytext=(3, 6),
                 textcoords="offset points",
@@ -223,7 +224,7 @@ def rank_backbones(
     y: ArrayLike,
     backbones: Any = None,
     *,
-    layers: Any = "auto",
+    layers: Any = "all",
     metric: Any = "loo_ridge",
     scoring: str = "accuracy",
     n_images: int | None = None,
@@ -231,9 +232,10 @@ def rank_backbones(
     n_resamples: int = 200,
     random_state: int | np.random.RandomState | None = 0,
 ) -> BackboneRanking:
-    """Rank networks and their layers by how well their frozen features tell classes apart.
+    """Rank networks by how well their frozen features tell classes apart.
 
-    All layers of a network come out of one pass over the images, through the
+    By default a network is judged by all its layers side by side, and ``layers="each"`` ranks every
+    layer on its own. They come out of one pass over the images, through the
     :ref:`store <extract-once>`; the scores are closed formulas of the features. So this costs about
     what it costs to extract features with every candidate once.
 
@@ -249,9 +251,11 @@ def rank_backbones(
         :class:`~sktransfer.PretrainedFeatureExtractor` for other weights and ways to read images.
         The keys of a mapping are the names in the table. None: every network whose weights are on
         this machine.
-    layers : "auto", None, or sequence of str, int or None, default="auto"
-        ``"auto"`` is every stage and the embedding; None is the embedding alone; a sequence names
-        stages (None among them is the embedding).
+    layers : {"all", "each"}, None, or sequence of str, int or None, default="all"
+        ``"all"``: one row per network, of all its layers side by side, as
+        ``PretrainedFeatureExtractor(layer="all")`` gives them. ``"each"``: one row for each stage
+        and the embedding. None: the embedding alone. A sequence names stages, None for the
+        embedding, or ``"all"``.
     metric : str, callable, or list of these, default="loo_ridge"
         ``"loo_ridge"``: leave-one-out ridge regression. ``"knn"``: five nearest neighbors.
         ``"probe"``: logistic regression, cross-validated. ``"logme"``, ``"hscore"`` (regularized),
@@ -274,7 +278,7 @@ def rank_backbones(
     ranking : BackboneRanking
         Its ``table`` has the columns
 
-        - ``backbone``, ``layer`` (``"embedding"`` for the end), ``n_features``;
+        - ``backbone``, ``layer`` (``"all"``, ``"embedding"`` or a stage), ``n_features``;
         - ``score``, ``low``, ``high``: the first metric and its 95 % interval over resampled rows
           (groups), and one column for each further metric;
         - ``best_share``: the share of the resamples in which this row is the best of all;
@@ -295,6 +299,9 @@ def rank_backbones(
 
     Notes
     -----
+    Networks are told apart better by all their layers than by their best one, whose score is a
+    little lucky for being the best of many; the user guide measures both.
+
     A score orders; its gaps are not gaps of accuracy after fine-tuning. No score of the literature
     is reliable on every set, and a plain ranking by published ImageNet accuracy is hard to beat
     [1]_ [2]_: look at both columns, and let a cross-validation decide between the first few.
@@ -315,14 +322,13 @@ def rank_backbones(
     >>> extractor = PretrainedFeatureExtractor(
     ...     "efficientnet_lite0", image_size=64, value_range=digits.value_range
     ... )
-    >>> ranking = rank_backbones(
-    ...     digits.data[:200], digits.target[:200], [extractor],
-    ...     layers=["blocks.2", None], scoring="roc_auc",
-    ... )
+    >>> X, y = digits.data[:200], digits.target[:200]
+    >>> ranking = rank_backbones(X, y, [extractor], scoring="roc_auc")
+    >>> ranking.make_extractor().layer
+    'all'
+    >>> ranking = rank_backbones(X, y, [extractor], layers=["blocks.2", None])
     >>> sorted(ranking.table["layer"])
     ['blocks.2', 'embedding']
-    >>> ranking.make_extractor().backbone
-    'efficientnet_lite0'
     """
     named = named_networks(on_this_machine() if backbones is None else backbones)
     metrics = metrics_named(metric, _COLUMNS)
@@ -338,10 +344,10 @@ def rank_backbones(
     if n_images is not None and n_images < n:
         rows = stratified_part(labels, n_images, groups=group_ids, random_state=setting.seed)
 
-    speeds = {}
+    passes, speeds = {}, {}
     for name, extractor in named.items():
-        extractor.set_params(layer=_layers(extractor, layers, X))
-        speeds[name] = _seconds_per_image(extractor, X, n)
+        passes[name] = _passes(extractor, layers, X)
+        speeds[name] = _seconds_per_image(extractor.set_params(layer=passes[name][0]), X, n)
     chosen = X if len(rows) == n else take_rows(X, rows)
     g_used = None if group_ids is None else group_ids[rows]
 
@@ -349,13 +355,15 @@ def rank_backbones(
     values: list[np.ndarray | None] = []
     used = 0
     for name, extractor in named.items():
-        with rows_of(rows):
-            own, used = _score_layers(
-                name, extractor, chosen, labels[rows], g_used, metrics, setting, speeds[name]
-            )
-        for record, scored in own:
-            records.append(record)
-            values.append(scored.values)
+        for each in passes[name]:
+            extractor.set_params(layer=each)
+            with rows_of(rows):
+                own, used = _score_layers(
+                    name, extractor, chosen, labels[rows], g_used, metrics, setting, speeds[name]
+                )
+            for record, scored in own:
+                records.append(record)
+                values.append(scored.values)
     table = pd.DataFrame(records)
     table.insert(6, "best_share", _best_shares(values))
     top1 = list_backbones().set_index("name")["imagenet_top1"]
@@ -393,7 +401,7 @@ def _score_layers(
                 "images that can be read. Leave it out, or use precision='float32'."
             )
         data = check_labeled(F[:, columns], y, groups)
-        own = theta[read] if theta is not None and layer == EMBEDDING else None
+        own = theta[read] if theta is not None and layer in (EMBEDDING, ALL) else None
         scored = [score(data, setting, own) for _, score in metrics]
         names = [each for each, _ in metrics]
         share = costs.get(layer)
@@ -411,14 +419,22 @@ def _score_layers(
     return found, len(F)
 
 
-def _layers(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[Any]:
-    """List what to take out of a network in one pass."""
-    if layers is None:
-        return [None]
-    if not (isinstance(layers, str) and layers == "auto"):
-        return [layers] if isinstance(layers, str | int) else list(layers)
-    first = clone(extractor).set_params(layer=0, pooling="avg").fit(X)
-    return [*stage_names(first), *([None] if first._info.embedding_trained else [])]
+def _passes(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[Any]:
+    """List the values of ``layer`` that give everything asked for, each in one pass."""
+    if isinstance(layers, str) and layers == "auto":
+        raise ValueError(
+            "layers='auto' is called 'each': a row for every stage and the embedding. The default "
+            "is layers='all', a row for every network."
+        )
+    if layers is None or (isinstance(layers, str) and layers == ALL):
+        return [layers]
+    if isinstance(layers, str) and layers == "each":
+        first = clone(extractor).set_params(layer=0, pooling="avg").fit(X)
+        return [[*stage_names(first), *([None] if first._info.embedding_trained else [])]]
+    given = [layers] if isinstance(layers, str | int) else list(layers)
+    single = [each for each in given if each != ALL]
+    # What both have in common is computed once, through the store.
+    return [ALL, *([single] if single else [])] if ALL in given else [given]
 
 
 def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
@@ -440,6 +456,8 @@ def _distinct_layers(
     extractor: PretrainedFeatureExtractor, F: np.ndarray
 ) -> list[tuple[str, slice]]:
     """List layers and their columns; a stage whose average is the embedding is left out."""
+    if extractor.layer == ALL:
+        return [(ALL, slice(None))]
     found = [(name or EMBEDDING, columns) for name, columns in layer_columns(extractor)]
     embedding = dict(found).get(EMBEDDING)
     if embedding is None:
@@ -459,8 +477,9 @@ def _cost_shares(extractor: PretrainedFeatureExtractor) -> dict[str, float]:
     try:
         described = describe_backbone(extractor.reference_.name)
     except UnknownBackboneError:  # one that was made by hand
-        return {EMBEDDING: 1.0}
-    return {**dict(zip(described["name"], described["gmacs_share"], strict=True)), EMBEDDING: 1.0}
+        return {EMBEDDING: 1.0, ALL: 1.0}
+    stages = dict(zip(described["name"], described["gmacs_share"], strict=True))
+    return {**stages, EMBEDDING: 1.0, ALL: 1.0}
 
 
 def _best_shares(values: list[np.ndarray | None]) -> np.ndarray:

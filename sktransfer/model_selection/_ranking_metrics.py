@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from scipy.special import softmax
 
 from sktransfer._scoring.features import LabeledFeatures, ridge_decisions, standardized
+from sktransfer._utils.logistic import cross_fitted_logits
 from sktransfer._utils.resampling import half_samples, middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._feature_scores import (
@@ -53,10 +51,12 @@ def _probe_decisions(data: LabeledFeatures) -> np.ndarray:
             "has 1. Leave it out, or use another metric."
         )
     folds = stratified_folds(min(5, rarest), grouped=data.groups is not None, random_state=0)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_C, max_iter=1000))
-    return cross_val_predict(
-        model, data.F, data.codes, cv=folds, groups=data.groups, method="predict_proba"
+    n = len(data.codes)
+    splits = folds.split(data.F, data.codes, data.groups)
+    logits = cross_fitted_logits(
+        data.F, data.codes, np.ones(n), len(data.classes), splits, [PROBE_C]
     )
+    return softmax(logits[0], axis=1)
 
 
 def _by_predictions(decide: Callable[[LabeledFeatures], np.ndarray]) -> Callable[..., Scored]:

@@ -315,7 +315,14 @@ def recommend_strategy(
         given = {name: extractor} if isinstance(backbone, Mapping) else extractor
         distance = domain_distance(given, X, random_state=seed)
     ranking = rank_backbones(
-        X, labels, extractor, scoring=scoring, n_images=n_images, groups=ids, random_state=seed
+        X,
+        labels,
+        extractor,
+        layers="each",
+        scoring=scoring,
+        n_images=n_images,
+        groups=ids,
+        random_state=seed,
     )
     evidence = _in_order(ranking.table, extractor, X)
     size = "large" if per_class >= LARGE else "small"

@@ -14,7 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut, LeaveOneOut, cross_val_pre
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer._scoring.features import check_labeled, ridge_decisions
+from sktransfer._scoring.features import check_labeled, ridge_decisions, standardized
 from sktransfer.model_selection import _feature_scores as feature_scores
 from sktransfer.model_selection import (
     h_score,
@@ -322,3 +322,20 @@ def test_scorings_are_scikit_learns(n_classes):
 def test_bad_values(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(40) // 2])
+def test_the_penalty_is_that_of_the_least_error_where_columns_outnumber_rows(groups):
+    """There it is found from products of rows; a given penalty takes singular values."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 40)
+    F = rng.normal(size=(40, 90)) + 0.5 * np.eye(3, 90)[y]
+    F[:, 7] = 1.0
+    target = 2 * np.eye(3)[y] - 1
+    singular = np.linalg.svd(standardized(F), compute_uv=False)[:39]
+    tried = [
+        loo_ridge_decisions(F, y, groups=groups, alpha=relative * np.mean(singular**2))
+        for relative in np.logspace(-4, 2, 13)
+    ]
+    best = min(tried, key=lambda decisions: np.mean((decisions - target) ** 2))
+    np.testing.assert_allclose(loo_ridge_decisions(F, y, groups=groups), best, atol=1e-9)

@@ -48,7 +48,7 @@ def small(name, **params):
 def test_scores_are_those_of_the_features_of_each_layer(digits):
     X, y = digits
     network = small("resnet18", engine="torch")
-    ranking = rank_backbones(X, y, [network], metric=ALL, scoring="roc_auc")
+    ranking = rank_backbones(X, y, [network], layers="each", metric=ALL, scoring="roc_auc")
     table = ranking.table
     assert list(table["score"]) == sorted(table["score"], reverse=True)
     # The average of the last map is the embedding: not two rows for one thing.
@@ -73,6 +73,43 @@ def test_scores_are_those_of_the_features_of_each_layer(digits):
     assert table["best_share"].sum() == pytest.approx(1)
     assert table["pareto"].any()
     assert table["imagenet_top1"].isna().all()  # random weights have none
+
+
+def test_by_default_networks_are_judged_by_all_their_layers(digits):
+    X, y = digits
+    networks = [small("resnet18"), small("squeezenet1_1")]
+    ranking = rank_backbones(X, y, networks, metric=["loo_ridge", "probe"], scoring="roc_auc")
+    table = ranking.table
+    assert sorted(table["backbone"]) == ["resnet18", "squeezenet1_1"]
+    assert set(table["layer"]) == {"all"}
+    assert table["best_share"].sum() == pytest.approx(1)
+    for place, row in table.iterrows():
+        extractor = ranking.make_extractor(place)
+        assert extractor.layer == "all"
+        F = extractor.fit_transform(X)
+        assert F.shape[1] == row["n_features"]
+        assert row["score"] == pytest.approx(loo_ridge_score(F, y, scoring="roc_auc"), abs=1e-6)
+        assert 1 / row["images_per_s"] > 0
+
+
+def test_all_layers_are_compared_with_single_ones_without_another_pass(digits):
+    X, y = digits
+    network = small("resnet18", engine="torch")
+    clear_cache()
+    alone = rank_backbones(X, y, [network], n_resamples=0).table
+    misses = cache_info().misses
+    table = rank_backbones(X, y, [network], layers=["layer1", "all", None], n_resamples=0).table
+    assert cache_info().misses == misses
+    assert set(table["layer"]) == {"layer1", "all", "embedding"}
+    both = table.set_index("layer").loc["all"]
+    assert both["score"] == alone["score"][0]
+    assert both["n_features"] == alone["n_features"][0] > table["n_features"].min()
+
+
+def test_the_former_name_of_each_layer_is_explained(digits):
+    X, y = digits
+    with pytest.raises(ValueError, match="'auto' is called 'each'"):
+        rank_backbones(X, y, [small("squeezenet1_1")], layers="auto")
 
 
 def test_leep_is_of_the_networks_own_classifier(digits):
@@ -109,7 +146,7 @@ def test_patients_are_left_out_and_drawn_together(digits):
 def test_every_layer_comes_from_one_pass(digits):
     X, y = digits
     clear_cache()
-    ranking = rank_backbones(X, y, [small("resnet18", engine="torch")])
+    ranking = rank_backbones(X, y, [small("resnet18", engine="torch")], layers="each")
     misses = cache_info().misses
     assert misses <= 6 * 120 + 100  # five stages and the embedding
     for place in range(len(ranking.table)):
@@ -206,7 +243,8 @@ def test_a_metric_of_the_user(digits):
 
 def test_display_shows_networks_and_names_the_best(digits):
     X, y = digits
-    ranking = rank_backbones(X, y, [small("squeezenet1_1"), small("squeezenet1_1", pooling="max")])
+    networks = [small("squeezenet1_1"), small("squeezenet1_1", pooling="max")]
+    ranking = rank_backbones(X, y, networks, layers="each")
     assert set(ranking.table["backbone"]) == {"squeezenet1_1", "squeezenet1_1 (2)"}
     display = BackboneRankingDisplay.from_ranking(ranking)
     assert display.ax_.get_xscale() == "log"
@@ -214,6 +252,13 @@ def test_display_shows_networks_and_names_the_best(digits):
     assert {"squeezenet1_1", "squeezenet1_1 (2)"} <= set(labels)
     names = {text.get_text() for text in display.ax_.texts}
     assert names == set(ranking.table.loc[ranking.table["pareto"], "layer"])
+    mpl.pyplot.close(display.figure_)
+
+
+def test_display_names_networks_where_rows_are_of_all_layers(digits):
+    X, y = digits
+    display = BackboneRankingDisplay.from_ranking(rank_backbones(X, y, [small("squeezenet1_1")]))
+    assert [text.get_text() for text in display.ax_.texts] == ["squeezenet1_1"]
     mpl.pyplot.close(display.figure_)
 
 
@@ -251,6 +296,8 @@ def test_x_rays_cost_what_one_extraction_costs_and_the_order_is_that_of_accuracy
     extractor.transform(X)
     once = time.perf_counter() - start
     start = time.perf_counter()
-    ranking = rank_backbones(X, y, [extractor], groups=patients, metric=["loo_ridge", "probe"])
+    ranking = rank_backbones(
+        X, y, [extractor], layers="each", groups=patients, metric=["loo_ridge", "probe"]
+    )
     assert time.perf_counter() - start < 1.6 * once + 4  # resolving the engine for many taps
     assert ranking.table["score"].corr(ranking.table["probe"], method="spearman") > 0.7
