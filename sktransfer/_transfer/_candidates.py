@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._scoring.networks import stage_names
-from sktransfer._utils.logistic import solve_linear
+from sktransfer._utils.logistic import FLOOR, solve_linear
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning
 
@@ -140,7 +140,7 @@ def frozen_candidates(
         found = np.full((len(F), n_classes), np.nan)
         for train, test in task.splits(usable):
             coef, intercept = solve_linear(
-                own[train], task.y[train], task.weight[train], n_classes, PROBE_C
+                own[train], task.y[train], task.weight[train], n_classes, PROBE_C, floor=FLOOR
             )
             found[test] = log_softmax(own[test] @ coef.T + intercept, axis=1)
         rows = np.flatnonzero(usable & (task.fold > -2))
@@ -154,7 +154,7 @@ def _probe(
     """Return a fitted pipeline: the extractor, a scaler, and the regression solved to the end."""
     y, weight = task.y[rows], task.weight[rows]
     scaler = StandardScaler().fit(F.astype(np.float64), sample_weight=weight)
-    coef, intercept = solve_linear(F, y, weight, len(task.classes), PROBE_C)
+    coef, intercept = solve_linear(F, y, weight, len(task.classes), PROBE_C, floor=FLOOR)
     intercept = intercept + coef @ scaler.mean_
     coef = coef * scaler.scale_
     if len(task.classes) == 2:

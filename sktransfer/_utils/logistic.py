@@ -10,6 +10,9 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
+# The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all others
+# are, one colored mark on a new X-ray would decide.
+FLOOR = 0.1
 # Newton's method on all coefficients at once is exact to the last digits, and cubic in their
 # number.
 _NEWTON_COEFFICIENTS = 4096
@@ -31,14 +34,16 @@ def solve_linear(
     C: float,
     *,
     least_deviation: float = 1e-12,
+    floor: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients (n_classes, d) and intercepts of a logistic regression, in float64.
 
     Embeddings are centered and scaled to unit variance, column by column, as far as the penalty is
     concerned; the scaling is folded into what is returned. A row of weight two is two rows. Columns
-    with a standard deviation of at most ``least_deviation`` are not used.
+    with a standard deviation of at most ``least_deviation`` are not used. Those with less than
+    ``floor`` of the median one are scaled by that, so that they stay nearly constant.
     """
-    return _solve(embeddings, y, weight, n_classes, [C], least_deviation)[0]
+    return _solve(embeddings, y, weight, n_classes, [C], least_deviation, floor)[0]
 
 
 def cross_fitted_logits(
@@ -50,6 +55,7 @@ def cross_fitted_logits(
     C: Sequence[float],
     *,
     least_deviation: float = 1e-12,
+    floor: float = 0.0,
 ) -> np.ndarray:
     """Return logits of rows by regressions that have not seen them, (len(C), n, n_classes).
 
@@ -57,7 +63,7 @@ def cross_fitted_logits(
     """
     logits = np.full((len(C), len(F), n_classes), np.nan)
     for train, test in folds:
-        found = _solve(F[train], y[train], weight[train], n_classes, C, least_deviation)
+        found = _solve(F[train], y[train], weight[train], n_classes, C, least_deviation, floor)
         tested = F[test].astype(np.float64, copy=False)
         for place, (solved, offset) in enumerate(found):
             logits[place, test] = tested @ solved.T + offset
@@ -71,6 +77,7 @@ def _solve(
     n_classes: int,
     Cs: Sequence[float],
     least_deviation: float,
+    floor: float,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Solve for several C with one standardization and one matrix of products of rows."""
     keep = weight > 0
@@ -81,6 +88,8 @@ def _solve(
     deviation = np.sqrt(share @ np.square(X))
     # A column that is constant on these rows says nothing about the classes.
     useful = deviation > least_deviation
+    if floor and useful.any():
+        deviation = np.maximum(deviation, floor * np.median(deviation[useful]))
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=useful)
     X *= scale
     present, codes = np.unique(y, return_inverse=True)

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer._utils.logistic import cross_fitted_logits, solve_linear
+from sktransfer._utils.logistic import FLOOR, cross_fitted_logits, solve_linear
 
 
 def data(n=60, d=150, n_classes=3, seed=0):
@@ -139,3 +139,24 @@ def test_cross_fitted_logits_are_those_of_pipelines():
             expected = pipeline.fit(X[train], y[train]).predict_proba(X[test])
             np.testing.assert_allclose(softmax(logits[test], axis=1), expected, rtol=1e-7)
     assert np.isnan(found[:, 3::4]).all()
+
+
+def test_a_nearly_constant_column_does_not_decide():
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    X = rng.normal(size=(60, 100)) + 0.3 * y[:, None]
+    X[:, 7] = 1e-6 * X[:, 7]  # a column for colors, on gray images
+    marked = X.copy()
+    marked[:, 7] = 1.0
+    ones = np.ones(len(y))
+    plain, guarded = (solve_linear(X, y, ones, 2, 0.01, floor=floor) for floor in (0.0, FLOOR))
+    moved = [np.abs((marked - X) @ coef.T).max() for coef, _ in (plain, guarded)]
+    assert moved[0] > 1e3
+    assert moved[1] < 0.5
+    others = np.arange(100) != 7
+    np.testing.assert_allclose(guarded[0][:, others], plain[0][:, others], atol=5e-3)
+    # Columns that vary are scaled as before.
+    assert_same(
+        solve_linear(X[:, others], y, ones, 2, 0.01, floor=FLOOR),
+        solve_linear(X[:, others], y, ones, 2, 0.01),
+    )
