@@ -274,6 +274,11 @@ def run_epochs(
                 scheduler.step()
 
 
+def batch_size_of(job: Job, usual: int) -> int:
+    """The usual size; 8 where that would be few batches, as whoever has few images sets it."""
+    return usual if len(job.train) >= 4 * usual or len(job.train) >= 128 else 8
+
+
 def steps_of(job: Job, epochs: int, batch_size: int) -> int:
     return epochs * max(1, round(len(job.train) / batch_size))
 
@@ -319,6 +324,7 @@ def fastai_like(job: Job) -> np.ndarray:
     half = len(stages) // 2
     groups = [stages[:half], stages[half:], [head]]
     lowest, highest = 1e-5, 1e-3
+    batch_size = batch_size_of(job, 64)
     for epochs, rates, share in (
         (1, [2e-3] * 3, 0.99),
         (4, [lowest, (lowest * highest) ** 0.5, highest], 0.3),
@@ -331,25 +337,30 @@ def fastai_like(job: Job) -> np.ndarray:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=rates,
-            total_steps=steps_of(job, epochs, 64) + 1,
+            total_steps=steps_of(job, epochs, batch_size) + 1,
             pct_start=share,
             div_factor=25 if epochs == 1 else 5,
             final_div_factor=1e5,
         )
-        run_epochs(job, whole, optimizer, epochs, 64, schedule)
+        run_epochs(job, whole, optimizer, epochs, batch_size, schedule)
         body.requires_grad_(True)
     return predicted(job, whole, job.test)
 
 
 def skorch_like(job: Job) -> np.ndarray:
-    """All but the last stage frozen by ``requires_grad``; Adam, 1e-3, batches of 32, 5 epochs."""
+    """All but the last stage frozen by ``requires_grad``; Adam, 1e-3, batches of 32.
+
+    Five epochs, and 50 steps at least.
+    """
     torch.manual_seed(job.seed)
     network = torchvision_network(job).requires_grad_(False)
     last = {"resnet18": "layer4", "mobilenet_v2": "features.18"}[job.network]
     network.get_submodule(last).requires_grad_(True)
     replaced(network, job.n_classes)
     trained = [p for p in network.parameters() if p.requires_grad]
-    run_epochs(job, network, torch.optim.Adam(trained, lr=1e-3), 5, 32)
+    batch_size = batch_size_of(job, 32)
+    epochs = max(5, -(-50 // steps_of(job, 1, batch_size)))
+    run_epochs(job, network, torch.optim.Adam(trained, lr=1e-3), epochs, batch_size)
     return predicted(job, network, job.test)
 
 

@@ -147,7 +147,8 @@ def plan(args: Any, sets: list[ImageSet]) -> Iterator[tuple[ImageSet, str, str, 
             if images.y.ndim == 2 and name not in ("pixels", "embedding", "all_layers"):
                 continue  # several labels for an image: only what solves them one by one
             n_folds = images.describe()["folds"]
-            few = recipe.costly and len(images.y) > SMALL
+            # Where networks see images small, all recipes run on the same few folds.
+            few = small or (recipe.costly and len(images.y) > SMALL)
             folds = list(range(n_folds))[: args.folds or (1 if few else n_folds)]
             networks = [n for n in recipe.networks if n in args.networks or n not in NETWORKS]
             seeds = range(args.seeds if images.seeds_differ or recipe.costly else 1)
