@@ -320,7 +320,8 @@ def fastai_like(job: Job) -> np.ndarray:
     body.requires_grad_(False)
     for parameter in norms:
         parameter.requires_grad_(True)
-    # The head and, as fastai has it, BatchNorm's gains and biases; then all, lower rates further down.
+    # First the head and, as fastai has it, BatchNorm's gains and biases; then everything, with
+    # lower rates further down.
     half = len(stages) // 2
     groups = [stages[:half], stages[half:], [head]]
     lowest, highest = 1e-5, 1e-3

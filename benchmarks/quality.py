@@ -168,15 +168,18 @@ def run(args: Any, sets: list[ImageSet], path: Path) -> int:
             print("out of time: start the script again to go on", flush=True)
             break
         cell_name = " | ".join((images.name, network, name, str(seed)))
-        there = read(path)["cells"].get(cell_name)
-        if there is not None and not args.again and set(folds) <= set(there["folds"]):
+        there = {} if args.again else read(path)["cells"].get(cell_name, {})
+        missing = [fold for fold in folds if fold not in there.get("folds", [])]
+        if not missing:
             continue
         try:
-            cell = measure(images, network, RECIPES[name], seed, folds, args)
+            cell = measure(images, network, RECIPES[name], seed, missing, args)
         except Exception:  # the others go on
             failed += 1
             print(f"{cell_name}: FAILED\n{traceback.format_exc()}", flush=True)
             continue
+        for key in ("folds", *FIGURES):  # those that an earlier run measured come first
+            cell[key] = [*there.get(key, []), *cell[key]]
         add(path, cell_name, cell, images)
         means = {key: round(float(np.mean(cell[key])), 4) for key in FIGURES}
         print(f"{cell_name}: {means}", flush=True)

@@ -352,11 +352,19 @@ def test_quality_is_resumed(tmp_path):
     assert len(content["cells"][name]["auc"]) == 5
     assert "all-layers probe" in table
     # As if it had been interrupted before that cell; the others are not measured again.
-    del content["cells"][name]
+    lost = content["cells"].pop(name)
+    other = "skin lesions | squeezenet1_0 | readme_line | 0"
+    kept = content["cells"][other]
+    for figure in ("folds", "auc", "accuracy", "log_loss", "brier", "seconds"):
+        del kept[figure][3:]
     (tmp_path / "quality.json").write_text(json.dumps(content))
     again, printed = run_script("quality", "--quick", results=tmp_path)
-    assert printed.count(" | 0: {") == 1
+    assert printed.count(" | 0: {") == 2
     assert again["cells"].keys() == {*content["cells"], name}
+    assert again["cells"][name]["auc"] == lost["auc"]
+    # Folds that were there stay, and those that were missing follow.
+    assert again["cells"][other]["folds"] == [0, 1, 2, 3, 4]
+    assert again["cells"][other]["seconds"][:3] == kept["seconds"]
 
 
 def test_the_recipes_of_quality_predict_the_rows_to_test_on(tmp_path):
