@@ -270,6 +270,28 @@ def domain_distance(content: dict[str, Any]) -> str:
     return rst_table(("images", "used as", *networks), rows)
 
 
+def choosing_regret(content: dict[str, Any]) -> str:
+    means = [
+        (row["by"], f"{row['regret']:.3f}", f"{row['others']:.3f}", f"{row['worst']:.3f}")
+        for row in content["rows"]
+    ]
+    shown = ("all layers", "best single layer, used alone", "ImageNet accuracy", "random")
+    cases = [
+        (
+            f"{case['set']}, {case['n_train']}",
+            f"{case['best']} ({case['areas'][case['best']]:.3f})",
+            *(f"{case['regret'][way]:.3f}" for way in shown),
+        )
+        for case in content["cases"]
+    ]
+    header = ("chosen by", "regret", "without skin lesions", "worst case")
+    return (
+        f"Means of {len(cases)} cases (a set and a number of images), {content['splits']} splits "
+        f"each, {len(content['networks'])} networks.\n\n{rst_table(header, means)}\n"
+        f"The cases:\n\n{rst_table(('images', 'best network (ROC AUC)', *shown), cases)}"
+    )
+
+
 def choosing_ranking(content: dict[str, Any]) -> str:
     def two(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -535,6 +557,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
     "domain_distance": ("choosing.rst", domain_distance),
+    "choosing_regret": ("choosing.rst", choosing_regret),
     "choosing_ranking": ("choosing.rst", choosing_ranking),
     "choosing_cost": ("choosing.rst", choosing_cost),
     "choosing_strategies": ("choosing.rst", choosing_strategies),

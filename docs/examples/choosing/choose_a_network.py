@@ -25,7 +25,8 @@ X, y = images[rows], np.array(["normal", "pneumonia"])[labels[rows]]
 
 # %%
 # :func:`~sktransfer.model_selection.rank_backbones` takes names, or extractors with settings of
-# their own. ``weights=None`` is a network with random weights.
+# their own. ``weights=None`` is a network with random weights. By default it ranks networks by all
+# their layers side by side; ``layers="each"`` looks into them.
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.model_selection import BackboneRankingDisplay, rank_backbones
 
@@ -43,6 +44,7 @@ ranking = rank_backbones(
         "random ResNet-18, 64 px": candidate("resnet18", 64, weights=None),
         "random SqueezeNet, 64 px": candidate("squeezenet1_1", 64, weights=None),
     },
+    layers="each",
     scoring="roc_auc",
 )
 best = ranking.table.sort_values("score", ascending=False)
@@ -64,7 +66,8 @@ ax.set_title("400 images of PneumoniaMNIST")
 # tells.
 #
 # A ranking narrows a choice and does not replace a test: the best of many is a little lucky. So
-# the best layer is compared with the embedding, the usual choice, on images that took no part.
+# the best layer is compared with the embedding, the usual choice, and with all layers side by side
+# on images that took no part.
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -75,7 +78,7 @@ with np.load(data / "pneumoniamnist" / "pneumoniamnist.npz") as file:
     X_test, y_test = file["test_images"], file["test_labels"].ravel()
 trained = best[best["backbone"].str.startswith("EfficientNet")].iloc[0]
 size = int(trained["backbone"].split()[-2])
-for layer in (trained["layer"], "embedding"):
+for layer in (trained["layer"], "embedding", "all"):
     pipe = make_pipeline(
         candidate("efficientnet_lite0", size, layer=None if layer == "embedding" else layer),
         StandardScaler(),
