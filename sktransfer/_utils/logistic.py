@@ -10,8 +10,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-# The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all others
-# are, one colored mark on a new X-ray would decide.
+# The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all
+# others are, one colored mark on a new X-ray would decide.
 FLOOR = 0.1
 # Newton's method on all coefficients at once is exact to the last digits, and cubic in their
 # number.
@@ -97,6 +97,8 @@ def _solve(
     # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
     by_rows = len(X) < X.shape[1]
     gram = X @ X.T if by_rows and len(present) > 1 else np.empty((0, 0))
+    if not np.isfinite(gram.diagonal()).all():
+        raise ValueError("Features hold numbers that are not finite.")
     found = []
     start = np.zeros_like(onehot)
     for C in Cs:
@@ -162,7 +164,7 @@ def _solve_in_rows(
         while True:
             trial = _Direction(rows, values, offset).plus(length, step)
             then = loss(*trial)
-            if sure or then <= now - 1e-4 * length * decrease:
+            if sure or then <= now - 1e-4 * length * decrease or length < 1e-9:
                 break
             length /= 2
         if sure and decrease > 0.1 * before:

@@ -299,8 +299,8 @@ def rank_backbones(
 
     Notes
     -----
-    Networks are told apart better by all their layers than by their best one, whose score is a
-    little lucky for being the best of many; the user guide measures both.
+    A classifier of all layers is better on most sets than one of the best layer, which is a little
+    lucky for being the best of many. The user guide measures what each choice loses.
 
     A score orders; its gaps are not gaps of accuracy after fine-tuning. No score of the literature
     is reliable on every set, and a plain ranking by published ImageNet accuracy is hard to beat

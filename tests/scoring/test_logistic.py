@@ -160,3 +160,11 @@ def test_a_nearly_constant_column_does_not_decide():
         solve_linear(X[:, others], y, ones, 2, 0.01, floor=FLOOR),
         solve_linear(X[:, others], y, ones, 2, 0.01),
     )
+
+
+@pytest.mark.parametrize("d", [20, 150])
+def test_numbers_that_are_not_finite_are_an_error(d):
+    X, y = data(d=d)
+    X[3, 4] = np.nan
+    with pytest.raises(ValueError, match=r"not finite|contains NaN"):
+        solve_linear(X, y, np.ones(len(y)), 3, 0.01)
