@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -145,62 +144,50 @@ def _solve_in_rows(
     """
     # The two halves of a binary regression have half its penalty.
     cost = (cost / 2 if onehot.shape[1] == 2 else cost)[:, None]
-    rows, offset = start, np.zeros(onehot.shape[1])
-    values = gram @ rows
+    n, n_classes = onehot.shape
+    # One array for a point or a direction: rows, gram @ rows, and the intercepts.
+    here = np.concatenate([start, gram @ start, np.zeros((1, n_classes))])
 
-    def loss(rows: np.ndarray, values: np.ndarray, offset: np.ndarray) -> float:
-        fit = (cost * onehot * log_softmax(values + offset, axis=1)).sum()
+    def loss(point: np.ndarray) -> float:
+        rows, values = point[:n], point[n:-1]
+        fit = (cost * onehot * log_softmax(values + point[-1], axis=1)).sum()
         return float((rows * values).sum() / 2 - fit)
 
-    now, before, precision = loss(rows, values, offset), np.inf, 0.1
+    now, before, precision = loss(here), np.inf, 0.1
     for _ in range(_MOST_STEPS):
-        p = softmax(values + offset, axis=1)
+        p = softmax(here[n:-1] + here[-1], axis=1)
         pull = cost * (onehot - p)
         # What is the same for all classes changes nothing: of that there is rounding only.
-        left, pull = (each - each.mean(axis=1, keepdims=True) for each in (pull - rows, pull))
-        gradient = _Direction(left, gram @ left, pull.sum(axis=0))
+        left, pull = (each - each.mean(axis=1, keepdims=True) for each in (pull - here[:n], pull))
+        gradient = np.concatenate([left, gram @ left, pull.sum(axis=0, keepdims=True)])
         step, decrease = _newton_step(gram, p, cost, gradient, precision)
         length, sure = 1.0, decrease < _SMALL_DECREASE * now  # of others rounding would decide
         while True:
-            trial = _Direction(rows, values, offset).plus(length, step)
-            then = loss(*trial)
+            there = here + length * step
+            then = loss(there)
             if sure or then <= now - 1e-4 * length * decrease or length < 1e-9:
                 break
             length /= 2
         if sure and decrease > 0.1 * before:
             break
-        rows, offset = trial.rows, trial.offset
-        values = gram @ rows  # not as added up, with its rounding
-        precision = float(np.clip(decrease / now, _PRECISION, precision))
+        here = there
         if decrease <= _LEAST_DECREASE * now:
             break
+        here[n:-1] = gram @ here[:n]  # not as added up, with its rounding
+        precision = float(np.clip(decrease / now, _PRECISION, precision))
         now, before = then, decrease
-    return rows, offset - offset.mean()
-
-
-class _Direction(NamedTuple):
-    """Weights of rows, the same times the products of rows, and intercepts; (n, n_classes)."""
-
-    rows: np.ndarray
-    values: np.ndarray
-    offset: np.ndarray
-
-    def plus(self, length: float, other: _Direction) -> _Direction:
-        return _Direction(*(a + length * b for a, b in zip(self, other, strict=True)))
-
-    def dot(self, other: _Direction) -> float:
-        """Compute the inner product of the coefficients and intercepts."""
-        return float((self.values * other.rows).sum() + self.offset @ other.offset)
+    return here[:n], here[-1] - here[-1].mean()
 
 
 def _newton_step(
-    gram: np.ndarray, p: np.ndarray, cost: np.ndarray, gradient: _Direction, precision: float
-) -> tuple[_Direction, float]:
+    gram: np.ndarray, p: np.ndarray, cost: np.ndarray, gradient: np.ndarray, precision: float
+) -> tuple[np.ndarray, float]:
     """Solve Newton's equations by conjugate gradients; also twice the decrease they expect.
 
     They are preconditioned with curvatures that are the same for all classes. Of two classes that
-    is exact, and one iteration enough.
+    is exact, and one iteration enough. ``gradient`` has its sign changed.
     """
+    n = len(p)
     curvature = cost * (1 - np.square(p).sum(axis=1, keepdims=True)) / (p.shape[1] - 1)
     root = np.sqrt(curvature)
     matrix = root * gram * root.T
@@ -208,28 +195,34 @@ def _newton_step(
     factor = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
     unit = root * cho_solve(factor, root, check_finite=False)
 
-    def preconditioned(r: _Direction) -> _Direction:
-        alone = r.rows - root * cho_solve(factor, root * r.values, check_finite=False)
-        offset = (alone.sum(axis=0) - r.rows.sum(axis=0) + r.offset) / unit.sum()
-        rows = alone - unit * offset
-        return _Direction(rows, gram @ rows, offset)
+    def dot(a: np.ndarray, b: np.ndarray) -> float:
+        """Compute the inner product of the coefficients and intercepts."""
+        return float((a[n:-1] * b[:n]).sum() + a[-1] @ b[-1])
 
-    def curved(d: _Direction) -> _Direction:
-        weighed = p * (d.values + d.offset)
+    def preconditioned(r: np.ndarray) -> np.ndarray:
+        alone = r[:n] - root * cho_solve(factor, root * r[n:-1], check_finite=False)
+        offset = (alone.sum(axis=0) - r[:n].sum(axis=0) + r[-1:]) / unit.sum()
+        rows = alone - unit * offset
+        return np.concatenate([rows, gram @ rows, offset])
+
+    def curved(d: np.ndarray) -> np.ndarray:
+        weighed = p * (d[n:-1] + d[-1])
         bent = cost * (weighed - p * weighed.sum(axis=1, keepdims=True))
-        return _Direction(d.rows + bent, d.values + gram @ bent, bent.sum(axis=0))
+        return np.concatenate(
+            [d[:n] + bent, d[n:-1] + gram @ bent, bent.sum(axis=0, keepdims=True)]
+        )
 
     left, toward = gradient, preconditioned(gradient)
-    first = size = left.dot(toward)
-    step, decrease = _Direction(*(np.zeros_like(each) for each in gradient)), 0.0
+    first = size = dot(left, toward)
+    step, decrease = np.zeros_like(gradient), 0.0
     for _ in range(_MOST_STEPS):
         if not size > precision**2 * first:
             break
         across = curved(toward)
-        length = size / toward.dot(across)
-        step, left = step.plus(length, toward), left.plus(-length, across)
+        length = size / dot(toward, across)
+        step, left = step + length * toward, left - length * across
         decrease += length * size
         again = preconditioned(left)
-        before, size = size, left.dot(again)
-        toward = again.plus(size / before, toward)
+        before, size = size, dot(left, again)
+        toward = again + size / before * toward
     return step, decrease
