@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.optimize import brentq
+from scipy.special import log_softmax, softmax
 
 from sktransfer._utils.splitting import stratified_folds, units_per_class
 
@@ -39,16 +39,27 @@ def folds_of(
 def fit_temperature(
     log_probabilities: np.ndarray, codes: np.ndarray, weight: np.ndarray | None = None
 ) -> float:
-    """Return the temperature by which logits are divided for the least log loss on their rows."""
+    """Return the temperature by which logits are divided for the least log loss on their rows.
+
+    As Platt (1999) has it, there is one more row of each class, whatever it is predicted to be:
+    rows that are all predicted correctly do not make the next one certain.
+    """
     share = np.ones(len(codes)) if weight is None else np.asarray(weight, dtype=float)
-    rows = np.arange(len(codes))
+    n_classes = log_probabilities.shape[1]
+    even = n_classes / (share.sum() + n_classes)
+    own = log_probabilities[np.arange(len(codes)), codes]
+    target = (1 - even) * own + even * log_probabilities.mean(axis=1)
 
-    def loss(log_temperature: float) -> float:
-        found = log_softmax(log_probabilities / np.exp(log_temperature), axis=1)
-        return -float(share @ found[rows, codes])
+    def slope(log_inverse: float) -> float:
+        expected = softmax(log_probabilities * np.exp(log_inverse), axis=1) * log_probabilities
+        return float(share @ (expected.sum(axis=1) - target))
 
-    found = minimize_scalar(loss, bounds=(-_DECADES, _DECADES), options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    # The loss is convex in the inverse of the temperature.
+    if slope(-_DECADES) >= 0:
+        return float(np.exp(_DECADES))
+    if slope(_DECADES) <= 0:
+        return float(np.exp(-_DECADES))
+    return float(np.exp(-brentq(slope, -_DECADES, _DECADES, xtol=1e-13)))
 
 
 def with_temperature(

@@ -19,23 +19,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
+from sktransfer._base import derived_seed
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._scoring.networks import stage_names
-from sktransfer._utils.logistic import FLOOR, solve_linear
+from sktransfer._utils.logistic import FLOOR, cross_fitted_logits, solve_linear
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning
 
 # Inverse strength of the penalty of every probe, on standardized features.
 PROBE_C = 0.01
 ALL, EMBEDDING, FINE_TUNED = "all layers", "embedding", "fine-tuned"
-_N_FOLDS = 5
+N_FOLDS = 5
 
 
 @dataclass
 class Task:
-    """Rows to learn from: codes of their labels, weights, groups, and the fold of each.
+    """Rows to learn from: codes of their labels, weights, and which belong together.
 
-    ``fold`` is -1 for rows that are always trained on, and -2 for rows that are left out.
+    ``unit`` numbers groups, or images of which there are copies. ``fold`` is that of a row, -1 if
+    it is always trained on, and -2 if it is left out.
     """
 
     X: Any
@@ -44,12 +45,47 @@ class Task:
     groups: np.ndarray | None
     classes: np.ndarray
     seed: int
-    fold: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=int))
+    unit: np.ndarray = field(init=False)
+    fold: np.ndarray = field(init=False)
+
+    def assign_folds(self, kept: np.ndarray, digests: list[bytes]) -> None:
+        """Assign every row that is kept to a fold, stratified by class, with all of its unit.
+
+        That is a group; without groups, the copies of an image, whose ``digests`` are given. A
+        class that would be in one fold only is never held out.
+        """
+        self.unit, self.fold = np.arange(len(self.y)), np.full(len(self.y), -2)
+        codes, seed = self.y[kept], derived_seed(self.seed, 0)
+        if self.groups is not None:
+            units = np.unique(self.groups[kept], return_inverse=True)[1]
+            n_folds = min(N_FOLDS, units.max() + 1, np.bincount(codes).max())
+            found = np.zeros(len(kept), dtype=int)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The least populated class")
+                splitter = stratified_folds(max(n_folds, 2), grouped=True, random_state=seed)
+                parts = splitter.split(kept, codes, units) if n_folds > 1 else ()
+                for number, (_, test) in enumerate(parts):
+                    found[test] = number
+        else:
+            # By the digest and not by the place: the same task with rows in another order, or with
+            # a row twice instead of a row of weight two, has the same folds.
+            key = seed.to_bytes(8, "little")
+            keys = [hashlib.blake2b(each, key=key).hexdigest() for each in digests]
+            _, units = np.unique(keys, return_inverse=True)
+            of_unit = np.full(units.max() + 1, len(self.classes))
+            np.minimum.at(of_unit, units, codes)
+            found = np.empty(len(of_unit), dtype=int)
+            found[np.argsort(of_unit, kind="stable")] = np.arange(len(of_unit)) % N_FOLDS
+            found = found[units]
+        for code in np.unique(codes):
+            if len(np.unique(found[codes == code])) == 1:
+                found[np.isin(units, units[codes == code])] = -1
+        self.fold[kept], self.unit[kept] = found, units
 
     def splits(self, usable: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows to train on and rows to predict, of those that are usable."""
         usable = self.fold > -2 if usable is None else usable & (self.fold > -2)
-        for number in range(self.fold.max() + 1):
+        for number in range(max(self.fold) + 1):
             held_out = self.fold == number
             yield np.flatnonzero(usable & ~held_out), np.flatnonzero(usable & held_out)
 
@@ -72,43 +108,19 @@ class Candidate:
         """Name in tables."""
         return f"{self.backbone}, {self.features}"
 
+    def log_loss(self, task: Task) -> float:
+        """Return the log loss of rows that the model had not seen; infinity if there are none."""
+        found = log_loss(self.out_of_fold, task)
+        return found if np.isfinite(found) else float("inf")
 
-def assign_folds(
-    y: np.ndarray, kept: np.ndarray, groups: np.ndarray | None, digests: list[bytes], seed: int
-) -> np.ndarray:
-    """Return the fold of each row, stratified by class; what belongs together is in one fold.
 
-    That is a group; without groups, the copies of an image (``digests`` are those of ``kept``). A
-    class that would be in one fold only is never held out: -1. Rows that are not kept are -2.
-    """
-    fold = np.full(len(y), -2)
-    codes = y[kept]
-    if groups is not None:
-        units = np.unique(groups[kept], return_inverse=True)[1]
-        n_folds = min(_N_FOLDS, units.max() + 1, np.bincount(codes).max())
-        found = np.full(len(kept), -1)
-        if n_folds > 1:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The least populated class")
-                splitter = stratified_folds(n_folds, grouped=True, random_state=seed)
-                for number, (_, test) in enumerate(splitter.split(kept, codes, units)):
-                    found[test] = number
-    else:
-        # By the digest and not by the place: rows in another order, or a row twice instead of a
-        # row of weight two, are the same task.
-        keys = [hashlib.blake2b(each, key=str(seed).encode()).digest() for each in digests]
-        _, first, units = np.unique(np.array(keys, dtype=object), True, True)
-        of_unit = np.full(len(first), codes.max())
-        np.minimum.at(of_unit, units, codes)
-        found = np.empty(len(first), dtype=int)
-        found[np.argsort(of_unit, kind="stable")] = np.arange(len(first)) % _N_FOLDS
-        found = found[units]
-    for code in np.unique(codes):
-        own = np.unique(found[codes == code])
-        if len(own) == 1:
-            found[np.isin(units, units[codes == code])] = -1
-    fold[kept] = found
-    return fold
+def log_loss(out_of_fold: np.ndarray, task: Task) -> float:
+    """Return the mean of minus the log-probability of the class, NaN for no rows."""
+    own = out_of_fold[np.arange(len(task.y)), task.y]
+    rows = np.isfinite(own)
+    if not task.weight[rows].any():
+        return float("nan")
+    return float(-np.average(own[rows], weights=task.weight[rows]))
 
 
 def log_probabilities(decision: np.ndarray) -> np.ndarray:
@@ -137,12 +149,11 @@ def frozen_candidates(
     for features, extractor in fitted.items():
         start = time.perf_counter()
         own = F[:, F.shape[1] - extractor.n_features_out_ :]
-        found = np.full((len(F), n_classes), np.nan)
-        for train, test in task.splits(usable):
-            coef, intercept = solve_linear(
-                own[train], task.y[train], task.weight[train], n_classes, PROBE_C, floor=FLOOR
-            )
-            found[test] = log_softmax(own[test] @ coef.T + intercept, axis=1)
+        folds = task.splits(usable)
+        (logits,) = cross_fitted_logits(
+            own, task.y, task.weight, n_classes, folds, [PROBE_C], floor=FLOOR
+        )
+        found = log_softmax(logits, axis=1)
         rows = np.flatnonzero(usable & (task.fold > -2))
         model = _probe(extractor, own[rows], task, rows)
         yield Candidate(backbone, features, found, model, time.perf_counter() - start)
@@ -168,10 +179,14 @@ def _probe(
 def fitted_extractors(
     extractor: PretrainedFeatureExtractor, X: Any
 ) -> dict[str, PretrainedFeatureExtractor]:
-    """Return extractors of a network by the name of their features, the widest first."""
-    first = clone(extractor).set_params(layer=0).fit(X)
-    widest = clone(extractor).set_params(layer=[*stage_names(first), None]).fit(X)
+    """Return extractors of a network by the name of their features, the widest first.
+
+    One that is given with a layer gives that and no more.
+    """
+    if extractor.layer not in (None, "all"):
+        return {f"layer={extractor.layer!r}": clone(extractor).fit(X)}
+    widest = clone(extractor).set_params(layer="all").fit(X)
     found = {ALL: widest}
-    if widest._info.embedding_trained:
-        found[EMBEDDING] = clone(extractor).set_params(layer=None).fit(X)
+    if widest._info.embedding_trained and extractor.layer is None:
+        found[EMBEDDING] = clone(extractor).fit(X)
     return found

@@ -13,11 +13,15 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from sktransfer._scoring.crossfit import fit_temperature
-from sktransfer._transfer._candidates import Candidate, Task
+from sktransfer._transfer._candidates import FINE_TUNED, Candidate, Task, log_loss
 from sktransfer._utils.resampling import middle
 
 ENSEMBLE = "TransferClassifier"
 _N_RESAMPLES = 500
+# Standard errors of the mean difference in log loss by which a network has to be worse than the
+# best to be left out, and a network's embedding has to improve its layers to join them. The average
+# of what is nearly as good is better than the best, so that leaving out needs the better evidence.
+_OUT, _IN = 3.0, 1.0
 
 
 @dataclass
@@ -27,6 +31,19 @@ class Ensemble:
     weights: np.ndarray
     temperature: float
     out_of_fold: np.ndarray
+
+
+def best_of(candidates: Sequence[Candidate], task: Task) -> int:
+    """Return which candidate has the least log loss; two are compared on rows that both predict."""
+    best = 0
+    for index, each in enumerate(candidates):
+        known = np.isfinite(each.out_of_fold) & np.isfinite(candidates[best].out_of_fold)
+        own, other = (
+            log_loss(np.where(known, one.out_of_fold, np.nan), task)
+            for one in (each, candidates[best])
+        )
+        best = index if own < other else best
+    return best
 
 
 def combine(parts: Sequence[np.ndarray], weights: np.ndarray, temperature: float) -> np.ndarray:
@@ -41,27 +58,81 @@ def choose(candidates: Sequence[Candidate], task: Task) -> Ensemble:
     The rows of each fold are predicted with what is chosen on the rows of all others.
     """
     parts = [each.out_of_fold for each in candidates]
-    judged = np.isfinite(np.stack(parts)).all(axis=(0, 2))
     found = np.full(parts[0].shape, np.nan)
-    for train, test in task.splits(judged):
-        found[test] = combine([each[test] for each in parts], *_chosen(parts, task, train))
-    return Ensemble(*_chosen(parts, task, np.flatnonzero(judged)), found)
+    for train, test in task.splits():
+        found[test] = combine([each[test] for each in parts], *_chosen(candidates, task, train))
+    return Ensemble(*_chosen(candidates, task, np.flatnonzero(task.fold >= 0)), found)
 
 
-def _chosen(parts: list[np.ndarray], task: Task, rows: np.ndarray) -> tuple[np.ndarray, float]:
-    weights = np.full(len(parts), 1 / len(parts))
-    if not len(rows):
-        return weights, 1.0
-    own = [each[rows] for each in parts]
-    averaged = combine(own, weights, 1.0)
-    return weights, fit_temperature(averaged, task.y[rows], task.weight[rows])
+def _chosen(
+    candidates: Sequence[Candidate], task: Task, rows: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Return weights of the candidates and a temperature, by their predictions of some rows.
+
+    Networks have equal weights, except those that are clearly worse than the best. A network is the
+    probe of all its layers, with that of its embedding if they are clearly better together. Then
+    fine-tuned networks are added, or take the place of their probes, where the loss is less.
+    """
+    names = list(dict.fromkeys(each.backbone for each in candidates))
+    networks = []
+    for name in names:
+        own = [i for i, each in enumerate(candidates) if each.backbone == name]
+        frozen = [i for i in own if candidates[i].features != FINE_TUNED]
+        alone, together = np.zeros((2, len(candidates)))
+        alone[frozen[0]], together[frozen] = 1, 1 / len(frozen)
+        losses = [_losses(candidates, task, rows, each) for each in (alone, together)]
+        networks.append(together if _clearly_worse(*losses, task, _IN) else alone)
+    losses = [_losses(candidates, task, rows, each) for each in networks]
+    best = losses[int(np.argmin([np.nansum(each) for each in losses]))]
+    kept = {
+        name: network
+        for name, network, own in zip(names, networks, losses, strict=True)
+        if not _clearly_worse(own, best, task, _OUT)
+    }
+    for index, each in enumerate(candidates):
+        if each.features == FINE_TUNED:
+            tuned = np.eye(len(candidates))[index]
+            options = [kept, {**kept, each.name: tuned}, {**kept, each.backbone: tuned}]
+            judged = rows[np.isfinite(each.out_of_fold[rows]).all(axis=1)]
+            totals = [
+                _losses(candidates, task, judged, np.mean([*option.values()], axis=0)).sum()
+                for option in options
+            ]
+            kept = options[int(np.argmin(totals))]
+    weights = np.mean([*kept.values()], axis=0)
+    return weights, _temperature(candidates, task, rows, weights)
 
 
-def log_loss(log_probability: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
-    """Return the mean of minus the log-probability of the class, NaN for no rows."""
-    if not len(y):
-        return float("nan")
-    return float(-np.average(log_probability[np.arange(len(y)), y], weights=weight))
+def _temperature(
+    candidates: Sequence[Candidate], task: Task, rows: np.ndarray, weights: np.ndarray
+) -> float:
+    averaged = combine([each.out_of_fold[rows] for each in candidates], weights, 1.0)
+    read = np.isfinite(averaged).all(axis=1)
+    if not task.weight[rows[read]].any():
+        return 1.0
+    return fit_temperature(averaged[read], task.y[rows[read]], task.weight[rows[read]])
+
+
+def _losses(
+    candidates: Sequence[Candidate], task: Task, rows: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the weighted log loss of every row at the best temperature, NaN where unknown."""
+    temperature = _temperature(candidates, task, rows, weights)
+    parts = [each.out_of_fold[rows] for each in candidates]
+    found = np.full(len(task.y), np.nan)
+    tempered = combine(parts, weights, temperature)
+    found[rows] = -task.weight[rows] * tempered[np.arange(len(rows)), task.y[rows]]
+    return found
+
+
+def _clearly_worse(losses: np.ndarray, other: np.ndarray, task: Task, n_errors: float) -> bool:
+    """Return whether losses are larger than others by more than some standard errors."""
+    difference = losses - other
+    read = np.isfinite(difference)
+    of_unit = np.bincount(task.unit[read], weights=difference[read])
+    of_unit = of_unit[np.bincount(task.unit[read]) > 0]
+    spread = float(np.sqrt(np.sum((of_unit - of_unit.mean()) ** 2))) if len(of_unit) else 0.0
+    return bool(of_unit.sum() > n_errors * spread)
 
 
 def scoring_of(n_classes: int) -> str:
@@ -91,9 +162,7 @@ def leaderboard(
     candidates: Sequence[Candidate], ensemble: Ensemble, task: Task, seconds: float
 ) -> pd.DataFrame:
     """Return a table of the combination and all candidates, best log loss first."""
-    units = np.arange(len(task.y)) if task.groups is None else task.groups
-    numbers = np.unique(units, return_inverse=True)[1]
-    n_units = numbers.max() + 1
+    n_units = task.unit.max() + 1
     rng = np.random.default_rng(task.seed)
     drawn = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=_N_RESAMPLES)
     records = []
@@ -108,14 +177,14 @@ def leaderboard(
         score, low, high = (float("nan"),) * 3
         if len(rows):
             score = float(scores(own, y, weight[None])[0])
-            low, high = middle(scores(own, y, weight * drawn[:, numbers[rows]]))
+            low, high = middle(scores(own, y, weight * drawn[:, task.unit[rows]]))
         records.append(
             {
                 "candidate": name,
                 "score": score,
                 "low": low,
                 "high": high,
-                "log_loss": log_loss(own, y, weight),
+                "log_loss": log_loss(out_of_fold, task),
                 "n_rows": len(rows),
                 "seconds": spent,
                 "member": member,
