@@ -56,9 +56,11 @@ from sktransfer.metrics import roc_auc_interval
 
 forest = RandomForestClassifier(300, min_samples_leaf=5, random_state=0)
 network = make_pipeline(
-    PretrainedFeatureExtractor("efficientnet_lite0", preprocessing="resize", image_size=160),
+    PretrainedFeatureExtractor(
+        "efficientnet_lite0", layer="all", preprocessing="resize", image_size=160
+    ),
     StandardScaler(),
-    LogisticRegression(C=0.001, max_iter=2000),
+    LogisticRegression(C=0.01, max_iter=2000),
 )
 tried = {
     "follow-up and patient number": (forest, known),
@@ -88,8 +90,8 @@ ax.set_yticks(range(len(areas)), areas)
 ax.set(xlabel="ROC AUC with its 95 % interval", title="A network, and baselines without anatomy")
 
 # %%
-# Two numbers from a table, which contain nothing about lungs, do as well as the network: on this
-# collection, its area is no evidence that it has learned pneumonia. Nor does this prove the
+# Two numbers from a table, which contain nothing about lungs, do nearly as well as the network: on
+# this collection, its area is little evidence that it has learned pneumonia. Nor does this prove the
 # opposite, since the network does not see the table. Could it tell the number of a patient from
 # the image? Let it predict that instead of the disease, within one class:
 from sklearn.linear_model import RidgeCV
@@ -104,7 +106,7 @@ print(f"number of the patient, from the image alone: R2 {r2_score(recent, guess)
 
 # %%
 # It cannot, so it is not the number that it has learned. But brightness and corners, which it does
-# see, are already three quarters of the way from 0.5 to its score: the images of the two classes
+# see, are already two thirds of the way from 0.5 to its score: the images of the two classes
 # differ in more than the lungs. How much of the rest is pneumonia, this collection cannot say.
 #
 # :func:`~sktransfer.report.diagnostic_report` makes a

@@ -33,7 +33,9 @@ from sklearn.preprocessing import StandardScaler
 from sktransfer import PretrainedFeatureExtractor
 
 clf = make_pipeline(
-    PretrainedFeatureExtractor("efficientnet_lite0", preprocessing="resize", image_size=96),
+    PretrainedFeatureExtractor(
+        "efficientnet_lite0", layer="all", preprocessing="resize", image_size=96
+    ),
     StandardScaler(),
     LogisticRegression(C=0.01, max_iter=2000),
 ).fit(X, y)

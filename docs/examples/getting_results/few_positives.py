@@ -49,7 +49,7 @@ from sktransfer import PretrainedFeatureExtractor
 
 def pipeline(sampler=None, **params):
     features = PretrainedFeatureExtractor(
-        "efficientnet_lite0", preprocessing="resize", image_size=96
+        "efficientnet_lite0", layer="all", preprocessing="resize", image_size=96
     )
     classifier = LogisticRegression(C=0.01, max_iter=2000, **params)
     return make_pipeline(features, StandardScaler(), sampler or "passthrough", classifier)
