@@ -17,11 +17,13 @@ from sktransfer._backbones import private_seed
 from sktransfer._finetune._network import Suffix
 
 # What is multiplied with the rate of the stages: few weights, near one or zero, need longer steps.
-RATES = {"all": 1.0, "affine": 30.0, "lora": 10.0}
+RATES = {"all": 1.0, "affine": 100.0, "lora": 10.0}
 
 # Every layer that normalizes, with a gain and a bias of its own.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+# Weights of a layer, and of the projections of torch's attention.
+_WEIGHTS = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 class Scaled(nn.Module):
@@ -29,7 +31,7 @@ class Scaled(nn.Module):
 
     def __init__(self, tensor: Tensor) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones_like(tensor[:, *(0,) * (tensor.ndim - 1)]))
+        self.scale = nn.Parameter(tensor.new_ones(len(tensor)))
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Return what the layer computes with."""
@@ -119,7 +121,7 @@ def _linear(stages: list[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor]]:
             if isinstance(layer, nn.Linear):
                 yield layer, "weight", layer.weight
             elif isinstance(layer, nn.MultiheadAttention):
-                for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
+                for name in _WEIGHTS[1:]:
                     weight = getattr(layer, name)
                     if weight is not None:
                         yield layer, name, weight
@@ -140,9 +142,8 @@ def merge(module: nn.Module) -> None:
     """Fold what :func:`attach` added into the weights."""
     module.requires_grad_(True)  # of what is not frozen
     for layer in list(module.modules()):
-        if parametrize.is_parametrized(layer):
-            # A bias first: its scale is that of the weights.
-            for name in sorted(layer.parametrizations, key="bias".__ne__):  # type: ignore[union-attr, arg-type]
+        for name in ("bias", *_WEIGHTS):  # a bias first: its scale is that of the weights
+            if parametrize.is_parametrized(layer, name):
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
 
 
@@ -150,7 +151,7 @@ def merged(module: Suffix) -> dict[str, Tensor]:
     """Return the tensors of ``module.saved()`` as they are after :func:`merge`, which waits."""
     tensors = {n: t for n, t in module.saved().items() if ".parametrizations." not in n}
     for name, layer in module.named_modules():
-        if parametrize.is_parametrized(layer):
-            for own in layer.parametrizations:  # type: ignore[union-attr]
+        for own in ("bias", *_WEIGHTS):
+            if parametrize.is_parametrized(layer, own):
                 tensors[f"{name}.{own}"] = getattr(layer, own).detach().cpu().contiguous()
     return tensors
