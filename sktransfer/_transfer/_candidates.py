@@ -21,12 +21,11 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import derived_seed
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._utils.logistic import FLOOR, cross_fitted_logits, solve_linear
+from sktransfer._scoring.crossfit import cross_fitted
+from sktransfer._utils.logistic import FLOOR, PROBE_C, solve_linear
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning
 
-# Inverse strength of the penalty of every probe, on standardized features.
-PROBE_C = 0.01
 ALL, EMBEDDING, FINE_TUNED = "all layers", "embedding", "fine-tuned"
 N_FOLDS = 5
 
@@ -149,11 +148,7 @@ def frozen_candidates(
     for features, extractor in fitted.items():
         start = time.perf_counter()
         own = F[:, F.shape[1] - extractor.n_features_out_ :]
-        folds = task.splits(usable)
-        (logits,) = cross_fitted_logits(
-            own, task.y, task.weight, n_classes, folds, [PROBE_C], floor=FLOOR
-        )
-        found = log_softmax(logits, axis=1)
+        found = cross_fitted(own, task.y, task.weight, n_classes, task.splits(usable))
         rows = np.flatnonzero(usable & (task.fold > -2))
         model = _probe(extractor, own[rows], task, rows)
         yield Candidate(backbone, features, found, model, time.perf_counter() - start)

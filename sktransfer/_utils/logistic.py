@@ -9,6 +9,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
+# Inverse strength of the penalty of every probe, on standardized columns.
+PROBE_C = 0.01
 # The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all
 # others are, one colored mark on a new X-ray would decide.
 FLOOR = 0.1

@@ -6,10 +6,9 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import softmax
 
+from sktransfer._scoring.crossfit import cross_fitted
 from sktransfer._scoring.features import LabeledFeatures, ridge_decisions, standardized
-from sktransfer._utils.logistic import cross_fitted_logits
 from sktransfer._utils.resampling import half_samples, middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._feature_scores import (
@@ -21,8 +20,6 @@ from sktransfer.model_selection._feature_scores import (
 
 # Halves of the rows that a score is computed on again for its spread; each costs a decomposition.
 _N_HALVES = 20
-# Inverse penalty of the logistic probe, on standardized features.
-PROBE_C = 0.01
 
 
 class Scored(NamedTuple):
@@ -51,12 +48,9 @@ def _probe_decisions(data: LabeledFeatures) -> np.ndarray:
             "has 1. Leave it out, or use another metric."
         )
     folds = stratified_folds(min(5, rarest), grouped=data.groups is not None, random_state=0)
-    n = len(data.codes)
     splits = folds.split(data.F, data.codes, data.groups)
-    logits = cross_fitted_logits(
-        data.F, data.codes, np.ones(n), len(data.classes), splits, [PROBE_C]
-    )
-    return softmax(logits[0], axis=1)
+    weight = np.ones(len(data.codes))
+    return np.exp(cross_fitted(data.F, data.codes, weight, len(data.classes), splits))
 
 
 def _by_predictions(decide: Callable[[LabeledFeatures], np.ndarray]) -> Callable[..., Scored]:

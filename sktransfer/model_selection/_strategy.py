@@ -22,11 +22,11 @@ from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._scoring.features import check_labels
 from sktransfer._scoring.networks import check_lengths, finetuner, one_network, stage_names
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.logistic import PROBE_C
 from sktransfer._utils.notebooks import card
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
 from sktransfer.model_selection._ranking import EMBEDDING, rank_backbones
-from sktransfer.model_selection._ranking_metrics import PROBE_C
 
 # Images of a class from which on the matrix calls a set large.
 LARGE = 1000
