@@ -67,8 +67,7 @@ class SavingMixin:
     @property
     def _members(self) -> list[Any]:
         """The fitted estimators that are averaged, for what looks into estimators."""
-        check_is_fitted(self)
-        return vars(self)["estimators_"]
+        return vars(self).get("estimators_", [])
 
     def save(
         self, path: str | os.PathLike[str], *, class_names: Any = None, store_weights: bool = False
@@ -350,8 +349,7 @@ def _find_networks(readers: list[Any], weights: Any, folder: Path) -> None:
     if len(refused) == len(readers):
         raise refused[0]
     for reader in readers:
-        missing = arrive(reader)
+        if arrive(reader) is not None:
+            reader._found().load()  # by a download, or an error that says what is missing
         if isinstance(reader, PretrainedFeatureExtractor):
             reader._cut(reader._found())
-        elif missing is not None:
-            reader._found().load()  # by a download, or an error that says what is missing
