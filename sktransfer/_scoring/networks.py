@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,9 @@ def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]
         for each in [backbones] if single else backbones:
             extractor = _as_extractor(each)
             network = extractor.backbone
-            base = str(network) if isinstance(network, str | os.PathLike) else "fine-tuned"
+            base = "fine-tuned"
+            if isinstance(network, str | os.PathLike):  # of a saved file its name, and no folder
+                base = network if is_name(network) else Path(network).name
             base = type(network).__name__ if isinstance(network, nn.Module) else base
             key, number = base, 1
             while key in named:

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._images import DecodedImage
+from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.plotting import legend_text, new_axes, palette_color, palette_marker, styled
 from sktransfer.inspection._estimator_images import as_shown, images_of, thumbnail
@@ -106,7 +110,8 @@ class EmbeddingDisplay:
         Parameters
         ----------
         transformer : transformer instance
-            Fitted transformer, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``.
+            Fitted transformer, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``; or a
+            TransferClassifier, of which the features of ``best_estimator_`` are taken.
         X : collection of images, n rows
             Images in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None
@@ -292,7 +297,8 @@ def similar_images(
     Parameters
     ----------
     transformer : transformer instance
-        Fitted transformer, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``.
+        Fitted transformer, such as a PretrainedFeatureExtractor, or ``pipe[:-1]``; or a
+        TransferClassifier, of which the features of ``best_estimator_`` are taken.
     X : collection of images, n rows
         Images to search.
     query : int, array of int, or collection of images
@@ -376,6 +382,14 @@ def _row_numbers(query: Any) -> np.ndarray | None:
 
 def _embeddings_of(transformer: Any, X: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings of rows that have one, and the numbers of these rows."""
+    if isinstance(transformer, TransferClassifier):
+        best = transformer.best_estimator_
+        if isinstance(best, Pipeline):
+            transformer = best[:-1]
+        else:
+            names = ("preprocessing", "image_size", "image_shape", "value_range", "dicom")
+            reading = {name: getattr(best, name) for name in (*names, "on_error", "cache")}
+            transformer = PretrainedFeatureExtractor(FrozenEstimator(best), **reading).fit(X)
     if not hasattr(transformer, "transform"):
         raise TypeError(
             "transformer must be a fitted estimator with transform, such as "

@@ -13,6 +13,7 @@ from sktransfer.inspection import (
     saliency_maps,
     saliency_randomization_test,
 )
+from sktransfer.inspection._differentiable import differentiable_shares
 from sktransfer.inspection._estimator_images import images_of
 from sktransfer.report._scored_rows import ScoredRows
 from sktransfer.report._section import Section, new_figure, number
@@ -139,8 +140,16 @@ def _sanity(section: Section, rows: ScoredRows, method: str, random_state: int) 
     """Write whether maps change when weights are randomized (Adebayo et al., 2018)."""
     rng = np.random.default_rng(random_state)
     some = np.sort(rng.choice(len(rows.y), min(_TESTED, len(rows.y)), replace=False))
+    whole, members = differentiable_shares(rows.estimator)
+    tested = rows.estimator
+    if len(members) > 1:  # their maps are added up, and weights are randomized in one network
+        tested = whole.best_estimator_
+        section.remark(
+            f"The maps are sums over the {len(members)} models that are averaged. The sanity test "
+            "is of the best single one (best_estimator_)."
+        )
     result = saliency_randomization_test(
-        rows.estimator,
+        tested,
         _safe_indexing(rows.X, some.tolist()),
         np.full(len(some), rows.pos_label),
         method=method,
