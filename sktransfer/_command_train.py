@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from sktransfer._transfer import TransferClassifier
-from sktransfer._utils.classes import fitted_steps, positive_class
+from sktransfer._utils.classes import positive_class
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.names import shown
 from sktransfer._utils.splitting import units_per_class
@@ -103,8 +103,7 @@ def _print_choice(clf: TransferClassifier, X: Any) -> None:
     clf.predict_proba(few)
     milliseconds = 1000 * (time.perf_counter() - start) / len(few)
     clf.set_params(cache=cache)
-    steps = [step for step in fitted_steps(clf) if getattr(step, "reference_", None) is not None]
-    names = list(dict.fromkeys(step.reference_.name for step in steps))
+    names = clf._networks_of_members()
     print(
         f"One image costs a pass through {len(names)} network{'s' * (len(names) > 1)} "
         f"({', '.join(names)}): {milliseconds:.0f} ms here."

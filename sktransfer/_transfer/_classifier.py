@@ -32,7 +32,7 @@ from sktransfer._transfer._candidates import (
 )
 from sktransfer._transfer._ensemble import best_of, choose, combine, leaderboard, scoring_of
 from sktransfer._transfer._plan import Plan
-from sktransfer._transfer._saving import SETTINGS, SavingMixin
+from sktransfer._transfer._saving import SavingMixin
 from sktransfer._utils.sklearn_compat import HasMethods, Interval, _fit_context
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
@@ -243,6 +243,7 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
         rows, self.classes_ = read_labels(y, source, sample_weight, groups, None, self)
         task = Task(X, rows.y, rows.weight, rows.groups, self.classes_, plan.seed)
         self._failed_rows, self._class_names = NO_FAILED_ROWS, None
+        self._passed_on = self._settings()
         candidates: list[Candidate] = []
         for name, extractor in plan.networks(named, X, len(source)).items():
             if not plan.affords(name, candidates):
@@ -295,9 +296,9 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
         embedded: dict[str, np.ndarray] = {}
         failed = NO_FAILED_ROWS
         n = len(self._image_source(X, reset=False))
+        self._pass_settings_on()
         for model in self.estimators_:
             reader = model[0] if isinstance(model, Pipeline) else model
-            reader.set_params(**{name: getattr(self, name) for name in SETTINGS})
             found = np.full((n, len(self.classes_)), np.nan)
             if isinstance(model, Pipeline):
                 network = f"{reader.reference_.digest} {clone(reader).set_params(layer=None)}"

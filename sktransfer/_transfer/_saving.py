@@ -6,7 +6,7 @@ It must not know how candidates are judged or combined.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from sktransfer._finetune._saving import (
 )
 from sktransfer._moving import arrive, forget_folders, given_places, without_folders
 from sktransfer._persistence import PackedWeights, found_as_of, is_name
+from sktransfer._utils.notebooks import card
 from sktransfer._version import __version__
 from sktransfer.exceptions import SkTransferError
 
@@ -52,7 +53,7 @@ _KEYS = {
 # What a probe has learned: standardization and regression, in float64.
 _LEARNED = ("mean", "var", "scale", "coef", "intercept")
 # Parameters of the classifier that its models have too, and that do not change what they learned.
-SETTINGS = ("cache", "device", "n_jobs", "on_error")
+_SETTINGS = ("cache", "device", "n_jobs", "on_error")
 
 
 class SavingMixin:
@@ -68,6 +69,19 @@ class SavingMixin:
     def _members(self) -> list[Any]:
         """The fitted estimators that are averaged, for what looks into estimators."""
         return vars(self).get("estimators_", [])
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SETTINGS}
+
+    def _pass_settings_on(self) -> None:
+        """Let the members have what was set after ``fit``, such as another device."""
+        now, before = self._settings(), vars(self)["_passed_on"]
+        changed = {name: value for name, value in now.items() if value != before[name]}
+        if changed:
+            for model in self._members:
+                reader = model[0] if isinstance(model, Pipeline) else model
+                reader.set_params(**changed)
+            self._passed_on = now
 
     def save(
         self, path: str | os.PathLike[str], *, class_names: Any = None, store_weights: bool = False
@@ -134,6 +148,32 @@ class SavingMixin:
         """
         clf, operating_point = load_classifier(cls, path, {"weights": weights, **params})
         return without_threshold(clf, path, operating_point)
+
+    @property
+    def _repr_html_(self) -> Callable[[], str]:
+        """Return what notebooks show: scikit-learn's diagram, and the leaderboard of a fit."""
+        shown = super()._repr_html_  # type: ignore[misc]
+        return lambda: shown() + self._leaderboard_card()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        if "text/html" in bundle:
+            bundle["text/html"] += self._leaderboard_card()
+        return bundle
+
+    def _leaderboard_card(self) -> str:
+        if not self._members:
+            return ""
+        line = (
+            f"An image passes through {', '.join(self._networks_of_members())}. Scores "
+            f"({vars(self)['scoring_']}) are those of images that the models had not seen."
+        )
+        return card(type(self).__name__, [line], {"Leaderboard": vars(self)["leaderboard_"]})
+
+    def _networks_of_members(self) -> list[str]:
+        """Return the names of the networks that an image passes through."""
+        readers = [each[0] if isinstance(each, Pipeline) else each for each in self._members]
+        return list(dict.fromkeys(reader.reference_.name for reader in readers))
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # type: ignore[arg-type]
@@ -241,9 +281,10 @@ def load_classifier(
         clf = cls(**{**own, **params})
         clf._validate_params()
         clf.classes_, clf._class_names = read_common(clf, header)
+        clf._failed_rows, clf._passed_on = NO_FAILED_ROWS, clf._settings()
         _read_choice(clf, header)
         entries = list(header["models"])
-    settings = {name: params[name] for name in SETTINGS if name in params}
+    settings = {name: params[name] for name in _SETTINGS if name in params}
     models: list[Any] = []
     for number, entry in enumerate(entries):
         start = f"{number}."
