@@ -1,16 +1,20 @@
-"""Children that are forked after networks have run; a hang is a failure, not a wait."""
+"""Forked children and workers that end of themselves; a hang is a failure, not a wait."""
 
 from __future__ import annotations
 
-import faulthandler
+import contextlib
 import multiprocessing
 import os
+import signal
 import threading
+import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 torch = pytest.importorskip("torch")
 
@@ -46,6 +50,17 @@ def in_children(function, rows):
         return pool.map_async(function, rows).get(SECONDS)
 
 
+@contextlib.contextmanager
+def none_left():
+    """Kill what was forked and has not ended, which executors would wait for without a limit."""
+    try:
+        yield
+    except BaseException:
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+        raise
+
+
 def in_a_child(function):
     """Return what one forked child says, within half a minute."""
     ours, theirs = multiprocessing.Pipe()
@@ -53,17 +68,25 @@ def in_a_child(function):
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        faulthandler.dump_traceback_later(SECONDS - 5)
         try:
             theirs.send(function())
+        except BaseException as error:
+            theirs.send(error)
         finally:
             os._exit(0)
+    theirs.close()
     try:
-        assert ours.poll(SECONDS), "the child hangs"
-        return ours.recv()
+        if not ours.poll(SECONDS):
+            os.kill(pid, signal.SIGABRT)  # pytest's faulthandler shows where it is
+            time.sleep(1)
+            pytest.fail("the child hangs")
+        answer = ours.recv()
     finally:
-        os.kill(pid, 9)
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def test_forked_pools_and_executors_compute_as_their_parent_does():
@@ -74,7 +97,8 @@ def test_forked_pools_and_executors_compute_as_their_parent_does():
     expected, embedded = clf.predict_proba(X), feat.transform(X)
     found = in_children(feat.transform, [X[:2], X[2:]])
     np.testing.assert_allclose(np.concatenate(found), embedded, rtol=1e-4, atol=1e-5)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+    executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+    with executor, none_left():
         found = [executor.submit(clf.predict_proba, X[i : i + 2]) for i in (0, 2)]
         found = [future.result(SECONDS) for future in found]
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)
@@ -128,7 +152,7 @@ def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(engine, store
         while not stop.is_set():
             feat.transform(rng.integers(0, 256, (24, 64, 64, 3), dtype=np.uint8))
 
-    thread = threading.Thread(target=embed)
+    thread = threading.Thread(target=embed, daemon=True)
     thread.start()
     new = np.random.default_rng(2).integers(0, 256, (times, 2, 64, 64, 3), dtype=np.uint8)
     try:
@@ -141,7 +165,8 @@ def test_a_child_does_not_wait_for_what_threads_of_its_parent_held(engine, store
             )
     finally:
         stop.set()
-        thread.join()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
 
 
 def test_a_child_computes_what_a_thread_of_its_parent_had_claimed():
@@ -161,14 +186,32 @@ def test_locks_that_a_thread_held_are_free_in_a_child():
     def hold():
         with lock:
             held.set()
-            done.wait()
+            done.wait(2 * SECONDS)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait()
+    assert held.wait(SECONDS)
     try:
         assert in_a_child(lambda: lock.acquire(blocking=False))
         assert not lock.acquire(blocking=False)
     finally:
         done.set()
-        thread.join()
+        thread.join(SECONDS)
+
+
+def test_workers_that_end_of_themselves_while_others_wait_are_replaced():
+    pytest.importorskip("psutil", reason="joblib measures its workers with it")
+
+    def work(number):  # defined here: a worker that imports this file takes seconds
+        from joblib.externals.loky import process_executor
+
+        # As if it had grown by too much memory in the meantime: it ends after its second task.
+        process_executor._MEMORY_LEAK_CHECK_DELAY = 0
+        process_executor._MAX_MEMORY_LEAK_SIZE = -(10**12)
+        return number
+
+    try:
+        with none_left(), joblib.Parallel(n_jobs=2, timeout=SECONDS) as parallel:
+            assert parallel(joblib.delayed(work)(i) for i in range(5)) == list(range(5))
+    finally:
+        get_reusable_executor().shutdown(wait=False, kill_workers=True)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from skorch.callbacks import Callback
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, cache_info
+from sktransfer._backbones import load_backbone
 from sktransfer._finetune._training import raised_by_code
 from sktransfer._frozen import open_directory
+from sktransfer._frozen._registry import NetworkRegistry, NetworkSource
 from sktransfer._utils.threads import DecodingThreads
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -155,13 +160,16 @@ def scenarios(tmp_path_factory):
         extra = []
     command = [sys.executable, "-c", SCENARIOS, str(folder / "cache"), *extra]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    limit = threading.Timer(300, process.kill)
+    limit.start()
     try:
         line = process.stdout.readline()
         told = time.monotonic()
         process.wait(timeout=120)
     finally:
+        limit.cancel()
         process.kill()
-        process.wait()
+        process.wait(timeout=60)
         process.stdout.close()
     assert process.returncode == 0
     return {**json.loads(line), "exit": time.monotonic() - told, "has openvino": bool(extra)}
@@ -321,13 +329,57 @@ def test_threads_give_results_in_order_and_errors_to_whoever_asks():
     assert not [t for t in threading.enumerate() if t.name.startswith("sktransfer-decode")]
 
 
+def test_an_error_does_not_wait_for_what_a_thread_took_meanwhile():
+    class OneIsTaken(queue.SimpleQueue):
+        """After a look whether there is a task, a thread has taken it."""
+
+        def empty(self):
+            was = super().empty()
+            with suppress(queue.Empty):
+                self.get_nowait()
+            return was
+
+    def fail():
+        with suppress(ValueError), DecodingThreads(1) as threads:
+            threads._tasks = OneIsTaken()
+            threads._tasks.put((Future(), print, ()))
+            raise ValueError
+
+    failed = threading.Thread(target=fail, daemon=True)
+    failed.start()
+    failed.join(30)
+    assert not failed.is_alive()
+
+
+def test_ctrl_c_while_networks_are_looked_up_is_no_missing_network():
+    class Name:
+        """A key in whose hash Ctrl-C arrives, as it may in any that Python computes."""
+
+        interrupts = False
+
+        def __hash__(self):
+            if Name.interrupts:
+                raise KeyboardInterrupt
+            return 1
+
+    registry = NetworkRegistry(at_least=0)
+    source = NetworkSource(("key",), lambda: load_backbone("squeezenet1_1", weights=None))
+    network = registry._networks[Name()] = registry.get(source, 1)
+    Name.interrupts = True
+    assert registry.get(source, 1) is network  # or KeyboardInterrupt, but no KeyError
+    registry.max_bytes = 0
+    with pytest.raises(KeyboardInterrupt):
+        registry.get(source, 1)
+
+
 def test_an_extractor_works_after_an_interrupt():
     X = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32).fit(X)
 
     def go_on():
+        deadline = time.monotonic() + 60
         threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
-        while True:
+        while time.monotonic() < deadline:
             feat.set_params(cache=False).transform(X)
 
     with pytest.raises(KeyboardInterrupt):

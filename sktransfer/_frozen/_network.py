@@ -6,7 +6,6 @@ It must not know where images come from, what a cache is, or what is done with t
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -82,7 +81,7 @@ class FrozenNetwork:
         # Other engines are given the weights in float32 and round them themselves; what they are
         # compared with is computed in float32 too.
         self._held_as = precision if engine == "torch" else "float32"
-        self._engines: OrderedDict[tuple, Engine] = OrderedDict()
+        self._engines: dict[tuple, Engine] = {}  # the most recently used last
         self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
         self._largest = 0  # numbers in a batch, since this network rested
         # A black image runs along, for the folding to watch.
@@ -213,7 +212,7 @@ class FrozenNetwork:
     def _lose_engines(self) -> None:
         """Do without converted networks in a forked child: their threads are the parent's."""
         lose(self._engines)
-        self._engines = OrderedDict()
+        self._engines = {}
 
     def _engine(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
         """Return the engine of these outputs, resolved once."""
@@ -225,10 +224,11 @@ class FrozenNetwork:
             if engine is None:
                 if not self._engines:
                     after_fork(self._lose_engines)
-                engine = self._engines[key] = self._resolve(outputs, side)
-                while len(self._engines) > _MAX_ENGINES:
-                    self._engines.popitem(last=False)
-            self._engines.move_to_end(key)
+                engine = self._resolve(outputs, side)
+            self._engines.pop(key, None)
+            self._engines[key] = engine
+            if len(self._engines) > _MAX_ENGINES:
+                del self._engines[next(iter(self._engines))]
             return engine
 
     def _resolve(self, outputs: tuple[LayerOutput, ...], side: int) -> Engine:

@@ -5,7 +5,6 @@ It must not know estimators: it is asked for a network by reference and returns 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +47,9 @@ class NetworkRegistry:
         self.max_bytes, self.at_least = max_bytes, at_least
         self._lock = new_lock()
         self._infos: dict[tuple | BackboneReference | None, NetworkInfo] = {}
-        self._networks: OrderedDict[tuple, FrozenNetwork] = OrderedDict()
+        # The most recently used last. A plain dict: an OrderedDict takes Ctrl-C within the hash of
+        # a key for a missing key.
+        self._networks: dict[tuple, FrozenNetwork] = {}
         # What `info` loaded, for the `get` that follows it.
         self._loaded: Backbone | None = None
 
@@ -94,12 +95,12 @@ class NetworkRegistry:
                 self._loaded = None
                 give_back_freed_memory()  # of the whole network, and of preparing this part
             self._loaded = None
+            self._networks.pop((reference, *how.values()), None)
             self._networks[reference, *how.values()] = network
-            self._networks.move_to_end((reference, *how.values()))
             while len(self._networks) > self.at_least:
                 if sum(each.n_bytes for each in self._networks.values()) <= self.max_bytes:
                     break
-                self._networks.popitem(last=False)
+                del self._networks[next(iter(self._networks))]
                 give_back_freed_memory()
             return network
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -57,9 +57,9 @@ class DecodingThreads(AbstractContextManager):
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
-            while not self._tasks.empty():
-                if (task := self._tasks.get()) is not None:
-                    task[0].cancel()
+            with suppress(queue.Empty):  # a thread may be faster than a look whether it is empty
+                while True:
+                    self._tasks.get_nowait()[0].cancel()
         for _ in range(len(self._threads)):
             self._tasks.put(None)
         interrupted = kind is not None and not issubclass(kind, Exception)
