@@ -70,8 +70,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
 
     The frozen stages run once per image, and their output is kept (see :ref:`extract-once`). Then
     the head is solved exactly, as a logistic regression on the network's embeddings, and from there
-    the stages after the cut are trained together with it [1]_. With everything frozen, the solved
-    head is all there is: a linear probe.
+    the stages after the cut are trained together with it [1]_. The result lies between the two, as
+    near to the solved head as unseen rows ask for (``weight_interpolation``). With everything
+    frozen, the solved head is all there is: a linear probe.
 
     It is a :class:`~skorch.classifier.NeuralNetClassifier`: ``history_``, callbacks,
     ``partial_fit``, ``module_`` and parameters such as ``optimizer__momentum`` are as skorch users
@@ -435,6 +436,12 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             If a parameter or the data are invalid; the message says what is expected.
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
+
+        Warns
+        -----
+        UserWarning
+            If ``weight_interpolation="auto"`` keeps the solved head because training destroyed what
+            the network knew, or because there are too few rows to say whether training helps.
         """
         for name in kwargs:
             raise TypeError(unknown_keyword(name, self._get_param_names()))

@@ -6,6 +6,7 @@ It must not know predictions or files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -476,6 +477,8 @@ def _cross_fit(
             if half:  # callbacks begin again, as in every fit
                 net.notify("on_train_end", **told)
                 net.notify("on_train_begin", **told)
+            if net.verbose:
+                print(f"Half {half + 1} of 2: training on {len(train)} rows")
             net.module_.restore(start)
             net.initialize_optimizer()
             net.history[:] = []
@@ -485,6 +488,7 @@ def _cross_fit(
             own = snapshot(net)
             _train_stages(net, drawn.part(train, weight), None, rows, resume=False, half=half)
             runs.append(list(net.history))
+            net.history[:] = []
             changes.append((own, snapshot(net)))
             learned.append(mean_loss(net, some))
             unseen = plain.part(test, plain.given_weight[test])
@@ -503,6 +507,9 @@ def _cross_fit(
                 break
             share = max(each for each in SHARES if each < share)
         net.weight_interpolation_ = share
+    except BaseException:
+        net.history[:] = [*before, *itertools.chain(*runs), *net.history]
+        raise
     finally:
         # What an interrupt leaves is the head of all rows, not that of half of them.
         net.module_.restore(between(start, changes, net.weight_interpolation_))
@@ -529,7 +536,11 @@ def _choose_share(net: Any, losses: dict[float, np.ndarray], weight: np.ndarray)
     net.interpolation_losses_ = {
         share: float(np.average(each, weights=weight)) for share, each in losses.items()
     }
-    return choose_share(losses, weight)
+    share = choose_share(losses, weight)
+    if net.verbose:
+        found = ", ".join(f"{a:g}: {loss:.4g}" for a, loss in net.interpolation_losses_.items())
+        print(f"Log loss of unseen rows by weight_interpolation ({found}); chosen: {share:g}")
+    return share
 
 
 def _warn_if_destroyed(net: Any, learned: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -339,23 +340,27 @@ def test_a_fit_that_was_killed_in_its_second_half_resumes_to_the_same_bits(
     assert resumed.history_[:, "train_loss"] == whole.history_[:, "train_loss"]
 
 
-def test_an_interrupt_leaves_the_probe_of_all_rows(fine, hard):
-    def press(net, **kwargs):
-        import signal
-
-        signal.raise_signal(signal.SIGINT)
-
+@pytest.mark.parametrize("epoch", [5, 6])
+def test_an_interrupt_leaves_the_probe_of_all_rows(fine, hard, epoch):
     class Press(Stop):
         def on_epoch_begin(self, net, **kwargs):
             self.epochs += 1
-            if self.epochs == 6:
-                press(net)
+            if self.epochs == epoch:
+                signal.raise_signal(signal.SIGINT)
 
     clf = fine(max_epochs=4, callbacks=[Press()])
     with pytest.raises(KeyboardInterrupt):
         clf.fit(*hard)
+    assert len(clf.history_) == epoch - 1
     probe = fine(weight_interpolation=0).fit(*hard)
     assert np.array_equal(clf.predict_proba(hard[0]), probe.predict_proba(hard[0]))
+
+
+def test_the_choice_is_printed_where_epochs_are(fine, hard, capsys):
+    clf = fine(verbose=1, max_epochs=1).fit(*hard)
+    printed = capsys.readouterr().out
+    assert "Half 1 of 2: training on 24 rows" in printed
+    assert f"chosen: {clf.weight_interpolation_:g}" in printed
 
 
 def test_weights_of_rows_and_classes_count_in_the_choice(fine, hard):
