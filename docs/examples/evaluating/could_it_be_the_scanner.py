@@ -91,8 +91,8 @@ ax.set(xlabel="ROC AUC with its 95 % interval", title="A network, and baselines 
 
 # %%
 # Two numbers from a table, which contain nothing about lungs, do nearly as well as the network: on
-# this collection, its area is little evidence that it has learned pneumonia. Nor does this prove the
-# opposite, since the network does not see the table. Could it tell the number of a patient from
+# this collection, its area is little evidence that it has learned pneumonia. Nor does this prove
+# the opposite, since the network does not see the table. Could it tell the number of a patient from
 # the image? Let it predict that instead of the disease, within one class:
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
