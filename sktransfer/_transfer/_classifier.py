@@ -33,7 +33,7 @@ from sktransfer._transfer._candidates import (
 from sktransfer._transfer._ensemble import best_of, choose, combine, leaderboard, scoring_of
 from sktransfer._transfer._plan import Plan
 from sktransfer._transfer._saving import SavingMixin
-from sktransfer._utils.sklearn_compat import HasMethods, Interval, _fit_context
+from sktransfer._utils.sklearn_compat import FrozenEstimator, HasMethods, Interval, _fit_context
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 # Parameters of networks that are given by name; an extractor that is given has its own.
@@ -279,6 +279,9 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
         named = named_networks(backbones)
         usual = PretrainedFeatureExtractor().get_params(deep=False)
         for extractor in named.values():
+            if hasattr(extractor.backbone, "fit"):  # clones are to keep what it has learned
+                inner = getattr(extractor.backbone, "estimator", extractor.backbone)
+                extractor.backbone = FrozenEstimator(inner)
             for name in _SHARED:
                 if repr(getattr(extractor, name)) == repr(usual[name]):
                     extractor.set_params(**{name: getattr(self, name)})

@@ -94,10 +94,8 @@ def _chosen(
             tuned = np.eye(len(candidates))[index]
             options = [kept, {**kept, each.name: tuned}, {**kept, each.backbone: tuned}]
             judged = rows[np.isfinite(each.out_of_fold[rows]).all(axis=1)]
-            totals = [
-                _losses(candidates, task, judged, np.mean([*option.values()], axis=0)).sum()
-                for option in options
-            ]
+            averages = [np.mean([*option.values()], axis=0) for option in options]
+            totals = [np.nansum(_losses(candidates, task, judged, own)) for own in averages]
             kept = options[int(np.argmin(totals))]
     weights = np.mean([*kept.values()], axis=0)
     return weights, _temperature(candidates, task, rows, weights)

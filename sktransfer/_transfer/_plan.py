@@ -42,7 +42,7 @@ class Plan:
     budget: float | None  # seconds; None: frozen networks only
     given: dict[str, Any] | None = None
     verbose: int = 0
-    started: float = field(default_factory=time.perf_counter)
+    started: float = field(default_factory=lambda: time.perf_counter())
     steps: dict[str, Any] = field(default_factory=dict)
     images: dict[str, float] = field(default_factory=dict)  # seconds for all images, by network
 
