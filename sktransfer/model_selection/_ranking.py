@@ -438,7 +438,10 @@ def _passes(extractor: PretrainedFeatureExtractor, layers: Any, X: Any) -> list[
 
 
 def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
-    """Measure the seconds of one image, after a first pass that resolves the engine."""
+    """Measure what one image takes in the whole network, of which the layers may be a part.
+
+    A first pass resolves the engine.
+    """
     k = int(np.clip(round(n * _TIMED_SHARE), _TIMED_LEAST, _TIMED_MOST))
     rows = np.unique(np.linspace(0, n - 1, min(k, n)).astype(int))
     timed = clone(extractor).set_params(cache=None, on_error="nan", verbose=0)
@@ -449,7 +452,11 @@ def _seconds_per_image(extractor: PretrainedFeatureExtractor, X: Any, n: int) ->
         timed.transform(take_rows(X, rows[:1]))
         start = time.perf_counter()
         timed.transform(take_rows(X, rows))
-    return (time.perf_counter() - start) / len(rows)
+    seconds = (time.perf_counter() - start) / len(rows)
+    if timed.layer == ALL:
+        return seconds
+    shares = _cost_shares(timed)
+    return seconds / max(shares.get(name or EMBEDDING, 1.0) for name, _ in layer_columns(timed))
 
 
 def _distinct_layers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +21,7 @@ from sktransfer.datasets import load_digit_screening
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 from sktransfer.model_selection import (
     BackboneRankingDisplay,
+    _ranking,
     h_score,
     knn_score,
     leep_score,
@@ -104,6 +106,19 @@ def test_all_layers_are_compared_with_single_ones_without_another_pass(digits):
     both = table.set_index("layer").loc["all"]
     assert both["score"] == alone["score"][0]
     assert both["n_features"] == alone["n_features"][0] > table["n_features"].min()
+
+
+def test_the_speed_of_an_early_layer_is_that_of_the_part_that_runs(digits, monkeypatch):
+    X, y = digits
+    clock = SimpleNamespace(perf_counter=iter(range(100)).__next__)
+    monkeypatch.setattr(_ranking, "time", clock)
+    options = {"backbones": small("resnet18"), "n_resamples": 0}
+    early = rank_backbones(X, y, layers=["layer1"], **options).table
+    assert early["images_per_s"][0] == pytest.approx(5)  # five images took the second
+    both = rank_backbones(X, y, layers=["layer1", None], **options).table
+    speeds = both.set_index("layer")["images_per_s"]
+    assert speeds["embedding"] == pytest.approx(5)
+    assert speeds["layer1"] > 10
 
 
 def test_the_former_name_of_each_layer_is_explained(digits):
