@@ -21,7 +21,7 @@ for ax, image, positive in zip(axes.flat, task.data, task.target, strict=False):
     ax.set_axis_off()
 
 # %%
-# They look little like photographs, so the network is cut in the middle. The pipeline is an
+# They look little like photographs, so the features are those of all layers. The pipeline is an
 # ordinary scikit-learn pipeline.
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
@@ -31,7 +31,7 @@ from sktransfer import PretrainedFeatureExtractor
 
 features = PretrainedFeatureExtractor(
     "efficientnet_lite0",
-    layer="blocks.4",
+    layer="all",
     preprocessing="resize",
     image_size=48,
     value_range=task.value_range,
@@ -40,7 +40,7 @@ pipe = Pipeline(
     [
         ("feat", features),
         ("scale", StandardScaler()),
-        ("clf", LogisticRegression(C=0.1, class_weight="balanced", max_iter=1000)),
+        ("clf", LogisticRegression(C=0.01, class_weight="balanced", max_iter=1000)),
     ]
 )
 
