@@ -52,7 +52,7 @@ def run_train(options: argparse.Namespace) -> None:
         time_budget=options.time_budget,
         on_error="nan",
         random_state=0,
-        verbose=1,
+        verbose=2 if options.time_budget is None else 1,  # epochs of every fold are too many lines
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed
