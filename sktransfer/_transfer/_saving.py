@@ -176,7 +176,7 @@ class SavingMixin:
         return list(dict.fromkeys(reader.reference_.name for reader in readers))
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[arg-type]
+        state = dict(super().__getstate__())  # type: ignore[call-overload]
         if "_failed_rows" in state:
             state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
             state.pop("_out_of_fold", None)  # as many rows as there were images
