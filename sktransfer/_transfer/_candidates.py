@@ -55,6 +55,11 @@ class Task:
         """
         self.unit, self.fold = np.arange(len(self.y)), np.full(len(self.y), -2)
         codes, seed = self.y[kept], derived_seed(self.seed, 0)
+        if len(np.unique(codes)) < 2:
+            raise ValueError(
+                f"At least two classes are needed; the {len(kept)} rows that can be read and whose "
+                f"weight is not zero are of {len(np.unique(codes))}."
+            )
         if self.groups is not None:
             units = np.unique(self.groups[kept], return_inverse=True)[1]
             n_folds = min(N_FOLDS, units.max() + 1, np.bincount(codes).max())

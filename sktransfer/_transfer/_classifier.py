@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -304,8 +304,10 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
             reader = model[0] if isinstance(model, Pipeline) else model
             found = np.full((n, len(self.classes_)), np.nan)
             if isinstance(model, Pipeline):
-                network = f"{reader.reference_.digest} {clone(reader).set_params(layer=None)}"
-                if network not in embedded:  # by the member with most of its layers, the first
+                # Of members of one network that differ in the layers only, the first has them all.
+                alike = {"layer": "all"} if reader.layer is None else {}
+                network = repr((reader.reference_.digest, {**reader.get_params(False), **alike}))
+                if network not in embedded:
                     embedded[network] = embed(reader, X)
                 F = embedded[network][:, -reader.n_features_out_ :]
                 read = np.isfinite(F).all(axis=1)

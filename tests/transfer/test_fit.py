@@ -15,6 +15,9 @@ from sktransfer._scoring import networks as scoring_networks
 from sktransfer._transfer._candidates import ALL, EMBEDDING, FINE_TUNED, Candidate, Task
 from sktransfer._transfer._ensemble import choose, scores
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from tests.counting import Counted, unseen
+
+LAYERS = {"a": None, "b": "features.3"}
 
 
 def network(seed=0, **params):
@@ -153,6 +156,33 @@ def test_rows_that_cannot_be_read_are_left_out_of_fit_and_have_no_prediction():
     assert np.isfinite(p[:24]).all()
     with pytest.warns(FailedRowsWarning), pytest.raises(ImageDecodeError, match="no prediction"):
         clf.predict(rows)
+
+
+def test_rows_of_one_class_that_can_be_read_are_an_error():
+    X, _ = images(6)
+    clf = TransferClassifier(network(), on_error="nan", random_state=0)
+    with (
+        pytest.warns(FailedRowsWarning),
+        pytest.raises(ValueError, match=r"the 6 rows that can be read .* are of 1"),
+    ):
+        clf.fit([*X.astype(np.float32), b"no image"], [0] * 6 + [1])
+
+
+def test_members_of_one_network_are_embedded_once(tmp_path):
+    X, y = unseen(16)
+    counted = Counted(tmp_path / "log")
+    both = {name: network(preprocessing=counted, layer=layer) for name, layer in LAYERS.items()}
+    clf = TransferClassifier(both, cache=None, random_state=0).fit(X, y)
+    clf.estimators_ = [clf.best_estimator_, *clf.estimators_]
+    clf.estimators_.sort(key=lambda each: each[0].layer is None)
+    clf.weights_ = np.full(len(clf.estimators_), 1 / len(clf.estimators_))
+    layers = {each[0].layer if each[0].layer == "features.3" else "all" for each in clf.estimators_}
+    before = counted.n
+    p = clf.predict_proba(X[:4])
+    assert counted.n - before == 4 * len(layers)
+    logs = np.mean([each.predict_log_proba(X[:4]) for each in clf.estimators_], axis=0)
+    expected = np.exp(logs / clf.temperature_)
+    np.testing.assert_allclose(p, expected / expected.sum(axis=1, keepdims=True), rtol=1e-6)
 
 
 def test_an_extractor_keeps_its_own_parameters_and_takes_the_others():
