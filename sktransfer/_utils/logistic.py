@@ -34,17 +34,16 @@ def solve_linear(
     n_classes: int,
     C: float,
     *,
-    least_deviation: float = 1e-12,
     floor: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients (n_classes, d) and intercepts of a logistic regression, in float64.
 
     Embeddings are centered and scaled to unit variance, column by column, as far as the penalty is
     concerned; the scaling is folded into what is returned. A row of weight two is two rows. Columns
-    with a standard deviation of at most ``least_deviation`` are not used. Those with less than
-    ``floor`` of the median one are scaled by that, so that they stay nearly constant.
+    that are constant are not used. Those with less than ``floor`` of the median deviation are
+    scaled by that, so that they stay nearly constant.
     """
-    return _solve(embeddings, y, weight, n_classes, [C], least_deviation, floor)[0]
+    return _solve(embeddings, y, weight, n_classes, [C], floor)[0]
 
 
 def cross_fitted_logits(
@@ -55,7 +54,6 @@ def cross_fitted_logits(
     folds: Iterable[tuple[np.ndarray, np.ndarray]],
     C: Sequence[float],
     *,
-    least_deviation: float = 1e-12,
     floor: float = 0.0,
 ) -> np.ndarray:
     """Return logits of rows by regressions that have not seen them, (len(C), n, n_classes).
@@ -64,7 +62,7 @@ def cross_fitted_logits(
     """
     logits = np.full((len(C), len(F), n_classes), np.nan)
     for train, test in folds:
-        found = _solve(F[train], y[train], weight[train], n_classes, C, least_deviation, floor)
+        found = _solve(F[train], y[train], weight[train], n_classes, C, floor)
         tested = F[test].astype(np.float64, copy=False)
         for place, (solved, offset) in enumerate(found):
             logits[place, test] = tested @ solved.T + offset
@@ -77,7 +75,6 @@ def _solve(
     weight: np.ndarray,
     n_classes: int,
     Cs: Sequence[float],
-    least_deviation: float,
     floor: float,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Solve for several C with one standardization and one matrix of products of rows."""
@@ -88,7 +85,7 @@ def _solve(
     X -= mean
     deviation = np.sqrt(share @ np.square(X))
     # A column that is constant on these rows says nothing about the classes.
-    useful = deviation > least_deviation
+    useful = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
     if floor and useful.any():
         deviation = np.maximum(deviation, floor * np.median(deviation[useful]))
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=useful)

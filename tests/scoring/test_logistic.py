@@ -103,14 +103,6 @@ def test_constant_columns_get_no_coefficient():
     assert_same([solved[:, others]], solve_linear(X[:, others], y, np.ones(len(y)), 3, 0.01)[:1])
 
 
-def test_columns_below_the_least_deviation_are_not_used():
-    X, y = data()
-    X[:, 5] = X[:, 5] / X[:, 5].std() * 1e-6
-    ones = np.ones(len(y))
-    assert solve_linear(X, y, ones, 3, 0.01)[0][:, 5].any()
-    assert not solve_linear(X, y, ones, 3, 0.01, least_deviation=1e-5)[0][:, 5].any()
-
-
 @pytest.mark.parametrize("n", [40, 200])
 def test_an_absent_class_loses_and_the_others_are_as_without_it(n):
     X, y = data(n=n, d=100, n_classes=2)
