@@ -149,12 +149,11 @@ def placed_maps(
         return _on_images(members[0], X, y, explain, batch_size)
     if y is None:  # the class that they predict together
         y = whole.classes_[whole.predict_proba(X).argmax(axis=1)]
-    explain, totals = _METHODS[method].explain(**kwargs), None
+    totals: list[np.ndarray] = []
+    explain = _METHODS[method].explain(**kwargs)
     for member in members:
         images, maps = _on_images(member, X, y, explain, batch_size, unit_of=method)
-        totals = (
-            maps if totals is None else [_sum(*pair) for pair in zip(totals, maps, strict=True)]
-        )
+        totals = [_sum(*pair) for pair in zip(totals, maps, strict=True)] if totals else maps
     reduce = _METHODS[method].reduce
     return images, [reduce(torch.from_numpy(own)[None])[0].numpy() for own in totals]
 
