@@ -41,7 +41,7 @@ def named_networks(backbones: Any, *, name: str = "backbones") -> dict[str, Any]
             network = extractor.backbone
             base = "fine-tuned"
             if isinstance(network, str | os.PathLike):  # of a saved file its name, and no folder
-                base = network if is_name(network) else Path(network).name
+                base = str(network) if is_name(network) else Path(network).name
             base = type(network).__name__ if isinstance(network, nn.Module) else base
             key, number = base, 1
             while key in named:

@@ -52,7 +52,7 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
     probabilities of them. With a ``time_budget`` the best networks are fine-tuned too. No row is
     judged by a model or by a choice that has seen it.
 
-    Read more in the :ref:`User Guide <transfer>`.
+    Read more in the :ref:`User Guide <front-door>`.
 
     Parameters
     ----------

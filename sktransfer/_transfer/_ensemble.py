@@ -80,8 +80,10 @@ def _chosen(
         frozen = [i for i in own if candidates[i].features != FINE_TUNED]
         alone, together = np.zeros((2, len(candidates)))
         alone[frozen[0]], together[frozen] = 1, 1 / len(frozen)
-        losses = [_losses(candidates, task, rows, each) for each in (alone, together)]
-        networks.append(together if _clearly_worse(*losses, task, _IN) else alone)
+        own_losses = _losses(candidates, task, rows, alone)
+        joint_losses = _losses(candidates, task, rows, together)
+        joins = _clearly_worse(own_losses, joint_losses, task, _IN)
+        networks.append(together if joins else alone)
     losses = [_losses(candidates, task, rows, each) for each in networks]
     best = losses[int(np.argmin([np.nansum(each) for each in losses]))]
     kept = {
