@@ -1,6 +1,6 @@
 """Networks by name: a catalog, their weights, and each of them as a chain of named stages."""
 
-from sktransfer._backbones._catalog import describe_backbone, list_backbones
+from sktransfer._backbones._catalog import describe_backbone, describe_stages, list_backbones
 from sktransfer._backbones._chain import (
     Backbone,
     BackboneProvider,
@@ -49,6 +49,7 @@ __all__ = [
     "check_kinds",
     "check_values",
     "describe_backbone",
+    "describe_stages",
     "digest_of",
     "draw_again",
     "find_again",

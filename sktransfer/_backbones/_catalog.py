@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from sktransfer._backbones import _load
 from sktransfer._backbones._chain import Backbone
 from sktransfer._backbones._modules import OwnNetwork, is_own
+from sktransfer.exceptions import UnknownBackboneError
 
 _COLUMNS = [
     "name",
@@ -148,6 +150,17 @@ def describe_backbone(name: Any, *, image_size: int | None = None) -> pd.DataFra
     return _described(name, side).copy()
 
 
+def describe_stages(backbone: Backbone) -> pd.DataFrame:
+    """Describe the stages of a network that is loaded, as for images of its own size."""
+    with suppress(UnknownBackboneError):
+        table = _described(backbone.name, None)
+        if list(table["name"]) == backbone.stage_names:
+            return table
+    # A module of the user's own, which one black image is run through where its tensors are.
+    x = torch.zeros(1, 3, *[backbone.input_spec.crop_size] * 2, dtype=torch.float32)
+    return _table(backbone, x)
+
+
 @lru_cache(maxsize=64)
 def _described(name: Any, image_size: int | None) -> pd.DataFrame:
     # Cached: networks are ranked by these numbers, and counting them may take a second.
@@ -156,7 +169,12 @@ def _described(name: Any, image_size: int | None) -> pd.DataFrame:
     else:
         backbone = _load.architecture(name)
     side = backbone.input_spec.crop_size if image_size is None else image_size
-    outputs, macs = _measure(backbone, side)
+    backbone.modules().to("meta")
+    return _table(backbone, torch.empty(1, 3, side, side, device="meta"))
+
+
+def _table(backbone: Backbone, x: Tensor) -> pd.DataFrame:
+    outputs, macs = _measure(backbone, x)
     layouts = [stage.layout for stage in backbone.stages]
     parameters = [_n_parameters(stage.module) for stage in backbone.stages]
     if backbone.neck is not None:
@@ -173,19 +191,19 @@ def _described(name: Any, image_size: int | None) -> pd.DataFrame:
             "n_parameters": parameters,
             "parameters_share": np.cumsum(parameters) / sum(parameters),
             "gmacs": [count / 1e9 for count in macs],
-            "gmacs_share": np.cumsum(macs) / sum(macs),
+            "gmacs_share": np.cumsum(macs) / max(1, sum(macs)),
         }
     )
     return table.rename_axis("index")
 
 
-def _measure(backbone: Backbone, side: int) -> tuple[list[Tensor], list[int]]:
-    """Return the output of every stage (on the meta device) and its multiply-adds."""
-    x = torch.empty(1, 3, side, side, device="meta")
+def _measure(backbone: Backbone, x: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Return the output of every stage for an image, and its multiply-adds."""
+    side = x.shape[-1]
     outputs, macs = [], []
     for stage in backbone.stages:
         try:
-            x, count = _run_on_meta(stage.module, x)
+            x, count = _run_counted(stage.module, x)
         except RuntimeError as exc:
             raise ValueError(
                 f"{backbone.name} cannot take images of {side} x {side} pixels: its stage "
@@ -195,16 +213,17 @@ def _measure(backbone: Backbone, side: int) -> tuple[list[Tensor], list[int]]:
         outputs.append(x)
         macs.append(count)
     if backbone.neck is not None:
-        macs[-1] += _run_on_meta(backbone.neck, x)[1]
+        macs[-1] += _run_counted(backbone.neck, x)[1]
     return outputs, macs
 
 
 @torch.no_grad()
-def _run_on_meta(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
+def _run_counted(module: nn.Module, x: Tensor) -> tuple[Tensor, int]:
     from torch.utils.flop_counter import FlopCounterMode  # slow to import: it loads triton
 
+    where = next((t.device for t in (*module.parameters(), *module.buffers())), x.device)
     with FlopCounterMode(display=False) as counter:
-        output = module.to("meta")(x)
+        output = module(x.to(where))
     return output, counter.get_total_flops() // 2
 
 

@@ -3,11 +3,9 @@
 from sktransfer._finetune._activations import as_size
 from sktransfer._finetune._estimator import FineTuneClassifier
 from sktransfer._finetune._fitting import FrozenPart
-from sktransfer._finetune._network import resolve_freeze_depth
 
 __all__ = [
     "FineTuneClassifier",
     "FrozenPart",
     "as_size",
-    "resolve_freeze_depth",
 ]

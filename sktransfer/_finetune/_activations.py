@@ -10,10 +10,13 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sktransfer._finetune._network import Cut
@@ -33,19 +36,73 @@ _LEFT_OUT: Counter[bytes] = Counter()
 class Prefix(FrozenExtractor):
     """The part of a network before the cut, which is frozen, and what comes out of it.
 
-    A copy (``dataclasses.replace``) holds the network no longer than images are brought to the cut.
+    That is the activation at the cut, raveled, and the pooled outputs of stages before it that the
+    head sees. A copy (``dataclasses.replace``) holds the network no longer than images are brought
+    to the cut.
     """
 
     cut: Cut = field(kw_only=True)  # at a depth of 0 images are trained on
     shape: tuple[int, ...] = ()  # of one image's activation at the cut
+    pooled: tuple[int, ...] = ()  # stages after the cut that the head sees
+    n_inputs: int = 0  # of the head
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Return raveled activations of a normalized batch; frozen, without gradient."""
+        """Return what comes out of a normalized batch; frozen, without gradient."""
         if self.cut.depth == 0:
             flat = batch.flatten(1)
             return flat.double() if self.precision == "float64" else flat
-        (part,) = self.compute(batch)
-        return part.clone()  # of inference mode no more
+        return torch.cat(self.compute(batch), dim=1).clone()  # of inference mode no more
+
+    def extract(
+        self, images: ImageSource, *, allocate: Callable[..., Any] = np.empty, **settings: Any
+    ) -> tuple[Any, list[ImageDecodeError]]:
+        """Return what comes out of images, each part in its own dtype, and rows that failed."""
+        if len({*self.dtypes}) > 1:
+            allocate = partial(_Parts, self.widths, self.dtypes, allocate)
+        return super().extract(images, allocate=allocate, **settings)
+
+
+class _Parts:
+    """Columns of rows in arrays of their own dtypes, as far as an extraction takes one for one.
+
+    Rows that are read are of the widest dtype. An array is widened for a row that asks for it.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        dtypes: Sequence[np.dtype],
+        allocate: Callable[..., np.ndarray],
+        shape: tuple[int, int],
+        dtype: np.dtype,
+    ) -> None:
+        self.dtype, self.shape, self._allocate = dtype, shape, allocate
+        columns = zip(widths, dtypes, strict=True)
+        self._arrays = [allocate((shape[0], width), own) for width, own in columns]
+        self._places = {start: place for place, start in enumerate(np.cumsum([0, *widths[:-1]]))}
+
+    def __setitem__(self, where: Any, values: Any) -> None:
+        if isinstance(where, tuple):  # one part of a row
+            row, place = where[0], self._places[where[1].start]
+            narrow = self._arrays[place]
+            if values.dtype.itemsize > narrow.dtype.itemsize:
+                self._arrays[place] = self._allocate(narrow.shape, values.dtype)
+                self._arrays[place][:] = narrow
+            self._arrays[place][row] = values
+            return
+        for array in self._arrays:  # a row that failed, or one of its own
+            array[where] = array[values.row] if isinstance(values, _Row) else values
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, int):
+            return _Row(rows)
+        return np.concatenate([array[rows] for array in self._arrays], axis=1, dtype=self.dtype)
+
+
+class _Row(NamedTuple):
+    """A row of such arrays, to be copied into another one."""
+
+    row: int
 
 
 class ActivationStorage:
@@ -133,7 +190,7 @@ class ActivationStorage:
 
     def _warn_of_full_store(self, n_images: int) -> None:
         """Say that the store has no space, to the second fit that runs what the first one did."""
-        (fingerprint,) = replace(self.prefix).fingerprints() or (None,)
+        fingerprint, *_ = replace(self.prefix).fingerprints() or (None,)
         if fingerprint is None:  # no store could keep it
             return
         _LEFT_OUT[fingerprint] += 1

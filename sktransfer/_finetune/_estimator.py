@@ -89,12 +89,14 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     weights : str, path-like, torchvision weights enum member or None, default="default"
         Which weights, as for :class:`PretrainedFeatureExtractor`. None draws random ones, the
         honest baseline of training from scratch.
-    freeze_depth : int, str or collection, default=-1
+    freeze_depth : int, str or collection, default="auto"
         Number of leading stages kept frozen: 0 trains everything, the number of stages or
-        ``"all"`` trains the head alone, -1 trains the last stage and the head. A stage name: up to
-        and including it. A list, tuple or set of stages: these are trained and no others, wherever
-        they are (surgical fine-tuning [2]_). Frozen stages stay in inference mode, take no
-        gradient, and are in no optimizer.
+        ``"all"`` trains the head alone, -1 trains the last stage and the head. ``"auto"`` trains
+        the last stages that together do 15 % of the network's multiply-adds, so that it means the
+        same for every network (:ref:`how-deep`). A stage name: up to and including it. A list,
+        tuple or set of stages: these are trained and no others, wherever they are (surgical
+        fine-tuning [2]_). Frozen stages stay in inference mode, take no gradient, and are in no
+        optimizer.
     trainable : {"all", "affine", "lora"}, default="all"
         Which weights of the trained stages are trained: all of them; gain and bias of the layers
         that normalize, or where there are none, a scale and shift of what convolutions return; or
@@ -206,6 +208,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         - ``head__epochs`` (None): epochs in which the head alone is trained first. None: 0 after
           ``"logistic"``, else 5.
         - ``head__optimizer`` (None): optimizer of these epochs. None: ``optimizer``.
+        - ``head__layers`` ("all"): what the head sees of the network: every stage, average-pooled,
+          and the embedding, side by side, as ``PretrainedFeatureExtractor(layer="all")`` gives
+          them, standardized by the images of training; or the ``"embedding"`` alone.
         - ``head__lr`` (None): rate of the head; a pair: in the epochs of the head alone, and after.
           None: ten times ``lr``, and ``lr`` for a head that was solved.
         - ``head__dropout`` (0.0): share of units dropped before each linear layer of the head.
@@ -234,6 +239,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         learning rate of its last step as ``lr`` (the largest) and ``lr_by_stage``.
     reference_ : BackboneReference
         Name, weights and digest of the network.
+    freeze_depth_ : int
+        How many leading stages are kept frozen and run once per image.
     weight_interpolation_ : float
         How far the weights went: 0 is the solved head, 1 what was trained.
     interpolation_losses_ : dict or None
@@ -290,7 +297,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         backbone: Any = "resnet50",
         *,
         weights: Any = "default",
-        freeze_depth: Any = -1,
+        freeze_depth: Any = "auto",
         trainable: str = "all",
         head: Any = "linear",
         augmentation: Any = None,
@@ -578,6 +585,12 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         """Names of the classes in the order of ``classes_``, if they are known."""
         return read_class_names(vars(self).get("_class_names"), self.classes_)
 
+    @property
+    def freeze_depth_(self) -> int:
+        """How many leading stages are kept frozen and run once per image."""
+        check_is_fitted(self)
+        return self._prefix.cut.depth
+
     def __sklearn_is_fitted__(self) -> bool:
         return self.initialized_
 
@@ -809,9 +822,15 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         else:
             backbone = architecture(self.reference_.name, weights=self.reference_.weights)
         seed, n_classes = derived_seed(self._seed, HEAD), len(self._classes)
-        head = make_head(made["head"], backbone.n_features, n_classes, made["head__dropout"], seed)
-        freeze = made["module__freeze_batch_norm"]
-        module = Suffix(backbone, prefix.cut, head, freeze_batch_norm=freeze, shape=prefix.shape)
+        head = make_head(made["head"], prefix.n_inputs, n_classes, made["head__dropout"], seed)
+        module = Suffix(
+            backbone,
+            prefix.cut,
+            head,
+            freeze_batch_norm=made["module__freeze_batch_norm"],
+            shape=prefix.shape,
+            pooled=prefix.pooled,
+        )
         for part in module.modules():  # of an architecture alone; its values come next
             if any(t.is_meta for t in (*part.parameters(False), *part.buffers(False))):
                 part.to_empty(device="cpu", recurse=False)

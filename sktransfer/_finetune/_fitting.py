@@ -26,7 +26,13 @@ from sktransfer._finetune._adapters import attach, check_low_rank, merge
 from sktransfer._finetune._checkpoint import Checkpoints, identities
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
 from sktransfer._finetune._labels import Rows, halves, read_labels, split_rows
-from sktransfer._finetune._network import resolve_freeze_depth, whole_backbone
+from sktransfer._finetune._network import (
+    Cut,
+    default_depth,
+    head_inputs,
+    resolve_freeze_depth,
+    whole_backbone,
+)
 from sktransfer._finetune._parameters import check_parameters
 from sktransfer._finetune._training import (
     SHARES,
@@ -59,6 +65,7 @@ from sktransfer.exceptions import ImageDecodeError
 MADE_WITH = (
     *("backbone", "weights", "freeze_depth", "head", "head__dropout", "module__freeze_batch_norm"),
     *("precision", "cache__activation_dtype", "preprocessing", "image_size", "scaled_decoding"),
+    "head__layers",
 )
 
 # Kept with those: indices of the stages that fits before the last one have trained (warm starts).
@@ -168,7 +175,7 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
     """Make the part before the cut, which is frozen."""
     info = NetworkInfo.of(backbone)
     made, device = net._made_with, net.device_
-    cut = resolve_freeze_depth(made["freeze_depth"], info)
+    cut = resolve_freeze_depth(made["freeze_depth"], info, partial(default_depth, backbone))
     if made.get(LEARNED_STAGES):
         cut = cut.after(made[LEARNED_STAGES])
     if not info.embedding_trained:
@@ -178,31 +185,38 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
             "weights."
         )
     precision = made["precision"]
-    dtype = np.dtype(np.float64 if precision == "float64" else np.float32)
+    dtype = whole = np.dtype(np.float64 if precision == "float64" else np.float32)
     kept = made["cache__activation_dtype"]
     if cut.trained and (kept != "auto" or precision != "float64"):
-        dtype = np.dtype("float16" if kept == "auto" else kept)  # embeddings are kept whole
-    outputs = {0: (), cut.n_stages: (LayerOutput(None, None),)}
+        dtype = np.dtype("float16" if kept == "auto" else kept)  # vectors are kept whole
+    seen, widths = head_inputs(made["head__layers"], backbone)
+    n_before = sum(each.stage is not None and each.stage < cut.depth for each in seen)
+    before = seen if cut.depth == cut.n_stages else seen[:n_before]
+    raw = [LayerOutput(cut.depth - 1, "raw")] if 0 < cut.depth < cut.n_stages else []
     prefix = Prefix(
         # What is loaded already is not loaded again for the frozen part.
         NetworkSource(source.key, lambda: whole_backbone(source), source.reference),
         info,
-        outputs.get(cut.depth, (LayerOutput(cut.depth - 1, "raw"),)),
+        (*raw, *before),
         net._preprocessing_for(info.input_spec, made),
         precision=precision,
         device=device,
         engine=resolve_engine(net.engine, precision, device),
         cut=cut,
+        pooled=tuple(each.stage for each in seen[len(before) :] if each.stage is not None),
+        n_inputs=sum(widths),
     )
     side = prefix.preprocessing.size
     if cut.depth == 0:
         return replace(prefix, shape=(3, side, side))
     network = prefix.network()
-    if cut.depth == cut.n_stages:
-        shape = network.widths(prefix.outputs, side)
-    else:
-        shape = network.shape_after(cut.depth - 1, side)
-    return replace(prefix, shape=shape, widths=(math.prod(shape),), dtypes=(dtype,))
+    of_pooled = tuple(widths[: len(before)])
+    if not raw:
+        network.widths(prefix.outputs, side)  # raises where the network cannot run
+        return replace(prefix, shape=(0,), widths=of_pooled, dtypes=(whole,) * len(before))
+    shape = network.shape_after(cut.depth - 1, side)
+    dtypes = (dtype, *(whole,) * len(before))
+    return replace(prefix, shape=shape, widths=(math.prod(shape), *of_pooled), dtypes=dtypes)
 
 
 def _check_same_network(net: Any) -> None:
@@ -319,13 +333,16 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
     """Solve or train the head alone; return whether that was all there is to do."""
     module, (solves, linear, _) = net.module_, net._head_plan
     trains_head_only = not module.cut.trained
+    standardized, embeddings = module.head[0], None
+    if solves or net.head__layers == "all":
+        embeddings = embed_rows(net, plain)
+        standardized.measure(embeddings, plain.given_weight)
     if solves:
         if linear is None:
             raise ValueError(
                 f"head__init='logistic' solves a linear head; head={net.head!r} is not one. Use "
                 "head__init='random' (or 'auto') with head__epochs."
             )
-        embeddings = embed_rows(net, plain)
         # Weights as they were given: a row of weight two is, to the penalty too, two rows.
         coefficients, intercepts = solve_linear(
             embeddings, plain.y.numpy(), plain.given_weight, len(net._classes), net.head__C
@@ -340,9 +357,8 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
         if done:
             # Applied as it was solved: float32 would round away what the solver found.
             module.head.double()
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(coefficients))
-            linear.bias.copy_(torch.from_numpy(intercepts))
+            standardized.measure(embeddings, plain.given_weight)
+        standardized.absorb(linear, coefficients, intercepts)
         if done:
             _record_solved(net, plain, held_out)
             return True
@@ -350,7 +366,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
     if epochs is None:
         epochs = 0 if solves or trains_head_only else 5
     if epochs:
-        _train_head(net, plain, held_out, epochs)
+        _train_head(net, plain, held_out, epochs, embeddings)
     return False
 
 
@@ -369,15 +385,21 @@ def embed_rows(net: Any, dataset: LabeledRows) -> np.ndarray:
     return torch.cat(found).double().numpy()
 
 
-def _train_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None, epochs: int) -> None:
+def _train_head(
+    net: Any,
+    plain: LabeledRows,
+    held_out: LabeledRows | None,
+    epochs: int,
+    embeddings: np.ndarray | None,
+) -> None:
     """Train the head alone for some epochs, on embeddings that are computed once."""
     dtype = np.float64 if net.precision == "float64" else np.float32
     embedded = []
-    for dataset in (plain, held_out):
+    for dataset, known in ((plain, embeddings), (held_out, None)):
         if dataset is not None:
-            embeddings = embed_rows(net, dataset).astype(dtype)
-            labeled = (np.arange(len(embeddings)), dataset.y.numpy(), dataset.given_weight)
-            embedded.append(LabeledRows(embeddings, *labeled))
+            own = (embed_rows(net, dataset) if known is None else known).astype(dtype)
+            labeled = (np.arange(len(own)), dataset.y.numpy(), dataset.given_weight)
+            embedded.append(LabeledRows(own, *labeled))
     whole_optimizer, net.phase_ = net.optimizer_, "head"
     try:
         net.optimizer_ = net._head_optimizer()
@@ -646,6 +668,11 @@ class FrozenPart:
         if prefix.cut.depth == 0 or drawn_network or not clf.cache:
             return None
         return replace(prefix)
+
+    def cut_at(self, freeze_depth: Any) -> Cut:
+        """Return where the same network is cut at another depth."""
+        backbone = whole_backbone(self._prefix.source)
+        return resolve_freeze_depth(freeze_depth, self.info, partial(default_depth, backbone))
 
     def images(self, X: Any) -> ImageSource:
         """Return the images of X as this classifier reads them."""

@@ -1,4 +1,4 @@
-"""Heads, which come after the embedding, as modules with random weights.
+"""Heads, which come after the embedding and what else they see of a network, as modules.
 
 It must not know backbones, images or skorch.
 """
@@ -9,9 +9,60 @@ import copy
 import itertools
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from sktransfer._backbones import private_seed
+
+# A column counts at most this many times as far from its center as in any row that was trained on,
+# and as if it varied by this share of the others at least.
+_FARTHEST, _LEAST_VARIED = 2.0, 0.01
+
+
+class Standardized(nn.Module):
+    """Inputs of a head, centered, scaled and bounded column by column.
+
+    Columns of all layers differ in size by orders of magnitude, on which steps of one rate act very
+    unequally. And one that hardly varies in training may be a thousand deviations away in images
+    of another kind: none counts as farther than twice the farthest that training has seen.
+    """
+
+    center: Tensor
+    scale: Tensor
+    limit: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+        self.register_buffer("limit", torch.full((n_features,), torch.finfo(torch.float32).max))
+
+    @torch.no_grad()
+    def measure(self, rows: np.ndarray, weight: np.ndarray) -> None:
+        """Take the three of rows; those of weight 0 count nowhere."""
+        rows, share = rows[weight > 0], weight[weight > 0] / weight.sum()
+        center = share @ rows
+        deviation = np.sqrt(share @ (rows - center) ** 2)
+        deviation = np.maximum(deviation, _LEAST_VARIED * np.median(deviation))
+        scale = np.divide(1.0, deviation, out=np.ones_like(deviation), where=deviation > 1e-12)
+        limit = _FARTHEST * np.abs(rows - center).max(axis=0) * scale
+        for name, value in (("center", center), ("scale", scale), ("limit", limit)):
+            getattr(self, name).copy_(torch.from_numpy(value))
+
+    @torch.no_grad()
+    def absorb(self, linear: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+        """Set the layer that comes next to what it is to be for inputs as they were."""
+        center, scale = (each.double().cpu().numpy() for each in (self.center, self.scale))
+        linear.weight.copy_(torch.from_numpy(weight / scale))
+        linear.bias.copy_(torch.from_numpy(bias + weight @ center))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = (x - self.center) * self.scale
+        if self.training and len(z):
+            with torch.no_grad():
+                torch.maximum(self.limit, _FARTHEST * z.abs().amax(0), out=self.limit)
+        return torch.maximum(torch.minimum(z, self.limit), -self.limit)
 
 
 def make_head(
@@ -19,6 +70,7 @@ def make_head(
 ) -> nn.Sequential:
     """Make a head with random weights; torch's global generator is left alone.
 
+    Its inputs are :class:`Standardized`, which changes nothing until it has measured rows.
     ``"linear"`` is one linear layer; (1024, 256) two hidden layers with ReLU before it. A callable
     takes (n_features, n_classes) and returns a module. Dropout is before each linear layer.
     """
@@ -31,11 +83,12 @@ def make_head(
                     f"{made!r}."
                 )
             # A copy: what a factory gives twice must not be trained twice.
-            return nn.Sequential(copy.deepcopy(made))
+            return nn.Sequential(Standardized(n_features), copy.deepcopy(made))
         widths = [n_features, *(() if isinstance(head, str) else head), n_classes]
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [Standardized(n_features)]
         for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             layers += [nn.ReLU()] if i else []
             layers += [nn.Dropout(dropout)] if dropout else []
             layers.append(nn.Linear(n_in, n_out))
         return nn.Sequential(*layers)
+

@@ -6,7 +6,8 @@ It must not know estimators, images, or where activations come from.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -14,9 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sktransfer._backbones import Backbone, find_stage, load_strict
-from sktransfer._frozen import NetworkInfo, NetworkSource
+from sktransfer._backbones import Backbone, describe_stages, find_stage, load_strict
+from sktransfer._frozen import LayerOutput, NetworkInfo, NetworkSource, all_outputs, pool
 from sktransfer._utils.forking import new_lock
+
+# The last stages that together have this share of the multiply-adds are trained by default: the last
+# one of a ResNet or a ConvNeXt, several of networks that are divided more finely.
+_TRAINED_SHARE = 0.15
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
@@ -56,12 +61,27 @@ class Cut:
         return self.n_stages + 1 if self.surgical or not self.trained else self.depth
 
 
-def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
-    """Resolve what ``freeze_depth`` means for a network."""
+def default_depth(backbone: Backbone) -> int:
+    """Return how many stages ``freeze_depth="auto"`` keeps frozen."""
+    table = describe_stages(backbone)
+    costs = table["gmacs"].to_numpy()
+    if not costs.sum() > 0:  # of operations that are not counted
+        costs = table["n_parameters"].to_numpy()
+    left = costs[::-1].cumsum()[::-1] / costs.sum()  # of a stage and all after it
+    return int((left >= _TRAINED_SHARE).sum()) - 1
+
+
+def resolve_freeze_depth(
+    freeze_depth: Any, info: NetworkInfo, default: Callable[[], int] = int
+) -> Cut:
+    """Resolve what ``freeze_depth`` means for a network; ``default`` counts for "auto"."""
     names = [stage.name for stage in info.stages]
     n, name = len(names), info.reference.name
     if isinstance(freeze_depth, str):
-        depth = n if freeze_depth == "all" else find_stage(name, names, freeze_depth) + 1
+        if freeze_depth in ("all", "auto"):
+            depth = n if freeze_depth == "all" else default()
+        else:
+            depth = find_stage(name, names, freeze_depth) + 1
     elif isinstance(freeze_depth, Integral) and not isinstance(freeze_depth, bool):
         depth = int(freeze_depth)
         if not -n <= depth <= n:
@@ -85,11 +105,22 @@ def resolve_freeze_depth(freeze_depth: Any, info: NetworkInfo) -> Cut:
         return Cut(min(trained, default=n), trained, n)
     else:
         raise ValueError(
-            f"freeze_depth is a number of stages, the name of the last frozen stage, 'all', or a "
-            f"list of the stages to train; got {freeze_depth!r} of type "
+            f"freeze_depth is 'auto', a number of stages, the name of the last frozen stage, "
+            f"'all', or a list of the stages to train; got {freeze_depth!r} of type "
             f"{type(freeze_depth).__name__}."
         )
     return Cut(depth, frozenset(range(depth, n)), n)
+
+
+def head_inputs(which: str, backbone: Backbone) -> tuple[tuple[LayerOutput, ...], list[int]]:
+    """Return what a head of ``head__layers`` sees of a network, side by side, and the widths."""
+    embedding = (LayerOutput(None, None),)
+    if which == "embedding":
+        return embedding, [backbone.n_features]
+    table = describe_stages(backbone)
+    outputs = all_outputs(NetworkInfo.of(backbone), table["output_shape"])
+    widths = [*table["n_features"], backbone.n_features]
+    return outputs, [int(widths[-1 if each.stage is None else each.stage]) for each in outputs]
 
 
 def whole_backbone(source: NetworkSource) -> Backbone:
@@ -123,7 +154,8 @@ class Suffix(nn.Module):
 
     ``freeze_batch_norm`` says whether BatchNorm in trained stages keeps the statistics it was
     published with; its scale and shift are trained all the same. ``shape`` is that of one image's
-    activation at the cut.
+    activation at the cut, after which, in the same row, come the pooled outputs of stages before it
+    that the head sees. ``pooled`` are the stages after the cut that it sees, before the embedding.
     """
 
     def __init__(
@@ -134,6 +166,7 @@ class Suffix(nn.Module):
         *,
         freeze_batch_norm: bool,
         shape: tuple[int, ...],
+        pooled: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.cut = cut
@@ -141,6 +174,7 @@ class Suffix(nn.Module):
         self.freeze_batch_norm = freeze_batch_norm
         own = dict(enumerate(backbone.stages[cut.depth :], cut.depth))
         self.stage_names = {i: stage.name for i, stage in own.items()}
+        self.pooled = {f"stage{i}": (own[i].layout, own[i].n_prefix_tokens) for i in pooled}
         self.stages = nn.ModuleDict(
             {f"stage{i}": copy.deepcopy(stage.module) for i, stage in own.items()}
         )
@@ -166,17 +200,21 @@ class Suffix(nn.Module):
 
     def forward(self, x: Tensor, *, head: bool = True) -> Tensor:
         """Return logits, (n, n_classes), of raveled activations; or, without, the head's input."""
-        x = x.reshape(len(x), *self.shape)
+        n = math.prod(self.shape)
+        seen, x = [x[:, n:]], x[:, :n].reshape(len(x), *self.shape)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         trained = next(self.stages.parameters(), None)
         if trained is not None:  # activations may be kept in fewer bits than are computed in
             x = x.to(trained.dtype)
-        for stage in self.stages.values():
+        for name, stage in self.stages.items():
             x = stage(x)
+            if name in self.pooled:
+                seen.append(pool(x, "avg", *self.pooled[name]))
         if self.neck is not None:
             x = self.neck(x).flatten(1)
-        x = x.to(next(self.head.parameters()).dtype)
+        dtype = next(self.head.parameters()).dtype
+        x = torch.cat([each.to(dtype) for each in (*seen, x)], dim=1)
         return self.head(x) if head else x
 
     def train(self, mode: bool = True) -> Suffix:

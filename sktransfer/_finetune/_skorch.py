@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sktransfer._finetune._adapters import RATES
+from sktransfer._finetune._head import Standardized
 from sktransfer._finetune._network import Suffix
 from sktransfer._finetune._optimizers import PerRowLoss, WeightedLoss, make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
@@ -90,6 +91,7 @@ class TrainingNet(NeuralNetClassifier):
     head__dropout: float = 0.0
     head__epochs: int | None = None
     head__init: str = "auto"
+    head__layers: str = "all"
     head__lr: Any = None
     head__optimizer: Any = None
     loss__label_smoothing: float = 0.0
@@ -237,7 +239,8 @@ class TrainingNet(NeuralNetClassifier):
             The same estimator.
         """
         module, rates = self.module_, self.head__lr
-        layers: list[Any] = [m for m in module.head.children() if not isinstance(m, nn.Dropout)]
+        without = (nn.Dropout, Standardized)
+        layers: list[Any] = [m for m in module.head.children() if not isinstance(m, without)]
         linear = layers[0] if len(layers) == 1 and isinstance(layers[0], nn.Linear) else None
         linear = None if linear is None or linear.bias is None else linear
         solved = self.head__init == "logistic" or (self.head__init == "auto" and linear is not None)

@@ -167,22 +167,23 @@ def store_together(
     n_threads: int,
     progress: bool,
 ) -> list[ImageDecodeError]:
-    """Bring images to the store, for several outputs of one network in one pass.
+    """Bring images to the store, for several extractors of one network in one pass.
 
-    The extractors are of one output each and differ in nothing else. What is in the store already
-    is left alone; images that could not be read are returned.
+    They differ in their outputs and in nothing else, and what several of them take out is computed
+    once. What is in the store already is left alone; images that could not be read are returned.
     """
     if not extractors:
         return []
-    joint = replace(
-        extractors[0],
-        outputs=tuple(each.outputs[0] for each in extractors),
-        widths=tuple(each.widths[0] for each in extractors),
-        dtypes=tuple(each.dtypes[0] for each in extractors),
-    )
+    parts = {
+        (output, dtype): width
+        for each in extractors
+        for output, dtype, width in zip(each.outputs, each.dtypes, each.widths, strict=True)
+    }
+    outputs, dtypes = zip(*parts, strict=True)
+    joint = replace(extractors[0], outputs=outputs, widths=(*parts.values(),), dtypes=dtypes)
     # The keys would be others where engine="auto" resolves otherwise for all than for one alone.
-    alone = [(each.fingerprints() or (None,))[0] for each in extractors]
-    passes = [joint] if list(joint.fingerprints() or ()) == alone else extractors
+    alone = {key for each in extractors for key in each.fingerprints() or (None,)}
+    passes = [joint] if {*(joint.fingerprints() or ())} == alone else extractors
     failures: list[ImageDecodeError] = []
     for extractor in passes:
         widest = sum(extractor.widths) * max(dtype.itemsize for dtype in extractor.dtypes)

@@ -15,8 +15,7 @@ from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._finetune import FrozenPart, resolve_freeze_depth
-from sktransfer._frozen import NetworkInfo
+from sktransfer._finetune import FrozenPart
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.plotting import new_axes, styled
 from sktransfer._utils.sklearn_compat import _validate_score_name
@@ -120,9 +119,9 @@ def freeze_depth_curve(
     name = _depth_parameter(estimator)
     if isinstance(scoring, (list, tuple, set, dict)):
         raise ValueError(f"A curve has one metric; got scoring={scoring!r}. Name one of them.")
-    info = _network_of(estimator)
-    values = [*range(len(info.stages), -1, -1)] if depths is None else list(depths)
-    found = {_depth(value, info): value for value in values}
+    network = _network_of(estimator)
+    values = [*range(len(network.info.stages), -1, -1)] if depths is None else list(depths)
+    found = {_depth(value, network): value for value in values}
     if len(found) < len(values):
         raise ValueError(f"depths={depths!r} names the same cut twice.")
     groups = None if groups is None else read_groups(groups, n=len(y))
@@ -180,11 +179,11 @@ def curve_of_search(
             f"A curve is of one network, and the grid has several networks, by {others}: search "
             "each of them alone."
         )
-    info = _network_of(search.estimator)
-    names = [stage.name for stage in info.stages]
+    network = _network_of(search.estimator)
+    names = [stage.name for stage in network.info.stages]
     # Where one of several grids does not name it, it is the estimator's own.
     own = search.estimator.get_params()[name]
-    depths = np.array([_depth(params.get(name, own), info) for params in results["params"]])
+    depths = np.array([_depth(params.get(name, own), network) for params in results["params"]])
     table = pd.DataFrame(results).assign(depth=depths)
     if "n_resources" in table:
         # Halving: scores on few rows, which are many and may be lucky, say little.
@@ -214,8 +213,8 @@ def curve_of_search(
     )
 
 
-def _depth(value: Any, info: NetworkInfo) -> int:
-    cut = resolve_freeze_depth(value, info)
+def _depth(value: Any, network: FrozenPart) -> int:
+    cut = network.cut_at(value)
     if cut.surgical and cut.trained:
         raise ValueError(
             f"freeze_depth={value!r} trains stages in the middle, which has no place on a curve "
@@ -232,10 +231,10 @@ def _depth_parameter(estimator: Any) -> str:
     return "freeze_depth"
 
 
-def _network_of(estimator: Any) -> NetworkInfo:
-    """Return what is known of the network that is fine-tuned."""
+def _network_of(estimator: Any) -> FrozenPart:
+    """Return the network that is fine-tuned, frozen."""
     _, clf = split_model(clone(estimator))
-    return FrozenPart(clf.set_params(freeze_depth="all")).info
+    return FrozenPart(clf.set_params(freeze_depth="all"))
 
 
 class FreezeDepthDisplay:

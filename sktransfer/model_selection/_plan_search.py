@@ -136,16 +136,19 @@ class SearchPlan:
                 images[form] = part.images(prepared[repr(steps)])
             how = (frozen.precision, frozen.device, frozen.engine)
             where = (repr(clf.cache), frozen.info.reference, *how)
-            n_images = 0
+            n_images, n_bytes = 0, 0
             for name, source in part.sources(images[form]).items():
                 key = (*form, *where, frozen.preprocessing.fingerprint, *name)
                 shared = self._shared.setdefault(key, _Shared(clf, source, {}))
                 if fingerprint not in shared.cuts:
+                    stored = {each for cut in shared.cuts for each in cut}
                     shared.cuts[fingerprint] = frozen
                     n_images += len(source)
+                    sizes = zip(fingerprint, frozen.widths, frozen.dtypes, strict=True)
+                    new = [w * d.itemsize for each, w, d in sizes if each not in stored]
+                    n_bytes += len(source) * sum(size + ROW_OVERHEAD for size in new)
             if n_images:
                 stage = stage_at(part.depth, [stage.name for stage in part.info.stages])
-                n_bytes = n_images * (frozen.row_bytes + ROW_OVERHEAD)
                 rows.append((stage, n_images, n_bytes))
         self.cuts = pd.DataFrame(rows, columns=["stage", "n_images", "n_bytes"])
         self.n_candidates = len(self._models)

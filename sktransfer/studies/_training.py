@@ -86,13 +86,14 @@ class Study:
         """Fit the estimator with another network, and measure the seconds.
 
         ``rows`` are those that ``X`` was taken from. What a pretrained start would give beyond the
-        network is taken away: the head is random, it has no epochs of its own, and BatchNorm learns
-        its statistics.
+        network is taken away: the head is random, sees the embedding alone and has no epochs of its
+        own, and BatchNorm learns its statistics.
         """
         own = clone(self.estimator).set_params(
             **{
                 "head__init": "random",
                 "head__epochs": 0,
+                "head__layers": "embedding",
                 "module__freeze_batch_norm": False,
                 **params,
                 "backbone": given(backbone),
