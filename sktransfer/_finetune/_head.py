@@ -91,4 +91,3 @@ def make_head(
             layers += [nn.Dropout(dropout)] if dropout else []
             layers.append(nn.Linear(n_in, n_out))
         return nn.Sequential(*layers)
-

@@ -19,8 +19,8 @@ from sktransfer._backbones import Backbone, describe_stages, find_stage, load_st
 from sktransfer._frozen import LayerOutput, NetworkInfo, NetworkSource, all_outputs, pool
 from sktransfer._utils.forking import new_lock
 
-# The last stages that together have this share of the multiply-adds are trained by default: the last
-# one of a ResNet or a ConvNeXt, several of networks that are divided more finely.
+# The last stages that together have this share of the multiply-adds are trained by default: the
+# last one of a ResNet or a ConvNeXt, several of networks that are divided more finely.
 _TRAINED_SHARE = 0.15
 
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
