@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
@@ -20,7 +19,6 @@ from sklearn.model_selection import TunedThresholdClassifierCV, cross_val_predic
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
-from torch import nn
 
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
@@ -189,17 +187,18 @@ def _as_network(classifier: Pipeline, X: Any, y: np.ndarray) -> FineTuneClassifi
     features, scale, regression = (step for _, step in classifier.steps)
     names = ("backbone", "preprocessing", "image_size")
     params = {name: getattr(features, name) for name in names}
-    net = FineTuneClassifier(**params, freeze_depth="all", random_state=0)
+    net = FineTuneClassifier(
+        **params, freeze_depth="all", head__layers="embedding", random_state=0
+    )
     first = np.unique(y, return_index=True)[1]  # its own regression is replaced: any rows will do
     net.fit(X.iloc[first] if hasattr(X, "iloc") else X[first], y[first])
     weight, bias = regression.coef_ / scale.scale_, regression.intercept_
     bias = bias - weight @ scale.mean_
     if len(weight) == 1:  # two classes: a layer has a row for each
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    (head,) = (layer for layer in net.module_.head.modules() if isinstance(layer, nn.Linear))
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
+    standardized, linear = net.module_.head
+    standardized.measure(features.transform(X).astype(np.float64), np.ones(len(y)))
+    standardized.absorb(linear, weight, bias)
     return net
 
 

@@ -69,10 +69,10 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     """Keep the first stages of a pretrained network frozen, and train the rest on your images.
 
     The frozen stages run once per image, and their output is kept (see :ref:`extract-once`). Then
-    the head is solved exactly, as a logistic regression on the network's embeddings, and from there
-    the stages after the cut are trained together with it [1]_. The result lies between the two, as
-    near to the solved head as unseen rows ask for (``weight_interpolation``). With everything
-    frozen, the solved head is all there is: a linear probe.
+    the head is solved exactly, as a logistic regression on all layers of the network, and from
+    there the stages after the cut are trained together with it [1]_. The result lies between the
+    two, as near to the solved head as unseen rows ask for (``weight_interpolation``). With
+    everything frozen, the solved head is all there is: a linear probe.
 
     It is a :class:`~skorch.classifier.NeuralNetClassifier`: ``history_``, callbacks,
     ``partial_fit``, ``module_`` and parameters such as ``optimizer__momentum`` are as skorch users
@@ -203,8 +203,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
           held out.
         - ``head__init`` ("auto"): ``"logistic"`` solves a linear head by logistic regression
           first, ``"random"`` is the classic start. ``"auto"`` solves a head that is linear.
-        - ``head__C`` (0.003): inverse strength of the L2 penalty of that regression, on
-          standardized embeddings.
+        - ``head__C`` (0.01): inverse strength of the L2 penalty of that regression, on standardized
+          columns.
         - ``head__epochs`` (None): epochs in which the head alone is trained first. None: 0 after
           ``"logistic"``, else 5.
         - ``head__optimizer`` (None): optimizer of these epochs. None: ``optimizer``.

@@ -62,7 +62,8 @@ class Standardized(nn.Module):
         if self.training and len(z):
             with torch.no_grad():
                 torch.maximum(self.limit, _FARTHEST * z.abs().amax(0), out=self.limit)
-        return torch.maximum(torch.minimum(z, self.limit), -self.limit)
+        bounded = torch.maximum(torch.minimum(z, self.limit), -self.limit)
+        return bounded + 0 * z  # infinity stays no number
 
 
 def make_head(

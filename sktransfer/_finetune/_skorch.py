@@ -87,7 +87,7 @@ class TrainingNet(NeuralNetClassifier):
     checkpoint__dir: Any = None
     checkpoint__every: int = 10
     early_stopping__restore_best: bool = True
-    head__C: float = 0.003  # noqa: N815 - scikit-learn's C
+    head__C: float = 0.01  # noqa: N815 - scikit-learn's C
     head__dropout: float = 0.0
     head__epochs: int | None = None
     head__init: str = "auto"

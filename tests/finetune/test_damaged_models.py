@@ -223,9 +223,9 @@ def test_parameters_that_cannot_be_right_change_nothing(fitted, task, tmp_path, 
 def test_parameters_of_another_network_change_nothing(fitted, task, tmp_path):
     clf = copy.deepcopy(fitted)
     before = clf.predict_proba(task[0])
-    tensors = {"head.0.weight": torch.ones(2, 512), "head.0.bias": torch.ones(3)}
+    tensors = {**clf.module_.state_dict(), "head.1.bias": torch.ones(3)}
     torch.save(tensors, tmp_path / "params.pt")
-    with pytest.raises(WeightsMismatchError, match=r"'head.0.bias' is missing .*another shape"):
+    with pytest.raises(WeightsMismatchError, match=r"'head.1.bias' is missing .*another shape"):
         clf.load_params(f_params=tmp_path / "params.pt")
     np.testing.assert_array_equal(clf.predict_proba(task[0]), before)
 
@@ -234,7 +234,7 @@ def test_damaged_parameters_are_refused(fitted, tmp_path):
     clf = copy.deepcopy(fitted)
     clf.save_params(f_params=tmp_path / "params.pt")
     data = bytearray((tmp_path / "params.pt").read_bytes())
-    place = data.index(clf.module_.head[0].bias.detach().numpy().tobytes())
+    place = data.index(clf.module_.head[1].bias.detach().numpy().tobytes())
     data[place + 6] ^= 1
     (tmp_path / "params.pt").write_bytes(data)
     with pytest.raises(WeightsMismatchError, match="checksum"):
@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_refused_and_says_what_to_do(small, task, tmp_pa
     clf = small(**settings, max_epochs=1).fit(*task)
     (file,) = tmp_path.glob("*/training.pt")
     data = bytearray(file.read_bytes())
-    place = data.index(clf.module_.head[0].weight.detach().numpy().tobytes())
+    place = data.index(clf.module_.head[1].weight.detach().numpy().tobytes())
     data[place + 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(WeightsMismatchError, match=r"training\.pt is damaged.*Delete it"):

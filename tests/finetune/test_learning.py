@@ -67,7 +67,7 @@ def test_heads_have_hidden_layers_or_come_from_a_function(small, task):
     assert shares == [0.5] * 3
     assert len(hidden.history_) == 3
     made = small(freeze_depth="all", head=lambda d, k: torch.nn.Linear(d, k, bias=False)).fit(*task)
-    assert made.module_.head[0].bias is None
+    assert made.module_.head[1].bias is None
     with pytest.raises(ValueError, match="not one"):
         small(head=(16,), head__init="logistic").fit(*task)
     with pytest.raises(ValueError, match="head"):

@@ -82,7 +82,13 @@ def tuned_and_network(tmp_path_factory):
     path = tmp_path_factory.mktemp("tuned") / "resnet18.pth"
     torch.save(network.state_dict(), path)
     clf = FineTuneClassifier(
-        "resnet18", weights=str(path), freeze_depth=-1, max_epochs=1, random_state=0, **SETTINGS
+        "resnet18",
+        weights=str(path),
+        freeze_depth=-1,
+        head__layers="embedding",
+        max_epochs=1,
+        random_state=0,
+        **SETTINGS,
     ).fit(X, y)
     (network.layer4,) = copy.deepcopy(clf.module_.stages).values()
     head = copy.deepcopy(clf.module_.head)
