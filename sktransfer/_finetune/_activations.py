@@ -236,7 +236,7 @@ class _Extracted:
     settings: dict[str, Any]
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.prefix.extract(ImageSelection(self.images, rows), **self.settings)[0]
+        return self.prefix.extract(ImageSelection(self.images, rows), **self.settings)[0][:]
 
 
 def unreadable(images: ImageSource, prefix: Prefix) -> list[ImageDecodeError]:

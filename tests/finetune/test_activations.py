@@ -135,9 +135,9 @@ def test_a_search_holds_one_frozen_network(small, fresh):
 
 def test_a_linear_probe_uses_the_embeddings_that_an_extractor_stored(small, fresh, counted):
     settings = {"weights": None, "image_size": 32, "engine": "torch", "random_state": 0}
-    PretrainedFeatureExtractor("resnet18", preprocessing=counted, **settings).fit_transform(
-        fresh[0]
-    )
+    PretrainedFeatureExtractor(
+        "resnet18", layer="all", preprocessing=counted, **settings
+    ).fit_transform(fresh[0])
     clf = small(preprocessing=counted, freeze_depth="all").fit(*fresh)
     GridSearchCV(clf, {"head__C": [0.01, 0.1, 1]}, cv=3).fit(*fresh)
     assert counted.n == len(fresh[0])
@@ -198,7 +198,8 @@ def moved_by_rounding(clf, X):
     """How far probabilities are from those of the same network with rounded activations."""
     again = pickle.loads(pickle.dumps(clf))
     again._made_with["cache__activation_dtype"] = "float16"
-    assert again._prefix.dtypes == (np.float16,)
+    assert again._prefix.dtypes[0] == np.float16  # of the activation; vectors are kept whole
+    assert {*again._prefix.dtypes[1:]} == {np.dtype(np.float32)}
     return np.abs(again.predict_proba(X) - clf.predict_proba(X)).max()
 
 
@@ -211,16 +212,17 @@ def test_float64_training_accepts_activations_in_fewer_bits(small, fresh, activa
     )
     exact = small(**settings).fit(X, y)
     clf = small(**settings, cache__activation_dtype=activation_dtype).fit(X, y)
-    assert clf._prefix.dtypes == (activation_dtype,)
+    assert clf._prefix.dtypes[0] == activation_dtype
+    assert {*clf._prefix.dtypes[1:]} == {np.dtype(np.float64)}
     apart = np.abs(clf.predict_proba(X) - exact.predict_proba(X)).max()
-    assert 0 < apart < {"float16": 2e-4, "float32": 1e-7}[activation_dtype]
+    assert 0 < apart < {"float16": 5e-4, "float32": 1e-7}[activation_dtype]
 
 
 def test_float16_activations_take_half_the_bytes(small, fresh):
     sizes = {}
     for dtype in ("float16", "float32"):
         clear_cache()
-        small(cache__activation_dtype=dtype, max_epochs=1).fit(*fresh)
+        small(cache__activation_dtype=dtype, freeze_depth=2, max_epochs=1).fit(*fresh)
         sizes[dtype] = cache_info().n_bytes
     assert 0.45 < sizes["float16"] / sizes["float32"] < 0.6
 
@@ -240,7 +242,7 @@ def test_numbers_too_large_for_float16_are_kept_whole(small, fresh):
     try:
         for cache in (None, True, True):
             images = as_image_source(numbers * 0.99, value_range=(0, 256))
-            rows, _ = prefix.extract(images, cache=cache)
+            rows = prefix.extract(images, cache=cache)[0][:]
             assert rows.dtype == np.float32
             assert np.isfinite(rows).all()
             assert rows.max() > np.finfo(np.float16).max
@@ -290,7 +292,7 @@ def test_a_directory_that_keeps_nothing_is_not_read_in_every_epoch(small, fresh,
     turning = {"augmentation": turned, "augment_views": 2}
     with pytest.warns(ActivationBudgetWarning, match="temporary file"):
         small(**settings, **turning).fit(X, y)
-    assert cache_info(tmp_path / "store").n_rows == len(X)  # and none of draws
+    assert cache_info(tmp_path / "store").n_rows == 5 * len(X)  # and none of draws
     store = open_directory(tmp_path / "store")
     store.max_bytes, rows = 1000, store.info().n_rows
     counted = Counted(tmp_path / "other")
@@ -338,7 +340,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(small, fresh, counted, mon
 
 
 def test_a_search_too_large_for_the_store_warns_once(small, fresh, monkeypatch):
-    monkeypatch.setattr(MEMORY_STORE, "max_bytes", 100_000)
+    monkeypatch.setattr(MEMORY_STORE, "max_bytes", 250_000)
     monkeypatch.setattr(_activations, "_LEFT_OUT", Counter())
     clf = small(freeze_depth=2, max_epochs=1).fit(*fresh)  # one fit is as good without
     message = r"40 images after layer1 of resnet18 take .* other fold .*a/directory"
@@ -398,7 +400,7 @@ def test_activations_too_large_for_the_store_do_not_evict_others(small, fresh, m
     kept = cache_info().n_rows
     monkeypatch.setattr(MEMORY_STORE, "max_bytes", cache_info().n_bytes + 1000)
     small(freeze_depth=1, max_epochs=1).fit(*fresh)
-    assert cache_info().n_rows == kept == len(fresh[0])
+    assert cache_info().n_rows == kept == 5 * len(fresh[0])
 
 
 FIT = """
@@ -424,12 +426,14 @@ def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "log", *map(str, rest), "0.05"]
     )
-    while cache_info(store).n_rows < 32:
+    parts = 8  # the activation at the cut, and a vector of each stage before it
+    while cache_info(store).n_rows < parts * 32:
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = cache_info(store).n_rows
+    done, rest_of_one = divmod(cache_info(store).n_rows, parts)
+    assert not rest_of_one
     assert 32 <= done < len(X)
     # Prepared but not kept: a batch, and what the decoding threads were ahead of it.
     lost = Counted(tmp_path / "log").n - done
