@@ -138,12 +138,12 @@ def test_what_no_fit_can_have_written_is_refused_at_load(path, edit, message):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("head.0.weight", lambda tensor: tensor[:, :-1].contiguous()),
-        ("head.0.bias", lambda tensor: tensor.to(torch.int8)),
-        ("head.0.bias", lambda tensor: tensor.to(torch.bool)),
-        ("head.0.bias", lambda tensor: None),
+        ("head.1.weight", lambda tensor: tensor[:, :-1].contiguous()),
+        ("head.1.bias", lambda tensor: tensor.to(torch.int8)),
+        ("head.1.bias", lambda tensor: tensor.to(torch.bool)),
+        ("head.1.bias", lambda tensor: None),
         ("head.7.bias", lambda tensor: torch.zeros(2)),
-        ("head.0.weight", lambda tensor: tensor.fill_(float("nan"))),
+        ("head.1.weight", lambda tensor: tensor.fill_(float("nan"))),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(path, task, name, make):

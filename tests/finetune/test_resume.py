@@ -76,7 +76,8 @@ def test_changed_parameters_count_when_training_resumes(small, task):
     before = learned(clf)
     clf.set_params(lr=1e-12, weight_decay=0.0).partial_fit(X, y)
     for name, tensor in learned(clf).items():
-        torch.testing.assert_close(tensor, before[name], atol=1e-8, rtol=0)
+        if name != "head.0.limit":  # of what training has seen, which is more now
+            torch.testing.assert_close(tensor, before[name], atol=1e-8, rtol=0)
     clf.set_params(lr=1e-3, optimizer="sgd", loss="focal").partial_fit(X, y)
     assert isinstance(clf.optimizer_, torch.optim.SGD)
     assert clf.criterion_.loss == "focal"

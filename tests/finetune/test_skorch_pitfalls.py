@@ -173,10 +173,10 @@ def test_a_module_instance_is_refused_as_head_or_loss(small, task):
     with pytest.raises(ValueError, match="loss is a module, CrossEntropyLoss"):
         small(NET, loss=torch.nn.CrossEntropyLoss()).fit(*task)
     shared = torch.nn.Linear(512, 2)
-    clf = small(NET, head=lambda n_features, n_classes: shared)
+    clf = small(NET, head=lambda n_features, n_classes: shared, head__layers="embedding")
     first = learned(clf.fit(*task))
     assert same(first, learned(clone(clf).fit(*task)))
-    assert not torch.equal(first["head.0.weight"], shared.weight)
+    assert not torch.equal(first["head.1.weight"], shared.weight)
 
 
 def test_disabled_callbacks_still_record_losses(small, task, capsys):
