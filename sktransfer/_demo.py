@@ -187,9 +187,7 @@ def _as_network(classifier: Pipeline, X: Any, y: np.ndarray) -> FineTuneClassifi
     features, scale, regression = (step for _, step in classifier.steps)
     names = ("backbone", "preprocessing", "image_size")
     params = {name: getattr(features, name) for name in names}
-    net = FineTuneClassifier(
-        **params, freeze_depth="all", head__layers="embedding", random_state=0
-    )
+    net = FineTuneClassifier(**params, freeze_depth="all", head__layers="embedding", random_state=0)
     first = np.unique(y, return_index=True)[1]  # its own regression is replaced: any rows will do
     net.fit(X.iloc[first] if hasattr(X, "iloc") else X[first], y[first])
     weight, bias = regression.coef_ / scale.scale_, regression.intercept_

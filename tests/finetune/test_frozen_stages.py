@@ -77,9 +77,9 @@ def test_an_unknown_stage_lists_those_there_are(small, task):
 
 def test_activations_at_the_cut_equal_an_extractors(small, task):
     X, y = task
-    clf = small(
-        freeze_depth=-1, cache__activation_dtype="float32", head__layers="embedding"
-    ).fit(X, y)
+    clf = small(freeze_depth=-1, cache__activation_dtype="float32", head__layers="embedding").fit(
+        X, y
+    )
     stage = clf._prefix.info.stages[-2].name
     rows = PretrainedFeatureExtractor(
         "resnet18",
