@@ -18,6 +18,9 @@ from sktransfer._backbones import private_seed
 # A column counts at most this many times as far from its center as in any row that was trained on,
 # and as if it varied by this share of the others at least.
 _FARTHEST, _LEAST_VARIED = 2.0, 0.01
+# A step of Adam moves every weight by the rate, and so a logit by as much as there are columns:
+# more of them than these are made smaller, so that one rate suits all widths.
+_MOST_COLUMNS = 512
 
 
 class Standardized(nn.Module):
@@ -46,6 +49,7 @@ class Standardized(nn.Module):
         deviation = np.sqrt(share @ (rows - center) ** 2)
         deviation = np.maximum(deviation, _LEAST_VARIED * np.median(deviation))
         scale = np.divide(1.0, deviation, out=np.ones_like(deviation), where=deviation > 1e-12)
+        scale *= min(1.0, _MOST_COLUMNS / len(scale))
         limit = _FARTHEST * np.abs(rows - center).max(axis=0) * scale
         for name, value in (("center", center), ("scale", scale), ("limit", limit)):
             getattr(self, name).copy_(torch.from_numpy(value))
