@@ -87,7 +87,7 @@ def plan_search(search: Any, X: Any, y: Any = None, *, groups: Any = None) -> Se
     >>> plan = plan_search(search, X, y)
     >>> plan.cuts
              stage  n_images  n_bytes
-    0          all        90   211320
+    0          all        90  1187640
     1  features.11        90   119160
     >>> plan.prefetch().estimate_seconds() > 0
     True
