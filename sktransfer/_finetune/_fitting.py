@@ -343,6 +343,7 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
                 f"head__init='logistic' solves a linear head; head={net.head!r} is not one. Use "
                 "head__init='random' (or 'auto') with head__epochs."
             )
+        assert embeddings is not None
         # Weights as they were given: a row of weight two is, to the penalty too, two rows.
         coefficients, intercepts = solve_linear(
             embeddings, plain.y.numpy(), plain.given_weight, len(net._classes), net.head__C
