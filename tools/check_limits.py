@@ -38,9 +38,11 @@ LIMITS = {
     # lines more than the 30,000 of the smallest library. What the first hour needs took 3,600:
     # commands that train and predict, models that move, networks of one's own, classes named in
     # every message, names of other libraries answered, results as HTML, an example everywhere. The
-    # front door, heads on all layers, interpolated weights and adapters took 2,300.
-    "lines": (40_500, "lines of library code"),
-    "fit": (134, "functions of ours that run before the first gradient in fit"),
+    # front door, heads on all layers, interpolated weights and adapters took 3,300.
+    "lines": (41_600, "lines of library code"),
+    # 37 more than before heads saw all layers, "auto" counted multiply-adds, and halves of the rows
+    # were trained on.
+    "fit": (167, "functions of ours that run before the first gradient in fit"),
     "transform": (92, "functions of ours that run in the extractor's fit_transform"),
     "finetune": (15, "files in _finetune"),
     "circles": (0, "circles of imports between files"),
