@@ -43,6 +43,7 @@ def run_script(name, *arguments, results):
         capture_output=True,
         text=True,
         check=False,
+        timeout=1150,
     )
     assert done.returncode == 0, done.stderr
     content = json.loads((results / f"{name}.json").read_text())

@@ -146,6 +146,7 @@ def test_version_is_printed():
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     assert re.fullmatch(r"\d+\.\d+\S*\n", done.stdout)
 
@@ -167,7 +168,7 @@ def test_no_registry_host_is_named_anywhere():
     # Put together here, so that this file does not name them either.
     hosts = ["pypi." + "org", "files.python" + "hosted"]
     listed = subprocess.run(
-        ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False
+        ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=False, timeout=300
     )
     if listed.returncode:
         pytest.skip("not a git checkout")

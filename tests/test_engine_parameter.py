@@ -119,7 +119,7 @@ def test_plain_import_and_the_torch_engine_leave_openvino_alone():
         "P('squeezenet1_1', weights=None, image_size=32, engine='torch').fit_transform(X)\n"
         "assert 'openvino' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 @needs_openvino

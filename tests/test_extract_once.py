@@ -130,6 +130,7 @@ def run(code, *arguments, **environment):
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     ).stdout
 
 
@@ -150,6 +151,7 @@ def test_worker_processes_without_a_directory_share_a_private_one(task, tmp_path
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["60", "2"]
@@ -189,7 +191,7 @@ def test_after_a_kill_only_the_rest_is_computed(task, tmp_path):
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(60)
     done = cache_info(store).n_rows
     assert 20 <= done < N
     run(ANOTHER, tmp_path / "rest", *arguments, 0)
@@ -207,7 +209,7 @@ def test_two_processes_at_once_share_the_work(task, tmp_path):
         )
         for log in ("one", "two")
     ]
-    assert [process.wait() for process in processes] == [0, 0]
+    assert [process.wait(300) for process in processes] == [0, 0]
     assert Counted(tmp_path / "one").n + Counted(tmp_path / "two").n == N
     assert np.array_equal(np.load(tmp_path / "one.npy"), np.load(tmp_path / "two.npy"))
 

@@ -26,6 +26,7 @@ def loaded_after(statement: str, modules: tuple[str, ...]) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     return set(done.stdout.splitlines()[-1].split())
 

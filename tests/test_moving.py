@@ -469,5 +469,5 @@ def test_a_fresh_process_predicts_the_same(fitted, there, tmp_path, elsewhere):
     names = ("model.safetensors", "X.npy", "P.npy")
     files = [str(tmp_path / name) for name in names]
     env = os.environ | {"SKTRANSFER_HOME": str(tmp_path / "fresh")}
-    subprocess.run([sys.executable, "-c", code, *files], check=True, env=env)
+    subprocess.run([sys.executable, "-c", code, *files], check=True, env=env, timeout=300)
     np.testing.assert_array_equal(np.load(tmp_path / "P.npy"), fitted.predict_proba(X))

@@ -124,6 +124,6 @@ def test_another_process_gives_the_same_embeddings(samples, shared_weights, tmp_
         "np.save(sys.argv[2], f.fit_transform(sys.argv[3:]))\n"
     )
     saved = tmp_path / "E.npy"
-    subprocess.run([sys.executable, "-c", script, weights, saved, *paths], check=True)
+    subprocess.run([sys.executable, "-c", script, weights, saved, *paths], check=True, timeout=300)
     here = PretrainedFeatureExtractor("resnet18", weights=weights, cache=False).fit_transform(paths)
     assert relative(np.load(saved), here) < 1e-5

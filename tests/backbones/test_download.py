@@ -283,7 +283,7 @@ def test_killed_process_leaves_no_half_file_and_the_next_one_cleans_up(server, t
             time.sleep(0.005)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.wait(60)
     assert not target.exists()
     assert parts[0].exists()  # what a killed process cannot help leaving
     assert fetch(server, target) == SHA256

@@ -106,7 +106,7 @@ def test_worker_processes_share_a_private_directory(small, fresh, tmp_path):
     command = [sys.executable, "-c", WORKERS, tmp_path / "log", tmp_path / "X.npy"]
     environment = {k: v for k, v in os.environ.items() if k != "SKTRANSFER_SESSION"}
     environment["TMPDIR"] = str(tmp_path)
-    subprocess.run([*command, Path(__file__).parents[2]], check=True, env=environment)
+    subprocess.run([*command, Path(__file__).parents[2]], check=True, env=environment, timeout=300)
     assert Counted(tmp_path / "log").n == 2 * len(fresh[0])
     assert not list(tmp_path.glob("sktransfer-session-*"))
 
@@ -431,7 +431,7 @@ def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.wait(60)
     done, rest_of_one = divmod(cache_info(store).n_rows, parts)
     assert not rest_of_one
     assert 32 <= done < len(X)
@@ -440,7 +440,9 @@ def test_a_kill_loses_one_batch_of_activations_at_most(fresh, tmp_path):
     assert done % 32 == 0
     assert lost <= 32 + 2 * 32 + (os.cpu_count() or 1)
     subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "more", *map(str, rest), "0"], check=True
+        [sys.executable, "-c", code, tmp_path / "more", *map(str, rest), "0"],
+        check=True,
+        timeout=300,
     )
     assert Counted(tmp_path / "more").n == len(X) - done
     open_directory(store).close()

@@ -410,7 +410,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(small, task, tmp_path):
             time.sleep(0.05)
     finally:
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(60)
     settings = {"max_epochs": 6, "head__dropout": 0.2, "augmentation": "light", "lr": 1e-2}
     settings |= {"validation_fraction": 0.25, "checkpoint__every": 2}
     threads = torch.get_num_threads()

@@ -202,7 +202,7 @@ def test_a_claim_of_a_dead_process_is_void(store):
         "import sys; from sktransfer._frozen import DirectoryStore\n"
         "assert DirectoryStore(sys.argv[1]).claim(b'a', 'late')"
     )
-    subprocess.run([sys.executable, "-c", code, store.path], check=True)
+    subprocess.run([sys.executable, "-c", code, store.path], check=True, timeout=300)
     assert store.claim(b"a", "me")
 
 
@@ -267,7 +267,7 @@ def test_a_killed_writer_leaves_whole_rows(store):
         assert writer.poll() is None
         time.sleep(0.01)
     os.kill(writer.pid, signal.SIGKILL)
-    writer.wait()
+    writer.wait(60)
     writer.stdin.close()
     writer.stdout.close()
     n = store.info().n_rows

@@ -218,7 +218,7 @@ def test_several_threads_resolve_once(backbone, images, stand_in):
     together = threading.Barrier(4)
 
     def work(_):
-        together.wait()
+        together.wait(60)
         return network.run(images, OUTPUTS)
 
     with ThreadPoolExecutor(4) as executor:

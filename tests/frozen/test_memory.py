@@ -310,7 +310,9 @@ def test_hundreds_of_calls_and_several_networks_later_a_process_has_not_grown(
         pytest.importorskip("openvino")
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-c", LONG, str(tmp_path / "cache"), str(n_calls), engine]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=1150
+    )
     seen = json.loads(done.stdout)
     # What the calls leave are rows in memory. Three more small networks have 10 to 40 MB, and with
     # OpenVINO the same again for the compiled code of each.

@@ -57,7 +57,7 @@ def start_owner(folder):
 
 def end(owner, how):
     owner.send_signal(how)
-    owner.wait()
+    owner.wait(60)
     owner.stdout.close()
 
 

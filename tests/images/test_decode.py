@@ -458,7 +458,7 @@ def test_bombs_in_many_threads_neither_warn_nor_change_anything():
     barrier = threading.Barrier(8)
 
     def work(offset):
-        barrier.wait()
+        barrier.wait(60)
         outcomes = []
         for i in range(offset, len(data), 8):
             try:

@@ -149,7 +149,10 @@ def test_a_forked_child_has_helpers_of_its_own(tmp_path):
     """
     (tmp_path / "handler_for_test.py").write_text(HANDLER)
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=1150,
     )
     assert (result.returncode, result.stderr) == (0, "")
 

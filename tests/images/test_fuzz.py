@@ -240,6 +240,7 @@ def test_hundreds_of_damaged_images_of_every_format_fail_in_no_way(shared_data, 
         capture_output=True,
         text=True,
         check=False,
+        timeout=1150,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     results = json.loads((tmp_path / "fuzz.json").read_text())

@@ -121,7 +121,9 @@ def test_no_accepted_image_takes_more_memory_than_is_stated(name, tmp_path):
     make, outcome = LARGE[name]
     (tmp_path / "image").write_bytes(make())
     run = [sys.executable, "-c", MEASURE, str(tmp_path / "image")]
-    got, taken = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    got, taken = subprocess.run(
+        run, capture_output=True, text=True, check=True, timeout=1150
+    ).stdout.split()
     assert got == outcome
     assert int(taken) < (ALLOWED if got == "decoded" else 150_000_000)
 
