@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from _quality_page import BASE, SHOWN, long, pairs  # noqa: E402
+from _quality_page import BASE, FOUR, SHOWN, long, pairs  # noqa: E402
 
 # Each kind of recipe has a color, which does not alone carry what is meant.
 COLORS = {"light": ("#6b6b6b", "#1f6fb2"), "dark": ("#9aa4ae", "#6cb4ee")}
-OURS = ("all_layers", "finetune", "transfer", "transfer_30", "transfer_300")
+OURS = ("all_layers", "finetune", "transfer")
 SETS = ("chest X-rays", "ants and bees", "skin lesions", "PneumoniaMNIST, 500 images")
 RECIPES = tuple(name for name in SHOWN if name not in ("pixels", BASE, "drifting", "frozen_eval"))
 
@@ -49,8 +49,8 @@ def draw(content: dict[str, Any], colors: dict[str, str], kind: str) -> Figure:
         for i, recipe in enumerate(recipes):
             part = table[(table["set"] == images) & (table["recipe"] == recipe)]
             color = own if recipe in OURS else theirs
-            single = part[part["network"] != "four networks"]["difference"]
-            several = part[part["network"] == "four networks"]["difference"]
+            single = part[part["network"] != FOUR]["difference"]
+            several = part[part["network"] == FOUR]["difference"]
             ax.scatter(single, [i] * len(single), s=16, color=color, alpha=0.55, linewidth=0)
             if len(single):
                 ax.scatter([single.mean()], [i], s=70, color=color, linewidth=0, zorder=3)
