@@ -53,7 +53,7 @@ from sktransfer.exceptions import (
 
 # Rises when a file of an older version can no longer be read as if it were of this one. Files of
 # schema 1 had no digest.
-SCHEMA = 2
+SCHEMA = 3
 # What the names of pretrained tensors in a saved file begin with.
 _PRETRAINED = "pretrained."
 _HOW_TO_GIVE = (
