@@ -57,7 +57,7 @@ from sktransfer._frozen import (
 from sktransfer._images import ImageSelection, ImageSource, ImageViews, resolve_augmentation
 from sktransfer._moving import is_place_of
 from sktransfer._persistence import PackedWeights, request_source
-from sktransfer._utils.logistic import solve_linear
+from sktransfer._utils.logistic import FLOOR, solve_linear
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
 
@@ -345,9 +345,8 @@ def _start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> b
             )
         assert embeddings is not None
         # Weights as they were given: a row of weight two is, to the penalty too, two rows.
-        coefficients, intercepts = solve_linear(
-            embeddings, plain.y.numpy(), plain.given_weight, len(net._classes), net.head__C
-        )
+        labeled = (plain.y.numpy(), plain.given_weight, len(net._classes))
+        coefficients, intercepts = solve_linear(embeddings, *labeled, net.head__C, floor=FLOOR)
         done = (
             trains_head_only
             and net.augmentation is None

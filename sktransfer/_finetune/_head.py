@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from sktransfer._backbones import private_seed
+from sktransfer._utils.logistic import FLOOR, spread
 
-# A column counts at most this many times as far from its center as in any row that was trained on,
-# and as if it varied by this share of the others at least.
-_FARTHEST, _LEAST_VARIED = 2.0, 0.01
+# A column counts at most this many times as far from its center as in any row that was trained on.
+_FARTHEST = 2.0
 # A step of Adam moves every weight by the rate, and so a logit by as much as there are columns:
 # more of them than these are made smaller, so that one rate suits all widths.
 _MOST_COLUMNS = 512
@@ -28,7 +28,8 @@ class Standardized(nn.Module):
 
     Columns of all layers differ in size by orders of magnitude, on which steps of one rate act very
     unequally. And one that hardly varies in training may be a thousand deviations away in images
-    of another kind: none counts as farther than twice the farthest that training has seen.
+    of another kind: it is scaled as if it varied by a share of the others, and none counts as
+    farther than twice the farthest that training has seen.
     """
 
     center: Tensor
@@ -47,8 +48,9 @@ class Standardized(nn.Module):
         rows, share = rows[weight > 0], weight[weight > 0] / weight.sum()
         center = share @ rows
         deviation = np.sqrt(share @ (rows - center) ** 2)
-        deviation = np.maximum(deviation, _LEAST_VARIED * np.median(deviation))
-        scale = np.divide(1.0, deviation, out=np.ones_like(deviation), where=deviation > 1e-12)
+        # With the floor of the solver: its penalty and the steps of training see the same columns.
+        useful, deviation = spread(center, deviation, FLOOR)
+        scale = 1.0 / deviation if useful.any() else np.ones_like(deviation)
         scale *= min(1.0, _MOST_COLUMNS / len(scale))
         limit = _FARTHEST * np.abs(rows - center).max(axis=0) * scale
         for name, value in (("center", center), ("scale", scale), ("limit", limit)):

@@ -95,17 +95,46 @@ def test_columns_are_centered_and_scaled_as_by_a_standard_scaler():
 
 
 def test_a_column_that_hardly_varied_does_not_decide_about_other_images(small, task):
-    """One that is a thousand deviations away counts as twice the farthest in training."""
+    """It is scaled as a tenth of the median, and counts as twice the farthest in training."""
     rng = np.random.default_rng(0)
     rows = rng.normal(0, [1, 1, 1e-3, 0], (50, 4))
     module = standardized(rows)
-    farthest = np.abs(rows - rows.mean(0)).max(0) / np.maximum(rows.std(0), 1e-9)
+    deviation = rows.std(0)
+    least = 0.1 * np.median(deviation[:3])  # of those that vary
+    np.testing.assert_allclose(1 / module.scale, np.maximum(deviation, least), rtol=1e-6)
+    farthest = np.abs(rows - rows.mean(0)).max(0) / least
     far = module(torch.tensor([[0.0, 0.0, 100.0, 100.0]])).numpy()[0]
-    assert 0 < far[2] <= 2 * farthest[2] + 1e-3
+    assert far[2] == pytest.approx(2 * farthest[2], rel=1e-5)
+    assert far[2] < 0.1
     assert far[3] == 0  # it said nothing about the classes
     # In training it counts in full, and from then on.
     assert module.train()(torch.tensor([[0.0, 0.0, 100.0, 0.0]]))[0, 2] > 100
     assert module.eval()(torch.tensor([[0.0, 0.0, 100.0, 0.0]]))[0, 2] > 100
+
+
+@pytest.mark.parametrize("freeze_depth", ["all", 0])
+def test_one_colored_mark_does_not_decide_about_a_gray_image(small, freeze_depth):
+    """Gray but for one bit in some, as JPEG leaves them, which a column for colors sees."""
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    X = (rng.integers(0, 200, (40, 24, 24, 1)) + 4 * y[:, None, None, None]).repeat(3, axis=3)
+    X[::2, 0, 0, 0] ^= 1
+    conv = nn.Conv2d(3, 32, 3)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        conv.weight[:] = torch.randn(32, 1, 3, 3)
+        conv.weight[7] = torch.tensor([1.0, -1.0, 0.0])[:, None, None]  # red without green
+    clf = small([("conv", conv), ("act", nn.Hardtanh(-9, 9))], weights="default")
+    clf.set_params(
+        freeze_depth=freeze_depth, preprocessing="resize", max_epochs=0, weight_interpolation=1.0
+    )
+    clf.fit(X.astype(np.uint8), y)
+    marked = X.copy()
+    marked[:, :6, :6] = [255, 0, 0]
+    gray = X.copy()
+    gray[:, :6, :6] = 127
+    moved, usual = (clf.decision_function(each.astype(np.uint8)) for each in (marked, gray))
+    assert np.abs(moved - usual).max() < usual.std()
 
 
 def test_probabilities_of_images_unlike_those_of_training_stay_numbers_to_read(small, task):
