@@ -30,7 +30,7 @@ SHOWN = {
     "drifting": "probe, drifting BatchNorm",
     "frozen_eval": "the same in eval mode",
 }
-FOUR = "four networks"
+FOUR, NONE = "four networks", "no network"
 OURS = ("finetune", "transfer", "transfer_four", "transfer_30", "transfer_300")
 # Not below any of these, where both have been measured on the same folds.
 AT_LEAST = ("embedding", "all_layers", "finetune_before", "finetune")
@@ -95,9 +95,8 @@ def pairs(frame: pd.DataFrame, recipe: str, other: str) -> pd.DataFrame:
     keys = ["set", "cluster", "network", "seed", "fold"]
     figures = [*FIGURES, "score"]
     a, b = (frame[frame["recipe"] == name][keys + figures] for name in (recipe, other))
-    single = set(b["network"])
-    alone = a[a["network"].isin(single)].merge(b, on=keys, suffixes=("_a", "_b"))
-    rest = a[~a["network"].isin(single)]
+    rest = a[a["network"].isin((FOUR, NONE)) & ~a["network"].isin(b["network"])]
+    alone = a.merge(b, on=keys, suffixes=("_a", "_b"))
     folds = ["set", "cluster", "seed", "fold"]
     mean = b.groupby(folds, as_index=False)[figures].mean()
     return pd.concat([alone, rest.merge(mean, on=folds, suffixes=("_a", "_b"))])
@@ -244,12 +243,12 @@ def _set_tables(content: dict[str, Any]) -> list[Table]:
             continue
         part = means.loc[images]
         networks = list(dict.fromkeys(part.index.get_level_values("network")))
-        single = sorted(set(networks) - {FOUR, "no network"})
+        single = sorted(set(networks) - {FOUR, NONE})
         columns = [*single, FOUR] if FOUR in networks else single
         rows: list[Sequence[str]] = []
         for recipe in SHOWN if columns else ():
             # Pixels know no network: they stand in the first column.
-            names = ["no network", *[""] * (len(columns) - 1)] if recipe == "pixels" else columns
+            names = [NONE, *[""] * (len(columns) - 1)] if recipe == "pixels" else columns
             cells = [
                 part.loc[(name, recipe)] if (name, recipe) in part.index else None for name in names
             ]

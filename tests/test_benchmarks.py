@@ -307,6 +307,13 @@ def test_quality_compares_on_the_folds_that_both_have():
     assert table.loc["finetune", "difference"] == pytest.approx(0.1)
     assert table.loc["readme_line", "difference"] == pytest.approx(-0.15)
     assert table.loc["finetune", ["wins", "losses", "fits"]].tolist() == [1, 0, 1]
+    # Another network is not compared with this one; several together are, with the mean.
+    for network in ("mobilenet_v2", "four networks"):
+        content["cells"][f"lesions | {network} | transfer | 0"] = {**cell, "auc": [0.9]}
+    joined = page.pairs(page.long(content), "transfer", "embedding")
+    assert joined.empty
+    joined = page.pairs(page.long(content), "transfer_four", "embedding")
+    assert joined[["score_a", "score_b"]].to_numpy().tolist() == [[0.9, 0.7]]
 
 
 def test_figures_of_quality_are_those_of_scikit_learn():
