@@ -32,11 +32,11 @@ from sktransfer._base import (
 )
 from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
-from sktransfer._finetune._fitting import HEAD, TEST_VIEWS, make_prefix, run_fit
-from sktransfer._finetune._head import make_head
+from sktransfer._finetune._fitting import make_prefix, run_fit
 from sktransfer._finetune._labels import a_fifth
-from sktransfer._finetune._network import Suffix, whole_backbone
+from sktransfer._finetune._network import Suffix, make_head, whole_backbone
 from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS, unknown_keyword
+from sktransfer._finetune._phases import HEAD, TEST_VIEWS
 from sktransfer._finetune._saving import (
     learned_bytes,
     learned_tensors,

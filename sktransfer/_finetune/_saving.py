@@ -24,8 +24,7 @@ from sktransfer._backbones import OWN, BackboneReference, OwnNetwork, is_own, lo
 from sktransfer._base import NO_FAILED_ROWS
 from sktransfer._finetune._adapters import merged
 from sktransfer._finetune._checkpoint import plain_number
-from sktransfer._finetune._head import make_head
-from sktransfer._finetune._network import whole_backbone
+from sktransfer._finetune._network import make_head, whole_backbone
 from sktransfer._finetune._parameters import check_parameters
 from sktransfer._images import DicomOptions, ImageAugmentation
 from sktransfer._moving import arrive, given_places, without_folders

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sktransfer._finetune._adapters import RATES
-from sktransfer._finetune._head import Standardized
-from sktransfer._finetune._network import Suffix
+from sktransfer._finetune._network import Standardized, Suffix
 from sktransfer._finetune._optimizers import PerRowLoss, WeightedLoss, make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
 from sktransfer._finetune._training import TrainingStopped, raised_by_code, within_memory

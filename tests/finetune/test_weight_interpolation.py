@@ -13,7 +13,7 @@ from skorch.callbacks import Callback
 from torch import nn
 
 from sktransfer import FineTuneClassifier
-from sktransfer._finetune import _fitting
+from sktransfer._finetune import _phases
 from sktransfer._finetune._labels import Rows, halves
 from sktransfer._finetune._training import SHARES, choose_share, mean_history
 
@@ -114,7 +114,7 @@ def test_without_them_each_half_is_judged_by_the_training_of_the_other(fine, har
     assert len(clf.valid_indices_) == 0
     # The start of each training is the probe of its half.
     rows = Rows(clf._image_source(X, reset=False), y, np.ones(48), None, np.arange(48))
-    seed = _fitting.derived_seed(clf._seed, _fitting.HALVES)
+    seed = _phases.derived_seed(clf._seed, _phases.HALVES)
     losses = np.zeros(48)
     for train, _, test in halves(rows, np.arange(48), None, clf.classes_, seed):
         probe = fine(freeze_depth="all").fit(X[train], y[train])
@@ -143,9 +143,9 @@ def test_a_rate_that_destroys_the_network_ends_at_the_probe_and_says_so(fine, ta
 
 
 def test_trainings_that_went_apart_are_not_averaged(fine, hard, monkeypatch):
-    own = _fitting.mean_loss
+    own = _phases.mean_loss
     monkeypatch.setattr(
-        _fitting, "mean_loss", lambda net, rows: 1e9 if len(rows) == 48 else own(net, rows)
+        _phases, "mean_loss", lambda net, rows: 1e9 if len(rows) == 48 else own(net, rows)
     )
     clf = fine(lr=1e-3).fit(*hard)
     assert clf.weight_interpolation_ == 0

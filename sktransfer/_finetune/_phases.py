@@ -1,0 +1,368 @@
+"""What a fit computes once rows are embedded: solve the head, train, interpolate.
+
+It must not know predictions, files or images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from sktransfer._base import derived_seed
+from sktransfer._finetune._adapters import attach, merge
+from sktransfer._finetune._checkpoint import Checkpoints, identities
+from sktransfer._finetune._datasets import LabeledRows
+from sktransfer._finetune._labels import Rows, halves
+from sktransfer._finetune._training import (
+    SHARES,
+    Schedule,
+    Tensors,
+    between,
+    choose_share,
+    log_losses,
+    mean_history,
+    mean_loss,
+    snapshot,
+    train_epochs,
+    within_memory,
+)
+from sktransfer._utils.logistic import FLOOR, solve_linear
+
+# Seeds of the parts of a fit.
+SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS, HALVES, ADAPTERS = range(8)
+
+# A network that knows the rows it was trained on worse than the solved head knows others, by this
+# factor, was destroyed by its training.
+_DESTROYED = 1.2
+
+# Rows as they are, as they are drawn, and those held out.
+Data = tuple[LabeledRows, LabeledRows, LabeledRows | None]
+
+# --- the head ------------------------------------------------------------------------------------
+
+
+def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bool:
+    """Solve or train the head alone; return whether that was all there is to do."""
+    module, (solves, linear, _) = net.module_, net._head_plan
+    trains_head_only = not module.cut.trained
+    standardized, embeddings = module.head[0], None
+    if solves or net.head__layers == "all":
+        embeddings = embed_rows(net, plain)
+        standardized.measure(embeddings, plain.given_weight)
+    if solves:
+        if linear is None:
+            raise ValueError(
+                f"head__init='logistic' solves a linear head; head={net.head!r} is not one. Use "
+                "head__init='random' (or 'auto') with head__epochs."
+            )
+        assert embeddings is not None
+        # Weights as they were given: a row of weight two is, to the penalty too, two rows.
+        labeled = (plain.y.numpy(), plain.given_weight, len(net._classes))
+        coefficients, intercepts = solve_linear(embeddings, *labeled, net.head__C, floor=FLOOR)
+        done = (
+            trains_head_only
+            and net.augmentation is None
+            and net.loss == "cross_entropy"
+            and not net.loss__label_smoothing
+            and not net.head__dropout
+        )
+        if done:
+            # Applied as it was solved: float32 would round away what the solver found.
+            module.head.double()
+            standardized.measure(embeddings, plain.given_weight)
+        standardized.absorb(linear, coefficients, intercepts)
+        if done:
+            _record_solved(net, plain, held_out)
+            return True
+    epochs = net.head__epochs
+    if epochs is None:
+        epochs = 0 if solves or trains_head_only else 5
+    if epochs:
+        _train_head(net, plain, held_out, epochs, embeddings)
+    return False
+
+
+@torch.no_grad()
+def embed_rows(net: Any, dataset: LabeledRows) -> np.ndarray:
+    """Return the input of the head for every row, in float64."""
+    net._set_training(False)
+    module, device = net.module_, net.device_
+    found: list[torch.Tensor] = []
+
+    def embed(x: torch.Tensor, rows: slice) -> torch.Tensor:
+        return module(x[rows].to(device), head=False).cpu()
+
+    for inputs, labels in net.get_iterator(dataset):
+        found += within_memory(net, partial(embed, inputs["x"]), len(labels))
+    return torch.cat(found).double().numpy()
+
+
+def _train_head(
+    net: Any,
+    plain: LabeledRows,
+    held_out: LabeledRows | None,
+    epochs: int,
+    embeddings: np.ndarray | None,
+) -> None:
+    """Train the head alone for some epochs, on embeddings that are computed once."""
+    dtype = np.float64 if net.precision == "float64" else np.float32
+    embedded = []
+    for dataset, known in ((plain, embeddings), (held_out, None)):
+        if dataset is not None:
+            own = (embed_rows(net, dataset) if known is None else known).astype(dtype)
+            labeled = (np.arange(len(own)), dataset.y.numpy(), dataset.given_weight)
+            embedded.append(LabeledRows(own, *labeled))
+    whole_optimizer, net.phase_ = net.optimizer_, "head"
+    try:
+        net.optimizer_ = net._head_optimizer()
+        train_epochs(
+            net,
+            embedded[0],
+            None if held_out is None else embedded[1],
+            Schedule(epochs),
+            seed=derived_seed(net._seed, HEAD_PHASE),
+        )
+    finally:
+        net.optimizer_, net.phase_ = whole_optimizer, "all"
+
+
+def _record_solved(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> None:
+    """Write one line of history: the loss and the accuracy of the solution."""
+    net._set_training(False)
+    net.history.new_epoch()
+    net.history.record("epoch", 1)
+    net.history.record("phase", "solved")
+    for name, dataset in (("train", plain), ("valid", held_out)):
+        if dataset is None:
+            continue
+        losses, accuracies, sizes = [], [], []
+        for batch in net.get_iterator(dataset):
+            step = net.validation_step(batch)
+            correct = step["y_pred"].argmax(1).cpu() == batch[1]
+            losses.append(step["loss"].item())
+            accuracies.append(correct.double().mean().item())
+            sizes.append(len(batch[1]))
+        net.history.record(f"{name}_loss", float(np.average(losses, weights=sizes)))
+        net.history.record(f"{name}_acc", float(np.average(accuracies, weights=sizes)))
+    net.n_epochs_, net.best_epoch_ = 0, 0
+
+
+# --- the stages that are trained -----------------------------------------------------------------
+
+
+def train_and_interpolate(
+    net: Any, data: Data, rows: Rows, told: dict[str, Any], *, resume: bool
+) -> None:
+    """Train, and go as far from the start to the end as ``weight_interpolation`` says.
+
+    How far is chosen only between a solved head on pretrained stages and what these became: from
+    other starts, the weights on the way are of no network that is worth anything.
+    """
+    plain, drawn, held_out = data
+    asked, start = net.weight_interpolation, snapshot(net)
+    chosen = asked == "auto" and not resume and net._head_plan[0] and net.weights is not None
+    # Of other losses, logits may be something else than log-probabilities.
+    chosen = chosen and isinstance(net.loss, str) and net.max_epochs > 0
+    if chosen and held_out is None:
+        _cross_fit(net, plain, drawn, rows, start, told)
+        return
+    _train_stages(net, drawn, held_out, rows, resume=resume)
+    changes = [(start, snapshot(net))]
+    share = 1.0 if asked == "auto" else float(asked)
+    if chosen:
+        assert held_out is not None
+        losses = _losses_by_share(net, held_out, *changes[0])
+        share = _choose_share(net, losses, held_out.given_weight)
+        if not share:
+            net.module_.restore(changes[0][1])
+            _warn_if_destroyed(net, mean_loss(net, plain))
+    net.module_.restore(between(start, changes, share))
+    net.weight_interpolation_ = share
+
+
+def _cross_fit(
+    net: Any,
+    plain: LabeledRows,
+    drawn: LabeledRows,
+    rows: Rows,
+    start: Tensors,
+    told: dict[str, Any],
+) -> None:
+    """Train on each half of the rows, and add a share of the mean change to the start.
+
+    The share is chosen on the rows that each training has not seen; the start is of all rows.
+    """
+    seed = derived_seed(net._seed, HALVES)
+    parts = halves(rows, net.train_indices_, net.class_weight, net._classes, seed)
+    if parts is None:
+        _record_solved(net, plain, None)
+        warnings.warn(
+            f"Whether training helps cannot be seen on {len(plain)} rows with fewer than two "
+            "independent ones of two classes: the solved head is kept. Give more rows, or set "
+            "weight_interpolation=1 to keep what is trained.",
+            stacklevel=4,
+        )
+        return
+    before, runs, changes, learned = list(net.history), [], [], []
+    losses = {share: np.zeros(len(plain)) for share in SHARES}
+    judged = np.zeros(len(plain))
+    try:
+        for half, (train, weight, test) in enumerate(parts):
+            if half:  # callbacks begin again, as in every fit
+                net.notify("on_train_end", **told)
+                net.notify("on_train_begin", **told)
+            if net.verbose:
+                print(f"Half {half + 1} of 2: training on {len(train)} rows")
+            net.module_.restore(start)
+            net.initialize_optimizer()
+            net.history[:] = []
+            some = plain.part(train, weight)
+            start_head(net, some, None)
+            net.history[:] = []
+            own = snapshot(net)
+            _train_stages(net, drawn.part(train, weight), None, rows, resume=False, half=half)
+            runs.append(list(net.history))
+            net.history[:] = []
+            changes.append((own, snapshot(net)))
+            learned.append(mean_loss(net, some))
+            unseen = plain.part(test, plain.given_weight[test])
+            for share, each in _losses_by_share(net, unseen, *changes[-1]).items():
+                losses[share][test] = each
+            judged[test] = unseen.given_weight
+        share = _choose_share(net, losses, judged)
+        if not share:
+            _warn_if_destroyed(net, min(learned))
+        # The mean of trainings that went apart is no network: on rows that it has seen, it is worse
+        # than each of them on rows that it has not.
+        known = net.interpolation_losses_
+        while share:
+            net.module_.restore(between(start, changes, share))
+            if mean_loss(net, plain) <= known[share]:
+                break
+            share = max(each for each in SHARES if each < share)
+        net.weight_interpolation_ = share
+    except BaseException:
+        net.history[:] = [*before, *itertools.chain(*runs), *net.history]
+        raise
+    finally:
+        # What an interrupt leaves is the head of all rows, not that of half of them.
+        net.module_.restore(between(start, changes, net.weight_interpolation_))
+    epochs = mean_history(runs)
+    net.history[:] = [*before, *epochs]
+    net.n_epochs_ = len(epochs)
+    net.best_epoch_ = 1 + int(np.argmin([row["train_loss"] for row in epochs])) if epochs else 0
+    net.initialize_optimizer()  # its moments are of half of the rows
+
+
+def _losses_by_share(
+    net: Any, dataset: LabeledRows, start: Tensors, end: Tensors
+) -> dict[float, np.ndarray]:
+    """Return the log loss of each row, by the share of the way from ``start`` to ``end``."""
+    losses = {}
+    for share in SHARES:
+        net.module_.restore(between(start, [(start, end)], share))
+        losses[share] = log_losses(net, dataset)
+    return losses
+
+
+def _choose_share(net: Any, losses: dict[float, np.ndarray], weight: np.ndarray) -> float:
+    """Choose a share of the way, and note the mean losses."""
+    net.interpolation_losses_ = {
+        share: float(np.average(each, weights=weight)) for share, each in losses.items()
+    }
+    share = choose_share(losses, weight)
+    if net.verbose:
+        found = ", ".join(f"{a:g}: {loss:.4g}" for a, loss in net.interpolation_losses_.items())
+        print(f"Log loss of unseen rows by weight_interpolation ({found}); chosen: {share:g}")
+    return share
+
+
+def _warn_if_destroyed(net: Any, learned: float) -> None:
+    """Warn where training made even the rows that it saw worse than unseen ones were before."""
+    if learned > _DESTROYED * net.interpolation_losses_[0.0]:
+        warnings.warn(
+            f"Training is not kept, since it destroyed what the network knew: the log loss of rows "
+            f"that it saw is {learned:.3g} after it, and that of unseen rows was "
+            f"{net.interpolation_losses_[0.0]:.3g} before. What is kept is the solved head. Lower "
+            f"lr (now {net.lr}) or head__lr; find_lr suggests a rate.",
+            stacklevel=5,
+        )
+
+
+@contextmanager
+def adapted(net: Any) -> Iterator[None]:
+    """Add to the trained stages what ``trainable`` says, and merge it afterwards."""
+    if net.trainable == "all":
+        yield
+        return
+    before = net.optimizer_
+    seed = derived_seed(net._seed, ADAPTERS)
+    try:
+        attach(net.module_, net.trainable, rank=net.trainable__rank, seed=seed)
+        net.initialize_optimizer()
+        if type(before) is type(net.optimizer_):  # of a training that is continued
+            net.optimizer_.state.update(before.state)
+        yield
+    finally:
+        merge(net.module_)
+
+
+def _train_stages(
+    net: Any,
+    drawn: LabeledRows,
+    held_out: LabeledRows | None,
+    rows: Rows,
+    *,
+    resume: bool,
+    half: int = 0,
+) -> None:
+    """Train everything that is not frozen, together with the head."""
+    checkpoints = None
+    if net.checkpoint__dir is not None:
+        fingerprint = _fingerprint(net, rows, drawn, resume=resume)
+        checkpoints = Checkpoints(net.checkpoint__dir, fingerprint, net.checkpoint__every)
+    schedule = Schedule(
+        net.max_epochs,
+        net.lr_schedule,
+        net.lr_schedule__final,
+        net.lr_schedule__warmup,
+        net.early_stopping,
+        net.early_stopping__restore_best,
+        net.optimizer__ema_decay,
+    )
+    phase = (MAIN_PHASE, half) if half else (MAIN_PHASE,)
+    with adapted(net):
+        train_epochs(
+            net,
+            drawn,
+            held_out,
+            schedule,
+            seed=derived_seed(net._seed, *phase),
+            checkpoints=checkpoints,
+            epochs_before=len(net.history) if resume else 0,
+        )
+
+
+def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) -> str:
+    """Return a digest of everything that decides the result of a training."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (identities(net), net._seed, net.reference_, net._classes.tolist()):
+        digest.update(repr(part).encode())
+    digest.update(b"".join(rows.digests))
+    digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())
+    # What is held out chooses the epoch, and another split trains on other rows: groups may
+    # have changed, or a splitter that draws.
+    for numbers in (net.train_indices_, net.valid_indices_, rows.weight, dataset.rows):
+        digest.update(numbers.tobytes())
+    if resume:  # another place to start from is another training
+        for tensor in net.module_.saved().values():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
