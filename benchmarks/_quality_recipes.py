@@ -1,7 +1,7 @@
 """The recipes that ``quality.py`` compares: from a split to probabilities of its test rows.
 
 Each takes a :class:`Job` and returns an array (rows to test on, classes). What is frozen comes from
-the store; networks of the plain torch recipes see each image anew. It must not know results.
+the store; networks of the plain torch recipes read each image again. It must not know results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from _quality_sets import ImageSet
-from finetune import BACKBONES, pretrained
+from finetune import BACKBONES, LAST_STAGE, pretrained
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
@@ -173,14 +173,7 @@ def finetune(job: Job, **params: Any) -> np.ndarray:
 
 def finetune_before(job: Job) -> np.ndarray:
     """FineTuneClassifier with the defaults of version 0.1."""
-    known = FineTuneClassifier().get_params()
-    before = {
-        "freeze_depth": -1,
-        "head__layers": "embedding",
-        "head__C": 0.003,
-        "weight_interpolation": 1.0,
-    }
-    return finetune(job, **{name: value for name, value in before.items() if name in known})
+    return finetune(job, **LAST_STAGE)
 
 
 def transfer(job: Job, time_budget: float | None = None) -> np.ndarray:

@@ -24,6 +24,7 @@ import numpy as np
 from _common import Neighbors, machine, print_table, shared_with_weights, workspace, write_json
 from _regret import Features, regret_cases, summary
 from _tasks import Task, ants_and_bees, extractors, lesions, pneumonia_mnist, xrays
+from finetune import PLAIN
 from scipy.stats import kendalltau, spearmanr
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -193,7 +194,7 @@ def strategies(shared: Path, args: argparse.Namespace, folder: Path) -> dict[str
             for name in STRATEGIES:
                 estimator = advice.make_estimator(name)
                 if name not in ("extract", "truncate"):
-                    estimator.set_params(max_epochs=args.epochs, random_state=seed)
+                    estimator.set_params(max_epochs=args.epochs, random_state=seed, **PLAIN)
                 start = time.perf_counter()
                 estimator.fit(X, y)
                 row["seconds"][name].append(time.perf_counter() - start)

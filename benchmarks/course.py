@@ -26,7 +26,7 @@ import pandas as pd
 from _common import HERE, RESULTS, Neighbors, machine, shared_with_weights, write_json
 from _tables import rst_table
 from _tasks import Task, ants_and_bees, pneumonia_mnist, xrays
-from finetune import BACKBONES, pretrained
+from finetune import BACKBONES, LAST_STAGE, PLAIN, pretrained
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -47,7 +47,7 @@ from sktransfer.preprocessing import ImageAugmentation, ImageWhitening
 
 NETWORK = "resnet18"
 # What is compared is trained alike, unless a part says otherwise.
-TRAINING = {"lr": 1e-4, "max_epochs": 20}
+TRAINING: dict[str, Any] = {**LAST_STAGE, "lr": 1e-4, "max_epochs": 20}
 
 
 class Split(NamedTuple):
@@ -170,10 +170,9 @@ def two_steps(shared: Path, repeat: int) -> Iterable[dict[str, Any]]:
             direct = tuner(shared, freeze_depth=freeze_depth, random_state=repeat)
             second = FineTuneClassifier(
                 FrozenEstimator(first),
-                freeze_depth=freeze_depth,
                 image_size=224,
                 random_state=repeat,
-                **TRAINING,
+                **{**TRAINING, "freeze_depth": freeze_depth},
             )
             for name, clf in (("ImageNet", direct), ("ImageNet, PneumoniaMNIST", second)):
                 yield fit_and_score(
@@ -291,6 +290,7 @@ def whitening(shared: Path, repeat: int) -> Iterable[dict[str, Any]]:
 # The recipe of the course, word for word: Adam from 1e-3 to 1e-4 on all that is trained, L2, a
 # warm-up, early stopping with the best weights.
 RECIPE: dict[str, Any] = {
+    **PLAIN,
     "augmentation": "medical",
     "optimizer": "adam",
     "lr": 1e-3,
@@ -312,11 +312,11 @@ def four_networks(shared: Path, repeat: int) -> Iterable[dict[str, Any]]:
     for backbone in (*BACKBONES, "efficientnet_lite0"):
         common = {"backbone": backbone, "random_state": repeat}
         common |= pretrained(shared, backbone) if backbone in BACKBONES else {}
-        frozen = FineTuneClassifier(freeze_depth="all", **common)
+        frozen = FineTuneClassifier(freeze_depth="all", **common, **PLAIN)
         yield fit_and_score(frozen, part, network=backbone, strategy="extraction")
         for freeze_depth in (-1, 0):
             for name, settings in (("Adam 1e-3 to 1e-4", RECIPE), ("AdamW 1e-4", TRAINING)):
-                clf = FineTuneClassifier(freeze_depth=freeze_depth, **common, **settings)
+                clf = FineTuneClassifier(**{**common, **settings, "freeze_depth": freeze_depth})
                 yield fit_and_score(clf, part, network=backbone, strategy=f"{name}, {freeze_depth}")
 
 

@@ -34,7 +34,7 @@ from _common import (
     workspace,
     write_json,
 )
-from finetune import chest, hymenoptera, weights_of
+from finetune import PLAIN, chest, hymenoptera, weights_of
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 
@@ -63,7 +63,7 @@ TASKS = {
     "chest-full": ["everything"],
 }
 # The recipe's own settings (BatchNorm of trained stages in training mode among them); and ours,
-# which solves the head first and leaves the rest to the defaults.
+# which solves the head first and leaves all but PLAIN to the defaults.
 SAME = {
     "head__init": "random",
     "head__epochs": 0,
@@ -170,6 +170,7 @@ def own_search(
         max_epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         random_state=0,
+        **PLAIN,
         **({**OURS[who], "head__lr": settings["lr"]} if OURS[who] else {}),
     )
     grid = {"freeze_depth": [DEPTHS[case] for case in cases]}

@@ -25,7 +25,7 @@ import torch
 from _common import RESULTS, machine, shared_with_weights, write_json
 from _tables import update_pages
 from _tasks import Task, ants_and_bees, pneumonia_mnist, xrays
-from finetune import BACKBONES, pretrained
+from finetune import BACKBONES, PLAIN, pretrained
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -69,6 +69,7 @@ def classifier(shared: Path, case: tuple[Any, ...], side: int) -> FineTuneClassi
         image_size=side,
         engine="torch",
         random_state=seed,
+        **PLAIN,
         **({"weights": pretrained(shared, network)["weights"]} if network in BACKBONES else {}),
     )
 

@@ -27,7 +27,7 @@ from _common import (
     workspace,
     write_json,
 )
-from finetune import chest, weights_of
+from finetune import LAST_STAGE, chest, weights_of
 from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
@@ -158,7 +158,11 @@ def held_out(shared: Path, store: Path, backbone: str, *, tuned: bool) -> list[d
     models = cheap_models(shared, store)
     if tuned:
         models["fine-tuned"] = FineTuneClassifier(
-            backbone, weights=weights_of(shared, backbone), cache=store, random_state=0
+            backbone,
+            weights=weights_of(shared, backbone),
+            cache=store,
+            random_state=0,
+            **LAST_STAGE,
         )
     rows = []
     for name, model in models.items():

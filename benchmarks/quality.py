@@ -7,7 +7,7 @@
 Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``), for ``--medmnist`` the files of
 MedMNIST+ or the package ``medmnist`` and a connection. Another seed is another split. A cell is a
 set, a network, a recipe and a seed; it is written when done, and one that is there is skipped, so
-that a run that was interrupted goes on (``--again`` measures anew). Several runs may write at once.
+that a run that was interrupted goes on (``--again`` measures again). Several runs may write at once.
 Costly recipes run on the first fold of each seed (``--folds``), on small sets on all.
 """
 
@@ -165,7 +165,7 @@ def run(args: Any, sets: list[ImageSet], path: Path) -> int:
     begun = time.perf_counter()
     for images, network, name, seed, folds in plan(args, sets):
         if args.minutes and time.perf_counter() - begun > 60 * args.minutes:
-            print("out of time: start the script again to go on", flush=True)
+            print("out of time: start the script again to resume", flush=True)
             break
         cell_name = " | ".join((images.name, network, name, str(seed)))
         there = {} if args.again else read(path)["cells"].get(cell_name, {})

@@ -238,7 +238,7 @@ def learning_curve() -> Any:
 def ranking() -> Any:
     X, y = mnist("train", 300)
     names = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "squeezenet1_0")
-    found = rank_backbones(X, y, {name: extractor(name) for name in names}, layers="each")
+    found = rank_backbones(X, y, {name: extractor(name) for name in names})
     return BackboneRankingDisplay.from_ranking(found).figure_
 
 

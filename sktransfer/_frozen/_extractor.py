@@ -1,4 +1,4 @@
-"""Images to activations of a frozen network: what both estimators stand on, in one place.
+"""Images to activations of a frozen network: what the estimators stand on, in one place.
 
 It must not know estimators, nor what the activations are for.
 """

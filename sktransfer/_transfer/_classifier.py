@@ -46,7 +46,7 @@ _SHARED = (
 class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEstimator):
     """Classify images with the pretrained networks at hand, combined as the data say.
 
-    This is the front door: ``TransferClassifier().fit(paths, y, groups=patients)``. Every network
+    Nothing has to be set: ``TransferClassifier().fit(paths, y, groups=patients)``. Every network
     embeds each image once; logistic regressions on all its layers, and on its embedding, are
     cross-fitted; the networks' log-probabilities are averaged, and one temperature makes
     probabilities of them. With a ``time_budget`` the best networks are fine-tuned too. No row is

@@ -110,7 +110,7 @@ class Plan:
     def fine_tuned(
         self, networks: dict[str, PretrainedFeatureExtractor], done: list[Candidate], task: Task
     ) -> list[Candidate]:
-        """Return fine-tuned networks, the most promising first, as long as there is time.
+        """Return fine-tuned networks, the best probes first, as long as there is time.
 
         ``done`` are their probes, best first.
         """
