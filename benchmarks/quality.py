@@ -7,7 +7,7 @@
 Needs the shared data and weights (``SKTRANSFER_TEST_SHARED``), for ``--medmnist`` the files of
 MedMNIST+ or the package ``medmnist`` and a connection. Another seed is another split. A cell is a
 set, a network, a recipe and a seed; it is written when done, and one that is there is skipped, so
-that a run that was interrupted goes on (``--again`` measures again). Several runs may write at once.
+that a run that was interrupted goes on (``--again`` repeats). Several runs may write at once.
 Costly recipes run on the first fold of each seed (``--folds``), on small sets on all.
 """
 
