@@ -14,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.resampling import members
+from sktransfer._utils.threads import blas_threads
 
 # Penalties tried, as multiples of the mean squared singular value: from next to none to much more
 # than any direction carries. Relative, so that the unit of the features does not matter.
@@ -81,10 +82,11 @@ def standardized(F: np.ndarray) -> np.ndarray:
 
 def left_singular(F: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute left singular vectors (n, k) and singular values (k,), without rank noise."""
-    try:
-        U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False)
-    except linalg.LinAlgError:  # rare: the divide and conquer of LAPACK did not converge
-        U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+    with blas_threads(*F.shape):
+        try:
+            U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False)
+        except linalg.LinAlgError:  # rare: the divide and conquer of LAPACK did not converge
+            U, s, _ = linalg.svd(F, full_matrices=False, check_finite=False, lapack_driver="gesvd")
     keep = s > s.max(initial=0.0) * max(F.shape) * np.finfo(np.float64).eps
     return U[:, keep], s[keep]
 
@@ -93,6 +95,11 @@ def ridge_decisions(
     data: LabeledFeatures, *, alpha: float | None = None, standardize: bool = True
 ) -> np.ndarray:
     """Predict every row without it: the largest of a row's values is the predicted class."""
+    with blas_threads(*data.F.shape):
+        return _ridge_decisions(data, alpha, standardize)
+
+
+def _ridge_decisions(data: LabeledFeatures, alpha: float | None, standardize: bool) -> np.ndarray:
     features = standardized(data.F) if standardize else data.F - data.F.mean(axis=0)
     if alpha is None and len(features) < features.shape[1]:
         # The least penalty drowns what squaring does to small singular values.

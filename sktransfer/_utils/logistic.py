@@ -9,6 +9,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
+from sktransfer._utils.threads import blas_threads
+
 # Inverse strength of the penalty of every probe, on standardized columns.
 PROBE_C = 0.01
 # The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all
@@ -43,7 +45,8 @@ def solve_linear(
     that are constant are not used. Those with less than ``floor`` of the median deviation are
     scaled by that, so that they stay nearly constant.
     """
-    return _solve(embeddings, y, weight, n_classes, [C], floor)[0]
+    with blas_threads(*embeddings.shape):
+        return _solve(embeddings, y, weight, n_classes, [C], floor)[0]
 
 
 def spread(mean: np.ndarray, deviation: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
@@ -69,11 +72,12 @@ def cross_fitted_logits(
     Columns are standardized with the rows of training only. Rows that no fold tests are NaN.
     """
     logits = np.full((len(C), len(F), n_classes), np.nan)
-    for train, test in folds:
-        found = _solve(F[train], y[train], weight[train], n_classes, C, floor)
-        tested = F[test].astype(np.float64, copy=False)
-        for place, (solved, offset) in enumerate(found):
-            logits[place, test] = tested @ solved.T + offset
+    with blas_threads(*F.shape):
+        for train, test in folds:
+            found = _solve(F[train], y[train], weight[train], n_classes, C, floor)
+            tested = F[test].astype(np.float64, copy=False)
+            for place, (solved, offset) in enumerate(found):
+                logits[place, test] = tested @ solved.T + offset
     return logits
 
 

@@ -1,4 +1,4 @@
-"""Threads that read and decode, for which neither an interrupt nor the end of the process waits.
+"""Threads that decode, for which neither an interrupt nor the end of the process waits; and BLAS's.
 
 ``concurrent.futures`` joins its threads when the interpreter ends, whatever they are doing, so that
 Ctrl-C during the decoding of a huge image would do nothing for as long as that takes.
@@ -11,14 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
+
+from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 
 # Most images are decoded by then, and files are closed when an interrupted call returns.
 _PATIENCE_SECONDS = 0.5
+# Multiplications in a product of matrices that one thread does in less than a second.
+_SMALL_PRODUCT = 2**34
 
 
 @dataclass(eq=False)
@@ -82,3 +87,19 @@ def _work(tasks: queue.SimpleQueue) -> None:
                 del result
         # Images live no longer than whoever asked for them wants.
         del task, future, function, arguments
+
+
+def blas_threads(n: int, d: int) -> AbstractContextManager[Any]:
+    """Return a context in which BLAS has one thread if products of an (n, d) matrix are small.
+
+    NumPy and SciPy each bring a pool of threads that spin while they wait, so that those of the one
+    take the cores from the other: many small products in turn are up to 28 times as long.
+    """
+    if n * d * min(n, d) > _SMALL_PRODUCT:
+        return nullcontext()
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()

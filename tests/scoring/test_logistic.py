@@ -8,6 +8,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sktransfer._utils.logistic import FLOOR, cross_fitted_logits, solve_linear
 
@@ -160,3 +161,28 @@ def test_numbers_that_are_not_finite_are_an_error(d):
     X[3, 4] = np.nan
     with pytest.raises(ValueError, match=r"not finite|contains NaN"):
         solve_linear(X, y, np.ones(len(y)), 3, 0.01)
+
+
+@pytest.mark.parametrize(("shape", "one"), [((40, 60), True), ((3000, 3000), False)])
+def test_small_products_are_done_by_one_thread_as_pools_spin_against_each_other(
+    monkeypatch, shape, one
+):
+    seen = {}
+
+    def solve(F, *rest):
+        seen.update({each["filepath"]: each["num_threads"] for each in blas_pools()})
+        return [(np.zeros((2, F.shape[1])), np.zeros(2))]
+
+    def blas_pools():
+        return [each for each in threadpool_info() if each["user_api"] == "blas"]
+
+    monkeypatch.setattr("sktransfer._utils.logistic._solve", solve)
+    y = np.arange(shape[0]) % 2
+    with threadpool_limits(2, user_api="blas"):
+        before = {each["filepath"]: each["num_threads"] for each in blas_pools()}
+        solve_linear(np.broadcast_to(0.0, shape), y, np.ones(len(y)), 2, 1.0)
+        after = {each["filepath"]: each["num_threads"] for each in blas_pools()}
+    assert before
+    assert set(before.values()) == {2}
+    assert seen == (dict.fromkeys(before, 1) if one else before)
+    assert after == before
