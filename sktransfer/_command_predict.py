@@ -113,7 +113,8 @@ def _probabilities(estimator: Any, X: Any) -> tuple[np.ndarray, list[str]]:
     networks = [step for step in steps if isinstance(step, TransferClassifier)]
     networks = networks or [step for step in steps if isinstance(step, FineTuneClassifier)]
     for network in networks:
-        network.set_params(on_error="nan", verbose=1)
+        shows_progress = 2 if isinstance(network, TransferClassifier) else 1
+        network.set_params(on_error="nan", verbose=shows_progress)
     reasons = np.full(len(X), "", dtype=object)
     y_proba = np.full((len(X), len(estimator.classes_)), np.nan)
     rows = np.arange(len(X))

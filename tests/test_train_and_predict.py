@@ -101,6 +101,13 @@ def test_training_says_what_it_saw_and_how_good_it_is(trained):
     assert "No table says which images are of one patient" in out
 
 
+def test_the_model_of_a_training_keeps_activations_and_prints_nothing(trained):
+    clf = OperatingPointClassifier.load(trained[0]).estimator_.estimator
+    for extractor, *_ in (*clf.estimators_, clf.best_estimator_):
+        assert extractor.cache is True  # the report asks for the same images many times
+        assert (extractor.on_error, extractor.verbose) == ("raise", 0)
+
+
 def test_a_flat_folder_is_predicted_by_the_threshold_of_the_model(trained, ward, tmp_path):
     model, _ = trained
     files = [str(ward / "new" / f"{i}.png") for i in range(4)]

@@ -102,7 +102,8 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
         A row for this classifier, the first, and for each candidate, least log loss first:
         ``candidate``; ``score``, ``low``, ``high``: ``scoring_`` and its 95 % interval over
         resampled rows (groups); ``log_loss``; ``n_rows`` that these are of, all predicted by models
-        that had not seen them; ``seconds``; ``member``, whether it is averaged. In the first row,
+        that had not seen them; ``seconds``: of the whole fit, and of a candidate beyond the pass
+        that its network's candidates share; ``member``, whether it is averaged. In the first row,
         members, weights and temperature were chosen on the other folds.
     scoring_ : str
         What ``score`` is: "roc_auc" for two classes, else "accuracy".

@@ -131,7 +131,12 @@ class Plan:
                 n_folds = int((self.left - first) / (_CAUTION * expected) - 1.25)
                 n_folds = min(n_folds, task.fold.max() + 1)
                 if n_folds < _FEWEST_FOLDS:
-                    self.say(f"{name} is not fine-tuned: about {expected:.0f} s a fold.")
+                    lacking = first + _CAUTION * expected * (_FEWEST_FOLDS + 1.25) - self.left
+                    needed = (self.budget or 0.0) + lacking / (1 - _END_SHARE)
+                    self.say(
+                        f"{name} is not fine-tuned: about {expected:.0f} s a fold; a time budget "
+                        f"of {needed:.0f} s would do here."
+                    )
                     continue
                 self.say(
                     f"fine-tuning {name}: {n_folds} folds of {task.fold.max() + 1} and all rows, "

@@ -71,14 +71,15 @@ class SavingMixin:
         return vars(self).get("estimators_", [])
 
     def _settings(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _SETTINGS}
+        own = vars(self)
+        return {**{n: own[n] for n in _SETTINGS}, "verbose": max(0, int(own["verbose"]) - 1)}
 
     def _pass_settings_on(self) -> None:
         """Let the members have what was set after ``fit``, such as another device."""
         now, before = self._settings(), vars(self)["_passed_on"]
         changed = {name: value for name, value in now.items() if value != before[name]}
         if changed:
-            for model in self._members:
+            for model in (*self._members, vars(self)["best_estimator_"]):
                 reader = model[0] if isinstance(model, Pipeline) else model
                 reader.set_params(**changed)
             self._passed_on = now
@@ -196,6 +197,7 @@ def save_classifier(
     store_weights: bool = False,
 ) -> None:
     """Write a fitted classifier, and a threshold for it; see ``TransferClassifier.save``."""
+    clf._pass_settings_on()  # the file has those of the members
     given = without_folders(clf.get_params(deep=False))
     given["backbones"] = _named(given["backbones"])
     params = {name: encode(value, name, _OBJECTS) for name, value in given.items()}
@@ -284,7 +286,7 @@ def load_classifier(
         clf._failed_rows, clf._passed_on = NO_FAILED_ROWS, clf._settings()
         _read_choice(clf, header)
         entries = list(header["models"])
-    settings = {name: params[name] for name in _SETTINGS if name in params}
+    settings = {name: value for name, value in clf._settings().items() if name in params}
     models: list[Any] = []
     for number, entry in enumerate(entries):
         start = f"{number}."

@@ -123,6 +123,21 @@ def test_parameters_can_be_given_at_loading(path, task):
         TransferClassifier.load(path, on_error="maybe")
 
 
+def test_what_is_set_after_fit_reaches_the_members_and_the_file(fitted, task, tmp_path):
+    clf = pickle.loads(pickle.dumps(fitted))
+    if not any(clf.best_estimator_ is each for each in clf.estimators_):
+        clf.estimators_[0] = clf.best_estimator_
+    clf.best_estimator_ = pickle.loads(pickle.dumps(clf.best_estimator_))  # no member
+    clf.set_params(cache=None, verbose=0).predict_proba(task[0][:2])
+    clf.set_params(cache=True, verbose=2, on_error="nan").save(tmp_path / "clf")
+    again = TransferClassifier.load(tmp_path / "clf")
+    quiet = TransferClassifier.load(tmp_path / "clf", verbose=0)
+    for each, verbose in ((clf, 1), (again, 1), (quiet, 0)):
+        for extractor, *_ in (*each.estimators_, each.best_estimator_):
+            assert (extractor.cache, extractor.on_error) == (True, "nan")
+            assert extractor.verbose == verbose
+
+
 def test_names_of_classes_are_kept(task, tmp_path):
     clf = TransferClassifier(network(), random_state=0).fit(task[0], task[1] == "yes")
     assert clf.class_names_ is None
