@@ -23,6 +23,7 @@ from sktransfer._base import derived_seed
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._scoring.crossfit import cross_fitted
 from sktransfer._utils.logistic import FLOOR, PROBE_C, solve_linear
+from sktransfer._utils.names import quoted
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.exceptions import FailedRowsWarning
 
@@ -81,10 +82,18 @@ class Task:
             found = np.empty(len(of_unit), dtype=int)
             found[np.argsort(of_unit, kind="stable")] = np.arange(len(of_unit)) % N_FOLDS
             found = found[units]
-        for code in np.unique(codes):
-            if len(np.unique(found[codes == code])) == 1:
-                found[np.isin(units, units[codes == code])] = -1
+        alone = [c for c in np.unique(codes) if len(np.unique(found[codes == c])) == 1]
+        for code in alone:
+            found[np.isin(units, units[codes == code])] = -1
         self.fold[kept], self.unit[kept] = found, units
+        if alone:
+            names = ", ".join(quoted(str(label)) for label in self.classes[alone])
+            warnings.warn(
+                f"No score counts {names}: all images of such a class are in one fold (they are "
+                "of one group, say, or copies of each other), so that it is always trained on and "
+                "never held out. Add images, or leave the class out.",
+                stacklevel=2,
+            )
 
     def splits(self, usable: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield rows to train on and rows to predict, of those that are usable."""

@@ -237,6 +237,11 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
             what to do.
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
+
+        Warns
+        -----
+        UserWarning
+            If a class cannot be held out, so that no score counts it.
         """
         plan = Plan.read(self.time_budget, seed_from(self.random_state), int(self.verbose))
         named = self._networks(plan)
