@@ -40,7 +40,7 @@ _ELSEWHERE = {
 }
 
 
-@answers({"path": "directory root main_directory", **_ELSEWHERE})
+@answers({"path": "directory root main_directory"} | _ELSEWHERE)
 def load_image_folder(
     path: str | os.PathLike[str],
     *,
@@ -265,8 +265,8 @@ def _rows_of_files(
         "image": "x_col fn_col image_column",
         "target": "y_col label_col label label_column",
         "root": "directory folder path",
-        **_ELSEWHERE,
     }
+    | _ELSEWHERE
 )
 def load_image_table(
     table: Any,
