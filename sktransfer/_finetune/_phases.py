@@ -182,8 +182,7 @@ def train_and_interpolate(
         losses = _losses_by_share(net, held_out, *changes[0])
         share = _choose_share(net, losses, held_out.given_weight)
         if not share:
-            net.module_.restore(changes[0][1])
-            _warn_if_destroyed(net, mean_loss(net, plain))
+            _warn_if_destroyed(net, [(plain, changes[0][1])])
     net.module_.restore(between(start, changes, share))
     net.weight_interpolation_ = share
 
@@ -211,7 +210,7 @@ def _cross_fit(
             stacklevel=4,
         )
         return
-    before, runs, changes, learned = list(net.history), [], [], []
+    before, runs, changes, seen = list(net.history), [], [], []
     losses = {share: np.zeros(len(plain)) for share in SHARES}
     judged = np.zeros(len(plain))
     try:
@@ -232,14 +231,14 @@ def _cross_fit(
             runs.append(list(net.history))
             net.history[:] = []
             changes.append((own, snapshot(net)))
-            learned.append(mean_loss(net, some))
+            seen.append((some, changes[-1][1]))
             unseen = plain.part(test, plain.given_weight[test])
             for share, each in _losses_by_share(net, unseen, *changes[-1]).items():
                 losses[share][test] = each
             judged[test] = unseen.given_weight
         share = _choose_share(net, losses, judged)
         if not share:
-            _warn_if_destroyed(net, min(learned))
+            _warn_if_destroyed(net, seen)
         # The mean of trainings that went apart is no network: on rows that it has seen, it is worse
         # than each of them on rows that it has not.
         known = net.interpolation_losses_
@@ -285,8 +284,16 @@ def _choose_share(net: Any, losses: dict[float, np.ndarray], weight: np.ndarray)
     return share
 
 
-def _warn_if_destroyed(net: Any, learned: float) -> None:
-    """Warn where training made even the rows that it saw worse than unseen ones were before."""
+def _warn_if_destroyed(net: Any, seen: list[tuple[LabeledRows, Tensors]]) -> None:
+    """Warn where trainings made even the rows that they saw worse than unseen ones were before.
+
+    ``seen`` are the rows of each training, and what it ended with.
+    """
+    losses = []
+    for rows, end in seen:
+        net.module_.restore(end)
+        losses.append(mean_loss(net, rows))
+    learned = min(losses)
     if learned > _DESTROYED * net.interpolation_losses_[0.0]:
         warnings.warn(
             f"Training is not kept, since it destroyed what the network knew: the log loss of rows "

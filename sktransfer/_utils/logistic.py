@@ -102,7 +102,7 @@ def _solve(
     present, codes = np.unique(y, return_inverse=True)
     onehot = np.eye(len(present))[codes]
     # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
-    by_rows = len(X) < X.shape[1]
+    by_rows = len(X) < X.shape[1] or not useful.any()
     gram = X @ X.T if by_rows and len(present) > 1 else np.empty((0, 0))
     if not np.isfinite(gram.diagonal()).all():
         raise ValueError("Features hold numbers that are not finite.")

@@ -155,6 +155,13 @@ def test_a_nearly_constant_column_does_not_decide():
     )
 
 
+def test_columns_that_are_all_constant_leave_the_shares_of_the_classes():
+    y = np.array([0, 0, 0, 1, 1, 2] * 4)
+    coef, intercept = solve_linear(np.full((24, 5), 7.0), y, np.ones(24), 3, 0.01, floor=FLOOR)
+    assert not coef.any()
+    np.testing.assert_allclose(softmax(intercept), [1 / 2, 1 / 3, 1 / 6])
+
+
 @pytest.mark.parametrize("d", [20, 150])
 def test_numbers_that_are_not_finite_are_an_error(d):
     X, y = data(d=d)
