@@ -189,7 +189,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         - ``cache__activation_dtype`` ("auto"): what activations at the cut are rounded to and kept
           in, ``"float16"`` or ``"float32"``. ``"auto"`` is float16, half the bytes (probabilities
           of a given network move by less than 2e-4, and by up to 2e-3 if its head was solved on few
-          images), and float64 in that ``precision``. Embeddings, with everything frozen, are not
+          images), and float64 in that ``precision``. The pooled layers that the head sees are not
           rounded, nor are draws of ``augmentation`` that nothing keeps.
         - ``cache__memory_budget``, ``cache__disk_budget`` ("auto"): bytes of memory, and of
           temporary files, that the activations of a ``fit`` may take; ``"auto"`` is half of what is
