@@ -219,7 +219,8 @@ Table = tuple[str, Sequence[str], list[Sequence[str]]]
 def _summary_table(content: dict[str, Any]) -> Table:
     rows = []
     for recipe, its in summary(content).iterrows():
-        gain = "" if recipe == BASE else f"{its['difference']:+.3f} ± {its['error']:.3f}"
+        error = f" ± {its['error']:.3f}" if its["error"] == its["error"] else ", one set"
+        gain = "" if recipe == BASE else f"{its['difference']:+.3f}{error}"
         rows.append(
             (
                 *(SHOWN[str(recipe)], gain, f"{its['wins']:.0f} / {its['losses']:.0f}"),
@@ -291,6 +292,8 @@ def _mark_table(content: dict[str, Any]) -> Table:
         part = means[means["set"] == images]
         if is_small(images) or images in EXTRA or part.empty:
             continue
+        # Means of few fits would win by chance.
+        part = part[part["fits"] >= part["fits"].max() / 2]
         best = part.loc[part["score"].idxmax()]
         ours = part[part["recipe"].isin(OURS)]
         own = ours.loc[ours["score"].idxmax()] if len(ours) else None

@@ -38,6 +38,7 @@ def differences(content: dict[str, Any]) -> pd.DataFrame:
 def draw(content: dict[str, Any], colors: dict[str, str], kind: str) -> Figure:
     table = differences(content)
     sets = [name for name in SETS if (table["set"] == name).any()]
+    table = table[table["set"].isin(sets)]
     recipes = [name for name in RECIPES if (table["recipe"] == name).any()]
     figure = Figure(figsize=(10, 1 + 0.36 * len(recipes)), dpi=170, facecolor=colors["paper"])
     figure.set_layout_engine("constrained")
@@ -56,7 +57,7 @@ def draw(content: dict[str, Any], colors: dict[str, str], kind: str) -> Figure:
                 ax.scatter([single.mean()], [i], s=70, color=color, linewidth=0, zorder=3)
             ax.scatter(several, [i] * len(several), s=60, marker="D", color=colors["cut"], zorder=4)
         metric = content["sets"][images]["metric"]
-        ax.set_title(images, fontsize=10, color=colors["ink"])
+        ax.set_title(images.replace(", ", ",\n"), fontsize=10, color=colors["ink"])
         ax.set_xlabel(f"{metric}, difference", fontsize=9, color=colors["ink"])
         ax.tick_params(colors=colors["ink"], labelsize=9)
         ax.locator_params(axis="x", nbins=4)
