@@ -12,6 +12,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransfer._backbones import InputSpec
@@ -119,6 +120,74 @@ class ImageInputMixin:
             image_size=given["image_size"],
             scaled_decoding=given["scaled_decoding"],
         )
+
+
+class LogitsMixin:
+    """Predictions of a classifier whose ``_logits`` gives NaN for rows that cannot be read."""
+
+    def decision_function(self: Any, X: Any) -> np.ndarray:
+        """Compute the logits of rows.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_classes)
+            With two classes, the logit of the second one minus that of the first.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self: Any, X: Any) -> np.ndarray:
+        """Predict the probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float64
+            In the order of ``classes_``; rows sum to 1. NaN for rows that cannot be read, with
+            ``on_error="nan"``.
+        """
+        return softmax(self._logits(X), axis=1)
+
+    def predict(self: Any, X: Any) -> np.ndarray:
+        """Predict the likeliest class of each row.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence of images, n rows
+            In any of the :ref:`accepted forms <accepted-inputs>`.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Class labels.
+
+        Raises
+        ------
+        ImageDecodeError
+            If a row cannot be read, whatever ``on_error`` says: there is no class for "broken".
+        """
+        logits = self._logits(X)  # NaN for rows that cannot be read, and for no others
+        lost = np.flatnonzero(np.isnan(logits).any(axis=1))
+        if len(lost):
+            failed = self._failed_rows[self._failed_rows["row"] == lost[0]]
+            first = failed.iloc[0] if len(failed) else None
+            raise ImageDecodeError(
+                f"{len(lost)} row(s) have no prediction"
+                + ("" if first is None else f" ({first['reason']})")
+                + "; predict_proba gives NaN for them. Leave them out, or repair the files.",
+                int(lost[0]),
+                None if first is None else first["source"],
+            )
+        return self.classes_[logits.argmax(axis=1)]
 
 
 def resolve_device(device: str | torch.device, precision: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
@@ -26,6 +25,7 @@ from sktransfer._backbones import (
 from sktransfer._base import (
     NO_FAILED_ROWS,
     ImageInputMixin,
+    LogitsMixin,
     derived_seed,
     n_decoding_threads,
     resolve_device,
@@ -65,7 +65,7 @@ _REMADE = (
 )
 
 
-class FineTuneClassifier(ImageInputMixin, TrainingNet):
+class FineTuneClassifier(LogitsMixin, ImageInputMixin, TrainingNet):
     """Keep the first stages of a pretrained network frozen, and train the rest on your images.
 
     The frozen stages run once per image, and their output is kept (see :ref:`extract-once`). Then
@@ -598,70 +598,6 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Compute the logits of rows.
-
-        Parameters
-        ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, n_classes)
-            With two classes, the logit of the second one minus that of the first.
-        """
-        logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict the probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes), float64
-            In the order of ``classes_``; rows sum to 1. NaN for rows that cannot be read, with
-            ``on_error="nan"``.
-        """
-        return softmax(self._logits(X), axis=1)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict the likeliest class of each row.
-
-        Parameters
-        ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Class labels.
-
-        Raises
-        ------
-        ImageDecodeError
-            If a row cannot be read, whatever ``on_error`` says: there is no class for "broken".
-        """
-        logits = self._logits(X)  # NaN for rows that cannot be read, and for no others
-        lost = np.flatnonzero(np.isnan(logits).any(axis=1))
-        if len(lost):
-            failed = self._failed_rows[self._failed_rows["row"] == lost[0]]
-            first = failed.iloc[0] if len(failed) else None
-            raise ImageDecodeError(
-                f"{len(lost)} row(s) have no prediction"
-                + ("" if first is None else f" ({first['reason']})")
-                + "; predict_proba gives NaN for them. Leave them out, or repair the files.",
-                int(lost[0]),
-                None if first is None else first["source"],
-            )
-        return self._classes[logits.argmax(axis=1)]
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

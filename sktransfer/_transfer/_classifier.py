@@ -12,13 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._base import NO_FAILED_ROWS, ImageInputMixin, seed_from
+from sktransfer._base import NO_FAILED_ROWS, ImageInputMixin, LogitsMixin, seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune._labels import read_labels
 from sktransfer._scoring.networks import named_networks, on_this_machine
@@ -43,7 +42,7 @@ _SHARED = (
 )
 
 
-class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEstimator):
+class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMixin, BaseEstimator):
     """Classify images with the pretrained networks at hand, combined as the data say.
 
     Nothing has to be set: ``TransferClassifier().fit(paths, y, groups=patients)``. Every network
@@ -298,7 +297,7 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
         listed = failed[["reason", "row", "source"]].itertuples(index=False, name=None)
         self._note_failures([ImageDecodeError(*each) for each in listed], n, what)
 
-    def _log_probabilities(self, X: Any) -> np.ndarray:
+    def _logits(self, X: Any) -> np.ndarray:
         """Return tempered log-probabilities; NaN for rows that cannot be read."""
         check_is_fitted(self)
         parts: list[np.ndarray] = []
@@ -327,70 +326,6 @@ class TransferClassifier(SavingMixin, ImageInputMixin, ClassifierMixin, BaseEsti
             parts.append(found)
         self._note_failed_rows(failed, n, "given NaN")
         return combine(parts, self.weights_, self.temperature_)
-
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Compute the tempered averages of log-probabilities, which are logits.
-
-        Parameters
-        ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
-
-        Returns
-        -------
-        ndarray of shape (n,) or (n, n_classes)
-            With two classes, the logit of the second one minus that of the first.
-        """
-        logits = self._log_probabilities(X)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Predict the probabilities of the classes.
-
-        Parameters
-        ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes), float64
-            In the order of ``classes_``; rows sum to 1. NaN for rows that cannot be read, with
-            ``on_error="nan"``.
-        """
-        return softmax(self._log_probabilities(X), axis=1)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """Predict the likeliest class of each row.
-
-        Parameters
-        ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
-
-        Returns
-        -------
-        ndarray of shape (n,)
-            Class labels.
-
-        Raises
-        ------
-        ImageDecodeError
-            If a row cannot be read, whatever ``on_error`` says: there is no class for "broken".
-        """
-        logits = self._log_probabilities(X)
-        lost = np.flatnonzero(np.isnan(logits).any(axis=1))
-        if len(lost):
-            failed = self._failed_rows[self._failed_rows["row"] == lost[0]]
-            first = failed.iloc[0] if len(failed) else None
-            raise ImageDecodeError(
-                f"{len(lost)} row(s) have no prediction"
-                + ("" if first is None else f" ({first['reason']})")
-                + "; predict_proba gives NaN for them. Leave them out, or repair the files.",
-                int(lost[0]),
-                None if first is None else first["source"],
-            )
-        return self.classes_[logits.argmax(axis=1)]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
