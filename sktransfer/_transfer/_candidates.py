@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -35,8 +37,8 @@ N_FOLDS = 5
 class Task:
     """Rows to learn from: codes of their labels, weights, and which belong together.
 
-    ``unit`` numbers groups, or images of which there are copies. ``fold`` is that of a row, -1 if
-    it is always trained on, and -2 if it is left out.
+    ``unit`` numbers images of which there are copies, or groups, which are one if they share an
+    image. ``fold`` is that of a row, -1 if it is always trained on, and -2 if it is left out.
     """
 
     X: Any
@@ -51,8 +53,8 @@ class Task:
     def assign_folds(self, kept: np.ndarray, digests: list[bytes]) -> None:
         """Assign every row that is kept to a fold, stratified by class, with all of its unit.
 
-        That is a group; without groups, the copies of an image, whose ``digests`` are given. A
-        class that would be in one fold only is never held out.
+        That is the copies of an image, whose ``digests`` are given, and with groups all groups that
+        share an image. A class that would be in one fold only is never held out.
         """
         self.unit, self.fold = np.arange(len(self.y)), np.full(len(self.y), -2)
         codes, seed = self.y[kept], derived_seed(self.seed, 0)
@@ -61,22 +63,26 @@ class Task:
                 f"At least two classes are needed; the {len(kept)} rows that can be read and whose "
                 f"weight is not zero are of {len(np.unique(codes))}."
             )
+        # By the digest and not by the place: the same task with rows in another order, or with
+        # a row twice instead of a row of weight two, has the same folds.
+        key = seed.to_bytes(8, "little")
+        keys = [hashlib.blake2b(each, key=key).hexdigest() for each in digests]
+        units = images = np.unique(keys, return_inverse=True)[1]
         if self.groups is not None:
-            units = np.unique(self.groups[kept], return_inverse=True)[1]
-            n_folds = min(N_FOLDS, units.max() + 1, np.bincount(codes).max())
-            found = np.zeros(len(kept), dtype=int)
+            units = _joined(np.unique(self.groups[kept], return_inverse=True)[1], images)
+            distinct = np.column_stack([units, images, codes])
+            _, first, once = np.unique(distinct, axis=0, return_index=True, return_inverse=True)
+            strata = codes[first]
+            n_folds = min(N_FOLDS, units.max() + 1, np.bincount(strata).max())
+            found = np.zeros(len(first), dtype=int)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The least populated class")
                 splitter = stratified_folds(max(n_folds, 2), grouped=True, random_state=seed)
-                parts = splitter.split(kept, codes, units) if n_folds > 1 else ()
+                parts = splitter.split(strata, strata, units[first]) if n_folds > 1 else ()
                 for number, (_, test) in enumerate(parts):
                     found[test] = number
+            found = found[once.ravel()]
         else:
-            # By the digest and not by the place: the same task with rows in another order, or with
-            # a row twice instead of a row of weight two, has the same folds.
-            key = seed.to_bytes(8, "little")
-            keys = [hashlib.blake2b(each, key=key).hexdigest() for each in digests]
-            _, units = np.unique(keys, return_inverse=True)
             of_unit = np.full(units.max() + 1, len(self.classes))
             np.minimum.at(of_unit, units, codes)
             found = np.empty(len(of_unit), dtype=int)
@@ -101,6 +107,14 @@ class Task:
         for number in range(max(self.fold) + 1):
             held_out = self.fold == number
             yield np.flatnonzero(usable & ~held_out), np.flatnonzero(usable & held_out)
+
+
+def _joined(groups: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the group of each row as a number; groups with copies of an image become one."""
+    n_groups = groups.max() + 1
+    n = n_groups + images.max() + 1
+    edges = coo_array((np.ones(len(groups)), (groups, n_groups + images)), shape=(n, n))
+    return np.asarray(connected_components(edges, directed=False)[1][groups])
 
 
 @dataclass

@@ -134,15 +134,18 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
     A prediction runs every member's network once; members of one network share the pass.
 
     Candidates of a network are logistic regressions (C=0.01, standardized columns) on all its
-    layers, each averaged over positions, and on its embedding. Networks have equal weights: the
-    average of networks that err differently beats the best of them, and weights that are fitted
-    to a few hundred rows lose part of that. Left out are networks whose log loss is worse than the
-    best one's by more than three standard errors. A fine-tuned network joins the average, or takes
-    the place of its probe, where the log loss is less for it. The temperature is that of Guo et al.
-    [1]_, fitted to predictions for held-out rows.
+    layers, each averaged over positions, and on its embedding. The first is taken, unless the
+    second or the average of both has a log loss lower by 1.5 standard errors. Networks have equal
+    weights: the average of networks that err differently beats the best of them, and weights that
+    are fitted to a few hundred rows lose part of that. Left out are networks whose log loss is
+    worse than the best one's by more than three standard errors. A fine-tuned network joins the
+    average, or takes the place of its probe, where the log loss is less for it. The temperature is
+    that of Guo et al. [1]_, fitted to predictions for held-out rows.
 
-    Folds do not divide groups or copies of an image. A class that is in one group only, or has one
-    row, is always trained on and never judged.
+    Folds do not divide groups or copies of an image; groups that share an image count as one. A
+    class that is in one group only, or has one row, is always trained on and never judged. A given
+    network that was fine-tuned on some of these rows has seen their labels: its scores are too
+    good.
 
     References
     ----------

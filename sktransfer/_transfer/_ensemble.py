@@ -19,9 +19,10 @@ from sktransfer._utils.resampling import middle
 ENSEMBLE = "TransferClassifier"
 _N_RESAMPLES = 500
 # Standard errors of the mean difference in log loss by which a network has to be worse than the
-# best to be left out, and a network's embedding has to improve its layers to join them. The average
-# of what is nearly as good is better than the best, so that leaving out needs the better evidence.
-_OUT, _IN = 3.0, 1.0
+# best to be left out, and by which all layers of a network have to be worse than its embedding, or
+# the average of the two, to give way. The average of what is nearly as good is better than the
+# best, so that leaving out needs the better evidence.
+_OUT, _IN = 3.0, 1.5
 
 
 @dataclass
@@ -70,7 +71,7 @@ def _chosen(
     """Return weights of the candidates and a temperature, by their predictions of some rows.
 
     Networks have equal weights, except those that are clearly worse than the best. A network is the
-    probe of all its layers, with that of its embedding if they are clearly better together. Then
+    probe of all its layers, unless that of its embedding or both together are clearly better. Then
     fine-tuned networks are added, or take the place of their probes, where the loss is less.
     """
     names = list(dict.fromkeys(each.backbone for each in candidates))
@@ -78,12 +79,13 @@ def _chosen(
     for name in names:
         own = [i for i, each in enumerate(candidates) if each.backbone == name]
         frozen = [i for i in own if candidates[i].features != FINE_TUNED]
-        alone, together = np.zeros((2, len(candidates)))
-        alone[frozen[0]], together[frozen] = 1, 1 / len(frozen)
-        own_losses = _losses(candidates, task, rows, alone)
-        joint_losses = _losses(candidates, task, rows, together)
-        joins = _clearly_worse(own_losses, joint_losses, task, _IN)
-        networks.append(together if joins else alone)
+        options = [np.isin(np.arange(len(candidates)), frozen[:1]).astype(float)]
+        for other in (frozen, frozen[1:]) if len(frozen) > 1 else ():
+            options.append(np.isin(np.arange(len(candidates)), other) / len(other))
+        found = [_losses(candidates, task, rows, option) for option in options]
+        better = [k for k in range(1, len(found)) if _clearly_worse(found[0], found[k], task, _IN)]
+        totals = [float(np.nansum(option)) for option in found]
+        networks.append(options[min([0, *better], key=totals.__getitem__)])
     losses = [_losses(candidates, task, rows, each) for each in networks]
     best = losses[int(np.argmin([np.nansum(each) for each in losses]))]
     kept = {
@@ -94,11 +96,11 @@ def _chosen(
     for index, each in enumerate(candidates):
         if each.features == FINE_TUNED:
             tuned = np.eye(len(candidates))[index]
-            options = [kept, {**kept, each.name: tuned}, {**kept, each.backbone: tuned}]
+            choices = [kept, {**kept, each.name: tuned}, {**kept, each.backbone: tuned}]
             judged = rows[np.isfinite(each.out_of_fold[rows]).all(axis=1)]
-            averages = [np.mean([*option.values()], axis=0) for option in options]
-            totals = [np.nansum(_losses(candidates, task, judged, own)) for own in averages]
-            kept = options[int(np.argmin(totals))]
+            averages = [np.mean([*choice.values()], axis=0) for choice in choices]
+            sums = [np.nansum(_losses(candidates, task, judged, own)) for own in averages]
+            kept = choices[int(np.argmin(sums))]
     weights = np.mean([*kept.values()], axis=0)
     return weights, _temperature(candidates, task, rows, weights)
 
@@ -110,7 +112,11 @@ def _temperature(
     read = np.isfinite(averaged).all(axis=1)
     if not task.weight[rows[read]].any():
         return 1.0
-    return fit_temperature(averaged[read], task.y[rows[read]], task.weight[rows[read]])
+    # A class that is in no row of training, as all its weights are zero, would be the least likely
+    # one by so much that only a huge temperature makes room for it.
+    known = np.unique(task.y[task.fold > -2])
+    codes = np.searchsorted(known, task.y[rows[read]])
+    return fit_temperature(averaged[read][:, known], codes, task.weight[rows[read]])
 
 
 def _losses(

@@ -51,12 +51,7 @@ class Plan:
         """Return the plan that a time budget means: None, seconds, or ``plan_`` of another fit."""
         if not isinstance(time_budget, dict):
             return cls(seed, time_budget, verbose=verbose)
-        missing = {"backbones", "fine_tuned", "random_state"} - time_budget.keys()
-        if missing:
-            raise ValueError(
-                "time_budget is a number of seconds, or plan_ of a fitted TransferClassifier; got "
-                f"a dict without {', '.join(sorted(missing))}."
-            )
+        _check_plan(time_budget)
         return cls(int(time_budget["random_state"]), None, time_budget, verbose)
 
     @property
@@ -123,6 +118,9 @@ class Plan:
             steps = [(name, None) for name in dict.fromkeys(each.backbone for each in done)]
         found: list[Candidate] = []
         for name, n_folds in steps:
+            if self.left <= 0:
+                self.say("there is no time for fine-tuning.")
+                break
             tuner = finetuner(networks[name], verbose=max(0, self.verbose - 1))
             expected = 0.0
             if n_folds is None:
@@ -182,6 +180,34 @@ class Plan:
         }
 
 
+def _check_plan(plan: dict[str, Any]) -> None:
+    """Raise ValueError where a dict is no plan."""
+    missing = {"backbones", "fine_tuned", "random_state"} - plan.keys()
+    if missing:
+        raise ValueError(
+            "time_budget is a number of seconds, or plan_ of a fitted TransferClassifier; got "
+            f"a dict without {', '.join(sorted(missing))}."
+        )
+    names, steps, seed = plan["backbones"], plan["fine_tuned"], plan["random_state"]
+    known = names if isinstance(names, list) else []
+
+    def is_step(each: Any) -> bool:
+        whole = isinstance(each, dict) and isinstance(each.get("folds"), int)
+        return whole and each["folds"] > 0 and each.get("backbone") in known
+
+    rules = {
+        "backbones": (len(known) > 0, "a list of names, one or more"),
+        "fine_tuned": (
+            isinstance(steps, list) and all(map(is_step, steps)),
+            'a list of {"backbone": one of its backbones, "folds": whole number above 0}',
+        ),
+        "random_state": (isinstance(seed, int) and seed >= 0, "a whole number"),
+    }
+    for name, (sound, wanted) in rules.items():
+        if not sound:
+            raise ValueError(f"The plan's {name} has to be {wanted}; got {plan[name]!r}.")
+
+
 def _seconds(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
     """Measure the seconds of one image, after one that finds the network and its engine.
 
@@ -210,7 +236,7 @@ def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray) -> float:
 
 
 def _fitted(tuner: Any, task: Task, rows: np.ndarray, seed: int) -> Any:
-    groups = None if task.groups is None else task.groups[rows]
+    groups = None if task.groups is None else task.unit[rows]
     return (
         clone(tuner)
         .set_params(random_state=seed)

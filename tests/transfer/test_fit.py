@@ -139,6 +139,14 @@ def test_a_class_of_one_row_is_learned_and_never_judged():
     assert clf.predict(X[:1]) == [2]
 
 
+def test_rows_that_nothing_can_judge_are_warned_of():
+    X, y = images(20)
+    with pytest.warns(UserWarning, match="No score counts '0', '1'"):
+        clf = TransferClassifier(network(), random_state=0).fit(X, y, groups=y)
+    assert clf.leaderboard_["n_rows"].eq(0).all()
+    assert clf.predict(X).tolist() == y.tolist()
+
+
 def test_rows_that_cannot_be_read_are_left_out_of_fit_and_have_no_prediction():
     X, y = images(24)
     rows = [*X.astype(np.float32), b"no image"]
@@ -225,9 +233,10 @@ def test_it_has_no_more_than_twelve_parameters():
 # --- log-probabilities alone ---------------------------------------------------------------------
 
 
-def task_of(y, groups=None):
+def task_of(y, groups=None, digests=None):
     task = Task(None, y, np.ones(len(y)), groups, np.unique(y), 0)
-    task.assign_folds(np.arange(len(y)), [bytes([i // 256, i % 256]) for i in range(len(y))])
+    own = [bytes([i // 256, i % 256]) for i in range(len(y))]
+    task.assign_folds(np.arange(len(y)), digests or own)
     return task
 
 
@@ -268,6 +277,44 @@ def test_the_embedding_joins_its_network_where_it_is_clearly_of_use():
     noise = candidate(3 * rng.normal(size=400), "a", EMBEDDING)
     assert choose([layers, useful], task_of(y)).weights.tolist() == [0.5, 0.5]
     assert choose([layers, noise], task_of(y)).weights.tolist() == [1, 0]
+
+
+def test_the_embedding_takes_the_place_of_layers_that_are_clearly_worse():
+    rng = np.random.default_rng(8)
+    y = rng.permutation(np.arange(200) % 2)
+    layers = candidate(0.2 * (y - 0.5) + rng.normal(size=200), "a")
+    useful = candidate(8 * (y - 0.5) + rng.normal(size=200), "a", EMBEDDING)
+    assert choose([layers, useful], task_of(y)).weights.tolist() == [0, 1]
+
+
+def test_a_class_without_rows_does_not_change_the_temperature():
+    rng = np.random.default_rng(9)
+    y = rng.permutation(np.arange(100) % 2)
+    two = candidate(y - 0.5 + rng.normal(size=100), "a")
+    three = candidate(np.zeros(100), "a")
+    three.out_of_fold = np.column_stack([two.out_of_fold, np.full(100, -30.0)])
+    expected = choose([two], task_of(y)).temperature
+    assert choose([three], task_of(y)).temperature == pytest.approx(expected, rel=1e-6)
+
+
+def test_groups_that_share_an_image_are_in_one_fold():
+    y = np.arange(40) // 2 % 2
+    images = np.arange(40) // 2
+    digests = [bytes([each]) for each in images]
+    task = task_of(y, np.arange(40), digests)
+    np.testing.assert_array_equal(task.unit[::2], task.unit[1::2])
+    np.testing.assert_array_equal(task.fold[::2], task.fold[1::2])
+    assert set(task.fold) == set(range(5))
+
+
+def test_folds_of_groups_are_the_same_for_a_row_twice():
+    rng = np.random.default_rng(10)
+    y, groups = rng.integers(0, 2, 40), np.arange(40) // 3
+    digests = [bytes([each]) for each in range(40)]
+    rows = rng.permutation(np.repeat(np.arange(40), rng.integers(1, 4, 40)))
+    once = task_of(y, groups, digests)
+    often = task_of(y[rows], groups[rows], [digests[row] for row in rows])
+    np.testing.assert_array_equal(often.fold, once.fold[rows])
 
 
 def test_a_fine_tuned_network_judged_on_fewer_folds_joins_by_those():

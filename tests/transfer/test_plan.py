@@ -127,3 +127,32 @@ def test_a_plan_of_other_networks_is_refused():
         TransferClassifier({"a": network()}, time_budget={"backbones": []}).fit(X, y)
     with pytest.raises(ValueError, match="time_budget"):
         TransferClassifier({"a": network()}, time_budget=-1).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbones": []}, "backbones has to be a list of names"),
+        ({"backbones": "a"}, "backbones has to be a list of names"),
+        ({"fine_tuned": None}, "fine_tuned has to be a list"),
+        ({"fine_tuned": ["a"]}, "fine_tuned has to be a list"),
+        ({"fine_tuned": [{"backbone": "a"}]}, "fine_tuned has to be a list"),
+        ({"fine_tuned": [{"backbone": "a", "folds": 0}]}, "folds.*above 0"),
+        ({"fine_tuned": [{"backbone": "b", "folds": 2}]}, "one of its backbones"),
+        ({"random_state": None}, "random_state has to be a whole number; got None"),
+    ],
+)
+def test_a_plan_that_was_edited_wrongly_is_refused(change, message):
+    X, y = images(8)
+    plan = {"backbones": ["a"], "fine_tuned": [], "random_state": 0, **change}
+    with pytest.raises(ValueError, match=message):
+        TransferClassifier({"a": network()}, time_budget=plan).fit(X, y)
+
+
+def test_training_is_not_measured_where_no_time_is_left(fast, monkeypatch, capsys):
+    fast({"squeezenet1_1": 0.001}, fold=1.0)
+    monkeypatch.setattr(_plan, "_fold_seconds", None)
+    X, y = images()
+    clf = TransferClassifier({"a": network()}, time_budget=0.01, random_state=0, verbose=1)
+    assert clf.fit(X, y).plan_["fine_tuned"] == []
+    assert "there is no time for fine-tuning" in capsys.readouterr().out
