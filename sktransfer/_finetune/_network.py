@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sktransfer._backbones import Backbone, describe_stages, find_stage, load_strict, private_seed
 from sktransfer._frozen import LayerOutput, NetworkInfo, NetworkSource, all_outputs, pool
 from sktransfer._utils.forking import new_lock
-from sktransfer._utils.logistic import FLOOR, spread
+from sktransfer._utils.logistic import FLOOR
 
 # The last stages that together have this share of the multiply-adds are trained by default: the
 # last one of a ResNet or a ConvNeXt, several of networks that are divided more finely.
@@ -316,8 +316,10 @@ class Standardized(nn.Module):
         center = share @ rows
         deviation = np.sqrt(share @ (rows - center) ** 2)
         # With the floor of the solver: its penalty and the steps of training see the same columns.
-        useful, deviation = spread(center, deviation, FLOOR)
-        scale = 1.0 / deviation if useful.any() else np.ones_like(deviation)
+        useful = deviation > 1e-12 * np.maximum(np.abs(center), 1.0)
+        scale = np.ones_like(deviation)
+        if useful.any():
+            scale = 1.0 / np.maximum(deviation, FLOOR * np.median(deviation[useful]))
         scale *= min(1.0, _MOST_COLUMNS / len(scale))
         limit = _FARTHEST * np.abs(rows - center).max(axis=0) * scale
         for name, value in (("center", center), ("scale", scale), ("limit", limit)):

@@ -49,14 +49,6 @@ def solve_linear(
         return _solve(embeddings, y, weight, n_classes, [C], floor)[0]
 
 
-def spread(mean: np.ndarray, deviation: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return which columns vary, and by how much each counts to vary at least."""
-    useful = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
-    if floor and useful.any():
-        deviation = np.maximum(deviation, floor * np.median(deviation[useful]))
-    return useful, deviation
-
-
 def cross_fitted_logits(
     F: np.ndarray,
     y: np.ndarray,
@@ -95,8 +87,11 @@ def _solve(
     share = weight / weight.sum()
     mean = share @ X
     X -= mean
-    useful, deviation = spread(mean, np.sqrt(share @ np.square(X)), floor)
+    deviation = np.sqrt(share @ np.square(X))
     # A column that is constant on these rows says nothing about the classes.
+    useful = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
+    if floor and useful.any():
+        deviation = np.maximum(deviation, floor * np.median(deviation[useful]))
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=useful)
     X *= scale
     present, codes = np.unique(y, return_inverse=True)
