@@ -51,8 +51,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def add(path: Path, name: str, cell: dict[str, Any], images: ImageSet) -> None:
     """Put a cell into the file, which another run may be writing to."""
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
         content = read(path)
         content["machine"] = machine()
         content["sets"][images.name] = images.describe()
@@ -68,6 +69,8 @@ def add(path: Path, name: str, cell: dict[str, Any], images: ImageSet) -> None:
         new = path.with_suffix(f".{os.getpid()}")
         new.write_text("{\n" + ",\n".join(parts) + "\n}\n")
         new.replace(path)
+    finally:
+        os.close(folder)  # and with it the lock
 
 
 def commit() -> str:
