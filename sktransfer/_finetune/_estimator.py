@@ -65,7 +65,7 @@ _REMADE = (
 )
 
 
-class FineTuneClassifier(LogitsMixin, ImageInputMixin, TrainingNet):
+class FineTuneClassifier(ImageInputMixin, TrainingNet):
     """Keep the first stages of a pretrained network frozen, and train the rest on your images.
 
     The frozen stages run once per image, and their output is kept (see :ref:`extract-once`). Then
@@ -598,6 +598,10 @@ class FineTuneClassifier(LogitsMixin, ImageInputMixin, TrainingNet):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+    decision_function = LogitsMixin.decision_function
+    predict_proba = LogitsMixin.predict_proba
+    predict = LogitsMixin.predict
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

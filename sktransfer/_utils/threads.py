@@ -89,6 +89,9 @@ def _work(tasks: queue.SimpleQueue) -> None:
         del task, future, function, arguments
 
 
+_blas = cache(ThreadpoolController)  # which looks through all libraries of the process
+
+
 def blas_threads(n: int, d: int) -> AbstractContextManager[Any]:
     """Return a context in which BLAS has one thread if products of an (n, d) matrix are small.
 
@@ -98,8 +101,3 @@ def blas_threads(n: int, d: int) -> AbstractContextManager[Any]:
     if n * d * min(n, d) > _SMALL_PRODUCT:
         return nullcontext()
     return _blas().limit(limits=1, user_api="blas")
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
