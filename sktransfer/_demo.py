@@ -194,7 +194,8 @@ def _as_network(classifier: Pipeline, X: Any, y: np.ndarray) -> FineTuneClassifi
     bias = bias - weight @ scale.mean_
     if len(weight) == 1:  # two classes: a layer has a row for each
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    standardized, linear = net.module_.head
+    head: Any = net.module_.head
+    standardized, linear = head
     standardized.measure(features.transform(X).astype(np.float64), np.ones(len(y)))
     standardized.absorb(linear, weight, bias)
     return net
