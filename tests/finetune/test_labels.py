@@ -150,7 +150,7 @@ def test_a_misspelt_parameter_is_an_error_at_once_that_lists_those_there_are():
 def test_rare_parameters_are_listed_with_their_defaults_and_shown_where_they_were_given():
     clf = FineTuneClassifier(head__C=0.1)
     rare = {name: value for name, value in clf.get_params().items() if "__" in name}
-    assert len(rare) == 18
+    assert len(rare) == 22
     assert rare["head__C"] == clf.head__C == 0.1
     assert rare["lr_schedule__warmup"] == clf.lr_schedule__warmup == 0.0
     assert repr(clf) == "FineTuneClassifier(head__C=0.1)"
