@@ -18,7 +18,7 @@ from sktransfer._images import ImageSource
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
-from sktransfer._utils.splitting import holdout_split, stratified_folds
+from sktransfer._utils.splitting import holdout_split, joined_groups, stratified_folds
 
 
 @dataclass
@@ -113,7 +113,7 @@ def split_rows(
         groups = None if rows.groups is None else rows.groups[kept]
         train, valid = _by_skorch(split, len(kept), classes[rows.y[kept]], groups)
         return kept[train], None if valid is None else kept[valid]
-    groups = _copies(rows.digests) if rows.groups is None else rows.groups[kept]
+    groups = _undivided(rows, kept)
     # Errors are to name labels, not codes.
     train, valid = holdout_split(classes[rows.y[kept]], split, groups=groups, random_state=seed)
     return kept[train], kept[valid]
@@ -128,7 +128,7 @@ def halves(
     that a half lacks are left out of the rest; None if fewer than two classes remain.
     """
     y = rows.y[train]
-    groups = _copies(rows.digests) if rows.groups is None else rows.groups[train]
+    groups = _undivided(rows, train)
     units = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     n_units = np.array([len(np.unique(units[y == code])) for code in range(len(classes))])
     if (n_units > 1).sum() < 2:
@@ -154,15 +154,21 @@ def a_fifth(_: Any, y: np.ndarray, groups: Any = None) -> tuple[np.ndarray, np.n
         return np.arange(len(y)), None
 
 
-def _copies(digests: list[bytes]) -> np.ndarray | None:
-    """Return groups of rows of one image, or None if there are no such rows.
+def _undivided(rows: Rows, chosen: np.ndarray) -> np.ndarray | None:
+    """Return groups of rows, those that share an image as one; None if each row is by itself.
 
-    Over-sampling makes such rows, and a copy of a training row says nothing about unseen ones.
+    Over-sampling makes copies, and a copy of a training row says nothing about unseen ones.
     """
-    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
-    if len(numbers) == len(digests):
-        return None
-    return np.array([numbers[digest] for digest in digests])
+    digests = [rows.digests[place] for place in np.searchsorted(rows.kept, chosen)]
+    groups = None if rows.groups is None else rows.groups[chosen]
+    images = np.unique(digests, return_inverse=True)[1]
+    if images.max() + 1 == len(images):
+        return groups
+    return (
+        images
+        if groups is None
+        else joined_groups(np.unique(groups, return_inverse=True)[1], images)
+    )
 
 
 def _by_skorch(

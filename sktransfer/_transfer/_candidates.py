@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +24,7 @@ from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._scoring.crossfit import cross_fitted
 from sktransfer._utils.logistic import FLOOR, PROBE_C, solve_linear
 from sktransfer._utils.names import quoted
-from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.splitting import joined_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning
 
 ALL, EMBEDDING, FINE_TUNED = "all layers", "embedding", "fine-tuned"
@@ -69,7 +67,7 @@ class Task:
         keys = [hashlib.blake2b(each, key=key).hexdigest() for each in digests]
         units = images = np.unique(keys, return_inverse=True)[1]
         if self.groups is not None:
-            units = _joined(np.unique(self.groups[kept], return_inverse=True)[1], images)
+            units = joined_groups(np.unique(self.groups[kept], return_inverse=True)[1], images)
             distinct = np.column_stack([units, images, codes])
             _, first, once = np.unique(distinct, axis=0, return_index=True, return_inverse=True)
             strata = codes[first]
@@ -107,14 +105,6 @@ class Task:
         for number in range(max(self.fold) + 1):
             held_out = self.fold == number
             yield np.flatnonzero(usable & ~held_out), np.flatnonzero(usable & held_out)
-
-
-def _joined(groups: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return the group of each row as a number; groups with copies of an image become one."""
-    n_groups = groups.max() + 1
-    n = n_groups + images.max() + 1
-    edges = coo_array((np.ones(len(groups)), (groups, n_groups + images)), shape=(n, n))
-    return np.asarray(connected_components(edges, directed=False)[1][groups])
 
 
 @dataclass

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import column_or_1d
@@ -23,6 +25,14 @@ def stratified_folds(
     """Return shuffled folds, stratified by class, and by group where there are groups."""
     kind = StratifiedGroupKFold if grouped else StratifiedKFold
     return kind(n_splits, shuffle=True, random_state=random_state)
+
+
+def joined_groups(groups: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the group of each row as a number; groups with copies of an image become one."""
+    n_groups = groups.max() + 1
+    n = n_groups + images.max() + 1
+    edges = coo_array((np.ones(len(groups)), (groups, n_groups + images)), shape=(n, n))
+    return np.asarray(connected_components(edges, directed=False)[1][groups])
 
 
 def holdout_split(

@@ -14,7 +14,7 @@ from torch import nn
 
 from sktransfer import FineTuneClassifier
 from sktransfer._finetune import _phases
-from sktransfer._finetune._labels import Rows, halves
+from sktransfer._finetune._labels import Rows, halves, split_rows
 from sktransfer._finetune._training import SHARES, choose_share, mean_history
 
 
@@ -249,6 +249,19 @@ def test_groups_and_copies_are_in_one_half():
     rows = rows_of(y)
     rows.__dict__["digests"] = [bytes([g]) for g in groups]
     for train, _, test in halves_of(rows):
+        assert not set(groups[train]) & set(groups[test])
+
+
+def test_groups_that_share_an_image_are_in_one_half_and_held_out_together():
+    images = np.arange(60) // 3  # three copies of each, in groups that overlap in them
+    groups = np.arange(60) // 2
+    y = images // 4 % 2
+    rows = rows_of(y, groups)
+    rows.__dict__["digests"] = [bytes([image]) for image in images]
+    parts = [(train, test) for train, _, test in halves_of(rows)]
+    parts.append(split_rows(rows, 0.3, 0, np.array(["a", "b"])))
+    for train, test in parts:
+        assert not set(images[train]) & set(images[test])
         assert not set(groups[train]) & set(groups[test])
 
 
