@@ -57,7 +57,7 @@ def test_a_plan_tells_windows_apart(scans):
     clear_cache()
     plan = plan_search(search, scans * 3, [0, 1] * 3).prefetch()
     assert len(plan.cuts) == 2
-    assert cache_info().n_rows == 4  # two scans in two windows
+    assert cache_info().misses == 4  # two scans in two windows
 
 
 def test_a_broken_scan_is_a_row_of_nan(scans, shared_data):

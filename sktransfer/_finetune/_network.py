@@ -209,7 +209,7 @@ class Suffix(nn.Module):
 
     def forward(self, x: Tensor, *, head: bool = True) -> Tensor:
         """Return logits, (n, n_classes), of raveled activations; or, without, the head's input."""
-        n = math.prod(self.shape)
+        n, x = math.prod(self.shape), x.flatten(1)
         seen, x = [x[:, n:]], x[:, :n].reshape(len(x), *self.shape)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)

@@ -135,7 +135,10 @@ def as_calibrated(calibrated: CalibratedClassifierCV, inner: Sequence[Classify])
         log_proba = torch.logsumexp(torch.stack(parts), dim=0) - float(np.log(len(parts)))
         if log_proba.shape[1] == 2:
             return log_proba[:, 1] - log_proba[:, 0], log_proba
-        return log_proba - torch.log(-torch.expm1(log_proba)), log_proba
+        # Of the other classes, not of 1 - p, which is 0 for a class that is nearly certain.
+        own = torch.eye(log_proba.shape[1], dtype=torch.bool, device=log_proba.device)
+        others = log_proba[:, None].masked_fill(own, -torch.inf).logsumexp(dim=2)
+        return log_proba - others, log_proba
 
     return classify
 

@@ -169,4 +169,4 @@ def test_the_medical_preset_gives_a_rare_class_the_probability_of_its_share():
         clf.set_params(**({} if weight is None else {"class_weight": weight})).fit(X, y)
         means[weight] = clf.predict_proba(X)[:, 1].mean()
     assert means[None] == pytest.approx(0.1, abs=0.05)
-    assert means["balanced"] > 0.3  # what it must not do by itself
+    assert means["balanced"] > 0.2  # what it must not do by itself

@@ -155,8 +155,18 @@ def test_fine_tuned_networks_agree_with_finite_differences(freeze_depth):
         "squeezenet1_1", freeze_depth=freeze_depth, max_epochs=1, random_state=0, **EXACT
     ).fit(X, Y3)
     check_differences(clf, lambda Z: clf.decision_function(Z)[[0, 1], [1, 2]], y=[1, 2])
-    calibrated = CalibratedClassifierCV(FrozenEstimator(clf), method="temperature").fit(X, Y3)
+    doubtful = np.where(np.arange(24) % 4, Y3, 0)  # no probability is 1
+    calibrated = CalibratedClassifierCV(FrozenEstimator(clf), method="temperature").fit(X, doubtful)
     check_differences(calibrated, log_odds(calibrated, [1, 2]), y=[1, 2])
+
+
+def test_a_class_that_is_nearly_certain_has_a_gradient():
+    pipe = make_pipeline(extractor(), StandardScaler(), LogisticRegression(C=100)).fit(X, Y3)
+    certain = CalibratedClassifierCV(FrozenEstimator(pipe), method="temperature").fit(X, Y3)
+    assert certain.predict_proba(X[:2])[[0, 1], [0, 1]].min() > 1 - 1e-12
+    gradient = input_gradient(certain, X[:2], [0, 1])
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 0
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_b0", "convnext_tiny"])

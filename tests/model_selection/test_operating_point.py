@@ -506,7 +506,6 @@ def test_groups_reach_a_nested_calibration():
         OperatingPointClassifier(calibrated, cv=KFold(3, shuffle=True)).fit(X, y, groups=patients)
 
 
-@pytest.mark.filterwarnings("ignore:This threshold is no better:UserWarning")  # random weights
 def test_threshold_of_a_fine_tuned_network():
     X, y = load_digits(return_X_y=True)
     X, y = X[:150], np.where(y[:150] < 5, "small", "large")
@@ -519,8 +518,7 @@ def test_threshold_of_a_fine_tuned_network():
         random_state=0,
     )
     clf = OperatingPointClassifier(inner, cv=2, target_level=0.8, pos_label="small")
-    with pytest.warns(UserWarning, match="of no use"):  # a random network tells them apart badly
-        clf.fit(X, y, groups=np.arange(150) // 2)
+    clf.fit(X, y, groups=np.arange(150) // 2)
     assert clf.operating_point_.group_sensitivity.estimate >= 0.8
     assert set(clf.predict(X[:20])) <= {"small", "large"}
     assert clf.predict_proba(X[:3]).shape == (3, 2)
