@@ -183,10 +183,18 @@ def _probe(
     coef = coef * scaler.scale_
     if len(task.classes) == 2:
         coef, intercept = np.diff(coef, axis=0), np.diff(intercept)
-    probe = LogisticRegression(C=PROBE_C, max_iter=5000, tol=1e-8)
-    probe.classes_, probe.coef_, probe.intercept_ = task.classes, coef, intercept
-    probe.n_features_in_, probe.n_iter_ = F.shape[1], np.zeros(1, dtype=np.int32)
+    probe = solved_regression(task.classes, coef, intercept, PROBE_C)
     return Pipeline([("extractor", extractor), ("scaler", scaler), ("probe", probe)])
+
+
+def solved_regression(
+    classes: np.ndarray, coef: np.ndarray, intercept: np.ndarray, C: float
+) -> LogisticRegression:
+    """Return a regression that was solved elsewhere as scikit-learn's, fitted."""
+    probe = LogisticRegression(C=C, max_iter=5000, tol=1e-8)
+    probe.classes_, probe.coef_, probe.intercept_ = classes, coef, intercept
+    probe.n_features_in_, probe.n_iter_ = coef.shape[1], np.zeros(1, dtype=np.int32)
+    return probe
 
 
 def fitted_extractors(

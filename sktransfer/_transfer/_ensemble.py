@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 from sktransfer._scoring.crossfit import fit_temperature
 from sktransfer._transfer._candidates import FINE_TUNED, Candidate, Task, log_loss
 from sktransfer._utils.resampling import middle
+from sktransfer.metrics._roc import weighted_area
 
 ENSEMBLE = "TransferClassifier"
 _N_RESAMPLES = 500
@@ -156,12 +157,7 @@ def scores(log_probability: np.ndarray, y: np.ndarray, weights: np.ndarray) -> n
             hit = log_probability.argmax(axis=1) == y
             return weights @ hit / weights.sum(axis=1)
         decision = log_probability[:, 1] - log_probability[:, 0]
-        order = np.argsort(decision, kind="stable")
-        starts = np.flatnonzero(np.r_[True, np.diff(decision[order]) > 0])
-        positive = np.add.reduceat(weights[:, order] * (y[order] == 1), starts, axis=1)
-        negative = np.add.reduceat(weights[:, order] * (y[order] == 0), starts, axis=1)
-        below = np.cumsum(negative, axis=1) - negative / 2
-        return (positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1))
+        return weighted_area(y == 1, decision, weights)
 
 
 def leaderboard(

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
@@ -40,6 +39,7 @@ from sktransfer._finetune._saving import (
 )
 from sktransfer._moving import arrive, forget_folders, given_places, without_folders
 from sktransfer._persistence import PackedWeights, found_as_of, is_name
+from sktransfer._transfer._candidates import solved_regression
 from sktransfer._utils.notebooks import card
 from sktransfer._version import __version__
 from sktransfer.exceptions import SkTransferError
@@ -359,9 +359,7 @@ def _read_probe(
     scaler = StandardScaler()
     scaler.mean_, scaler.var_, scaler.scale_ = mean, var, scale
     scaler.n_features_in_, scaler.n_samples_seen_ = mean.shape[0], int(entry["n_seen"])
-    probe = LogisticRegression(C=entry["C"], max_iter=5000, tol=1e-8)
-    probe.classes_, probe.coef_, probe.intercept_ = clf.classes_, coef, intercept
-    probe.n_features_in_, probe.n_iter_ = mean.shape[0], np.zeros(1, dtype=np.int32)
+    probe = solved_regression(clf.classes_, coef, intercept, entry["C"])
     names = [str(name) for name in entry["estimator"]]
     return Pipeline(list(zip(names, (extractor, scaler, probe), strict=True)))
 
