@@ -12,8 +12,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
+from io import BytesIO
 
+import numpy as np
 import simplejpeg
+from PIL import Image
 from PIL.ImageFile import ImageFile as OpenedFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -30,6 +34,8 @@ _EXTRANEOUS = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 _PADDING = 2
 # Bytes that libjpeg may have read ahead when it counts what is left.
 _READ_AHEAD = 8
+# Pixels of a JPEG that is decoded by the strict decoder alone: it takes another copy of them.
+_ONE_DECODING = 2**24
 # Frames of cosine transforms, in one pass or several: markers of baseline, extended, arithmetic.
 _TRANSFORMED = {0xC0, 0xC1, 0xC9, 0xC2, 0xCA}
 _END_OF_FAX = 0x001001
@@ -40,9 +46,16 @@ _ZEROS = 64
 
 
 def check_coded_pixels(image: OpenedFile, data: bytes, format_: str, jpeg: Jpeg | None) -> None:
-    """Raise ImageDecodeError if the coded pixels of an opened file are found to be damaged."""
+    """Raise ImageDecodeError if the coded pixels of an opened file are found to be damaged.
+
+    A JPEG of which the strict decoder says nothing has its pixels afterwards: Pillow has no more to
+    decode.
+    """
     if jpeg is not None:
-        check_jpeg(jpeg)
+        pixels = _strictly_decoded(image, data, jpeg)
+        check_jpeg(jpeg, decoded=pixels is not None)
+        if pixels is not None:
+            image.im, image.tile = Image.fromarray(pixels).im, []
     elif format_ == "PNG":
         _check_png(data, 0)
     elif format_ == "ICO":
@@ -61,12 +74,38 @@ def check_coded_pixels(image: OpenedFile, data: bytes, format_: str, jpeg: Jpeg 
 # JPEG -------------------------------------------------------------------------------------------
 
 
-def check_jpeg(jpeg: Jpeg) -> None:
+def _strictly_decoded(image: OpenedFile, data: bytes, jpeg: Jpeg) -> np.ndarray | None:
+    """Return the pixels of a JPEG, or None: it has a flaw, or Pillow would give others."""
+    modes = {"L": (1, "GRAY"), "RGB": (3, "RGB")}
+    n_components, colorspace = modes.get(image.mode, (0, ""))
+    same = image.width * image.height == jpeg.pixels <= _ONE_DECODING and jpeg.scans
+    known = jpeg.processes <= _TRANSFORMED and n_components == jpeg.n_components > 0
+    if not same or not known or not _decoders_agree():
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace)
+    except ValueError:
+        return None
+    pixels = pixels[..., 0] if n_components == 1 else pixels
+    return pixels if pixels.shape[1::-1] == image.size else None
+
+
+@cache
+def _decoders_agree() -> bool:
+    """Return whether the library in simplejpeg decodes to the bit what Pillow's does."""
+    slope, file = np.add.outer(np.arange(37) ** 2, np.arange(43) * 5), BytesIO()
+    image = Image.fromarray(np.stack([slope, slope * 3, slope // 7], 2).astype(np.uint8))
+    image.save(file, "JPEG", quality=80)  # with halved colors
+    ours = simplejpeg.decode_jpeg(file.getvalue(), "RGB")
+    return np.array_equal(ours, np.asarray(Image.open(file)))
+
+
+def check_jpeg(jpeg: Jpeg, *, decoded: bool = False) -> None:
     """Raise ImageDecodeError if a JPEG file or stream is damaged, as far as a decoder can tell.
 
     Descriptions, what lies between segments and all behind the end are left out first, since
     libjpeg keeps one warning and they may earn it. What the strict decoder cannot read (lossless
-    ones, 12 bits, unusual sampling) is not checked.
+    ones, 12 bits, unusual sampling) is not checked. ``decoded`` says that it was read whole.
     """
     # One without scans is for its decoder to refuse. libjpeg cannot shrink lossless ones: asked
     # for an eighth, simplejpeg would write far beyond its buffer.
@@ -76,16 +115,10 @@ def check_jpeg(jpeg: Jpeg) -> None:
     for scan in jpeg.scans:
         _refuse_zeros(scan, jpeg.blocks // 4, "JPEG")  # two bits for a block that is flat
     colorspace = "CMYK" if jpeg.n_components == 4 else "GRAY"
+    fast = {"fastdct": True, "fastupsample": True, "min_height": 1, "min_width": 1, "min_factor": 8}
     try:  # an eighth of the size: the coded pixels are all read, little else is computed
-        simplejpeg.decode_jpeg(
-            b"".join(jpeg.parts),
-            colorspace,
-            fastdct=True,
-            fastupsample=True,
-            min_height=1,
-            min_width=1,
-            min_factor=8,
-        )
+        if not decoded:
+            simplejpeg.decode_jpeg(b"".join(jpeg.parts), colorspace, **fast)
     except ValueError as error:
         said = _SAID.search(str(error))
         if said is not None and not _is_padding(said[0], jpeg):

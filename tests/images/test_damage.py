@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image, ImageFile
 
 from sktransfer import PretrainedFeatureExtractor
-from sktransfer._images import as_image_source
+from sktransfer._images import _damage, as_image_source
 from sktransfer._images._damage import check_jpeg as check_read_jpeg
 from sktransfer._images._jpeg import read_jpeg
 from sktransfer.exceptions import ImageDecodeError
@@ -413,3 +414,31 @@ def test_the_one_file_refused_although_its_index_calls_it_sound_is_damaged(share
     assert apart[:, 200:].mean() > 90  # and goes astray
     with pytest.raises(ImageDecodeError, match="damaged JPEG"):
         decode((odd / "hopper_bad_exif.jpg").read_bytes())
+
+
+def test_a_sound_jpeg_is_decoded_once_and_to_the_pixels_of_pillow(jpeg, monkeypatch):
+    with Image.open(io.BytesIO(jpeg)) as image:
+        expected = np.asarray(image.convert("RGB" if image.mode == "CMYK" else image.mode))
+        whole = image.mode != "CMYK"
+    times, decoder = [], simplejpeg.decode_jpeg
+    monkeypatch.setattr(
+        simplejpeg, "decode_jpeg", lambda *a, **k: times.append(1) or decoder(*a, **k)
+    )
+    by_pillow, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: by_pillow.append(bool(self.tile)) or load(self)
+    )
+    decode(jpeg)  # the decoders have been compared by now
+    times.clear(), by_pillow.clear()
+    found = np.asarray(decode(jpeg))
+    np.testing.assert_array_equal(found, expected)
+    assert len(times) == 1
+    assert any(by_pillow) != whole
+
+
+def test_where_the_decoders_disagree_pillow_has_the_last_word(jpeg, monkeypatch):
+    expected = np.asarray(decode(jpeg))
+    monkeypatch.setattr(_damage, "_decoders_agree", lambda: False)
+    decoder = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *a, **k: decoder(*a, **k) // 2)
+    np.testing.assert_array_equal(np.asarray(decode(jpeg)), expected)
