@@ -121,8 +121,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         Images per pass. If the device runs out of memory, it is halved for the rest of the call.
     device : str or torch.device, default="auto"
         ``"auto"`` is CUDA, then Apple's MPS, then the CPU.
-    precision : {"float32", "float64", "bfloat16", "float16"}, default="float32"
+    precision : {"float32", "tf32", "float64", "bfloat16", "float16"}, default="float32"
         What the network computes in. Embeddings are float32, or float64 with ``"float64"``.
+        ``"float32"`` is that on GPUs too; ``"tf32"`` lets them multiply in TF32 (see :ref:`gpu`).
     engine : {"auto", "torch", "openvino"}, default="auto"
         What runs the network. ``"auto"`` is OpenVINO on CPUs where it is installed (extra
         ``openvino``), can run the network and agrees with torch, else torch (see :ref:`engines`).

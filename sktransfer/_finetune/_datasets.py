@@ -132,7 +132,10 @@ class ImageRows(LabeledRows):
         # A worker process has none of the threads of the one it was forked from.
         map_ = self._map if get_worker_info() is None else map
         images = list(map_(self._prepared, places))
-        batch = preprocessing.normalize(preprocessing.stack(images).to(self.prefix.device))
+        device = self.prefix.device
+        pinned = device.startswith("cuda") and get_worker_info() is None
+        batch = preprocessing.stack(images, pinned=pinned).to(device, non_blocking=pinned)
+        batch = preprocessing.normalize(batch)
         inputs = {"weight": weight}
         if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
             seed = derived_seed(self.seed, self.epoch, *map(int, places))

@@ -157,8 +157,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Whether large JPEGs are decoded at a fraction of their size.
     device : str or torch.device, default="auto"
         Where to compute; ``"auto"`` takes a GPU if there is one.
-    precision : {"float32", "float64", "bfloat16", "float16"}, default="float32"
-        Of computation. ``"bfloat16"`` and ``"float16"`` train in mixed precision.
+    precision : {"float32", "tf32", "float64", "bfloat16", "float16"}, default="float32"
+        Of computation. ``"bfloat16"`` and ``"float16"`` train in mixed precision, ``"tf32"`` lets
+        GPUs multiply in TF32, which they otherwise do not.
     engine : {"auto", "torch", "openvino"}, default="auto"
         What runs the frozen part, as for :class:`PretrainedFeatureExtractor`.
     cache : bool or path-like, default=True

@@ -26,6 +26,7 @@ from sktransfer._finetune._network import Standardized, Suffix
 from sktransfer._finetune._optimizers import PerRowLoss, WeightedLoss, make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
 from sktransfer._finetune._training import TrainingStopped, raised_by_code, within_memory
+from sktransfer._frozen import float32_products
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -363,7 +364,8 @@ class TrainingNet(NeuralNetClassifier):
         """
         x = (x["x"] if isinstance(x, Mapping) else torch.as_tensor(x)).to(self.device_)
         forward = self.module_.head if self.phase_ == "head" else self.module_
-        half = _HALF.get(self._made_with["precision"])
+        precision = self._made_with["precision"]
+        half = _HALF.get(precision)
         if half is None:
             context: Any = nullcontext()
         else:
@@ -372,7 +374,7 @@ class TrainingNet(NeuralNetClassifier):
 
         def run(rows: slice) -> Tensor:
             """Return the logits of some rows."""
-            with context:
+            with context, float32_products(precision, self.device_):
                 logits = forward(x[rows])
             return logits.float() if logits.dtype in _HALF.values() else logits
 
@@ -440,7 +442,8 @@ class TrainingNet(NeuralNetClassifier):
                 )
             share = len(own) / n
             scaled = loss * share
-            (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
+            with float32_products(self._made_with["precision"], self.device_):
+                (scaled if self._scaler is None else self._scaler.scale(scaled)).backward()
             return {"loss": loss.detach() * share, "y_pred": logits.detach()}
 
         parts = within_memory(self, gradients, n)

@@ -2,7 +2,13 @@
 
 from sktransfer._frozen._cache import cache_info, clear_cache, store_for
 from sktransfer._frozen._disk import DirectoryStore, open_directory
-from sktransfer._frozen._engines import DTYPES, ENGINES, TOLERANCES, resolve_engine
+from sktransfer._frozen._engines import (
+    DTYPES,
+    ENGINES,
+    TOLERANCES,
+    float32_products,
+    resolve_engine,
+)
 from sktransfer._frozen._extraction import Extraction
 from sktransfer._frozen._extractor import FrozenExtractor, store_together
 from sktransfer._frozen._layers import (
@@ -44,6 +50,7 @@ __all__ = [
     "all_outputs",
     "cache_info",
     "clear_cache",
+    "float32_products",
     "is_out_of_memory",
     "open_directory",
     "pool",

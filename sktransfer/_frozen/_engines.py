@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from sktransfer._frozen._openvino import is_lost
 from sktransfer._utils import config as _config
+from sktransfer._utils.forking import new_lock
 from sktransfer._utils.writing import written_whole
 from sktransfer.exceptions import MissingDependencyError
 
 DTYPES = {
     "float64": torch.float64,
     "float32": torch.float32,
+    "tf32": torch.float32,  # with products of 10 bits of mantissa, on CUDA devices that have them
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
@@ -90,8 +92,8 @@ class TorchEngine:
     def __call__(self, batch: Tensor) -> list[Tensor]:
         """Run a batch; several threads may."""
         kind = self.device.split(":")[0]
-        exact = full_float32() if self.precision == "float32" else nullcontext()
-        with torch.inference_mode(), torch.autocast(kind, enabled=False), exact:
+        products = float32_products(self.precision, self.device)
+        with torch.inference_mode(), torch.autocast(kind, enabled=False), products:
             x = batch.to(
                 device=self.device,
                 dtype=DTYPES[self.precision],
@@ -105,34 +107,73 @@ class TorchEngine:
         return True
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Compute products of float32 in float32, whatever the caller allows; CUDA has TF32 on."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        # The caller set `fp32_precision`, after which torch refuses to read the older switches.
-        of: Any = torch.backends
-        parts = (of.cuda.matmul, of.mkldnn.matmul, of.cudnn.conv, of.mkldnn.conv)
-        levels = [part.fp32_precision for part in parts]
+class _Float32Products:
+    """Holds the process-wide switches of float32 products while batches run, in any thread.
+
+    The first one in notes what the caller allows, and the last one out restores it. As long as
+    anybody needs products in full, nobody has TF32, which it only allows.
+    """
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._inside = {"ieee": 0, "tf32": 0}
+        self._before: Any = None
+
+    @contextmanager
+    def __call__(self, precision: str, device: str) -> Iterator[None]:
+        """Compute products in float32, whatever the caller allows; with "tf32" in TF32 on CUDA."""
+        level = "tf32" if precision == "tf32" and device.startswith("cuda") else "ieee"
+        if precision not in ("float32", "tf32"):
+            yield
+            return
+        self._change(level, 1)
         try:
-            for part in parts:
-                part.fp32_precision = "ieee"
             yield
         finally:
-            for part, level in zip(parts, levels, strict=True):
-                part.fp32_precision = level
-        return
-    cudnn = torch.backends.cudnn
-    settings = {"enabled": cudnn.enabled, "deterministic": cudnn.deterministic}
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
-    try:
-        with cudnn.flags(**settings, benchmark=False, allow_tf32=False):
-            yield
-    finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+            self._change(level, -1)
+
+    def _change(self, level: str, by: int) -> None:
+        """Note that somebody comes or goes, and set the switches."""
+        with self._lock:
+            if not any(self._inside.values()):
+                self._before = self._read()
+            self._inside[level] += by
+            if not any(self._inside.values()):
+                self._write(self._before)
+            else:
+                self._write(None, "ieee" if self._inside["ieee"] else "tf32")
+
+    @staticmethod
+    def _parts() -> tuple[Any, ...]:
+        of: Any = torch.backends
+        return of.cuda.matmul, of.mkldnn.matmul, of.cudnn.conv, of.mkldnn.conv
+
+    def _read(self) -> Any:
+        """Return the switches as they are."""
+        cudnn = torch.backends.cudnn
+        try:
+            older = torch.get_float32_matmul_precision()
+            return older, cudnn.allow_tf32, cudnn.benchmark
+        except RuntimeError:
+            # The caller set `fp32_precision`, after which torch refuses to read the older switches.
+            return [part.fp32_precision for part in self._parts()]
+
+    def _write(self, before: Any, level: str = "") -> None:
+        """Set the switches to what they were, or to a level."""
+        if isinstance(self._before, list):
+            for part, own in zip(self._parts(), before or [level] * 4, strict=True):
+                part.fp32_precision = own
+            return
+        matmul, convolutions, benchmark = before or (
+            *(("highest", False) if level == "ieee" else ("high", True)),
+            False,  # which algorithm is fastest is not to decide about the last bits
+        )
+        if torch.get_float32_matmul_precision() != matmul:
+            torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = convolutions, benchmark
+
+
+float32_products = _Float32Products()
 
 
 def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> float:

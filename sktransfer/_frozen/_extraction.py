@@ -45,6 +45,9 @@ BATCH_BYTES = 512 * 2**20
 _POLL_SECONDS = 0.02
 
 
+_Image = tuple[int, bytes, np.ndarray]  # row, digest and pixels of one to be computed
+
+
 @dataclass
 class _Ahead:
     """Counts the bytes of images that are on their way; threads change it."""
@@ -84,6 +87,9 @@ class Extraction:
         Title of a progress bar, or None for none.
     allocate : callable
         Makes the array of the result, as ``numpy.empty`` does.
+    begin : callable or None
+        Begins a stacked batch on a device and returns what waits for it and gives what ``compute``
+        would: the next batch is brought meanwhile. None: batches are computed one by one.
     preprocessing, store, batch_size, device, n_threads, on_error
         As for the estimators, resolved.
     """
@@ -101,6 +107,8 @@ class Extraction:
     on_error: str = "raise"
     progress: str | None = None
     allocate: Callable[..., np.ndarray] = np.empty
+    begin: Callable[[Tensor], Callable[[], list[np.ndarray]]] | None = None
+    halved: Callable[[], object] = lambda: None  # called when memory was too small
 
     def run(self) -> tuple[np.ndarray, list[ImageDecodeError]]:
         """Run every image, those with equal bytes once, here and across runs of one store.
@@ -112,6 +120,8 @@ class Extraction:
         n, default = len(self.images), _BATCH_CPU if self.device == "cpu" else _BATCH_ACCELERATOR
         self._limit = default if self.batch_size == "auto" else int(self.batch_size)
         self._warned = False
+        # The batch that is running, and what waits for it.
+        self._running: tuple[Sequence[_Image], Callable[[], list[np.ndarray]]] | None = None
         self._columns = [slice(*bounds) for bounds in pairwise(np.cumsum([0, *self.widths]))]
         self._rows = self.allocate((n, sum(self.widths)), np.result_type(*self.dtypes))
         self._failures: list[ImageDecodeError] = []
@@ -128,7 +138,7 @@ class Extraction:
                 with DecodingThreads(self.n_threads) as threads:
                     todo: Sequence[int] = range(n)
                     while True:
-                        pending: list[tuple[int, bytes, np.ndarray]] = []
+                        pending: list[_Image] = []
                         for decoded in self._decoded(todo, threads, bar.update):
                             pending.append(decoded)
                             size = 4 * pending[0][2].size * (len(pending) + 1)
@@ -136,12 +146,15 @@ class Extraction:
                             if too_large or len(pending) >= self._limit:
                                 self._compute(pending, bar.update)
                                 pending = []
-                        if pending:
-                            self._compute(pending, bar.update)
+                        self._compute(pending, bar.update, last=True)
                         if not self._elsewhere:
                             break
                         todo = self._look_elsewhere(bar.update)
             finally:
+                if self._running is not None and self.begin is not None:
+                    # An error elsewhere: what the device is computing is kept.
+                    with suppress(Exception):
+                        self._finish(bar.update)
                 if self._claimed:
                     self._release(list(self._claimed))
         for row, original in self._copies:
@@ -288,51 +301,82 @@ class Extraction:
         self._failures.append(named)
 
     def _compute(
-        self, pending: Sequence[tuple[int, bytes, np.ndarray]], advance: Callable[[int], object]
+        self, pending: Sequence[_Image], advance: Callable[[int], object], *, last: bool = False
     ) -> None:
-        """Run images, in smaller batches if the device runs out of memory; fill and store rows."""
-        while pending:
-            batch, values = pending[: self._limit], None
-            try:
-                images = self.preprocessing.stack([image for _, _, image in batch])
-                if self.device.startswith("cuda"):
-                    # Pinned memory lets the copy run alongside the previous batch's kernels; as
-                    # uint8 it is a quarter of the bytes, and the device normalizes.
-                    images = images.pin_memory().to(self.device, non_blocking=True)
-                values = np.hstack(self.compute(self.preprocessing.normalize(images)))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or self._limit == 1:
-                    raise
-            if values is None:
-                # Outside the handler: the traceback would keep the failed batch's tensors alive.
-                self._halve(len(batch))
-                continue
-            columns = []
-            for where, dtype in zip(self._columns, self.dtypes, strict=True):
-                part = values[:, where]
-                with np.errstate(over="ignore"):
-                    stored = part.astype(dtype, copy=False)
-                # A row with a number too large for the dtype stays as it is.
-                whole = (~np.isfinite(stored) & np.isfinite(part)).any(axis=1)
-                columns.append([p if w else s for p, s, w in zip(part, stored, whole, strict=True)])
-            rows: list[tuple[bytes, np.ndarray]] = []
-            for (row, digest, _), *parts in zip(batch, *columns, strict=True):
-                self._fill(row, parts)
-                if digest in self._claimed:
-                    rows += zip(self._claimed[digest][1], parts, strict=True)
-            if self.store is not None and rows:
-                # Flushed per batch: whatever happens next, this much is done.
-                claims = [self._claimed[digest][0] for _, digest, _ in batch]
-                self.store.put(rows, claims, self._owner)
-                for _, digest, _ in batch:
-                    del self._claimed[digest]
-            advance(len(batch))
-            pending = pending[len(batch) :]
-            give_back_freed_memory(len(batch))
+        """Begin batches, each when the one before it has begun, and finish that one.
+
+        What does not fit in the memory of the device is begun again in smaller ones.
+        """
+        while pending or (last and self._running is not None):
+            batch, begun = pending[: self._limit], None
+            if batch:
+                begun = self._if_it_fits(partial(self._begin, batch), len(batch))
+                if begun is not None:
+                    pending = pending[len(batch) :]
+            pending = [*self._finish(advance), *pending]
+            if begun is not None:
+                self._running = batch, begun
+                if self.begin is None:
+                    pending = [*self._finish(advance), *pending]
+
+    def _begin(self, batch: Sequence[_Image]) -> Callable[[], list[np.ndarray]]:
+        """Begin a batch on its device; return what waits for it."""
+        cuda = self.device.startswith("cuda")
+        # Pinned memory lets the copy run alongside the previous batch's kernels; as uint8 it is a
+        # quarter of the bytes, and the device normalizes.
+        images = self.preprocessing.stack([image for _, _, image in batch], pinned=cuda)
+        if self.begin is not None:
+            return self.begin(images)
+        images = images.to(self.device, non_blocking=True) if cuda else images
+        return lambda: self.compute(self.preprocessing.normalize(images))
+
+    def _if_it_fits(self, work: Callable[[], Any], n: int) -> Any:
+        """Do some work on ``n`` images; return None if it takes more memory than there is."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or self._limit == 1:
+                raise
+        # Outside the handler: the traceback would keep the failed batch's tensors alive.
+        self._halve(n)
+        return None
+
+    def _finish(self, advance: Callable[[int], object]) -> Sequence[_Image]:
+        """Wait for the batch that is running, fill and store its rows; return it if it failed."""
+        if self._running is None:
+            return []
+        (batch, finish), self._running = self._running, None
+        parts = self._if_it_fits(finish, len(batch))
+        if parts is None:
+            return batch
+        values = np.hstack(parts)
+        columns = []
+        for where, dtype in zip(self._columns, self.dtypes, strict=True):
+            part = values[:, where]
+            with np.errstate(over="ignore"):
+                stored = part.astype(dtype, copy=False)
+            # A row with a number too large for the dtype stays as it is.
+            whole = (~np.isfinite(stored) & np.isfinite(part)).any(axis=1)
+            columns.append([p if w else s for p, s, w in zip(part, stored, whole, strict=True)])
+        rows: list[tuple[bytes, np.ndarray]] = []
+        for (row, digest, _), *parts in zip(batch, *columns, strict=True):
+            self._fill(row, parts)
+            if digest in self._claimed:
+                rows += zip(self._claimed[digest][1], parts, strict=True)
+        if self.store is not None and rows:
+            # Flushed per batch: whatever happens next, this much is done.
+            claims = [self._claimed[digest][0] for _, digest, _ in batch]
+            self.store.put(rows, claims, self._owner)
+            for _, digest, _ in batch:
+                del self._claimed[digest]
+        advance(len(batch))
+        give_back_freed_memory(len(batch))
+        return []
 
     def _halve(self, n: int) -> None:
         """Halve the batch after one of ``n`` images did not fit in memory, and say so once."""
         self._limit = max(1, min(self._limit, n) // 2)
+        self.halved()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if not self._warned:

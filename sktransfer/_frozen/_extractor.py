@@ -9,6 +9,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 from sktransfer._frozen import _engines
 from sktransfer._frozen._cache import store_for
+from sktransfer._frozen._device import DeviceBatches
 from sktransfer._frozen._extraction import Extraction
 from sktransfer._frozen._layers import LayerOutput, NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
@@ -73,10 +75,18 @@ class FrozenExtractor:
 
         Rows too large for half precision are computed again in float32.
         """
+        *parts, finite = self._run(batch)
+        return parts if finite else self._whole(batch, parts)
+
+    def _run(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the outputs of a normalized batch, and whether all of them are finite."""
         parts = self.network().run(batch, self.outputs)
         # The limits are NaN where one value is, and are found many times faster than isfinite is.
-        if all(each.isfinite() for part in parts for each in torch.aminmax(part)):
-            return parts
+        limits = [each for part in parts for each in torch.aminmax(part)]
+        return [*parts, torch.stack(limits).isfinite().all()]
+
+    def _whole(self, batch: torch.Tensor, parts: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return outputs that are finite, of which some are not; raise if they cannot be had."""
         if self.precision in ("float16", "bfloat16"):
             fits = torch.stack([part.isfinite().all(dim=1) for part in parts]).all(dim=0)
             if self._exact is None:
@@ -142,6 +152,11 @@ class FrozenExtractor:
         the size of all rows that this and further calls run, where they are many; the rest is as
         for :class:`Extraction`.
         """
+        batches: dict[str, Any] = {}
+        if self.device.startswith("cuda"):
+            on_device = DeviceBatches(self._steps, self.device)
+            batches["begin"] = partial(self._begin, on_device)
+            batches["halved"] = on_device.rest
         return Extraction(
             images,
             lambda batch: [part.cpu().numpy() for part in self.compute(batch)],
@@ -156,7 +171,30 @@ class FrozenExtractor:
             on_error=on_error,
             progress=self.info.reference.name if progress else None,
             allocate=allocate,
+            **batches,
         ).run()
+
+    def _steps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the outputs of a stacked batch on the device, and whether they are finite."""
+        images = images.contiguous(memory_format=torch.channels_last)  # while it is small
+        return self._run(self.preprocessing.normalize(images))
+
+    def _begin(
+        self, on_device: DeviceBatches, images: torch.Tensor
+    ) -> Callable[[], list[np.ndarray]]:
+        """Begin a stacked batch; return what waits for its outputs."""
+        wait = on_device.begin(images)
+
+        def finish() -> list[np.ndarray]:
+            batch, (*parts, finite) = wait()
+            if not finite:
+                normalized = self.preprocessing.normalize(batch)
+                parts = [
+                    p.cpu() for p in self._whole(normalized, [p.to(batch.device) for p in parts])
+                ]
+            return [part.numpy() for part in parts]
+
+        return finish
 
 
 def store_together(

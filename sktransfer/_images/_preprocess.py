@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,16 @@ def make_preprocessing(
     )
 
 
+@lru_cache(maxsize=64)  # a CUDA graph cannot copy them to the device
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """Return means and standard deviations of the channels on a device."""
+    with torch.inference_mode(False):  # they may be part of somebody's gradient later
+        both = torch.tensor((mean, std), dtype=torch.float32, device=device)
+    return both.view(2, -1, 1, 1).unbind()
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, crop and normalize images; made by :func:`make_preprocessing`.
@@ -183,16 +194,20 @@ class Preprocessing:
         ]
         return np.stack(resized).clip(0.0, 1.0)  # bicubic overshoots; eight bits would be clipped
 
-    def stack(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
-        """Join results of calling it to one tensor (n, 3, S, S): uint8 if all are, else float32."""
-        dtypes = {array.dtype for array in arrays}
-        dtype = np.uint8 if dtypes == {np.dtype(np.uint8)} else np.float32
-        batch = np.empty((len(arrays), 3, self.size, self.size), dtype=dtype)
-        for place, array in zip(batch, arrays, strict=True):
-            if array.dtype == np.uint8 and dtype == np.float32:
+    def stack(self, arrays: Sequence[np.ndarray], *, pinned: bool = False) -> torch.Tensor:
+        """Join results of calling it to one tensor (n, 3, S, S): uint8 if all are, else float32.
+
+        ``pinned`` is in page-locked memory, from where a GPU fetches it by itself.
+        """
+        eight_bits = {array.dtype for array in arrays} == {np.dtype(np.uint8)}
+        dtype = torch.uint8 if eight_bits else torch.float32
+        shape = (len(arrays), 3, self.size, self.size)
+        batch = torch.empty(shape, dtype=dtype, pin_memory=pinned)
+        for place, array in zip(batch.numpy(), arrays, strict=True):
+            if array.dtype == np.uint8 and not eight_bits:
                 array = array.astype(np.float32) / np.float32(255)
             place[...] = array  # gray is repeated
-        return torch.from_numpy(batch)
+        return batch
 
     def normalize(self, batch: torch.Tensor) -> torch.Tensor:
         """Turn a stacked batch, on whatever device, into float32 as the network wants it."""
@@ -200,9 +215,8 @@ class Preprocessing:
             return batch.float()  # each image was normalized on its own
         # The very operations of torchvision, in its order: the last bit depends on them.
         scaled = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device)
-        std = torch.tensor(self.std, dtype=torch.float32, device=batch.device)
-        return (scaled - mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+        means, stds = _constants(self.mean, self.std, batch.device)
+        return (scaled - means).div_(stds)
 
     def to_batch(self, arrays: Sequence[np.ndarray]) -> torch.Tensor:
         """Join results of calling it to one normalized float32 tensor (n, 3, S, S)."""

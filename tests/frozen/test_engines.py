@@ -22,6 +22,7 @@ from sktransfer._frozen import (
     _engines,
     _extractor,
     _network,
+    float32_products,
     resolve_engine,
 )
 from sktransfer._frozen._engines import recall
@@ -306,3 +307,74 @@ def test_engines_share_no_rows(backbone, stand_in):
     }
     assert len(set(found.values())) == 4
     assert extractor(backbone, engine="auto").fingerprints() == found["float32", "openvino"]
+
+
+# --- products of float32 --------------------------------------------------------------------------
+
+
+def switches():
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def allows_tf32():
+    """A caller that allows TF32 everywhere."""
+    before = switches()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def test_float32_is_in_full_until_the_last_thread_is_through(allows_tf32):
+    outer = float32_products("float32", "cuda")
+    outer.__enter__()
+    both = threading.Barrier(2)
+
+    def other():
+        with float32_products("float32", "cuda:0"):
+            both.wait(60)
+            both.wait(60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    both.wait(60)
+    outer.__exit__(None, None, None)  # the first one out
+    assert switches() == ("highest", False)
+    both.wait(60)
+    thread.join(60)
+    assert switches() == ("high", True)
+
+
+@pytest.mark.parametrize("order", ["full first", "TF32 first"])
+def test_who_allows_tf32_never_takes_the_full_products_of_another(allows_tf32, order):
+    torch.set_float32_matmul_precision("medium")
+    full, loose = float32_products("float32", "cuda"), float32_products("tf32", "cuda")
+    first, second = (full, loose) if order == "full first" else (loose, full)
+    with first:
+        with second:
+            assert switches() == ("highest", False)
+        assert switches() == (("highest", False) if first is full else ("high", True))
+    assert switches() == ("medium", True)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "inside"),
+    [
+        ("float32", "cpu", ("highest", False)),
+        ("tf32", "cpu", ("highest", False)),  # processors call other things by that name
+        ("tf32", "cuda:1", ("high", True)),
+        ("bfloat16", "cuda", ("high", True)),  # as the caller has it
+    ],
+)
+def test_tf32_is_for_who_asks_for_it(allows_tf32, precision, device, inside):
+    with float32_products(precision, device):
+        assert switches() == inside
+    assert switches() == ("high", True)
+
+
+def test_an_error_leaves_the_switches_as_they_were(allows_tf32):
+    with pytest.raises(KeyError), float32_products("float32", "cpu"):
+        raise KeyError
+    assert switches() == ("high", True)
