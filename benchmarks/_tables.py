@@ -145,6 +145,29 @@ def long_run(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{told}\n\n{rst_table(header, rows)}"
 
 
+def scale_rows(content: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Header and rows of the run over many files, also for its own report."""
+    n, header = content["asked"]["images"], ("", "images", "seconds", "ms each", "CPU ms each")
+    header = (*header, "of a short run", "peak MB", "open files")
+
+    def row(what: str, its: dict[str, Any], *more: str) -> tuple[str, ...]:
+        costs = (number(its["images"], 9), number(its["seconds"]), number(its["ms"]))
+        return (what, *costs, number(its["cpu_ms"]), *(more or ("", "", "")))
+
+    rows: list[Sequence[str]] = []
+    for name, what in (("one_call", "one call"), ("dask", "Dask")):
+        part = content[name]
+        most = (number(part["peak_mb"], 4), str(part["files"]))
+        rows += [row(f"{what}, short run", each) for each in part["short"]]
+        rows.append(row(f"**{what}**", part["long"], f"{part['ratio']['cpu_ms']:.3f}", *most))
+        if name == "one_call":
+            fresh = content["fresh_process"]
+            rows.append(row("again, every row is there", part["second"]))
+            most = ("", number(fresh["peak_mb"], 4), str(fresh["files"]))
+            rows.append(row("in a fresh process", fresh, *most))
+    return header, rows
+
+
 def import_time(content: dict[str, Any]) -> str:
     header = ("", "seconds", "times the first row", "CPU seconds", "times the first row")
     rows = [

@@ -12,6 +12,7 @@ from typing import Any
 from sktransfer._backbones import Backbone, BackboneReference
 from sktransfer._frozen._layers import LayerOutput, NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
+from sktransfer._utils.config import free_memory
 from sktransfer._utils.forking import new_lock
 from sktransfer._utils.memory import give_back_freed_memory
 
@@ -20,6 +21,8 @@ from sktransfer._utils.memory import give_back_freed_memory
 # through many, and two that are used in turn should stay, however large they are.
 MAX_BYTES = 512 * 2**20
 AT_LEAST = 2
+# What the networks used in turn may take of the memory that is free: a quarter.
+_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class NetworkSource:
 class NetworkRegistry:
     """Frozen networks by what they are: reference, digest, precision, device and engine.
 
-    Beyond ``max_bytes`` the least recently used are let go, but for the last ``at_least``. What
-    batches take, which may be many times the weights, only the one used last has.
+    Beyond ``max_bytes`` the least recently used are let go, but for the last ``at_least``; where
+    one of them comes back, the bound rises, so that those used in turn stay. What batches take,
+    which may be many times the weights, only the one used last has.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES, at_least: int = 1) -> None:
@@ -50,6 +54,7 @@ class NetworkRegistry:
         # The most recently used last. A plain dict: an OrderedDict takes Ctrl-C within the hash of
         # a key for a missing key.
         self._networks: dict[tuple, FrozenNetwork] = {}
+        self._let_go: dict[tuple, int] = {}  # bytes that a network had when it went
         # What `info` loaded, for the `get` that follows it.
         self._loaded: Backbone | None = None
 
@@ -95,12 +100,20 @@ class NetworkRegistry:
                 self._loaded = None
                 give_back_freed_memory()  # of the whole network, and of preparing this part
             self._loaded = None
-            self._networks.pop((reference, *how.values()), None)
-            self._networks[reference, *how.values()] = network
+            key = (reference, *how.values())
+            self._networks.pop(key, None)
+            self._networks[key] = network
+            if key in self._let_go:
+                # Too early: it is one of several in turn, each of which drives the next one out.
+                n_bytes = self._let_go[key] + sum(
+                    each.n_bytes for each in self._networks.values() if each is not network
+                )
+                self.max_bytes = max(self.max_bytes, min(n_bytes, free_memory() // _SHARE))
             while len(self._networks) > self.at_least:
                 if sum(each.n_bytes for each in self._networks.values()) <= self.max_bytes:
                     break
-                del self._networks[next(iter(self._networks))]
+                oldest = next(iter(self._networks))
+                self._let_go[oldest] = self._networks.pop(oldest).n_bytes
                 give_back_freed_memory()
             return network
 

@@ -50,7 +50,8 @@ def test_precisions_are_networks_of_their_own():
     assert next(half.stages[0].parameters()).dtype == torch.bfloat16
 
 
-def test_the_least_recently_used_goes_first_and_one_stays():
+def test_the_least_recently_used_goes_first_and_one_stays(monkeypatch):
+    monkeypatch.setattr("sktransfer._frozen._registry.free_memory", lambda: 0)
     registry, loads = NetworkRegistry(max_bytes=1), []
     for name in ("squeezenet1_0", "squeezenet1_1", "squeezenet1_0"):
         registry.get(source(name, loads=loads), 3)
@@ -60,6 +61,26 @@ def test_the_least_recently_used_goes_first_and_one_stays():
     for name in ("squeezenet1_0", "squeezenet1_1", "squeezenet1_0"):
         roomy.get(source(name, loads=loads), 3)
     assert loads == ["squeezenet1_0", "squeezenet1_1"]
+
+
+def test_networks_used_in_turn_stay_once_they_have_come_back(monkeypatch):
+    """Beyond the bound, each would else drive out the one that is asked for next."""
+    names = ("squeezenet1_0", "squeezenet1_1", "resnet18")
+    registry, loads = NetworkRegistry(max_bytes=1), []
+    for name in names * 4:
+        registry.get(source(name, loads=loads), 1)
+    assert len(registry) == 3
+    assert 3 < len(loads) <= 6
+    # Those that do not come back do not stay.
+    walked = NetworkRegistry(max_bytes=1)
+    for name in names:
+        walked.get(source(name), 1)
+    assert (len(walked), walked.max_bytes) == (1, 1)
+    # Nor do those for which there is no memory.
+    monkeypatch.setattr("sktransfer._frozen._registry.free_memory", lambda: 4)
+    for name in names * 2:
+        walked.get(source(name), 1)
+    assert (len(walked), walked.max_bytes) == (1, 1)
 
 
 def test_other_weights_than_those_referred_to_are_refused():
