@@ -171,6 +171,11 @@ def finetune(job: Job, **params: Any) -> np.ndarray:
     return clf.predict_proba(job.rows(job.test))
 
 
+def finetune_whole(job: Job) -> np.ndarray:
+    """The same, but what was trained is kept as it is."""
+    return finetune(job, weight_interpolation=1.0)
+
+
 def finetune_before(job: Job) -> np.ndarray:
     """FineTuneClassifier with the defaults of version 0.1."""
     return finetune(job, **LAST_STAGE)
@@ -454,6 +459,7 @@ RECIPES: dict[str, Recipe] = {
     "all_layers": Recipe(all_layers, layers=("all",), drift=True),
     "transfer": Recipe(transfer, (TOGETHER, *NETWORKS)),
     "finetune": Recipe(finetune, costly=True),
+    "finetune_whole": Recipe(finetune_whole, costly=True),
     "finetune_before": Recipe(finetune_before, costly=True),
     "transfer_30": _budget(30),
     "transfer_300": _budget(300),

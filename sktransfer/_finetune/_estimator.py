@@ -130,8 +130,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         Images per step.
     weight_interpolation : "auto" or float, default="auto"
         How far the weights go from the solved head to what training made of them: 0 keeps the
-        probe, 1 what was trained, 0.5 is half way (WiSE-FT [3]_). ``"auto"`` chooses by the log
-        loss of rows that were not trained on (see :ref:`weight-interpolation`).
+        probe, 1 what was trained, 0.5 is half way (WiSE-FT [3]_). ``"auto"`` chooses by rows that
+        were not trained on, and keeps the probe unless training is better beyond doubt (see
+        :ref:`weight-interpolation`).
     validation_fraction : float, callable or None, default=None
         Share of the rows held out in ``fit``, stratified by class; with ``groups``, whole groups.
         Copies of an image are never on both sides. A callable splits like skorch's ``train_split``:

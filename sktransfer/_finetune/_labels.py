@@ -128,16 +128,16 @@ def halves(
     that a half lacks are left out of the rest; None if fewer than two classes remain.
     """
     y = rows.y[train]
-    groups = _undivided(rows, train)
-    units = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = independent_units(rows, train)
     n_units = np.array([len(np.unique(units[y == code])) for code in range(len(classes))])
     if (n_units > 1).sum() < 2:
         return None
     # scikit-learn warns of a class that there is too little of to divide.
     strata = np.where(n_units[y] > 1, y, int(n_units.argmax()))
-    folds = stratified_folds(2, grouped=groups is not None, random_state=seed)
+    grouped = units.max() + 1 < len(y)
+    folds = stratified_folds(2, grouped=grouped, random_state=seed)
     parts = []
-    for first, second in folds.split(strata, strata, groups):
+    for first, second in folds.split(strata, strata, units if grouped else None):
         present = np.unique(y[first])
         judged = second[np.isin(y[second], present)]
         if len(present) < 2 or not rows.weight[train[first]].any() or not len(judged):
@@ -152,6 +152,12 @@ def a_fifth(_: Any, y: np.ndarray, groups: Any = None) -> tuple[np.ndarray, np.n
         return holdout_split(y, min(0.2, 256 / len(y)), groups=groups, random_state=0)
     except ValueError:
         return np.arange(len(y)), None
+
+
+def independent_units(rows: Rows, chosen: np.ndarray) -> np.ndarray:
+    """Return what rows belong to that are independent of all others: numbers from 0 on."""
+    groups = _undivided(rows, chosen)
+    return np.arange(len(chosen)) if groups is None else np.unique(groups, return_inverse=True)[1]
 
 
 def _undivided(rows: Rows, chosen: np.ndarray) -> np.ndarray | None:

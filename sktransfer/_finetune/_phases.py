@@ -20,7 +20,7 @@ from sktransfer._base import derived_seed
 from sktransfer._finetune._adapters import attach, merge
 from sktransfer._finetune._checkpoint import Checkpoints, identities
 from sktransfer._finetune._datasets import LabeledRows
-from sktransfer._finetune._labels import Rows, halves
+from sktransfer._finetune._labels import Rows, halves, independent_units
 from sktransfer._finetune._training import (
     SHARES,
     Schedule,
@@ -28,8 +28,10 @@ from sktransfer._finetune._training import (
     between,
     choose_share,
     log_losses,
+    logits_of,
     mean_history,
     mean_loss,
+    scaled_losses,
     snapshot,
     train_epochs,
     within_memory,
@@ -175,15 +177,18 @@ def train_and_interpolate(
         _cross_fit(net, plain, drawn, rows, start, told)
         return
     _train_stages(net, drawn, held_out, rows, resume=resume)
-    changes = [(start, snapshot(net))]
+    end = snapshot(net)
     share = 1.0 if asked == "auto" else float(asked)
     if chosen:
         assert held_out is not None
-        losses = _losses_by_share(net, held_out, *changes[0])
-        share = _choose_share(net, losses, held_out.given_weight)
+        logits = {}
+        for share in SHARES:
+            net.module_.restore(between(start, end, share))
+            logits[share] = logits_of(net, held_out)
+        share = _choose_share(net, logits, held_out, rows)
         if not share:
-            _warn_if_destroyed(net, [(plain, changes[0][1])])
-    net.module_.restore(between(start, changes, share))
+            _warn_if_destroyed(net, [(plain, end)])
+    net.module_.restore(between(start, end, share))
     net.weight_interpolation_ = share
 
 
@@ -195,9 +200,10 @@ def _cross_fit(
     start: Tensors,
     told: dict[str, Any],
 ) -> None:
-    """Train on each half of the rows, and add a share of the mean change to the start.
+    """Train on each half of the rows, and on all of them if the other halves say that it helps.
 
-    The share is chosen on the rows that each training has not seen; the start is of all rows.
+    How far to go is chosen on the rows that each training has not seen, from heads that have not
+    seen them either. A half takes half of the steps: all of its way is half of that of all rows.
     """
     seed = derived_seed(net._seed, HALVES)
     parts = halves(rows, net.train_indices_, net.class_weight, net._classes, seed)
@@ -210,19 +216,25 @@ def _cross_fit(
             stacklevel=4,
         )
         return
-    before, runs, changes, seen = list(net.history), [], [], []
-    losses = {share: np.zeros(len(plain)) for share in SHARES}
-    judged = np.zeros(len(plain))
+    before, runs, seen = list(net.history), [], []
+    shares = [share for share in SHARES if share <= 0.5]
+    logits = {share: np.zeros((len(plain), len(net._classes))) for share in shares}
+    judged, end = np.zeros(len(plain)), start
+
+    def begin_again() -> None:
+        """Go back to before the training, for callbacks as well, as in every fit."""
+        if runs:
+            net.notify("on_train_end", **told)
+            net.notify("on_train_begin", **told)
+        net.module_.restore(start)
+        net.initialize_optimizer()
+        net.history[:] = []
+
     try:
-        for half, (train, weight, test) in enumerate(parts):
-            if half:  # callbacks begin again, as in every fit
-                net.notify("on_train_end", **told)
-                net.notify("on_train_begin", **told)
+        for half, (train, weight, test) in enumerate(parts, 1):
+            begin_again()
             if net.verbose:
-                print(f"Half {half + 1} of 2: training on {len(train)} rows")
-            net.module_.restore(start)
-            net.initialize_optimizer()
-            net.history[:] = []
+                print(f"Half {half} of 2: training on {len(train)} rows")
             some = plain.part(train, weight)
             start_head(net, some, None)
             net.history[:] = []
@@ -230,54 +242,52 @@ def _cross_fit(
             _train_stages(net, drawn.part(train, weight), None, rows, resume=False, half=half)
             runs.append(list(net.history))
             net.history[:] = []
-            changes.append((own, snapshot(net)))
-            seen.append((some, changes[-1][1]))
+            seen.append((some, snapshot(net)))
             unseen = plain.part(test, plain.given_weight[test])
-            for share, each in _losses_by_share(net, unseen, *changes[-1]).items():
-                losses[share][test] = each
+            for share in shares:
+                net.module_.restore(between(own, seen[-1][1], 2 * share))
+                logits[share][test] = logits_of(net, unseen)
             judged[test] = unseen.given_weight
-        share = _choose_share(net, losses, judged)
-        if not share:
+        every = plain.part(np.arange(len(plain)), judged)
+        share = _choose_share(net, logits, every, rows)
+        if share:
+            begin_again()
+            if net.verbose:
+                print(f"Training on all {len(plain)} rows")
+            _train_stages(net, drawn, None, rows, resume=False)
+            # Of more rows it may have come to grief where the halves did not.
+            seen = [(plain, snapshot(net))]
+            net.module_.restore(between(start, seen[0][1], share))
+            if mean_loss(net, plain) <= net.interpolation_losses_[0.0]:
+                net.weight_interpolation_, end = share, seen[0][1]
+            runs = [list(net.history)]
+        if not net.weight_interpolation_:
             _warn_if_destroyed(net, seen)
-        # The mean of trainings that went apart is no network: on rows that it has seen, it is worse
-        # than each of them on rows that it has not.
-        known = net.interpolation_losses_
-        while share:
-            net.module_.restore(between(start, changes, share))
-            if mean_loss(net, plain) <= known[share]:
-                break
-            share = max(each for each in SHARES if each < share)
-        net.weight_interpolation_ = share
     except BaseException:
         net.history[:] = [*before, *itertools.chain(*runs), *net.history]
         raise
     finally:
         # What an interrupt leaves is the head of all rows, not that of half of them.
-        net.module_.restore(between(start, changes, net.weight_interpolation_))
+        net.module_.restore(between(start, end, net.weight_interpolation_))
     epochs = mean_history(runs)
     net.history[:] = [*before, *epochs]
     net.n_epochs_ = len(epochs)
     net.best_epoch_ = 1 + int(np.argmin([row["train_loss"] for row in epochs])) if epochs else 0
-    net.initialize_optimizer()  # its moments are of half of the rows
+    if not net.weight_interpolation_:
+        net.initialize_optimizer()  # its moments are of half of the rows
 
 
-def _losses_by_share(
-    net: Any, dataset: LabeledRows, start: Tensors, end: Tensors
-) -> dict[float, np.ndarray]:
-    """Return the log loss of each row, by the share of the way from ``start`` to ``end``."""
-    losses = {}
-    for share in SHARES:
-        net.module_.restore(between(start, [(start, end)], share))
-        losses[share] = log_losses(net, dataset)
-    return losses
-
-
-def _choose_share(net: Any, losses: dict[float, np.ndarray], weight: np.ndarray) -> float:
+def _choose_share(
+    net: Any, logits: dict[float, np.ndarray], dataset: LabeledRows, rows: Rows
+) -> float:
     """Choose a share of the way, and note the mean losses."""
+    y, weight = dataset.y.numpy(), dataset.given_weight
     net.interpolation_losses_ = {
-        share: float(np.average(each, weights=weight)) for share, each in losses.items()
+        share: float(np.average(log_losses(each, y), weights=weight))
+        for share, each in logits.items()
     }
-    share = choose_share(losses, weight)
+    losses = {share: scaled_losses(each, y, weight) for share, each in logits.items()}
+    share = choose_share(losses, weight, independent_units(rows, dataset.rows))
     if net.verbose:
         found = ", ".join(f"{a:g}: {loss:.4g}" for a, loss in net.interpolation_losses_.items())
         print(f"Log loss of unseen rows by weight_interpolation ({found}); chosen: {share:g}")

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
+from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -24,6 +26,7 @@ from sktransfer._base import derived_seed
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._optimizers import schedule_factor
 from sktransfer._frozen import is_out_of_memory
+from sktransfer._utils.logistic import fit_temperature
 
 # A run of the range test ends where the loss of a batch is this many times what it was; every so
 # many steps, the rows held out are looked at. Losses are smoothed over a tenth of the steps.
@@ -266,63 +269,85 @@ def snapshot(net: Any) -> Tensors:
     return {name: tensor.clone() for name, tensor in net.module_.saved().items()}
 
 
-def between(start: Tensors, changes: list[tuple[Tensors, Tensors]], share: float) -> Tensors:
-    """Return ``start`` plus a share of the mean change of trainings (before, after) [1]_ [2]_.
+def between(start: Tensors, end: Tensors, share: float) -> Tensors:
+    """Return ``start`` plus a share of the way to ``end`` [1]_.
 
     References
     ----------
     .. [1] Wortsman, M., et al. (2022). "Robust fine-tuning of zero-shot models". CVPR.
-    .. [2] Wortsman, M., et al. (2022). "Model soups: averaging weights of multiple fine-tuned
-       models improves accuracy without increasing inference time". ICML.
     """
     if not share:
         return start
-    if share == 1 and len(changes) == 1 and changes[0][0] is start:
-        return changes[0][1]  # no digit of it is rounded
-    found = {}
-    for name, tensor in start.items():
-        pairs = [(before[name], after[name]) for before, after in changes]
-        if tensor.is_floating_point():
-            change = sum(after.to(tensor) - before.to(tensor) for before, after in pairs)
-            found[name] = tensor + share / len(pairs) * change
-        else:
-            found[name] = pairs[-1][1]
-    return found
+    if share == 1:
+        return end  # no digit of it is rounded
+    return {
+        name: tensor + share * (end[name].to(tensor) - tensor)
+        if tensor.is_floating_point()
+        else end[name]
+        for name, tensor in start.items()
+    }
 
 
 @torch.no_grad()
-def log_losses(net: Any, dataset: Any) -> np.ndarray:
-    """Return the cross-entropy of each row in inference mode; finite, however wrong it is."""
+def logits_of(net: Any, dataset: Any) -> np.ndarray:
+    """Return the logits of rows in inference mode, in float64; those not finite stay so."""
     net._set_training(False)
-    found = [
-        cross_entropy(net.infer(inputs).cpu().double(), labels, reduction="none")
-        for inputs, labels in net.get_iterator(dataset)
-    ]
+    return np.concatenate(
+        [net.infer(inputs).cpu().double().numpy() for inputs, _ in net.get_iterator(dataset)]
+    )
+
+
+def log_losses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the cross-entropy of each row; finite, however wrong it is."""
+    with np.errstate(all="ignore"):
+        each = -log_softmax(logits, axis=1)[np.arange(len(y)), y]
     worst = -math.log(np.finfo(np.float64).eps)
-    return torch.cat(found).nan_to_num(worst).clamp(max=worst).numpy()
+    return np.nan_to_num(each, nan=worst, posinf=worst).clip(max=worst)
 
 
 def mean_loss(net: Any, dataset: Any) -> float:
     """Return the weighted mean of :func:`log_losses`."""
-    return float(np.average(log_losses(net, dataset), weights=dataset.given_weight))
+    losses = log_losses(logits_of(net, dataset), dataset.y.numpy())
+    return float(np.average(losses, weights=dataset.given_weight))
 
 
-def choose_share(losses: dict[float, np.ndarray], weight: np.ndarray) -> float:
-    """Choose a share by the losses of rows: 0 if it is the best, else one as good as the best.
+def scaled_losses(logits: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return log losses at the temperature that is best for these rows.
 
-    As good is what is no worse within the standard error of the differences by row. Of these it is
-    the one nearest to a half, where the middle of the way usually is better than either end.
+    Training sharpens probabilities, which can be had without it.
+    """
+    finite = np.isfinite(logits).all(axis=1)
+    judged = finite & (weight > 0)
+    inverse = 1.0
+    if judged.any():
+        logits = logits - logits.max(axis=1, keepdims=True, where=finite[:, None], initial=-np.inf)
+        inverse = 1 / fit_temperature(logits[judged], y[judged], weight[judged])
+    return log_losses(logits * inverse, y)
+
+
+def choose_share(losses: dict[float, np.ndarray], weight: np.ndarray, units: np.ndarray) -> float:
+    """Choose a share by the losses of rows: 0 unless another one is better beyond doubt.
+
+    That is a one-sided test at 5 % of the differences by unit (rows of a unit are not independent).
+    Of the shares that are no worse than the best within a standard error, it is the one nearest to
+    a half, where the middle of the way usually is better than either end.
     """
     part = weight / weight.sum()
-    best = min(losses, key=lambda share: (part @ losses[share], share))
-    if not best:  # training that does not help is not kept
-        return best
-    as_good = []
-    for share, each in losses.items():
-        difference = each - losses[best]
-        mean = part @ difference
-        if mean <= math.sqrt(part**2 @ (difference - mean) ** 2):
-            as_good.append(share)
+    judged = np.unique(units[weight > 0])
+
+    def difference(a: float, b: float) -> tuple[float, float]:
+        """Return how much higher the loss of one share is, and the standard error of that."""
+        each = losses[a] - losses[b]
+        mean = part @ each
+        by_unit = np.bincount(units, part * (each - mean))
+        return mean, math.sqrt(by_unit @ by_unit)
+
+    shares = [share for share in losses if share]
+    best = min(shares, key=lambda share: (part @ losses[share], share))
+    gain, error = difference(0.0, best)
+    if len(judged) < 2 or not gain > error * student.ppf(0.95, len(judged) - 1):
+        return 0.0
+    as_good = [a for a in shares if (d := difference(a, best))[0] <= d[1]]
     return min(as_good, key=lambda share: (abs(share - 0.5), share))
 
 

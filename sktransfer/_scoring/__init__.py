@@ -1,1 +1,1 @@
-"""What rankings and the estimator that chooses share: networks, scores of features, temperature."""
+"""What rankings and the estimator that chooses share: networks and scores of features."""

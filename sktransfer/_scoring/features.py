@@ -1,17 +1,20 @@
-"""Labeled features, and predictions of rows that were left out of a ridge regression on them."""
+"""Labeled features, and predictions of rows that a regression on them has not seen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg
+from scipy.special import log_softmax
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.logistic import FLOOR, PROBE_C, cross_fitted_logits
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.resampling import members
 from sktransfer._utils.threads import blas_threads
@@ -150,3 +153,15 @@ def _blocks(data: LabeledFeatures) -> list[np.ndarray] | None:
     for rows in members(data.groups):
         sizes.setdefault(len(rows), []).append(rows)
     return [np.stack(rows) for rows in sizes.values()]
+
+
+def cross_fitted(
+    F: np.ndarray,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    n_classes: int,
+    folds: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> np.ndarray:
+    """Return log-probabilities by probes of other folds, (n, n_classes); untested rows are NaN."""
+    (logits,) = cross_fitted_logits(F, codes, weight, n_classes, folds, [PROBE_C], floor=FLOOR)
+    return log_softmax(logits, axis=1)

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import derived_seed
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._scoring.crossfit import cross_fitted
+from sktransfer._scoring.features import cross_fitted
 from sktransfer._utils.logistic import FLOOR, PROBE_C, solve_linear
 from sktransfer._utils.names import quoted
 from sktransfer._utils.splitting import joined_groups, stratified_folds

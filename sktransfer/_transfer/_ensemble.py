@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from sktransfer._scoring.crossfit import fit_temperature
 from sktransfer._transfer._candidates import FINE_TUNED, Candidate, Task, log_loss
+from sktransfer._utils.logistic import fit_temperature
 from sktransfer._utils.resampling import middle
 from sktransfer.metrics._roc import weighted_area
 

@@ -121,7 +121,9 @@ class Plan:
             if self.left <= 0:
                 self.say("there is no time for fine-tuning.")
                 break
-            tuner = finetuner(networks[name], verbose=max(0, self.verbose - 1))
+            # Half way: what is held out judges it here, and whether it joins the probes.
+            settings = {"weight_interpolation": 0.5, "verbose": max(0, self.verbose - 1)}
+            tuner = finetuner(networks[name], **settings)
             expected = 0.0
             if n_folds is None:
                 expected = _fold_seconds(tuner, task, kept)

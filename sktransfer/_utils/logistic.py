@@ -1,4 +1,4 @@
-"""Penalized logistic regression on standardized columns, solved in float64."""
+"""Penalized logistic regression on standardized columns, in float64, and its temperature."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
@@ -27,6 +28,9 @@ _PRECISION = 1e-6  # of the equations of a step, in the end
 _MOST_STEPS = 200
 # Logit of a class that is in no row of training, below that of the others.
 _ABSENT = -30.0
+# The temperature is looked for between exp(-x) and exp(x): beyond, probabilities are those of the
+# largest class, or even.
+_DECADES = 5.0
 
 
 def solve_linear(
@@ -229,3 +233,29 @@ def _newton_step(
         before, size = size, dot(left, again)
         toward = again + size / before * toward
     return step, decrease
+
+
+def fit_temperature(
+    log_probabilities: np.ndarray, codes: np.ndarray, weight: np.ndarray | None = None
+) -> float:
+    """Return the temperature by which logits are divided for the least log loss on their rows.
+
+    As Platt (1999) has it, there is one more row of each class, whatever it is predicted to be:
+    rows that are all predicted correctly do not make the next one certain.
+    """
+    share = np.ones(len(codes)) if weight is None else np.asarray(weight, dtype=float)
+    n_classes = log_probabilities.shape[1]
+    even = n_classes / (share.sum() + n_classes)
+    own = log_probabilities[np.arange(len(codes)), codes]
+    target = (1 - even) * own + even * log_probabilities.mean(axis=1)
+
+    def slope(log_inverse: float) -> float:
+        expected = softmax(log_probabilities * np.exp(log_inverse), axis=1) * log_probabilities
+        return float(share @ (expected.sum(axis=1) - target))
+
+    # The loss is convex in the inverse of the temperature.
+    if slope(-_DECADES) >= 0:
+        return float(np.exp(_DECADES))
+    if slope(_DECADES) <= 0:
+        return float(np.exp(-_DECADES))
+    return float(np.exp(-brentq(slope, -_DECADES, _DECADES, xtol=1e-13)))

@@ -7,8 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sktransfer._scoring.crossfit import cross_fitted
-from sktransfer._scoring.features import LabeledFeatures, ridge_decisions, standardized
+from sktransfer._scoring.features import (
+    LabeledFeatures,
+    cross_fitted,
+    ridge_decisions,
+    standardized,
+)
 from sktransfer._utils.resampling import half_samples, middle, resamples, score_held_out
 from sktransfer._utils.splitting import stratified_folds
 from sktransfer.model_selection._feature_scores import (

@@ -11,7 +11,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer._scoring.crossfit import cross_fitted, fit_temperature
+from sktransfer._scoring.features import cross_fitted
+from sktransfer._utils.logistic import fit_temperature
 
 
 @pytest.fixture
