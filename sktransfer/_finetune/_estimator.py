@@ -610,8 +610,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         parts = [part.detach().cpu().double().numpy() for part in self.forward_iter(X)]
         logits = np.concatenate(parts)
         lost = np.flatnonzero(~np.isfinite(logits.max(axis=1)))
-        lost = np.setdiff1d(lost, self._failed_rows["row"])
-        if len(lost):
+        if len(lost) and len(lost := np.setdiff1d(lost, self._failed_rows["row"])):
             raise FloatingPointError(
                 f"The network computes NaN or infinity for {len(lost)} row(s), the first is row "
                 f"{lost[0]}, whose images can be read: its weights or its precision "
@@ -643,13 +642,14 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             return
         source = self._image_source(X, reset=False)
         at_once = len(source)
-        if self._prefix.cut.depth > 0:  # as many rows as have activations that fit in memory
+        if self._prefix.cut.depth > 0 and at_once > _LEAST_ROWS:  # as many rows as have activations that fit in memory
             budget = self.cache__memory_budget
             fit = free_memory() // 2 if budget == "auto" else int(budget)
             at_once = max(_LEAST_ROWS, fit // self._prefix.row_bytes)
         failures: list[ImageDecodeError] = []
         n_views = self.augmentation__test_time_views or 1
-        with DecodingThreads(n_decoding_threads(self.n_jobs)) as pool:
+        n_threads = source.n_threads(n_decoding_threads(self.n_jobs))
+        with DecodingThreads(n_threads) as pool:
             for some in portions(source, at_once):
                 rows = [self._unlabeled(some, pool.map, failures)]
                 rows += [self._drawn(some, view, pool.map) for view in range(1, n_views)]

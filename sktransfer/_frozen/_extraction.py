@@ -135,7 +135,7 @@ class Extraction:
         self._claimed: dict[bytes, tuple[bytes, list[bytes]]] = {}
         with progress_bar(self.progress, total=n, unit="image") as bar:
             try:
-                with DecodingThreads(self.n_threads) as threads:
+                with DecodingThreads(self.images.n_threads(self.n_threads)) as threads:
                     todo: Sequence[int] = range(n)
                     while True:
                         pending: list[_Image] = []

@@ -157,14 +157,15 @@ class FrozenExtractor:
             on_device = DeviceBatches(self._steps, self.device)
             batches["begin"] = partial(self._begin, on_device)
             batches["halved"] = on_device.rest
+        store = store_for(cache, total_bytes)
         return Extraction(
             images,
             lambda batch: [part.cpu().numpy() for part in self.compute(batch)],
             self.preprocessing,
             self.widths,
             self.dtypes,
-            fingerprints=self.fingerprints(),
-            store=store_for(cache, total_bytes),
+            fingerprints=None if store is None else self.fingerprints(),
+            store=store,
             batch_size=batch_size,
             device=self.device,
             n_threads=n_threads,

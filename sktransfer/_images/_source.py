@@ -59,6 +59,8 @@ _LOADING = new_lock()
 
 # What is assumed of a row whose size cannot be known before it is read.
 _UNKNOWN_SIZE = 32 * 2**20
+# Bytes of a file whose decoding takes about as long as to start a thread and wait for its turn.
+_SMALL_FILE = 2**19
 # How JPEG, PNG, GIF, WebP and BMP begin in base64.
 _BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "Qk")
 
@@ -210,6 +212,10 @@ class ImageSource:
         if is_opener(row) or is_file(row) or is_instance(row, "pydicom", "Dataset"):
             return _UNKNOWN_SIZE
         return 0  # it is there
+
+    def n_threads(self, most: int) -> int:
+        """Return how many threads are to decode: none for one small image, which comes sooner so."""
+        return 0 if len(self) == 1 and self.size(0) <= _SMALL_FILE else most
 
     def open(self, i: int) -> EncodedImage:
         """Read row ``i`` and take its digest, without decoding it.

@@ -31,7 +31,8 @@ class DecodingThreads(AbstractContextManager):
     """A few threads that run what is submitted in its order, for the length of a ``with`` block.
 
     An error drops what has not begun. After Ctrl-C what runs is left alone too, if it takes long:
-    native code cannot be stopped, and its result is thrown away.
+    native code cannot be stopped, and its result is thrown away. With no threads at all, the caller
+    does the work: for what takes less time than to start a thread and wait for its turn.
     """
 
     n_threads: int
@@ -41,6 +42,9 @@ class DecodingThreads(AbstractContextManager):
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run a function in a thread, when its turn comes."""
         future: Future[T] = Future()
+        if not self.n_threads:
+            _run(future, function, arguments)
+            return future
         self._tasks.put((future, function, arguments))
         if len(self._threads) < self.n_threads:
             name = f"sktransfer-decode-{len(self._threads)}"
@@ -76,17 +80,17 @@ class DecodingThreads(AbstractContextManager):
 def _work(tasks: queue.SimpleQueue) -> None:
     """Run tasks until there is a None."""
     while (task := tasks.get()) is not None:
-        future, function, arguments = task
-        if future.set_running_or_notify_cancel():
-            try:
-                result = function(*arguments)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-                del result
-        # Images live no longer than whoever asked for them wants.
-        del task, future, function, arguments
+        _run(*task)
+        del task  # images live no longer than whoever asked for them wants
+
+
+def _run(future: Future[T], function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
+    """Run a task, unless it was dropped."""
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
 
 
 _blas = cache(ThreadpoolController)  # which looks through all libraries of the process
