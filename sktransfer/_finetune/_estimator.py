@@ -642,7 +642,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             return
         source = self._image_source(X, reset=False)
         at_once = len(source)
-        if self._prefix.cut.depth > 0 and at_once > _LEAST_ROWS:  # as many rows as have activations that fit in memory
+        if (
+            self._prefix.cut.depth > 0 and at_once > _LEAST_ROWS
+        ):  # as many rows as have activations that fit in memory
             budget = self.cache__memory_budget
             fit = free_memory() // 2 if budget == "auto" else int(budget)
             at_once = max(_LEAST_ROWS, fit // self._prefix.row_bytes)

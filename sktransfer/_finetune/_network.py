@@ -228,6 +228,8 @@ class Suffix(nn.Module):
 
     def train(self, mode: bool = True) -> Suffix:
         """Set the mode; what is frozen stays in eval mode."""
+        if not mode and not any(module.training for module in self.modules()):
+            return self  # as before each batch that is predicted
         super().train(mode)
         for part in self.parts:
             if not part.trained:

@@ -197,42 +197,46 @@ def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
 # a second or so; the answer is part of an embedding's key, which is needed even where every
 # embedding is in the store already and no network is loaded. So it is written down.
 
-_resolved: dict[Path, str] = {}
+_resolved: dict[str, str] = {}
 
 
 def recall(*question: Any) -> str | None:
     """Return the engine that (network, precision, outputs, side) resolved to before, or None."""
     if is_lost():
         return "torch"
-    record = _record_of(question)
-    if record not in _resolved:
+    text = _text_of(question)
+    if text not in _resolved:
         try:
-            answer = record.read_text(encoding="ascii").strip()
+            answer = _record_of(text).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
         if answer not in ("torch", "openvino"):
             return None
-        _resolved[record] = answer
-    return _resolved[record]
+        _resolved[text] = answer
+    return _resolved[text]
 
 
 def remember(*question: Any, engine: str) -> None:
     """Write an answer down for other processes; where that is impossible they resolve it too."""
     if is_lost() or recall(*question) == engine:
         return
-    record = _record_of(question)
-    _resolved[record] = engine
+    text = _text_of(question)
+    _resolved[text], record = engine, _record_of(text)
     with suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(record) as temporary:
             temporary.write_text(engine, encoding="ascii")
 
 
-def _record_of(question: tuple) -> Path:
+def _text_of(question: tuple) -> str:
+    """Return a question with all that its answer depends on."""
+    return repr((_circumstances(), str(_config.home_directory() / "engines"), question))
+
+
+def _record_of(text: str) -> Path:
     """Return the file that holds the answer to a question."""
-    directory = _config.home_directory() / "engines"
-    text = repr((_circumstances(), str(directory), question))
-    return directory / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return _config.home_directory() / "engines" / name
 
 
 @cache

@@ -355,6 +355,9 @@ class Extraction:
             part = values[:, where]
             with np.errstate(over="ignore"):
                 stored = part.astype(dtype, copy=False)
+            if stored is part:
+                columns.append([*part])
+                continue
             # A row with a number too large for the dtype stays as it is.
             whole = (~np.isfinite(stored) & np.isfinite(part)).any(axis=1)
             columns.append([p if w else s for p, s, w in zip(part, stored, whole, strict=True)])

@@ -128,11 +128,12 @@ class FrozenExtractor:
         versions = versions_of(network=(reference.name, engine))
         network = (reference.name, reference.digest, *filter(None, (reference.variant,)))
         shared = (_NUMBERS_VERSION, versions, *network, preprocessing)
-        parts = [
-            (*shared, self.precision, engine, kind, *output, np.dtype(dtype).str)
+        common = ", ".join(map(repr, (*shared, self.precision, engine, kind)))
+        texts = [  # as repr has a tuple
+            f"({common}, {', '.join(map(repr, (*output, np.dtype(dtype).str)))})"
             for output, dtype in zip(self.outputs, self.dtypes, strict=True)
         ]
-        return tuple(hashlib.blake2b(repr(p).encode(), digest_size=16).digest() for p in parts)
+        return tuple(hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts)
 
     def extract(
         self,

@@ -214,7 +214,7 @@ class ImageSource:
         return 0  # it is there
 
     def n_threads(self, most: int) -> int:
-        """Return how many threads are to decode: none for one small image, which comes sooner so."""
+        """Return how many threads are to decode: none for one small image, which is faster."""
         return 0 if len(self) == 1 and self.size(0) <= _SMALL_FILE else most
 
     def open(self, i: int) -> EncodedImage:

@@ -297,8 +297,11 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         return named
 
     def _note_failed_rows(self, failed: Any, n: int, what: str) -> None:
-        listed = failed[["reason", "row", "source"]].itertuples(index=False, name=None)
-        self._note_failures([ImageDecodeError(*each) for each in listed], n, what)
+        errors: list[ImageDecodeError] = []
+        if len(failed):  # to read an empty table takes a millisecond too
+            listed = failed[["reason", "row", "source"]].itertuples(index=False, name=None)
+            errors = [ImageDecodeError(*each) for each in listed]
+        self._note_failures(errors, n, what)
 
     def _logits(self, X: Any) -> np.ndarray:
         """Return tempered log-probabilities; NaN for rows that cannot be read."""
@@ -313,8 +316,9 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
             found = np.full((n, len(self.classes_)), np.nan)
             if isinstance(model, Pipeline):
                 # Of members of one network that differ in the layers only, the first has them all.
-                alike = {"layer": "all"} if reader.layer is None else {}
-                network = repr((reader.reference_.digest, {**reader.get_params(False), **alike}))
+                given = {n: v for n, v in vars(reader).items() if "_" not in (n[0], n[-1])}
+                given["layer"] = "all" if reader.layer is None else reader.layer
+                network = repr((reader.reference_.digest, given))
                 if network not in embedded:
                     embedded[network] = embed(reader, X)
                 F = embedded[network][:, -reader.n_features_out_ :]
@@ -325,7 +329,7 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", FailedRowsWarning)
                     found[:] = log_probabilities(model.decision_function(X))
-            failed = reader.failed_rows_ if len(reader.failed_rows_) else failed
+            failed = reader._failed_rows if len(reader._failed_rows) else failed
             parts.append(found)
         self._note_failed_rows(failed, n, "given NaN")
         return combine(parts, self.weights_, self.temperature_)

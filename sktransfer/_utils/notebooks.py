@@ -10,7 +10,9 @@ import multiprocessing
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -86,6 +88,8 @@ def progress_bar(title: str | None, **settings: Any) -> Any:
     over each other in a terminal, and what a notebook's workers write does not appear in it.
     """
     silent = title is None or multiprocessing.parent_process() is not None
+    if settings.get("disable", silent):
+        return nullcontext(SimpleNamespace(update=lambda n: None, disable=True))
     if "tqdm.auto" not in sys.modules:  # it chooses the kind of bar that suits the place
         with warnings.catch_warnings():
             # In a notebook without ipywidgets, the import warns, and the bar is one of text.
@@ -93,5 +97,4 @@ def progress_bar(title: str | None, **settings: Any) -> Any:
             import_module("tqdm.auto")
     from tqdm.auto import tqdm
 
-    settings = {"desc": title, "disable": silent, "dynamic_ncols": True, **settings}
-    return tqdm(**settings)
+    return tqdm(**{"desc": title, "dynamic_ncols": True, **settings})
