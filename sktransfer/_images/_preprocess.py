@@ -217,9 +217,7 @@ class Preprocessing:
         if batch.device.type == "cpu" and not batch.requires_grad:
             # Image by image, in the processor's cache. Torch would wake its threads, which then
             # spin while the engine, which has threads of its own, wants the cores.
-            mean, std = (
-                np.array(each, np.float32)[:, None, None] for each in (self.mean, self.std)
-            )
+            mean, std = (each.numpy() for each in _constants(self.mean, self.std, batch.device))
             result = np.empty(batch.shape, dtype=np.float32)
             for place, image in zip(result, batch.numpy(), strict=True):
                 np.divide(image, np.float32(255 if image.dtype == np.uint8 else 1), out=place)
