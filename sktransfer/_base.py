@@ -223,6 +223,11 @@ def resolve_device(device: str | torch.device, precision: str) -> str:
     return str(chosen)
 
 
+def on_host(rows: Any) -> np.ndarray:
+    """Return embeddings as an array, also where they are a tensor on a device."""
+    return np.asarray(rows.cpu() if isinstance(rows, torch.Tensor) else rows)
+
+
 def n_decoding_threads(n_jobs: int | None) -> int:
     """Return ``n_jobs``, or as many threads as torch may use (joblib's workers set that)."""
     if n_jobs is None:

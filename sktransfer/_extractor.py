@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
@@ -40,7 +41,12 @@ from sktransfer._images import DicomOptions
 from sktransfer._moving import arrive_from_pickle, places_of
 from sktransfer._persistence import PackedWeights, found_source, request_source
 from sktransfer._utils.names import answers
-from sktransfer._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
+from sktransfer._utils.sklearn_compat import (
+    HasMethods,
+    StrOptions,
+    _fit_context,
+    _get_output_config,
+)
 
 # Names that Keras, timm and others have.
 _MEANT = {
@@ -51,6 +57,7 @@ _MEANT = {
     "image_size": "input_shape target_size img_size input_size",
     "precision": "dtype fp16 amp half",
     "n_jobs": "num_workers workers",
+    "output": "return_tensors return_type array_namespace",
     "random_state": "seed",
     "Leave it out: the output layer is always taken off": "include_top num_classes classes",
     "Leave it out: nothing is trained; FineTuneClassifier(freeze_depth=) trains": "trainable "
@@ -142,6 +149,11 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     store_weights : bool, default=False
         Whether a pickle of the fitted estimator carries the weights. Otherwise it carries their
         digest, and they are found again on the machine that loads it.
+    output : {"auto", "numpy", "torch"}, default="auto"
+        ``"torch"`` gives embeddings as a tensor on the device, for estimators that compute there
+        under scikit-learn's ``config_context(array_api_dispatch=True)`` (see :ref:`array-api`).
+        ``"auto"`` is ``"numpy"``, but follows scikit-learn's convention in such a context: for
+        images in a tensor, a tensor on its device.
     verbose : int or bool, default=0
         1 shows a progress bar with the throughput.
 
@@ -209,6 +221,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         "weights": [str, os.PathLike, Enum, None],
         "layer": [str, Integral, list, tuple, None],
         "pooling": [StrOptions(set(POOLINGS))],
+        "output": [StrOptions({"auto", "numpy", "torch"})],
     }
 
     @answers(_MEANT)
@@ -234,6 +247,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = 0,
         store_weights: bool = False,
+        output: str = "auto",
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -255,6 +269,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.store_weights = store_weights
+        self.output = output
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -314,16 +329,20 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
 
         Returns
         -------
-        embeddings : ndarray of shape (n, d), float32 or float64
+        embeddings : ndarray or Tensor of shape (n, d), float32 or float64
             Row i belongs to row i of ``X``. A DataFrame after ``set_output(transform="pandas")``,
-            and a lazy Dask DataFrame for a Dask collection of paths (see :ref:`scale`).
+            a tensor with ``output="torch"``, and a lazy Dask DataFrame for a Dask collection of
+            paths (see :ref:`scale`).
 
         Raises
         ------
         ImageDecodeError
             For the first row that cannot be read, with ``on_error="raise"``.
+        ValueError
+            If both a tensor and a DataFrame are asked for.
         """
         check_is_fitted(self)
+        tensor_on = self._tensor_on(X)
         if type(X).__module__.startswith("dask") and is_lazy(X):
             return lazy_transform(self, X)
         images = self._image_source(X, reset=False)
@@ -340,7 +359,28 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         )
         if failures or len(self._failed_rows):
             self._note_failures(failures, len(rows), "given NaN")
-        return rows
+        # In one copy, of what the store has too: hits and misses are the same numbers.
+        return rows if tensor_on is None else torch.from_numpy(rows).to(tensor_on)
+
+    def _tensor_on(self, X: Any) -> str | torch.device | None:
+        """Return the device of the output, None for an array; raise if it cannot be a tensor."""
+        if self.output == "auto":
+            dispatched = isinstance(X, torch.Tensor) and get_config()["array_api_dispatch"]
+            return X.device if dispatched else None
+        if self.output == "numpy":
+            return None
+        container = _get_output_config("transform", self)["dense"]
+        if container != "default":
+            raise ValueError(
+                f"output='torch' gives a tensor, and set_output(transform={container!r}) asks for "
+                "a DataFrame. Use output='numpy' with it, or set_output(transform='default')."
+            )
+        if is_lazy(X):
+            raise ValueError(
+                "X is a Dask collection, whose embeddings are a lazy DataFrame; output='torch' "
+                "gives a tensor. Use output='numpy', or call .compute() on X first."
+            )
+        return resolve_device(self.device, self.precision)
 
     def _resolve(self, source: NetworkSource, info: NetworkInfo) -> tuple[LayerOutput, ...]:
         """Return what is taken out of the network."""
@@ -415,6 +455,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         if "_failed_rows" in state:
             arrive_from_pickle(self)
             self._info = replace(self._info, reference=self.reference_)
+        self.__dict__.setdefault("output", "auto")  # a pickle from before it was there
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

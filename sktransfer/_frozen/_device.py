@@ -99,7 +99,7 @@ class _Graph:
         with cuda.stream(stream):
             for _ in range(2):  # libraries take memory for a stream when it is new to them
                 steps(self.batch)
-            # Decoding threads and other extractions go on meanwhile, and may wait for the device.
+            # Decoding threads and other extractions run meanwhile, and may wait for the device.
             mode = {"capture_error_mode": "thread_local"}
             with cuda.graph(self._graph, stream=stream, **mode):
                 self._parts = steps(self.batch)

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktransfer._base import derived_seed
+from sktransfer._base import derived_seed, on_host
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._scoring.features import cross_fitted
 from sktransfer._utils.logistic import FLOOR, PROBE_C, solve_linear
@@ -151,7 +151,7 @@ def embed(extractor: PretrainedFeatureExtractor, X: Any) -> np.ndarray:
     """Return features; rows that cannot be read are NaN, and no warning is given."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FailedRowsWarning)
-        return np.asarray(extractor.transform(X))
+        return on_host(extractor.transform(X))
 
 
 def frozen_candidates(

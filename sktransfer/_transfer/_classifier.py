@@ -293,7 +293,8 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
             for name in _SHARED:
                 if repr(getattr(extractor, name)) == repr(usual[name]):
                     extractor.set_params(**{name: getattr(self, name)})
-            extractor.set_params(on_error=self.on_error, verbose=max(0, int(self.verbose) - 1))
+            quiet = max(0, int(self.verbose) - 1)
+            extractor.set_params(on_error=self.on_error, verbose=quiet, output="numpy")
         return named
 
     def _note_failed_rows(self, failed: Any, n: int, what: str) -> None:

@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from sktransfer._base import on_host
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._images import DecodedImage
 from sktransfer._transfer import TransferClassifier
@@ -397,6 +398,6 @@ def _embeddings_of(transformer: Any, X: Any) -> tuple[np.ndarray, np.ndarray]:
             "PretrainedFeatureExtractor(FrozenEstimator(clf)).fit(X); got "
             f"{type(transformer).__name__}."
         )
-    features = np.asarray(transformer.transform(X))
+    features = on_host(transformer.transform(X))
     kept = np.flatnonzero(np.isfinite(features).all(axis=1))
     return features[kept], kept

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor, nn
 
 from sktransfer._backbones import Backbone
-from sktransfer._base import resolve_device
+from sktransfer._base import on_host, resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import backbone_of, count_rows, rows_of, run_images, take_rows
 from sktransfer._scoring.networks import one_network
@@ -283,7 +283,7 @@ def _of_embeddings(
 
     def embed(images: Any, taken: np.ndarray | None) -> np.ndarray:
         with rows_of(taken):
-            rows = np.asarray(extractor.fit_transform(images))
+            rows = on_host(extractor.fit_transform(images))
         failed = extractor.failed_rows_
         return _readable(rows, [ImageDecodeError(*r) for r in failed[["reason", "row"]].to_numpy()])
 

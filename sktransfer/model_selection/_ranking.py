@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from sktransfer._backbones import describe_backbone, list_backbones
-from sktransfer._base import seed_from
+from sktransfer._base import on_host, seed_from
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._image_rows import rows_of, take_rows
 from sktransfer._scoring.features import check_labeled, check_labels
@@ -384,7 +384,7 @@ def _score_layers(
     seconds: float,
 ) -> tuple[list[tuple[dict[str, Any], Scored]], int]:
     """Score the layers of a network; also the number of images that could be read."""
-    F = np.asarray(extractor.fit_transform(X))
+    F = on_host(extractor.fit_transform(X))
     read = np.ones(len(F), dtype=bool)
     read[extractor.failed_rows_["row"].to_numpy(dtype=int)] = False
     F, y, groups = F[read], y[read], None if groups is None else groups[read]
