@@ -49,9 +49,9 @@ def test_a_saved_file_and_a_frozen_estimator_give_the_same(first, task, tmp_path
     assert np.array_equal(a.transform(X), b.transform(X))
     assert np.array_equal(a.transform(X), c.transform(X))
     assert a.reference_ == b.reference_
-    second = FineTuneClassifier(
-        str(tmp_path / "first.safetensors"), image_size=32, max_epochs=1, random_state=0
-    ).fit(X, y)
+    trained = {"max_epochs": 1, "weight_interpolation": 1, "random_state": 0}
+    second = FineTuneClassifier(str(tmp_path / "first.safetensors"), image_size=32, **trained)
+    second.fit(X, y)
     second.save(tmp_path / "second.safetensors")
     third = extractor(tmp_path / "second.safetensors").fit(X)
     assert third.reference_.digest != a.reference_.digest
