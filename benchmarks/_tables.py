@@ -147,7 +147,7 @@ def long_run(content: dict[str, Any]) -> str:
 
 def scale_rows(content: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Header and rows of the run over many files, also for its own report."""
-    n, header = content["asked"]["images"], ("", "images", "seconds", "ms each", "CPU ms each")
+    header = ("", "images", "seconds", "ms each", "CPU ms each")
     header = (*header, "of a short run", "peak MB", "open files")
 
     def row(what: str, its: dict[str, Any], *more: str) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
     python benchmarks/scale.py [--images 100000] [--short 2000] [--size 32] [--workers 2]
 
-One process embeds all files with four networks in one call of ``FeatureUnion.fit_transform``, with a
-directory as the cache; calls it again, where every row is there; and a fresh process does. Then two
-worker processes of Dask do the same with a directory of their own. Short runs on other files, in
-the same processes before and after, say what an image costs where nothing has had time to grow.
-Last, rows are written to a directory store on its own, and looked up, up to a million.
+One process embeds all files with four networks in one call of ``FeatureUnion``, with a directory as
+the cache; calls it again, where every row is there; and a fresh process does. Then two worker
+processes of Dask do the same with a directory of their own. Short runs on other files, in the same
+processes before and after, say what an image costs where nothing has had time to grow. Last, rows
+are written to a directory store on its own, and looked up, up to a million.
 
 Ratios are of processor seconds, which other programs disturb less than they do the wall's. The
 exit status is 1 unless they stay within 5 % and both ways give the same embeddings.
@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,9 @@ def extractor(name: str, cache: Path, size: int) -> Any:
     )
 
 
-def one_call(folder: str, images: int, short: int, size: int, again: bool) -> dict[str, Any]:
+def one_call(
+    folder: str, images: int, short: int, size: int, again: bool, compared: int
+) -> dict[str, Any]:
     """Four networks in one call, twice; with ``again`` the rows are there and it is called once."""
     import numpy as np
     from sklearn.pipeline import FeatureUnion
@@ -181,7 +184,7 @@ def one_call(folder: str, images: int, short: int, size: int, again: bool) -> di
         return {**first, "peak_mb": watch.peak_mb, "files": watch.files, "misses": info.misses}
     union.fit_transform(paths(files, images + 4 * short, WARM_UP))
     parts = [paths(files, images + k * short, short) for k in range(4)]
-    brief = [timed(lambda: union.fit_transform(part), short)[0] for part in parts[:2]]
+    brief = [timed(partial(union.fit_transform, part), short)[0] for part in parts[:2]]
     lookups = sktransfer.cache_info().misses
     watch.samples.clear()
     long, E = timed(lambda: union.fit_transform(X), images)
@@ -193,14 +196,18 @@ def one_call(folder: str, images: int, short: int, size: int, again: bool) -> di
         ]
         for k in range(len(NETWORKS))
     ]
-    brief += [timed(lambda: union.transform(part), short)[0] for part in parts[2:]]
-    np.save(Path(folder) / "means.npy", E.mean(axis=0, dtype=np.float64))
+    brief += [timed(partial(union.transform, part), short)[0] for part in parts[2:]]
+    # What Dask is compared with.
+    np.save(Path(folder) / "means.npy", E[:compared].mean(axis=0, dtype=np.float64))
     output = E.nbytes / MB
     del E
     second, _ = timed(lambda: union.transform(X), images)
     watch.close()
     return {
-        **{"short": brief, "long": long, "second": second, "first_and_last_tenth_ms": steps},
+        "short": brief,
+        "long": long,
+        "second": second,
+        "first_and_last_tenth_ms": steps,
         "baseline_mb": baseline,
         "peak_mb": peak_mb,
         "output_mb": output,
@@ -210,7 +217,9 @@ def one_call(folder: str, images: int, short: int, size: int, again: bool) -> di
     }
 
 
-def with_dask(folder: str, images: int, short: int, size: int, workers: int) -> dict[str, Any]:
+def with_dask(
+    folder: str, images: int, total: int, short: int, size: int, workers: int
+) -> dict[str, Any]:
     """Four networks over one Dask table of paths, on worker processes of one thread each."""
     import dask
     import dask.dataframe as dd
@@ -234,15 +243,18 @@ def with_dask(folder: str, images: int, short: int, size: int, workers: int) -> 
     )
     with cluster, Client(cluster):
         watch = Watch()
-        means(images + 4 * short, WARM_UP)
-        lows = [images + k * short for k in range(4)]
-        brief = [timed(lambda: means(low, short), short)[0] for low in lows[:2]]
+        means(total + 4 * short, WARM_UP)
+        lows = [total + k * short for k in range(4)]
+        brief = [timed(partial(means, low, short), short)[0] for low in lows[:2]]
         long, found = timed(lambda: means(0, images), images)
-        brief += [timed(lambda: means(low, short), short)[0] for low in lows[2:]]
+        brief += [timed(partial(means, low, short), short)[0] for low in lows[2:]]
         watch.close()
     expected = np.load(Path(folder) / "means.npy")
     return {
-        **{"short": brief, "long": long, "peak_mb": watch.peak_mb, "files": watch.files},
+        "short": brief,
+        "long": long,
+        "peak_mb": watch.peak_mb,
+        "files": watch.files,
         "difference": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
     }
 
@@ -261,17 +273,18 @@ def store_alone(folder: str, rows: int) -> dict[str, Any]:
         for low in range(there, there + n, 32):
             store.put([(key(i), row) for i in range(low, min(low + 32, there + n))])
 
+    def look_up(keys: Sequence[bytes]) -> float:
+        return timed(lambda: [store.get(each) for each in keys], len(keys))[0]["ms"]
+
     n = 1000
     while n <= rows:
         add(n - there - 320)
         there = n - 320
-        put, _ = timed(lambda: add(320), 320)
+        put_ms = timed(lambda: add(320), 320)[0]["ms"]
         there = n
-        keys = [key(int(i)) for i in rng.integers(0, n, 1000)]
-        hit, _ = timed(lambda: [store.get(each) for each in keys], 1000)
-        absent = [key(n + i) for i in range(1000)]
-        miss, _ = timed(lambda: [store.get(each) for each in absent], 1000)
-        found.append({"rows": n, "put_ms": put["ms"], "hit_ms": hit["ms"], "miss_ms": miss["ms"]})
+        hit_ms = look_up([key(int(i)) for i in rng.integers(0, n, 1000)])
+        miss_ms = look_up([key(n + i) for i in range(1000)])
+        found.append({"rows": n, "put_ms": put_ms, "hit_ms": hit_ms, "miss_ms": miss_ms})
         n *= 10
     return {"width": STORE_WIDTH, "sizes": found}
 
@@ -294,6 +307,7 @@ def ratio(part: dict[str, Any], what: str = "cpu_ms") -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--dask-images", type=int, help="through Dask, if not as many")
     parser.add_argument("--short", type=int, default=2000, help="images of a short run")
     parser.add_argument("--size", type=int, default=32, help="side of the networks' input")
     parser.add_argument("--workers", type=int, default=2, help="processes of Dask")
@@ -310,10 +324,12 @@ def main() -> int:
             sys.exit(f"{folder} has no room; set TMPDIR")
         make_files(folder / "files", args.images + 4 * args.short + WARM_UP)
         shared = {**asked, "folder": str(folder)}
+        through_dask = {"images": args.dask_images or args.images, "total": args.images}
+        once = {**shared, "compared": through_dask["images"]}
         for name, part, arguments in (
-            ("one_call", "one_call", {**shared, "again": False}),
-            ("fresh_process", "one_call", {**shared, "again": True}),
-            ("dask", "with_dask", {**shared, "workers": args.workers}),
+            ("one_call", "one_call", {**once, "again": False}),
+            ("fresh_process", "one_call", {**once, "again": True}),
+            ("dask", "with_dask", {**shared, **through_dask, "workers": args.workers}),
             ("store", "store_alone", {"folder": str(folder), "rows": args.rows}),
         ):
             found[name] = in_own_process("scale.py", {"part": part, **arguments}, folder)

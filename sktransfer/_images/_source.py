@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import secrets
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from numbers import Real
 from pathlib import Path
@@ -50,7 +51,7 @@ from sktransfer._images._values import (
 )
 from sktransfer._utils import config as _config
 from sktransfer._utils.forking import new_lock
-from sktransfer._utils.names import quoted, shown
+from sktransfer._utils.names import quoted, shown, without_credentials
 from sktransfer._utils.versions import decoder_versions
 from sktransfer.exceptions import ImageDecodeError, SkTransferError
 
@@ -162,6 +163,8 @@ class ImageSource:
     value_range: ValueScale | None = None
     n_columns: int | None = None
     dicom: DicomOptions | None = None
+    # Bytes of the largest file that was opened elsewhere, as far as any were.
+    _largest: int = field(default=0, init=False)
 
     # Whether a digest says what the image is, in another source too.
     lasting = True
@@ -185,13 +188,14 @@ class ImageSource:
             row = row["path"]
         row = unwrapped(row)
         if isinstance(row, str | os.PathLike):
-            return shown(Path(os.fsdecode(row)).name)
+            return shown(Path(without_credentials(os.fsdecode(row))).name)
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
         if isinstance(row, Image.Image):
             return "PIL image"
         if is_opener(row):
-            return shown(Path(row.name if isinstance(row, zipfile.Path) else row.path).name)
+            inside = isinstance(row, zipfile.Path)
+            return shown(Path(row.name if inside else without_credentials(row.path)).name)
         if is_file(row):
             name = getattr(row, "name", None)  # a number where it was opened as one
             return shown(Path(name).name) if isinstance(name, str) else "file"
@@ -209,6 +213,10 @@ class ImageSource:
                 return row.root.getinfo(row.at).file_size
         except (OSError, ValueError, KeyError):  # opening it will say what is wrong
             return 0
+        if is_opener(row) and self._largest:
+            # Asking for it would be another request. As the others: many at once hide the time
+            # that an object store takes to answer.
+            return 2 * self._largest
         if is_opener(row) or is_file(row) or is_instance(row, "pydicom", "Dataset"):
             return _UNKNOWN_SIZE
         return 0  # it is there
@@ -234,6 +242,8 @@ class ImageSource:
         except MemoryError as exc:
             reason = f"there was not enough memory to read it. {FREE_MEMORY}"
             raise ImageDecodeError(reason, i, self.describe(i)) from exc
+        if is_opener(row):
+            self._largest = max(self._largest, len(data))
         digest = blake2b(header.encode(), digest_size=16)
         digest.update(data)
         source = self.describe(i)
@@ -454,7 +464,11 @@ def _why_unread(name: str, error: Exception) -> str:
             "urllib.request.url2pathname(urllib.parse.urlsplit(address).path)."
         )
     if "://" in name[:12]:
-        return f"strings are paths and nothing is fetched: download {called} first."
+        called = quoted(without_credentials(name))
+        return (
+            f"strings are paths and nothing is fetched: download {called} first, or pass what "
+            "opens it, fsspec.open(address)."
+        )
     if isinstance(error, FileNotFoundError):
         hint = "" if os.path.isabs(name) else " (relative to the working directory)."
         if name.startswith("~"):
@@ -470,14 +484,23 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _read_opened(row: Any) -> bytes:
     """Return the content of what the user's own library opens, in an archive or elsewhere."""
-    limit = _config.MAX_FILE_BYTES
+    limit, called = _config.MAX_FILE_BYTES, ""
+    options: dict[str, Any] = {}
+    if not isinstance(row, zipfile.Path):
+        # An OpenFile notes what it has open, and several rows, or threads, may have the same one.
+        row, options = copy.copy(row), row.fs.storage_options
+        row.mode = "rb"
+        called = f" ({quoted(without_credentials(row.full_name, options))})"
     try:
         with row.open("rb") if isinstance(row, zipfile.Path) else row as file:
             data = file.read(limit + 1)
     except MemoryError:
         raise
     except Exception as exc:  # whatever that library raises
-        raise ImageDecodeError(f"the file cannot be read: {exc}") from exc
+        said = without_credentials(str(exc), options)
+        # With its cause the keys to a store, which a library may quote, would be in the traceback.
+        cause = exc if said == str(exc) else None
+        raise ImageDecodeError(f"the file cannot be read{called}: {said}") from cause
     if len(data) > limit:
         raise ImageDecodeError(f"the file has more than the {limit:,} bytes that are read.")
     return data

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from inspect import signature
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ import pandas as pd
 
 # Text that is no name at all may be of any length.
 _LONGEST, _BEGINNING, _END = 200, 120, 70
+# What keys to a store are called among the options of fsspec's file systems.
+_SECRET = "key|secret|token|pass|cred|user|auth|connection|sas|header|cookie"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -36,6 +38,28 @@ def shown(name: str | bytes | os.PathLike[str]) -> str:
 def quoted(name: str | bytes | os.PathLike[str]) -> str:
     """Return a name in quotation marks, as it can be shown."""
     return f"'{shown(name)}'"
+
+
+def without_credentials(text: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return text without what may be secret: in its addresses, and what options of a store say.
+
+    Of an address that is a user before the host, and the query, which may sign it.
+    """
+    text = re.sub(r"(?<=://)[^\s/?#'\"]*@", "", text)
+    text = re.sub(r"(://[^\s?#'\"]*)[?#][^\s'\"]*", r"\1", text)
+    for secret in _secrets(options or {}):
+        text = text.replace(secret, "[...]")
+    return text
+
+
+def _secrets(options: Mapping[str, Any], known: bool = False) -> Iterator[str]:
+    """Yield texts under names of secrets, nested ones too."""
+    for name, value in options.items():
+        secret = known or re.search(_SECRET, str(name), re.IGNORECASE) is not None
+        if isinstance(value, Mapping):
+            yield from _secrets(value, secret)
+        elif secret and isinstance(value, str) and value:
+            yield value
 
 
 def _escaped(letter: str) -> str:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import tarfile
+import threading
+import time
+import traceback
+import urllib.error
+import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
@@ -15,7 +23,7 @@ from PIL import Image
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer._images import as_image_source
 from sktransfer._utils import config as _config
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
 
 
 @pytest.fixture
@@ -93,7 +101,160 @@ def test_files_that_fsspec_opens_are_rows(files, archive, tmp_path):
         source.open(1)
 
 
-def test_an_address_is_not_fetched():
+@pytest.mark.parametrize(
+    "address",
+    ["s3://bucket/a.png", "https://ann:hidden@host/a.png?Signature=hidden", "memory://a.png"],
+)
+def test_an_address_is_not_fetched(address):
     """Nothing opens the network because a string looks like a URL."""
-    with pytest.raises(ImageDecodeError, match="nothing is fetched"):
-        as_image_source(["s3://bucket/a.png"]).open(0)
+    with pytest.raises(ImageDecodeError, match=r"nothing is fetched.*fsspec\.open\(") as caught:
+        as_image_source([address]).open(0)
+    assert "row 0 (a.png)" in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+# --- a store behind a server ----------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Answers the first request, and the others once twelve wait, or nobody asks for more."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, files):
+        self.files, self.n, self.waiting, self.lock = files, 0, 0, threading.Lock()
+        self.enough = threading.Event()
+        super().__init__(("127.0.0.1", 0), Answer)
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        with server.lock:
+            server.n += 1
+            first = server.n == 1
+            server.waiting += not first and not server.enough.is_set()
+            if server.waiting == 12:
+                server.enough.set()
+        if not first and not server.enough.wait(10):
+            server.enough.set()
+        data = server.files.get(self.path.split("?")[0].lstrip("/"))
+        self.send_response(404 if data is None else 200)
+        self.end_headers()
+        self.wfile.write(data or b"")
+
+    def log_message(self, *args):
+        pass
+
+
+class Slow(io.BytesIO):
+    """Open for a while."""
+
+    def read(self, *args):
+        time.sleep(0.005)
+        return super().read(*args)
+
+
+@pytest.fixture
+def bucket():
+    """Open files of a store that is asked over HTTP, with a key in its options and addresses."""
+    fsspec = pytest.importorskip("fsspec")
+
+    class Store(fsspec.AbstractFileSystem):
+        protocol = "slow"
+        cachable = False
+
+        def _open(self, path, mode="rb", **kwargs):
+            address = f"{self.storage_options['host']}/{path}?Signature=hidden-one"
+            try:
+                with urllib.request.urlopen(address, timeout=30) as answer:
+                    return Slow(answer.read())
+            except urllib.error.HTTPError as error:
+                error.close()
+                token = self.storage_options["client_kwargs"]["token"]
+                raise OSError(f"{error} from {address} with {token}") from error
+
+    fsspec.register_implementation("slow", Store, clobber=True)
+    named = {f"deep/{i:02d}.png": png(i) for i in range(48)}
+    server = Server(named)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    options = {
+        "host": f"http://127.0.0.1:{server.server_port}",
+        "client_kwargs": {"token": "hidden-two"},
+    }
+    yield server, [fsspec.open(f"slow://{name}", **options) for name in [*named, "deep/none.png"]]
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def png(seed):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_many_files_of_a_store_are_asked_for_at_once(bucket):
+    server, rows = bucket
+    feat = PretrainedFeatureExtractor(
+        "squeezenet1_1", weights=None, image_size=32, n_jobs=20, cache=False
+    )
+    E = feat.fit_transform(rows[:-1])
+    # More than fit the assumption about files of which nothing is known.
+    assert server.waiting == 12
+    plain = feat.transform([png(i) for i in range(48)])
+    np.testing.assert_array_equal(E, plain)
+
+
+def test_one_open_file_in_many_rows_is_read_in_each(bucket):
+    server, rows = bucket
+    server.enough.set()
+    source = as_image_source([rows[0]] * 16)
+    with ThreadPoolExecutor(8) as threads:
+        digests = list(threads.map(lambda i: source.open(i).digest, range(16)))
+    assert set(digests) == {as_image_source([png(0)]).open(0).digest}
+    # Opened to be written, or as text, it is read all the same.
+    for mode in ("wb", "rt"):
+        row = copy.copy(rows[0])
+        row.mode = mode
+        assert as_image_source([row]).open(0).content == png(0)
+
+
+def test_errors_name_the_address_and_the_row_and_no_key(bucket):
+    server, rows = bucket
+    server.enough.set()
+    feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32)
+    with pytest.raises(
+        ImageDecodeError, match=r"row 2 \(none.png\).*slow://deep/none.png"
+    ) as caught:
+        feat.fit_transform([*rows[:2], rows[-1]])
+    assert "404" in str(caught.value)
+    told = "".join(traceback.format_exception(caught.value))
+    with pytest.warns(FailedRowsWarning) as warned:
+        feat.set_params(on_error="nan").transform([*rows[:2], rows[-1]])
+    told += str(warned[0].message) + feat.failed_rows_.to_csv() + repr(feat)
+    assert "none.png" in told
+    kept = pickle.dumps(feat) + pickle.dumps(caught.value) + told.encode()
+    assert b"hidden" not in kept
+
+
+def test_dask_opens_files_of_a_store_where_it_runs():
+    fsspec = pytest.importorskip("fsspec")
+    dd, db = pytest.importorskip("dask.dataframe"), pytest.importorskip("dask.bag")
+    memory = fsspec.filesystem("memory")
+    addresses = [f"memory://scans/{i}.png" for i in range(6)]
+    for i, address in enumerate(addresses):
+        memory.pipe(address, png(i))
+    feat = PretrainedFeatureExtractor("squeezenet1_1", weights=None, image_size=32, cache=False)
+    expected = feat.fit_transform([png(i) for i in range(6)])
+    bag = db.from_sequence(addresses, npartitions=2).map(fsspec.open)
+    E = feat.fit_transform(bag).compute(scheduler="sync")
+    np.testing.assert_allclose(E, expected, rtol=1e-4, atol=1e-5)
+    table = pd.DataFrame({"scan": addresses}, index=list("abcdef"))
+    column = dd.from_pandas(table, npartitions=2)["scan"].map(fsspec.open, meta=("scan", object))
+    E = feat.fit_transform(column).compute(scheduler="sync")
+    assert E.index.tolist() == list("abcdef")
+    np.testing.assert_allclose(E, expected, rtol=1e-4, atol=1e-5)
