@@ -200,7 +200,7 @@ def png(seed):
 def test_many_files_of_a_store_are_asked_for_at_once(bucket):
     server, rows = bucket
     feat = PretrainedFeatureExtractor(
-        "squeezenet1_1", weights=None, image_size=32, n_jobs=20, cache=False
+        "squeezenet1_1", weights=None, image_size=32, n_jobs=20, cache=False, engine="torch"
     )
     E = feat.fit_transform(rows[:-1])
     # More than fit the assumption about files of which nothing is known.
