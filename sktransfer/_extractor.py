@@ -155,7 +155,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         ``"auto"`` is ``"numpy"``, but follows scikit-learn's convention in such a context: for
         images in a tensor, a tensor on its device.
     verbose : int or bool, default=0
-        1 shows a progress bar with the throughput.
+        1 shows a progress bar with the throughput and, once, which engine ``"auto"`` is.
 
     Attributes
     ----------
@@ -349,6 +349,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         source = self._found()
         frozen = self._frozen(source, self._info)
         frozen.widths = self._widths
+        if self.verbose and self.engine == "auto":
+            frozen.say_engine()
         rows, failures = frozen.extract(
             images,
             cache=self.cache,

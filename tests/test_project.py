@@ -60,3 +60,17 @@ def test_names_on_the_architecture_page_are_in_the_code():
     packages = set().union(*LAYERS)
     for name in set(re.findall(r"``(\w+)(?:\.\w+)?``", page)) - packages:
         assert re.search(rf"\b{name}\b", code), f"{name} is not in the code"
+
+
+def test_the_install_that_the_readme_names_has_the_fast_engine():
+    extras = PROJECT["optional-dependencies"]
+    assert any(each.startswith("openvino>=") for each in extras["fast"])
+    assert "sktransfer[fast]" in extras["openvino"]
+    for page in ("README.md", "docs/index.rst", "docs/getting_started.rst"):
+        named = re.findall(
+            r'pip install "(?:\.|sktransfer)\[([\w,]+)\]"', (ROOT / page).read_text()
+        )
+        assert named
+        for each in named:
+            assert set(each.split(",")) <= extras.keys()
+        assert "fast" in named[0].split(",")

@@ -188,6 +188,8 @@ def make_prefix(net: Any, source: NetworkSource, backbone: Backbone) -> Prefix:
     if cut.depth == 0:
         return replace(prefix, shape=(3, side, side))
     network = prefix.network()
+    if net.verbose and net.engine == "auto":
+        prefix.say_engine()
     of_pooled = tuple(widths[: len(before)])
     if not raw:
         network.widths(prefix.outputs, side)  # raises where the network cannot run

@@ -5,7 +5,9 @@ resolved before, and torch itself. It must not know images or stores.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
     if not installed:
         raise MissingDependencyError(
             "engine='openvino' needs the package 'openvino', which is not installed. "
-            f"{_config.how_to_install('openvino')}"
+            f"{_config.how_to_install('fast')}"
         )
     return engine
 
@@ -189,6 +191,26 @@ def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
             return float("inf")
         largest = max(largest, worst)
     return largest
+
+
+_said: set[str] = set()
+
+
+def say_once(engine: str, network: str, precision: str, device: str) -> None:
+    """Say, once in a process, which engine ``"auto"`` is for a network, and what is faster."""
+    if engine in _said or multiprocessing.parent_process() is not None:
+        return
+    _said.add(engine)
+    hint = ""
+    on_cpu = torch.device(device).type == "cpu"
+    if on_cpu and engine == "torch" and precision in TOLERANCES:
+        hint = " OpenVINO cannot run it, or its numbers differ."
+        if not _is_installed("openvino"):
+            hint = f" OpenVINO is usually faster. {_config.how_to_install('fast')}"
+    elif precision == "float32" and (not on_cpu or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        hint = " precision='bfloat16' is faster, and a little less exact."
+    name = {"torch": "torch", "openvino": "OpenVINO"}[engine]
+    print(f"sktransfer: {name} runs {network} on {device}.{hint}", file=sys.stderr)
 
 
 # --- what was resolved before ---------------------------------------------------------------------

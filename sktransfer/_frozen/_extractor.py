@@ -118,11 +118,7 @@ class FrozenExtractor:
         preprocessing, reference = self.preprocessing.fingerprint, self.info.reference
         if preprocessing is None:
             return None
-        engine = self.engine
-        if engine == "auto":
-            side = self.preprocessing.size
-            known = _engines.recall(reference, self.precision, self.outputs, side)
-            engine = known or self.network().engine_for(self.outputs, side)
+        engine = self._engine_name()
         # Kernels of another kind of device round differently; its number does not matter.
         kind = self.device.split(":")[0]
         versions = versions_of(network=(reference.name, engine))
@@ -134,6 +130,19 @@ class FrozenExtractor:
             for output, dtype in zip(self.outputs, self.dtypes, strict=True)
         ]
         return tuple(hashlib.blake2b(t.encode(), digest_size=16).digest() for t in texts)
+
+    def _engine_name(self) -> str:
+        """Return what runs the network; it is loaded only if that is not known yet."""
+        if self.engine != "auto":
+            return self.engine
+        side = self.preprocessing.size
+        known = _engines.recall(self.info.reference, self.precision, self.outputs, side)
+        return known or self.network().engine_for(self.outputs, side)
+
+    def say_engine(self) -> None:
+        """Say, once in a process, which engine ``"auto"`` is, and what is faster."""
+        name = self.info.reference.name
+        _engines.say_once(self._engine_name(), name, self.precision, self.device)
 
     def extract(
         self,

@@ -164,7 +164,7 @@ def _import_openvino() -> ModuleType:
             sys.modules[telemetry] = None  # type: ignore[assignment]
         try:
             return _config.import_optional(
-                "openvino", extra="openvino", purpose="engine='openvino'"
+                "openvino", extra="fast", purpose="engine='openvino'"
             )
         finally:
             if block:

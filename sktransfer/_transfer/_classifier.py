@@ -259,6 +259,8 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
             fitted = fitted_extractors(extractor, X)
             widest = next(iter(fitted.values()))
             F = embed(widest, X)
+            if self.verbose and widest.engine == "auto":
+                widest._frozen(widest._found(), widest._info).say_engine()
             if not candidates:
                 failed = widest.failed_rows_
                 rows.kept = np.setdiff1d(np.flatnonzero(rows.weight > 0), failed["row"])

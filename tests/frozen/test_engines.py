@@ -117,7 +117,7 @@ def test_an_impossible_engine_is_an_error(installed, precision, device, message)
 
 def test_a_missing_package_names_its_extra(installed):
     installed(False)
-    with pytest.raises(MissingDependencyError, match=r"sktransfer\[openvino\]"):
+    with pytest.raises(MissingDependencyError, match=r"sktransfer\[fast\]"):
         resolve_engine("openvino", "float32", "cpu")
 
 

@@ -20,7 +20,7 @@ from sktransfer._frozen._openvino import OpenVinoEngine
 
 pytestmark = pytest.mark.skipif(
     find_spec("openvino") is None,
-    reason='openvino is not installed: pip install "sktransfer[openvino]"',
+    reason='openvino is not installed: pip install "sktransfer[fast]"',
 )
 
 FAMILIES = [
