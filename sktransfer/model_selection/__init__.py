@@ -12,6 +12,7 @@ from sktransfer.model_selection._feature_scores import (
 from sktransfer.model_selection._freeze_depth import FreezeDepthDisplay, freeze_depth_curve
 from sktransfer.model_selection._leakage import check_leakage
 from sktransfer.model_selection._operating_point import OperatingPointClassifier
+from sktransfer.model_selection._out_of_fold_transformer import OutOfFoldTransformer
 from sktransfer.model_selection._plan_search import plan_search
 from sktransfer.model_selection._ranking import (
     BackboneRanking,
@@ -28,6 +29,7 @@ __all__ = [
     "FreezeDepthDisplay",
     "GroupedValidSplit",
     "OperatingPointClassifier",
+    "OutOfFoldTransformer",
     "StrategyAdvice",
     "check_leakage",
     "domain_distance",

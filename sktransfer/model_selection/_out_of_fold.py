@@ -118,8 +118,8 @@ def _check_splits(
     tested = np.bincount(np.concatenate([test for _, test in splits]), minlength=n)
     if tested.max() > 1:
         raise ValueError(
-            f"cv tests {int((tested > 1).sum())} rows more than once; the threshold needs one "
-            "score a row. Use a splitter without repetition, such as StratifiedGroupKFold, or one "
+            f"cv tests {int((tested > 1).sum())} rows more than once; each row needs one score. "
+            "Use a splitter without repetition, such as StratifiedGroupKFold, or one "
             "with a single split."
         )
     for train, test in splits:
