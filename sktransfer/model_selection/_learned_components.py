@@ -56,7 +56,11 @@ def fit_components(F: np.ndarray, y: np.ndarray, weight: Any, n_components: int)
     Rows of NaN and rows of no weight do not count.
     """
     rows = readable(F) & (True if weight is None else np.asarray(weight) > 0)
-    return PLSRegression(n_components).fit(F[rows], y[rows])
+    pls = PLSRegression(n_components).fit(F[rows], y[rows])
+    # Each with the sign that the target it says most of has.
+    most = np.abs(pls.y_loadings_).argmax(axis=0)
+    pls.x_rotations_ *= np.where(pls.y_loadings_[most, np.arange(len(most))] < 0, -1, 1)
+    return pls
 
 
 def components_of(pls: PLSRegression, F: np.ndarray) -> np.ndarray:

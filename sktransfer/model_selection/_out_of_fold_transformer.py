@@ -430,7 +430,7 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             left = np.setdiff1d(classes, y[rows])
             if len(left) and (self._method != "predict_proba" or len(classes) < 3):
                 raise ValueError(
-                    f"A fold has no row of class {left[0]!r} to train on: all that have an image "
+                    f"A fold has no row of class {left[:1].tolist()[0]!r} to train on: all that have an image "
                     "are in one fold. Out-of-fold predictions need two rows of each class, and of "
                     "two groups if there are groups."
                 )
