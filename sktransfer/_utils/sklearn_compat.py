@@ -23,6 +23,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import (
     _check_feature_names_in,
     _check_method_params,
+    _check_response_method,
     _check_sample_weight,
     _check_y,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "StrOptions",
     "_check_feature_names_in",
     "_check_method_params",
+    "_check_response_method",
     "_check_sample_weight",
     "_check_y",
     "_fit_context",

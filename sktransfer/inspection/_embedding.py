@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from sktransfer._base import on_host
-from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._images import DecodedImage
 from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.plotting import legend_text, new_axes, palette_color, palette_marker, styled
 from sktransfer.inspection._estimator_images import as_shown, images_of, thumbnail
+from sktransfer.model_selection._learned_components import learned_features
 
 _PERPLEXITY = 30.0
 
@@ -383,21 +380,13 @@ def _row_numbers(query: Any) -> np.ndarray | None:
 
 def _embeddings_of(transformer: Any, X: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings of rows that have one, and the numbers of these rows."""
-    if isinstance(transformer, TransferClassifier):
-        best = transformer.best_estimator_
-        if isinstance(best, Pipeline):
-            transformer = best[:-1]
-        else:
-            names = ("preprocessing", "image_size", "image_shape", "value_range", "dicom")
-            reading = {name: getattr(best, name) for name in (*names, "on_error", "cache")}
-            transformer = PretrainedFeatureExtractor(FrozenEstimator(best), **reading).fit(X)
-    if not hasattr(transformer, "transform"):
+    if not isinstance(transformer, TransferClassifier) and not hasattr(transformer, "transform"):
         raise TypeError(
             "transformer must be a fitted estimator with transform, such as "
             "PretrainedFeatureExtractor, pipe[:-1] or, of a fine-tuned classifier, "
             "PretrainedFeatureExtractor(FrozenEstimator(clf)).fit(X); got "
             f"{type(transformer).__name__}."
         )
-    features = on_host(transformer.transform(X))
+    features = learned_features(transformer, X)
     kept = np.flatnonzero(np.isfinite(features).all(axis=1))
     return features[kept], kept

@@ -10,14 +10,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
+from sktransfer._base import ImageInputMixin, on_host
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._transfer import TransferClassifier
-
-# How an extractor has to read images to see them as a classifier does.
-_READING = (
-    *("preprocessing", "image_size", "image_shape", "value_range", "dicom", "scaled_decoding"),
-    *("batch_size", "device", "cache", "on_error", "n_jobs"),
-)
 
 
 def learned_features(estimator: Any, X: Any) -> np.ndarray:
@@ -34,17 +29,18 @@ def learned_features(estimator: Any, X: Any) -> np.ndarray:
         X = estimator[:-1].transform(X) if len(estimator.steps) > 1 else X
         return learned_features(estimator.steps[-1][1], X)
     if hasattr(estimator, "to_backbone"):
-        reading = {name: getattr(estimator, name) for name in _READING}
+        names = ImageInputMixin._image_parameter_constraints
+        reading = {name: getattr(estimator, name) for name in names}
         estimator = PretrainedFeatureExtractor(FrozenEstimator(estimator), **reading).fit(X)
     if hasattr(estimator, "transform"):
         X = estimator.transform(X)
     try:
-        features = check_array(X, accept_sparse=True, ensure_all_finite=False, dtype=float)
+        rows = X if hasattr(X, "toarray") else on_host(X)
+        features = check_array(rows, accept_sparse=True, ensure_all_finite=False)
     except (TypeError, ValueError) as error:
         error.add_note(
-            f"n_components needs features, which {type(estimator).__name__} gets from elsewhere: "
-            "give a FineTuneClassifier, a TransferClassifier, or a pipeline that ends in the "
-            "classifier, such as make_pipeline(PretrainedFeatureExtractor(), LogisticRegression())."
+            f"{type(estimator).__name__} does not show the features that it uses. Give a "
+            "FineTuneClassifier, a TransferClassifier, or a pipeline that ends in the classifier."
         )
         raise
     return features.toarray() if hasattr(features, "toarray") else features

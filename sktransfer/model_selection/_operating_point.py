@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn import get_config
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import get_tags, indexable
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.classes import class_text, names_of_model, positive_class
 from sktransfer._utils.config import API_PAGE
@@ -38,6 +37,8 @@ from sktransfer.model_selection._guarantee import (
 from sktransfer.model_selection._out_of_fold import (
     out_of_fold_scores,
     positive_scores,
+    routed_params,
+    show_features,
     warn_of_ties,
 )
 from sktransfer.model_selection._saved_threshold import load_with_threshold, save_with_threshold
@@ -253,7 +254,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             )
         kept = (labels == self.pos_label_) == (self.constraint != "specificity")
         refuse_certainty(self, np.flatnonzero(kept), patients)
-        fit_params, split_params = self._route(patients, params)
+        fit_params, split_params = routed_params(self, "fit", patients, params)
         self.estimator_, scored, score, refitted = out_of_fold_scores(
             *(self.estimator, X, labels),
             cv=self.cv,
@@ -294,10 +295,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             confidence_level=self.confidence_level or USUAL,
         )
         warn_of_no_use(self)
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-            if hasattr(self.estimator_, name):
-                setattr(self, name, getattr(self.estimator_, name))
+        show_features(self)
         return self
 
     def _labels(self, y: Any) -> np.ndarray:
@@ -322,18 +320,6 @@ class OperatingPointClassifier(BaseThresholdClassifier):
 
     def _positive_of(self, classes: np.ndarray, names: dict[Any, str] | None) -> Any:
         return positive_class(classes, self.pos_label, names=names)
-
-    def _route(
-        self, groups: np.ndarray | None, params: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters for the estimator's ``fit``, and for the splitter's ``split``."""
-        if not get_config()["enable_metadata_routing"]:
-            if groups is not None and has_fit_parameter(self.estimator, "groups"):
-                params = {**params, "groups": groups}
-            return params, {} if groups is None else {"groups": groups}
-        given = params if groups is None else {**params, "groups": groups}
-        routed = process_routing(self, "fit", **given)
-        return routed.estimator.fit, routed.splitter.split
 
     def _choose(self, positive: np.ndarray, score: np.ndarray, groups: np.ndarray | None) -> float:
         if not positive.any() or positive.all():

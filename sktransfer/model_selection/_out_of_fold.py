@@ -6,11 +6,13 @@ import warnings
 from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import StratifiedGroupKFold, check_cv
+from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.sklearn_compat import (
@@ -75,6 +77,29 @@ def out_of_fold_scores(
         np.concatenate([score for _, score in done]),
         refitted,
     )
+
+
+def routed_params(
+    owner: Any, method: str, groups: np.ndarray | None, params: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return parameters for the ``fit`` of an owner's estimator, and for its splitter's ``split``.
+
+    Without metadata routing groups go to both, as far as they have them.
+    """
+    given = {} if groups is None else {"groups": groups}
+    if not get_config()["enable_metadata_routing"]:
+        own = given if has_fit_parameter(owner.estimator, "groups") else {}
+        return {**params, **own}, given
+    routed = process_routing(owner, method, **params, **given)
+    return routed.estimator.fit, routed.splitter.split if "splitter" in routed else {}
+
+
+def show_features(owner: Any) -> None:
+    """Show the number and the names of the features of an owner's fitted estimator as its own."""
+    for name in ("n_features_in_", "feature_names_in_"):
+        owner.__dict__.pop(name, None)
+        if hasattr(owner.estimator_, name):
+            setattr(owner, name, getattr(owner.estimator_, name))
 
 
 def own_scores(

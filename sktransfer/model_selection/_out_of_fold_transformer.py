@@ -12,15 +12,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.linalg import orthogonal_procrustes
-from sklearn import get_config
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, TransformerMixin, clone, is_classifier
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.model_selection import GroupKFold, KFold, check_cv
 from sklearn.utils import Tags, get_tags, indexable
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._image_rows import take_rows
 from sktransfer._images import as_image_source
@@ -33,6 +32,7 @@ from sktransfer._utils.sklearn_compat import (
     StrOptions,
     _check_feature_names_in,
     _check_method_params,
+    _check_response_method,
     _check_y,
     _fit_context,
 )
@@ -44,7 +44,12 @@ from sktransfer.model_selection._learned_components import (
     learned_features,
     readable,
 )
-from sktransfer.model_selection._out_of_fold import _as_indices, _check_splits
+from sktransfer.model_selection._out_of_fold import (
+    _as_indices,
+    _check_splits,
+    routed_params,
+    show_features,
+)
 
 _DEFAULT_FOLDS = 5
 _CALLED = {"predict_proba": "proba", "decision_function": "decision", "predict": "predicted"}
@@ -55,11 +60,10 @@ _LEAST_PIXELS = 64
 class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     """Turn images into what a model predicts of them, out of fold for the rows it is fitted to.
 
-    A model is sure of the rows that it was fitted to. A second model on its scores and on other
-    columns, such as age and sex, would learn to trust these scores, and be wrong on new rows. So
-    ``fit_transform``, which pipelines call, gives each row the prediction of a model that was not
-    fitted to it (cross-fitting, the first level of stacking [1]_), and ``transform`` those of the
-    model that was fitted to all rows.
+    A model is sure of its own rows: a second model on its scores and on other columns, such as age
+    and sex, would trust these scores, and be wrong on new rows. So ``fit_transform``, which
+    pipelines call, gives each row the prediction of a model that was not fitted to it
+    (cross-fitting, as in stacking [1]_), and ``transform`` those of the model of all rows.
 
     Read more in the :ref:`User Guide <image-scores>`.
 
@@ -104,14 +108,11 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     -----
     ``fit(X, y).transform(X)`` does not equal ``fit_transform(X, y)``: it has the predictions of a
     model for its own rows. Use ``fit_transform`` on training data, as pipelines and
-    ``ColumnTransformer`` do.
-
-    ``fit_transform`` fits the estimator once more than there are folds.
+    ``ColumnTransformer`` do. It fits the estimator once more than there are folds.
 
     A row without an image (None, NaN, an empty cell, or features that are all NaN) is not fitted to
-    and becomes NaN, and so does an image that the estimator itself gives NaN for
-    (``on_error="nan"``). ``HistGradientBoostingClassifier`` takes NaN as it is; others need
-    ``SimpleImputer(add_indicator=True)`` behind.
+    and becomes NaN, as do images that the estimator gives NaN for (``on_error="nan"``).
+    ``HistGradientBoostingClassifier`` takes NaN; others need ``SimpleImputer`` in between.
 
     ``groups`` go to the splitter, and to the estimator if its ``fit`` has them. With metadata
     routing enabled the estimator has to request them, as it has to request ``sample_weight``.
@@ -176,10 +177,7 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     def fit(
         self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, **params: Any
     ) -> OutOfFoldTransformer:
-        """Fit the estimator to all rows.
-
-        ``fit(X, y).transform(X)`` does not equal ``fit_transform(X, y)``: use the latter on
-        training data.
+        """Fit the estimator to all rows; on training data use ``fit_transform``.
 
         Parameters
         ----------
@@ -190,8 +188,7 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         groups : array-like of shape (n,) or None, default=None
             Groups, such as patients.
         **params : dict
-            Parameters for the ``fit`` of the estimator, such as ``sample_weight``; with metadata
-            routing enabled, for those that requested them.
+            Parameters for the ``fit`` of the estimator, as in ``fit_transform``.
 
         Returns
         -------
@@ -235,15 +232,13 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             If no row has an image, a class has too few rows or groups for folds, ``cv`` does not
             test every row once, or a group is on both sides of a fold.
         """
-        X, target, groups, present, fit_params, split_params, whole = self._fit_all(
+        X, target, units, present, fit_params, split_params, whole = self._fit_all(
             "fit_transform", X, y, groups, params
         )
         out = np.full((len(target), len(self._columns)), np.nan)
-        parts = []
-        for train, test in self._splits(X, target, groups, split_params):
-            train, test = train[present[train]], test[present[test]]
-            if len(test):
-                parts.append((train, test))
+        splits = self._splits(X, target, units, present, split_params)
+        parts = [(train[present[train]], test[present[test]]) for train, test in splits]
+        parts = [(train, test) for train, test in parts if len(test)]
         done = Parallel(n_jobs=self.n_jobs)(
             delayed(self._fit_part)(X, target, train, test, fit_params) for train, test in parts
         )
@@ -337,7 +332,7 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         several = np.ndim(y) == 2 and np.shape(y)[1] > 1
         y = _check_y(check_present(y), multi_output=several, y_numeric=False, estimator=self)
         groups = None if groups is None else read_groups(groups, n=len(y))
-        fit_params, split_params = self._route(method, groups, params)
+        fit_params, split_params = routed_params(self, method, groups, params)
         present = _present(X)
         if not present.any():
             raise ValueError(f"None of the {len(y)} rows has an image.")
@@ -346,14 +341,15 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             check_classification_targets(y)
             if not several:
                 self.classes_ = np.unique(y[present])
-        self._method = self._response_method()
+        methods = ["predict"]
+        if is_classifier(self.estimator):
+            auto = self.response_method == "auto"
+            methods = ["predict_proba", "decision_function"] if auto else [self.response_method]
+        self._method = _check_response_method(self.estimator, methods).__name__
         self.estimator_, self._components, own = self._fit_rows(
             X, y, np.flatnonzero(present), fit_params
         )
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-            if hasattr(self.estimator_, name):
-                setattr(self, name, getattr(self.estimator_, name))
+        show_features(self)
         whole = np.full((len(y), self.n_components or 0), np.nan)
         if own is not None:
             whole[present] = own
@@ -362,37 +358,18 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         self._columns = self._named(width)
         return X, y, groups, present, fit_params, split_params, whole
 
-    def _route(
-        self, method: str, groups: np.ndarray | None, params: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return parameters for the estimator's ``fit``, and for the splitter's ``split``."""
-        given = {} if groups is None else {"groups": groups}
-        if not get_config()["enable_metadata_routing"]:
-            own = given if has_fit_parameter(self.estimator, "groups") else {}
-            return {**params, **own}, given
-        routed = process_routing(self, method, **params, **given)
-        return routed.estimator.fit, routed.splitter.split if hasattr(self.cv, "split") else {}
-
-    def _response_method(self) -> str:
-        if not is_classifier(self.estimator):
-            return "predict"
-        methods = ["predict_proba", "decision_function"]
-        wanted = methods if self.response_method == "auto" else [self.response_method]
-        for method in wanted:
-            if hasattr(self.estimator, method):
-                return method
-        raise AttributeError(
-            f"{type(self.estimator).__name__} has no {' and no '.join(wanted)}; response_method is "
-            f"{self.response_method!r}."
-        )
-
     def _splits(
-        self, X: Any, y: np.ndarray, groups: np.ndarray | None, split_params: dict[str, Any]
+        self,
+        X: Any,
+        y: np.ndarray,
+        groups: np.ndarray | None,
+        present: np.ndarray,
+        split_params: dict[str, Any],
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return rows to train on and rows to predict; every row is predicted once."""
         cv: Any = _DEFAULT_FOLDS if self.cv is None else self.cv
         if isinstance(cv, Integral):
-            units, stratified = _units(X, groups, len(y)), hasattr(self, "classes_")
+            units, stratified = _units(X, groups, present), hasattr(self, "classes_")
             most = np.unique(y, return_counts=True)[1].max() if stratified else len(y)
             cv = min(cv, most, len(y) if units is None else units.max() + 1)
             if cv < 2:
@@ -430,9 +407,9 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             left = np.setdiff1d(classes, y[rows])
             if len(left) and (self._method != "predict_proba" or len(classes) < 3):
                 raise ValueError(
-                    f"A fold has no row of class {left[:1].tolist()[0]!r} to train on: all that have an image "
-                    "are in one fold. Out-of-fold predictions need two rows of each class, and of "
-                    "two groups if there are groups."
+                    f"A fold has no row of class {left.tolist()[0]!r} to train on: all that have "
+                    "an image are in one fold. Out-of-fold predictions need two rows of each "
+                    "class, and of two groups if there are groups."
                 )
         own = X if len(rows) == len(y) else take_rows(X, rows)
         estimator.fit(own, y[rows], **given)
@@ -483,7 +460,7 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 def _present(X: Any) -> np.ndarray:
     """Return whether each row has anything in it: an empty cell is an image that is missing."""
     if isinstance(X, np.ndarray) and X.dtype.kind == "f":
-        return ~np.isnan(X.reshape(len(X), -1)).all(axis=1) | (X.size == 0)
+        return np.asarray(~np.isnan(X.reshape(len(X), -1)).all(axis=1) | (X.size == 0))
     frame = as_frame(X)
     if frame is None:
         if hasattr(X, "ndim") and (X.ndim > 2 or (X.ndim == 2 and X.shape[1] != 1)):
@@ -497,11 +474,14 @@ def _present(X: Any) -> np.ndarray:
     return there.any(axis=1).to_numpy() | frame.empty
 
 
-def _units(X: Any, groups: np.ndarray | None, n: int) -> np.ndarray | None:
+def _units(X: Any, groups: np.ndarray | None, present: np.ndarray) -> np.ndarray | None:
     """Return numbers of what no fold divides: groups, copies of an image; None if single rows."""
+    n, copies = len(present), _copies(X)
     names = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    copies = _copies(X)
-    units = names if copies is None else joined_groups(names, copies)
+    if copies is None:
+        copies = np.arange(n)
+    copies = np.where(present, copies, n + np.arange(n))  # missing images are no copies
+    units = joined_groups(names, np.unique(copies, return_inverse=True)[1])
     return None if len(np.unique(units)) == n else np.unique(units, return_inverse=True)[1]
 
 

@@ -579,5 +579,7 @@ def test_bad_parameters_are_named(noise, params, message):
 
 
 def test_a_response_that_the_estimator_does_not_have_is_refused(noise):
-    with pytest.raises(AttributeError, match="RidgeClassifier has no predict_proba"):
+    with pytest.raises(
+        AttributeError, match="RidgeClassifier has none of the following attributes: predict_proba"
+    ):
         OutOfFoldTransformer(RidgeClassifier(), response_method="predict_proba").fit(*noise[:2])
