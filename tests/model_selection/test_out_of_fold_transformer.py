@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from imblearn.over_sampling import SMOTE, RandomOverSampler
 from imblearn.pipeline import make_pipeline as make_imbalanced_pipeline
+from joblib import parallel_config
 from PIL import Image
 from sklearn import config_context
 from sklearn.base import clone
@@ -128,6 +129,15 @@ def test_copies_of_an_image_are_in_one_fold(noise, tmp_path, n_components):
         assert auc < 0.75
         naive = clone(own).set_params(cv=StratifiedKFold(5))
         assert roc_auc_score(labels, naive.fit_transform(again, labels)[:, 0]) > auc + 0.05
+
+
+def test_patients_without_an_image_are_not_taken_for_one(noise):
+    X, y, patients = noise
+    rows = X.copy()
+    rows[::4] = np.nan  # of every patient one
+    scores = OutOfFoldTransformer(LogisticRegression())
+    out = scores.fit_transform(rows, y, groups=patients)
+    np.testing.assert_array_equal(np.isnan(out[:, 0]), np.arange(80) % 4 == 0)
 
 
 def test_rows_of_a_table_that_are_equal_are_no_copies():
@@ -516,10 +526,12 @@ def test_two_models_side_by_side(cases):
     assert list(found.columns) == ["a__proba_malignant", "b__component0"]
 
 
-def test_worker_processes_find_the_same(noise):
+def test_folds_that_are_fitted_at_once_find_the_same(noise):
     X, y, patients = noise
-    one = OutOfFoldTransformer(LogisticRegression()).fit_transform(X, y, groups=patients)
-    two = OutOfFoldTransformer(LogisticRegression(), n_jobs=2).fit_transform(X, y, groups=patients)
+    scores = OutOfFoldTransformer(LogisticRegression())
+    one = scores.fit_transform(X, y, groups=patients)
+    with parallel_config("threading"):
+        two = clone(scores).set_params(n_jobs=2).fit_transform(X, y, groups=patients)
     np.testing.assert_array_equal(one, two)
 
 
@@ -579,7 +591,5 @@ def test_bad_parameters_are_named(noise, params, message):
 
 
 def test_a_response_that_the_estimator_does_not_have_is_refused(noise):
-    with pytest.raises(
-        AttributeError, match="RidgeClassifier has none of the following attributes: predict_proba"
-    ):
+    with pytest.raises(AttributeError, match=r"RidgeClassifier has none of .*: predict_proba"):
         OutOfFoldTransformer(RidgeClassifier(), response_method="predict_proba").fit(*noise[:2])
