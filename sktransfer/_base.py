@@ -213,7 +213,11 @@ def resolve_device(device: str | torch.device, precision: str) -> str:
         "mps": torch.backends.mps.is_available(),
     }
     if not available.get(chosen.type, False):
-        kinds = ", ".join(sorted(kind for kind, yes in available.items() if yes))
+        available["cuda"] = torch.cuda.is_available()
+        names = {"cuda": [f"cuda:{i}" for i in range(torch.cuda.device_count())]}
+        kinds = ", ".join(
+            name for kind, yes in available.items() if yes for name in names.get(kind, [kind])
+        )
         raise ValueError(
             f"device={str(device)!r} is not available to torch on this machine (available: "
             f"{kinds}). device='auto' takes the best one there is."

@@ -89,6 +89,23 @@ def test_extraction_compares_with_torchvision_and_with_the_bound(tmp_path):
     assert "sktransfer torch float32" in table
 
 
+@pytest.mark.gpu
+def test_the_benchmark_of_gpus_runs_small_on_the_cpu_and_says_what_it_left_out(tmp_path):
+    few = ("--images", "8", "--batch", "2", "--side", "32", "--threads", "1")
+    content, table = run_script("gpu", "--device", "cpu", *few, results=tmp_path)
+    assert list(content["skipped"]) == ["compiled: resnet18 bfloat16"]
+    assert "skipped: compiled" in table
+    for row in content["summary"]:
+        bound = min(row["forward"], row["decoding"])
+        assert row["of_bound"] == pytest.approx(row["files"] / bound, rel=1e-2)
+    assert content["grid over freeze_depth"]["s"] > 0
+    assert {each for each in content if each.startswith("training")}
+    # Without time, each part is named and nothing runs.
+    none, _ = run_script("gpu", "--device", "cpu", *few, "--minutes", "-1", results=tmp_path)
+    assert set(content["seconds"]) < {*none["skipped"], "compiled: resnet18 bfloat16"}
+    assert not none["seconds"]
+
+
 @pytest.mark.slow
 def test_a_long_run_states_its_peak_and_ends_near_it(tmp_path):
     content, table = run_script(
