@@ -390,6 +390,23 @@ def test_training_in_each_precision_learns(images, labels, precision):
     assert clf.score(bright, labels) > 0.8
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_training_takes_tf32_only_where_it_is_asked_for(images, labels, precision, monkeypatch):
+    seen, convolve = set(), torch.nn.Conv2d._conv_forward
+
+    def forward(self, *args):
+        seen.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return convolve(self, *args)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "_conv_forward", forward)
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    clf = fine_tuned(precision=precision, max_epochs=1).fit(images, labels)
+    clf.predict_proba(images[:2])
+    full, allowed = (False, "highest"), (True, "high")
+    assert seen - {before} == {allowed if precision == "tf32" and HAS_GPU else full}
+    assert before == (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision())
+
+
 def test_frozen_stages_stay_what_they_were(images, labels):
     before = extractor(layer="layer3", random_state=0).fit_transform(images[:8])
     fine_tuned().fit(images, labels)

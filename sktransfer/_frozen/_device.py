@@ -70,6 +70,8 @@ class DeviceBatches:
 
     def rest(self) -> None:
         """Give back the memory of the graph; there is not enough for one."""
+        if self._graph is not None:  # a batch may be running in it
+            self._cuda.synchronize(torch.device(self._device))
         self._graph, self._graphs = None, False
 
     def _run(self, batch: Tensor) -> list[Tensor]:

@@ -163,9 +163,7 @@ def _import_openvino() -> ModuleType:
             # None makes an import fail; openvino then uses an empty stub of its own.
             sys.modules[telemetry] = None  # type: ignore[assignment]
         try:
-            return _config.import_optional(
-                "openvino", extra="fast", purpose="engine='openvino'"
-            )
+            return _config.import_optional("openvino", extra="fast", purpose="engine='openvino'")
         finally:
             if block:
                 del sys.modules[telemetry]

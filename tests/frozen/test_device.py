@@ -88,6 +88,9 @@ class Cuda:
     def current_stream(self):
         return self.streams[-1]
 
+    def synchronize(self, device):
+        self.log.append("host waits for all")
+
     @contextmanager
     def stream(self, stream):
         self.streams.append(stream)
@@ -207,6 +210,7 @@ def test_no_graph_is_made_where_none_is_wanted_or_memory_was_short(monkeypatch):
     replays = rested.log.count("replay")
     assert replays
     batches.rest()
+    assert rested.log[-1] == "host waits for all", "before memory of what runs is given back"
     for seed in range(3):
         same(batches.begin(batch(2, seed))()[1], batch(2, seed))
     assert not without.graphs
