@@ -13,6 +13,7 @@ from typing import Any
 
 from _common import HERE, number, rst_table, where
 from _quality_page import quality
+from _scale_page import plan, scale, storage
 
 PAGES = HERE.parent / "docs" / "user_guide"
 # Of deletion and insertion curves.
@@ -24,16 +25,31 @@ STUDIED = ("chest X-rays", "ants and bees")
 def update_pages(results: Path, pages: Path = PAGES) -> list[Path]:
     """Put the tables of every JSON file there is between its two comments."""
     written = []
-    for name, (file, make) in MAKERS.items():
-        path, page = results / f"{name}.json", pages / file
-        if not path.is_file():
-            continue
+    for name, (file, table) in tables(results).items():
+        page = pages / file
         begin, end = f".. begin {name}\n", f".. end {name}\n"
         head, rest = page.read_text().split(begin, 1)
         _, tail = rest.split(end, 1)
-        page.write_text(f"{head}{begin}\n{make(json.loads(path.read_text()))}\n{end}{tail}")
+        page.write_text(f"{head}{begin}\n{table}\n{end}{tail}")
         written.append(page)
     return written
+
+
+def tables(results: Path) -> dict[str, tuple[str, str]]:
+    """The page and the text of every table that there are results for."""
+    content = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(results.glob("*.json"))
+        if path.stem in MAKERS or path.stem in {"gpu"}
+    }
+    made = {
+        name: (file, make(content[name]))
+        for name, (file, make) in MAKERS.items()
+        if name in content
+    }
+    if "extraction" in content:
+        made |= {name: (file, make(content)) for name, (file, make) in COMPUTED.items()}
+    return made
 
 
 def extraction(content: dict[str, Any]) -> str:
@@ -143,29 +159,6 @@ def long_run(content: dict[str, Any]) -> str:
         f"MB. The directory has {number(content['directory_mb'])} MB."
     )
     return f"{where(content)}\n{told}\n\n{rst_table(header, rows)}"
-
-
-def scale_rows(content: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Header and rows of the run over many files, also for its own report."""
-    header = ("", "images", "seconds", "ms each", "CPU ms each")
-    header = (*header, "of a short run", "peak MB", "open files")
-
-    def row(what: str, its: dict[str, Any], *more: str) -> tuple[str, ...]:
-        costs = (number(its["images"], 9), number(its["seconds"]), number(its["ms"]))
-        return (what, *costs, number(its["cpu_ms"]), *(more or ("", "", "")))
-
-    rows: list[Sequence[str]] = []
-    for name, what in (("one_call", "one call"), ("dask", "Dask")):
-        part = content[name]
-        most = (number(part["peak_mb"], 4), str(part["files"]))
-        rows += [row(f"{what}, short run", each) for each in part["short"]]
-        rows.append(row(f"**{what}**", part["long"], f"{part['ratio']['cpu_ms']:.3f}", *most))
-        if name == "one_call":
-            fresh = content["fresh_process"]
-            rows.append(row("again, every row is there", part["second"]))
-            most = ("", number(fresh["peak_mb"], 4), str(fresh["files"]))
-            rows.append(row("in a fresh process", fresh, *most))
-    return header, rows
 
 
 def import_time(content: dict[str, Any]) -> str:
@@ -567,12 +560,18 @@ def lr_finder(content: dict[str, Any]) -> str:
     return f"{points}\n\n{rst_table(header, rows)}\n{where(content)}"
 
 
+# Of several results together.
+COMPUTED: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "plan": ("scale.rst", plan),
+    "storage": ("scale.rst", storage),
+}
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
     "hits": ("performance.rst", hits),
     "scaling": ("performance.rst", scaling),
     "long_run": ("performance.rst", long_run),
+    "scale": ("performance.rst", scale),
     "import_time": ("performance.rst", import_time),
     "engines": ("engines.rst", engines),
     "finetune": ("finetune.rst", finetune),

@@ -24,6 +24,7 @@ FULL = {
     "hits.py": ["--n", "200"],
     "scaling.py": ["--max", "100000"],
     "long_run.py": ["--size", "64"],
+    "scale.py": [],
     "import_time.py": [],
     "engines.py": [],
     "finetune.py": [],
@@ -42,6 +43,9 @@ QUICK = {
     "hits.py": ["--n", "20", "--repeats", "3"],
     "scaling.py": ["--max", "1000"],
     "long_run.py": ["--images", "60", "--calls", "20", "--networks", "5", "--size", "64"],
+    "scale.py": [
+        *("--images", "200", "--short", "50", "--rows", "1000", "--tolerance", "1"),
+    ],
     "import_time.py": ["--rounds", "1"],
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
