@@ -273,6 +273,41 @@ def imbalance(content: dict[str, Any]) -> str:
     )
 
 
+def bags(content: dict[str, Any]) -> str:
+    networks = list(content["planted"])
+    found = {
+        (network, row["case"]): (f"{row['auc']:.3f}", f"{row['found']:.2f}")
+        for network, rows in content["planted"].items()
+        for row in rows
+    }
+    poolings = [row["case"] for row in content["planted"][networks[0]]]
+    rows = [(name, *(cell for net in networks for cell in found[net, name])) for name in poolings]
+    header = ("", *(f"{what}, {net}" for net in networks for what in ("ROC AUC", "bee found")))
+    text = (
+        "Bags of 3 to 8 ants, of which half have one bee; 150 to learn from and 150 of other "
+        f"photographs to judge by, mean of {content['n']} draws "
+        f"({content['machine']['date'][:10]}).\n\n{rst_table(header, rows)}"
+    )
+    aucs = {
+        network: {row["case"]: row["auc"] for row in rows}
+        for network, rows in content["patients"].items()
+    }
+    cases: list[tuple[str, list[float]]] = []
+    for how in ("mean logit", "mean probability", "maximum"):
+        best = [max(a for case, a in own.items() if how in case) for own in aucs.values()]
+        cases.append((f"images alone, {how} of a patient, best of three C", best))
+    for name in poolings:
+        cases.append((name, [own[f"BagClassifier, {name}"] for own in aucs.values()]))
+    first = content["patients"][networks[0]][0]
+    shown = [(case, *(f"{auc:.3f}" for auc in values)) for case, values in cases]
+    return text + (
+        f"\nChest X-rays: ROC AUC of the {first['patients']:.0f} patients with two or more images, "
+        "all of one class; trained on patients with one image too, five folds of patients, mean of "
+        f"{content['n']} repeats. A classifier of images, whose scores are pooled afterwards, "
+        f"is compared.\n\n{rst_table(('', *networks), shown)}"
+    )
+
+
 def domain_distance(content: dict[str, Any]) -> str:
     networks = [record["name"] for record in content["thresholds"]]
     sets = list(dict.fromkeys((row["set"], row["kind"]) for row in content["rows"]))
@@ -578,6 +613,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "lr_finder": ("finetune.rst", lr_finder),
     "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
+    "bags": ("bags.rst", bags),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_regret": ("choosing.rst", choosing_regret),
     "choosing_ranking": ("choosing.rst", choosing_ranking),

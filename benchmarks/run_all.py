@@ -30,6 +30,7 @@ FULL = {
     "finetune.py": [],
     "operating_point.py": [],
     "imbalance.py": [],
+    "bags.py": [],
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
     "studies.py": [],
@@ -51,6 +52,7 @@ QUICK = {
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
     "operating_point.py": ["--no-tuning", "--repeats", "0"],
     "imbalance.py": ["--repeats", "1"],
+    "bags.py": ["--repeats", "1"],
     "domain_distance.py": ["--n-images", "8"],
     "choosing.py": [
         *("--tasks", "ranking", "cost", "--networks", "squeezenet1_0"),

@@ -36,7 +36,7 @@ _DEFINED_IN = {
 }
 _PACKAGES = frozenset(
     {
-        *("datasets", "exceptions", "inspection", "metrics", "model_selection"),
+        *("bags", "datasets", "exceptions", "inspection", "metrics", "model_selection"),
         *("preprocessing", "report", "studies"),
     }
 )

@@ -130,8 +130,8 @@ class LogitsMixin:
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
+        X : array-like, DataFrame, Series or sequence, n rows
+            In any of the forms that ``fit`` accepts.
 
         Returns
         -------
@@ -146,8 +146,8 @@ class LogitsMixin:
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
+        X : array-like, DataFrame, Series or sequence, n rows
+            In any of the forms that ``fit`` accepts.
 
         Returns
         -------
@@ -162,8 +162,8 @@ class LogitsMixin:
 
         Parameters
         ----------
-        X : array-like, DataFrame, Series or sequence of images, n rows
-            In any of the :ref:`accepted forms <accepted-inputs>`.
+        X : array-like, DataFrame, Series or sequence, n rows
+            In any of the forms that ``fit`` accepts.
 
         Returns
         -------

@@ -20,7 +20,7 @@ LAYERS = [
     {"studies"},
     {"inspection"},
     {"model_selection"},
-    {"_transfer"},
+    {"bags", "_transfer"},
     {"_scoring"},
     {"_image_rows"},
     {"_extractor", "_finetune"},

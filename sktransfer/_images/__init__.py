@@ -11,7 +11,7 @@ from sktransfer._images._dicom import (
 )
 from sktransfer._images._formats import identify, is_dicom
 from sktransfer._images._preprocess import Preprocessing, make_preprocessing
-from sktransfer._images._rows import resolve_image_shape
+from sktransfer._images._rows import is_missing, resolve_image_shape
 from sktransfer._images._source import (
     EncodedImage,
     ImageSelection,
@@ -38,6 +38,7 @@ __all__ = [
     "encoded_kind",
     "identify",
     "is_dicom",
+    "is_missing",
     "make_preprocessing",
     "portions",
     "read_dicom_decisions",

@@ -26,6 +26,7 @@ from sklearn.utils.validation import (
     _check_response_method,
     _check_sample_weight,
     _check_y,
+    _num_samples,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "_fit_context",
     "_get_output_config",
     "_get_response_values_binary",
+    "_num_samples",
     "_safe_indexing",
     "_validate_score_name",
     "is_linear_classifier",
