@@ -57,11 +57,6 @@ def make_bags(X: Any, y: Any = None, groups: Any = None, *, frames: str = "first
     FileNotFoundError
         If a folder has no image in it.
 
-    Warns
-    -----
-    UserWarning
-        If a folder has parts that cannot be read.
-
     See Also
     --------
     BagClassifier : Classify bags.
@@ -140,8 +135,7 @@ def _images_in_folder(folder: Path, frames: str) -> list[Any]:
         warnings.warn(listed, stacklevel=4)
     found = []
     for file in walk.files:
-        own = _frames(str(file), frames) if is_dicom(first_bytes(file)) else [str(file)]
-        found += own
+        found += _frames(str(file), frames) if is_dicom(first_bytes(file)) else [str(file)]
     if not found:
         raise FileNotFoundError(f"The folder {quoted(folder)} has no image in it.")
     return found

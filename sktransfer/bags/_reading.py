@@ -60,6 +60,10 @@ def read_bags(X: Any, *, vectors: bool) -> Bags:
     if isinstance(X, (str, bytes, os.PathLike)):
         raise TypeError(f"X has to be a collection of bags; got a single {type(X).__name__}.")
     cells = cells_of(X)
+    if cells is None and not vectors:
+        table = np.asarray(X) if as_frame(X) is not None else X
+        if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "OU":
+            cells = table.tolist()  # a column for each view
     if cells is not None:
         read = _vectors if vectors else images_of
         parts = [read(cell, number) for number, cell in enumerate(cells)]
@@ -158,6 +162,9 @@ class BagInputMixin:
         of_images = None if y is None else np.asarray(y)[bags.bag]
         with self._failures_of(bags):
             self.extractor_ = extractor.fit(bags.rows, of_images)
+        for name in ("n_features_in_", "feature_names_in_"):  # of a table of pixels
+            if bags.rows is X and hasattr(extractor, name):
+                setattr(self, name, getattr(extractor, name))
         return bags
 
     def _embed(self, X: Any) -> Bags:

@@ -130,6 +130,25 @@ def test_bags_of_one_image_are_the_plain_pipeline_from_pixels_on(images):
         )
 
 
+def test_a_column_for_each_view_is_a_bag_a_row(tmp_path, images):
+    paths = []
+    for number, image in enumerate(images[:4]):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(image).save(paths[-1])
+    expected = BagTransformer(extractor()).fit_transform([paths[:2], paths[2:]])
+    views = pd.DataFrame({"front": paths[::2], "side": paths[1::2]})
+    for X in (views, views.to_numpy(), np.array([paths[:2], paths[2:]])):
+        assert_allclose(BagTransformer(extractor()).fit_transform(X), expected)
+
+
+def test_a_table_of_pixels_is_checked_as_scikit_learn_checks_tables(images):
+    X = images[..., 0].reshape(12, -1)
+    clf = BagClassifier(extractor()).fit(X, np.arange(12) % 2)
+    assert clf.n_features_in_ == 1024
+    with pytest.raises(ValueError, match=r"X has 64 features, but .* is expecting 1024 features"):
+        clf.predict(X[:, :64])
+
+
 def test_a_weight_is_as_good_as_a_copy_of_a_bag():
     X, y, _ = planted(40)
     weight = np.arange(40) % 3
