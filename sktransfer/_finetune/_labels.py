@@ -5,7 +5,7 @@ It must not know networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
-from sktransfer._images import ImageSource
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
@@ -25,7 +24,7 @@ from sktransfer._utils.splitting import holdout_split, joined_groups, stratified
 class Rows:
     """Rows of a training set."""
 
-    source: ImageSource
+    source: Any  # what has a length; digests need an ImageSource
     y: np.ndarray  # codes of the classes
     weight: np.ndarray  # sample weights as given, without those of classes
     groups: np.ndarray | None  # which are not to be divided
@@ -60,7 +59,7 @@ class Rows:
 
 
 def read_labels(
-    y: Any, source: ImageSource, sample_weight: Any, groups: Any, classes: Any, estimator: Any
+    y: Any, source: Sized, sample_weight: Any, groups: Any, classes: Any, estimator: Any
 ) -> tuple[Rows, np.ndarray]:
     """Turn labels of any kind into codes; refuse missing, continuous and one-class labels."""
     if y is None:

@@ -133,7 +133,7 @@ def _images_in_folder(folder: Path, frames: str) -> list[Any]:
     if problems := walk.problems():
         listed = "\n- ".join([f"make_bags, folder {quoted(folder)}:", *problems])
         warnings.warn(listed, stacklevel=4)
-    found = []
+    found: list[Any] = []
     for file in walk.files:
         found += _frames(str(file), frames) if is_dicom(first_bytes(file)) else [str(file)]
     if not found:

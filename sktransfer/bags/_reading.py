@@ -140,8 +140,8 @@ class BagInputMixin:
     on_error: str
     extractor_: Any
     _failed_rows: pd.DataFrame
-    _note_failures = ImageInputMixin._note_failures
-    failed_rows_ = ImageInputMixin.failed_rows_
+    _note_failures: Any = ImageInputMixin._note_failures
+    failed_rows_: Any = ImageInputMixin.failed_rows_
 
     def _fit_extractor(self, X: Any, y: Any = None) -> Bags:
         """Fit the extractor to the images of all bags; return these."""
@@ -179,7 +179,7 @@ class BagInputMixin:
             with self._failures_of(bags):
                 rows = self.extractor_.transform(bags.rows)
         rows = np.asarray(rows, dtype=np.float64)
-        read = np.isfinite(rows).all(axis=1)
+        read: np.ndarray = np.isfinite(rows).all(axis=1)
         found = Bags(rows, bags.sizes, bags.place).only(read)
         self._check_empty(found)
         reader = self.extractor_[0] if isinstance(self.extractor_, Pipeline) else self.extractor_
@@ -220,7 +220,7 @@ class BagInputMixin:
             raise ImageDecodeError(reason, int(bags.bag[error.index]), error.source) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[misc]
+        state = dict(super().__getstate__())  # type: ignore[call-overload]
         if "_failed_rows" in state:
             state["_failed_rows"] = NO_FAILED_ROWS  # file names may be patients' names
         return state
