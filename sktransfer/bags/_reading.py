@@ -179,7 +179,7 @@ class BagInputMixin:
             with self._failures_of(bags):
                 rows = self.extractor_.transform(bags.rows)
         rows = np.asarray(rows, dtype=np.float64)
-        read: np.ndarray = np.isfinite(rows).all(axis=1)
+        read = np.asarray(np.isfinite(rows).all(axis=1))
         found = Bags(rows, bags.sizes, bags.place).only(read)
         self._check_empty(found)
         reader = self.extractor_[0] if isinstance(self.extractor_, Pipeline) else self.extractor_
