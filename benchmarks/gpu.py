@@ -7,7 +7,7 @@ Weights are random. Two things bound extraction from files: the forward pass alo
 are on the device already (the fastest of what timm's users do: channels_last with AMP, weights in
 half precision, a CUDA graph, torch.compile), and decoding alone, by Pillow and torchvision's
 transforms in the threads that ours has. ``of_bound`` is what ours reaches of the lower one. A part
-that does not fit in the time left, or fails, is named in the output and the others go on.
+that does not fit in the time left, or fails, is named in the output, and the others run.
 """
 
 from __future__ import annotations

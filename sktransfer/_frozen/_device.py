@@ -27,7 +27,7 @@ class DeviceBatches:
     """Runs ``steps`` on batches of one extraction, which brings the next while one is running.
 
     ``steps`` takes a stacked batch on the device and returns tensors on it, without waiting for
-    it. Memory of the host is page-locked, so that copies go on by themselves, on a stream of their
+    it. Memory of the host is page-locked, so that copies run by themselves, on a stream of their
     own; torch gives it out again only when they are done. ``cuda`` is ``torch.cuda`` but in tests.
     """
 

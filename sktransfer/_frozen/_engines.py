@@ -138,7 +138,14 @@ class _Float32Products:
         """Note that somebody comes or goes, and set the switches."""
         with self._lock:
             if not any(self._inside.values()):
-                self._before = self._read()
+                cudnn = torch.backends.cudnn
+                try:
+                    older = torch.get_float32_matmul_precision()
+                    self._before = older, cudnn.allow_tf32, cudnn.benchmark
+                except RuntimeError:
+                    # The caller set `fp32_precision`, after which torch refuses to read the older
+                    # switches.
+                    self._before = [part.fp32_precision for part in self._parts()]
             self._inside[level] += by
             if not any(self._inside.values()):
                 self._write(self._before)
@@ -149,16 +156,6 @@ class _Float32Products:
     def _parts() -> tuple[Any, ...]:
         of: Any = torch.backends
         return of.cuda.matmul, of.mkldnn.matmul, of.cudnn.conv, of.mkldnn.conv
-
-    def _read(self) -> Any:
-        """Return the switches as they are."""
-        cudnn = torch.backends.cudnn
-        try:
-            older = torch.get_float32_matmul_precision()
-            return older, cudnn.allow_tf32, cudnn.benchmark
-        except RuntimeError:
-            # The caller set `fp32_precision`, after which torch refuses to read the older switches.
-            return [part.fp32_precision for part in self._parts()]
 
     def _write(self, before: Any, level: str = "") -> None:
         """Set the switches to what they were, or to a level."""

@@ -1,9 +1,9 @@
 """Damage inside encoded images that Pillow decodes without a word: found before, never repaired.
 
-Pillow makes the pixels, save those of a JPEG that the strict decoder has nothing to say about: they
-are the same, and it is decoded once. Where Pillow drops what its libraries say, or does not look at checksums, the
+Pillow makes the pixels. Where it drops what its libraries say, or does not look at checksums, the
 coded pixels are checked here: JPEG by a second, strict decoder that keeps its warnings, PNG and
-deflated TIFF by their checksums, and runs of zeros longer than an entropy coder writes.
+deflated TIFF by their checksums, and runs of zeros longer than an entropy coder writes. Pixels of a
+JPEG without a warning are those of the strict decoder, which are the same: it is decoded once.
 """
 
 from __future__ import annotations
