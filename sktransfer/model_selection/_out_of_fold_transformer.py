@@ -285,7 +285,8 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         ndarray of str
-            ``proba_`` or ``decision_`` with the class, ``predicted``, or ``component`` and a number.
+            ``proba_`` or ``decision_`` with the class, ``predicted``, or ``component`` with a
+            number.
         """
         check_is_fitted(self, "estimator_")
         if hasattr(self, "n_features_in_"):
