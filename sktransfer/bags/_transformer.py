@@ -130,7 +130,7 @@ class BagTransformer(BagInputMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n, n_features_out_), float64
+        ndarray of shape (n, n_columns), float64
             Permuting the images of a bag changes nothing beyond rounding.
         """
         found = self._embed(X)
@@ -152,7 +152,7 @@ class BagTransformer(BagInputMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n_features_out_,), str objects
+        ndarray of shape (n_columns,), str objects
             One per column of the output.
         """
         if getattr(self, "extractor_", None) is None:
