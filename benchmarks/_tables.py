@@ -120,6 +120,38 @@ def hits(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def latency(content: dict[str, Any]) -> str:
+    cases = [case for case in content["cases"] if "skipped" not in case]
+    ratios = ("cache=False", "cache=True", "loaded", "PIL image", "array", "batch")
+    hits = ("hit, memory", "hit, directory")
+    header = ("network", "estimator", "bare, ms", "file", "new in the store", "loaded from disk")
+    header = (*header, "PIL image", "array", "8 files", "hit, ms", "from a directory, ms")
+    rows = [
+        (
+            case["network"],
+            case["estimator"],
+            number(case["rows"]["bare"]["ms"]),
+            *(number(case["rows"][name]["times"], 3) for name in ratios),
+            *(number(case["rows"][name]["ms"], 2) for name in hits),
+        )
+        for case in cases
+    ]
+    own = [case["rows"][name] for case in cases for name in ratios[:3]]
+    told = (
+        f"{content['images']}; medians of {content['turns']} turns, {cases[0]['engine']} on "
+        f"{cases[0]['threads']} threads. Files take at most "
+        f"**{number(max(row['times'] for row in own), 3)}** times the bare way, and "
+        f"{number(max(row['times_cpu'] for row in own), 3)} times its processor time."
+    )
+    names = {"dict": "file, digest, ``dict``", "npz": "row of an ``.npz`` file"}
+    lines = [(names.get(name, name), number(value, 2)) for name, value in content["hits"].items()]
+    return (
+        f"{where(content)}\n{told}\n\n{rst_table(header, rows)}\n"
+        f"Milliseconds an image of {content['n_hits']:,} that are in memory already, all layers of "
+        f"{cases[0]['network']}:\n\n{rst_table(('', 'ms'), lines)}"
+    )
+
+
 def scaling(content: dict[str, Any]) -> str:
     header = ("images", "ms each", "peak MB", "output MB", "memory tier MB", "net growth MB")
     rows = [
@@ -628,6 +660,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
     "hits": ("performance.rst", hits),
+    "latency": ("performance.rst", latency),
     "scaling": ("performance.rst", scaling),
     "long_run": ("performance.rst", long_run),
     "scale": ("performance.rst", scale),

@@ -22,6 +22,7 @@ FULL = {
     "extraction.py": ["--n", "200", "--rounds", "3"],
     "search.py": ["--n", "60", "--rounds", "3"],
     "hits.py": ["--n", "200"],
+    "latency.py": [],
     "scaling.py": ["--max", "100000"],
     "long_run.py": ["--size", "64"],
     "scale.py": [],
@@ -43,6 +44,7 @@ QUICK = {
     "extraction.py": ["--n", "40", "--rounds", "1", "--networks", "resnet18", "--workers", "0"],
     "search.py": ["--n", "20"],
     "hits.py": ["--n", "20", "--repeats", "3"],
+    "latency.py": ["--networks", "squeezenet1_1", "--turns", "12", "--hits", "60"],
     "scaling.py": ["--max", "1000"],
     "long_run.py": ["--images", "60", "--calls", "20", "--networks", "5", "--size", "64"],
     "scale.py": [

@@ -177,6 +177,22 @@ def test_hits_and_scaling(tmp_path):
 
 
 @pytest.mark.slow
+def test_latency_is_measured_against_the_bare_way(tmp_path):
+    content, _ = run_script(
+        *("latency", "--networks", "squeezenet1_1", "--turns", "17", "--hits", "20"),
+        results=tmp_path,
+    )
+    estimators = ["embedding", "all layers", "FineTuneClassifier", "TransferClassifier"]
+    assert [case.get("estimator") for case in content["cases"]] == estimators
+    for case in content["cases"]:
+        assert "skipped" not in case
+        assert case["rows"]["bare"]["times"] == 1
+        assert case["rows"]["hit, memory"]["cpu_ms"] < case["rows"]["cache=True"]["cpu_ms"]
+    assert set(content["hits"]) >= {"dict", "npz", "pipeline, one by one"}
+    assert "times the bare way" in load_beside("_tables").latency(content)
+
+
+@pytest.mark.slow
 def test_import_time_is_measured_against_torch_and_scikit_learn(tmp_path):
     content, table = run_script("import_time", "--rounds", "1", results=tmp_path)
     rows = {row["statement"]: row for row in content["rows"]}
@@ -228,7 +244,7 @@ def test_every_table_of_the_page_can_be_made(tmp_path):
     """The page has a place for each script's table."""
     page = BENCHMARKS.parent / "docs" / "user_guide" / "performance.rst"
     text = page.read_text()
-    for script in ("extraction", "search", "hits", "scaling", "import_time"):
+    for script in ("extraction", "search", "hits", "latency", "scaling", "import_time"):
         assert f".. begin {script}\n" in text
         assert f".. end {script}\n" in text
     text = (page.parent / "depth_search.rst").read_text()
