@@ -139,7 +139,7 @@ def latency(content: dict[str, Any]) -> str:
     own = [case["rows"][name] for case in cases for name in ratios[:3]]
     told = (
         f"{content['images']}; medians of {content['turns']} turns, {cases[0]['engine']} on "
-        f"{cases[0]['threads']} threads. Files take at most "
+        f"{cases[0]['threads']} thread{'s' * (cases[0]['threads'] > 1)}. Files take at most "
         f"**{number(max(row['times'] for row in own), 3)}** times the bare way, and "
         f"{number(max(row['times_cpu'] for row in own), 3)} times its processor time."
     )
