@@ -322,7 +322,7 @@ def main() -> int:
     found: dict[str, Any] = {}
     with workspace() as folder:
         if shutil.disk_usage(folder).free < 3e4 * args.images + 1e9:
-            sys.exit(f"{folder} has no room; set TMPDIR")
+            sys.exit(f"{folder} is too small for {args.images:,} files; set TMPDIR")
         make_files(folder / "files", args.images + 4 * args.short + WARM_UP)
         shared = {**asked, "folder": str(folder)}
         through_dask = {"images": args.dask_images or args.images, "total": args.images}

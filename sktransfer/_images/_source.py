@@ -188,7 +188,8 @@ class ImageSource:
             row = row["path"]
         row = unwrapped(row)
         if isinstance(row, str | os.PathLike):
-            return shown(Path(without_credentials(os.fsdecode(row))).name)
+            path = os.fsdecode(row)
+            return shown(Path(without_credentials(path) if "://" in path else path).name)
         if isinstance(row, bytes | bytearray | memoryview):
             return "bytes"
         if isinstance(row, Image.Image):
