@@ -63,12 +63,12 @@ def scale(content: dict[str, Any]) -> str:
     asked = content["asked"]
     one = content["one_call"]
     told = (
-        f"{content['files'].capitalize()}; {', '.join(asked['networks'])} at {asked['size']} px, "
+        f"{content['files'][0].upper()}{content['files'][1:]}; {', '.join(asked['networks'])} at {asked['size']} px, "
         f"random weights, torch on {content['machine']['torch_threads']} of the cores. Of the peak "
         f"of one call, {number(one['output_mb'])} MB are the result, once in parts and once as a "
         f"whole, {number(one['memory_tier_mb'])} MB the memory tier at the end of the call after "
         f"it, and {number(one['baseline_mb'])} MB the libraries. The directory has "
-        f"{number(one['directory_mb'])} MB."
+        f"{number(one['directory_mb'])} MB for {number(one['stored_mb'])} MB of rows."
     )
     parts = [where(content), told, "", rst_table(*scale_rows(content))]
     alone = f"A directory store on its own, rows of {content['store']['width']} numbers:"
@@ -124,8 +124,8 @@ def storage(results: dict[str, Any]) -> str:
     text = f"In float32:\n\n{rst_table(header, rows)}"
     if "scale" in results:
         one = results["scale"]["one_call"]
-        more = number(one["directory_mb"] / one["output_mb"], 3)
-        text += f"\nA directory of the store takes {more} times as much.\n"
+        more = number(one["directory_mb"] / one["stored_mb"], 2)
+        text += f"\nA directory of the store takes {more} times as much for rows of 512 numbers.\n"
     for row in results.get("hits", {}).get("rows", ()):
         if (row.get("tier"), row.get("kind")) == ("directory", "JPEG files"):
             minutes = number(row["hit_ms"] * MILLION / 60e3, 2)

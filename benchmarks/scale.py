@@ -199,7 +199,7 @@ def one_call(
     brief += [timed(partial(union.transform, part), short)[0] for part in parts[2:]]
     # What Dask is compared with.
     np.save(Path(folder) / "means.npy", E[:compared].mean(axis=0, dtype=np.float64))
-    output = E.nbytes / MB
+    output, stored = E.nbytes / MB, E.nbytes / MB * (images + 4 * short + WARM_UP) / images
     del E
     second, _ = timed(lambda: union.transform(X), images)
     watch.close()
@@ -211,6 +211,7 @@ def one_call(
         "baseline_mb": baseline,
         "peak_mb": peak_mb,
         "output_mb": output,
+        "stored_mb": stored,
         "memory_tier_mb": sktransfer.cache_info().n_bytes / MB,
         "directory_mb": sum(file.stat().st_size for file in cache.iterdir()) / MB,
         "files": watch.files,
