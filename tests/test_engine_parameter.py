@@ -98,7 +98,7 @@ def test_auto_is_torch_without_openvino_and_an_explicit_engine_names_the_extra(m
     X = images(4)
     rows = small(cache=False).fit_transform(X)
     assert np.array_equal(rows, small(engine="torch", cache=False).fit_transform(X))
-    with pytest.raises(MissingDependencyError, match=r"sktransfer\[openvino\]"):
+    with pytest.raises(MissingDependencyError, match=r"sktransfer\[fast\]"):
         small(engine="openvino").fit(X)
 
 
