@@ -193,6 +193,8 @@ class LogitsMixin:
 def resolve_device(device: str | torch.device, precision: str) -> str:
     """Return the device to run on, as torch names it; raise where torch does not have it."""
     if device == "auto":
+        if precision == "int8":
+            return "cpu"
         if torch.cuda.is_available():
             return "cuda"
         # Apple's GPUs have no float64.

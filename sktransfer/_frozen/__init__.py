@@ -1,6 +1,7 @@
 """Running the frozen part of a network, at most once per distinct image; never an estimator."""
 
 from sktransfer._frozen._cache import cache_info, clear_cache, store_for
+from sktransfer._frozen._calibration import Calibration, calibration_on, digest_of_images
 from sktransfer._frozen._disk import DirectoryStore, open_directory
 from sktransfer._frozen._engines import (
     DTYPES,
@@ -36,6 +37,7 @@ __all__ = [
     "REGISTRY",
     "ROW_OVERHEAD",
     "TOLERANCES",
+    "Calibration",
     "DirectoryStore",
     "Extraction",
     "FrozenExtractor",
@@ -49,7 +51,9 @@ __all__ = [
     "TieredStore",
     "all_outputs",
     "cache_info",
+    "calibration_on",
     "clear_cache",
+    "digest_of_images",
     "float32_products",
     "is_out_of_memory",
     "open_directory",

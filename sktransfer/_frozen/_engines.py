@@ -51,9 +51,11 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}; got {engine!r}.")
-    if engine == "torch":
+    if engine == "torch" and precision != "int8":
         return engine
     on_cpu = torch.device(device).type == "cpu"
+    if precision == "int8":
+        return _for_integers(engine, device)
     installed = _is_installed("openvino")
     if engine == "auto":
         return "auto" if installed and on_cpu and precision in TOLERANCES else "torch"
@@ -72,6 +74,23 @@ def resolve_engine(engine: str, precision: str, device: str) -> str:
             f"{_config.how_to_install('fast')}"
         )
     return engine
+
+
+def _for_integers(engine: str, device: str) -> str:
+    """Return the one engine that computes in 8-bit integers, or raise where it is impossible."""
+    instead = "precision='bfloat16' or 'float32' runs with every engine and device."
+    if engine == "torch" or torch.device(device).type != "cpu":
+        raise ValueError(
+            "precision='int8' runs with engine='openvino' (or 'auto') on device='cpu'; got "
+            f"engine={engine!r} on device={device!r}. {instead}"
+        )
+    missing = [package for package in ("openvino", "nncf") if not _is_installed(package)]
+    if missing:
+        raise MissingDependencyError(
+            f"precision='int8' needs the package {missing[0]!r}, which is not installed. "
+            f"{_config.how_to_install('openvino')} {instead}"
+        )
+    return "openvino"
 
 
 def _is_installed(module: str) -> bool:
@@ -181,13 +200,17 @@ def largest_distance(parts: Sequence[Tensor], reference: Sequence[Tensor]) -> fl
     for part, right in zip(parts, reference, strict=True):
         if part.shape != right.shape:
             return float("inf")
-        apart = (part.double() - right.double()).norm(dim=1)
-        size = right.double().norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        worst = float((apart / size).max())
+        worst = float(distances(part, right).max())
         if not worst < float("inf"):
             return float("inf")
         largest = max(largest, worst)
     return largest
+
+
+def distances(part: Tensor, right: Tensor) -> Tensor:
+    """Return the relative L2 distance of each row from its reference."""
+    apart = (part.double() - right.double()).norm(dim=1)
+    return apart / right.double().norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 _said: set[str] = set()
@@ -249,7 +272,7 @@ def remember(*question: Any, engine: str) -> None:
 
 def _text_of(question: tuple) -> str:
     """Return a question with all that its answer depends on."""
-    return repr((_circumstances(), str(_config.home_directory() / "engines"), question))
+    return repr((circumstances(), str(_config.home_directory() / "engines"), question))
 
 
 def _record_of(text: str) -> Path:
@@ -259,7 +282,7 @@ def _record_of(text: str) -> Path:
 
 
 @cache
-def _circumstances() -> tuple[str, ...]:
+def circumstances() -> tuple[str, ...]:
     """Return what else the answer depends on: versions, and what this processor can do."""
     try:
         version = metadata.version("openvino")

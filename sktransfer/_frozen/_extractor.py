@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from sktransfer._frozen import _engines
+from sktransfer._frozen import _engines, _int8
 from sktransfer._frozen._cache import store_for
+from sktransfer._frozen._calibration import Calibration
 from sktransfer._frozen._device import DeviceBatches
 from sktransfer._frozen._extraction import Extraction
 from sktransfer._frozen._layers import LayerOutput, NetworkInfo
@@ -50,6 +51,7 @@ class FrozenExtractor:
     precision: str = "float32"
     device: str = "cpu"
     engine: str = "torch"
+    calibration: Calibration | None = None  # with precision "int8"
     _network: FrozenNetwork | None = field(default=None, init=False, repr=False)
     _exact: FrozenNetwork | None = field(default=None, init=False, repr=False)
 
@@ -67,6 +69,7 @@ class FrozenExtractor:
                 precision=self.precision,
                 device=self.device,
                 engine=self.engine,
+                calibration=self.calibration,
             )
         return self._network
 
@@ -119,12 +122,21 @@ class FrozenExtractor:
         if preprocessing is None:
             return None
         engine = self._engine_name()
+        own: tuple[str, ...] = ()
+        if self.calibration is not None:
+            # Networks that were quantized elsewhere, or on other images, are others.
+            side = self.preprocessing.size
+            question = _int8.question_of(
+                reference, self.outputs, side, calibration=self.calibration
+            )
+            digest = _int8.recall(question) or self.network().digest(self.outputs, side)
+            own = (digest, _int8.rest_precision())
         # Kernels of another kind of device round differently; its number does not matter.
         kind = self.device.split(":")[0]
         versions = versions_of(network=(reference.name, engine))
         network = (reference.name, reference.digest, *filter(None, (reference.variant,)))
         shared = (_NUMBERS_VERSION, versions, *network, preprocessing)
-        common = ", ".join(map(repr, (*shared, self.precision, engine, kind)))
+        common = ", ".join(map(repr, (*shared, self.precision, *own, engine, kind)))
         texts = [  # as repr has a tuple
             f"({common}, {', '.join(map(repr, (*output, np.dtype(dtype).str)))})"
             for output, dtype in zip(self.outputs, self.dtypes, strict=True)

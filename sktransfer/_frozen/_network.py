@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sktransfer._backbones import Backbone
-from sktransfer._frozen import _engines
+from sktransfer._frozen import _engines, _int8
+from sktransfer._frozen._calibration import Calibration
 from sktransfer._frozen._engines import DTYPES, TorchEngine
 from sktransfer._frozen._folding import fold_batch_norm
 from sktransfer._frozen._layers import LayerOutput, LayerOutputs, NetworkInfo, all_outputs
 from sktransfer._frozen._openvino import OpenVinoEngine
 from sktransfer._utils.forking import after_fork, lose, new_lock
-from sktransfer.exceptions import MissingDependencyError
+from sktransfer.exceptions import ImageDecodeError, MissingDependencyError
 
 
 class Engine(Protocol):
@@ -62,8 +63,9 @@ class FrozenNetwork:
 
     Copies of the first ``depth`` stages of a whole backbone are kept, and of its neck if ``depth``
     is one more than there are stages. ``engine`` is as :func:`resolve_engine` returns it: "auto" is
-    resolved for each set of outputs and image size. Stages of ``reuse``, a shallower network that
-    is otherwise the same, are taken over.
+    resolved for each set of outputs and image size. ``calibration`` belongs to precision "int8",
+    whose networks are quantized for each set of outputs too. Stages of ``reuse``, a shallower
+    network that is otherwise the same, are taken over.
     """
 
     def __init__(
@@ -74,10 +76,12 @@ class FrozenNetwork:
         precision: str = "float32",
         device: str = "cpu",
         engine: str = "torch",
+        calibration: Calibration | None = None,
         reuse: FrozenNetwork | None = None,
     ) -> None:
         self.info = NetworkInfo.of(backbone)
         self.depth, self.precision, self.device, self.engine = depth, precision, device, engine
+        self.calibration = calibration
         # Other engines are given the weights in float32 and round them themselves; what they are
         # compared with is computed in float32 too.
         self._held_as = precision if engine == "torch" else "float32"
@@ -239,6 +243,8 @@ class FrozenNetwork:
         generator = torch.Generator().manual_seed(0)
         batch = torch.randn(2, 3, side, side, generator=generator, dtype=torch.float32)
         reference = plain(batch)  # where torch cannot, the error is torch's
+        if self.precision == "int8":
+            return self._quantize(plain, outputs, side)
         tolerance = _engines.TOLERANCES[self.precision]
         found: Engine | None = None
         cause: Exception | None = None
@@ -269,6 +275,48 @@ class FrozenNetwork:
             network = self.info.reference
             _engines.remember(network, self.precision, outputs, side, engine=found.name)
         return found
+
+    def digest(self, outputs: Sequence[LayerOutput], side: int) -> str:
+        """Return the digest of the quantized network, which is made if it is not there."""
+        self._engine(tuple(outputs), side)
+        found = _int8.recall(self._question(tuple(outputs), side))
+        assert found is not None  # noted when the engine was made
+        return found
+
+    def _question(self, outputs: tuple[LayerOutput, ...], side: int) -> str:
+        """Return what names the quantized network of these outputs."""
+        assert self.calibration is not None
+        return _int8.question_of(self.info.reference, outputs, side, calibration=self.calibration)
+
+    def _quantize(self, plain: TorchEngine, outputs: tuple[LayerOutput, ...], side: int) -> Engine:
+        """Return the quantized network; raise where it is too far from torch, or impossible."""
+        assert self.calibration is not None
+        name, instead = self.info.reference.name, "Use precision='bfloat16' or 'float32'."
+        try:
+            with torch.autocast("cpu", enabled=False):
+                question = self._question(outputs, side)
+                found = _int8.quantized(question, plain.chain, self.calibration, plain)
+                engine = found.engine()
+        except (MissingDependencyError, ImageDecodeError):
+            raise
+        except Exception as error:  # a converter may fail in any way at all
+            if "KeyboardInterrupt" in str(error):
+                raise KeyboardInterrupt from error
+            why = str(error).strip() or type(error).__name__
+            raise ValueError(
+                f"precision='int8' cannot run {name} on images of {side} x {side} pixels: {why}. "
+                f"{instead}"
+            ) from error
+        worst = max(range(len(outputs)), key=lambda i: found.errors[i])
+        if not found.errors[worst] <= _int8.LARGEST_ERROR:
+            stage = outputs[worst].stage
+            layer = "its embedding" if stage is None else f"layer {self.info.stages[stage].name!r}"
+            raise ValueError(
+                f"precision='int8' is too inaccurate for {name}: in {layer}, the median relative "
+                f"error is {found.errors[worst]:.0%}, more than {_int8.LARGEST_ERROR:.0%}. "
+                f"{instead} Or give a hundred images like yours as calibration, or another layer."
+            )
+        return engine
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +63,10 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, module: nn.Module, shape: Sequence[int], precision: str) -> None:
+        self._compile(lambda: _convert(module, shape), precision)
+
+    def _compile(self, make: Callable[[], Any], precision: str) -> None:
+        """Compile what ``make`` returns."""
         global _used
         if _lost:
             raise RuntimeError(
@@ -69,9 +75,8 @@ class OpenVinoEngine:
             )
         _used = True
         with _lock:
-            model = _convert(module, shape)
             self._compiled = _core().compile_model(
-                model,
+                make(),
                 "CPU",
                 {
                     "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -122,6 +127,23 @@ class OpenVinoEngine:
         except RuntimeError:
             return False
         return True
+
+
+class IntegerEngine(OpenVinoEngine):
+    """A quantized model, read from bytes; what of it is not in integers is in ``precision``."""
+
+    def __init__(self, xml: bytes, weights: bytes, precision: str) -> None:
+        def read() -> Any:
+            tensor = _import_openvino().Tensor(np.frombuffer(weights, dtype=np.uint8).copy())
+            return _core().read_model(model=xml, weights=tensor)
+
+        self._compile(read, precision)
+
+
+def write_model(module: nn.Module, shape: Sequence[int], path: Path) -> None:
+    """Convert a module and write it to a file of OpenVINO, in float32."""
+    with _lock:
+        _import_openvino().save_model(_convert(module, shape), path, compress_to_fp16=False)
 
 
 def _convert(module: nn.Module, shape: Sequence[int]) -> Any:

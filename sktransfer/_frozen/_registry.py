@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sktransfer._backbones import Backbone, BackboneReference
+from sktransfer._frozen._calibration import Calibration
 from sktransfer._frozen._layers import LayerOutput, NetworkInfo
 from sktransfer._frozen._network import FrozenNetwork
 from sktransfer._utils.config import free_memory
@@ -40,7 +41,7 @@ class NetworkSource:
 
 
 class NetworkRegistry:
-    """Frozen networks by what they are: reference, digest, precision, device and engine.
+    """Frozen networks by what they are: reference, digest, precision, device, engine, calibration.
 
     Beyond ``max_bytes`` the least recently used are let go, but for the last ``at_least``; where
     one of them comes back, the bound rises, so that those used in turn stay. What batches take,
@@ -78,9 +79,11 @@ class NetworkRegistry:
         precision: str = "float32",
         device: str = "cpu",
         engine: str = "torch",
+        calibration: Calibration | None = None,
     ) -> FrozenNetwork:
         """Return the network that every caller shares, prepared for at least ``depth`` stages."""
-        how = {"precision": precision, "device": device, "engine": engine}
+        how: dict[str, Any] = {"precision": precision, "device": device, "engine": engine}
+        how["calibration"] = calibration
         with self._lock:
             reference = self.info(source).reference
             network = self._networks.get((reference, *how.values()))
@@ -118,7 +121,7 @@ class NetworkRegistry:
             return network
 
     def all_outputs(
-        self, source: NetworkSource, pooling: str = "avg", **how: str
+        self, source: NetworkSource, pooling: str = "avg", **how: Any
     ) -> tuple[LayerOutput, ...]:
         """Return what all layers of a network are; ``how`` is as for :meth:`get`."""
         info = self.info(source)

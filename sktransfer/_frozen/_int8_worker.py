@@ -1,0 +1,70 @@
+"""A process of its own that quantizes one network; run as a script, it imports no sktransfer.
+
+NNCF prints, draws progress bars, changes Python's class of loggers, and would call home: none of
+that belongs into the user's process. Arguments: a folder with ``float.xml`` and ``images.npy``, and
+whether this processor multiplies 8-bit integers without saturation. ``int8.xml`` is left there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+# Convolutions on maps wider than this share of the image's side are left as they are. They are few
+# and have few channels: their sums average few roundings, flat areas are rounded the same way at
+# every position, and all that lies behind inherits it.
+_WIDE = 0.25
+
+
+def main(folder: Path, exact: bool) -> None:
+    """Quantize the model of a folder."""
+    # None makes the import fail; both packages then use an empty stub of their own.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import nncf
+    import numpy as np
+    import openvino
+    from nncf.quantization import advanced_parameters as advanced
+    from openvino._offline_transformations import apply_moc_transformations
+
+    model = openvino.Core().read_model(folder / "float.xml")
+    # As `openvino.convert_model` does: without it no bias is found that could be corrected.
+    apply_moc_transformations(model, cf=False, smart_reshape=True)
+    images = np.load(folder / "images.npy")
+    names = left_as_they_are(model)
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset([images[row : row + 1] for row in range(len(images))]),
+        subset_size=len(images),
+        # Symmetric ranges for weights, and for activations ranges as they are.
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=names) if names else None,
+        advanced_parameters=advanced.AdvancedQuantizationParameters(
+            # One bit less for weights keeps sums of two products within 16 bits.
+            overflow_fix=advanced.OverflowFix.DISABLE if exact else advanced.OverflowFix.ENABLE,
+            # A range for each channel, NNCF's way before depthwise convolutions, would cut off
+            # channels that answer to nothing in the images of the calibration.
+            activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
+        ),
+    )
+    # Names have numbers of the process in them, and what else is noted is no part of the function.
+    quantized.set_friendly_name("int8")
+    for number, operation in enumerate(quantized.get_ordered_ops()):
+        operation.set_friendly_name(str(number))
+    openvino.serialize(quantized, folder / "int8.xml", folder / "int8.bin")
+
+
+def left_as_they_are(model: Any) -> list[str]:
+    """Return the names of convolutions on wide maps."""
+    side = model.inputs[0].get_partial_shape()[2].get_length()
+    names = []
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() in ("Convolution", "GroupConvolution"):
+            size = operation.get_output_partial_shape(0)[2]
+            if size.is_static and size.get_length() > _WIDE * side:
+                names.append(operation.get_friendly_name())
+    return names
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] == "exact")
