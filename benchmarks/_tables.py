@@ -230,6 +230,25 @@ def engines(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def int8_quality(content: dict[str, Any]) -> str:
+    header = ("network", "images", "columns", "AUC in float32", "int8", "accuracy", "int8", "apart")
+    rows = [
+        (
+            row["network"],
+            f"{row['set']} ({row['images']:,})",
+            row["columns"],
+            *(
+                f"{row[f'{metric}_{precision}']:.4f}"
+                for metric in ("auc", "accuracy")
+                for precision in ("float32", "int8")
+            ),
+            f"{row['difference']:.1%}",
+        )
+        for row in content["records"]
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
 def finetune(content: dict[str, Any]) -> str:
     header = ("task", "backbone", "", "metric", "mean", "lowest to highest", "seconds a fit")
     rows = [
@@ -666,6 +685,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scale": ("performance.rst", scale),
     "import_time": ("performance.rst", import_time),
     "engines": ("engines.rst", engines),
+    "int8_quality": ("engines.rst", int8_quality),
     "finetune": ("finetune.rst", finetune),
     "lr_finder": ("finetune.rst", lr_finder),
     "operating_point": ("thresholds.rst", operating_point),

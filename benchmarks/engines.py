@@ -19,21 +19,24 @@ import torch
 from _common import RESULTS, Neighbors, machine, n_cores, number, print_table, write_json
 
 from sktransfer._backbones import load_backbone
-from sktransfer._frozen import FrozenNetwork, LayerOutput, resolve_engine
+from sktransfer._frozen import FrozenNetwork, LayerOutput, calibration_on, resolve_engine
+from sktransfer._images import make_preprocessing
 from sktransfer.exceptions import SkTransferError
 
 OUTPUTS = (LayerOutput(None, None),)
 RECIPES = [
     (engine, precision) for precision in ("float32", "bfloat16") for engine in ("torch", "openvino")
-]
+] + [("openvino", "int8")]
 
 
 def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
     """One record per engine and precision, plain eager torch first."""
     backbone = load_backbone(network, weights=None)
     side = backbone.input_spec.crop_size
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn(batch_size, 3, side, side, generator=generator)
+    calibration = calibration_on(None, "", make_preprocessing(**vars(backbone.input_spec)))
+    # Photographs: of noise, which no network was made for, integers make something else.
+    _, photographs = calibration.load()
+    batch = photographs.repeat(-(-batch_size // len(photographs)), 1, 1, 1)[:batch_size]
     works: dict[tuple[str, str], Callable[[], torch.Tensor]] = {
         ("eager", "float32"): lambda: backbone.embed(batch)
     }
@@ -42,7 +45,11 @@ def measure(network: str, batch_size: int, rounds: int) -> list[dict[str, Any]]:
         try:
             resolve_engine(engine, precision, "cpu")
             frozen = FrozenNetwork(
-                backbone, backbone.n_stages + 1, precision=precision, engine=engine
+                backbone,
+                backbone.n_stages + 1,
+                precision=precision,
+                engine=engine,
+                calibration=calibration if precision == "int8" else None,
             )
             start = time.perf_counter()
             frozen.engine_for(OUTPUTS, side)

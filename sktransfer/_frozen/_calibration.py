@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 
 from sktransfer._images import ImageSource, Preprocessing
@@ -94,6 +93,8 @@ def photographs(n: int) -> Iterator[Image.Image]:
 
     Place, size, shape and left and right are drawn, as for training on ImageNet.
     """
+    from sklearn.datasets import load_sample_images  # not needed where networks are there already
+
     rng = np.random.default_rng(0)
     images = load_sample_images().images
     for number in range(n):

@@ -243,8 +243,11 @@ def store_together(
     outputs, dtypes = zip(*parts, strict=True)
     joint = replace(extractors[0], outputs=outputs, widths=(*parts.values(),), dtypes=dtypes)
     # The keys would be others where engine="auto" resolves otherwise for all than for one alone.
-    alone = {key for each in extractors for key in each.fingerprints() or (None,)}
-    passes = [joint] if {*(joint.fingerprints() or ())} == alone else extractors
+    # Quantized, each has a network of its own.
+    passes: Sequence[FrozenExtractor] = extractors
+    if joint.calibration is None:
+        alone = {key for each in extractors for key in each.fingerprints() or (None,)}
+        passes = [joint] if {*(joint.fingerprints() or ())} == alone else extractors
     failures: list[ImageDecodeError] = []
     for extractor in passes:
         widest = sum(extractor.widths) * max(dtype.itemsize for dtype in extractor.dtypes)

@@ -253,7 +253,7 @@ def test_what_was_resolved_is_known_without_the_network(backbone, stand_in, monk
         (backbone.reference, "float32", OUTPUTS, SIDE + 1),
     ):
         assert recall(*other) is None
-    monkeypatch.setattr(_engines, "_circumstances", lambda: ("another openvino",))
+    monkeypatch.setattr(_engines, "circumstances", lambda: ("another openvino",))
     assert recall(*asked) is None
 
 
