@@ -31,7 +31,7 @@ from sktransfer.exceptions import SkTransferError
 
 # Largest error of an output, the median over images held out of the calibration: the L2 norm of the
 # difference to plain torch in float32 over that of the row. Beyond it a network is refused.
-LARGEST_ERROR = 0.25
+LARGEST_ERROR = 0.2
 
 # Raised when a network comes to be quantized otherwise.
 _VERSION = 1

@@ -7,6 +7,7 @@ whether this processor multiplies 8-bit integers without saturation. ``int8.xml`
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,14 @@ def main(folder: Path, exact: bool) -> None:
             activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
         ),
     )
-    # Names have numbers of the process in them, and what else is noted is no part of the function.
+    # Names count what the process has made, and are no part of the function.
     quantized.set_friendly_name("int8")
     for number, operation in enumerate(quantized.get_ordered_ops()):
         operation.set_friendly_name(str(number))
-    openvino.serialize(quantized, folder / "int8.xml", folder / "int8.bin")
+    written = folder / "int8.xml"
+    openvino.serialize(quantized, written, folder / "int8.bin")
+    text = re.sub(r'\s*<attribute name="fused_names"[^>]*>', "", written.read_text("utf-8"))
+    written.write_text(text, "utf-8")
 
 
 def left_as_they_are(model: Any) -> list[str]:
