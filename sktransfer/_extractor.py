@@ -136,8 +136,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             default="float32"
         What the network computes in. Embeddings are float32, or float64 with ``"float64"``.
         ``"float32"`` is that on GPUs too; ``"tf32"`` lets them multiply in TF32 (see :ref:`gpu`).
-        ``"int8"`` (CPU; extra ``openvino``) quantizes the network once per machine, which takes up
-        to a minute, and is the fastest by far; see :ref:`int8` for what it costs.
+        ``"int8"`` (CPU; extra ``openvino``) quantizes the network once per machine, in a minute or
+        two, and is the fastest by far; see :ref:`int8` for what it costs.
     calibration : collection of images or None, default=None
         With ``precision="int8"``, and ignored otherwise: images that the ranges of its activations
         are found on, in any of the :ref:`accepted forms <accepted-inputs>`. A hundred will do; of
@@ -504,7 +504,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         super().__setstate__(state)
         if "_failed_rows" in state:
             arrive_from_pickle(self)
-            vars(self).setdefault("calibration", None)  # of an earlier version
+            self.__dict__.setdefault("calibration", None)  # of an earlier version
             self._info = replace(self._info, reference=self.reference_)
         self.__dict__.setdefault("output", "auto")  # a pickle from before it was there
 

@@ -75,10 +75,10 @@ def calibration_on(
     of = f"{N_CUTS} of {N_CUTS + N_HELD_OUT} cuts" if images is None else digest
     how = preprocessing.fingerprint
     if how is None:  # there is no telling what it makes of images, but for looking
-        how = hashlib.blake2b(digest_size=16)
+        seen = hashlib.blake2b(digest_size=16)
         for part in load():
-            how.update(part.numpy().tobytes())
-        how = how.hexdigest()
+            seen.update(part.numpy().tobytes())
+        how = seen.hexdigest()
     return Calibration(f"calibration {_VERSION} {of} {how}", load)
 
 

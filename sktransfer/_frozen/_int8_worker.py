@@ -15,8 +15,8 @@ from typing import Any
 # Convolutions on maps wider than this share of the image's side are left as they are. They are few
 # and have few channels: their sums average few roundings, flat areas are rounded the same way at
 # every position, and all that lies behind inherits it. So are depthwise ones: they sum nine
-# products and wait for memory, so that integers gain a tenth of the time of a MobileNet, at half of
-# its error.
+# products and wait for memory, so that integers gain little, and would double the error of a
+# MobileNet.
 _WIDE = 0.25
 
 
