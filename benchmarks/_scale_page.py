@@ -63,7 +63,8 @@ def scale(content: dict[str, Any]) -> str:
     asked = content["asked"]
     one = content["one_call"]
     told = (
-        f"{content['files'][0].upper()}{content['files'][1:]}; {', '.join(asked['networks'])} at {asked['size']} px, "
+        f"{content['files'][0].upper()}{content['files'][1:]}; {', '.join(asked['networks'])} "
+        f"at {asked['size']} px, "
         f"random weights, torch on {content['machine']['torch_threads']} of the cores. Of the peak "
         f"of one call, {number(one['output_mb'])} MB are the result, once in parts and once as a "
         f"whole, {number(one['memory_tier_mb'])} MB the memory tier at the end of the call after "
