@@ -693,6 +693,7 @@ BAD = {
     "n_jobs": 1.5,
     "random_state": "seed",
     "store_weights": "yes",
+    "output": "jax",
     "verbose": "much",
 }
 
