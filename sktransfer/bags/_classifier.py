@@ -171,6 +171,7 @@ class BagClassifier(BagInputMixin, LogitsMixin, ClassifierMixin, BaseEstimator):
             found.rows,
             found.sizes[kept],
             rows.y[kept],
+            rows.weight[kept],
             self.C * weight,
             n_classes=len(self.classes_),
             pooling=self.pooling,

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 import torch
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransfer._base import NO_FAILED_ROWS, ImageInputMixin
@@ -64,6 +65,8 @@ def read_bags(X: Any, *, vectors: bool) -> Bags:
         table = np.asarray(X) if as_frame(X) is not None else X
         if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "OU":
             cells = table.tolist()  # a column for each view
+    if cells and not vectors and _is_row_of_numbers(cells[0]):
+        cells = None
     if cells is not None:
         read = _vectors if vectors else images_of
         parts = [read(cell, number) for number, cell in enumerate(cells)]
@@ -89,6 +92,13 @@ def cells_of(X: Any) -> list[Any] | None:
     if hasattr(X, "to_list") or hasattr(X, "to_pylist"):
         return X.to_list() if hasattr(X, "to_list") else X.to_pylist()
     return list(X) if isinstance(X, (list, tuple)) else None
+
+
+def _is_row_of_numbers(cell: Any) -> bool:
+    """Return whether a cell is a row of a table of pixels."""
+    return isinstance(cell, (list, tuple)) and any(
+        isinstance(each, Number) and not is_missing(each) for each in cell
+    )
 
 
 def _vectors(cell: Any, number: int) -> Any:
@@ -159,6 +169,7 @@ class BagInputMixin:
         extractor = clone(self.extractor)
         own = [name for name in extractor.get_params() if name.split("__")[-1] == "on_error"]
         extractor.set_params(**dict.fromkeys(own, self.on_error))
+        check_consistent_length(bags.sizes, y)
         of_images = None if y is None else np.asarray(y)[bags.bag]
         with self._failures_of(bags):
             self.extractor_ = extractor.fit(bags.rows, of_images)

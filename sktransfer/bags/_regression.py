@@ -80,6 +80,7 @@ def solve_bags(
     F: np.ndarray,
     sizes: np.ndarray,
     y: np.ndarray,
+    weight: np.ndarray,
     cost: np.ndarray,
     *,
     n_classes: int,
@@ -89,10 +90,10 @@ def solve_bags(
 ) -> BagRegression:
     """Minimize the bags' log loss, each times its ``cost``, plus the penalty on coefficients.
 
-    Columns are standardized, every bag counting as its cost. The start is the regression of
+    Columns are standardized, every bag counting as its ``weight``. The start is the regression of
     averages, which has one solution.
     """
-    of_image = np.repeat(cost / sizes, sizes) / cost.sum()
+    of_image = np.repeat(weight / sizes, sizes) / weight.sum()
     mean = of_image @ F
     X = F - mean
     deviation = np.sqrt(of_image @ np.square(X))

@@ -147,6 +147,10 @@ def test_a_table_of_pixels_is_checked_as_scikit_learn_checks_tables(images):
     assert clf.n_features_in_ == 1024
     with pytest.raises(ValueError, match=r"X has 64 features, but .* is expecting 1024 features"):
         clf.predict(X[:, :64])
+    for same in (X.tolist(), X.astype(object)):
+        assert_allclose(clf.predict_proba(same), clf.predict_proba(X))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        clf.fit(X, np.arange(11) % 2)
 
 
 def test_a_weight_is_as_good_as_a_copy_of_a_bag():
@@ -156,9 +160,11 @@ def test_a_weight_is_as_good_as_a_copy_of_a_bag():
     rows = np.repeat(np.arange(40), weight)
     copied = BagClassifier().fit([X[row] for row in rows], y[rows])
     assert_allclose(weighted.decision_function(X), copied.decision_function(X), atol=1e-4)
-    one = BagClassifier(class_weight={0: 1, 1: 2}).fit(X, y)
-    other = BagClassifier().fit(X, y, sample_weight=1 + y)
-    assert_allclose(one.decision_function(X), other.decision_function(X), atol=1e-6)
+    single, unequal = np.vstack([bag[:1] for bag in X])[:30], np.repeat([0, 1], [20, 10])
+    logistic = LogisticRegression(C=0.01, class_weight="balanced", tol=1e-10)
+    plain = make_pipeline(StandardScaler(), logistic).fit(single, unequal)
+    clf = BagClassifier(class_weight="balanced").fit(single, unequal)
+    assert_allclose(clf.predict_proba(single), plain.predict_proba(single), atol=1e-5)
 
 
 def test_attention_depends_on_the_seed_alone():
