@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 # What is counted -> (the most there may be, why).
 LIMITS = {
-    "names": (96, "names that can be imported without an underscore"),
+    # With bags of images, and scores of images in tables.
+    "names": (99, "names that can be imported without an underscore"),
     "undocumented": (0, "public names that docs/api.rst lacks, and entries that are not public"),
     "parameters": (35, "named constructor parameters of FineTuneClassifier"),
     "classes": (2, "classes of ours between FineTuneClassifier and skorch"),
@@ -38,12 +39,14 @@ LIMITS = {
     # lines more than the 30,000 of the smallest library. What the first hour needs took 3,600:
     # commands that train and predict, models that move, networks of one's own, classes named in
     # every message, names of other libraries answered, results as HTML, an example everywhere. The
-    # front door, heads on all layers, interpolated weights and adapters took 3,300.
-    "lines": (41_600, "lines of library code"),
+    # front door, heads on all layers, interpolated weights and adapters took 3,300; 8-bit integers,
+    # copies that overlap with a GPU's work, bags and image scores in tables 2,500.
+    "lines": (44_200, "lines of library code"),
     # 37 more than before heads saw all layers, "auto" counted multiply-adds, and halves of the rows
-    # were trained on.
-    "fit": (167, "functions of ours that run before the first gradient in fit"),
-    "transform": (92, "functions of ours that run in the extractor's fit_transform"),
+    # were trained on. Of both, a dozen are for GPUs: batches that are copied while others are
+    # computed, and float32 that stays float32.
+    "fit": (180, "functions of ours that run before the first gradient in fit"),
+    "transform": (106, "functions of ours that run in the extractor's fit_transform"),
     "finetune": (15, "files in _finetune"),
     "circles": (0, "circles of imports between files"),
     "long": (0, "functions of more than 60 lines, docstring not counted"),

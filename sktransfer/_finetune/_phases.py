@@ -45,6 +45,9 @@ SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS, HALVES, ADAPTERS = range
 # factor, was destroyed by its training.
 _DESTROYED = 1.2
 
+# A half takes half of the steps: all of its way is half of that of all rows.
+_HALF_WAY = tuple(share for share in SHARES if share <= 0.5)
+
 # Rows as they are, as they are drawn, and those held out.
 Data = tuple[LabeledRows, LabeledRows, LabeledRows | None]
 
@@ -203,7 +206,7 @@ def _cross_fit(
     """Train on each half of the rows, and on all of them if the other halves say that it helps.
 
     How far to go is chosen on the rows that each training has not seen, from heads that have not
-    seen them either. A half takes half of the steps: all of its way is half of that of all rows.
+    seen them either.
     """
     seed = derived_seed(net._seed, HALVES)
     parts = halves(rows, net.train_indices_, net.class_weight, net._classes, seed)
@@ -216,9 +219,9 @@ def _cross_fit(
             stacklevel=4,
         )
         return
-    before, runs, seen = list(net.history), [], []
-    shares = [share for share in SHARES if share <= 0.5]
-    logits = {share: np.zeros((len(plain), len(net._classes))) for share in shares}
+    before, seen = list(net.history), []
+    runs: list[list[dict[str, Any]]] = []
+    logits = {share: np.zeros((len(plain), len(net._classes))) for share in _HALF_WAY}
     judged, end = np.zeros(len(plain)), start
 
     def begin_again() -> None:
@@ -233,27 +236,21 @@ def _cross_fit(
     try:
         for half, (train, weight, test) in enumerate(parts, 1):
             begin_again()
-            if net.verbose:
-                print(f"Half {half} of 2: training on {len(train)} rows")
             some = plain.part(train, weight)
-            start_head(net, some, None)
-            net.history[:] = []
-            own = snapshot(net)
-            _train_stages(net, drawn.part(train, weight), None, rows, resume=False, half=half)
+            unseen = plain.part(test, plain.given_weight[test])
+            end_of_half, found = _train_half(
+                net, (some, drawn.part(train, weight), unseen), rows, half
+            )
             runs.append(list(net.history))
             net.history[:] = []
-            seen.append((some, snapshot(net)))
-            unseen = plain.part(test, plain.given_weight[test])
-            for share in shares:
-                net.module_.restore(between(own, seen[-1][1], 2 * share))
-                logits[share][test] = logits_of(net, unseen)
+            seen.append((some, end_of_half))
             judged[test] = unseen.given_weight
+            for share, each in found.items():
+                logits[share][test] = each
         every = plain.part(np.arange(len(plain)), judged)
         share = _choose_share(net, logits, every, rows)
         if share:
             begin_again()
-            if net.verbose:
-                print(f"Training on all {len(plain)} rows")
             _train_stages(net, drawn, None, rows, resume=False)
             # Of more rows it may have come to grief where the halves did not.
             seen = [(plain, snapshot(net))]
@@ -269,12 +266,36 @@ def _cross_fit(
     finally:
         # What an interrupt leaves is the head of all rows, not that of half of them.
         net.module_.restore(between(start, end, net.weight_interpolation_))
-    epochs = mean_history(runs)
+    _record_epochs(net, before, mean_history(runs))
+    if not net.weight_interpolation_:
+        net.initialize_optimizer()  # its moments are of half of the rows
+
+
+def _record_epochs(net: Any, before: list[dict[str, Any]], epochs: list[dict[str, Any]]) -> None:
     net.history[:] = [*before, *epochs]
     net.n_epochs_ = len(epochs)
     net.best_epoch_ = 1 + int(np.argmin([row["train_loss"] for row in epochs])) if epochs else 0
-    if not net.weight_interpolation_:
-        net.initialize_optimizer()  # its moments are of half of the rows
+
+
+def _train_half(
+    net: Any, data: Data, rows: Rows, half: int
+) -> tuple[Tensors, dict[float, np.ndarray]]:
+    """Train on a half of the rows; return what that ended with, and logits of the others by share.
+
+    ``data`` are the half as it is and as it is drawn, and the other rows.
+    """
+    plain, drawn, unseen = data
+    if net.verbose:
+        print(f"Half {half} of 2: training on {len(plain)} rows")
+    start_head(net, plain, None)
+    net.history[:] = []
+    start = snapshot(net)
+    _train_stages(net, drawn, None, rows, resume=False, half=half)
+    end, logits = snapshot(net), {}
+    for share in _HALF_WAY:
+        net.module_.restore(between(start, end, 2 * share))
+        logits[share] = logits_of(net, unseen)
+    return end, logits
 
 
 def _choose_share(

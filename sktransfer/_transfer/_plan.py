@@ -122,8 +122,8 @@ class Plan:
                 self.say("there is no time for fine-tuning.")
                 break
             # Half way: what is held out judges it here, and whether it joins the probes.
-            settings = {"weight_interpolation": 0.5, "verbose": max(0, self.verbose - 1)}
-            tuner = finetuner(networks[name], **settings)
+            verbose = max(0, self.verbose - 1)
+            tuner = finetuner(networks[name], weight_interpolation=0.5, verbose=verbose)
             expected = 0.0
             if n_folds is None:
                 expected = _fold_seconds(tuner, task, kept)
