@@ -238,9 +238,8 @@ def _cross_fit(
             begin_again()
             some = plain.part(train, weight)
             unseen = plain.part(test, plain.given_weight[test])
-            end_of_half, found = _train_half(
-                net, (some, drawn.part(train, weight), unseen), rows, half
-            )
+            data = (some, drawn.part(train, weight), unseen)
+            end_of_half, found = _train_half(net, data, rows, half)
             runs.append(list(net.history))
             net.history[:] = []
             seen.append((some, end_of_half))
