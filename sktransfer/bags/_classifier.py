@@ -74,7 +74,7 @@ class BagClassifier(BagInputMixin, LogitsMixin, ClassifierMixin, BaseEstimator):
     failed_rows_ : DataFrame
         Images of the last call that could not be read: ``row`` (the bag), ``source``, ``reason``.
     n_features_in_, feature_names_in_
-        Number and names of the columns, if bags hold vectors and ``X`` has any.
+        Number and names of the columns, if ``X`` is a table of numbers.
 
     See Also
     --------
@@ -207,7 +207,9 @@ class BagClassifier(BagInputMixin, LogitsMixin, ClassifierMixin, BaseEstimator):
             A row for each image that can be read: ``bag``; ``image``, its place in the bag;
             ``score``, the log-odds of the class if it were alone; ``weight``, its part in the
             bag's logit, which are not negative and sum to one in a bag; ``contribution``, the
-            product, which is largest for the image that decided for the class.
+            product, which is largest for the image that decided for the class. With ``"mean"`` and
+            ``"attention"``, contributions of two classes sum to the bag's ``decision_function``;
+            the other poolings are no sums.
         """
         found = self._embed(X)
         there = found.sizes > 0

@@ -18,7 +18,7 @@ from sktransfer._images import DicomFrame, is_dicom, read_dicom_header, read_fil
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.names import quoted
 from sktransfer._utils.per_row import as_column, as_frame, check_present
-from sktransfer.bags._reading import cells_of, images_of
+from sktransfer.bags._reading import cells_of, images_of, views_of
 from sktransfer.datasets._walk import Walk, first_bytes, not_an_image
 from sktransfer.exceptions import ImageDecodeError
 
@@ -34,7 +34,8 @@ def make_bags(X: Any, y: Any = None, groups: Any = None, *, frames: str = "first
     ----------
     X : array-like, DataFrame, Series or sequence, n rows
         Images in any of the :ref:`accepted forms <accepted-inputs>`, or vectors. A row may also be
-        a list of images, or a folder, which stands for the images in it and in its sub-folders.
+        a list of images, one column of them for each view, or a folder, which stands for the
+        images in it and in its sub-folders.
     y : array-like of shape (n,), default=None
         Labels of the rows. All rows of a bag must have the same.
     groups : array-like of shape (n,), default=None
@@ -76,9 +77,9 @@ def make_bags(X: Any, y: Any = None, groups: Any = None, *, frames: str = "first
     """
     if frames not in ("first", "all"):
         raise ValueError(f'frames must be "first" or "all"; got {frames!r}.')
-    frame = as_frame(X)
-    items = cells_of(X)
+    items = cells_of(X) or views_of(X)
     if items is None:
+        frame = as_frame(X)
         items = list(X if frame is None else frame.to_numpy())
     n = len(items)
     names = None

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags, check_consistent_length
+from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransfer._base import NO_FAILED_ROWS, ImageInputMixin
@@ -62,9 +62,7 @@ def read_bags(X: Any, *, vectors: bool) -> Bags:
         raise TypeError(f"X has to be a collection of bags; got a single {type(X).__name__}.")
     cells = cells_of(X)
     if cells is None and not vectors:
-        table = np.asarray(X) if as_frame(X) is not None else X
-        if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "OU":
-            cells = table.tolist()  # a column for each view
+        cells = views_of(X)
     if cells and not vectors and _is_row_of_numbers(cells[0]):
         cells = None
     if cells is not None:
@@ -92,6 +90,13 @@ def cells_of(X: Any) -> list[Any] | None:
     if hasattr(X, "to_list") or hasattr(X, "to_pylist"):
         return X.to_list() if hasattr(X, "to_list") else X.to_pylist()
     return list(X) if isinstance(X, (list, tuple)) else None
+
+
+def views_of(X: Any) -> list[list[Any]] | None:
+    """Return the rows of a table that has a column of images for each view, or None."""
+    table = X if as_frame(X) is None else as_frame(X).to_numpy()  # type: ignore[union-attr]
+    views = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "OU"
+    return table.tolist() if views else None
 
 
 def _is_row_of_numbers(cell: Any) -> bool:
@@ -149,6 +154,7 @@ class BagInputMixin:
     extractor: Any
     on_error: str
     extractor_: Any
+    _n_columns: int
     _failed_rows: pd.DataFrame
     _note_failures: Any = ImageInputMixin._note_failures
     failed_rows_: Any = ImageInputMixin.failed_rows_
@@ -164,7 +170,7 @@ class BagInputMixin:
             self.__dict__.pop(name, None)
         self.extractor_ = None
         if self.extractor is None:
-            bags.rows = self._checked(bags.rows, reset=True)
+            bags.rows = self._checked(X, bags, reset=True)
             return bags
         extractor = clone(self.extractor)
         own = [name for name in extractor.get_params() if name.split("__")[-1] == "on_error"]
@@ -185,7 +191,7 @@ class BagInputMixin:
         if not bags.sizes.any():
             rows = np.empty((0, 1))
         elif self.extractor_ is None:
-            rows = bags.rows if bags is X else self._checked(bags.rows, reset=False)
+            rows = bags.rows if bags is X else self._checked(X, bags, reset=False)
         else:
             with self._failures_of(bags):
                 rows = self.extractor_.transform(bags.rows)
@@ -205,10 +211,21 @@ class BagInputMixin:
         self._note_failures(failures, len(bags.place) + len(empty), "left out of their bags")
         return found
 
-    def _checked(self, vectors: Any, *, reset: bool) -> np.ndarray:
-        """Check vectors the way scikit-learn does."""
+    def _checked(self, X: Any, bags: Bags, *, reset: bool) -> np.ndarray:
+        """Check vectors the way scikit-learn does; only those of a table are columns of ``X``."""
         finite = "allow-nan" if self.on_error == "nan" else True
-        return validate_data(self, vectors, reset=reset, ensure_all_finite=finite)
+        if bags.rows is X:
+            rows = validate_data(self, X, reset=reset, ensure_all_finite=finite)
+        else:
+            rows = check_array(bags.rows, ensure_all_finite=finite, input_name="X", estimator=self)
+        if reset:
+            self._n_columns = rows.shape[1]
+        elif rows.shape[1] != self._n_columns:
+            raise ValueError(
+                f"X has {rows.shape[1]} features, but {type(self).__name__} is expecting "
+                f"{self._n_columns} features as input."
+            )
+        return rows
 
     def _check_empty(self, bags: Bags) -> None:
         """Raise an error for the first bag without images, where that is asked for."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.sklearn_compat import (
     Interval,
@@ -59,7 +60,7 @@ class BagTransformer(BagInputMixin, TransformerMixin, BaseEstimator):
     failed_rows_ : DataFrame
         Images of the last call that could not be read: ``row`` (the bag), ``source``, ``reason``.
     n_features_in_, feature_names_in_
-        Number and names of the columns, if bags hold vectors and ``X`` has any.
+        Number and names of the columns, if ``X`` is a table of numbers.
 
     See Also
     --------
@@ -148,15 +149,18 @@ class BagTransformer(BagInputMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Names of the features, if bags hold vectors; else ignored.
+            Names of the features, if ``X`` is a table of vectors; else ignored.
 
         Returns
         -------
         ndarray of shape (n_columns,), str objects
             One per column of the output.
         """
-        if getattr(self, "extractor_", None) is None:
+        check_is_fitted(self, "extractor_")
+        if self.extractor_ is not None:
+            names = self.extractor_.get_feature_names_out()
+        elif hasattr(self, "n_features_in_"):
             names = _check_feature_names_in(self, input_features)
         else:
-            names = self.extractor_.get_feature_names_out()
+            names = [f"x{i}" for i in range(self._n_columns)]
         return np.asarray([f"{self.pooling}_{name}" for name in names], dtype=object)

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from numbers import Integral
 from typing import Any, ClassVar
 
+import joblib
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -22,7 +23,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._image_rows import take_rows
-from sktransfer._images import as_image_source
+from sktransfer._images import as_image_source, is_missing
 from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_frame, check_present
@@ -37,6 +38,7 @@ from sktransfer._utils.sklearn_compat import (
     _fit_context,
 )
 from sktransfer._utils.splitting import joined_groups, stratified_folds
+from sktransfer.bags._reading import cells_of
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.model_selection._learned_components import (
     components_of,
@@ -83,7 +85,8 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     cv : int, splitter, iterable of splits or None, default=None
         The folds of ``fit_transform``, which have to test every row once. None or an int: that many
         folds (5), fewer where there are fewer rows; stratified by class, with all rows of a group
-        in one, and all copies of an image, as ``RandomOverSampler`` makes them.
+        in one, and all copies of an image or a bag, as ``RandomOverSampler`` makes them. Copies are
+        not looked for where ``cv`` is a splitter or splits.
     n_jobs : int or None, default=None
         Number of folds fitted at once.
 
@@ -200,7 +203,8 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             If no row has an image, or the components that are asked for do not exist.
         """
-        self._fit_all("fit", X, y, groups, params)
+        X, target, _, present, fit_params, _ = self._read("fit", X, y, groups, params)
+        self._fit_all(X, target, present, fit_params)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -232,11 +236,12 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             If no row has an image, a class has too few rows or groups for folds, ``cv`` does not
             test every row once, or a group is on both sides of a fold.
         """
-        X, target, units, present, fit_params, split_params, whole = self._fit_all(
+        X, target, groups, present, fit_params, split_params = self._read(
             "fit_transform", X, y, groups, params
         )
+        splits = self._splits(X, target, groups, present, split_params)  # before what takes long
+        whole = self._fit_all(X, target, present, fit_params)
         out = np.full((len(target), len(self._columns)), np.nan)
-        splits = self._splits(X, target, units, present, split_params)
         parts = [(train[present[train]], test[present[test]]) for train, test in splits]
         parts = [(train, test) for train, test in parts if len(test)]
         done = Parallel(n_jobs=self.n_jobs)(
@@ -321,10 +326,10 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 
     # --- fitting ---------------------------------------------------------------------------------
 
-    def _fit_all(
+    def _read(
         self, method: str, X: Any, y: Any, groups: Any, params: dict[str, Any]
     ) -> tuple[Any, ...]:
-        """Fit to all rows that have an image; return what the folds need."""
+        """Check what is given, and find out which rows have an image."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
@@ -347,6 +352,12 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             auto = self.response_method == "auto"
             methods = ["predict_proba", "decision_function"] if auto else [self.response_method]
         self._method = _check_response_method(self.estimator, methods).__name__
+        return X, y, groups, present, fit_params, split_params
+
+    def _fit_all(
+        self, X: Any, y: np.ndarray, present: np.ndarray, fit_params: dict[str, Any]
+    ) -> np.ndarray:
+        """Fit to all rows that have an image; return their components."""
         self.estimator_, self._components, own = self._fit_rows(
             X, y, np.flatnonzero(present), fit_params
         )
@@ -357,7 +368,7 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         first = take_rows(X, np.flatnonzero(present)[:1])
         width = self._respond(self.estimator_, self._components, first).shape[1]
         self._columns = self._named(width)
-        return X, y, groups, present, fit_params, split_params, whole
+        return whole
 
     def _splits(
         self,
@@ -460,8 +471,9 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
 
 def _present(X: Any) -> np.ndarray:
     """Return whether each row has anything in it: an empty cell is an image that is missing."""
+    X = _as_numbers(X)
     if isinstance(X, np.ndarray) and X.dtype.kind == "f":
-        return np.asarray(~np.isnan(X.reshape(len(X), -1)).all(axis=1) | (X.size == 0))
+        return np.asarray(~np.isnan(X).all(axis=tuple(range(1, X.ndim))) | (X.size == 0))
     frame = as_frame(X)
     if frame is None:
         if hasattr(X, "ndim") and (X.ndim > 2 or (X.ndim == 2 and X.shape[1] != 1)):
@@ -470,9 +482,29 @@ def _present(X: Any) -> np.ndarray:
         frame = pd.DataFrame({0: pd.Series(list(cells), dtype=object)})
     frame = frame.set_axis(range(frame.shape[1]), axis=1)
     words = frame.select_dtypes(exclude="number")
-    blank = words.map(lambda cell: isinstance(cell, str) and not cell.strip())
+    blank = words.map(
+        lambda cell: not cell.strip() if isinstance(cell, str) else _is_bag(cell) and not len(cell)
+    )
     there = frame.notna() & ~blank.reindex(columns=frame.columns, fill_value=False)
     return there.any(axis=1).to_numpy() | frame.empty
+
+
+def _as_numbers(X: Any) -> Any:
+    """Return an array of rows of numbers that are lists or objects; else ``X`` as it is."""
+    rows = X if isinstance(X, (list, tuple)) else ()
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim > 1 and X.shape[1] > 1:
+        rows = X
+    if not len(rows) or not all(isinstance(row, (list, tuple, np.ndarray)) for row in rows):
+        return X
+    try:
+        numbers = np.asarray(rows)
+        return numbers.astype(float) if numbers.dtype == object else numbers
+    except (TypeError, ValueError):  # paths, or bags of several sizes
+        return X
+
+
+def _is_bag(cell: Any) -> bool:
+    return isinstance(cell, (list, tuple)) or (isinstance(cell, np.ndarray) and cell.ndim > 0)
 
 
 def _units(X: Any, groups: np.ndarray | None, present: np.ndarray) -> np.ndarray | None:
@@ -488,12 +520,15 @@ def _units(X: Any, groups: np.ndarray | None, present: np.ndarray) -> np.ndarray
 
 def _copies(X: Any) -> np.ndarray | None:
     """Return a number for each distinct image; None where rows are not images."""
-    numbers = X.to_numpy() if isinstance(X, pd.DataFrame) else X
+    numbers = X.to_numpy() if isinstance(X, pd.DataFrame) else _as_numbers(X)
     if isinstance(numbers, np.ndarray) and numbers.dtype.kind in "fiub":
         if numbers[:1].size < _LEAST_PIXELS:
             return None
         keys = [blake2b(row.tobytes()).digest() for row in numbers]
         return np.unique(keys, return_inverse=True)[1]
+    cells = cells_of(X)
+    if cells and all(_is_bag(cell) or is_missing(cell) for cell in cells):
+        return np.unique([joblib.hash(cell) for cell in cells], return_inverse=True)[1]
     try:
         source = as_image_source(X)
     except (TypeError, ValueError):

@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sktransfer import PretrainedFeatureExtractor
 from sktransfer.bags import BagClassifier, BagTransformer
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
-from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.model_selection import OperatingPointClassifier, OutOfFoldTransformer
 
 POOLINGS = ["lse", "max", "mean", "attention"]
 
@@ -310,3 +310,26 @@ def test_a_pickle_predicts_the_same(pooling):
     clf = BagClassifier(pooling=pooling, random_state=0).fit(X, y)
     again = pickle.loads(pickle.dumps(clf))
     assert np.array_equal(again.predict_proba(X), clf.predict_proba(X))
+
+
+def test_bags_of_vectors_stand_alongside_columns_of_a_table():
+    bags, y, _ = planted(40, strength=5)
+    table = pd.DataFrame({"images": bags, "age": np.arange(40)})
+    for model, names in (
+        (BagTransformer(), [f"bag__mean_x{i}" for i in range(6)]),
+        (OutOfFoldTransformer(BagClassifier(C=1)), ["bag__proba_1"]),
+    ):
+        columns = ColumnTransformer([("bag", model, "images"), ("age", "passthrough", ["age"])])
+        found = columns.set_output(transform="pandas").fit_transform(table, y)
+        assert found.columns.tolist() == [*names, "age__age"]
+    clf = BagClassifier().fit(bags, y)
+    with pytest.raises(ValueError, match="X has 5 features, but BagClassifier is expecting 6"):
+        clf.predict([np.ones((2, 5))])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_contributions_of_averages_sum_to_the_decision(pooling):
+    bags, y, _ = planted(40)
+    clf = BagClassifier(pooling=pooling, random_state=0).fit(bags, y)
+    found = clf.image_scores(bags).groupby("bag")["contribution"].sum()
+    assert_allclose(found, clf.decision_function(bags), atol=1e-10)

@@ -74,3 +74,10 @@ def test_a_dicom_file_is_all_its_frames_where_that_is_asked_for(shared_data, tmp
         (tmp_path / name).write_bytes((shared_data / "dicom" / name).read_bytes())
     (bag,) = make_bags([tmp_path], frames="all").data  # a plan is no image
     assert len(bag) == 11
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, lambda frame: frame.to_numpy(object)])
+def test_columns_of_views_are_images_of_one_bag(form):
+    views = pd.DataFrame({"front": ["a", "b", "c"], "side": ["d", "e", "f"]})
+    bags = make_bags(form(views), [0, 1, 0], groups=["p", "q", "p"])
+    assert bags.data.tolist() == [["a", "d", "c", "f"], ["b", "e"]]

@@ -37,8 +37,10 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
+from sktransfer.bags import BagClassifier
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.model_selection import OutOfFoldTransformer
+from sktransfer.model_selection._out_of_fold_transformer import _units
 from tests.forms import FORMS
 
 # Zero expected failures. The checks compare fit_transform with fit().transform() to 0.01, on two
@@ -593,3 +595,46 @@ def test_bad_parameters_are_named(noise, params, message):
 def test_a_response_that_the_estimator_does_not_have_is_refused(noise):
     with pytest.raises(AttributeError, match=r"RidgeClassifier has none of .*: predict_proba"):
         OutOfFoldTransformer(RidgeClassifier(), response_method="predict_proba").fit(*noise[:2])
+
+
+def test_copies_are_found_in_lists_and_objects_and_among_bags():
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.arange(20), 2)
+    images = rng.integers(0, 256, (20, 80), dtype=np.uint8)[rows]
+    bags = [rng.normal(size=(1 + row % 3, 4)) for row in range(20)]
+    copied = [bags[row].copy() for row in rows]
+    paths = [[f"{row}.png"] * (1 + row % 3) for row in rows]
+    frame = pd.DataFrame({"images": copied})
+    for X in (images.tolist(), images.astype(object), copied, pd.Series(copied), frame, paths):
+        units = _units(X, None, np.ones(40, dtype=bool))
+        assert np.array_equal(units[::2], units[1::2])
+        assert len(np.unique(units)) == 20
+
+
+def test_missing_images_in_objects_and_bags_without_images():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 5)), np.arange(40) % 2
+    X[:2] = np.nan
+    lost = [True] * 2 + [False] * 38
+    for given in (X.astype(object), X.tolist()):
+        found = OutOfFoldTransformer(LogisticRegression()).fit_transform(given, y)
+        assert np.isnan(found[:, 0]).tolist() == lost
+    bags = [None, [], *(rng.normal(size=(1 + row % 3, 4)) for row in range(38))]
+    found = OutOfFoldTransformer(BagClassifier()).fit_transform(bags, y)
+    assert np.isnan(found[:, 0]).tolist() == lost
+
+
+def test_folds_are_checked_before_anything_is_fitted():
+    class Untouched(LogisticRegression):
+        def fit(self, X, y):
+            raise AssertionError
+
+    X, y = np.ones((20, 3)), np.arange(20) % 2
+    with pytest.raises(ValueError, match="rows untested"):
+        OutOfFoldTransformer(Untouched(), cv=[(range(10), range(10, 20))]).fit_transform(X, y)
+
+
+def test_a_table_without_rows_gets_the_estimators_own_error():
+    X, y = np.eye(6), np.arange(6) % 2
+    with pytest.raises(ValueError, match="0 sample"):
+        OutOfFoldTransformer(LogisticRegression()).fit(X, y).transform(X[:0])
