@@ -94,7 +94,8 @@ def cells_of(X: Any) -> list[Any] | None:
 
 def views_of(X: Any) -> list[list[Any]] | None:
     """Return the rows of a table that has a column of images for each view, or None."""
-    table = X if as_frame(X) is None else as_frame(X).to_numpy()  # type: ignore[union-attr]
+    frame = as_frame(X)
+    table = X if frame is None else frame.to_numpy()
     views = isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "OU"
     return table.tolist() if views else None
 

@@ -236,10 +236,10 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
             If no row has an image, a class has too few rows or groups for folds, ``cv`` does not
             test every row once, or a group is on both sides of a fold.
         """
-        X, target, groups, present, fit_params, split_params = self._read(
+        X, target, units, present, fit_params, split_params = self._read(
             "fit_transform", X, y, groups, params
         )
-        splits = self._splits(X, target, groups, present, split_params)  # before what takes long
+        splits = self._splits(X, target, units, present, split_params)  # before what takes long
         whole = self._fit_all(X, target, present, fit_params)
         out = np.full((len(target), len(self._columns)), np.nan)
         parts = [(train[present[train]], test[present[test]]) for train, test in splits]
@@ -491,7 +491,7 @@ def _present(X: Any) -> np.ndarray:
 
 def _as_numbers(X: Any) -> Any:
     """Return an array of rows of numbers that are lists or objects; else ``X`` as it is."""
-    rows = X if isinstance(X, (list, tuple)) else ()
+    rows: Any = X if isinstance(X, (list, tuple)) else ()
     if isinstance(X, np.ndarray) and X.dtype == object and X.ndim > 1 and X.shape[1] > 1:
         rows = X
     if not len(rows) or not all(isinstance(row, (list, tuple, np.ndarray)) for row in rows):
