@@ -234,7 +234,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         "pooling": [StrOptions(set(POOLINGS))],
         "output": [StrOptions({"auto", "numpy", "torch"})],
         "precision": [StrOptions({*DTYPES, "int8"})],
-        "calibration": "no_validation",
+        "calibration": [HasMethods("__len__"), None],
     }
 
     @answers(_MEANT)

@@ -256,6 +256,7 @@ IN_KEY = {
     "image_size",
     "scaled_decoding",
     "precision",
+    "calibration",
     "engine",
     "device",
 }
@@ -687,6 +688,7 @@ BAD = {
     "batch_size": 0,
     "device": 3,
     "precision": "float8",
+    "calibration": 3,
     "engine": "tensorflow",
     "cache": 3.5,
     "on_error": "skip",

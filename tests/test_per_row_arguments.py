@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sktransfer import (
     FineTuneClassifier,
     PretrainedFeatureExtractor,
+    bags,
     datasets,
     inspection,
     metrics,
@@ -40,6 +41,7 @@ READINGS = np.where(RNG.random(N) < 0.8, Y, 1 - Y)
 AGE = 40 + 20 * Y + RNG.normal(0, 5, N)
 SEX = np.where(RNG.random(N) < 0.5, "F", "None")
 FEATURES = RNG.normal(size=(N, 6)) + Y[:, None]
+BAGS = [FEATURES[i : i + 1 + i % 2] for i in range(N)]
 THETA = np.stack([1 - SCORE, SCORE], axis=1)
 LINEAR = LogisticRegression().fit(FEATURES, Y)
 EXTRACTOR = PretrainedFeatureExtractor("resnet18", weights=None, image_size=32)
@@ -145,6 +147,18 @@ FAST = {
         .fit(FEATURES, w(Y), groups=w(PATIENTS), sample_weight=w(WEIGHTS))
         .threshold_
     ),
+    "model_selection.OutOfFoldTransformer.fit": lambda w: model_selection.OutOfFoldTransformer(
+        LogisticRegression(), cv=3
+    ).fit_transform(FEATURES, w(Y), groups=w(PATIENTS), sample_weight=w(WEIGHTS)),
+    "bags.BagClassifier.fit": lambda w: (
+        bags.BagClassifier().fit(BAGS, w(Y), sample_weight=w(WEIGHTS)).predict_proba(BAGS)
+    ),
+    "bags.BagClassifier.score": lambda w: (
+        bags.BagClassifier().fit(BAGS, Y).score(BAGS, w(Y), sample_weight=w(WEIGHTS))
+    ),
+    "bags.make_bags": lambda w: [
+        int(bag[0]) for bag in bags.make_bags(np.arange(N), w(PATIENTS % 2), w(PATIENTS)).data
+    ],
     "model_selection.OperatingPointClassifier.score": lambda w: (
         model_selection.OperatingPointClassifier(
             LogisticRegression(), target_level=0.6, confidence_level=None, cv=3
@@ -273,6 +287,7 @@ SLOW = {
 }
 # They have no argument for each row but y, which ``class_codes`` or an entry above reads.
 THROUGH_OTHERS = {
+    "bags.BagTransformer.fit",  # labels are ignored
     *(f"inspection.{name}" for name in ("deletion_insertion_curves", "grad_cam", "saliency_maps")),
     *("inspection.input_gradient", "inspection.integrated_gradients"),
     "inspection.saliency_randomization_test",
@@ -371,7 +386,7 @@ PER_ROW = {"y", "y_true", "y_score", "groups", "groups_train", "sample_weight", 
 
 def public_calls():
     """Return what users call with a value for each row, as module.name or module.Class.method."""
-    for module in (metrics, model_selection, inspection, report, studies, datasets):
+    for module in (bags, metrics, model_selection, inspection, report, studies, datasets):
         short = module.__name__.rsplit(".")[-1]
         for name in module.__all__:
             given = getattr(module, name)
