@@ -208,6 +208,14 @@ def import_time(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def front_door(content: dict[str, Any]) -> str:
+    header = ("", "seconds", "times the passes", "CPU seconds", "times the passes")
+    keys = ("seconds", "times_seconds", "cpu_seconds", "times_cpu_seconds")
+    rows = [(row["kind"], *(number(row[key], 2) for key in keys)) for row in content["rows"]]
+    told = f"{content['images']} chest X-rays, four networks."
+    return f"{where(content)} {told}\n\n{rst_table(header, rows)}"
+
+
 def engines(content: dict[str, Any]) -> str:
     header = ("", "engine", "precision", "images/s", "times eager", "difference", "to resolve, s")
     eager = {
@@ -684,6 +692,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "long_run": ("performance.rst", long_run),
     "scale": ("performance.rst", scale),
     "import_time": ("performance.rst", import_time),
+    "front_door": ("transfer.rst", front_door),
     "engines": ("engines.rst", engines),
     "int8_quality": ("engines.rst", int8_quality),
     "finetune": ("finetune.rst", finetune),

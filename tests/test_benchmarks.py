@@ -202,6 +202,16 @@ def test_import_time_is_measured_against_torch_and_scikit_learn(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_data", "shared_weights")
+def test_a_fit_of_four_networks_is_measured_against_their_passes(tmp_path):
+    content, _ = run_script("front_door", "--n", "60", "--rounds", "1", results=tmp_path)
+    rows = {row["kind"]: row for row in content["rows"]}
+    assert rows["passes alone"]["times_seconds"] == 1
+    assert rows["fit, warm store"]["cpu_seconds"] < rows["fit, empty store"]["cpu_seconds"]
+    assert "four networks" in load_beside("_tables").front_door(content)
+
+
+@pytest.mark.slow
 def test_depth_search_is_resumed(tmp_path, shared_data, shared_weights):
     settings = ("--n", "16", "--epochs", "1", "--folds", "2", "--tasks", "hymenoptera-full")
     content, table = run_script("depth_search", *settings, results=tmp_path)
