@@ -492,6 +492,7 @@ def _read_opened(row: Any) -> bytes:
         row, options = copy.copy(row), row.fs.storage_options
         row.mode = "rb"
         called = f" ({quoted(without_credentials(row.full_name, options))})"
+    failure: tuple[str, Exception | None] | None = None
     try:
         with row.open("rb") if isinstance(row, zipfile.Path) else row as file:
             data = file.read(limit + 1)
@@ -500,8 +501,9 @@ def _read_opened(row: Any) -> bytes:
     except Exception as exc:  # whatever that library raises
         said = without_credentials(str(exc), options)
         # With its cause the keys to a store, which a library may quote, would be in the traceback.
-        cause = exc if said == str(exc) else None
-        raise ImageDecodeError(f"the file cannot be read{called}: {said}") from cause
+        failure = said, exc if said == str(exc) else None
+    if failure is not None:  # raised here, it has no context, which some pickle with an error
+        raise ImageDecodeError(f"the file cannot be read{called}: {failure[0]}") from failure[1]
     if len(data) > limit:
         raise ImageDecodeError(f"the file has more than the {limit:,} bytes that are read.")
     return data

@@ -239,6 +239,11 @@ def test_errors_name_the_address_and_the_row_and_no_key(bucket):
     assert "none.png" in told
     kept = pickle.dumps(feat) + pickle.dumps(caught.value) + told.encode()
     assert b"hidden" not in kept
+    # Dask has errors pickled with what they were raised in.
+    error = caught.value
+    while error is not None:
+        assert "hidden" not in str(error)
+        error = error.__cause__ or error.__context__
 
 
 def test_dask_opens_files_of_a_store_where_it_runs():
