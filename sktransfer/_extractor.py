@@ -436,12 +436,16 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
                 f"calibration has to be a collection of images; got a single "
                 f"{type(self.calibration).__name__}. Put it in a list, with a hundred others."
             )
-        return as_image_source(
-            self.calibration,
-            image_shape=self.image_shape,
-            value_range=self.value_range,
-            dicom=self.dicom,
-        )
+        try:
+            return as_image_source(
+                self.calibration,
+                image_shape=self.image_shape,
+                value_range=self.value_range,
+                dicom=self.dicom,
+            )
+        except Exception as error:  # which speaks of X
+            error.add_note("while reading the images of calibration=")
+            raise
 
     def _pack(self, source: NetworkSource) -> PackedWeights:
         """Return the weights down to where the network is cut."""

@@ -43,7 +43,11 @@ def digest_of_images(images: ImageSource) -> str:
     """
     if not len(images):
         raise ValueError("calibration has no images; give a hundred or so, or leave it None.")
-    keys = b"".join(images.open(row).key for row in _rows(images))
+    try:
+        keys = b"".join(images.open(row).key for row in _rows(images))
+    except Exception as error:
+        error.add_note("while reading the images of calibration=")
+        raise
     return hashlib.blake2b(keys, digest_size=16).hexdigest()
 
 

@@ -86,6 +86,7 @@ class FrozenNetwork:
         # compared with is computed in float32 too.
         self._held_as = precision if engine == "torch" else "float32"
         self._engines: dict[tuple, Engine] = {}  # the most recently used last
+        self._digests: dict[tuple[tuple[LayerOutput, ...], int], str] = {}  # of quantized ones
         self._widths: dict[tuple[tuple[LayerOutput, ...], int], tuple[int, ...]] = {}
         self._largest = 0  # numbers in a batch, since this network rested
         # A black image runs along, for the folding to watch.
@@ -279,9 +280,8 @@ class FrozenNetwork:
     def digest(self, outputs: Sequence[LayerOutput], side: int) -> str:
         """Return the digest of the quantized network, which is made if it is not there."""
         self._engine(tuple(outputs), side)
-        found = _int8.recall(self._question(tuple(outputs), side))
-        assert found is not None  # noted when the engine was made
-        return found
+        # Noted when the engine was made: on disk it may be gone, or the home be another by now.
+        return self._digests[tuple(outputs), side]
 
     def _question(self, outputs: tuple[LayerOutput, ...], side: int) -> str:
         """Return what names the quantized network of these outputs."""
@@ -297,6 +297,7 @@ class FrozenNetwork:
                 question = self._question(outputs, side)
                 found = _int8.quantized(question, plain.chain, self.calibration, plain)
                 engine = found.engine()
+                self._digests[outputs, side] = found.digest
         except (MissingDependencyError, ImageDecodeError):
             raise
         except Exception as error:  # a converter may fail in any way at all

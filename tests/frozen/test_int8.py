@@ -288,6 +288,15 @@ def test_rows_of_another_precision_or_calibration_are_never_taken(quantized, sta
 
 
 @needs_nncf
+def test_a_home_that_changes_in_a_process_is_no_error(quantized, stand_in, monkeypatch, tmp_path):
+    X = photos(2)
+    own = small().fit(X)
+    right = own.transform(X)
+    monkeypatch.setenv("SKTRANSFER_HOME", str(tmp_path))
+    assert np.array_equal(own.set_params(cache=True).transform(X), right)
+
+
+@needs_nncf
 def test_another_quantized_network_has_other_keys(quantized, monkeypatch):
     own = small().fit(photos(2))
     frozen = own._frozen(own._found(), own._info)
@@ -363,12 +372,15 @@ def test_too_large_an_error_is_refused_with_the_figure(quantized, monkeypatch):
     [
         ("photo.png", ValueError, "single str"),
         ([], ValueError, "0 sample"),
+        (5, TypeError, "got int"),
         (["there_is_no_such_file.png"], ImageDecodeError, "there_is_no_such_file"),
     ],
 )
 def test_a_calibration_without_images_is_an_error(calibration, error, message):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         small(calibration=calibration).fit(photos(2))
+    told = " ".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
+    assert "calibration" in told
 
 
 def test_of_many_images_some_are_taken_evenly(monkeypatch):
