@@ -30,8 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 # What is counted -> (the most there may be, why).
 LIMITS = {
-    # With bags of images, and scores of images in tables.
-    "names": (99, "names that can be imported without an underscore"),
+    # With bags of images, scores of images in tables, several findings, numbers and grades, decisions
+    # with guarantees, and models that leave the notebook.
+    "names": (116, "names that can be imported without an underscore"),
     "undocumented": (0, "public names that docs/api.rst lacks, and entries that are not public"),
     "parameters": (35, "named constructor parameters of FineTuneClassifier"),
     "classes": (2, "classes of ours between FineTuneClassifier and skorch"),
@@ -41,13 +42,13 @@ LIMITS = {
     # every message, names of other libraries answered, results as HTML, an example everywhere. The
     # front door, heads on all layers, interpolated weights and adapters took 3,300; 8-bit integers,
     # copies that overlap with a GPU's work, bags and image scores in tables 2,500.
-    "lines": (44_200, "lines of library code"),
+    "lines": (50_500, "lines of library code"),
     # 37 more than before heads saw all layers, "auto" counted multiply-adds, and halves of the rows
     # were trained on. Of both, a dozen are for GPUs: batches that are copied while others are
     # computed, and float32 that stays float32.
-    "fit": (180, "functions of ours that run before the first gradient in fit"),
-    "transform": (106, "functions of ours that run in the extractor's fit_transform"),
-    "finetune": (15, "files in _finetune"),
+    "fit": (190, "functions of ours that run before the first gradient in fit"),
+    "transform": (108, "functions of ours that run in the extractor's fit_transform"),
+    "finetune": (17, "files in _finetune"),
     "circles": (0, "circles of imports between files"),
     "long": (0, "functions of more than 60 lines, docstring not counted"),
     "short": (0, "files of fewer than 40 lines that give no reason"),
