@@ -1,0 +1,116 @@
+"""Several labels a row: an indicator matrix of 0 and 1, NaN where a label is unknown.
+
+Labels of a row are independent of each other: a row may have none, one or all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import issparse
+
+from sktransfer._utils.per_row import as_frame
+
+_SETS = (set, frozenset, list, tuple, np.ndarray)
+
+
+def is_multilabel(y: Any) -> bool:
+    """Return whether ``y`` has several labels a row: columns, or a collection of names each."""
+    frame = as_frame(y)
+    if frame is not None or issparse(y):
+        return bool((y if frame is None else frame).shape[1] > 1)
+    if hasattr(y, "ndim") and y.ndim != 1:
+        return bool(y.ndim == 2 and y.shape[1] > 1)
+    rows = [row for row in (y if isinstance(y, Iterable) else ()) if isinstance(row, _SETS)]
+    named = any(isinstance(row, (set, frozenset)) for row in rows)
+    return named or any(len(row) > 1 or any(isinstance(n, str) for n in row) for row in rows)
+
+
+def read_indicators(
+    y: Any, labels: Sequence[Any] | None = None, *, name: str = "y"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a float matrix of 0, 1 and NaN, and the names of its columns.
+
+    ``y`` is a table, a matrix (also sparse), or a collection of names for each row, None where
+    nothing is known of it. ``labels`` are the names wanted, in their order; columns of a table are
+    found by them, those of a matrix have them. None: the columns of the table, the names in the
+    collections, sorted, or the numbers of the columns.
+    """
+    wanted = None if labels is None else list(labels)
+    frame = as_frame(y)
+    if frame is None and not issparse(y) and getattr(y, "ndim", 1) == 1 and not _is_nested(y):
+        frame = _of_sets(y, wanted, name)
+    if frame is None:
+        matrix = y.toarray() if issparse(y) else y
+        if isinstance(matrix, np.ma.MaskedArray):
+            matrix = matrix.astype(float).filled(np.nan)
+        frame = pd.DataFrame(np.asarray(matrix))
+        if wanted is not None and len(wanted) == frame.shape[1]:
+            frame.columns = pd.Index(wanted, dtype=object)
+    names = list(frame.columns)
+    wanted = names if wanted is None else wanted
+    absent = [label for label in wanted if label not in names]
+    if absent or len(set(names)) < len(names) or len(names) > len(wanted):
+        raise ValueError(
+            f"{name} has the labels {names}, and they should be {wanted}, each once: name the "
+            "columns so, or leave out those that are not among them."
+        )
+    matrix = np.column_stack([_column(frame[label], label, name) for label in wanted])
+    known = np.empty(len(wanted), dtype=object)
+    known[:] = wanted
+    found = pd.Series(known).infer_objects().to_numpy()
+    return matrix, found if found.dtype.kind in "iu" else known
+
+
+def _is_nested(y: Any) -> bool:
+    """Return whether rows are lists of numbers, a matrix as scikit-learn takes it."""
+    rows = [row for row in y if isinstance(row, (list, tuple, np.ndarray))]
+    return bool(len(rows)) and all(
+        len(row) and not any(isinstance(each, str) for each in row) for row in rows
+    )
+
+
+def _of_sets(y: Any, labels: list[Any] | None, name: str) -> pd.DataFrame:
+    rows = list(y)
+    for place, row in enumerate(rows):
+        if not isinstance(row, _SETS) and row is not None and row is not pd.NA and row == row:
+            raise ValueError(
+                f"{name} has {row!r} in row {place}, and labels are the names in a set "
+                '({"Effusion", "Mass"}), or columns of 0 and 1. load_image_table(separator="|") '
+                "divides text."
+            )
+    found = {each for row in rows if isinstance(row, _SETS) for each in row}
+    names = sorted(found, key=str) if labels is None else labels
+    if unknown := sorted(map(repr, found.difference(names))):
+        raise ValueError(f"{name} has labels that are not among {names}: {', '.join(unknown)}.")
+    matrix = [
+        [float(label in row) for label in names]
+        if isinstance(row, _SETS)
+        else [np.nan] * len(names)
+        for row in rows
+    ]
+    return pd.DataFrame(matrix, columns=pd.Index(names, dtype=object))
+
+
+def _column(cells: pd.Series, label: Any, name: str) -> np.ndarray:
+    """Return a column as 0, 1 and NaN."""
+    try:
+        values = cells.astype(object).where(cells.notna(), np.nan).to_numpy().astype(float)
+    except (TypeError, ValueError):
+        values = np.full(len(cells), np.inf)
+    odd = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
+    if len(odd):
+        value = cells.iloc[odd[0]]
+        hint = (
+            " -1 stands for uncertain in some tables: load_image_table(uncertain=) reads it."
+            if value == -1
+            else ""
+        )
+        raise ValueError(
+            f"{name}: the label {label!r} is {value!s} in row {odd[0]}; it must be 1 (present), 0 "
+            f"(absent) or NaN (unknown).{hint}"
+        )
+    return values
