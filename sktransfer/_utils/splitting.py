@@ -1,4 +1,4 @@
-"""Stratified and grouped hold-out splits."""
+"""Stratified and grouped hold-out splits, and folds for rows with several labels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.per_row import check_present
 
 # Groups looked at in all tries together: many groups need few tries to come near.
@@ -41,11 +42,13 @@ def holdout_split(
     """Return the sorted rows of a training and of a held-out part, stratified by class.
 
     ``test_size`` is the share held out, met as nearly as whole groups allow. Every class must be in
-    both parts.
+    both parts. Of rows with several labels each label has its share in both, as nearly as possible.
     """
-    labels: np.ndarray = column_or_1d(check_present(y))
+    labels = labels_to_stratify(y)
     if not 0 < test_size < 1:
         raise ValueError(f"The share held out must lie between 0 and 1; got {test_size!r}.")
+    if labels.ndim == 2 and groups is None:
+        groups = np.arange(len(labels))
     if groups is not None:
         names = read_groups(groups, n=len(labels))
         return _grouped(labels, test_size, names, check_random_state(random_state))
@@ -61,6 +64,49 @@ def holdout_split(
         np.arange(len(labels)), test_size=test_size, stratify=labels, random_state=random_state
     )
     return np.sort(train), np.sort(held_out)
+
+
+def labels_to_stratify(y: Any, name: str = "y") -> np.ndarray:
+    """Return a column of classes, or the indicator matrix of several labels."""
+    if is_multilabel(y):
+        return read_indicators(y, name=name)[0]
+    labels: np.ndarray = column_or_1d(check_present(y, name))
+    return labels
+
+
+def iterative_folds(
+    y: np.ndarray, n_splits: int, *, groups: np.ndarray | None = None, random_state: Any = None
+) -> np.ndarray:
+    """Return the fold of each row, by iterative stratification (Sechidis et al., 2011).
+
+    The label with the fewest rows left is dealt out first, each time to the fold that lacks most of
+    it. Here groups are dealt out, and those with most rows of it first. ``random_state`` None: ties
+    are decided by the order of rows.
+    """
+    group_of, counts = _by_group(y, np.arange(len(y)) if groups is None else groups)
+    sizes = np.bincount(group_of)
+    n_present = int((y == 1).any(axis=0).sum()) if y.ndim == 2 else counts.shape[1]
+    if len(counts) < n_splits:
+        raise ValueError(f"{n_splits} folds need as many groups; there are {len(counts)}.")
+    order = np.arange(len(counts))
+    if random_state is not None:
+        order = check_random_state(random_state).permutation(order)
+    wanted = np.tile(counts.sum(axis=0) / n_splits, (n_splits, 1))
+    space = np.full(n_splits, len(y) / n_splits)
+    fold = np.full(len(counts), -1)
+    while (fold < 0).any():
+        left = order[fold[order] < 0]
+        totals = counts[left].sum(axis=0)
+        rarest = int(np.argmin(np.where(totals > 0, totals, np.inf)))
+        members = left[counts[left, rarest] > 0]
+        for group in members[np.argsort(-counts[members, rarest], kind="stable")]:
+            # Rows without any of the labels make folds equally large.
+            lack = wanted[:, rarest] + (space if rarest >= n_present else 0)
+            best = np.flatnonzero(lack == lack.max())
+            fold[group] = chosen = best[np.argmax(space[best])]
+            wanted[chosen] -= counts[group]
+            space[chosen] -= sizes[group]
+    return fold[group_of]
 
 
 def stratified_order(y: np.ndarray, random_state: Any = None) -> np.ndarray:
@@ -95,11 +141,18 @@ def stratified_part(
 
 
 def _by_group(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the group of each row as a number, and the rows of each class in each group."""
+    """Return the group of each row as a number, and the rows of each class in each group.
+
+    Of several labels, rows with each, without it, and where it is unknown are a class each.
+    """
     names, group_of = np.unique(groups, return_inverse=True)
-    classes, codes = np.unique(y, return_inverse=True)
-    counts = np.zeros((len(names), len(classes)))
-    np.add.at(counts, (group_of, codes), 1)
+    if y.ndim == 2:
+        of_class = np.hstack([y == 1, y == 0, np.isnan(y)])
+        of_class = of_class[:, of_class.any(axis=0)]
+    else:
+        of_class = y[:, None] == np.unique(y)
+    counts = np.zeros((len(names), of_class.shape[1]))
+    np.add.at(counts, group_of, of_class)
     return group_of, counts
 
 
@@ -111,6 +164,9 @@ def _grouped(
     n_groups = len(counts)
     if n_groups < 2:
         raise ValueError("All rows are of one group: there is nothing to hold out.")
+    if y.ndim == 2:  # a rare label cannot be in both parts
+        part = _choose_groups(counts, test_size, random_state, both_parts=True)[0][group_of]
+        return np.flatnonzero(~part), np.flatnonzero(part)
     classes = np.unique(y)
     whole = counts.sum(axis=0)
     lonely = (counts > 0).sum(axis=0) < 2

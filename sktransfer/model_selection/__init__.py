@@ -19,7 +19,11 @@ from sktransfer.model_selection._ranking import (
     BackboneRankingDisplay,
     rank_backbones,
 )
-from sktransfer.model_selection._split import GroupedValidSplit, grouped_train_test_split
+from sktransfer.model_selection._split import (
+    GroupedValidSplit,
+    MultilabelStratifiedGroupKFold,
+    grouped_train_test_split,
+)
 from sktransfer.model_selection._strategy import StrategyAdvice, recommend_strategy
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     "DomainDistance",
     "FreezeDepthDisplay",
     "GroupedValidSplit",
+    "MultilabelStratifiedGroupKFold",
     "OperatingPointClassifier",
     "OutOfFoldTransformer",
     "StrategyAdvice",

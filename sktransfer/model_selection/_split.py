@@ -1,21 +1,27 @@
-"""Hold-out splits that keep the images of a patient together, outside and inside of ``fit``."""
+"""Splits that keep the images of a patient together: hold-out, inside of ``fit``, and folds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, indexable
-from sklearn.utils.validation import column_or_1d
 
 from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _safe_indexing, validate_shuffle_split
-from sktransfer._utils.splitting import holdout_split, stratified_part
+from sktransfer._utils.splitting import (
+    holdout_split,
+    iterative_folds,
+    labels_to_stratify,
+    stratified_part,
+)
 
 
 def grouped_train_test_split(
@@ -45,8 +51,9 @@ def grouped_train_test_split(
         Share or number of the rows in the training part. None: the complement of ``test_size``.
     random_state : int, RandomState instance or None, default=None
         Seed of the choice of groups.
-    stratify : array-like of shape (n,) or None, default=None
-        Class labels whose shares both parts keep, as nearly as whole groups allow.
+    stratify : array-like of shape (n,) or (n, n_labels), or None, default=None
+        Class labels whose shares both parts keep, as nearly as whole groups allow. With several
+        labels a row, a matrix or table of 0, 1 and NaN or a list of sets, those of each label.
 
     Returns
     -------
@@ -56,6 +63,7 @@ def grouped_train_test_split(
     See Also
     --------
     GroupedValidSplit : The same for the ``train_split`` of skorch nets.
+    MultilabelStratifiedGroupKFold : Folds for rows with several labels.
 
     Examples
     --------
@@ -71,7 +79,10 @@ def grouped_train_test_split(
     """
     if not arrays:
         raise ValueError("At least one array to split is needed.")
-    if stratify is not None:
+    several = stratify is not None and is_multilabel(stratify)
+    if several and groups is None:
+        groups = np.arange(len(read_indicators(stratify, name="stratify")[0]))
+    elif stratify is not None and not several:
         stratify = check_present(stratify, "stratify")
     if groups is None:
         return train_test_split(
@@ -86,7 +97,7 @@ def grouped_train_test_split(
     check_consistent_length(arrays[0], patients)
     n = len(patients)
     n_train, n_test = validate_shuffle_split(n, test_size, train_size)
-    labels: np.ndarray = np.zeros(n) if stratify is None else column_or_1d(stratify)
+    labels = np.zeros(n) if stratify is None else labels_to_stratify(stratify, "stratify")
     check_consistent_length(patients, labels)
     random = check_random_state(random_state)
     share = test_size if isinstance(test_size, float) else n_test / n
@@ -147,8 +158,8 @@ class GroupedValidSplit(BaseEstimator):
         ----------
         dataset : sized and indexable
             What skorch trains on.
-        y : array-like or tensor of shape (n,)
-            Class labels.
+        y : array-like or tensor of shape (n,) or (n, n_labels)
+            Class labels, or several labels a row.
         groups : array-like of shape (n,) or None, default=None
             Patients.
 
@@ -163,10 +174,72 @@ class GroupedValidSplit(BaseEstimator):
                 "GroupedValidSplit needs the labels to be stratified by them: pass y to fit, also "
                 "where the data set has its own."
             )
-        labels = np.asarray(check_present(y))
+        labels = labels_to_stratify(y)
         if len(labels) != len(dataset):
             raise ValueError(f"y has {len(labels)} entries for {len(dataset)} rows.")
         train, valid = holdout_split(
             labels, self.test_size, groups=groups, random_state=self.random_state
         )
         return Subset(dataset, train.tolist()), Subset(dataset, valid.tolist())
+
+
+class MultilabelStratifiedGroupKFold(StratifiedGroupKFold):
+    """Divide rows with several labels into folds, by label and by patient.
+
+    Iterative stratification [1]_: the label with the fewest rows is dealt out first, each time to
+    the fold that lacks most of it. Whole groups are dealt out, so that no patient is in two folds.
+    Rows where a label is absent, and where it is unknown, are spread as those where it is present.
+
+    Read more in the :ref:`User Guide <findings>`.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds, at least 2.
+    shuffle : bool, default=False
+        Whether ties are broken at random. Otherwise they are by the order of rows.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the ties, with ``shuffle=True``.
+
+    See Also
+    --------
+    grouped_train_test_split : A single split, by several labels too.
+    sklearn.model_selection.StratifiedGroupKFold : Folds for rows with one label.
+
+    Notes
+    -----
+    A label with fewer patients than folds is not in every fold, and its measures are NaN there.
+
+    References
+    ----------
+    .. [1] Sechidis, Tsoumakas, Vlahavas: On the stratification of multi-label data. ECML PKDD
+       (2011).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktransfer.model_selection import MultilabelStratifiedGroupKFold
+    >>> y = np.tile([[1, 0], [0, 0], [0, 1], [0, 0], [1, 1], [0, 0]], (4, 1))
+    >>> patients = np.repeat(np.arange(12), 2)
+    >>> folds = MultilabelStratifiedGroupKFold(4)
+    >>> [y[test].sum(axis=0).tolist() for _, test in folds.split(y, y, patients)]
+    [[2, 2], [2, 2], [2, 2], [2, 2]]
+    """
+
+    _doc_link_module = "sktransfer"
+    _doc_link_template = API_PAGE
+
+    def __init__(
+        self, n_splits: int = 5, *, shuffle: bool = False, random_state: Any = None
+    ) -> None:
+        super().__init__(n_splits, shuffle=shuffle, random_state=random_state)
+
+    def _iter_test_indices(self, X: Any, y: Any, groups: Any) -> Iterator[np.ndarray]:
+        if y is None:
+            raise ValueError(f"{type(self).__name__} needs the labels: pass y.")
+        labels = labels_to_stratify(y)
+        patients = None if groups is None else read_groups(groups, n=len(labels))
+        seed = check_random_state(self.random_state) if self.shuffle else None
+        fold = iterative_folds(labels, self.n_splits, groups=patients, random_state=seed)
+        for number in range(self.n_splits):
+            yield np.flatnonzero(fold == number)
