@@ -206,7 +206,7 @@ def _add_predict(commands: Any) -> None:
         "class that is predicted (by the threshold of the model if it has one), and the reason "
         "where an image cannot be read, whose probabilities are NaN. Nothing else of an image is "
         "written.",
-        epilog="exit status: 0 if every image was predicted, 1 after an error (nothing is "
+        epilog="exit status: 0 if every image was predicted, 1 after an error (no table is "
         "written), 3 if some images could not be read (the table is written)",
     )
     parser.add_argument("model", help=_MODEL)
@@ -214,10 +214,28 @@ def _add_predict(commands: Any) -> None:
         "images",
         nargs="+",
         help="image or DICOM files; folders, in which all images are predicted, in sub-folders "
-        "too; tables with a column of file names",
+        "too; tables with a column of file names; - for standard input: names of files, one on "
+        "each line, or the bytes of one image",
     )
     parser.add_argument(
-        *("-o", "--output"), metavar="FILE", help="the table, a CSV (default: standard output)"
+        *("-o", "--output"),
+        metavar="FILE",
+        help="the table: .csv, .jsonl or .parquet (default: standard output)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=["csv", "jsonl", "parquet"],
+        help="format of the table (default: what FILE ends in, otherwise csv); JSON lines are "
+        "printed while images are predicted",
+    )
+    parser.add_argument(
+        "--log",
+        metavar="FILE",
+        help="append a JSON line for each prediction: time, digests of model and image, "
+        "probabilities, threshold, decision, versions",
+    )
+    parser.add_argument(
+        "--identifiers", action="store_true", help="write the names of files to the log"
     )
     _add_image(parser)
     _add_model_options(parser)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from sktransfer._finetune import FineTuneClassifier
-from sktransfer._transfer import TransferClassifier
-from sktransfer._utils.classes import fitted_steps, names_of_model
+from sktransfer._images import identify, is_dicom
+from sktransfer._utils.config import import_optional
 from sktransfer._utils.names import shown
-from sktransfer._utils.sklearn_compat import decider, own_positive
 from sktransfer._utils.writing import new_file, written_whole
 from sktransfer.datasets import load_image_folder
 from sktransfer.datasets._tables import (
@@ -27,63 +28,139 @@ from sktransfer.datasets._tables import (
     read_table,
 )
 from sktransfer.datasets._walk import not_an_image
-from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from sktransfer.deploy import prediction_log
+from sktransfer.deploy._identity import file_digest
+from sktransfer.deploy._predicting import (
+    Predictions,
+    class_names,
+    decision_of,
+    networks_of,
+    predictions_of,
+)
 from sktransfer.report._command import images_of, load_model
-from sktransfer.report._scored_rows import threshold_of
 
 # Some rows could not be read; what argparse exits with for a wrong option is 2.
 SOME_UNREADABLE = 3
-_OWN_COLUMNS = ("image", "predicted", "reason")
+_OWN_COLUMNS = ("image", "predicted", "novel", "reason")
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_CSV: dict[str, Any] = {"index": False, "na_rep": "NaN", "float_format": "%.6g"}
+# Images that are predicted, logged and shown at once.
+_PORTION = 256
 _TABLES = {".csv", ".tsv", ".tab", ".txt", ".psv", ".parquet"}
 
 
 def run_predict(options: argparse.Namespace) -> int:
     """Predict images, write a table, and return the exit status."""
     says = sys.stderr if options.output is None else sys.stdout  # the table may go to a pipe
-    output = None if options.output is None else new_file(options.output, "-o", "predictions.csv")
-    estimator = load_model(
-        options.model, allow_pickle=options.allow_pickle, weights=options.weights
-    )
-    if not hasattr(estimator, "predict_proba"):
+    kind, output = _format_of(options)
+    model = load_model(options.model, allow_pickle=options.allow_pickle, weights=options.weights)
+    if not hasattr(model, "predict_proba"):
         raise ValueError(
-            f"A {type(estimator).__name__} gives no probabilities. Save it inside "
+            f"A {type(model).__name__} gives no probabilities. Save it inside "
             "sklearn.calibration.CalibratedClassifierCV."
         )
-    named = [each for given in options.images for each in _images(given, options.image, says)]
-    X = images_of(estimator, pd.Series([image for _, image in named], dtype=object))
-    y_proba, reasons = _probabilities(estimator, X)
-    readable = np.flatnonzero([not reason for reason in reasons])
-    labels = np.asarray(estimator.classes_).tolist()
-    names = names_of_model(estimator) or {label: str(label) for label in labels}
-    predicted = np.full(len(X), "", dtype=object)
-    if len(readable):
-        found = np.asarray(estimator.predict(_rows(X, readable))).tolist()
-        predicted[readable] = [names[label] for label in found]
-    table = pd.DataFrame({"image": [name for name, _ in named]}, dtype=object)
-    for place, label in enumerate(labels):
-        name = names[label]
-        table[f"class {name}" if name in _OWN_COLUMNS else name] = y_proba[:, place]
-    table["predicted"], table["reason"] = predicted, reasons
-    written = {"index": False, "na_rep": "NaN", "float_format": "%.6g"}
-    if output is None:
-        table.to_csv(sys.stdout, **written)
-    else:
+    for network in networks_of(model):
+        network.set_params(on_error="nan", verbose=0)
+    predict: Callable[[Any], Predictions] = partial(predictions_of, model)
+    with ExitStack() as stack:
+        if options.log is not None:
+            logged = prediction_log(
+                options.log,
+                model,
+                include_identifiers=options.identifiers,
+                model_digest=file_digest(options.model),
+            )
+            predict = stack.enter_context(logged).predictions
+        named = [each for given in options.images for each in _images(given, options.image, says)]
+        tables = []
+        for rows in _portions(len(named)):
+            images = pd.Series([named[row][1] for row in rows], dtype=object)
+            table = _table(
+                model, [named[row][0] for row in rows], predict(images_of(model, images))
+            )
+            if output is None and kind == "jsonl":
+                sys.stdout.write(_json_lines(table))
+                sys.stdout.flush()
+            tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    if output is not None:
         with written_whole(output) as temporary:
-            table.to_csv(temporary, errors="surrogateescape", **written)
-    for name in names.values():
-        print(f"{shown(name)}: {int((predicted == name).sum())} images", file=says)
-    print(_how_decided(estimator, names), file=says)
-    for row in np.flatnonzero([bool(reason) for reason in reasons]):
-        print(f"not read: {shown(named[row][0])}: {reasons[row]}", file=says)
+            _write(table, temporary, kind)
+    elif kind == "csv":
+        table.to_csv(sys.stdout, **_CSV)
+    for name in class_names(model).values():
+        print(f"{shown(name)}: {int((table['predicted'] == name).sum())} images", file=says)
+    print(_how_decided(model), file=says)
+    failed = table[table["reason"] != ""]
+    for name, reason in zip(failed["image"], failed["reason"], strict=True):
+        print(f"not read: {shown(name)}: {reason}", file=says)
     if output is not None:
         print(f"wrote {output.absolute()}")
-    return 0 if len(readable) == len(X) else SOME_UNREADABLE
+    return SOME_UNREADABLE if len(failed) else 0
+
+
+def _format_of(options: argparse.Namespace) -> tuple[str, Path | None]:
+    """Return the format of the table, and the file that it goes to."""
+    if options.output is None:
+        if options.format == "parquet":
+            raise ValueError("Parquet needs a file: add -o predictions.parquet.")
+        return options.format or "csv", None
+    output = new_file(options.output, "-o", "predictions.csv")
+    kind = options.format or _FORMATS.get(output.suffix.lower(), "csv")
+    if kind == "parquet":
+        import_optional("pyarrow", extra="parquet", purpose="Writing Parquet")
+    return kind, output
+
+
+def _portions(n: int) -> Iterator[range]:
+    """Yield the rows in portions, and say on a terminal how far it is."""
+    for low in range(0, max(n, 1), _PORTION):
+        yield range(low, min(low + _PORTION, n))
+        if n > _PORTION and sys.stderr.isatty():
+            end = "\r" if low + _PORTION < n else "\n"
+            print(f"{min(low + _PORTION, n):,} of {n:,} images", end=end, file=sys.stderr)
+
+
+def _table(model: Any, images: list[str], found: Predictions) -> pd.DataFrame:
+    """Return a row for each image."""
+    table = pd.DataFrame({"image": images}, dtype=object)
+    for place, name in enumerate(class_names(model).values()):
+        table[f"class {name}" if name in _OWN_COLUMNS else name] = found.y_proba[:, place]
+    if found.novel is not None:
+        table["novel"] = found.novel
+    table["predicted"], table["reason"] = found.predicted, found.reasons
+    return table
+
+
+def _json_lines(table: pd.DataFrame) -> str:
+    """Return a JSON object per row; what is not a number is null."""
+    lines = []
+    for row in table.to_dict("records"):
+        known = {
+            name: None if isinstance(value, float) and np.isnan(value) else value
+            for name, value in row.items()
+        }
+        known["image"] = shown(str(known["image"]))
+        lines.append(json.dumps(known) + "\n")
+    return "".join(lines)
+
+
+def _write(table: pd.DataFrame, path: Path, kind: str) -> None:
+    """Write the table to a file."""
+    if kind == "parquet":
+        table.assign(image=table["image"].map(shown)).to_parquet(path, index=False)
+    elif kind == "jsonl":
+        path.write_text(_json_lines(table), encoding="utf-8")
+    else:
+        table.to_csv(path, errors="surrogateescape", **_CSV)
 
 
 def _images(given: str, column: str | None, says: Any) -> Iterator[tuple[str, Any]]:
     """Yield the name and the image of each row that an argument stands for."""
     path = Path(given)
-    if path.is_dir():
+    if given == "-":
+        yield from _from_standard_input()
+    elif path.is_dir():
         folder = load_image_folder(path, labels=None, metadata=None)
         print(f"{shown(given)}: {folder.DESCR}", file=says)
         yield from ((file, file) for file in folder.data["image"])
@@ -107,47 +184,24 @@ def _images(given: str, column: str | None, says: Any) -> Iterator[tuple[str, An
         yield given, given
 
 
-def _probabilities(estimator: Any, X: Any) -> tuple[np.ndarray, list[str]]:
-    """Return probabilities, NaN for rows that cannot be read, and for each row why not, or ""."""
-    steps = list(fitted_steps(estimator))
-    networks = [step for step in steps if isinstance(step, TransferClassifier)]
-    networks = networks or [step for step in steps if isinstance(step, FineTuneClassifier)]
-    for network in networks:
-        shows_progress = 2 if isinstance(network, TransferClassifier) else 1
-        network.set_params(on_error="nan", verbose=shows_progress)
-    reasons = np.full(len(X), "", dtype=object)
-    y_proba = np.full((len(X), len(estimator.classes_)), np.nan)
-    rows = np.arange(len(X))
-    while len(rows):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FailedRowsWarning)  # they are in the table
-                y_proba[rows] = estimator.predict_proba(_rows(X, rows))
-            break
-        except ImageDecodeError as error:  # of a pickled estimator, which stops at each such row
-            if error.index is None:
-                raise
-            reasons[rows[error.index]] = error.reason
-            rows = np.delete(rows, error.index)
-    for network in networks:
-        failed = network.failed_rows_
-        reasons[rows[failed["row"].to_numpy(dtype=int)]] = failed["reason"].to_numpy()
-        network.set_params(verbose=0)
-    return y_proba, reasons.tolist()
+def _from_standard_input() -> Iterator[tuple[str, Any]]:
+    """Yield the image whose bytes come in, or those whose names do, one on each line."""
+    content = sys.stdin.buffer.read()
+    # A name may begin as an image does, "BM" say, but has no zero byte.
+    if is_dicom(content) or (identify(content) and b"\0" in content[:1024]):
+        yield "-", content
+        return
+    for name in map(os.fsdecode, content.split(b"\0" if b"\0" in content else b"\n")):
+        name = name.removesuffix("\r")
+        if name.strip():
+            yield name, name
 
 
-def _rows(X: Any, rows: np.ndarray) -> Any:
-    return X.iloc[rows] if isinstance(X, pd.DataFrame) else [X[row] for row in rows]
-
-
-def _how_decided(estimator: Any, names: dict[Any, str]) -> str:
+def _how_decided(model: Any) -> str:
     """Return by which rule a class is predicted."""
-    inner, positive = decider(estimator), own_positive(estimator)
-    labels = np.asarray(estimator.classes_)
-    if positive is None or len(labels) != 2:
+    decision = decision_of(model)
+    if decision is None:
         return "predicted: the likeliest class (the model holds no threshold)"
-    threshold, source = threshold_of(inner, "predict_proba", positive, positive, labels)
-    return (
-        f"predicted: {shown(names[positive])} where its probability is at least {threshold:.4g}. "
-        f"{source}"
-    )
+    positive, threshold, source = decision
+    name = shown(class_names(model)[positive])
+    return f"predicted: {name} where its probability is at least {threshold:.4g}. {source}"

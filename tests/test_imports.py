@@ -16,6 +16,7 @@ LAYERS = [
     {"__main__"},
     {"_command_predict", "_command_train"},
     {"report"},
+    {"deploy"},
     {"_demo"},
     {"studies"},
     {"inspection"},

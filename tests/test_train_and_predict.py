@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -158,6 +159,59 @@ def test_files_folders_of_classes_and_tables_are_predicted_together(trained, war
     status, _, err = run("predict", model, given[3])
     assert status == 1
     assert "notes.txt' has no rows" in err
+
+
+def test_predictions_are_written_as_json_lines_and_parquet_too(trained, ward, tmp_path):
+    model, _ = trained
+    run("predict", model, ward / "new", "-o", tmp_path / "p.csv")
+    expected = pd.read_csv(tmp_path / "p.csv", keep_default_na=False, na_values=["NaN"])
+    for name in ("p.jsonl", "p.parquet", "p.ndjson"):
+        status, _, _ = run("predict", model, ward / "new", "-o", tmp_path / name)
+        assert status == 3
+    status, out, err = run("predict", model, ward / "new", "--format", "jsonl")
+    assert out == (tmp_path / "p.jsonl").read_text() == (tmp_path / "p.ndjson").read_text()
+    assert "not read" in err
+    lines = pd.DataFrame([json.loads(line) for line in out.splitlines()])
+    for table in (lines, pd.read_parquet(tmp_path / "p.parquet")):
+        assert table["predicted"].tolist() == expected["predicted"].tolist()
+        np.testing.assert_allclose(table["covid19"].astype(float), expected["covid19"], rtol=1e-5)
+    status, _, err = run("predict", model, ward / "new", "--format", "parquet")
+    assert status == 1
+    assert "-o predictions.parquet" in err
+
+
+@pytest.mark.parametrize("between", [b"\n", b"\r\n", b"\0"])
+def test_names_of_files_come_from_standard_input(trained, ward, monkeypatch, between):
+    files = [str(ward / "new" / f"{i}.png") for i in range(3)]
+    content = between.join(map(os.fsencode, files)) + between
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, out, err = run("predict", trained[0], "-")
+    assert status == 0, err
+    assert read(out)["image"].tolist() == files
+
+
+def test_the_bytes_of_an_image_come_from_standard_input(trained, ward, monkeypatch):
+    file = ward / "new" / "0.png"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    status, out, err = run("predict", trained[0], "-")
+    assert status == 0, err
+    assert run("predict", trained[0], file)[1].replace(str(file), "-") == out
+
+
+def test_predictions_are_logged_without_names(trained, ward, tmp_path):
+    model, _ = trained
+    log = tmp_path / "log.jsonl"
+    status, out, _ = run("predict", model, ward / "new", "--log", log)
+    assert status == 3
+    lines = pd.read_json(log, lines=True)
+    table = read(out)
+    assert lines["decision"].fillna("").tolist() == table["predicted"].tolist()
+    assert lines["error"].fillna("").tolist() == table["reason"].tolist()
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert set(lines["model"]) == {f"sha256:{digest}"}
+    assert ".png" not in log.read_text()
+    run("predict", model, ward / "new" / "0.png", "--log", log, "--identifiers")
+    assert json.loads(log.read_text().splitlines()[-1])["name"] == "0.png"
 
 
 def test_the_report_takes_the_threshold_and_the_class_from_the_file(trained, ward, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
+from sktransfer.deploy._identity import file_digest
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed
@@ -50,8 +50,6 @@ def run_report(options: argparse.Namespace) -> None:
     estimator = load_model(
         options.model, allow_pickle=options.allow_pickle, weights=options.weights
     )
-    with open(options.model, "rb") as file:
-        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     test = load_data(options.data, options)
     print(f"{test.DESCR} Scoring and explaining takes a minute or more.", flush=True)
     names = names_of_model(estimator)
@@ -82,7 +80,7 @@ def run_report(options: argparse.Namespace) -> None:
         images=not options.no_images,
         include_identifiers=options.identifiers,
         row_names=_row_names(test) if options.identifiers else None,
-        model_digest=digest,
+        model_digest=file_digest(options.model),
         **train,
     )
     print(report.summary)

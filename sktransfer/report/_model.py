@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import platform
-from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,9 +12,9 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from sktransfer._finetune import FineTuneClassifier
 from sktransfer._utils.classes import fitted_steps
 from sktransfer._version import __version__
+from sktransfer.deploy._identity import learned_digest, pretrained_digests
 from sktransfer.report._section import NOTHING, Section
 
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "skorch", "numpy", "pandas")
@@ -27,11 +25,9 @@ _IRRELEVANT = {"cache", "n_jobs", "verbose", "store_weights", "on_error"}
 def model_section(estimator: Any, *, identify: bool, file_digest: str | None = None) -> Section:
     """Write steps, digests and versions."""
     section = Section("model", "Model")
-    steps = list(fitted_steps(estimator))
-    described = [_described(step, identify) for step in steps]
-    references = [step.reference_ for step in steps if hasattr(step, "reference_")]
-    digests = {f"Pretrained {own.name}": own.digest for own in references if own is not None}
-    learned = _learned_digest(steps)
+    described = [_described(step, identify) for step in fitted_steps(estimator)]
+    digests = {f"Pretrained {name}": own for name, own in pretrained_digests(estimator).items()}
+    learned = learned_digest(estimator)
     if learned is not None:
         digests["Learned parameters, all steps"] = learned
     if file_digest is not None:
@@ -61,31 +57,6 @@ def model_section(estimator: Any, *, identify: bool, file_digest: str | None = N
         "Versions", ["What", "Version"], [[name, own] for name, own in versions.items()]
     )
     return section
-
-
-def _learned_digest(steps: list[Any]) -> str | None:
-    """Return the sha256 of what scikit-learn steps and networks have learned, in their order."""
-    digest = hashlib.sha256()
-    found = False
-    for step in steps:
-        for name, array in _learned(step):
-            found = True
-            digest.update(f"{type(step).__name__}.{name}|{array.dtype.str}|{array.shape}|".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return f"sha256:{digest.hexdigest()}" if found else None
-
-
-def _learned(step: Any) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(step, FineTuneClassifier):
-        for name, tensor in sorted(step.module_.state_dict().items()):
-            yield name, tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        return
-    for name, value in sorted(vars(step).items()):
-        if name.endswith("_") and not name.startswith("_"):
-            if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-                yield name, value
-            elif isinstance(value, (float, np.floating)):
-                yield name, np.asarray(value)
 
 
 def _described(step: Any, identify: bool) -> tuple[str, dict[str, str]]:

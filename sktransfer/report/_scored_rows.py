@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.classes import names_of_model, positive_class
@@ -16,6 +15,7 @@ from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.sklearn_compat import _safe_indexing, decider, own_positive
 from sktransfer.datasets._dicom import is_dicom_ages, years
+from sktransfer.deploy._predicting import threshold_of
 from sktransfer.metrics._labels import check_labels, check_readings
 from sktransfer.report._class_names import check_names
 
@@ -209,38 +209,3 @@ def _names(labels: np.ndarray, label: Any, names: list[str]) -> tuple[str, str]:
     (own,) = (name for name, its in zip(names, positive, strict=True) if its)
     others = [name for name, its in zip(names, positive, strict=True) if not its]
     return (others[0] if len(others) == 1 and others[0] != own else f"not {own}"), own
-
-
-def threshold_of(
-    estimator: Any, method: str, label: Any, own: Any, labels: np.ndarray
-) -> tuple[float, str]:
-    """Return the threshold that an estimator decides by, and who chose it."""
-    name, fixed = type(estimator).__name__, getattr(estimator, "threshold", None)
-    if hasattr(estimator, "operating_point_"):
-        constraint = getattr(estimator, "constraint", "sensitivity")
-        goal = (
-            "the least expected cost"
-            if constraint == "cost"
-            else f"a {constraint} of at least {estimator.target_level:g}"
-        )
-        sure = getattr(estimator, "confidence_level", None)
-        guarantee = "" if sure is None or constraint == "cost" else f" with confidence {sure:g}"
-        chosen = estimator.threshold_
-        source = f"{name} chose it before these rows were seen, for {goal}{guarantee}."
-    elif hasattr(estimator, "best_threshold_"):
-        chosen = estimator.best_threshold_
-        best = getattr(estimator, "scoring", "score")
-        source = f"{name} chose it on its own training rows, for the best {best}."
-    elif isinstance(estimator, FixedThresholdClassifier) and not isinstance(fixed, str):
-        chosen, source = fixed, f"{name} was given it."
-    else:
-        usual = 0.5 if method == "predict_proba" else 0.0
-        return usual, f"It is the usual {usual:g}: nobody has chosen one for this task."
-    decided = labels[1] if own is None else own
-    if decided != label:
-        raise ValueError(
-            f"The threshold of {name} is one of scores of {decided!s}, and not of {label!s}. "
-            f"Report {decided!s} with pos_label= (--positive), or give a threshold for {label!s} "
-            "with threshold= (--threshold)."
-        )
-    return float(chosen), source

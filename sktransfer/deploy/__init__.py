@@ -1,0 +1,5 @@
+"""Models out of the notebook: files for other programs, and records of what they predicted."""
+
+from sktransfer.deploy._log import prediction_log
+
+__all__ = ["prediction_log"]
