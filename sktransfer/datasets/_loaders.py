@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from sklearn.utils import Bunch
 
 from sktransfer._images import DicomFrame
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.names import answers, path_column, quoted, shown
+from sktransfer.datasets._label_columns import divided_labels, label_columns
 from sktransfer.datasets._tables import (
     FILE_COLUMNS,
     GROUP_COLUMNS,
@@ -272,11 +274,14 @@ def load_image_table(
     table: Any,
     *,
     image: str | None = None,
-    target: str | None = None,
+    target: str | Sequence[str] | None = None,
     groups: str | None = "auto",
     columns: Sequence[str] = (),
     root: str | os.PathLike[str] | None = None,
     positive: Any = None,
+    separator: str | None = None,
+    none_label: str = "No Finding",
+    uncertain: str | Mapping[str, str] | None = None,
     return_X_y: bool = False,
 ) -> Any:
     """Read a table of images, each row with the file's name in one column.
@@ -289,9 +294,10 @@ def load_image_table(
     image : str or None, default=None
         Column of file names. None: the first of "file", "filename", "file_name", "path",
         "filepath", "image" and "image_path" that is there, in upper or lower case.
-    target : str or None, default=None
+    target : str, sequence of str, or None, default=None
         Column of labels, which are the target as they are: text (an ndarray of str), numbers or
-        booleans. None: ``target`` is None.
+        booleans. Several columns are labels that a row may have together: 1 (present), 0 (absent),
+        -1 (uncertain), or empty (unknown). None: ``target`` is None.
     groups : str or None, default="auto"
         Column that tells which rows belong together (a patient, a lesion), to be given to a
         grouped splitter. "auto": the first of "group", "patient_id", "patient", "patientid",
@@ -304,15 +310,24 @@ def load_image_table(
         directory.
     positive : str, int, float, bool or None, default=None
         Label that is 1 in ``target``; all others are 0. None: ``target`` has the labels themselves.
+    separator : str or None, default=None
+        What divides several labels in one cell: "|" for "Effusion|Mass". An empty cell is unknown.
+    none_label : str, default="No Finding"
+        Word in such a cell for none of the labels.
+    uncertain : {"unknown", "positive", "negative"}, mapping of columns to these, or None, \
+            default=None
+        What -1 in one of several columns means; required where there is one.
     return_X_y : bool, default=False
         Whether ``(data, target)`` is returned instead of the Bunch.
 
     Returns
     -------
     Bunch
-        ``data``: DataFrame with the column "image" (paths, as str) and ``columns``; ``target``;
+        ``data``: DataFrame with the column "image" (paths, as str) and ``columns``; ``target``,
+        with several labels a row a DataFrame of 0, 1 and NaN (unknown) with a column for each;
         ``target_names``: the words in it, sorted, or None for numbers (with ``positive``: names of
-        0 and 1); ``groups``: ndarray of str or None; ``frame``: the whole table.
+        0 and 1; of several labels, their names); ``groups``: ndarray of str or None; ``frame``: the
+        whole table.
 
     Raises
     ------
@@ -352,6 +367,11 @@ def load_image_table(
     >>> bunch = load_image_table(folder / "t.csv", target="dx", positive="mel")
     >>> bunch.target.tolist(), bunch.target_names
     ([0, 1], ['nv', 'mel'])
+    >>> several = pd.DataFrame({"file": ["a.png", "b.png"], "findings": ["Edema|Mass", "Mass"]})
+    >>> load_image_table(several, target="findings", separator="|", root=folder).target
+       Edema  Mass
+    0      1     1
+    1      0     1
     """
     frame, folder = read_table(table, as_text=[image, None if groups == "auto" else groups])
     base = folder if root is None else Path(root)
@@ -361,20 +381,19 @@ def load_image_table(
             f"No column of file names found among {list(map(str, frame.columns))}; pass its name "
             "as image= (--image)."
         )
-    named = (target, None if groups == "auto" else groups)
     columns = [columns] if isinstance(columns, str) else list(columns)
-    check_columns(frame, [image, *columns, *(name for name in named if name is not None)])
+    check_columns(frame, [image, *columns, *([] if groups in (None, "auto") else [groups])])
     files = _named_files(frame, image, base)
     if "image" in columns and image != "image":
         raise ValueError("A column 'image' cannot be kept alongside the images; rename it.")
     data = frame[[name for name in columns if name != "image"]].copy()
     data.insert(0, "image", path_column(files).set_axis(data.index))
-    labels, names = (None, None) if target is None else read_labels(frame[target])
+    labels, names = _target(frame, target, separator, none_label, uncertain)
     if labels is not None:
         _warn_of_contradictions(files, labels, target)
     if positive is not None:
-        if labels is None:
-            raise ValueError("positive needs target, the name of the column of labels.")
+        if labels is None or isinstance(labels, pd.DataFrame):
+            raise ValueError("positive needs target, the name of a column with a label a row.")
         labels, names = one_against_rest(labels, positive)
     if return_X_y:
         return data, labels
@@ -386,6 +405,27 @@ def load_image_table(
         frame=frame,
         DESCR=f"{len(frame)} images from a table.",
     )
+
+
+def _target(
+    frame: pd.DataFrame, target: Any, separator: str | None, none_label: str, uncertain: Any
+) -> tuple[Any, list[Any] | None]:
+    """Return the labels of rows and their names; of several labels a row, a table of indicators."""
+    if target is None:
+        return None, None
+    if isinstance(target, (list, tuple)):
+        labels = label_columns(frame, target, uncertain)
+    else:
+        check_columns(frame, [target])
+        cells = frame[target]
+        if separator is not None:
+            labels = divided_labels(cells, separator, none_label)
+        elif is_multilabel(cells):  # lists in a Parquet file
+            matrix, found = read_indicators(cells, name=f"Column {target!r}")
+            labels = pd.DataFrame(matrix, columns=found.tolist(), index=frame.index)
+        else:
+            return read_labels(cells)
+    return labels, labels.columns.tolist()
 
 
 def _named_files(frame: pd.DataFrame, image: str, base: Path) -> list[Any]:
@@ -408,8 +448,10 @@ def _named_files(frame: pd.DataFrame, image: str, base: Path) -> list[Any]:
     return [str(path) for path in paths]
 
 
-def _warn_of_contradictions(files: list[Any], labels: np.ndarray, target: Any) -> None:
+def _warn_of_contradictions(files: list[Any], labels: Any, target: Any) -> None:
     """Warn of files that are in several rows with different labels."""
+    if isinstance(labels, pd.DataFrame):
+        labels = [str(row) for row in labels.to_numpy().tolist()]
     first: dict[str, int] = {}
     found: dict[str, int] = {}
     for row, file in enumerate(files):
