@@ -77,6 +77,26 @@ def cross_fitted_logits(
     return logits
 
 
+def standardized_columns(
+    rows: np.ndarray, weight: np.ndarray, floor: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return centered and scaled columns in float64, their means, and what they are scaled by.
+
+    A column that is constant on these rows says nothing about them: it is scaled by 0. One with
+    less than ``floor`` of the median deviation is scaled by that.
+    """
+    X, share = rows.astype(np.float64), weight / weight.sum()
+    mean = share @ X
+    X -= mean
+    deviation = np.sqrt(share @ np.square(X))
+    useful = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
+    if floor and useful.any():
+        deviation = np.maximum(deviation, floor * np.median(deviation[useful]))
+    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=useful)
+    X *= scale
+    return X, mean, scale
+
+
 def _solve(
     embeddings: np.ndarray,
     y: np.ndarray,
@@ -87,21 +107,12 @@ def _solve(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Solve for several C with one standardization and one matrix of products of rows."""
     keep = weight > 0
-    X, y, weight = embeddings[keep].astype(np.float64), y[keep], weight[keep].astype(np.float64)
-    share = weight / weight.sum()
-    mean = share @ X
-    X -= mean
-    deviation = np.sqrt(share @ np.square(X))
-    # A column that is constant on these rows says nothing about the classes.
-    useful = deviation > 1e-12 * np.maximum(np.abs(mean), 1.0)
-    if floor and useful.any():
-        deviation = np.maximum(deviation, floor * np.median(deviation[useful]))
-    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=useful)
-    X *= scale
+    y, weight = y[keep], weight[keep].astype(np.float64)
+    X, mean, scale = standardized_columns(embeddings[keep], weight, floor)
     present, codes = np.unique(y, return_inverse=True)
     onehot = np.eye(len(present))[codes]
     # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
-    by_rows = len(X) < X.shape[1] or not useful.any()
+    by_rows = len(X) < X.shape[1] or not scale.any()
     gram = X @ X.T if by_rows and len(present) > 1 else np.empty((0, 0))
     if not np.isfinite(gram.diagonal()).all():
         raise ValueError("Features hold numbers that are not finite.")
