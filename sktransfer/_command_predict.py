@@ -34,10 +34,11 @@ from sktransfer.deploy._predicting import (
     Predictions,
     class_names,
     decision_of,
+    in_form_of,
     networks_of,
     predictions_of,
 )
-from sktransfer.report._command import images_of, load_model
+from sktransfer.report._command import load_model
 
 # Some rows could not be read; what argparse exits with for a wrong option is 2.
 SOME_UNREADABLE = 3
@@ -76,7 +77,7 @@ def run_predict(options: argparse.Namespace) -> int:
         for rows in _portions(len(named)):
             images = pd.Series([named[row][1] for row in rows], dtype=object)
             table = _table(
-                model, [named[row][0] for row in rows], predict(images_of(model, images))
+                model, [named[row][0] for row in rows], predict(in_form_of(model, images))
             )
             if output is None and kind == "jsonl":
                 sys.stdout.write(_json_lines(table))

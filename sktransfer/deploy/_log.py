@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._images import ImageSource, as_image_source
-from sktransfer._utils.classes import fitted_steps
 from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import _num_samples
 from sktransfer._version import __version__
@@ -21,6 +19,7 @@ from sktransfer.deploy._identity import model_digest as digest_of
 from sktransfer.deploy._lines import PAGE, AppendedLines
 from sktransfer.deploy._predicting import Predictions, class_names, decision_of, predictions_of
 from sktransfer.exceptions import ImageDecodeError
+from sktransfer.inspection._estimator_images import image_reader, images_of
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 
@@ -183,10 +182,10 @@ class LoggedModel:
 
     def _inputs(self, X: Any, n: int) -> tuple[list[str | None], list[str | None]]:
         """Return the digest and the name of each image; None where it cannot be read."""
-        source = self._source(X)
-        if source is None:  # columns of numbers, of a pipeline that starts with them
+        if image_reader(self._model) is None:  # columns of numbers
             rows = np.asarray(X)
             return [f"sha256:{sha256(row.tobytes()).hexdigest()}" for row in rows], [None] * n
+        source = images_of(self._model, X)
         digests: list[str | None] = []
         for row in range(n):
             try:
@@ -200,14 +199,6 @@ class LoggedModel:
             else:
                 digests.append(f"blake2b:{image.digest.hex()}")
         return digests, [source.describe(row) for row in range(n)]
-
-    def _source(self, X: Any) -> ImageSource | None:
-        """Return X as the first step that takes images reads it."""
-        for step in fitted_steps(self._model):
-            if hasattr(type(step), "_image_source"):
-                options = {name: getattr(step, name) for name in _READING if hasattr(step, name)}
-                return as_image_source(X, **options)
-        return None
 
     def _line(
         self, time: str, row: int, found: Predictions, digest: str | None, name: str | None
@@ -234,10 +225,6 @@ class LoggedModel:
             record |= {"scores": None, "decision": str(record["decision"])[:200]}
             line = json.dumps(record).encode() + b"\n"
         return line
-
-
-# Parameters of an estimator that say how X is read.
-_READING = ("image_shape", "value_range", "dicom")
 
 
 def _versions() -> dict[str, str]:

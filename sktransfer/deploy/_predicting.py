@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 
 from sktransfer._finetune import FineTuneClassifier
@@ -60,6 +61,14 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
         found = np.asarray(estimator.predict(take_rows(X, readable)))
         predicted[readable] = [_name(each, names, labels) for each in found]
     return Predictions(y_proba, found, predicted, reasons)
+
+
+def in_form_of(estimator: Any, images: pd.Series) -> Any:
+    """Return images in the form that a model was fitted to: a named column, or a list."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None or len(names) != 1:
+        return images.tolist()
+    return images.to_frame(names[0])
 
 
 def networks_of(estimator: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.deploy._identity import file_digest
+from sktransfer.deploy._predicting import in_form_of
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed
@@ -60,13 +61,13 @@ def run_report(options: argparse.Namespace) -> None:
     if options.train is not None:
         known = load_data(options.train, options)
         train = {
-            "X_train": images_of(estimator, known.data["image"]),
+            "X_train": in_form_of(estimator, known.data["image"]),
             "y_train": _labels(estimator, known, names),
             "groups_train": known.groups,
         }
     report = diagnostic_report(
         estimator,
-        images_of(estimator, test.data["image"]),
+        in_form_of(estimator, test.data["image"]),
         y,
         groups=test.groups,
         readers=_readings(_columns(test, options.readers, (), "--readers"), estimator, names),
@@ -160,14 +161,6 @@ def _row_names(data: Bunch) -> list[str]:
         shown(Path(each).name) if isinstance(each, str) else f"row {row}"
         for row, each in enumerate(data.data["image"])
     ]
-
-
-def images_of(estimator: Any, images: pd.Series) -> Any:
-    """Return images in the form that the model was fitted to: a named column, or a list."""
-    names = getattr(estimator, "feature_names_in_", None)
-    if names is None or len(names) != 1:
-        return images.tolist()
-    return images.to_frame(names[0])
 
 
 def _labels(estimator: Any, data: Bunch, names: dict[Any, str] | None) -> np.ndarray:
