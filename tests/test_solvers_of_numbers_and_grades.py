@@ -83,9 +83,7 @@ def test_huber_is_that_of_scikit_learn():
     Z = StandardScaler().fit(X, sample_weight=weight).transform(X)
     peer = HuberRegressor(alpha=0, epsilon=1.35, tol=1e-10, max_iter=10_000)
     peer.fit(Z, Y[:, 0], weight)
-    found = solve_ridge(
-        X, Y[:, :1], weight, np.arange(150), huber=1.35 * peer.scale_, penalty=1e-9
-    )
+    found = solve_ridge(X, Y[:, :1], weight, np.arange(150), huber=1.35 * peer.scale_, penalty=1e-9)
     np.testing.assert_allclose(X @ found[0][0] + found[1], peer.predict(Z), atol=1e-3)
 
 
