@@ -114,3 +114,33 @@ def _column(cells: pd.Series, label: Any, name: str) -> np.ndarray:
             f"(absent) or NaN (unknown).{hint}"
         )
     return values
+
+
+def label_scores(values: Any, n_labels: int, *, name: str = "y_score") -> np.ndarray:
+    """Return scores with a column for each label, also where they are a list of pairs."""
+    if isinstance(values, list) and values and np.ndim(values[0]) == 2:
+        values = np.column_stack([np.asarray(own)[:, -1] for own in values])
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 2 or scores.shape[1] != n_labels:
+        raise ValueError(
+            f"{name} must have a column for each of {n_labels} labels; got shape {scores.shape}."
+        )
+    return scores
+
+
+def estimator_scores(
+    estimator: Any, X: Any, n_labels: int, methods: Sequence[str] = ("predict_proba",)
+) -> np.ndarray:
+    """Return the scores of each label by the first of the methods that the estimator has."""
+    for method in methods:
+        if hasattr(estimator, method):
+            return label_scores(getattr(estimator, method)(X), n_labels, name=method)
+    raise TypeError(f"{type(estimator).__name__} has no {' and no '.join(methods)}: no scores.")
+
+
+def names_of_labels(estimator: Any, n_labels: int) -> list[Any] | None:
+    """Return the names of labels that a fitted estimator knows; None where it has numbers only."""
+    classes = getattr(estimator, "classes_", None)
+    if not isinstance(classes, np.ndarray) or classes.shape != (n_labels,):
+        return None
+    return None if classes.tolist() == list(range(n_labels)) else classes.tolist()

@@ -7,6 +7,8 @@ from sktransfer.metrics._calibration import (
 )
 from sktransfer.metrics._confusion_pair import ConfusionPairDisplay
 from sktransfer.metrics._decisions import DecisionCurveDisplay, expected_cost, net_benefit
+from sktransfer.metrics._multilabel import multilabel_report, multilabel_score
+from sktransfer.metrics._multilabel_roc import MultilabelRocDisplay
 from sktransfer.metrics._operating_point import operating_point
 from sktransfer.metrics._rates import rate_interval
 from sktransfer.metrics._reader_study import ReaderStudyDisplay
@@ -23,12 +25,15 @@ __all__ = [
     "CalibrationIntervalDisplay",
     "ConfusionPairDisplay",
     "DecisionCurveDisplay",
+    "MultilabelRocDisplay",
     "ReaderStudyDisplay",
     "ScoreDistributionDisplay",
     "allowed_misses",
     "calibration_intercept",
     "calibration_slope",
     "expected_cost",
+    "multilabel_report",
+    "multilabel_score",
     "net_benefit",
     "operating_point",
     "rate_interval",
