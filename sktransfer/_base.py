@@ -12,7 +12,6 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import softmax
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktransfer._backbones import InputSpec
@@ -123,7 +122,10 @@ class ImageInputMixin:
 
 
 class LogitsMixin:
-    """Predictions of a classifier whose ``_logits`` gives NaN for rows that cannot be read."""
+    """Predictions of a classifier whose ``_logits`` gives NaN for rows that cannot be read.
+
+    What logits mean is known to ``_target``, a ``Target`` of ``sktransfer/_finetune/_targets.py``.
+    """
 
     def decision_function(self: Any, X: Any) -> np.ndarray:
         """Compute the logits of rows.
@@ -136,10 +138,11 @@ class LogitsMixin:
         Returns
         -------
         ndarray of shape (n,) or (n, n_classes)
-            With two classes, the logit of the second one minus that of the first.
+            With two classes, the logit of the second one minus that of the first. With several
+            labels a row, the logit of each, of shape (n, n_labels).
         """
         logits = self._logits(X)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+        return self._target.decision(logits)
 
     def predict_proba(self: Any, X: Any) -> np.ndarray:
         """Predict the probabilities of the classes.
@@ -152,13 +155,15 @@ class LogitsMixin:
         Returns
         -------
         ndarray of shape (n, n_classes), float64
-            In the order of ``classes_``; rows sum to 1. NaN for rows that cannot be read, with
+            In the order of ``classes_``; rows sum to 1, unless labels are several a row, whose
+            probabilities are independent. NaN for rows that cannot be read, with
             ``on_error="nan"``.
         """
-        return softmax(self._logits(X), axis=1)
+        logits = self._logits(X)
+        return self._target.probabilities(logits)
 
     def predict(self: Any, X: Any) -> np.ndarray:
-        """Predict the likeliest class of each row.
+        """Predict the likeliest class of each row, or of several labels those likelier than not.
 
         Parameters
         ----------
@@ -167,8 +172,8 @@ class LogitsMixin:
 
         Returns
         -------
-        ndarray of shape (n,)
-            Class labels.
+        ndarray of shape (n,) or (n, n_labels)
+            Class labels; with several labels a row, 1 for each that it has and 0 for the others.
 
         Raises
         ------
@@ -187,7 +192,7 @@ class LogitsMixin:
                 int(lost[0]),
                 None if first is None else first["source"],
             )
-        return self.classes_[logits.argmax(axis=1)]
+        return self._target.predicted(logits)
 
 
 def resolve_device(device: str | torch.device, precision: str) -> str:

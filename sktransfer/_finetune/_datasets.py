@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from skorch.dataset import Dataset
 from torch import Tensor
-from torch.nn.functional import one_hot
 from torch.utils.data import get_worker_info
 
 from sktransfer._base import derived_seed
@@ -35,7 +34,7 @@ def view_order(n_views: int, seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 class LabeledRows(Dataset):
-    """Rows of activations, with codes of classes and weights; an item is a whole batch.
+    """Rows of activations, with encoded ``y`` and weights; an item is a whole batch.
 
     ``activations`` gives activations at the cut by row number, perhaps in half precision, and
     ``rows`` says which rows of it these are. ``views`` says, where there are several views of each,
@@ -52,7 +51,7 @@ class LabeledRows(Dataset):
     ) -> None:
         self.activations = activations
         self.rows = rows
-        self.y = torch.from_numpy(np.asarray(y, dtype=np.int64))
+        self.y = torch.from_numpy(np.ascontiguousarray(y))
         self.given_weight = np.asarray(weight, dtype=np.float64)
         # 1 on average, so that the size of a step does not depend on the weights' unit.
         self.weight = torch.from_numpy(self.given_weight / self.given_weight.mean())
@@ -98,8 +97,8 @@ class ImageRows(LabeledRows):
     """Rows as images, which are decoded, drawn and run through the frozen part in every epoch.
 
     ``map_`` is used like ``map``, maybe in threads; ``args`` are what :class:`LabeledRows` takes.
-    ``n_classes`` is the width of the targets of mixed rows (None: rows are not mixed), and
-    ``by_content`` says that a draw is of the image, whichever row it is in: in predictions.
+    ``target`` says what mixed rows are of (None: rows are not mixed), and ``by_content`` that a
+    draw is of the image, whichever row it is in: in predictions.
     """
 
     _rows_at_once: int | None = None  # that the frozen part has memory for
@@ -112,7 +111,7 @@ class ImageRows(LabeledRows):
         seed: int,
         map_: Callable[..., Any],
         *args: Any,
-        n_classes: int | None = None,
+        target: Any = None,
         on_error: str = "raise",
         by_content: bool = False,
     ) -> None:
@@ -121,7 +120,7 @@ class ImageRows(LabeledRows):
         self.prefix = replace(prefix)
         self.augmentation = augmentation
         self.seed = seed
-        self.n_classes = n_classes
+        self.target = target
         self.on_error = on_error
         self.by_content = by_content
         self.failures: list[ImageDecodeError] = []
@@ -137,7 +136,7 @@ class ImageRows(LabeledRows):
         batch = preprocessing.stack(images, pinned=pinned).to(device, non_blocking=pinned)
         batch = preprocessing.normalize(batch)
         inputs = {"weight": weight}
-        if self.n_classes is not None and self.augmentation is not None and self.augmentation.mixes:
+        if self.target is not None and self.augmentation is not None and self.augmentation.mixes:
             seed = derived_seed(self.seed, self.epoch, *map(int, places))
             batch, mixed = self._mixed(batch, y, weight, seed)
             inputs |= mixed
@@ -148,17 +147,15 @@ class ImageRows(LabeledRows):
         self, batch: Tensor, y: Tensor, weight: Tensor, seed: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return a mixed batch, its targets, and what its rows weigh then."""
-        assert self.n_classes is not None
         if bool((weight == 1).all()):
-            y = y.to(batch.device)
-            batch, target = self.augmentation.mix(batch, y, seed, n_classes=self.n_classes)
-            return batch, {"target": target}
+            batch, shares = self.augmentation.mix(batch, self.target.shares(y).to(batch), seed)
+            return batch, {"target": shares}
         # Each label with the weight of its own row: that of a row of weight 0 counts nowhere.
-        labels = (one_hot(y, self.n_classes) * weight[:, None]).to(batch)
-        batch, shares = self.augmentation.mix(batch, labels, seed)
-        total = shares.sum(1)
+        labels = torch.column_stack([self.target.shares(y).to(weight), torch.ones_like(weight)])
+        batch, mixed = self.augmentation.mix(batch, (labels * weight[:, None]).to(batch), seed)
+        total = mixed[:, -1]
         tiny = torch.finfo(total.dtype).tiny
-        return batch, {"target": shares / total.clamp(min=tiny)[:, None], "weight": total}
+        return batch, {"target": mixed[:, :-1] / total.clamp(min=tiny)[:, None], "weight": total}
 
     def _prepared(self, place: int) -> np.ndarray:
         row = int(place)

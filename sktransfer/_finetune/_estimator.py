@@ -33,7 +33,7 @@ from sktransfer._base import (
 from sktransfer._finetune._activations import Prefix
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
 from sktransfer._finetune._fitting import make_prefix, run_fit
-from sktransfer._finetune._labels import a_fifth
+from sktransfer._finetune._labels import Rows, a_fifth, read_labels
 from sktransfer._finetune._network import Suffix, make_head, whole_backbone
 from sktransfer._finetune._parameters import CONSTRAINTS, PRESETS, unknown_keyword
 from sktransfer._finetune._phases import HEAD, TEST_VIEWS
@@ -573,14 +573,21 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             )
         return Bunch(**read_range_test(rates, found[0]))
 
+    def _read_rows(
+        self, y: Any, source: ImageSource, sample_weight: Any, groups: Any, classes: Any
+    ) -> Rows:
+        """Return ``y`` as its target encodes it; ``classes`` None: those that there are in it."""
+        given = (y, source, sample_weight, groups, classes, self)
+        return read_labels(*given, several=True)[0]
+
     # --- predicting ------------------------------------------------------------------------------
 
     @property
     def classes_(self) -> np.ndarray:
         """Class labels, sorted."""
-        if "_classes" not in vars(self):
+        if "_target" not in vars(self):
             raise AttributeError(f"This {type(self).__name__} is not fitted yet: no classes_.")
-        return self._classes
+        return self._target.classes
 
     @property
     def class_names_(self) -> list[str] | None:
@@ -599,6 +606,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.classifier_tags.multi_label = True
         return tags
 
     decision_function = LogitsMixin.decision_function
@@ -755,7 +763,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         self : FineTuneClassifier
             The same estimator.
         """
-        if learned is None and ("_prefix_" not in vars(self) or "_classes" not in vars(self)):
+        if learned is None and ("_prefix_" not in vars(self) or "_target" not in vars(self)):
             raise AttributeError(
                 f"{type(self).__name__} learns from X and y how large its network is; call fit, or "
                 "partial_fit with classes=, instead of initialize."
@@ -765,8 +773,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             backbone = whole_backbone(prefix.source)
         else:
             backbone = architecture(self.reference_.name, weights=self.reference_.weights)
-        seed, n_classes = derived_seed(self._seed, HEAD), len(self._classes)
-        head = make_head(made["head"], prefix.n_inputs, n_classes, made["head__dropout"], seed)
+        seed, n_outputs = derived_seed(self._seed, HEAD), self._target.n_outputs
+        head = make_head(made["head"], prefix.n_inputs, n_outputs, made["head__dropout"], seed)
         module = Suffix(
             backbone,
             prefix.cut,

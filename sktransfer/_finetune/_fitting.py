@@ -19,7 +19,7 @@ from sktransfer._base import NO_FAILED_ROWS, derived_seed, n_decoding_threads, s
 from sktransfer._finetune._activations import ActivationStorage, Prefix, unreadable
 from sktransfer._finetune._adapters import check_low_rank
 from sktransfer._finetune._datasets import ImageRows, LabeledRows
-from sktransfer._finetune._labels import Rows, read_labels, split_rows
+from sktransfer._finetune._labels import Rows, split_rows
 from sktransfer._finetune._network import (
     Cut,
     default_depth,
@@ -79,9 +79,16 @@ def run_fit(
     check_parameters(net)
     # Read the labels, and where images are; they are decoded later.
     source = net._image_source(X, reset=not resume)
-    known = net._classes if resume else classes
-    rows, found = read_labels(y, source, sample_weight, groups, known, net)
-    net._classes = found
+    known = net._target.classes if resume else classes
+    rows = net._read_rows(y, source, sample_weight, groups, known)
+    if resume and type(rows.target) is not type(net._target):
+        raise ValueError(
+            "y is of another kind than the y that this network was trained on: one of them has "
+            "several labels a row. Fit from scratch (warm_start=False)."
+        )
+    if isinstance(net.loss, str):
+        rows.target.loss_named(net.loss)  # raises for one that is not for such rows
+    net._target = rows.target
     net._failed_rows = NO_FAILED_ROWS
     if resume:
         _check_same_network(net)
@@ -271,19 +278,20 @@ def _embed(
         net._note_failures(failures, len(rows.y), "left out of training")
     seed, share = derived_seed(net._seed, SPLIT), net.validation_fraction
     all_rows = rows.kept, None
-    train, valid = all_rows if share is None else split_rows(rows, share, seed, net._classes)
-    present = np.unique(rows.y[train])
-    if len(present) < 2 and not one_class:
+    train, valid = all_rows if share is None else split_rows(rows, share, seed)
+    lacking = "" if one_class else rows.target.lacking(rows.y[train])
+    if lacking:
         raise ValueError(
-            f"The {len(train)} rows to train on are of one class, "
-            f"{net._classes[present].tolist()}: hold out less, or give more rows."
+            f"The {len(train)} rows to train on are of {lacking}: hold out less, or give more rows."
         )
+    of_rows = rows.y[train], rows.weight[train], net.class_weight
+    rows.target = net._target = rows.target.weighed(*of_rows)
     net.train_indices_ = train
     net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
 
     def plain(chosen: np.ndarray) -> LabeledRows:
         """Return rows without augmentation."""
-        weight = rows.weights(chosen, net.class_weight, net._classes)
+        weight = rows.weights(chosen, net.class_weight)
         labeled = (chosen, rows.y[chosen], weight)
         if activations is not None:
             return LabeledRows(activations, *labeled)
@@ -296,7 +304,7 @@ def _embed(
     seed, labeled = derived_seed(net._seed, VIEWS), (rows.y[train], as_is.given_weight)
     if net.augment_views is None:
         drawn = (images, prefix, augmentation, seed, map_, train, *labeled)
-        return as_is, ImageRows(*drawn, n_classes=len(net._classes)), held_out
+        return as_is, ImageRows(*drawn, target=rows.target), held_out
     # Of these rows and no others: those held out are not shown as they are drawn.
     views = ImageViews(ImageSelection(images, train), augmentation, n_views, seed)
     of_views = (np.arange(len(train)), *labeled, (n_views, seed))

@@ -1,4 +1,4 @@
-"""Labels as codes, weights of rows, and which rows are trained on and which held out.
+"""Labels as a fit reads them, weights of rows, and which rows are trained on and held out.
 
 It must not know networks.
 """
@@ -11,13 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
+from sktransfer._finetune._targets import Findings, Target
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
-from sktransfer._utils.splitting import holdout_split, joined_groups, stratified_folds
+from sktransfer._utils.splitting import holdout_split, joined_groups
 
 
 @dataclass
@@ -25,32 +26,20 @@ class Rows:
     """Rows of a training set."""
 
     source: Any  # what has a length; digests need an ImageSource
-    y: np.ndarray  # codes of the classes
+    y: np.ndarray  # as the target encodes it
     weight: np.ndarray  # sample weights as given, without those of classes
     groups: np.ndarray | None  # which are not to be divided
-    kept: np.ndarray  # rows whose image can be read
+    kept: np.ndarray  # rows whose image can be read, and of which something is known
+    target: Target
 
     @cached_property
     def digests(self) -> list[bytes]:
         """Digests of the images of ``kept``, once no more is left out."""
         return [self.source.open(int(row)).digest for row in self.kept]
 
-    def weights(self, rows: np.ndarray, class_weight: Any, classes: np.ndarray) -> np.ndarray:
+    def weights(self, rows: np.ndarray, class_weight: Any) -> np.ndarray:
         """Return the weights of ``rows`` times those of their classes."""
-        weight = self.weight[rows]
-        if class_weight is not None:
-            codes = self.y[rows]
-            if class_weight == "balanced":
-                # Of the weighted rows, so that a weight of two is the same as a row twice.
-                total = np.bincount(codes, weights=weight, minlength=len(classes))
-                present = total > 0
-                factor = np.zeros(len(classes))
-                factor[present] = weight.sum() / (present.sum() * total[present])
-            else:
-                factor = compute_class_weight(class_weight, classes=classes, y=classes[codes])
-                if not (np.isfinite(factor) & (factor >= 0)).all():
-                    raise ValueError(f"class_weight must be positive; got {class_weight!r}.")
-            weight = weight * factor[codes]
+        weight = self.target.row_weights(self.y[rows], self.weight[rows], class_weight)
         if not weight.sum() > np.finfo(np.float64).tiny * len(weight):
             raise ValueError(
                 f"The sample weights of {len(rows)} rows, trained on or held out, are all zero."
@@ -59,18 +48,51 @@ class Rows:
 
 
 def read_labels(
-    y: Any, source: Sized, sample_weight: Any, groups: Any, classes: Any, estimator: Any
+    y: Any,
+    source: Sized,
+    sample_weight: Any,
+    groups: Any,
+    classes: Any,
+    estimator: Any,
+    *,
+    several: bool = False,
 ) -> tuple[Rows, np.ndarray]:
-    """Turn labels of any kind into codes; refuse missing, continuous and one-class labels."""
+    """Turn labels of any kind into codes; refuse missing, continuous and one-class labels.
+
+    With ``several``, a row may have several labels or none: ``y`` becomes a matrix then.
+    ``classes`` are all that there will be; None: those of ``y``.
+    """
     if y is None:
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is None."
         )
+    if several and is_multilabel(y):
+        codes, known = read_indicators(y, classes)
+        kept = np.flatnonzero(~np.isnan(codes).all(axis=1))
+        if not len(kept):
+            raise ValueError(f"y: nothing is known of any of the {len(codes)} rows.")
+        return read_rows(codes, source, sample_weight, groups, Findings(known), kept), known
+    y = _check_y(check_present(y), multi_output=False, y_numeric=False, estimator=estimator)
+    check_classification_targets(y)
+    known = np.unique(y) if classes is None else np.unique(np.asarray(classes))
+    if len(source) == len(y):
+        _check_known(y, known, estimator)
+    codes = np.searchsorted(known, y).astype(np.int64)
+    return read_rows(codes, source, sample_weight, groups, Target(known)), known
+
+
+def read_rows(
+    y: np.ndarray,
+    source: Sized,
+    sample_weight: Any,
+    groups: Any,
+    target: Target,
+    kept: np.ndarray | None = None,
+) -> Rows:
+    """Check that there is a value of ``y``, a weight and a group for each image."""
     if np.ma.is_masked(sample_weight):
         row = np.flatnonzero(np.ma.getmaskarray(sample_weight))[0]
         raise ValueError(f"sample_weight is masked in row {row}: leave such rows out, of X too.")
-    y = _check_y(check_present(y), multi_output=False, y_numeric=False, estimator=estimator)
-    check_classification_targets(y)
     if len(source) != len(y):
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {len(source)} "
@@ -79,7 +101,13 @@ def read_labels(
     weight = _check_sample_weight(
         sample_weight, np.empty((len(y), 0)), dtype=np.float64, ensure_non_negative=True, copy=True
     )
-    known = np.unique(y) if classes is None else np.unique(np.asarray(classes))
+    if groups is not None:
+        groups = read_groups(groups, n=len(y))
+    return Rows(source, y, weight, groups, np.arange(len(y)) if kept is None else kept, target)
+
+
+def _check_known(y: np.ndarray, known: np.ndarray, estimator: Any) -> None:
+    """Raise ValueError for labels beyond the known classes, and for one class."""
     unknown = np.setdiff1d(y, known)
     if len(unknown):
         raise ValueError(
@@ -92,15 +120,9 @@ def read_labels(
             f"{type(estimator).__name__} needs rows of at least two classes; got 1 class: "
             f"{known.tolist()} ({len(y)} sample{'s' * (len(y) != 1)})."
         )
-    if groups is not None:
-        groups = read_groups(groups, n=len(y))
-    codes = np.searchsorted(known, y).astype(np.int64)
-    return Rows(source, codes, weight, groups, np.arange(len(y))), known
 
 
-def split_rows(
-    rows: Rows, split: Any, seed: int, classes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
+def split_rows(rows: Rows, split: Any, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Choose rows to train on, and rows to validate on or None.
 
     A share (``split``) is stratified by class; groups stay whole where they are known, and copies
@@ -108,41 +130,31 @@ def split_rows(
     returns two torch Subsets, or two arrays of row numbers.
     """
     kept = rows.kept
+    y = rows.target.named(rows.y[kept])  # errors are to name labels, not codes
     if callable(split):
         groups = None if rows.groups is None else rows.groups[kept]
-        train, valid = _by_skorch(split, len(kept), classes[rows.y[kept]], groups)
+        train, valid = _by_skorch(split, len(kept), y, groups)
         return kept[train], None if valid is None else kept[valid]
     groups = _undivided(rows, kept)
-    # Errors are to name labels, not codes.
-    train, valid = holdout_split(classes[rows.y[kept]], split, groups=groups, random_state=seed)
+    train, valid = holdout_split(y, split, groups=groups, random_state=seed)
     return kept[train], kept[valid]
 
 
 def halves(
-    rows: Rows, train: np.ndarray, class_weight: Any, classes: np.ndarray, seed: int
+    rows: Rows, train: np.ndarray, class_weight: Any, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
     """Divide rows into halves; return for each its rows, their weights, and the other rows.
 
-    They are stratified by class, and groups or copies of an image stay together. Rows of a class
-    that a half lacks are left out of the rest; None if fewer than two classes remain.
+    They are stratified, and groups or copies of an image stay together. Rows of a class that a half
+    lacks are left out of the rest; None if fewer than two classes remain.
     """
-    y = rows.y[train]
-    units = independent_units(rows, train)
-    n_units = np.array([len(np.unique(units[y == code])) for code in range(len(classes))])
-    if (n_units > 1).sum() < 2:
-        return None
-    # scikit-learn warns of a class that there is too little of to divide.
-    strata = np.where(n_units[y] > 1, y, int(n_units.argmax()))
-    grouped = units.max() + 1 < len(y)
-    folds = stratified_folds(2, grouped=grouped, random_state=seed)
-    parts = []
-    for first, second in folds.split(strata, strata, units if grouped else None):
-        present = np.unique(y[first])
-        judged = second[np.isin(y[second], present)]
-        if len(present) < 2 or not rows.weight[train[first]].any() or not len(judged):
+    y, parts = rows.y[train], []
+    for first, judged in rows.target.halves(y, independent_units(rows, train), seed) or ():
+        lacking = rows.target.lacking(y[first])
+        if lacking or not rows.weight[train[first]].any() or not len(judged):
             return None
-        parts.append((first, rows.weights(train[first], class_weight, classes), judged))
-    return parts
+        parts.append((first, rows.weights(train[first], class_weight), judged))
+    return parts or None
 
 
 def a_fifth(_: Any, y: np.ndarray, groups: Any = None) -> tuple[np.ndarray, np.ndarray | None]:

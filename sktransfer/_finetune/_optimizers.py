@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from sktransfer._finetune._adapters import NORMS, Scaled, Shifted
 
@@ -95,14 +95,14 @@ def schedule_factor(
 
 # --- losses --------------------------------------------------------------------------------------
 
-LOSSES: tuple[str, ...] = ("cross_entropy", "focal")
+LOSSES: tuple[str, ...] = ("cross_entropy", "binary_cross_entropy", "focal")
 
 
 class WeightedLoss(nn.Module):
     """Average a loss per row, times the row's weight, over a batch.
 
     ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of the
-    true class.
+    true class. The binary losses are of each finding by itself, and weights of rows and findings.
 
     References
     ----------
@@ -120,14 +120,23 @@ class WeightedLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of a batch."""
-        each = cross_entropy(logits, target, reduction="none", label_smoothing=self.label_smoothing)
-        if self.loss == "focal":
+        function = _binary if self.loss.startswith("binary") else cross_entropy
+        each = function(logits, target, reduction="none", label_smoothing=self.label_smoothing)
+        if self.loss.endswith("focal"):
             # p from the unsmoothed likelihood: smoothing must not make an easy row a hard one.
-            plain = cross_entropy(logits, target, reduction="none")
+            plain = function(logits, target, reduction="none")
             each = each * (1 - torch.exp(-plain)).clamp(min=0) ** self.gamma
         if weight is not None:
             each = each * weight.to(each)
         return each.mean()
+
+
+def _binary(
+    logits: Tensor, target: Tensor, *, reduction: str, label_smoothing: float = 0.0
+) -> Tensor:
+    """Compute binary cross-entropies, with half of what is smoothed on each side."""
+    smooth = target.to(logits) * (1 - label_smoothing) + label_smoothing / 2
+    return binary_cross_entropy_with_logits(logits, smooth, reduction=reduction)
 
 
 class PerRowLoss(nn.Module):
@@ -141,13 +150,14 @@ class PerRowLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return the loss of a batch."""
-        each = self.inner(logits, target)
-        if each.ndim == 0:
-            if weight is not None and not bool((weight == 1).all()):
+        each = self.inner(logits, target.to(logits) if target.is_floating_point() else target)
+        if weight is not None and each.ndim < weight.ndim:
+            if not bool((weight == 1).all()):
                 raise ValueError(
-                    f"The loss {type(self.inner).__name__} returns one number per batch, which "
-                    "cannot be weighted by row: give it a `reduction` attribute, or leave "
-                    "class_weight and sample_weight out."
+                    f"The loss {type(self.inner).__name__} returns one number per "
+                    f"{'row' if each.ndim else 'batch'}, which cannot be weighted by "
+                    f"{'finding' if weight.ndim > 1 else 'row'}: give it a `reduction` attribute, "
+                    "or leave class_weight, sample_weight and unknown findings out."
                 )
-            return each
+            return each.mean()
         return (each if weight is None else each * weight.to(each)).mean()

@@ -40,7 +40,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "weight_interpolation": [Interval(Real, 0, 1, closed="both"), StrOptions({"auto"})],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither"), callable, None],
     "early_stopping": [Interval(Integral, 1, None, closed="left"), None],
-    "class_weight": [dict, StrOptions({"balanced"}), None],
+    "class_weight": [dict, list, StrOptions({"balanced"}), None],
     "loss": [StrOptions(set(LOSSES)), callable],
     "warm_start": ["boolean"],
     "callbacks": [list, StrOptions({"disable"}), None],
@@ -132,8 +132,9 @@ _WITHOUT = _by_word({
 })  # fmt: skip
 # Values that other libraries have for one of ours, in lower case without signs.
 _OTHER_VALUES = _by_word({
-    "cross_entropy": "categoricalcrossentropy sparsecategoricalcrossentropy binarycrossentropy bce "
-    "ce crossentropyloss logloss",
+    "cross_entropy": "categoricalcrossentropy sparsecategoricalcrossentropy ce crossentropyloss "
+    "logloss",
+    "binary_cross_entropy": "binarycrossentropy bce bceloss bcewithlogitsloss bcewithlogits",
     "cosine": "cosineannealing cosineannealinglr cosinedecay",
     "plateau": "reducelronplateau reduceonplateau",
     "one_cycle": "onecycle onecyclelr fitonecycle",

@@ -27,16 +27,13 @@ from sktransfer._finetune._training import (
     Tensors,
     between,
     choose_share,
-    log_losses,
     logits_of,
     mean_history,
     mean_loss,
-    scaled_losses,
     snapshot,
     train_epochs,
     within_memory,
 )
-from sktransfer._utils.logistic import FLOOR, solve_linear
 
 # Seeds of the parts of a fit.
 SPLIT, HEAD, HEAD_PHASE, MAIN_PHASE, VIEWS, TEST_VIEWS, HALVES, ADAPTERS = range(8)
@@ -70,12 +67,13 @@ def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bo
             )
         assert embeddings is not None
         # Weights as they were given: a row of weight two is, to the penalty too, two rows.
-        labeled = (plain.y.numpy(), plain.given_weight, len(net._classes))
-        coefficients, intercepts = solve_linear(embeddings, *labeled, net.head__C, floor=FLOOR)
+        labeled = (plain.y.numpy(), plain.given_weight)
+        coefficients, intercepts = net._target.solve(embeddings, *labeled, net.head__C)
         done = (
             trains_head_only
             and net.augmentation is None
-            and net.loss == "cross_entropy"
+            and isinstance(net.loss, str)
+            and net._target.loss_named(net.loss) == net._target.loss
             and not net.loss__label_smoothing
             and not net.head__dropout
         )
@@ -151,9 +149,8 @@ def _record_solved(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -
         losses, accuracies, sizes = [], [], []
         for batch in net.get_iterator(dataset):
             step = net.validation_step(batch)
-            correct = step["y_pred"].argmax(1).cpu() == batch[1]
             losses.append(step["loss"].item())
-            accuracies.append(correct.double().mean().item())
+            accuracies.append(net._target.correct(step["y_pred"], batch[1]))
             sizes.append(len(batch[1]))
         net.history.record(f"{name}_loss", float(np.average(losses, weights=sizes)))
         net.history.record(f"{name}_acc", float(np.average(accuracies, weights=sizes)))
@@ -209,7 +206,7 @@ def _cross_fit(
     seen them either.
     """
     seed = derived_seed(net._seed, HALVES)
-    parts = halves(rows, net.train_indices_, net.class_weight, net._classes, seed)
+    parts = halves(rows, net.train_indices_, net.class_weight, seed)
     if parts is None:
         _record_solved(net, plain, None)
         warnings.warn(
@@ -221,7 +218,7 @@ def _cross_fit(
         return
     before, seen = list(net.history), []
     runs: list[list[dict[str, Any]]] = []
-    logits = {share: np.zeros((len(plain), len(net._classes))) for share in _HALF_WAY}
+    logits = {share: np.zeros((len(plain), net._target.n_outputs)) for share in _HALF_WAY}
     judged, end = np.zeros(len(plain)), start
 
     def begin_again() -> None:
@@ -303,10 +300,11 @@ def _choose_share(
     """Choose a share of the way, and note the mean losses."""
     y, weight = dataset.y.numpy(), dataset.given_weight
     net.interpolation_losses_ = {
-        share: float(np.average(log_losses(each, y), weights=weight))
+        share: float(np.average(net._target.log_losses(each, y), weights=weight))
         for share, each in logits.items()
     }
-    losses = {share: scaled_losses(each, y, weight) for share, each in logits.items()}
+    scaled = net._target.scaled_losses
+    losses = {share: scaled(each, y, weight) for share, each in logits.items()}
     share = choose_share(losses, weight, independent_units(rows, dataset.rows))
     if net.verbose:
         found = ", ".join(f"{a:g}: {loss:.4g}" for a, loss in net.interpolation_losses_.items())
@@ -391,7 +389,7 @@ def _train_stages(
 def _fingerprint(net: Any, rows: Rows, dataset: LabeledRows, *, resume: bool) -> str:
     """Return a digest of everything that decides the result of a training."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (identities(net), net._seed, net.reference_, net._classes.tolist()):
+    for part in (identities(net), net._seed, net.reference_, net._target.written()):
         digest.update(repr(part).encode())
     digest.update(b"".join(rows.digests))
     digest.update(rows.y.tobytes() + dataset.weight.numpy().tobytes())

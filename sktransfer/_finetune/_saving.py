@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import re
 import warnings
 from collections.abc import Mapping, Set
 from enum import Enum
@@ -26,6 +25,7 @@ from sktransfer._finetune._adapters import merged
 from sktransfer._finetune._checkpoint import plain_number
 from sktransfer._finetune._network import make_head, whole_backbone
 from sktransfer._finetune._parameters import check_parameters
+from sktransfer._finetune._targets import Target, read_target
 from sktransfer._images import DicomOptions, ImageAugmentation
 from sktransfer._moving import arrive, given_places, without_folders
 from sktransfer._persistence import (
@@ -49,15 +49,13 @@ KEYS = {
     "class_names",
 }
 _THRESHOLD = "operating_point"  # the key that a file of OperatingPointClassifier has besides
-# What a saved label may be: boolean, number, text of bounded length, or object.
-_LABELS = re.compile(r"[|<>](?:[biuf]\d|U\d{1,5}|O)")
 
 
 def learned_bytes(net: Any) -> bytes:
     """Return what a fitted estimator has learned, sealed together with its classes."""
     if "_module_" not in vars(net):
         return net._learned
-    return seal(merged(net._module_), written_classes(net._classes))
+    return seal(merged(net._module_), net._target.written())
 
 
 def packed_weights(net: Any, *, in_file: bool = False) -> PackedWeights | None:
@@ -78,20 +76,12 @@ def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
     """Return the tensors in the bytes that a fitted estimator came with."""
     source = f"this {type(net).__name__}"
     classes, tensors = unseal(net._learned, source)
-    if classes != written_classes(net._classes):
+    if classes != net._target.written():
         raise WeightsMismatchError(
-            f"The classes of {source} are {net._classes.tolist()[:5]}, and not those that its "
-            "weights were trained for: classes_ was changed, or the pickle was damaged or edited."
+            f"The classes of {source} are {net._target.classes.tolist()[:5]}, and not those that "
+            "its weights were trained for: classes_ was changed, or the pickle was damaged or edited."
         )
     return tensors
-
-
-def written_classes(classes: np.ndarray) -> dict[str, Any]:
-    """Return classes as JSON has them; labels that it has no type for, as text."""
-    values = classes.tolist()
-    if classes.dtype.kind not in "biufU":
-        values = [each if isinstance(each, (str, int, float)) else repr(each) for each in values]
-    return {"dtype": classes.dtype.str, "values": values}
 
 
 def read_class_names(given: Any, classes: np.ndarray, what: str = "class_names") -> Any:
@@ -184,7 +174,7 @@ def common_header(clf: Any, params: dict[str, Any], class_names: Any) -> dict[st
     """Return what the file of any fitted classifier says of it."""
     classes = clf.classes_
     try:
-        read_classes(written_classes(classes))
+        read_target(clf._target.written())
     except ValueError as error:
         raise ValueError(
             f"Class labels of dtype {classes.dtype} cannot be written as JSON; train on "
@@ -196,7 +186,7 @@ def common_header(clf: Any, params: dict[str, Any], class_names: Any) -> dict[st
         "sktransfer": __version__,
         "estimator": type(clf).__name__,
         "params": params,
-        "classes": written_classes(classes),
+        "classes": clf._target.written(),
         "class_names": read_class_names(
             clf.class_names_ if class_names is None else class_names, classes
         ),
@@ -286,7 +276,7 @@ def restored(
             f"{path} holds something that sktransfer {__version__} cannot make an estimator "
             f"of: {error}"
         ) from error
-    net._learned = seal(tensors, written_classes(net._classes))
+    net._learned = seal(tensors, net._target.written())
     net._failed_rows = NO_FAILED_ROWS
     net.initialized_ = True
     return net
@@ -299,7 +289,7 @@ def _unpacked(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     check_parameters(cls(**params))
     net = cls(**params)
     net._made_with = {name: decode(value) for name, value in header["made_with"].items()}
-    net._classes, net._class_names = read_common(net, header)
+    net._target, net._class_names = read_common(net, header)
     net.reference_ = BackboneReference(**header["reference"])
     net.history_ = History(header["history"])
     net._seed, net.n_epochs_, net.best_epoch_, net.weight_interpolation_ = (
@@ -309,25 +299,14 @@ def _unpacked(cls: Any, header: dict[str, Any], params: dict[str, Any]) -> Any:
     return net
 
 
-def read_common(clf: Any, header: dict[str, Any]) -> tuple[np.ndarray, list[str] | None]:
-    """Return classes and their names as :func:`common_header` has them; set columns of ``X``."""
+def read_common(clf: Any, header: dict[str, Any]) -> tuple[Target, list[str] | None]:
+    """Return the target and names of its classes from a header; set the columns of ``X``."""
     if header["n_features_in"] is not None:
         clf.n_features_in_ = header["n_features_in"]
     if header["feature_names_in"] is not None:
         clf.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
-    classes = read_classes(header["classes"])
-    return classes, read_class_names(header["class_names"], classes)
-
-
-def read_classes(written: dict[str, Any]) -> np.ndarray:
-    """Return classes as an array; raise ValueError for what ``fit`` cannot have found."""
-    kind, values = written["dtype"], written["values"]
-    if _LABELS.fullmatch(kind):
-        classes = np.asarray(values, dtype=np.dtype(kind))
-        sound = classes.ndim == 1 and len(classes) > 1 and classes.tolist() == values
-        if sound and np.array_equal(np.unique(classes), classes):
-            return classes
-    raise ValueError(f"its classes are {values!r} of type {kind}, and not sorted labels.")
+    target = read_target(header["classes"])
+    return target, read_class_names(header["class_names"], target.classes)
 
 
 def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> None:
@@ -337,7 +316,7 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
     if not widths:
         raise ValueError("there is no head among its tensors.")
     made, n_features = net._made_with, widths[min(widths)]
-    own = make_head(made["head"], n_features, len(net._classes), made["head__dropout"], 0)
+    own = make_head(made["head"], n_features, net._target.n_outputs, made["head__dropout"], 0)
     load_strict(nn.ModuleDict({"head": own}), head, source=path)
 
 

@@ -25,6 +25,7 @@ from sktransfer._finetune._adapters import RATES
 from sktransfer._finetune._network import Standardized, Suffix
 from sktransfer._finetune._optimizers import PerRowLoss, WeightedLoss, make_optimizer
 from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
+from sktransfer._finetune._targets import Target
 from sktransfer._finetune._training import TrainingStopped, raised_by_code, within_memory
 from sktransfer._frozen import float32_products
 
@@ -71,6 +72,7 @@ class TrainingNet(NeuralNetClassifier):
     # Whether the head is solved, its linear layer if it is only that, and its rate alone.
     _head_plan: tuple[bool, nn.Linear | None, float]
     _made_with: dict[str, Any]
+    _target: Target  # what y is of
     device: Any
     _scaler: torch.amp.GradScaler | None = None
     _rows_at_once: int | None = None
@@ -216,10 +218,10 @@ class TrainingNet(NeuralNetClassifier):
         """
         settings = self.get_params_for("loss")
         if isinstance(self.loss, str):
-            made: nn.Module = WeightedLoss(self.loss, **settings)
+            made: nn.Module = WeightedLoss(self._target.loss_named(self.loss), **settings)
         else:
             if settings.get("weight") is not None:
-                settings["weight"] = _weight_of_classes(settings["weight"], self.classes_)
+                settings["weight"] = _weight_of_classes(settings["weight"], self._target.classes)
             made = copy.deepcopy(self.loss(**settings))  # what a factory gives twice is not shared
             made = made if isinstance(made, WeightedLoss) else PerRowLoss(made)
         self.criterion_ = made.to(self.device_)
@@ -313,7 +315,7 @@ class TrainingNet(NeuralNetClassifier):
                 )
             extractor = getattr(callback, "target_extractor", None)
             if extractor is to_numpy or isinstance(extractor, LabelsOfCodes):
-                callback.target_extractor = LabelsOfCodes(self.classes_)
+                callback.target_extractor = LabelsOfCodes(self._target)
         return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
@@ -403,9 +405,12 @@ class TrainingNet(NeuralNetClassifier):
         Tensor
             One number.
         """
-        weight = X["weight"].to(self.device_) if isinstance(X, Mapping) else None
-        target = X.get("target", y_true) if isinstance(X, Mapping) else y_true
-        return self.criterion_(y_pred, target.to(self.device_), weight)
+        batch = X if isinstance(X, Mapping) else {}
+        target = batch.get("target", y_true)
+        # Apple's GPUs have no float64.
+        target = target.to(y_pred if target.is_floating_point() else y_pred.device)
+        weight = batch.get("weight", torch.ones(len(target))).to(self.device_)
+        return self.criterion_(y_pred, *self._target.of_loss(target, weight))
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """Compute the loss and the gradients of a batch, and clip these if asked to.
@@ -508,21 +513,20 @@ class BatchAccuracy(Callback):
     def on_batch_end(
         self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any
     ) -> None:
-        """Compare the largest logit with the label."""
-        predicted = kwargs["y_pred"].argmax(1)
-        accuracy = (predicted == batch[1].to(predicted.device)).double().mean().item()
+        """Compare predictions with labels."""
+        accuracy = net._target.correct(kwargs["y_pred"], batch[1])
         net.history.record_batch("train_acc" if training else "valid_acc", accuracy)
 
 
 class LabelsOfCodes:
     """Turn codes into class labels, for skorch's scoring callbacks."""
 
-    def __init__(self, classes: np.ndarray) -> None:
-        self.classes = classes
+    def __init__(self, target: Target) -> None:
+        self.target = target
 
     def __call__(self, codes: Any) -> np.ndarray:
         """Return the labels of a batch."""
-        return self.classes[to_numpy(codes)]
+        return self.target.named(to_numpy(codes))
 
 
 def _weight_of_classes(weight: Any, classes: np.ndarray) -> Tensor:

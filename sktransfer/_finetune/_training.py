@@ -17,16 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from scipy.stats import t as student
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from sktransfer._base import derived_seed
 from sktransfer._finetune._checkpoint import Checkpoints
 from sktransfer._finetune._optimizers import schedule_factor
 from sktransfer._frozen import is_out_of_memory
-from sktransfer._utils.logistic import fit_temperature
 
 # A run of the range test ends where the loss of a batch is this many times what it was; every so
 # many steps, the rows held out are looked at. Losses are smoothed over a tenth of the steps.
@@ -297,32 +294,10 @@ def logits_of(net: Any, dataset: Any) -> np.ndarray:
     )
 
 
-def log_losses(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the cross-entropy of each row; finite, however wrong it is."""
-    with np.errstate(all="ignore"):
-        each = -log_softmax(logits, axis=1)[np.arange(len(y)), y]
-    worst = -math.log(np.finfo(np.float64).eps)
-    return np.nan_to_num(each, nan=worst, posinf=worst).clip(max=worst)
-
-
 def mean_loss(net: Any, dataset: Any) -> float:
-    """Return the weighted mean of :func:`log_losses`."""
-    losses = log_losses(logits_of(net, dataset), dataset.y.numpy())
+    """Return the weighted mean of the losses of rows."""
+    losses = net._target.log_losses(logits_of(net, dataset), dataset.y.numpy())
     return float(np.average(losses, weights=dataset.given_weight))
-
-
-def scaled_losses(logits: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return log losses at the temperature that is best for these rows.
-
-    Training sharpens probabilities, which can be had without it.
-    """
-    finite = np.isfinite(logits).all(axis=1)
-    judged = finite & (weight > 0)
-    inverse = 1.0
-    if judged.any():
-        logits = logits - logits.max(axis=1, keepdims=True, where=finite[:, None], initial=-np.inf)
-        inverse = 1 / fit_temperature(logits[judged], y[judged], weight[judged])
-    return log_losses(logits * inverse, y)
 
 
 def choose_share(losses: dict[float, np.ndarray], weight: np.ndarray, units: np.ndarray) -> float:
@@ -433,7 +408,7 @@ def _batches(net: Any, loader: Any, dataset: Any, seed: int, n: int) -> Iterator
 
 @torch.no_grad()
 def _held_out(net: Any, dataset: Any) -> tuple[float, float]:
-    """Return the cross-entropy in inference mode, and how well rows are told apart.
+    """Return the mean loss in inference mode, and how well rows are told apart.
 
     That is how much larger the logits of the rows' own classes are than those of shuffled labels,
     in standard deviations of these (Hoeffding's of a permutation). Neither class weights nor too
@@ -447,10 +422,10 @@ def _held_out(net: Any, dataset: Any) -> tuple[float, float]:
     ]
     logits, labels = (torch.cat(part) for part in zip(*parts, strict=True))
     labels = labels.cpu()
-    own = logits[:, labels]
+    own = net._target.affinity(logits, labels)
     own = own - own.mean(dim=0) - own.mean(dim=1, keepdim=True) + own.mean()
     spread = (own.square().sum() / (len(own) - 1)).sqrt()
-    return cross_entropy(logits, labels).item(), (own.trace() / spread).item()
+    return net._target.mean_loss(logits, labels), (own.trace() / spread).item()
 
 
 def read_range_test(rates: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -249,6 +249,7 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         named = self._networks(plan)
         source = self._image_source(X, reset=True)
         rows, self.classes_ = read_labels(y, source, sample_weight, groups, None, self)
+        self._target = rows.target
         task = Task(X, rows.y, rows.weight, rows.groups, self.classes_, plan.seed)
         self._failed_rows, self._class_names = NO_FAILED_ROWS, None
         self._passed_on = self._settings()

@@ -282,7 +282,8 @@ def load_classifier(
         own = without_folders({n: decode(v, _OBJECTS) for n, v in header["params"].items()})
         clf = cls(**{**own, **params})
         clf._validate_params()
-        clf.classes_, clf._class_names = read_common(clf, header)
+        clf._target, clf._class_names = read_common(clf, header)
+        clf.classes_ = clf._target.classes
         clf._failed_rows, clf._passed_on = NO_FAILED_ROWS, clf._settings()
         _read_choice(clf, header)
         entries = list(header["models"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import brentq
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from sktransfer._utils.threads import blas_threads
@@ -28,6 +29,9 @@ _PRECISION = 1e-6  # of the equations of a step, in the end
 _MOST_STEPS = 200
 # Logit of a class that is in no row of training, below that of the others.
 _ABSENT = -30.0
+# Of several labels: the share of the objective that a last step lowers it by, how exactly Newton's
+# equations are solved, and the iterations after which curvatures are looked at again.
+_ENOUGH, _INNER, _OLD_FACTOR = 1e-14, 1e-3, 25
 # The temperature is looked for between exp(-x) and exp(x): beyond, probabilities are those of the
 # largest class, or even.
 _DECADES = 5.0
@@ -114,8 +118,7 @@ def _solve(
     # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
     by_rows = len(X) < X.shape[1] or not scale.any()
     gram = X @ X.T if by_rows and len(present) > 1 else np.empty((0, 0))
-    if not np.isfinite(gram.diagonal()).all():
-        raise ValueError("Features hold numbers that are not finite.")
+    _check_finite(gram.diagonal())
     found = []
     start = np.zeros_like(onehot)
     for C in Cs:
@@ -133,6 +136,11 @@ def _solve(
             intercepts[present] = offset - (solved * scale) @ mean
         found.append((coefficients, intercepts))
     return found
+
+
+def _check_finite(numbers: np.ndarray) -> None:
+    if not np.isfinite(numbers).all():
+        raise ValueError("Features hold numbers that are not finite.")
 
 
 def _solve_in_columns(
@@ -244,6 +252,112 @@ def _newton_step(
         before, size = size, dot(left, again)
         toward = again + size / before * toward
     return step, decrease
+
+
+# --- several labels at once ----------------------------------------------------------------------
+
+
+def solve_independent(
+    embeddings: np.ndarray,
+    positive: np.ndarray,
+    weight: np.ndarray,
+    cost: np.ndarray,
+    C: float,
+    *,
+    floor: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients (k, d) and intercepts of k binary regressions on the same rows.
+
+    Each is what a logistic regression by itself gives, on columns that are standardized by all
+    rows, with ``weight``. ``cost`` (n, k) weighs the rows of each, 0 where ``positive`` is unknown.
+    One that has rows of one kind only is constant.
+    """
+    keep = weight > 0
+    positive, cost, weight = positive[keep], cost[keep], weight[keep].astype(np.float64)
+    with blas_threads(*embeddings.shape):
+        X, mean, scale = standardized_columns(embeddings[keep], weight, floor)
+        _check_finite(np.einsum("ij,ij->i", X, X))
+        totals = np.stack([(cost * positive).sum(axis=0), (cost * ~positive).sum(axis=0)])
+        intercepts = np.log((totals[0] + 1) / (totals[1] + 1))
+        coefficients = np.zeros((positive.shape[1], X.shape[1]))
+        solvable = (totals > 0).all(axis=0)
+        if solvable.any() and scale.any():
+            # The penalty keeps the solution in the span of the rows.
+            basis, rows = np.linalg.qr(X.T) if len(X) < X.shape[1] else (None, X.T)
+            own = _newton(rows.T, positive[:, solvable], C * cost[:, solvable])
+            solved = own[:-1].T if basis is None else (basis @ own[:-1]).T
+            coefficients[solvable] = solved * scale
+            intercepts[solvable] = own[-1] - coefficients[solvable] @ mean
+    return coefficients, intercepts
+
+
+def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Return coefficients, the intercept last, of a regression for each column of ``positive``.
+
+    Newton's method, whose equations are solved for all columns at once by conjugate gradients: one
+    matrix with the mean of the curvatures preconditions them all.
+    """
+    A = np.column_stack([Z, np.ones(len(Z))])
+    penalty = np.append(np.ones(Z.shape[1]), 0.0)[:, None]
+    sign = np.where(positive, 1.0, -1.0)
+    here = np.zeros((A.shape[1], cost.shape[1]))
+    total = cost.sum(axis=0)
+    here[-1] = np.log((cost * positive).sum(axis=0) / (cost * ~positive).sum(axis=0))
+    values = A @ here
+
+    def loss(point: np.ndarray, values: np.ndarray, of: np.ndarray) -> np.ndarray:
+        fit = cost[:, of] * np.logaddexp(0, -sign[:, of] * values)
+        return np.square(point * penalty).sum(axis=0) / 2 + fit.sum(axis=0)
+
+    left, factor, n_inner = np.flatnonzero(total > 0), None, 0
+    for _ in range(_MOST_STEPS):
+        p = expit(values[:, left])
+        now = loss(here[:, left], values[:, left], left)
+        bend = cost[:, left] * p * (1 - p)
+        gradient = A.T @ (cost[:, left] * (positive[:, left] - p)) - penalty * here[:, left]
+        if factor is None or n_inner > _OLD_FACTOR:
+            shared = (A.T * bend.mean(axis=1)) @ A
+            shared[np.diag_indices_from(shared)] += penalty[:, 0]
+            factor = cho_factor(shared, overwrite_a=True, check_finite=False)
+        step, decrease, n_inner = _descent(A, bend, penalty, factor, gradient)
+        across, length = A @ step, np.ones(len(left))
+        while True:
+            there, further = here[:, left] + length * step, values[:, left] + length * across
+            short = loss(there, further, left) > now - 1e-4 * length * decrease + 1e-13 * now
+            if not short.any() or length.min() < 1e-9:
+                break
+            length[short] /= 2
+        here[:, left], values[:, left] = there, further
+        left = left[decrease > _ENOUGH * now]
+        if not len(left):
+            break
+    return here
+
+
+def _descent(
+    A: np.ndarray, bend: np.ndarray, penalty: np.ndarray, factor: Any, gradient: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Solve Newton's equations of all columns; also the decreases they expect, and iterations."""
+
+    def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.einsum("ij,ij->j", a, b)
+
+    left = gradient.copy()
+    toward = again = cho_solve(factor, left, check_finite=False)
+    first = size = dot(left, again)
+    step, n_done = np.zeros_like(gradient), 0
+    while n_done < _MOST_STEPS:
+        going = size > _INNER**2 * first
+        if not going.any():
+            break
+        across = A.T @ (bend * (A @ toward)) + penalty * toward
+        length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)
+        step, left = step + length * toward, left - length * across
+        again = cho_solve(factor, left, check_finite=False)
+        before, size = size, np.where(going, dot(left, again), size)
+        toward = again + np.divide(size, before, out=np.zeros_like(size), where=going) * toward
+        n_done += 1
+    return step, dot(gradient, step), n_done
 
 
 def fit_temperature(

@@ -163,9 +163,10 @@ class BagClassifier(BagInputMixin, LogitsMixin, ClassifierMixin, BaseEstimator):
         """
         bags = self._fit_extractor(X, y)
         rows, self.classes_ = read_labels(y, bags, sample_weight, None, None, self)
+        self._target = rows.target
         found = self._embed(bags)
         kept = (found.sizes > 0) & (rows.weight > 0)
-        weight = rows.weights(np.flatnonzero(kept), self.class_weight, self.classes_)
+        weight = rows.weights(np.flatnonzero(kept), self.class_weight)
         found = found.only(kept[found.bag])
         self._regression = solve_bags(
             found.rows,

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
+from sktransfer._finetune._targets import Target
 from sktransfer._persistence import seal, unseal
 from sktransfer.exceptions import ImageDecodeError, WeightsMismatchError
 
@@ -167,7 +168,7 @@ def test_a_saved_network_to_start_from_is_checked_as_well(path, task):
 
 def test_a_pickle_with_other_weights_or_classes_is_refused(fitted, task):
     again = pickle.loads(pickle.dumps(fitted))
-    again._classes = again._classes[::-1]
+    again._target = Target(again.classes_[::-1])
     with pytest.raises(WeightsMismatchError, match="not those that its weights were trained for"):
         again.predict(task[0])
     again = pickle.loads(pickle.dumps(fitted))

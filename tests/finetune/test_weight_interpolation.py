@@ -15,13 +15,8 @@ from torch import nn
 from sktransfer import FineTuneClassifier
 from sktransfer._finetune import _phases
 from sktransfer._finetune._labels import Rows, halves, split_rows
-from sktransfer._finetune._training import (
-    SHARES,
-    choose_share,
-    log_losses,
-    mean_history,
-    scaled_losses,
-)
+from sktransfer._finetune._targets import Target
+from sktransfer._finetune._training import SHARES, choose_share, mean_history
 
 
 def block(n_in, n_out):
@@ -130,13 +125,14 @@ def test_without_them_each_half_is_judged_by_the_training_of_the_other(fine, har
     assert len(clf.train_indices_) == len(y)
     assert len(clf.valid_indices_) == 0
     # The start of each training is the probe of its half.
-    rows = Rows(clf._image_source(X, reset=False), y, np.ones(48), None, np.arange(48))
+    target = Target(clf.classes_)
+    rows = Rows(clf._image_source(X, reset=False), y, np.ones(48), None, np.arange(48), target)
     seed = _phases.derived_seed(clf._seed, _phases.HALVES)
     logits = np.zeros((48, 3))
-    for train, _, test in halves(rows, np.arange(48), None, clf.classes_, seed):
+    for train, _, test in halves(rows, np.arange(48), None, seed):
         probe = fine(freeze_depth="all").fit(X[train], y[train])
         logits[test] = probe.decision_function(X[test])
-    expected = log_losses(logits, y).mean()
+    expected = target.log_losses(logits, y).mean()
     assert clf.interpolation_losses_[0.0] == pytest.approx(expected, rel=5e-3)
 
 
@@ -220,6 +216,7 @@ def test_sharper_probabilities_are_no_gain():
     y = np.arange(60) % 3
     logits = rng.normal(size=(60, 3)) + np.eye(3)[y]
     weight = rng.uniform(size=60)
+    scaled_losses = Target(np.arange(3)).scaled_losses
     losses = scaled_losses(logits, y, weight)
     np.testing.assert_allclose(scaled_losses(7 * logits + 3, y, weight), losses, rtol=1e-6)
     assert losses @ weight < scaled_losses(logits + rng.normal(size=(60, 3)), y, weight) @ weight
@@ -274,13 +271,14 @@ def test_where_nothing_is_trained_nothing_is_interpolated(fine, hard):
 def rows_of(y, groups=None, weight=None):
     y = np.asarray(y)
     weight = np.ones(len(y)) if weight is None else weight
-    rows = Rows(None, y, weight, None if groups is None else np.asarray(groups), np.arange(len(y)))
+    groups = None if groups is None else np.asarray(groups)
+    rows = Rows(None, y, weight, groups, np.arange(len(y)), Target(np.arange(3)))
     rows.__dict__["digests"] = [bytes([i]) for i in range(len(y))]
     return rows
 
 
-def halves_of(rows, n_classes=2):
-    return halves(rows, rows.kept, None, np.arange(n_classes), 0)
+def halves_of(rows):
+    return halves(rows, rows.kept, None, 0)
 
 
 def test_halves_have_all_rows_once_and_their_classes_in_shares():
@@ -311,7 +309,7 @@ def test_groups_that_share_an_image_are_in_one_half_and_held_out_together():
     rows = rows_of(y, groups)
     rows.__dict__["digests"] = [bytes([image]) for image in images]
     parts = [(train, test) for train, _, test in halves_of(rows)]
-    parts.append(split_rows(rows, 0.3, 0, np.array(["a", "b"])))
+    parts.append(split_rows(rows, 0.3, 0))
     for train, test in parts:
         assert not set(images[train]) & set(images[test])
         assert not set(groups[train]) & set(groups[test])
@@ -319,7 +317,7 @@ def test_groups_that_share_an_image_are_in_one_half_and_held_out_together():
 
 def test_rows_of_a_class_that_a_half_lacks_are_not_judged():
     y = [0] * 10 + [1] * 10 + [2]
-    parts = halves_of(rows_of(y), 3)
+    parts = halves_of(rows_of(y))
     assert 20 not in np.concatenate([test for *_, test in parts])
     assert 20 in np.concatenate([train for train, *_ in parts])
     assert halves_of(rows_of([0] * 10 + [1])) is None
