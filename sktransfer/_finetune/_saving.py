@@ -79,7 +79,8 @@ def learned_tensors(net: Any) -> dict[str, torch.Tensor]:
     if classes != net._target.written():
         raise WeightsMismatchError(
             f"The classes of {source} are {net._target.classes.tolist()[:5]}, and not those that "
-            "its weights were trained for: classes_ was changed, or the pickle was damaged or edited."
+            "its weights were trained for: classes_ was changed, or the pickle was damaged or "
+            "edited."
         )
     return tensors
 
