@@ -271,7 +271,8 @@ def _add_report(commands: Any) -> None:
         *("-o", "--output"),
         action="append",
         metavar="FILE",
-        help="report.html (the default), .md or .json; may be repeated",
+        help="report.html (the default), .md or .json; README.md is a card for the Hugging Face "
+        "Hub, card.xml one of the Coalition for Health AI; may be repeated",
     )
     # argparse takes -1=normal, as it does -1, for a value once it looks like a number to it.
     parser._negative_number_matcher = re.compile(r"-[0-9.]+(=.*)?$", re.DOTALL)

@@ -105,9 +105,7 @@ def _leaver(
     """Return a function from shrinkage and residuals to residuals of units that are left out."""
     order, sizes = np.argsort(units, kind="stable"), np.bincount(units)
     starts = np.cumsum(sizes) - sizes
-    blocks = [
-        order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)
-    ]
+    blocks = [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]
 
     def left_out(shrink: np.ndarray, residuals: np.ndarray) -> np.ndarray:
         found = np.empty_like(residuals)

@@ -34,7 +34,9 @@ _METADATA = (
     *("device", "scanner", "manufacturer", "model_name", "follow_up", "study_date", "localization"),
 )
 _SUBGROUPS = ("age", "sex", "gender", "site", "hospital", "view", "view_position", "viewposition")
-_WRITERS = {".html": "to_html", ".md": "to_markdown", ".json": "to_json"}
+_WRITERS = {".html": "to_html", ".md": "to_markdown", ".json": "to_json", ".xml": "to_chai"}
+# By the name that the Hugging Face Hub has for a model card.
+_HUB_CARD = "readme.md"
 _PICKLES = (".joblib", ".pkl", ".pickle")
 
 
@@ -88,7 +90,8 @@ def run_report(options: argparse.Namespace) -> None:
     for text in report.warnings:
         print(f"warning: {text}")
     for path in outputs:
-        getattr(report, _WRITERS[path.suffix.lower()])(path)
+        on_hub = path.name.lower() == _HUB_CARD
+        getattr(report, "to_hugging_face" if on_hub else _WRITERS[path.suffix.lower()])(path)
         print(f"wrote {path.absolute()}")
 
 

@@ -18,6 +18,7 @@ from sktransfer._utils.notebooks import card
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
 from sktransfer.report._baselines import baselines_section
+from sktransfer.report._cards import applied_model_card, hugging_face_metadata
 from sktransfer.report._failures_and_maps import failures_section, saliency_section
 from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES, card_section
 from sktransfer.report._model import model_section
@@ -160,6 +161,57 @@ class DiagnosticReport:
             "serves": {key: SERVES[key] for key in self.sections},
             **{key: plain(section.data) for key, section in self.sections.items()},
         }
+
+    def to_hugging_face(self, path: str | os.PathLike[str] | None = None) -> str | None:
+        """Write the report as a model card of the Hugging Face Hub: a ``README.md`` with metadata.
+
+        Metadata are the library, the task, tags and the main measures; the rest is
+        :meth:`to_markdown`, with the model card first.
+
+        Parameters
+        ----------
+        path : path-like or None, default=None
+            File to write, ``README.md`` in the repository of the model. None returns the text.
+
+        Returns
+        -------
+        text : str or None
+            The text, if there is no ``path``.
+        """
+        ordered = copy.copy(self)
+        first = {"card": self.sections["card"], "model": self.sections["model"]}
+        ordered.sections = {**first, **self.sections}
+        text = hugging_face_metadata(self) + _rendered(ordered, "report.md.j2")
+        return _written(text, path)
+
+    def to_chai(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        fields: Mapping[str, str] | None = None,
+    ) -> str | None:
+        """Write the applied model card of the Coalition for Health AI (schema v0.2) as XML.
+
+        Parameters
+        ----------
+        path : path-like or None, default=None
+            File to write. None returns the text.
+        fields : mapping of str to str, or None, default=None
+            Texts of elements that no program can know, such as ``"ModelDeveloper"``,
+            ``"DeveloperContact"`` or ``"FundingSource"``; they also replace what the report says.
+            Others read "Not stated.".
+
+        Returns
+        -------
+        text : str or None
+            The text, if there is no ``path``.
+
+        Raises
+        ------
+        ValueError
+            If the card has no such field.
+        """
+        return _written(applied_model_card(self, fields), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str | None:
         """Write the numbers of :meth:`to_dict` as JSON.
