@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from sktransfer._utils.classes import class_text, names_of_model, positive_class
 from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import (
     BaseThresholdClassifier,
@@ -34,6 +35,7 @@ from sktransfer.model_selection._guarantee import (
     trivial_threshold,
     warn_of_no_use,
 )
+from sktransfer.model_selection._label_thresholds import called_labels, fit_labels
 from sktransfer.model_selection._out_of_fold import (
     out_of_fold_scores,
     positive_scores,
@@ -53,6 +55,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     ``target_level`` [1]_ [2]_; a threshold that just meets it on the rows at hand falls short on
     new ones about every second time.
 
+    Rows may have several labels each (:ref:`findings`): every label then has its own threshold.
+
     Read more in the :ref:`User Guide <thresholds>`.
 
     Parameters
@@ -64,8 +68,9 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         What the threshold keeps. Under "sensitivity" it is the highest that does, so that
         specificity is best; under "specificity" the lowest. "cost": the one with the least mean
         cost on the scored rows, without a guarantee; ``target_level`` then is not used.
-    target_level : float, default=0.95
+    target_level : float or mapping of labels to float, default=0.95
         The rate to keep, in (0, 1). A rate of 1 cannot be guaranteed; the error says how much can.
+        With several labels a row, a mapping has one for each.
     cost_matrix : array-like of shape (2, 2) or None, default=None
         Cost of every decision, for ``constraint="cost"`` and for nothing else: a row for each true
         class and a column for each predicted one, in the order of ``classes_``.
@@ -91,13 +96,18 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         "covid19" and "other", leave a doubt: it must be given.
     response_method : {"auto", "predict_proba", "decision_function"}, default="auto"
         Where scores come from. "auto": the first of the two that the estimator has.
+    simultaneous : bool, default=False
+        With several labels a row: whether the rates of all of them are kept together with
+        probability ``confidence_level`` (Bonferroni), and not those of each by itself.
     n_jobs : int or None, default=None
         Number of folds fitted at once.
 
     Attributes
     ----------
     threshold_ : float
-        A row is called positive where its score is at least this.
+        A row is called positive where its score is at least this. With several labels a row, an
+        ndarray with one for each, and ``operating_point_`` is a dict of the labels' points, on the
+        rows where they are known.
     operating_point_ : OperatingPoint
         Sensitivity, specificity, predictive values and likelihood ratios of ``threshold_`` on the
         scored rows, each with its interval, and counts, as
@@ -105,9 +115,9 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     estimator_ : estimator instance
         The classifier that predicts.
     pos_label_ : int, float, bool or str
-        The positive class.
+        The positive class; only with one label a row.
     classes_ : ndarray of shape (2,)
-        The class labels, sorted.
+        The class labels, sorted; or the names of several labels.
     n_features_in_ : int
         Number of features, where the estimator has it.
     feature_names_in_ : ndarray of str
@@ -168,12 +178,13 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseThresholdClassifier._parameter_constraints,
         "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],
-        "target_level": [Interval(Real, 0, 1, closed="right")],  # 1 has an error of its own
+        "target_level": [Interval(Real, 0, 1, closed="right"), dict],  # 1: an error of its own
         "cost_matrix": ["array-like", None],
         "confidence_level": [Interval(Real, 0, 1, closed="neither"), None],
         "cv": ["cv_object", StrOptions({"prefit"})],
         "unattainable": [StrOptions({"raise", "trivial"})],
         "pos_label": [Real, str, "boolean", None],
+        "simultaneous": ["boolean"],
         "n_jobs": [Integral, None],
     }
 
@@ -189,6 +200,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         unattainable: str = "raise",
         pos_label: Any = None,
         response_method: str = "auto",
+        simultaneous: bool = False,
         n_jobs: int | None = None,
     ) -> None:
         self.estimator = estimator
@@ -200,6 +212,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         self.unattainable = unattainable
         self.pos_label = pos_label
         self.response_method = response_method
+        self.simultaneous = simultaneous
         self.n_jobs = n_jobs
 
     # The estimator's own parameters are for its own fit to check.
@@ -213,8 +226,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         ----------
         X : array-like of shape (n, ...), list or DataFrame
             Whatever the estimator takes.
-        y : array-like of shape (n,)
-            Labels of two classes.
+        y : array-like of shape (n,) or (n, n_labels), or list of sets
+            Labels of two classes; or several labels a row: 1, 0, or NaN where one is unknown.
         groups : array-like of shape (n,) or None, default=None
             Groups, such as patients: none is on both sides of a fold, and each counts once.
         **params : dict
@@ -244,14 +257,17 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             )
         X, y, groups = indexable(X, y, groups)
         # Should this fit fail, no threshold of an earlier one is left to predict with.
-        self.__dict__.pop("threshold_", None)
-        labels = self._labels(y)
-        patients: np.ndarray | None = None if groups is None else read_groups(groups)
+        for name in ("threshold_", "pos_label_", "label_names_"):
+            self.__dict__.pop(name, None)
         if (self.cost_matrix is None) == (self.constraint == "cost"):
             raise ValueError(
                 "cost_matrix is what constraint='cost' needs and nothing else uses; got "
                 f"constraint={self.constraint!r} and cost_matrix={self.cost_matrix!r}."
             )
+        if is_multilabel(y):
+            return fit_labels(self, X, y, groups, params)
+        labels = self._labels(y)
+        patients: np.ndarray | None = None if groups is None else read_groups(groups)
         kept = (labels == self.pos_label_) == (self.constraint != "specificity")
         refuse_certainty(self, np.flatnonzero(kept), patients)
         fit_params, split_params = routed_params(self, "fit", patients, params)
@@ -353,8 +369,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
 
         Returns
         -------
-        y_pred : ndarray of shape (n,)
-            Predicted labels.
+        y_pred : ndarray of shape (n,) or (n, n_labels)
+            Predicted labels; of several a row, 1 where the label is called and 0 elsewhere.
 
         Raises
         ------
@@ -362,6 +378,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             If a score is NaN: an image that cannot be read is neither ill nor healthy.
         """
         check_is_fitted(self, "threshold_")
+        if hasattr(self, "label_names_"):
+            return called_labels(self, X)
         methods = self._get_response_method()
         called = positive_scores(self.estimator_, X, methods, self.pos_label_) >= self.threshold_
         column = self._positive_column()
@@ -429,6 +447,12 @@ class OperatingPointClassifier(BaseThresholdClassifier):
             )
         return clf
 
+    @property
+    def classes_(self) -> np.ndarray:
+        """Class labels, or the names of several labels a row."""
+        several = getattr(self, "label_names_", None)
+        return self.estimator_.classes_ if several is None else several
+
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
 
@@ -449,5 +473,8 @@ class OperatingPointClassifier(BaseThresholdClassifier):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = get_tags(self.estimator).input_tags.allow_nan
+        own = get_tags(self.estimator)
+        tags.input_tags.allow_nan = own.input_tags.allow_nan
+        if own.classifier_tags is not None:
+            tags.classifier_tags.multi_label = own.classifier_tags.multi_label
         return tags

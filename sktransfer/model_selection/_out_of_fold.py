@@ -15,12 +15,14 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from sktransfer._transfer import TransferClassifier
+from sktransfer._utils.multilabel import estimator_scores
 from sktransfer._utils.sklearn_compat import (
     _check_method_params,
     _get_response_values_binary,
     _safe_indexing,
 )
 from sktransfer.metrics._labels import check_scores
+from sktransfer.model_selection._split import MultilabelStratifiedGroupKFold
 
 _DEFAULT_FOLDS = 5
 
@@ -28,7 +30,7 @@ _DEFAULT_FOLDS = 5
 def out_of_fold_scores(
     estimator: Any,
     X: Any,
-    y: np.ndarray,
+    y: Any,
     *,
     cv: Any,
     groups: np.ndarray | None,
@@ -43,21 +45,22 @@ def out_of_fold_scores(
     With a single split and with "prefit" the estimator is the one that gave the scores. ``cv`` may
     be None or an int: folds are stratified then, and grouped where there are groups. A
     TransferClassifier scores rows out of fold in its own ``fit``, which are taken for None.
-    ``methods`` are response methods in the order of preference.
+    ``methods`` are response methods in the order of preference. With several labels a row, ``y``
+    is a matrix or table of them, and scores have a column for each.
     """
+    several = np.ndim(y) == 2
     if isinstance(cv, str):
-        _check_prefit(estimator, np.unique(y))
-        return (
-            estimator,
-            np.arange(len(y)),
-            positive_scores(estimator, X, methods, pos_label),
-            False,
-        )
-    if cv is None and isinstance(estimator, TransferClassifier):
+        _check_prefit(estimator, None if several else np.unique(y))
+        score = scores_of(estimator, X, methods, y, pos_label)
+        return estimator, np.arange(len(y)), score, False
+    if cv is None and isinstance(estimator, TransferClassifier) and not several:
         fitted = clone(estimator).fit(X, y, **fit_params)
         return fitted, *own_scores(fitted, methods, pos_label), True
     cv = _DEFAULT_FOLDS if cv is None else cv
-    if isinstance(cv, (int, np.integer)) and groups is not None:
+    if isinstance(cv, (int, np.integer)) and several:
+        cv = MultilabelStratifiedGroupKFold(int(cv))
+        split_params = {} if groups is None else {"groups": groups}
+    elif isinstance(cv, (int, np.integer)) and groups is not None:
         cv, split_params = StratifiedGroupKFold(int(cv)), {"groups": groups}
     splits = [
         (_as_indices(train), _as_indices(test))
@@ -114,7 +117,7 @@ def own_scores(
     return rows, own[:, column] - own[:, 1 - column]
 
 
-def _check_prefit(estimator: Any, classes: np.ndarray) -> None:
+def _check_prefit(estimator: Any, classes: np.ndarray | None) -> None:
     """Raise an error if an estimator is not fitted, or was fitted to other classes."""
     try:
         check_is_fitted(estimator)
@@ -124,6 +127,8 @@ def _check_prefit(estimator: Any, classes: np.ndarray) -> None:
             "it: where it may be cloned (cross_val_score, a grid), wrap it in "
             "sklearn.frozen.FrozenEstimator."
         ) from error
+    if classes is None:
+        return
     known = np.asarray(estimator.classes_)
     if len(known) != 2 or not np.isin(classes, known).all():
         raise ValueError(
@@ -166,7 +171,7 @@ def _check_splits(
 def _fit_and_score(
     estimator: Any,
     X: Any,
-    y: np.ndarray,
+    y: Any,
     train: np.ndarray,
     test: np.ndarray,
     fit_params: dict[str, Any],
@@ -176,8 +181,8 @@ def _fit_and_score(
 ) -> tuple[Any, np.ndarray]:
     """Return the estimator fitted to a training part, if kept, and scores of the test part."""
     params = _check_method_params(X, fit_params, indices=train)
-    estimator.fit(_safe_indexing(X, train), y[train], **params)
-    score = positive_scores(estimator, _safe_indexing(X, test), methods, pos_label)
+    estimator.fit(_safe_indexing(X, train), _safe_indexing(y, train), **params)
+    score = scores_of(estimator, _safe_indexing(X, test), methods, y, pos_label)
     return estimator if keep else None, score
 
 
@@ -185,6 +190,13 @@ def positive_scores(estimator: Any, X: Any, methods: list[str], pos_label: Any) 
     """Score the positive class with the first of the methods that the estimator has."""
     score, _ = _get_response_values_binary(estimator, X, methods, pos_label=pos_label)
     return check_scores(score, name="The score")
+
+
+def scores_of(estimator: Any, X: Any, methods: list[str], y: Any, pos_label: Any) -> np.ndarray:
+    """Score the positive class, or each of several labels where rows of ``y`` have several."""
+    if np.ndim(y) == 1:
+        return positive_scores(estimator, X, methods, pos_label)
+    return check_scores(estimator_scores(estimator, X, y.shape[1], methods), name="The score")
 
 
 def warn_of_ties(score: np.ndarray) -> None:
