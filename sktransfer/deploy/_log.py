@@ -58,8 +58,9 @@ def prediction_log(
     Returns
     -------
     LoggedModel
-        The model with ``predict_proba``, ``predict`` and ``close``; a context manager. All other
-        attributes are those of ``model``.
+        The model with ``predict_proba``, ``predict`` and ``close``; a context manager. Its
+        ``predictions(X)`` has both, and ``reasons`` why images cannot be read. All other attributes
+        are those of ``model``. Several threads may use it.
 
     Raises
     ------

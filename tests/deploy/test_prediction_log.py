@@ -136,15 +136,16 @@ def test_models_that_learned_otherwise_have_other_digests_and_saved_ones_their_f
     assert lines_of(path)[-1]["model"] == f"sha256:{digest}"
 
 
-def test_lines_of_many_writers_stay_whole(tmp_path):
+@pytest.mark.parametrize("shared", [False, True], ids=["a file each", "one file"])
+def test_lines_of_many_writers_stay_whole(tmp_path, shared):
     path = tmp_path / "log.jsonl"
+    one = AppendedLines(path)
 
     def write(number):
-        lines = AppendedLines(path)
+        lines = one if shared else AppendedLines(path)
         for k in range(40):
             text = "x" * ((k * 97) % 3000)
             lines.append([json.dumps([number, k, text]).encode() + b"\n"])
-        lines.close()
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for writer in writers:
