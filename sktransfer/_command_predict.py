@@ -37,6 +37,7 @@ from sktransfer.deploy._predicting import (
     in_form_of,
     networks_of,
     predictions_of,
+    refers,
 )
 from sktransfer.report._command import load_model
 
@@ -89,7 +90,7 @@ def run_predict(options: argparse.Namespace) -> int:
             _write(table, temporary, kind)
     elif kind == "csv":
         table.to_csv(sys.stdout, **_CSV)
-    for name in class_names(model).values():
+    for name in [*class_names(model).values(), *["refer"] * refers(model)]:
         print(f"{shown(name)}: {int((table['predicted'] == name).sum())} images", file=says)
     print(_how_decided(model), file=says)
     failed = table[table["reason"] != ""]
@@ -200,6 +201,8 @@ def _from_standard_input() -> Iterator[tuple[str, Any]]:
 
 def _how_decided(model: Any) -> str:
     """Return by which rule a class is predicted."""
+    if refers(model):
+        return "predicted: a class where the guarantees of the triage leave one alone, else refer"
     decision = decision_of(model)
     if decision is None:
         return "predicted: the likeliest class (the model holds no threshold)"

@@ -48,7 +48,7 @@ KEYS = {
     *("n_epochs", "best_epoch", "n_features_in", "feature_names_in", "made_with", "found_as"),
     "class_names",
 }
-_THRESHOLD = "operating_point"  # the key that a file of OperatingPointClassifier has besides
+_THRESHOLD = "operating_point"  # the key that a file of a classifier with thresholds has besides
 
 
 def learned_bytes(net: Any) -> bytes:
@@ -217,13 +217,20 @@ def load_estimator(
     return net, operating_point
 
 
+def reader_of(record: Any) -> str:
+    """Return the class that wrote a file with this record of a threshold, and reads it."""
+    # Files of the first of these classes do not name it.
+    usual = "OperatingPointClassifier"
+    return str(record.get("kind", usual)) if isinstance(record, dict) else usual
+
+
 def without_threshold(clf: Any, path: str | os.PathLike[str], operating_point: Any) -> Any:
     """Return a loaded classifier, and warn of a threshold that it does not use."""
     if operating_point is not None:
         warnings.warn(
             f"{path} was saved with a decision threshold, which a {type(clf).__name__} does not "
             "use: it predicts the likeliest class. "
-            "sktransfer.model_selection.OperatingPointClassifier.load keeps the threshold.",
+            f"sktransfer.model_selection.{reader_of(operating_point)}.load keeps the threshold.",
             stacklevel=3,
         )
     return clf

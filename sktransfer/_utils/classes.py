@@ -62,6 +62,39 @@ def class_text(label: Any, names: Mapping[Any, str] | None = None) -> str:
     return repr((names or {}).get(label, label))
 
 
+def refer_label_of(classes: ArrayLike, given: Any = None) -> Any:
+    """Return the label of rows that are referred, which is none of the classes.
+
+    None: "refer" among words; among numbers -1, or where that is a class the next lower number.
+    """
+    labels = np.asarray(classes)
+    if given is None and labels.dtype.kind in "biuf":
+        free = (label for label in range(-1, -len(labels) - 2, -1) if label not in labels.tolist())
+        return labels.dtype.type(next(free)).item() if labels.dtype.kind == "f" else next(free)
+    label = "refer" if given is None else given
+    if label != label:
+        raise ValueError("refer_label must be equal to itself; NaN is not. Choose another.")
+    if any(label == each and isinstance(label, str) == isinstance(each, str) for each in labels):
+        raise ValueError(
+            f"refer_label={label!r} is one of the classes, which are {labels.tolist()}; rows that "
+            "are referred need a label of their own: give another."
+        )
+    return label
+
+
+def labels_with_referred(classes: ArrayLike, codes: np.ndarray, refer_label: Any) -> np.ndarray:
+    """Return labels of the classes with these numbers, and ``refer_label`` where one is negative.
+
+    Words stay words and numbers numbers (False and True are 0 and 1); both together are objects.
+    """
+    labels = np.asarray(classes)
+    marker = np.asarray(refer_label)
+    if (labels.dtype.kind in "biuf") != (marker.dtype.kind in "biuf") or labels.dtype.kind == "O":
+        labels, marker = labels.astype(object), marker.astype(object)
+    # A number may be outside the type of the classes, and a word longer than theirs.
+    return np.append(labels, marker)[codes]
+
+
 def names_of_model(estimator: Any, classes: ArrayLike | None = None) -> dict[Any, str] | None:
     """Return the names that a model was saved with, by label; None where labels are all there is.
 

@@ -38,6 +38,8 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
     """Predict images; those that cannot be read cost no other row its prediction."""
     n = _num_samples(X)
     names, labels = class_names(estimator), np.asarray(estimator.classes_).tolist()
+    if refers(estimator):
+        names = {**names, decider(estimator).refer_label_: "refer"}
     reasons, predicted = np.full(n, "", dtype=object), np.full(n, "", dtype=object)
     y_proba, rows = np.full((n, len(labels)), np.nan), np.arange(n)
     while len(rows):
@@ -92,6 +94,11 @@ def _name(found: Any, names: dict[Any, str], labels: list[Any]) -> str:
     return names.get(label, str(label))  # a class that no fit has seen: refused, referred
 
 
+def refers(estimator: Any) -> bool:
+    """Return whether an estimator is a TriageClassifier, which leaves rows undecided."""
+    return hasattr(decider(estimator), "triage_")
+
+
 def decision_of(estimator: Any) -> tuple[Any, float, str] | None:
     """Return the class that is predicted from a threshold on, the threshold, and who chose it.
 
@@ -99,7 +106,8 @@ def decision_of(estimator: Any) -> tuple[Any, float, str] | None:
     """
     inner, positive = decider(estimator), own_positive(estimator)
     labels = np.asarray(estimator.classes_)
-    if positive is None or len(labels) != 2 or np.ndim(getattr(inner, "threshold_", 0.0)):
+    several = len(labels) != 2 or np.ndim(getattr(inner, "threshold_", 0.0))
+    if positive is None or several or refers(estimator):
         return None
     return positive, *threshold_of(inner, "predict_proba", positive, positive, labels)
 

@@ -25,6 +25,8 @@ from sktransfer.model_selection._split import (
     grouped_train_test_split,
 )
 from sktransfer.model_selection._strategy import StrategyAdvice, recommend_strategy
+from sktransfer.model_selection._triage import TriageClassifier
+from sktransfer.model_selection._triage_display import TriageDisplay
 
 __all__ = [
     "BackboneRanking",
@@ -36,6 +38,8 @@ __all__ = [
     "OperatingPointClassifier",
     "OutOfFoldTransformer",
     "StrategyAdvice",
+    "TriageClassifier",
+    "TriageDisplay",
     "check_leakage",
     "domain_distance",
     "freeze_depth_curve",

@@ -48,22 +48,40 @@ def trivial_threshold(clf: Any, n: int, groups: np.ndarray | None) -> float:
 
     ``n`` rows or groups of the class are too few for the rate that ``clf`` is to keep.
     """
-    needed = rows_needed(clf.target_level, confidence_level=clf.confidence_level)
-    message = (
-        f"A {clf.constraint} of at least {clf.target_level:g} cannot be guaranteed with "
-        f"confidence {clf.confidence_level:g}: that takes {needed} {whose(clf, groups)}, and {n} "
-        "were scored."
+    units = whose(clf, groups)
+    shortfall = (
+        f"A {clf.constraint} of at least {clf.target_level:g} "
+        f"{takes(clf.target_level, clf.confidence_level, n, units)}"
     )
-    if clf.unattainable == "raise":
-        raise ValueError(
-            f"{message} Give more of them, lower target_level (these can guarantee "
-            f"{highest_level(n, clf.confidence_level):g}) or confidence_level, ask for a point "
-            "estimate with confidence_level=None, or call every row the same with "
-            "unattainable='trivial'."
-        )
     above = clf.constraint == "sensitivity"
-    warnings.warn(f"{message} Every row is called {clf._called[above]}.", stacklevel=5)
+    refuse_or_warn(
+        clf.unattainable,
+        shortfall,
+        f"lower target_level (these can guarantee {highest_level(n, clf.confidence_level):g})",
+        ("call every row the same", f"Every row is called {clf._called[above]}."),
+    )
     return -np.inf if above else np.inf
+
+
+def takes(level: float, confidence_level: float, n: int, units: str) -> str:
+    """Return that a rate of ``level`` cannot be guaranteed, how many units it takes, and has."""
+    needed = rows_needed(level, confidence_level=confidence_level)
+    return (
+        f"cannot be guaranteed with confidence {confidence_level:.4g}: that takes {needed} "
+        f"{units}, and {n} were scored."
+    )
+
+
+def refuse_or_warn(
+    unattainable: str, shortfall: str, lower: str, trivially: tuple[str, str]
+) -> None:
+    """Raise an error that says what else could be asked for, or warn of what is done instead."""
+    if unattainable == "raise":
+        raise ValueError(
+            f"{shortfall} Give more of them, {lower} or confidence_level, ask for a point estimate "
+            f"with confidence_level=None, or {trivially[0]} with unattainable='trivial'."
+        )
+    warnings.warn(f"{shortfall} {trivially[1]}", stacklevel=6)
 
 
 def warn_of_no_use(clf: Any) -> None:

@@ -11,20 +11,10 @@ import numpy as np
 import pandas as pd
 
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.multilabel import (
-    estimator_scores,
-    names_of_labels,
-    read_indicators,
-)
+from sktransfer._utils.multilabel import names_of_labels, read_indicators
 from sktransfer.metrics import operating_point
-from sktransfer.metrics._labels import check_scores
 from sktransfer.model_selection._guarantee import USUAL, refuse_certainty, warn_of_no_use
-from sktransfer.model_selection._out_of_fold import (
-    out_of_fold_scores,
-    routed_params,
-    show_features,
-    warn_of_ties,
-)
+from sktransfer.model_selection._out_of_fold import label_scores, show_features, warn_of_ties
 
 
 def fit_labels(clf: Any, X: Any, y: Any, groups: Any, params: dict[str, Any]) -> Any:
@@ -40,23 +30,9 @@ def fit_labels(clf: Any, X: Any, y: Any, groups: Any, params: dict[str, Any]) ->
     for place, own in enumerate(each):
         kept = truth[:, place] == (own.constraint != "specificity")
         refuse_certainty(own, np.flatnonzero(kept), patients)
-    fit_params, split_params = routed_params(clf, "fit", patients, params)
-    methods = clf._get_response_method()
-    clf.estimator_, scored, score, refitted = out_of_fold_scores(
-        *(clf.estimator, X, y),
-        cv=clf.cv,
-        groups=patients,
-        fit_params=fit_params,
-        split_params=split_params,
-        methods=[methods] if isinstance(methods, str) else methods,
-        pos_label=None,
-        n_jobs=clf.n_jobs,
-    )
-    if fit_params.get("sample_weight") is not None:
-        there = np.asarray(fit_params["sample_weight"])[scored] > 0
-        scored, score = scored[there], score[there]
+    scored, score, refitted = clf._score_unseen(X, y, patients, params)
     if refitted and clf.confidence_level is not None and clf.constraint != "cost":
-        warn_of_ties(min(score.T, key=lambda own: len(np.unique(own))))
+        warn_of_ties(score)
     for place, own in enumerate(each):
         _decide(own, truth[scored, place], score[:, place], patients, scored)
         own.operating_point_ = replace(own.operating_point_, pos_label=names.tolist()[place])
@@ -81,10 +57,8 @@ def read_for(clf: Any, y: Any) -> tuple[np.ndarray, np.ndarray, Any]:
 
 def called_labels(clf: Any, X: Any) -> np.ndarray:
     """Return which labels of rows are called, 0 or 1."""
-    methods = clf._get_response_method()
-    methods = [methods] if isinstance(methods, str) else methods
-    score = estimator_scores(clf.estimator_, X, len(clf.threshold_), methods)
-    return (check_scores(score, name="The score") >= clf.threshold_).astype(np.int64)
+    score = label_scores(clf.estimator_, X, clf._get_response_method(), len(clf.threshold_))
+    return (score >= clf.threshold_).astype(np.int64)
 
 
 def _for_label(clf: Any, names: np.ndarray, place: int) -> Any:

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.model_selection import StratifiedKFold
-from sklearn.utils import get_tags, indexable
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils import indexable
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.classes import class_text, names_of_model, positive_class
-from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.multilabel import is_multilabel
-from sktransfer._utils.per_row import check_present
-from sktransfer._utils.sklearn_compat import (
-    BaseThresholdClassifier,
-    Interval,
-    StrOptions,
-    _check_y,
-    _fit_context,
-)
+from sktransfer._utils.sklearn_compat import Interval, StrOptions, _fit_context
 from sktransfer.metrics import operating_point
 from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
 from sktransfer.metrics._thresholds import rate_threshold, worst_scores
+from sktransfer.model_selection._cross_fitted import CrossFittedClassifier
 from sktransfer.model_selection._guarantee import (
     USUAL,
     refuse_certainty,
@@ -36,17 +26,11 @@ from sktransfer.model_selection._guarantee import (
     warn_of_no_use,
 )
 from sktransfer.model_selection._label_thresholds import called_labels, fit_labels
-from sktransfer.model_selection._out_of_fold import (
-    out_of_fold_scores,
-    positive_scores,
-    routed_params,
-    show_features,
-    warn_of_ties,
-)
-from sktransfer.model_selection._saved_threshold import load_with_threshold, save_with_threshold
+from sktransfer.model_selection._out_of_fold import positive_scores, show_features, warn_of_ties
+from sktransfer.model_selection._saved_threshold import record_of_point, restore_point
 
 
-class OperatingPointClassifier(BaseThresholdClassifier):
+class OperatingPointClassifier(CrossFittedClassifier):
     """A binary classifier whose threshold keeps a sensitivity, a specificity, or costs low.
 
     "No more than one case in twenty is missed": the threshold is an order statistic of the scores
@@ -170,22 +154,12 @@ class OperatingPointClassifier(BaseThresholdClassifier):
     '0.976 (0.946 to 0.992)'
     """
 
-    # Groups are for the threshold itself, and need not be requested.
-    __metadata_request__fit: ClassVar = {"groups": True}
-
-    _doc_link_module = "sktransfer"
-    _doc_link_template = API_PAGE
+    _kind = "OperatingPointClassifier"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseThresholdClassifier._parameter_constraints,
+        **CrossFittedClassifier._parameter_constraints,
         "constraint": [StrOptions({"sensitivity", "specificity", "cost"})],
         "target_level": [Interval(Real, 0, 1, closed="right"), dict],  # 1: an error of its own
-        "cost_matrix": ["array-like", None],
-        "confidence_level": [Interval(Real, 0, 1, closed="neither"), None],
-        "cv": ["cv_object", StrOptions({"prefit"})],
-        "unattainable": [StrOptions({"raise", "trivial"})],
-        "pos_label": [Real, str, "boolean", None],
         "simultaneous": ["boolean"],
-        "n_jobs": [Integral, None],
     }
 
     def __init__(
@@ -251,11 +225,7 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         UserWarning
             If the threshold is of no use (``operating_point_.warning``).
         """
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None."
-            )
-        X, y, groups = indexable(X, y, groups)
+        X, y, groups = indexable(X, self._check_given(y), groups)
         # Should this fit fail, no threshold of an earlier one is left to predict with.
         for name in ("threshold_", "pos_label_", "label_names_"):
             self.__dict__.pop(name, None)
@@ -270,21 +240,9 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         patients: np.ndarray | None = None if groups is None else read_groups(groups)
         kept = (labels == self.pos_label_) == (self.constraint != "specificity")
         refuse_certainty(self, np.flatnonzero(kept), patients)
-        fit_params, split_params = routed_params(self, "fit", patients, params)
-        self.estimator_, scored, score, refitted = out_of_fold_scores(
-            *(self.estimator, X, labels),
-            cv=self.cv,
-            groups=patients,
-            fit_params=fit_params,
-            split_params=split_params,
-            methods=self._get_response_method(),
-            pos_label=self.pos_label_,
-            n_jobs=self.n_jobs,
-        )
-        if fit_params.get("sample_weight") is not None:
-            # A row of no weight is a row that is not there.
-            there = np.asarray(fit_params["sample_weight"])[scored] > 0
-            scored, score = scored[there], score[there]
+        classes = np.unique(labels)
+        scored, scores, refitted = self._score_unseen(X, labels, patients, params, classes, most=2)
+        score = scores[:, int(np.flatnonzero(classes == self.pos_label_)[0])]
         return self._decide(labels, patients, scored, score, refitted=refitted)
 
     def _decide(
@@ -315,19 +273,14 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         return self
 
     def _labels(self, y: Any) -> np.ndarray:
-        y = check_present(y)
-        labels: np.ndarray = _check_y(y, multi_output=False, y_numeric=False, estimator=self)
+        labels = self._read_labels(y)
         kind = type_of_target(labels, input_name="y")
         if kind != "binary":
             raise ValueError(
                 "Only binary classification is supported. Unknown label type for a threshold: "
                 f"{kind}."
             )
-        classes = np.unique(labels)
-        if len(classes) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs rows of two classes; got 1 class: {classes.tolist()}."
-            )
+        classes = self._check_two(labels)
         names = names_of_model(self.estimator, classes)
         self.pos_label_ = self._positive_of(classes, names)
         ordered = sorted(classes.tolist(), key=lambda label: label == self.pos_label_)
@@ -385,67 +338,11 @@ class OperatingPointClassifier(BaseThresholdClassifier):
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
 
-    def save(
-        self, path: str | os.PathLike[str], *, class_names: Any = None, store_weights: bool = False
-    ) -> None:
-        """Write the threshold and the classifier it is for to one file without code.
+    def _record(self, net: Any) -> dict[str, Any]:
+        return record_of_point(self, net)
 
-        It is the file of :meth:`TransferClassifier.save <sktransfer.TransferClassifier.save>` or
-        :meth:`FineTuneClassifier.save <sktransfer.FineTuneClassifier.save>` with a record of the
-        threshold, which ``python -m sktransfer predict`` and ``report`` decide by.
-
-        Parameters
-        ----------
-        path : path-like
-            The file; ``.safetensors`` is customary. No image's name or pixels are in it.
-        class_names : mapping of labels to str, or sequence of str, default=None
-            Names of the classes, as for ``FineTuneClassifier.save``.
-        store_weights : bool, default=False
-            Whether the file holds the pretrained weights too.
-
-        Raises
-        ------
-        TypeError
-            If ``estimator_`` is no :class:`~sktransfer.TransferClassifier` and no
-            :class:`~sktransfer.FineTuneClassifier`: others are pickled.
-        ValueError
-            If a parameter of the network is code, or there is not a name for each class.
-        """
-        check_is_fitted(self, "threshold_")
-        save_with_threshold(self, path, class_names, store_weights=store_weights)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], **params: Any) -> OperatingPointClassifier:
-        """Read what :meth:`save` wrote; no code is run.
-
-        Parameters
-        ----------
-        path : path-like
-            The file.
-        **params : dict
-            As for ``TransferClassifier.load``: ``weights``, where the pretrained weights are, and
-            parameters of the classifier to take instead of those in the file.
-
-        Returns
-        -------
-        OperatingPointClassifier
-            Fitted estimator. Another ``fit`` would keep the network and choose the threshold again
-            on the rows that are given (``cv="prefit"``).
-
-        Raises
-        ------
-        WeightsMismatchError
-            If the file was damaged or edited, is of another kind, or of another version.
-        ValueError
-            If the file holds no threshold, or a parameter is invalid.
-        """
-        clf = load_with_threshold(cls, path, params)
-        if not isinstance(clf, cls):
-            raise ValueError(
-                f"{path} was saved without a threshold. {type(clf).__name__}.load reads it; "
-                f"{cls.__name__}(FrozenEstimator(it), cv='prefit') chooses one on new rows."
-            )
-        return clf
+    def _restore(self, net: Any, record: dict[str, Any]) -> None:
+        restore_point(self, net, record)
 
     @property
     def classes_(self) -> np.ndarray:
@@ -455,26 +352,3 @@ class OperatingPointClassifier(BaseThresholdClassifier):
 
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Return who is given what is passed to :meth:`fit`: this, the estimator, the splitter.
-
-        Returns
-        -------
-        routing : MetadataRouter
-            Requests of this classifier, its estimator and its splitter.
-        """
-        splitter = self.cv if hasattr(self.cv, "get_n_splits") else StratifiedKFold()
-        to_fit = MethodMapping().add(caller="fit", callee="fit")
-        to_split = MethodMapping().add(caller="fit", callee="split")
-        router = MetadataRouter(owner=self).add_self_request(self)
-        router.add(estimator=self.estimator, method_mapping=to_fit)
-        return router.add(splitter=splitter, method_mapping=to_split)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        own = get_tags(self.estimator)
-        tags.input_tags.allow_nan = own.input_tags.allow_nan
-        if own.classifier_tags is not None:
-            tags.classifier_tags.multi_label = own.classifier_tags.multi_label
-        return tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.multilabel import estimator_scores
 from sktransfer._utils.sklearn_compat import (
     _check_method_params,
+    _check_response_method,
     _get_response_values_binary,
     _safe_indexing,
 )
@@ -36,28 +38,25 @@ def out_of_fold_scores(
     groups: np.ndarray | None,
     fit_params: dict[str, Any],
     split_params: dict[str, Any],
-    methods: list[str],
-    pos_label: Any,
+    score: Callable[[Any, Any], np.ndarray],
+    own: Callable[[TransferClassifier], tuple[np.ndarray, np.ndarray]] | None,
     n_jobs: int | None,
 ) -> tuple[Any, np.ndarray, np.ndarray, bool]:
     """Return an estimator for later, rows, their scores, and whether the estimator is another one.
 
     With a single split and with "prefit" the estimator is the one that gave the scores. ``cv`` may
     be None or an int: folds are stratified then, and grouped where there are groups. A
-    TransferClassifier scores rows out of fold in its own ``fit``, which are taken for None.
-    ``methods`` are response methods in the order of preference. With several labels a row, ``y``
-    is a matrix or table of them, and scores have a column for each.
+    TransferClassifier scores rows out of fold in its own ``fit``, which ``own`` takes for None.
+    ``score`` gives the scores of rows by an estimator. With several labels a row, ``y`` is a matrix
+    or table of them, and scores have a column for each.
     """
-    several = np.ndim(y) == 2
     if isinstance(cv, str):
-        _check_prefit(estimator, None if several else np.unique(y))
-        score = scores_of(estimator, X, methods, y, pos_label)
-        return estimator, np.arange(len(y)), score, False
-    if cv is None and isinstance(estimator, TransferClassifier) and not several:
+        return estimator, np.arange(len(y)), score(estimator, X), False
+    if cv is None and own is not None and isinstance(estimator, TransferClassifier):
         fitted = clone(estimator).fit(X, y, **fit_params)
-        return fitted, *own_scores(fitted, methods, pos_label), True
+        return fitted, *own(fitted), True
     cv = _DEFAULT_FOLDS if cv is None else cv
-    if isinstance(cv, (int, np.integer)) and several:
+    if isinstance(cv, (int, np.integer)) and np.ndim(y) == 2:
         cv = MultilabelStratifiedGroupKFold(int(cv))
         split_params = {} if groups is None else {"groups": groups}
     elif isinstance(cv, (int, np.integer)) and groups is not None:
@@ -69,7 +68,7 @@ def out_of_fold_scores(
     _check_splits(splits, groups, len(y))
     done = Parallel(n_jobs=n_jobs)(
         delayed(_fit_and_score)(
-            clone(estimator), X, y, train, test, fit_params, methods, pos_label, len(splits) == 1
+            clone(estimator), X, y, train, test, fit_params, score, len(splits) == 1
         )
         for train, test in splits
     )
@@ -77,7 +76,7 @@ def out_of_fold_scores(
     return (
         clone(estimator).fit(X, y, **fit_params) if refitted else done[0][0],
         np.concatenate([test for _, test in splits]),
-        np.concatenate([score for _, score in done]),
+        np.concatenate([scores for _, scores in done]),
         refitted,
     )
 
@@ -110,15 +109,21 @@ def own_scores(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that a classifier's own ``fit`` has scored out of fold, and their scores."""
     (column,) = np.flatnonzero(clf.classes_ == pos_label)
+    rows, scores = own_class_scores(clf, methods)
+    return rows, scores[:, column]
+
+
+def own_class_scores(clf: TransferClassifier, methods: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same rows with a score for each class."""
     rows = np.flatnonzero(np.isfinite(clf._out_of_fold).all(axis=1))
-    own = clf._out_of_fold[rows]
+    logs = clf._out_of_fold[rows]
     if methods[0] == "predict_proba":
-        return rows, np.exp(own[:, column])
-    return rows, own[:, column] - own[:, 1 - column]
+        return rows, np.exp(logs)
+    return rows, logs - logs[:, ::-1] if logs.shape[1] == 2 else logs
 
 
-def _check_prefit(estimator: Any, classes: np.ndarray | None) -> None:
-    """Raise an error if an estimator is not fitted, or was fitted to other classes."""
+def check_prefit(estimator: Any, classes: np.ndarray | None, *, most: int | None = None) -> None:
+    """Raise an error if an estimator is not fitted, or was fitted to other or more classes."""
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:
@@ -130,7 +135,7 @@ def _check_prefit(estimator: Any, classes: np.ndarray | None) -> None:
     if classes is None:
         return
     known = np.asarray(estimator.classes_)
-    if len(known) != 2 or not np.isin(classes, known).all():
+    if len(known) > (most or len(known)) or not np.isin(classes, known).all():
         raise ValueError(
             f"The fitted estimator knows the classes {known.tolist()}; y has {classes.tolist()}."
         )
@@ -175,15 +180,13 @@ def _fit_and_score(
     train: np.ndarray,
     test: np.ndarray,
     fit_params: dict[str, Any],
-    methods: list[str],
-    pos_label: Any,
+    score: Callable[[Any, Any], np.ndarray],
     keep: bool,
 ) -> tuple[Any, np.ndarray]:
     """Return the estimator fitted to a training part, if kept, and scores of the test part."""
     params = _check_method_params(X, fit_params, indices=train)
     estimator.fit(_safe_indexing(X, train), _safe_indexing(y, train), **params)
-    score = scores_of(estimator, _safe_indexing(X, test), methods, y, pos_label)
-    return estimator if keep else None, score
+    return estimator if keep else None, score(estimator, _safe_indexing(X, test))
 
 
 def positive_scores(estimator: Any, X: Any, methods: list[str], pos_label: Any) -> np.ndarray:
@@ -192,16 +195,41 @@ def positive_scores(estimator: Any, X: Any, methods: list[str], pos_label: Any) 
     return check_scores(score, name="The score")
 
 
-def scores_of(estimator: Any, X: Any, methods: list[str], y: Any, pos_label: Any) -> np.ndarray:
-    """Score the positive class, or each of several labels where rows of ``y`` have several."""
-    if np.ndim(y) == 1:
-        return positive_scores(estimator, X, methods, pos_label)
-    return check_scores(estimator_scores(estimator, X, y.shape[1], methods), name="The score")
+def label_scores(estimator: Any, X: Any, methods: list[str], n_labels: int) -> np.ndarray:
+    """Score each of several labels that rows may have."""
+    return check_scores(estimator_scores(estimator, X, n_labels, methods), name="The score")
+
+
+def class_scores(estimator: Any, X: Any, methods: list[str], classes: np.ndarray) -> np.ndarray:
+    """Score every class with the first of the methods that the estimator has.
+
+    A class that the estimator has not seen has the lowest score there is.
+    """
+    respond = _check_response_method(estimator, methods)
+    values = check_scores(respond(X), name="The score")
+    if values.ndim == 1:
+        values = np.column_stack([-values, values])
+    known = np.asarray(estimator.classes_)
+    if values.ndim != 2 or values.shape[1] != len(known):
+        raise ValueError(
+            f"{respond.__name__} of {type(estimator).__name__} has to give one score for each of "
+            f"{len(known)} classes; got shape {values.shape}. An SVC has these with "
+            "decision_function_shape='ovr'."
+        )
+    found = np.full((len(values), len(classes)), -np.inf)
+    if respond.__name__ == "predict_proba":
+        found[:] = 0.0
+    found[:, np.searchsorted(classes, known)] = values
+    return found
 
 
 def warn_of_ties(score: np.ndarray) -> None:
-    """Warn that a refitted model has ties elsewhere, where a step may fall below the threshold."""
-    distinct = len(np.unique(score))
+    """Warn that a refitted model has ties elsewhere, where a step may fall below the threshold.
+
+    Of several columns of scores those of the column with most ties are reported.
+    """
+    columns = score.reshape(len(score), -1).T
+    distinct = min(len(np.unique(column)) for column in columns)
     if distinct < len(score) / 2:
         warnings.warn(
             f"The {len(score)} scores take {distinct} values only, and those of the model that is "

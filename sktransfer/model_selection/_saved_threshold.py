@@ -1,4 +1,4 @@
-"""A threshold in the file of the network that it is for, as JSON; reading it runs no code."""
+"""Thresholds in the file of the network that they are for, as JSON; reading it runs no code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from sktransfer._finetune import FineTuneClassifier
-from sktransfer._finetune._saving import load_estimator, save_estimator
+from sktransfer._finetune._saving import load_estimator, reader_of, save_estimator
 from sktransfer._persistence import read_saved
 from sktransfer._transfer import TransferClassifier
 from sktransfer._transfer._saving import load_classifier, save_classifier
@@ -28,7 +28,7 @@ _PARAMETERS = (
 def save_with_threshold(
     clf: Any, path: str | os.PathLike[str], class_names: Any, *, store_weights: bool = False
 ) -> None:
-    """Write a fitted OperatingPointClassifier; see its ``save``."""
+    """Write a fitted classifier whose ``_record`` tells of its thresholds; see its ``save``."""
     frozen = isinstance(clf.estimator_, FrozenEstimator)
     net = clf.estimator_.estimator if frozen else clf.estimator_
     if not isinstance(net, (FineTuneClassifier, TransferClassifier)):
@@ -38,25 +38,14 @@ def save_with_threshold(
             "network with a logistic regression; anything else can be pickled (joblib.dump), which "
             "runs code when it is loaded."
         )
-    params = {name: getattr(clf, name) for name in _PARAMETERS}
-    if params["cost_matrix"] is not None:
-        params["cost_matrix"] = np.asarray(params["cost_matrix"], dtype=float).tolist()
-    for name in ("target_level", "confidence_level"):
-        params[name] = None if params[name] is None else float(params[name])
-    point = {each.name: getattr(clf.operating_point_, each.name) for each in fields(OperatingPoint)}
-    del point["pos_label"]
-    record = {
-        "params": params,
-        "threshold": float(clf.threshold_),
-        "positive": int(np.flatnonzero(net.classes_ == clf.pos_label_)[0]),
-        "operating_point": point,
-    }
     write = save_classifier if isinstance(net, TransferClassifier) else save_estimator
-    write(net, path, class_names, record, store_weights=store_weights)
+    write(net, path, class_names, clf._record(net), store_weights=store_weights)
 
 
-def load_with_threshold(cls: Any, path: str | os.PathLike[str], params: dict[str, Any]) -> Any:
-    """Return what a file holds: a ``cls`` with its network, or the network alone."""
+def load_with_threshold(
+    classes: tuple[Any, ...], path: str | os.PathLike[str], params: dict[str, Any]
+) -> Any:
+    """Return what a file holds: one of the ``classes`` with its network, or the network alone."""
     kind = read_saved(path)[0]["estimator"]
     if kind == TransferClassifier.__name__:
         net, record = load_classifier(TransferClassifier, path, params)
@@ -64,17 +53,16 @@ def load_with_threshold(cls: Any, path: str | os.PathLike[str], params: dict[str
         net, record = load_estimator(FineTuneClassifier, path, params)
     if record is None:
         return net
+    cls = next((each for each in classes if each._kind == reader_of(record)), None)
+    if cls is None:
+        raise ValueError(
+            f"{path} holds thresholds of another kind: {reader_of(record)}.load reads it."
+        )
     try:
         clf = cls(FrozenEstimator(net), cv="prefit", **record["params"])
         clf._validate_params()
         clf.estimator_ = clf.estimator
-        clf.threshold_ = float(record["threshold"])
-        clf.pos_label = clf.pos_label_ = net.classes_.tolist()[record["positive"]]
-        point: dict[str, Any] = {
-            name: Interval(*value) if isinstance(value, list) else value
-            for name, value in record["operating_point"].items()
-        }
-        clf.operating_point_ = OperatingPoint(**point, pos_label=clf.pos_label_)
+        clf._restore(net, record)
     except (TypeError, KeyError, AttributeError, ValueError, IndexError) as error:
         raise ValueError(
             f"{path} holds a threshold that sktransfer {__version__} cannot use: {error}"
@@ -83,3 +71,37 @@ def load_with_threshold(cls: Any, path: str | os.PathLike[str], params: dict[str
         if hasattr(net, name):
             setattr(clf, name, getattr(net, name))
     return clf
+
+
+def plain_params(clf: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return parameters as JSON has them."""
+    params = {name: getattr(clf, name) for name in names}
+    if params["cost_matrix"] is not None:
+        params["cost_matrix"] = np.asarray(params["cost_matrix"], dtype=float).tolist()
+    return {
+        name: float(value) if isinstance(value, (np.integer, np.floating)) else value
+        for name, value in params.items()
+    }
+
+
+def record_of_point(clf: Any, net: Any) -> dict[str, Any]:
+    """Return what a file says of a threshold."""
+    point = {each.name: getattr(clf.operating_point_, each.name) for each in fields(OperatingPoint)}
+    del point["pos_label"]
+    return {
+        "params": plain_params(clf, _PARAMETERS),
+        "threshold": float(clf.threshold_),
+        "positive": int(np.flatnonzero(net.classes_ == clf.pos_label_)[0]),
+        "operating_point": point,
+    }
+
+
+def restore_point(clf: Any, net: Any, record: dict[str, Any]) -> None:
+    """Give a classifier the threshold of a file."""
+    clf.threshold_ = float(record["threshold"])
+    clf.pos_label = clf.pos_label_ = net.classes_.tolist()[record["positive"]]
+    point: dict[str, Any] = {
+        name: Interval(*value) if isinstance(value, list) else value
+        for name, value in record["operating_point"].items()
+    }
+    clf.operating_point_ = OperatingPoint(**point, pos_label=clf.pos_label_)

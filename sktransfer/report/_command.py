@@ -21,7 +21,7 @@ from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.deploy._identity import file_digest
 from sktransfer.deploy._predicting import in_form_of
-from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed
 from sktransfer.report._report import diagnostic_report
@@ -105,7 +105,7 @@ def load_model(path: str, *, allow_pickle: bool, weights: str | None = None) -> 
         raise FileNotFoundError(f"There is no saved model {path!r}.")
     if file.suffix.lower() not in _PICKLES:
         options = {"on_error": "nan", "weights": weights}
-        return load_with_threshold(OperatingPointClassifier, file, options)
+        return load_with_threshold((OperatingPointClassifier, TriageClassifier), file, options)
     if not allow_pickle:
         raise ValueError(
             f"{path} is a pickle, and loading one runs whatever code is in it. If you trust its "
