@@ -62,17 +62,16 @@ def baselines_section(
         ["Majority", "nothing: always the larger class", number(0.5), NOTHING, number(majority)],
     ]
     found: dict[str, dict[str, Any]] = {}
-    for name, (sees, table) in _tables(section, rows, metadata).items():
-        scores = out_of_fold(table, rows.is_positive, rows.groups, random_state)
-        if scores is None:
+    for name, (sees, table) in property_tables(section, rows, metadata).items():
+        result = compared_with(table, rows, random_state)
+        if result is None:
             section.remark(f"{name}: too few patients of a class to cross-validate.")
             continue
-        found[name] = _compared(rows, scores)
-        found[name]["most_telling"] = best = _most_informative(table, rows.is_positive)
+        found[name], best = result, result["most_telling"]
         if best is not None:
             sees += f"; most informative: {best['name']} (AUC {number(best['roc_auc'], 2)})"
         lines.append(_line(name, sees, found[name]))
-        _interpret(section, name, found[name], model)
+        interpret(section, name, found[name], model)
     for name, scores in (given or {}).items():
         found[str(name)] = _compared(rows, rows.of(np.asarray(scores, float), f"baseline {name!r}"))
         lines.append(_line(str(name), "as given", found[str(name)]))
@@ -99,7 +98,7 @@ def baselines_section(
     return section
 
 
-def _tables(
+def property_tables(
     section: Section, rows: ScoredRows, metadata: Any
 ) -> dict[str, tuple[str, pd.DataFrame]]:
     """Return what models without anatomy see, in words and as a table, by the name of a model."""
@@ -164,6 +163,17 @@ def out_of_fold(
     return cross_val_predict(model, table, positive, cv=splits, method="predict_proba")[:, 1]
 
 
+def compared_with(
+    table: pd.DataFrame, rows: ScoredRows, random_state: int
+) -> dict[str, Any] | None:
+    """Return what a model of a table reaches; None where there is too little to cross-validate."""
+    scores = out_of_fold(table, rows.is_positive, rows.groups, random_state)
+    if scores is None:
+        return None
+    best = _most_informative(table, rows.is_positive)
+    return {**_compared(rows, scores), "most_telling": best}
+
+
 def _compared(rows: ScoredRows, scores: np.ndarray) -> dict[str, Any]:
     difference = roc_auc_difference(rows.y, rows.score, scores, **rows.interval_settings)
     return {
@@ -207,7 +217,7 @@ def _most_informative(table: pd.DataFrame, positive: np.ndarray) -> dict[str, An
     return None if best is None else {"name": best[1], "roc_auc": best[0]}
 
 
-def _interpret(section: Section, name: str, result: dict[str, Any], model: Any) -> None:
+def interpret(section: Section, name: str, result: dict[str, Any], model: Any) -> None:
     """Write what a baseline's area means for the model's."""
     area, gap = result["roc_auc"], result["model_minus_this"]
     what = {

@@ -193,10 +193,12 @@ def _measured(report: Any) -> Iterator[tuple[str, str, Interval]]:
     """Yield the main measures: type, name, and value with its interval."""
     yield "roc_auc", "ROC AUC", report.sections["roc"].data["roc_auc"]
     operating = report.sections["operating"].data
-    point = next(iter(operating["points"].values()))
     yield "accuracy", "Accuracy", operating["accuracy"]
-    yield "recall", "Sensitivity", point.sensitivity
-    yield "specificity", "Specificity", point.specificity
+    rates = operating.get("mean")  # over several labels a row
+    if rates is None:
+        rates = vars(next(iter(operating["points"].values())))
+    yield "recall", "Sensitivity", rates["sensitivity"]
+    yield "specificity", "Specificity", rates["specificity"]
 
 
 def _results(report: Any, which: str) -> list[tuple[str, dict[str, Any]]]:

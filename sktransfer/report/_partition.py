@@ -39,7 +39,7 @@ def partition_section(
     if y_train is None:
         section.remark("Nothing is reported about the training data: y_train was not given.")
     else:
-        section.data["overlap"] = _add_overlap(section, rows, X_train, groups_train)
+        section.data["overlap"] = add_overlap(section, rows, X_train, groups_train)
     return section
 
 
@@ -77,7 +77,7 @@ def _add_counts(section: Section, rows: ScoredRows, parts: dict[str, dict[str, A
     )
 
 
-def _add_overlap(
+def add_overlap(
     section: Section, rows: ScoredRows, X_train: Any, groups_train: np.ndarray | None
 ) -> dict[str, int]:
     """Count and report test rows whose patient, or whose image, is in training too."""

@@ -14,12 +14,15 @@ from typing import Any
 import pandas as pd
 
 from sktransfer._utils.config import import_optional
+from sktransfer._utils.multilabel import is_multilabel
 from sktransfer._utils.notebooks import card
 from sktransfer._version import __version__
 from sktransfer.metrics._labels import Interval
 from sktransfer.report._baselines import baselines_section
 from sktransfer.report._cards import applied_model_card, hugging_face_metadata
 from sktransfer.report._failures_and_maps import failures_section, saliency_section
+from sktransfer.report._findings import findings_parts
+from sktransfer.report._findings_rows import score_findings
 from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES, card_section
 from sktransfer.report._model import model_section
 from sktransfer.report._partition import partition_section
@@ -273,8 +276,10 @@ def diagnostic_report(
         :class:`~sklearn.model_selection.FixedThresholdClassifier` have, that is used.
     X : collection of images, n rows
         Test rows, in any of the :ref:`accepted forms <accepted-inputs>`.
-    y : array-like of shape (n,)
-        True labels.
+    y : array-like of shape (n,) or (n, n_labels), or list of sets
+        True labels. Of several labels a row (1, 0, or NaN where one is unknown) the report has
+        every label by itself, and their means. It then has no readers, distributions, net benefit
+        and maps.
     groups : array-like of shape (n,) or None, default=None
         Patients. All intervals then take into account that images of a patient are similar. Only
         counts of patients are written down.
@@ -293,8 +298,9 @@ def diagnostic_report(
     baselines : mapping of str to array-like of shape (n,), or None, default=None
         Scores of further models on the same rows, such as a linear one on frozen features.
     threshold : float or None, default=None
-        Least score of a row that is predicted positive. None: the estimator's own, else 0.5 for
-        probabilities and 0 for other scores.
+        Least score of a row that is predicted positive; of several labels a row, also a sequence or
+        a mapping of labels to these. None: the estimator's own, else 0.5 for probabilities and 0
+        for other scores.
     thresholds : mapping of str to float, or None, default=None
         Further thresholds for the table of operating points, not chosen on these rows.
     pos_label : int, float, bool, str or None, default=None
@@ -377,25 +383,32 @@ def diagnostic_report(
     if saliency not in _SALIENCY:
         raise ValueError(f"saliency must be one of {_SALIENCY}; got {saliency!r}.")
     last = card_section(card)  # before anything takes time
-    rows = score_rows(
-        estimator,
-        X,
-        y,
-        groups=groups,
-        pos_label=pos_label,
-        target_names=target_names,
-        threshold=threshold,
-        confidence_level=confidence_level,
-    )
-
-    names = None
-    if include_identifiers:
-        numbers = [f"row {row}" for row in range(rows.n_given)]
-        names = numbers if row_names is None else row_names
+    naming = {"groups": groups, "target_names": target_names, "threshold": threshold}
+    naming["confidence_level"] = confidence_level
+    training = {"X_train": X_train, "y_train": y_train, "groups_train": groups_train}
+    if is_multilabel(y):
+        _check_single(
+            readers=readers, thresholds=thresholds, baselines=baselines, pos_label=pos_label
+        )
+        found = score_findings(estimator, X, y, random_state=random_state, **naming)
+        usual, parts = findings_parts(
+            found,
+            training=training,
+            metadata=metadata,
+            subgroups=subgroups,
+            digest=model_digest,
+            n_failures=n_failures,
+            images=images,
+            names=_row_names(found.all, row_names) if include_identifiers else None,
+            random_state=random_state,
+        )
+        return DiagnosticReport(title or usual, {part.key: part for part in [*parts, last]})
+    rows = score_rows(estimator, X, y, pos_label=pos_label, **naming)
+    names = _row_names(rows, row_names) if include_identifiers else None
     curve = roc_section(rows, readers, identify=include_identifiers, random_state=random_state)
     area = curve.data["roc_auc"]
     parts = [
-        partition_section(rows, X_train=X_train, y_train=y_train, groups_train=groups_train),
+        partition_section(rows, **training),
         model_section(estimator, identify=include_identifiers, file_digest=model_digest),
         curve,
         operating_section(rows, thresholds),
@@ -415,6 +428,19 @@ def diagnostic_report(
     )
 
 
+def _check_single(**given: Any) -> None:
+    """Refuse what is for one label a row."""
+    if unused := [name for name, value in given.items() if value is not None]:
+        raise ValueError(
+            f"{unused[0]}= is for one label a row, and these rows have several. Report a label by "
+            "itself, or leave it out."
+        )
+
+
+def _row_names(rows: ScoredRows, given: Any) -> Any:
+    return [f"row {row}" for row in range(rows.n_given)] if given is None else given
+
+
 def _add_first_notice(section: Section, rows: ScoredRows, area: Interval) -> None:
     """Write, before anything else, that scores point the wrong way."""
     if area.high < 0.5:
@@ -430,6 +456,14 @@ def _add_first_notice(section: Section, rows: ScoredRows, area: Interval) -> Non
 def _summary(sections: dict[str, Section]) -> str:
     test = sections["partition"].data["parts"]["test"]
     people = "" if test["patients"] is None else f" of {test['patients']} patients"
+    mean = sections["operating"].data.get("mean")
+    if mean is not None:
+        return (
+            f"{test['images']} test images{people}, {len(test['classes'])} findings. Means over "
+            f"findings: AUC {interval(sections['roc'].data['roc_auc'])}; at the thresholds "
+            f"sensitivity {interval(mean['sensitivity'])} and specificity "
+            f"{interval(mean['specificity'])}."
+        )
     point = next(iter(sections["operating"].data["points"].values()))
     return (
         f"{test['images']} test images{people}, {100 * test['prevalence']:.0f} % of them "

@@ -124,7 +124,7 @@ def score_rows(
             f"y has labels that the estimator does not know: {unknown[:5].tolist()}; its classes "
             f"are {labels.tolist()}."
         )
-    method = _method(decider(estimator))
+    method = method_of(decider(estimator))
     score = _scores(estimator, X, method, labels, label)
     if len(score) != len(truth):
         raise ValueError(f"y has {len(truth)} labels for {len(score)} rows of X.")
@@ -183,7 +183,7 @@ def _class_names(
     return named
 
 
-def _method(estimator: Any) -> str:
+def method_of(estimator: Any) -> str:
     """Return the method whose values the threshold applies to."""
     own = getattr(estimator, "response_method", "auto")
     for method in [own] if own in _METHODS else _METHODS:

@@ -29,7 +29,7 @@ _RATES = {
     "group_sensitivity": "Patients with all positive images detected",
     "group_specificity": "Patients without a false alarm on a negative image",
 }
-_NO_PROBABILITIES = (
+NO_PROBABILITIES = (
     "The model gives scores and no probabilities, so there is nothing to report here. "
     "CalibratedClassifierCV turns scores into probabilities."
 )
@@ -157,7 +157,7 @@ def calibration_section(rows: ScoredRows) -> Section:
     """Write the reliability diagram, slope, intercept and proper scores."""
     section = Section("calibration", "Calibration")
     if rows.proba is None:
-        section.remark(_NO_PROBABILITIES)
+        section.remark(NO_PROBABILITIES)
         return section
     display = CalibrationIntervalDisplay.from_predictions(
         rows.y,
@@ -224,7 +224,7 @@ def benefit_section(rows: ScoredRows) -> Section:
     """Write the decision curve."""
     section = Section("benefit", "Net benefit")
     if rows.proba is None:
-        section.remark(_NO_PROBABILITIES)
+        section.remark(NO_PROBABILITIES)
         return section
     display = DecisionCurveDisplay.from_predictions(
         rows.y, rows.proba, name="Model", ax=new_figure().subplots(), **rows.settings
