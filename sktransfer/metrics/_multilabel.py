@@ -15,7 +15,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sktransfer._utils.multilabel import label_scores, read_indicators
 from sktransfer.metrics._labels import Interval, among, check_level, check_scores, group_codes
 from sktransfer.metrics._rates import rate_interval, rate_of
-from sktransfer.metrics._roc import roc_auc_interval, weighted_area
+from sktransfer.metrics._roc import roc_auc_interval, weighted_area, whole
 
 MACRO = "macro average"
 MEASURES = (
@@ -263,8 +263,8 @@ def _measures(label: Label, weight: np.ndarray | None = None) -> dict[str, np.nd
         if own.any():
             found[name] = weight @ right / (weight @ own)
     if label.has_both:
-        found["roc_auc"] = weighted_area(positive, score, weight)
-        found["average_precision"] = _average_precision(positive, score, weight)
+        found["roc_auc"] = whole(weighted_area(positive, score, weight))
+        found["average_precision"] = whole(_average_precision(positive, score, weight))
     if score.min() >= 0 and score.max() <= 1:
         total = weight.sum(axis=1)
         certain = np.clip(score, np.finfo(float).eps, 1 - np.finfo(float).eps)
@@ -317,7 +317,9 @@ def _of_label(
         settings: dict[str, Any] = {"groups": groups, "confidence_level": confidence_level}
         settings |= {"pos_label": True, "random_state": random_state}
         return Interval(*roc_auc_interval(label.positive, label.score, **settings))
-    if name == "average_precision" and estimate == 1:  # every positive is found without an alarm
+    if name == "average_precision" and np.isclose(
+        estimate, 1
+    ):  # every positive is found without an alarm
         return rate_interval(spare + 1, spare + 1, confidence_level=confidence_level)
     return _symmetric(name, estimate, drawn, spare, confidence_level)
 
@@ -333,7 +335,9 @@ def _of_mean(
     if not each:
         return Interval(np.nan, np.nan, np.nan)
     estimate, low, high = (float(np.mean(ends)) for ends in zip(*each, strict=True))
-    if estimate in (0.0, 1.0) or np.isnan(estimate):  # nothing varies; this is wider than needed
+    if np.isclose(estimate, [0, 1]).any() or np.isnan(
+        estimate
+    ):  # nothing varies; this is wider than needed
         return Interval(estimate, low, high)
     return _symmetric(name, estimate, np.mean(drawn, axis=0), spare, confidence_level)
 
@@ -342,14 +346,15 @@ def _symmetric(
     name: str, estimate: float, drawn: np.ndarray, spare: int, confidence_level: float
 ) -> Interval:
     """Return the interval that is symmetric on the scale of a measure."""
-    smallest = np.finfo(float).eps
-    to, back, top = (logit, expit, 1 - smallest)
+    # A resample may be free of errors; half a pair keeps it finite.
+    smallest = 0.5 / (spare + 1) ** 2
+    to, back, top = logit, expit, 1 - smallest
     if name == "log_loss":
-        to, back, top = np.log, np.exp, np.inf
+        to, back, smallest, top = np.log, np.exp, np.finfo(float).tiny, np.inf
     error = to(drawn.clip(smallest, top)).std(ddof=1)
     half = student.ppf(0.5 + confidence_level / 2, spare) * error
-    center = to(np.clip(estimate, smallest, top))
-    return Interval(estimate, float(back(center - half)), float(back(center + half)))
+    low, high = back(to(np.clip(estimate, smallest, top)) + np.array([-half, half]))
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
 
 
 def _table(labels: list[Label], rows: list[dict[str, Interval]]) -> pd.DataFrame:

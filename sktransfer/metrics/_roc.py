@@ -266,8 +266,14 @@ def _areas(positive: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndar
         rank = rankdata(value)
         parts[own, column] = (rank[own] - rankdata(value[own])) / (m * n)
         parts[~own, column] = 1 / n - (rank[~own] - rankdata(value[~own])) / (m * n)
-    areas = np.where(positive, parts, 0).sum(axis=0).clip(0, 1)
+    areas = whole(np.where(positive, parts, 0).sum(axis=0))
     return areas, parts.mean(axis=1)
+
+
+def whole(areas: np.ndarray) -> np.ndarray:
+    """Return areas, of which sums of many parts may miss 0 and 1 by a rounding error."""
+    near = np.abs(areas - np.round(areas)) < 1e-12
+    return np.where(near, np.round(areas), areas).clip(0, 1)
 
 
 def _strata(positive: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from sktransfer.metrics._operating_point import OperatingPoint
 # Parameters that say what the threshold is for; `estimator`, `cv` and `n_jobs` found it.
 _PARAMETERS = (
     *("constraint", "target_level", "cost_matrix", "confidence_level", "unattainable"),
-    "response_method",
+    *("response_method", "simultaneous"),
 )
 
 
@@ -85,23 +85,41 @@ def plain_params(clf: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def record_of_point(clf: Any, net: Any) -> dict[str, Any]:
-    """Return what a file says of a threshold."""
-    point = {each.name: getattr(clf.operating_point_, each.name) for each in fields(OperatingPoint)}
-    del point["pos_label"]
+    """Return what a file says of a threshold, or of those of several labels a row."""
+    record = {"params": plain_params(clf, _PARAMETERS)}
+    if isinstance(clf.operating_point_, dict):
+        points = [_plain_point(point) for point in clf.operating_point_.values()]
+        return {**record, "threshold": clf.threshold_.tolist(), "operating_point": points}
     return {
-        "params": plain_params(clf, _PARAMETERS),
+        **record,
         "threshold": float(clf.threshold_),
         "positive": int(np.flatnonzero(net.classes_ == clf.pos_label_)[0]),
-        "operating_point": point,
+        "operating_point": _plain_point(clf.operating_point_),
     }
 
 
 def restore_point(clf: Any, net: Any, record: dict[str, Any]) -> None:
-    """Give a classifier the threshold of a file."""
+    """Give a classifier the threshold of a file, or those of several labels a row."""
+    points = record["operating_point"]
+    if isinstance(points, list):
+        clf.label_names_ = net.classes_
+        clf.threshold_ = np.array(record["threshold"], dtype=float)
+        named = zip(net.classes_.tolist(), points, clf.threshold_, strict=True)
+        clf.operating_point_ = {name: _point(point, name) for name, point, _ in named}
+        return
     clf.threshold_ = float(record["threshold"])
     clf.pos_label = clf.pos_label_ = net.classes_.tolist()[record["positive"]]
-    point: dict[str, Any] = {
+    clf.operating_point_ = _point(points, clf.pos_label_)
+
+
+def _plain_point(point: OperatingPoint) -> dict[str, Any]:
+    names = [each.name for each in fields(OperatingPoint) if each.name != "pos_label"]
+    return {name: getattr(point, name) for name in names}
+
+
+def _point(plain: dict[str, Any], pos_label: Any) -> OperatingPoint:
+    values: dict[str, Any] = {
         name: Interval(*value) if isinstance(value, list) else value
-        for name, value in record["operating_point"].items()
+        for name, value in plain.items()
     }
-    clf.operating_point_ = OperatingPoint(**point, pos_label=clf.pos_label_)
+    return OperatingPoint(**values, pos_label=pos_label)

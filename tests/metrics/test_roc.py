@@ -239,3 +239,11 @@ def test_areas_without_variance_have_no_pvalue():
 def test_bad_values_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("n", [45, 111, 400, 977])
+def test_perfect_order_is_an_area_of_one_whatever_the_sum_rounds_to(n):
+    y = np.arange(n) % 3 == 0
+    area, low, high = roc_auc_interval(y, y + np.random.default_rng(n).random(n) / 2)
+    assert (area, high) == (1, 1)
+    assert low > 0.7
