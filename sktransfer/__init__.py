@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from sktransfer._extractor import PretrainedFeatureExtractor
     from sktransfer._finetune import FineTuneClassifier
     from sktransfer._frozen import cache_info, clear_cache
+    from sktransfer._multilabel import MultiLabelLogisticRegression
     from sktransfer._transfer import TransferClassifier
 
 __all__ = [
     "FineTuneClassifier",
+    "MultiLabelLogisticRegression",
     "PretrainedFeatureExtractor",
     "TransferClassifier",
     "__version__",
@@ -27,6 +29,7 @@ __all__ = [
 # and the public packages that compute on labels alone do not wait for torch.
 _DEFINED_IN = {
     "FineTuneClassifier": "_finetune",
+    "MultiLabelLogisticRegression": "_multilabel",
     "PretrainedFeatureExtractor": "_extractor",
     "TransferClassifier": "_transfer",
     "cache_info": "_frozen",

@@ -194,6 +194,26 @@ class LogitsMixin:
             )
         return self._target.predicted(logits)
 
+    def score(self: Any, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy of predictions.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence, n rows
+            In any of the forms that ``fit`` accepts.
+        y : array-like of shape (n,) or (n, n_labels)
+            True labels, in any of the forms that ``fit`` accepts.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of rows that are predicted correctly; with several labels a row, in all labels
+            that are known.
+        """
+        return self._target.accuracy(self.predict(X), y, sample_weight)
+
 
 def resolve_device(device: str | torch.device, precision: str) -> str:
     """Return the device to run on, as torch names it; raise where torch does not have it."""

@@ -23,7 +23,7 @@ LAYERS = [
     {"model_selection"},
     {"bags", "_transfer"},
     {"_scoring"},
-    {"_image_rows"},
+    {"_image_rows", "_multilabel"},
     {"_extractor", "_finetune"},
     {"datasets"},
     {"metrics"},

@@ -612,6 +612,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     decision_function = LogitsMixin.decision_function
     predict_proba = LogitsMixin.predict_proba
     predict = LogitsMixin.predict
+    score = LogitsMixin.score
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.special import expit, log_softmax, softmax
+from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_class_weight
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
@@ -26,6 +27,7 @@ from sktransfer._utils.logistic import (
     solve_independent,
     solve_linear,
 )
+from sktransfer._utils.multilabel import read_indicators
 from sktransfer._utils.names import quoted
 from sktransfer._utils.splitting import iterative_folds, stratified_folds
 
@@ -173,6 +175,10 @@ class Target:
     def predicted(self, logits: np.ndarray) -> np.ndarray:
         """Return what ``predict`` does."""
         return self.classes[logits.argmax(axis=1)]
+
+    def accuracy(self, predicted: np.ndarray, y: Any, sample_weight: Any) -> float:
+        """Return the share of rows that are predicted correctly."""
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
 
     def written(self) -> dict[str, Any]:
         """Return the target as JSON has it; labels that it has no type for, as text."""
@@ -352,6 +358,15 @@ class Findings(Target):
     def predicted(self, logits: np.ndarray) -> np.ndarray:
         """Return 1 for findings that are more likely than not, else 0."""
         return (logits > 0).astype(np.int64)
+
+    def accuracy(self, predicted: np.ndarray, y: Any, sample_weight: Any) -> float:
+        """Return the share of rows all of whose known findings are predicted correctly."""
+        codes, _ = read_indicators(y, self.classes.tolist())
+        known = ~np.isnan(codes)
+        told = known.any(axis=1)
+        correct = ((codes == predicted) | ~known).all(axis=1)
+        weight = None if sample_weight is None else np.asarray(sample_weight)[told]
+        return float(np.average(correct[told], weights=weight))
 
     def written(self) -> dict[str, Any]:
         """Return the findings as JSON has them."""
