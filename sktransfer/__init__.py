@@ -8,13 +8,14 @@ from sktransfer._version import __version__
 if TYPE_CHECKING:
     from sktransfer._backbones import describe_backbone, list_backbones
     from sktransfer._extractor import PretrainedFeatureExtractor
-    from sktransfer._finetune import FineTuneClassifier
+    from sktransfer._finetune import FineTuneClassifier, FineTuneRegressor
     from sktransfer._frozen import cache_info, clear_cache
     from sktransfer._multilabel import MultiLabelLogisticRegression
     from sktransfer._transfer import TransferClassifier
 
 __all__ = [
     "FineTuneClassifier",
+    "FineTuneRegressor",
     "MultiLabelLogisticRegression",
     "PretrainedFeatureExtractor",
     "TransferClassifier",
@@ -29,6 +30,7 @@ __all__ = [
 # and the public packages that compute on labels alone do not wait for torch.
 _DEFINED_IN = {
     "FineTuneClassifier": "_finetune",
+    "FineTuneRegressor": "_finetune",
     "MultiLabelLogisticRegression": "_multilabel",
     "PretrainedFeatureExtractor": "_extractor",
     "TransferClassifier": "_transfer",

@@ -12,6 +12,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNetClassifier
 from torch.utils.data import Dataset
 
 from sktransfer._backbones import (
@@ -47,6 +48,7 @@ from sktransfer._finetune._saving import (
     without_threshold,
 )
 from sktransfer._finetune._skorch import TrainingNet
+from sktransfer._finetune._targets import Grades, Target
 from sktransfer._finetune._training import range_test, read_range_test
 from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
@@ -65,7 +67,7 @@ _REMADE = (
 )
 
 
-class FineTuneClassifier(ImageInputMixin, TrainingNet):
+class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
     """Keep the first stages of a pretrained network frozen, and train the rest on your images.
 
     The frozen stages run once per image, and their output is kept (see :ref:`extract-once`). Then
@@ -578,7 +580,11 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
     ) -> Rows:
         """Return ``y`` as its target encodes it; ``classes`` None: those that there are in it."""
         given = (y, source, sample_weight, groups, classes, self)
-        return read_labels(*given, several=True)[0]
+        rows = read_labels(*given, several=True)[0]
+        if self.loss == Grades.loss and type(rows.target) is Target:
+            before = self._target if classes is not None and self.initialized_ else None
+            rows.target = Grades.of(rows.target, y, classes, before)
+        return rows
 
     # --- predicting ------------------------------------------------------------------------------
 
@@ -647,7 +653,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         """
         check_is_fitted(self)
         if isinstance(X, Dataset):
-            yield from super().forward_iter(X, training=training, device=device)
+            yield from TrainingNet.forward_iter(self, X, training=training, device=device)
             return
         source = self._image_source(X, reset=False)
         at_once = len(source)
@@ -664,7 +670,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             for some in portions(source, at_once):
                 rows = [self._unlabeled(some, pool.map, failures)]
                 rows += [self._drawn(some, view, pool.map) for view in range(1, n_views)]
-                batches = [super(FineTuneClassifier, self).forward_iter(d, training) for d in rows]
+                batches = [TrainingNet.forward_iter(self, d, training) for d in rows]
                 for views in zip(*batches, strict=True):
                     yield torch.stack([logits.double() for logits in views]).mean(0).to(device)
                 failures += getattr(rows[0], "failures", [])
@@ -774,8 +780,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             backbone = whole_backbone(prefix.source)
         else:
             backbone = architecture(self.reference_.name, weights=self.reference_.weights)
-        seed, n_outputs = derived_seed(self._seed, HEAD), self._target.n_outputs
-        head = make_head(made["head"], prefix.n_inputs, n_outputs, made["head__dropout"], seed)
+        of_head = (made["head__dropout"], derived_seed(self._seed, HEAD), self._target.link())
+        head = make_head(made["head"], prefix.n_inputs, self._target.width, *of_head)
         module = Suffix(
             backbone,
             prefix.cut,
@@ -819,7 +825,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
         return {name: value for name, value in state.items() if name not in _REMADE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        TrainingNet.__setstate__(self, state)
         if self.initialized_:
             arrive_from_pickle(self)
 
@@ -867,7 +873,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet):
             for file in (*args, *kwargs.values()):
                 if isinstance(file, (str, os.PathLike)):
                     check_archive(file, file)
-            super().load_params(*args, **kwargs)
+            TrainingNet.load_params(self, *args, **kwargs)
         finally:
             hook.remove()
             self.device = given

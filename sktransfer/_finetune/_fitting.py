@@ -109,7 +109,7 @@ def run_fit(
             if net.trainable == "lora":
                 check_low_rank(net.module_, prefix.info.reference.name)
             net.weight_interpolation_, net.interpolation_losses_ = 0.0, None
-            if resume or not start_head(net, data[0], data[2]):
+            if resume or not start_head(net, data[0], data[2], rows):
                 if train is None:
                     train_and_interpolate(net, data, rows, {"X": X, "y": y}, resume=resume)
                 else:

@@ -130,7 +130,7 @@ def split_rows(rows: Rows, split: Any, seed: int) -> tuple[np.ndarray, np.ndarra
     returns two torch Subsets, or two arrays of row numbers.
     """
     kept = rows.kept
-    y = rows.target.named(rows.y[kept])  # errors are to name labels, not codes
+    y = rows.target.strata(rows.y[kept])  # errors are to name labels, not codes
     if callable(split):
         groups = None if rows.groups is None else rows.groups[kept]
         train, valid = _by_skorch(split, len(kept), y, groups)

@@ -344,14 +344,21 @@ class Standardized(nn.Module):
 
 
 def make_head(
-    head: Any, n_features: int, n_classes: int, dropout: float, seed: int
+    head: Any,
+    n_features: int,
+    n_classes: int,
+    dropout: float,
+    seed: int,
+    link: nn.Module | None = None,
 ) -> nn.Sequential:
     """Make a head with random weights; torch's global generator is left alone.
 
     Its inputs are :class:`Standardized`, which changes nothing until it has measured rows.
     ``"linear"`` is one linear layer; (1024, 256) two hidden layers with ReLU before it. A callable
-    takes (n_features, n_classes) and returns a module. Dropout is before each linear layer.
+    takes (n_features, n_classes) and returns a module. Dropout is before each linear layer, and
+    ``link`` after the last one.
     """
+    ending = [] if link is None else [link]
     with private_seed(seed):
         if callable(head):
             made = head(n_features, n_classes)
@@ -361,11 +368,11 @@ def make_head(
                     f"{made!r}."
                 )
             # A copy: what a factory gives twice must not be trained twice.
-            return nn.Sequential(Standardized(n_features), copy.deepcopy(made))
+            return nn.Sequential(Standardized(n_features), copy.deepcopy(made), *ending)
         widths = [n_features, *(() if isinstance(head, str) else head), n_classes]
         layers: list[nn.Module] = [Standardized(n_features)]
         for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             layers += [nn.ReLU()] if i else []
             layers += [nn.Dropout(dropout)] if dropout else []
             layers.append(nn.Linear(n_in, n_out))
-        return nn.Sequential(*layers)
+        return nn.Sequential(*layers, *ending)

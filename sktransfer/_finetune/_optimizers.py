@@ -95,14 +95,14 @@ def schedule_factor(
 
 # --- losses --------------------------------------------------------------------------------------
 
-LOSSES: tuple[str, ...] = ("cross_entropy", "binary_cross_entropy", "focal")
+LOSSES: tuple[str, ...] = ("cross_entropy", "binary_cross_entropy", "focal", "cumulative_link")
 
 
 class WeightedLoss(nn.Module):
     """Average a loss per row, times the row's weight, over a batch.
 
     ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of the
-    true class. The binary losses are of each finding by itself, and weights of rows and findings.
+    true class. ``"cumulative_link"`` is the cross entropy of grades. The binary losses are of each finding by itself, and weights of rows and findings.
 
     References
     ----------

@@ -13,7 +13,7 @@ from torch import nn
 
 from sktransfer._finetune._adapters import RATES
 from sktransfer._finetune._checkpoint import identities
-from sktransfer._finetune._optimizers import LOSSES, OPTIMIZERS, SCHEDULES, WeightedLoss
+from sktransfer._finetune._optimizers import LOSSES, OPTIMIZERS, SCHEDULES
 from sktransfer._images import ImageAugmentation, resolve_augmentation
 from sktransfer._utils.sklearn_compat import (
     HasMethods,
@@ -135,6 +135,7 @@ _OTHER_VALUES = _by_word({
     "cross_entropy": "categoricalcrossentropy sparsecategoricalcrossentropy ce crossentropyloss "
     "logloss",
     "binary_cross_entropy": "binarycrossentropy bce bceloss bcewithlogitsloss bcewithlogits",
+    "cumulative_link": "cumulativelink cumulativelogit ordinal proportionalodds coral corn pom",
     "cosine": "cosineannealing cosineannealinglr cosinedecay",
     "plateau": "reducelronplateau reduceonplateau",
     "one_cycle": "onecycle onecyclelr fitonecycle",
@@ -187,17 +188,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
+def unknown_parameter(name: str, estimator: Any) -> str:
     """Say that there is no such parameter, and list those there are."""
+    flat = [each for each in estimator._get_param_names() if "__" not in each]
+    rare, passed_on = estimator._rare, estimator.prefixes_
     prefix, separator, rest = name.partition("__")
-    alike = [each for each in RARE if separator and each.startswith(f"{prefix}__")]
+    alike = [each for each in rare if separator and each.startswith(f"{prefix}__")]
     if rest and _MEANT.get(rest, "").startswith(f"{prefix}__"):
         alike = [_MEANT[rest]]
     plain = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
     if not alike:
-        words = {word: word for word in (*flat, *RARE)}
-        words |= {word: meant for word, meant in _MEANT.items() if len(word) > 4 or word == plain}
-        ends = [each for each in RARE if each.partition("__")[2] == plain]
+        words = {word: word for word in (*flat, *rare)}
+        words |= {
+            word: meant
+            for word, meant in _MEANT.items()
+            if meant in words and (len(word) > 4 or word == plain)
+        }
+        ends = [each for each in rare if each.partition("__")[2] == plain]
         close = [plain] if plain in words else difflib.get_close_matches(plain, words, 3)
         alike = [words[word] for word in close] + (ends if plain not in words else [])
     hint = f" Did you mean {' or '.join(dict.fromkeys(alike))}?" if alike else ""
@@ -213,8 +220,8 @@ def unknown_parameter(name: str, flat: list[str], passed_on: list[str]) -> str:
         )
     components = ", ".join(f"{each}__*" for each in sorted(passed_on))
     return (
-        f"Invalid parameter {name!r} for FineTuneClassifier.{hint} Its parameters are "
-        f"{', '.join(flat)}; the rare ones {', '.join(RARE)}; and settings of skorch's and torch's "
+        f"Invalid parameter {name!r} for {type(estimator).__name__}.{hint} Its parameters are "
+        f"{', '.join(flat)}; the rare ones {', '.join(rare)}; and settings of skorch's and torch's "
         f"components {components}."
     )
 
@@ -346,7 +353,7 @@ def _check_components(estimator: Any) -> None:
             raise ValueError(f"{name} would not count: set {instead} instead.")
     made_by = {
         "optimizer": OPTIMIZERS[optimizer][0] if isinstance(optimizer, str) else optimizer,
-        "loss": WeightedLoss if isinstance(loss, str) else loss,
+        "loss": estimator._named_loss if isinstance(loss, str) else loss,
     }
     for component, make in made_by.items():
         try:
@@ -361,7 +368,7 @@ def _check_components(estimator: Any) -> None:
                     "loss__weight is not a setting of this loss: set class_weight, to 'balanced' "
                     "or to a dict {label: weight}."
                 )
-            if setting not in accepted and f"{component}__{setting}" not in RARE:
+            if setting not in accepted and f"{component}__{setting}" not in estimator._rare:
                 raise ValueError(
                     f"{component}__{setting} is not a setting of {make.__name__}; it has "
                     f"{', '.join(accepted)}."

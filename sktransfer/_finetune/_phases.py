@@ -21,6 +21,7 @@ from sktransfer._finetune._adapters import attach, merge
 from sktransfer._finetune._checkpoint import Checkpoints, identities
 from sktransfer._finetune._datasets import LabeledRows
 from sktransfer._finetune._labels import Rows, halves, independent_units
+from sktransfer._finetune._targets import CumulativeLink
 from sktransfer._finetune._training import (
     SHARES,
     Schedule,
@@ -51,7 +52,9 @@ Data = tuple[LabeledRows, LabeledRows, LabeledRows | None]
 # --- the head ------------------------------------------------------------------------------------
 
 
-def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bool:
+def start_head(
+    net: Any, plain: LabeledRows, held_out: LabeledRows | None, rows: Rows
+) -> bool:
     """Solve or train the head alone; return whether that was all there is to do."""
     module, (solves, linear, _) = net.module_, net._head_plan
     trains_head_only = not module.cut.trained
@@ -62,13 +65,14 @@ def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bo
     if solves:
         if linear is None:
             raise ValueError(
-                f"head__init='logistic' solves a linear head; head={net.head!r} is not one. Use "
+                f"head__init={net.head__init!r} solves a linear head; head={net.head!r} is not one. Use "
                 "head__init='random' (or 'auto') with head__epochs."
             )
         assert embeddings is not None
         # Weights as they were given: a row of weight two is, to the penalty too, two rows.
-        labeled = (plain.y.numpy(), plain.given_weight)
-        coefficients, intercepts = net._target.solve(embeddings, *labeled, net.head__C)
+        given = (embeddings, plain.y.numpy(), plain.given_weight, getattr(net, net._head_penalty))
+        units = partial(independent_units, rows, plain.rows)
+        coefficients, intercepts = net._target.solve(*given, units)
         done = (
             trains_head_only
             and net.augmentation is None
@@ -81,6 +85,8 @@ def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -> bo
             # Applied as it was solved: float32 would round away what the solver found.
             module.head.double()
             standardized.measure(embeddings, plain.given_weight)
+        if isinstance(module.head[-1], CumulativeLink):
+            intercepts = module.head[-1].absorb(intercepts)
         standardized.absorb(linear, coefficients, intercepts)
         if done:
             _record_solved(net, plain, held_out)
@@ -150,10 +156,12 @@ def _record_solved(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -
         for batch in net.get_iterator(dataset):
             step = net.validation_step(batch)
             losses.append(step["loss"].item())
-            accuracies.append(net._target.correct(step["y_pred"], batch[1]))
+            if net._target.has_accuracy:
+                accuracies.append(net._target.correct(step["y_pred"], batch[1]))
             sizes.append(len(batch[1]))
         net.history.record(f"{name}_loss", float(np.average(losses, weights=sizes)))
-        net.history.record(f"{name}_acc", float(np.average(accuracies, weights=sizes)))
+        if accuracies:
+            net.history.record(f"{name}_acc", float(np.average(accuracies, weights=sizes)))
     net.n_epochs_, net.best_epoch_ = 0, 0
 
 
@@ -283,7 +291,7 @@ def _train_half(
     plain, drawn, unseen = data
     if net.verbose:
         print(f"Half {half} of 2: training on {len(plain)} rows")
-    start_head(net, plain, None)
+    start_head(net, plain, None, rows)
     net.history[:] = []
     start = snapshot(net)
     _train_stages(net, drawn, None, rows, resume=False, half=half)

@@ -173,7 +173,7 @@ def written(
 
 def common_header(clf: Any, params: dict[str, Any], class_names: Any) -> dict[str, Any]:
     """Return what the file of any fitted classifier says of it."""
-    classes = clf.classes_
+    classes = clf._target.classes
     try:
         read_target(clf._target.written())
     except ValueError as error:
@@ -324,7 +324,8 @@ def _check_head(net: Any, tensors: Mapping[str, torch.Tensor], path: Any) -> Non
     if not widths:
         raise ValueError("there is no head among its tensors.")
     made, n_features = net._made_with, widths[min(widths)]
-    own = make_head(made["head"], n_features, net._target.n_outputs, made["head__dropout"], 0)
+    of_head = (made["head__dropout"], 0, net._target.link())
+    own = make_head(made["head"], n_features, net._target.width, *of_head)
     load_strict(nn.ModuleDict({"head": own}), head, source=path)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScoring, PrintLog
 from skorch.utils import to_numpy
 from torch import Tensor, nn
@@ -24,15 +24,15 @@ from torch.utils.data import DataLoader, Dataset
 from sktransfer._finetune._adapters import RATES
 from sktransfer._finetune._network import Standardized, Suffix
 from sktransfer._finetune._optimizers import PerRowLoss, WeightedLoss, make_optimizer
-from sktransfer._finetune._parameters import CONSTRAINTS, RARE, unknown_parameter
-from sktransfer._finetune._targets import Target
+from sktransfer._finetune._parameters import CONSTRAINTS, unknown_parameter
+from sktransfer._finetune._targets import CumulativeLink, Target
 from sktransfer._finetune._training import TrainingStopped, raised_by_code, within_memory
 from sktransfer._frozen import float32_products
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class TrainingNet(NeuralNetClassifier):
+class TrainingNet(NeuralNet):
     """A skorch net whose constructor stores parameters and does nothing else.
 
     skorch takes every attribute without a trailing underscore for a parameter, accepts any
@@ -76,6 +76,8 @@ class TrainingNet(NeuralNetClassifier):
     device: Any
     _scaler: torch.amp.GradScaler | None = None
     _rows_at_once: int | None = None
+    _named_loss: ClassVar[Any] = WeightedLoss  # of a ``loss`` that is a name
+    _head_penalty: ClassVar[str] = "head__C"  # the parameter that a head is solved with
 
     # --- parameters ------------------------------------------------------------------------------
 
@@ -122,11 +124,15 @@ class TrainingNet(NeuralNetClassifier):
 
     def _is_prefixed(self, name: str) -> bool:
         prefix, _, rest = name.partition("__")
-        return name in RARE or (bool(rest) and prefix in self.prefixes_)
+        return name in self._rare or (bool(rest) and prefix in self.prefixes_)
 
     def _unknown(self, name: str) -> str:
-        flat = [each for each in self._get_param_names() if "__" not in each]
-        return unknown_parameter(name, flat, self.prefixes_)
+        return unknown_parameter(name, self)
+
+    @property
+    def _rare(self) -> list[str]:
+        """Names of the rare parameters."""
+        return sorted(name for name in self._parameter_constraints if "__" in name)
 
     def _get_param_names(self) -> list[str]:
         """Return the names of the constructor, and those with a prefix that were given."""
@@ -151,7 +157,7 @@ class TrainingNet(NeuralNetClassifier):
             Parameter names and values.
         """
         params = BaseEstimator.get_params(self, deep=deep)
-        return {**{name: getattr(self, name) for name in RARE}, **params} if deep else params
+        return {**{name: getattr(self, name) for name in self._rare}, **params} if deep else params
 
     def set_params(self, **params: Any) -> Any:
         """Set parameters, which count from the next ``fit`` on.
@@ -176,7 +182,7 @@ class TrainingNet(NeuralNetClassifier):
         for name, value in params.items():
             prefix = name.partition("__")[0]
             nested = hasattr(params.get(prefix, getattr(self, prefix, None)), "set_params")
-            if self._is_prefixed(name) and (name in RARE or not nested):
+            if self._is_prefixed(name) and (name in self._rare or not nested):
                 setattr(self, name, value)
             elif nested or name in self._get_param_names():
                 own[name] = value
@@ -218,12 +224,12 @@ class TrainingNet(NeuralNetClassifier):
         """
         settings = self.get_params_for("loss")
         if isinstance(self.loss, str):
-            made: nn.Module = WeightedLoss(self._target.loss_named(self.loss), **settings)
+            made: nn.Module = self._named_loss(self._target.loss_named(self.loss), **settings)
         else:
             if settings.get("weight") is not None:
                 settings["weight"] = _weight_of_classes(settings["weight"], self._target.classes)
             made = copy.deepcopy(self.loss(**settings))  # what a factory gives twice is not shared
-            made = made if isinstance(made, WeightedLoss) else PerRowLoss(made)
+            made = made if isinstance(made, self._named_loss) else PerRowLoss(made)
         self.criterion_ = made.to(self.device_)
         return self
 
@@ -241,11 +247,12 @@ class TrainingNet(NeuralNetClassifier):
             The same estimator.
         """
         module, rates = self.module_, self.head__lr
-        without = (nn.Dropout, Standardized)
+        without = (nn.Dropout, Standardized, CumulativeLink)
         layers: list[Any] = [m for m in module.head.children() if not isinstance(m, without)]
         linear = layers[0] if len(layers) == 1 and isinstance(layers[0], nn.Linear) else None
         linear = None if linear is None or linear.bias is None else linear
-        solved = self.head__init == "logistic" or (self.head__init == "auto" and linear is not None)
+        first = self.head__init
+        solved = linear is not None if first == "auto" else first != "random"
         if rates is None:
             rates = self.lr * 10, self.lr * (1 if solved else 10)
         alone, together = rates if isinstance(rates, (tuple, list)) else (rates, rates)
@@ -278,12 +285,15 @@ class TrainingNet(NeuralNetClassifier):
         """Make callbacks as skorch does; scores are of class labels, datasets hold codes."""
         self._default_callbacks = [
             ("epoch_timer", EpochTimer()),
-            ("batch_acc", BatchAccuracy()),
             ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
-            ("train_acc", PassthroughScoring("train_acc", on_train=True, lower_is_better=False)),
             ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("valid_acc", PassthroughScoring(name="valid_acc", lower_is_better=False)),
         ]
+        if self._target.has_accuracy:
+            acc = {"lower_is_better": False}
+            train_acc = PassthroughScoring("train_acc", on_train=True, **acc)
+            self._default_callbacks[1:1] = [("batch_acc", BatchAccuracy())]
+            self._default_callbacks[3:3] = [("train_acc", train_acc)]
+            self._default_callbacks.append(("valid_acc", PassthroughScoring("valid_acc", **acc)))
         given = self.callbacks
         if self.verbose and given != "disable":
             self._default_callbacks.append(("print_log", PrintLog(["lr_by_stage"], floatfmt=".4g")))

@@ -10,17 +10,25 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.special import expit, log_softmax, softmax
 from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_class_weight
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+from torch import Tensor, nn
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    logsigmoid,
+    one_hot,
+)
 
+from sktransfer._utils.cumulative_link import solve_cumulative_link
 from sktransfer._utils.logistic import (
     FLOOR,
     fit_temperature,
@@ -33,6 +41,8 @@ from sktransfer._utils.splitting import iterative_folds, stratified_folds
 
 # What a saved label may be: boolean, number, text of bounded length, or object.
 _LABELS = re.compile(r"[|<>](?:[biuf]\d|U\d{1,5}|O)")
+# From nothing to numbers of units, which cost a look at all images.
+Units = Callable[[], np.ndarray]
 _WORST = -math.log(np.finfo(np.float64).eps)  # of losses, however wrong a row is
 
 
@@ -47,11 +57,21 @@ class Target:
 
     loss: ClassVar[str] = "cross_entropy"  # that the default of ``loss`` means
     dtype: ClassVar[Any] = np.int64  # of encoded ``y``
+    has_accuracy: ClassVar[bool] = True  # whether ``correct`` means something
 
     @property
     def n_outputs(self) -> int:
-        """Width of the head."""
+        """How many numbers the network gives for a row."""
         return len(self.classes)
+
+    @property
+    def width(self) -> int:
+        """Width of the last layer of the head."""
+        return self.n_outputs
+
+    def link(self) -> nn.Module | None:
+        """Return what makes outputs of the last layer's, if they are not the same."""
+        return None
 
     def loss_named(self, loss: str) -> str:
         """Return which loss a value of the parameter ``loss`` means here."""
@@ -94,8 +114,12 @@ class Target:
         return weight * factor[y]
 
     def named(self, y: np.ndarray) -> np.ndarray:
-        """Return what is stratified by: labels, so that errors name them."""
+        """Return labels, so that errors name them."""
         return self.classes[y]
+
+    def strata(self, y: np.ndarray) -> np.ndarray:
+        """Return what splits are stratified by."""
+        return self.named(y)
 
     def halves(
         self, y: np.ndarray, units: np.ndarray, seed: int
@@ -115,9 +139,12 @@ class Target:
         return [(half, other[np.isin(y[other], y[half])]) for half, other in parts]
 
     def solve(
-        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: float
+        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return coefficients (n_outputs, d) and intercepts of a linear head, solved."""
+        """Return coefficients (width, d) and intercepts of a linear head, solved.
+
+        ``units`` returns what rows belong to that are independent of all others.
+        """
         return solve_linear(embeddings, y, weight, self.n_outputs, C, floor=FLOOR)
 
     # --- in training -----------------------------------------------------------------------------
@@ -218,6 +245,11 @@ class Findings(Target):
 
     def loss_named(self, loss: str) -> str:
         """Return the loss of independent findings."""
+        if loss == "cumulative_link":
+            raise ValueError(
+                "loss='cumulative_link' is of one grade a row, and y has several labels a row: use "
+                "loss='binary_cross_entropy', or fit an estimator for each column of grades."
+            )
         return {"cross_entropy": "binary_cross_entropy", "focal": "binary_focal"}.get(loss, loss)
 
     def lacking(self, y: np.ndarray) -> str:
@@ -275,7 +307,7 @@ class Findings(Target):
         return weight
 
     def named(self, y: np.ndarray) -> np.ndarray:
-        """Return what is stratified by."""
+        """Return findings, of one finding as a label."""
         return y if y.shape[1] > 1 else y[:, 0]
 
     def halves(
@@ -291,7 +323,7 @@ class Findings(Target):
             return None if any(self.lacking(y[half]) for half, _ in parts) else parts
 
     def solve(
-        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: float
+        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients (n_findings, d) and intercepts, all solved at once."""
         cost = self.costs(y, weight)
@@ -377,7 +409,99 @@ class Findings(Target):
         return len(classes) > 0 and len(set(classes.tolist())) == len(classes)
 
 
-KINDS: dict[str, type[Target]] = {"classes": Target, "findings": Findings}
+class CumulativeLink(nn.Module):
+    """Log-probabilities of grades from a score: between which thresholds it lies, up to noise.
+
+    The first threshold is 0, the score having a bias; the others follow at distances that are
+    learned, so that they stay in order. ``ranks`` are those of the columns that are returned.
+    """
+
+    ranks: Tensor
+
+    def __init__(self, ranks: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("ranks", torch.as_tensor(ranks), persistent=False)
+        # Logarithms of distances. By this name there is no weight decay on them.
+        self.bias = nn.Parameter(torch.zeros(len(ranks) - 2))
+
+    @torch.no_grad()
+    def absorb(self, intercepts: np.ndarray) -> np.ndarray:
+        """Set the distances to those of solved intercepts, and return that of the score."""
+        self.bias.copy_(torch.from_numpy(np.log(np.maximum(-np.diff(intercepts), 1e-12))))
+        return intercepts[:1]
+
+    def forward(self, score: Tensor) -> Tensor:
+        gaps = self.bias.exp()
+        margins = torch.cat([gaps.new_zeros(1), gaps.cumsum(0)]) - score
+        up, down = logsigmoid(margins), logsigmoid(-margins)
+        between = up[:, 1:] + down[:, :-1] + torch.log(-torch.expm1(-gaps))
+        return torch.cat([up[:, :1], between, down[:, -1:]], dim=1)[:, self.ranks]
+
+
+@dataclass(frozen=True)
+class Grades(Target):
+    """Classes that have an order: one score a row, and thresholds between neighbors.
+
+    ``classes`` are sorted as those of any classifier, ``ranks`` their places from the lowest grade
+    on.
+    """
+
+    ranks: np.ndarray
+
+    loss: ClassVar[str] = "cumulative_link"
+
+    @classmethod
+    def of(cls, target: Target, y: Any, classes: Any, before: Target | None) -> Grades:
+        """Return the grades of labels: in the order of categories, or sorted."""
+        labels, given = target.classes.tolist(), None
+        for each in (y, classes):
+            dtype = getattr(each, "dtype", None)
+            if isinstance(dtype, pd.CategoricalDtype) and dtype.ordered:
+                categories = dtype.categories.tolist()
+                given = np.argsort(np.argsort([categories.index(label) for label in labels]))
+        if isinstance(before, Grades):
+            if given is not None and not np.array_equal(given, before.ranks):
+                raise ValueError("y has its grades in another order than the y of the last fit.")
+            return before
+        if given is None and len(labels) > 2 and isinstance(labels[0], str):
+            warnings.warn(
+                f"The order of the grades is that of the alphabet, {', '.join(labels)}. Give y as "
+                "pd.Categorical(y, categories=[...], ordered=True), lowest first, or as numbers.",
+                stacklevel=5,
+            )
+        return cls(target.classes, np.arange(len(labels)) if given is None else given)
+
+    @property
+    def width(self) -> int:
+        """Width of the last layer of the head: the score."""
+        return 1
+
+    def link(self) -> nn.Module:
+        """Return what makes log-probabilities of the score."""
+        return CumulativeLink(self.ranks)
+
+    def solve(
+        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return coefficients (1, d) and the intercept of each threshold."""
+        given = (embeddings, self.ranks[y], weight, len(self.classes), C)
+        coefficients, thresholds = solve_cumulative_link(*given, floor=FLOOR)
+        return coefficients[None], -thresholds
+
+    def written(self) -> dict[str, Any]:
+        """Return the grades as JSON has them."""
+        return {**super().written(), "kind": "grades", "ranks": self.ranks.tolist()}
+
+    @classmethod
+    def read(cls, written: dict[str, Any]) -> Grades:
+        """Return what :meth:`written` was of; raise ValueError for what no fit has found."""
+        classes, ranks = Target.read(written).classes, np.asarray(written["ranks"])
+        if not np.array_equal(np.sort(ranks), np.arange(len(classes))):
+            raise ValueError(f"the order of its classes is {ranks.tolist()}.")
+        return cls(classes, ranks)
+
+
+KINDS: dict[str, type[Target]] = {"classes": Target, "findings": Findings, "grades": Grades}
 
 
 def read_target(written: dict[str, Any]) -> Target:

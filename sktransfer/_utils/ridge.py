@@ -18,8 +18,8 @@ from sktransfer._utils.threads import blas_threads
 _PENALTIES = np.logspace(4, -6, 41)
 # Steps of reweighting in which the penalty is chosen, and all of them; and when they end.
 _CHOOSING, _MOST_STEPS, _STILL = 3, 30, 1e-5
-# Below this residual, an absolute error is taken for a squared one, in deviations of the target.
-_ROUNDED = 1e-3
+# Below this residual, in deviations of the target, an absolute error is taken for a squared one.
+ABSOLUTE = 1e-3
 
 # From residuals to losses.
 Loss = Callable[[np.ndarray], np.ndarray]
