@@ -612,7 +612,9 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.classifier_tags.multi_label = True
+        graded = self.loss == Grades.loss
+        tags.classifier_tags.multi_label = not graded
+        tags.classifier_tags.poor_score = graded  # of classes without an order, as in its checks
         return tags
 
     decision_function = LogitsMixin.decision_function
