@@ -286,6 +286,8 @@ def _embed(
         )
     of_rows = rows.y[train], rows.weight[train], net.class_weight
     rows.target = net._target = rows.target.weighed(*of_rows)
+    rows.y = rows.target.encoded(rows.y)
+    net._tell_callbacks()
     net.train_indices_ = train
     net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
 

@@ -63,10 +63,9 @@ class NumberLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Numbers(Target):
-    """Numbers, a column each, which the network gives as deviations from their center.
+    """Numbers, a column each, standardized in training.
 
     ``classes`` number the columns; ``flat`` says whether ``y`` had one and no second dimension.
-    ``y`` is encoded as it is, so that mixtures of images have mixtures of numbers.
     """
 
     center: np.ndarray | None
@@ -102,13 +101,18 @@ class Numbers(Target):
         center, scale = center_and_scale(y, weight, robust=self.robust)
         return replace(self, center=center, scale=scale)
 
+    def encoded(self, y: np.ndarray) -> np.ndarray:
+        """Return standardized numbers."""
+        return (y - self.center) / self.scale
+
     def row_weights(self, y: np.ndarray, weight: np.ndarray, class_weight: Any) -> np.ndarray:
         """Return the weights of rows as they are."""
         return weight
 
     def named(self, y: np.ndarray) -> np.ndarray:
-        """Return numbers in the form that ``y`` had."""
-        return y[:, 0] if self.flat else y
+        """Return numbers in the unit and the form that ``y`` had."""
+        numbers = y * self.scale + self.center
+        return numbers[:, 0] if self.flat else numbers
 
     def strata(self, y: np.ndarray) -> np.ndarray:
         """Return the same for all rows: splits are not stratified."""
@@ -133,7 +137,7 @@ class Numbers(Target):
         huber = {"squared_error": None, "absolute_error": ABSOLUTE, "huber": self.criterion.delta}
         return solve_ridge(
             embeddings,
-            (y - self.center) / self.scale,
+            y,
             weight,
             units() if C == "auto" else np.arange(len(y)),
             penalty=None if C == "auto" else float(C),
@@ -142,9 +146,8 @@ class Numbers(Target):
         )[:2]
 
     def of_loss(self, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return standardized numbers, and the weight of each."""
-        center, scale = (torch.as_tensor(each).to(y) for each in (self.center, self.scale))
-        return (y - center) / scale, weight[:, None]
+        """Return the numbers of a batch, and the weight of each."""
+        return y, weight[:, None]
 
     def shares(self, y: Tensor) -> Tensor:
         """Return numbers as they are."""
@@ -156,12 +159,12 @@ class Numbers(Target):
 
     def affinity(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return how near the outputs of each row are to the numbers of each other, (n, n)."""
-        return -(torch.cdist(outputs, self.of_loss(y, y[:, 0])[0].to(outputs)) ** 2)
+        return -(torch.cdist(outputs, y.to(outputs)) ** 2)
 
     def log_losses(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the loss of each row, the mean over its numbers; finite, however wrong it is."""
-        wanted = torch.from_numpy((y - self.center) / self.scale)
-        each = self.criterion.each(torch.from_numpy(logits), wanted).numpy().mean(axis=1)
+        outputs, wanted = map(torch.from_numpy, (logits, y))
+        each = self.criterion.each(outputs, wanted).numpy().mean(axis=1)
         worst = np.finfo(np.float32).max
         return np.nan_to_num(each, nan=worst, posinf=worst).clip(max=worst)
 
@@ -175,7 +178,7 @@ class Numbers(Target):
 
     def predicted(self, logits: np.ndarray) -> np.ndarray:
         """Return the numbers that the outputs mean."""
-        return self.named(logits * self.scale + self.center)
+        return self.named(logits)
 
     def written(self) -> dict[str, Any]:
         """Return the numbers as JSON has them."""

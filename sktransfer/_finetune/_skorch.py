@@ -323,10 +323,15 @@ class TrainingNet(NeuralNet):
                     f"callbacks: {name!r} watches {watched!r}, of held-out rows, and there are "
                     "none. Set validation_fraction, for example to 0.2, or watch 'train_loss'."
                 )
+        self._tell_callbacks()
+        return self
+
+    def _tell_callbacks(self) -> None:
+        """Let scoring callbacks see ``y`` as it was given."""
+        for _, callback in self.callbacks_:
             extractor = getattr(callback, "target_extractor", None)
             if extractor is to_numpy or isinstance(extractor, LabelsOfCodes):
                 callback.target_extractor = LabelsOfCodes(self._target)
-        return self
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of every callback, one of which may end the training.

@@ -97,6 +97,10 @@ class Target:
         """Return this target with the class weights that rows of training give."""
         return self
 
+    def encoded(self, y: np.ndarray) -> np.ndarray:
+        """Return ``y`` as it is trained on, once the rows of training are known."""
+        return y
+
     def row_weights(self, y: np.ndarray, weight: np.ndarray, class_weight: Any) -> np.ndarray:
         """Return the weights of rows times those of their classes."""
         if class_weight is None:

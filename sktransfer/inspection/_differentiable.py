@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import is_regressor
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
-from sktransfer._finetune import FineTuneClassifier
+from sktransfer._finetune import FineTuneClassifier, FineTuneRegressor
 from sktransfer._frozen import LayerOutput, LayerOutputs, NetworkInfo, NetworkSource
 from sktransfer._images import ImageSource, Preprocessing
 from sktransfer._transfer import TransferClassifier
@@ -31,12 +32,14 @@ from sktransfer.inspection._torch_classifiers import (
     Scores,
     as_calibrated,
     as_classifier,
+    as_number,
     as_share,
     as_transform,
     no_gradient,
     of_logits,
 )
 
+_TUNED = (FineTuneClassifier, FineTuneRegressor)
 # Where a search and a threshold keep what has scores.
 _KEPT = ("best_estimator_", "estimator_")
 
@@ -55,20 +58,20 @@ class DifferentiableClassifier:
 
     ``reader`` is the estimator that reads images. ``network``, of which ``parts`` are the parts in
     order, takes what ``preprocessing`` makes of them to features or logits, and ``classify`` these
-    to scores of the ``classes``.
+    to scores of the ``classes``; None: to the number that a regressor predicts.
     """
 
     reader: Any
     network: nn.Module
     parts: tuple[Part, ...]
     classify: Classify
-    classes: np.ndarray
+    classes: np.ndarray | None
     preprocessing: Preprocessing
 
     @property
     def name(self) -> str:
         """Return the name of the backbone."""
-        tuned = isinstance(self.reader, FineTuneClassifier)
+        tuned = isinstance(self.reader, _TUNED)
         return (self.reader._prefix.info if tuned else self.reader._info).reference.name
 
     def scores(self, batch: Tensor) -> Scores:
@@ -93,7 +96,11 @@ class DifferentiableClassifier:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
         source = images_of(self.reader, X)
+        if y is not None and self.classes is None:
+            raise ValueError("y contains classes, but a regressor has none; use y=None.")
         codes = None if y is None else class_codes(self.classes, y, len(source))
+        if self.classes is None:
+            codes = np.ones(len(source), dtype=np.int64)  # the number itself, not its opposite
         for low in range(0, len(source), batch_size):
             rows = range(low, min(low + batch_size, len(source)))
             batch = self.batch(source, rows)
@@ -149,14 +156,14 @@ def differentiable(estimator: Any) -> DifferentiableClassifier:
     reader, classify = _as_torch(estimator)
     if reader is None:
         raise no_gradient(estimator, "the first step of a Pipeline must be the extractor")
-    tuned = isinstance(reader, FineTuneClassifier)
+    tuned = isinstance(reader, _TUNED)
     network, parts = _tuned_network(reader) if tuned else _frozen_network(reader)
     network = network.to(device=_device(reader), dtype=_dtype(reader)).eval().requires_grad_(False)
     for module in network.modules():
         if hasattr(module, "inplace"):
             # Would write over what the gradient needs.
             setattr(module, "inplace", False)  # noqa: B010 - torch types attributes as tensors
-    classes = np.asarray(estimator.classes_)
+    classes = None if is_regressor(estimator) else np.asarray(estimator.classes_)
     return DifferentiableClassifier(
         reader, network, parts, classify, classes, _preprocessing(reader)
     )
@@ -166,6 +173,8 @@ def _as_torch(estimator: Any) -> tuple[Any, Classify]:
     """Return what reads images in an estimator, or None, and the scores from its output."""
     if isinstance(estimator, FineTuneClassifier):
         return estimator, of_logits
+    if isinstance(estimator, FineTuneRegressor):
+        return estimator, as_number(estimator)
     if isinstance(estimator, TransferClassifier):
         if len(estimator.estimators_) > 1:
             raise _several_networks(estimator)
@@ -181,9 +190,10 @@ def _as_torch(estimator: Any) -> tuple[Any, Classify]:
         return _as_torch(estimator.estimator)
     for name in _KEPT:
         # Forests keep an unfitted tree there.
-        if hasattr(getattr(estimator, name, None), "classes_"):
+        inner = getattr(estimator, name, None)
+        if hasattr(inner, "classes_") or (is_regressor(estimator) and hasattr(inner, "predict")):
             return _as_torch(getattr(estimator, name))
-    return None, as_classifier(estimator)
+    return None, (as_number if is_regressor(estimator) else as_classifier)(estimator)
 
 
 def _several_networks(clf: TransferClassifier) -> TypeError:
@@ -243,13 +253,13 @@ def _common_reader(readers: list[Any], owner: Any) -> Any:
 
 
 def _preprocessing(reader: Any) -> Preprocessing:
-    if isinstance(reader, FineTuneClassifier):
+    if isinstance(reader, _TUNED):
         return reader._prefix.preprocessing
     return reader._preprocessing_for(reader._info.input_spec)
 
 
 def _device(reader: Any) -> str:
-    if isinstance(reader, FineTuneClassifier):
+    if isinstance(reader, _TUNED):
         return reader.device_
     return resolve_device(reader.device, reader.precision)
 

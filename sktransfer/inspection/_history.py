@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from sktransfer._finetune import FineTuneClassifier
+from sktransfer._finetune import FineTuneClassifier, FineTuneRegressor
 from sktransfer._utils.plotting import finish_axes, new_panels, palette_color, styled
 from sktransfer.inspection._estimator_images import image_reader
 
@@ -222,9 +222,9 @@ def _named(estimator: Any) -> dict[str, Any]:
 def _history(name: str, estimator: Any) -> pd.DataFrame:
     """Return a row for each epoch, with the metrics of training and validation rows."""
     classifier = image_reader(estimator)
-    if not isinstance(classifier, FineTuneClassifier):
+    if not isinstance(classifier, (FineTuneClassifier, FineTuneRegressor)):
         raise TypeError(
-            "estimator must be a FineTuneClassifier, which keeps a history of epochs, or hold one; "
+            "estimator must be a FineTuneClassifier or FineTuneRegressor, which keeps a history of epochs, or hold one; "
             f"got a {type(estimator).__name__}."
         )
     check_is_fitted(classifier)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sktransfer._finetune import FineTuneClassifier
+from sktransfer._finetune import FineTuneClassifier, FineTuneRegressor
 from sktransfer._utils.plotting import finish_axes, new_axes, palette_color, styled
 from sktransfer.inspection._estimator_images import image_reader
 
@@ -102,9 +102,9 @@ class LearningRateDisplay:
             The display, plotted.
         """
         classifier = image_reader(estimator)
-        if not isinstance(classifier, FineTuneClassifier):
+        if not isinstance(classifier, (FineTuneClassifier, FineTuneRegressor)):
             raise TypeError(
-                "estimator must be a FineTuneClassifier, which has a learning rate, or hold one; "
+                "estimator must be a FineTuneClassifier or FineTuneRegressor, which has a learning rate, or hold one; "
                 f"got a {type(estimator).__name__}."
             )
         return cls.from_result(classifier.find_lr(X, y, **kwargs), ax=ax)

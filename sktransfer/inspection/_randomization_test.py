@@ -168,7 +168,8 @@ def _randomized(
     changed = replace(classifier, network=network, parts=parts)
     if parts[-1].name != "classifier":  # the classifier is no part of the network
         n_features = network(batch[:1]).shape[1]
-        weights = torch.from_numpy(rng.standard_normal((n_features, len(classifier.classes))))
+        n_scores = 2 if classifier.classes is None else len(classifier.classes)
+        weights = torch.from_numpy(rng.standard_normal((n_features, n_scores)))
         changed = replace(changed, classify=lambda x: of_logits(x @ weights.to(x)))
         yield "classifier", changed
     for part in reversed(parts):

@@ -94,7 +94,7 @@ def saliency_maps(
     Parameters
     ----------
     estimator : FineTuneClassifier, Pipeline or other estimator instance
-        Fitted classifier, or for occlusion also a regressor.
+        Fitted classifier or regressor; of a regressor, maps are of the number it predicts.
     X : collection of images, n rows
         Images in any of the :ref:`accepted forms <accepted-inputs>`.
     y : array-like of shape (n,) or None, default=None
@@ -313,7 +313,7 @@ class SaliencyDisplay:
         Parameters
         ----------
         estimator : FineTuneClassifier, Pipeline or other estimator instance
-            Fitted classifier, or for occlusion also a regressor.
+            Fitted classifier or regressor; of a regressor, maps are of the number it predicts.
         X : collection of images, n rows
             A few images in any of the :ref:`accepted forms <accepted-inputs>`.
         y : array-like of shape (n,) or None, default=None

@@ -39,9 +39,9 @@ def no_gradient(estimator: Any, why: str = "") -> TypeError:
     """Make the error for what is not differentiable, or not known to be."""
     reason = f" ({why})" if why else ""
     return TypeError(
-        f"No gradient passes through {type(estimator).__name__}{reason}. Use a FineTuneClassifier, "
-        "or a Pipeline of PretrainedFeatureExtractor, scalers, PCA, feature selection and a linear "
-        "classifier, which may be in a CalibratedClassifierCV (sigmoid or temperature). For any "
+        f"No gradient passes through {type(estimator).__name__}{reason}. Use a FineTuneClassifier or "
+        "FineTuneRegressor, or a Pipeline of PretrainedFeatureExtractor, scalers, PCA, feature selection and a linear "
+        "classifier or regressor, which may be in a CalibratedClassifierCV (sigmoid or temperature). For any "
         "other estimator use sktransfer.inspection.occlusion."
     )
 
@@ -98,6 +98,22 @@ def as_classifier(classifier: Any) -> Classify:
         return decision, log_proba
 
     return classify
+
+
+def as_number(regressor: Any) -> Classify:
+    """Return the number that a regressor predicts as a torch function, or raise a TypeError."""
+    if hasattr(regressor, "target_scale_"):  # a network, which gives standardized numbers
+        weight, bias = np.diag(regressor.target_scale_), regressor.target_mean_
+    elif hasattr(regressor, "_decision_function") and hasattr(regressor, "coef_"):  # linear
+        weight, bias = np.atleast_2d(regressor.coef_), np.ravel(regressor.intercept_)
+    else:
+        raise no_gradient(regressor)
+    if len(weight) > 1:
+        raise TypeError(
+            f"{type(regressor).__name__} predicts {len(weight)} numbers for each image, and a map "
+            "is of one: fit it to the column of y that is to be explained."
+        )
+    return lambda x: (functional.linear(x, _tensor(weight, x), _tensor(bias, x))[:, 0], None)
 
 
 def of_logits(logits: Tensor) -> Scores:

@@ -107,7 +107,8 @@ def score_rows(
     check_is_fitted(estimator)
     if not hasattr(estimator, "classes_"):
         raise TypeError(
-            f"estimator must be a fitted classifier; {type(estimator).__name__} has no classes_."
+            f"estimator must be a fitted classifier; {type(estimator).__name__} has no classes_. "
+            "For numbers, sklearn.metrics and PredictionErrorDisplay say what a report would."
         )
     labels = np.asarray(estimator.classes_)
     own = own_positive(estimator)
