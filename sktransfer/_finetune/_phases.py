@@ -156,7 +156,7 @@ def _record_solved(net: Any, plain: LabeledRows, held_out: LabeledRows | None) -
         for batch in net.get_iterator(dataset):
             step = net.validation_step(batch)
             losses.append(step["loss"].item())
-            if net._target.has_accuracy:
+            if net._has_accuracy:
                 accuracies.append(net._target.correct(step["y_pred"], batch[1]))
             sizes.append(len(batch[1]))
         net.history.record(f"{name}_loss", float(np.average(losses, weights=sizes)))

@@ -74,7 +74,6 @@ class Numbers(Target):
     criterion: NumberLoss
 
     dtype: ClassVar[Any] = np.float64
-    has_accuracy: ClassVar[bool] = False
 
     @property
     def loss(self) -> str:  # type: ignore[override]
@@ -372,6 +371,7 @@ class FineTuneRegressor(ImageInputMixin, TrainingNet, NeuralNetRegressor):
     head__alpha: Any = "auto"
     class_weight = None
     class_names_ = None
+    _has_accuracy: ClassVar[bool] = False
     _named_loss: ClassVar[Any] = NumberLoss
     _head_penalty: ClassVar[str] = "head__alpha"
 

@@ -76,6 +76,7 @@ class TrainingNet(NeuralNet):
     device: Any
     _scaler: torch.amp.GradScaler | None = None
     _rows_at_once: int | None = None
+    _has_accuracy: ClassVar[bool] = True  # whether predictions are right or wrong
     _named_loss: ClassVar[Any] = WeightedLoss  # of a ``loss`` that is a name
     _head_penalty: ClassVar[str] = "head__C"  # the parameter that a head is solved with
 
@@ -288,7 +289,7 @@ class TrainingNet(NeuralNet):
             ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
             ("valid_loss", PassthroughScoring(name="valid_loss")),
         ]
-        if self._target.has_accuracy:
+        if self._has_accuracy:
             acc = {"lower_is_better": False}
             train_acc = PassthroughScoring("train_acc", on_train=True, **acc)
             self._default_callbacks[1:1] = [("batch_acc", BatchAccuracy())]

@@ -57,7 +57,6 @@ class Target:
 
     loss: ClassVar[str] = "cross_entropy"  # that the default of ``loss`` means
     dtype: ClassVar[Any] = np.int64  # of encoded ``y``
-    has_accuracy: ClassVar[bool] = True  # whether ``correct`` means something
 
     @property
     def n_outputs(self) -> int:

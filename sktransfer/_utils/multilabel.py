@@ -24,7 +24,11 @@ def is_multilabel(y: Any) -> bool:
         return bool((y if frame is None else frame).shape[1] > 1)
     if hasattr(y, "ndim") and y.ndim != 1:
         return bool(y.ndim == 2 and y.shape[1] > 1)
-    rows = [row for row in (y if isinstance(y, Iterable) else ()) if isinstance(row, _SETS)]
+    rows = [
+        row
+        for row in (y if isinstance(y, Iterable) else ())
+        if isinstance(row, _SETS) and getattr(row, "ndim", 1)  # a masked label is an array of one
+    ]
     named = any(isinstance(row, (set, frozenset)) for row in rows)
     return named or any(len(row) > 1 or any(isinstance(n, str) for n in row) for row in rows)
 
