@@ -17,7 +17,7 @@ from torch import Tensor
 from sktransfer._images import ImageSource, Preprocessing
 
 # Raised when the same parameters come to mean other cuts.
-_VERSION = 1
+_VERSION = 2
 # Cuts to quantize on, and some more to measure the error on: NNCF's ranges and biases are means
 # over images, which hardly change beyond a hundred.
 N_CUTS, N_HELD_OUT = 128, 16
@@ -25,6 +25,10 @@ N_CUTS, N_HELD_OUT = 128, 16
 MAX_IMAGES = 256
 # Share of a photograph that a cut has at least, and how far its sides may be apart.
 _SMALLEST, _ELONGATED = 0.05, 4 / 3
+# Sides that every other cut is reduced to, to be enlarged again. X-rays and many others are gray,
+# and small sets come with 28 pixels: after calibration on sharp colors alone, ResNet-18 lost three
+# times the area under the curve on such images.
+_REDUCED = (20, 112)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def _rows(images: ImageSource) -> list[int]:
 def photographs(n: int) -> Iterator[Image.Image]:
     """Yield cuts of scikit-learn's photographs of a temple and a flower, in turn, always the same.
 
-    Place, size, shape and left and right are drawn, as for training on ImageNet.
+    Place, size, shape and left and right are drawn, as for training on ImageNet. Half of them are
+    gray, and half have few pixels.
     """
     from sklearn.datasets import load_sample_images  # not needed where networks are there already
 
@@ -110,4 +115,10 @@ def photographs(n: int) -> Iterator[Image.Image]:
         down = min(height, round(float(np.sqrt(area / ratio))))
         left, top = rng.integers(width - across + 1), rng.integers(height - down + 1)
         cut = image[top : top + down, left : left + across]
-        yield Image.fromarray(np.ascontiguousarray(cut[:, ::-1] if rng.random() < 0.5 else cut))
+        made = Image.fromarray(np.ascontiguousarray(cut[:, ::-1] if rng.random() < 0.5 else cut))
+        reduced = np.exp(rng.uniform(*np.log(_REDUCED))) / min(made.size)
+        kind = number // len(images) % 4
+        if kind % 2 and reduced < 1:
+            width, height = (max(1, round(side * reduced)) for side in made.size)
+            made = made.resize((width, height), Image.Resampling.BILINEAR)
+        yield made.convert("L").convert("RGB") if kind >= 2 else made
