@@ -13,6 +13,7 @@ import argparse
 import functools
 import json
 import os
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,11 @@ def learning_curve() -> Any:
     return display.figure_
 
 
+def multilabel_roc() -> Any:
+    example = ROOT / "docs" / "examples" / "evaluating" / "plot_several_findings.py"
+    return runpy.run_path(str(example))["display"].figure_
+
+
 def ranking() -> Any:
     X, y = mnist("train", 300)
     names = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "squeezenet1_0")
@@ -274,6 +280,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
         history,
         learning_rate,
         learning_curve,
+        multilabel_roc,
         ranking,
         reader_study,
         score_distribution,

@@ -135,6 +135,9 @@ MADE = {
     "FreezeDepthDisplay": lambda cls: cls(curve=DEPTHS).plot(),
     "HistoryDisplay": lambda cls: cls.from_estimator(tuned()),
     "LearningRateDisplay": lambda cls: cls.from_result(FOUND),
+    "MultilabelRocDisplay": lambda cls: cls.from_predictions(
+        np.column_stack([y, 1 - y]), np.column_stack([SCORE, SCORE]), threshold=0.5
+    ),
     "ReaderStudyDisplay": lambda cls: cls.from_predictions(y, SCORE, band=False),
     "SaliencyDisplay": lambda cls: cls.from_estimator(
         linear(), X[:1], y[:1], method="occlusion", patch=4, stride=4, image_shape=(8, 8)

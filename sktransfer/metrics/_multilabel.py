@@ -97,6 +97,16 @@ def multilabel_report(
     and those of its rates are exact. All others, and those of the means, are from one Bayesian
     bootstrap over rows or patients [1]_, which keeps the correlation of labels and never loses a
     rare one; they are symmetric on the scale of the logit, or of the logarithm for the log loss.
+    Coverage in 1000 repeats with five correlated labels and 200 rows, 0.95 being stated:
+
+    =================  ===========  ===========
+    mean over labels   10 positive  40 positive
+    =================  ===========  ===========
+    ROC AUC            0.940        0.960
+    average precision  0.873        0.933
+    sensitivity        0.957        0.952
+    log loss           0.956        0.954
+    =================  ===========  ===========
 
     References
     ----------

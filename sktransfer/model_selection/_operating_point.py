@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import indexable
+from sklearn.utils import get_tags, indexable
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
@@ -352,3 +352,9 @@ class OperatingPointClassifier(CrossFittedClassifier):
 
     def _positive_column(self) -> int:
         return int(np.flatnonzero(self.classes_ == self.pos_label_)[0])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        own = get_tags(self.estimator).classifier_tags
+        tags.classifier_tags.multi_label = own is not None and own.multi_label
+        return tags
