@@ -143,9 +143,12 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         End after that many epochs without a better loss on the rows held out.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
-    loss : {"cross_entropy", "focal"} or callable, default="cross_entropy"
+    loss : {"cross_entropy", "focal", "cumulative_link"} or callable, default="cross_entropy"
         The loss. A callable returns a torch loss of logits and labels. Settings as
         ``loss__gamma=2``.
+        ``"cumulative_link"`` is for classes that have an order, such as grades of a disease: a
+        score, and thresholds between neighbors (:ref:`grades`). The order is that of
+        ``pandas.Categorical(ordered=True)`` as ``y``, or else sorted.
     preprocessing : {"weights", "resize", "pad"} or callable, default="weights"
         How an image becomes the network's input, as for :class:`PretrainedFeatureExtractor`.
     image_size : int or None, default=None
@@ -236,6 +239,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         Class labels, sorted.
     class_names_ : list of str or None
         Names of the classes: labels that are text, or what ``save`` was given; None if unknown.
+    ordered_classes_ : ndarray of shape (n_classes,)
+        With ``loss="cumulative_link"``, class labels from the lowest grade on.
     module_ : torch.nn.Module
         Stages after the cut, neck and head.
     history_ : skorch.history.History
@@ -594,6 +599,13 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         if "_target" not in vars(self):
             raise AttributeError(f"This {type(self).__name__} is not fitted yet: no classes_.")
         return self._target.classes
+
+    @property
+    def ordered_classes_(self) -> np.ndarray:
+        """Class labels from the lowest grade on."""
+        if not isinstance(vars(self).get("_target"), Grades):
+            raise AttributeError("There is an order only after a fit with loss='cumulative_link'.")
+        return self.classes_[np.argsort(self._target.ranks)]
 
     @property
     def class_names_(self) -> list[str] | None:

@@ -73,7 +73,10 @@ def read_labels(
             raise ValueError(f"y: nothing is known of any of the {len(codes)} rows.")
         return read_rows(codes, source, sample_weight, groups, Findings(known), kept), known
     y = _check_y(check_present(y), multi_output=False, y_numeric=False, estimator=estimator)
-    check_classification_targets(y)
+    try:
+        check_classification_targets(y)
+    except ValueError as error:
+        raise ValueError(f"{error} FineTuneRegressor predicts numbers.") from error
     known = np.unique(y) if classes is None else np.unique(np.asarray(classes))
     if len(source) == len(y):
         _check_known(y, known, estimator)

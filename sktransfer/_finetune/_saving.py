@@ -243,10 +243,13 @@ def read_file(
     header, tensors = read_saved(path)
     kind = header["estimator"]
     if kind != cls.__name__:
-        raise ValueError(
-            f"{path} holds no saved {cls.__name__}, but a saved {kind}. "
-            "sktransfer.model_selection.OperatingPointClassifier.load reads every kind."
-        )
+        readers = "sktransfer.model_selection.OperatingPointClassifier.load reads every classifier."
+        if kind == "FineTuneRegressor":
+            readers = (
+                "sktransfer.FineTuneRegressor.load reads it. It predicts numbers: thresholds, "
+                "reports and the command line are of classes."
+            )
+        raise ValueError(f"{path} holds no saved {cls.__name__}, but a saved {kind}. {readers}")
     operating_point = header.pop(_THRESHOLD, None)
     if set(header) - {"packed"} != keys:
         raise ValueError(
