@@ -174,6 +174,18 @@ class Target:
 
     # --- after training --------------------------------------------------------------------------
 
+    def normalized(self, logits: np.ndarray) -> np.ndarray:
+        """Return log-probabilities."""
+        return log_softmax(logits, axis=1)
+
+    def temperature(self, outputs: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+        """Return the temperature of least loss of normalized outputs."""
+        return fit_temperature(outputs, y, weight)
+
+    def as_given(self, y: np.ndarray) -> Any:
+        """Return encoded ``y`` in a form that an estimator takes."""
+        return self.classes[y]
+
     def log_losses(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the loss of each row; finite, however wrong it is."""
         with np.errstate(all="ignore"):
@@ -363,6 +375,23 @@ class Findings(Target):
     def affinity(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Return how well the outputs of each row suit the findings of each other, (n, n)."""
         return outputs @ (2 * y - 1).nan_to_num().to(outputs).T
+
+    def normalized(self, logits: np.ndarray) -> np.ndarray:
+        """Return logits as they are."""
+        return logits
+
+    def temperature(self, outputs: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+        """Return the temperature of least loss of all findings."""
+        row, place = np.nonzero(~np.isnan(y))
+        half = outputs[row, place, None] * [[-0.5, 0.5]]
+        return fit_temperature(half, y[row, place].astype(int), weight[row])
+
+    def as_given(self, y: np.ndarray) -> Any:
+        """Return encoded ``y`` with the names of its columns."""
+        if y.shape[1] == 1:  # a table of one column is of classes
+            told = [None if np.isnan(value) else value for value in y[:, 0]]
+            return [None if value is None else set(self.classes[: int(value)]) for value in told]
+        return pd.DataFrame(y, columns=self.classes)
 
     def log_losses(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the weighted mean loss of each row over all findings."""

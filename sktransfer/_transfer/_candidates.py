@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
@@ -21,10 +20,12 @@ from sklearn.preprocessing import StandardScaler
 
 from sktransfer._base import derived_seed, on_host
 from sktransfer._extractor import PretrainedFeatureExtractor
+from sktransfer._finetune._targets import Findings, Target
+from sktransfer._multilabel import MultiLabelLogisticRegression
 from sktransfer._scoring.features import cross_fitted
-from sktransfer._utils.logistic import FLOOR, PROBE_C, solve_linear
+from sktransfer._utils.logistic import PROBE_C
 from sktransfer._utils.names import quoted
-from sktransfer._utils.splitting import joined_groups, stratified_folds
+from sktransfer._utils.splitting import iterative_folds, joined_groups, stratified_folds
 from sktransfer.exceptions import FailedRowsWarning
 
 ALL, EMBEDDING, FINE_TUNED = "all layers", "embedding", "fine-tuned"
@@ -33,7 +34,7 @@ N_FOLDS = 5
 
 @dataclass
 class Task:
-    """Rows to learn from: codes of their labels, weights, and which belong together.
+    """Rows to learn from: encoded labels, weights, and which belong together.
 
     ``unit`` numbers images of which there are copies, or groups, which are one if they share an
     image. ``fold`` is that of a row, -1 if it is always trained on, and -2 if it is left out.
@@ -43,7 +44,7 @@ class Task:
     y: np.ndarray
     weight: np.ndarray
     groups: np.ndarray | None
-    classes: np.ndarray
+    target: Target
     seed: int
     unit: np.ndarray = field(init=False)
     fold: np.ndarray = field(init=False)
@@ -56,10 +57,11 @@ class Task:
         """
         self.unit, self.fold = np.arange(len(self.y)), np.full(len(self.y), -2)
         codes, seed = self.y[kept], derived_seed(self.seed, 0)
-        if len(np.unique(codes)) < 2:
+        lacking = self.target.lacking(codes)
+        if lacking:
             raise ValueError(
                 f"At least two classes are needed; the {len(kept)} rows that can be read and whose "
-                f"weight is not zero are of {len(np.unique(codes))}."
+                f"weight is not zero are of {lacking}."
             )
         # By the digest and not by the place: the same task with rows in another order, or with
         # a row twice instead of a row of weight two, has the same folds.
@@ -68,6 +70,17 @@ class Task:
         units = images = np.unique(keys, return_inverse=True)[1]
         if self.groups is not None:
             units = joined_groups(np.unique(self.groups[kept], return_inverse=True)[1], images)
+        if codes.ndim == 2:
+            _, first, once = np.unique(
+                np.column_stack([units, images]), axis=0, return_index=True, return_inverse=True
+            )
+            n_folds = min(N_FOLDS, units.max() + 1)
+            self.fold[kept], self.unit[kept] = -1, units
+            if n_folds > 1:  # else nothing can be held out
+                found = iterative_folds(codes[first], n_folds, groups=units[first])
+                self.fold[kept] = found[once.ravel()]
+            return
+        if self.groups is not None:
             distinct = np.column_stack([units, images, codes])
             _, first, once = np.unique(distinct, axis=0, return_index=True, return_inverse=True)
             strata = codes[first]
@@ -81,7 +94,7 @@ class Task:
                     found[test] = number
             found = found[once.ravel()]
         else:
-            of_unit = np.full(units.max() + 1, len(self.classes))
+            of_unit = np.full(units.max() + 1, self.target.n_outputs)
             np.minimum.at(of_unit, units, codes)
             found = np.empty(len(of_unit), dtype=int)
             found[np.argsort(of_unit, kind="stable")] = np.arange(len(of_unit)) % N_FOLDS
@@ -91,7 +104,7 @@ class Task:
             found[np.isin(units, units[codes == code])] = -1
         self.fold[kept], self.unit[kept] = found, units
         if alone:
-            names = ", ".join(quoted(str(label)) for label in self.classes[alone])
+            names = ", ".join(quoted(str(label)) for label in self.target.classes[alone])
             warnings.warn(
                 f"No score counts {names}: all images of such a class are in one fold (they are "
                 "of one group, say, or copies of each other), so that it is always trained on and "
@@ -106,12 +119,25 @@ class Task:
             held_out = self.fold == number
             yield np.flatnonzero(usable & ~held_out), np.flatnonzero(usable & held_out)
 
+    def losses(self, out_of_fold: np.ndarray) -> np.ndarray:
+        """Return the log loss of each row, NaN where it is not predicted.
+
+        The mean of several findings' is the mean over findings of that of their known rows.
+        """
+        if self.y.ndim == 1:
+            return -out_of_fold[np.arange(len(self.y)), self.y]
+        share = np.average(~np.isnan(self.y), axis=0, weights=self.weight * (self.fold > -2))
+        with np.errstate(invalid="ignore"):  # of rows without outputs
+            each = np.logaddexp(0, np.where(self.y == 1, -out_of_fold, out_of_fold))
+        each = np.where(np.isnan(self.y), 0 * out_of_fold, each)
+        return (each / np.maximum(share, 1e-12)).mean(axis=1)
+
 
 @dataclass
 class Candidate:
-    """A model of one network, and its log-probabilities for rows that it had not seen.
+    """A model of one network, and its outputs for rows that it had not seen.
 
-    Rows are NaN where there are none.
+    They are log-probabilities of classes or logits of findings, NaN where there are none.
     """
 
     backbone: str
@@ -132,19 +158,19 @@ class Candidate:
 
 
 def log_loss(out_of_fold: np.ndarray, task: Task) -> float:
-    """Return the mean of minus the log-probability of the class, NaN for no rows."""
-    own = out_of_fold[np.arange(len(task.y)), task.y]
+    """Return the weighted mean of the losses of rows, NaN for no rows."""
+    own = task.losses(out_of_fold)
     rows = np.isfinite(own)
     if not task.weight[rows].any():
         return float("nan")
-    return float(-np.average(own[rows], weights=task.weight[rows]))
+    return float(np.average(own[rows], weights=task.weight[rows]))
 
 
-def log_probabilities(decision: np.ndarray) -> np.ndarray:
-    """Return log-probabilities of the decisions of a linear classifier of scikit-learn."""
+def outputs_of(decision: np.ndarray, target: Target) -> np.ndarray:
+    """Return outputs, as a candidate has them, of the decisions of a classifier."""
     if decision.ndim == 1:
         decision = np.column_stack([-decision / 2, decision / 2])
-    return log_softmax(decision, axis=1)
+    return target.normalized(decision)
 
 
 def embed(extractor: PretrainedFeatureExtractor, X: Any) -> np.ndarray:
@@ -162,14 +188,25 @@ def frozen_candidates(
     ``fitted`` are extractors by the name of their features; ``F`` are the columns of the widest.
     """
     usable = np.isfinite(F).all(axis=1)
-    n_classes = len(task.classes)
     for features, extractor in fitted.items():
         start = time.perf_counter()
         own = F[:, F.shape[1] - extractor.n_features_out_ :]
-        found = cross_fitted(own, task.y, task.weight, n_classes, task.splits(usable))
+        found = _cross_fitted(own, task, usable)
         rows = np.flatnonzero(usable & (task.fold > -2))
         model = _probe(extractor, own[rows], task, rows)
         yield Candidate(backbone, features, found, model, time.perf_counter() - start)
+
+
+def _cross_fitted(F: np.ndarray, task: Task, usable: np.ndarray) -> np.ndarray:
+    """Return outputs of rows by probes of other folds; untested rows are NaN."""
+    target, y, weight = task.target, task.y, task.weight
+    if y.ndim == 1:
+        return cross_fitted(F, y, weight, target.n_outputs, task.splits(usable))
+    found = np.full((len(F), target.n_outputs), np.nan)
+    for train, test in task.splits(usable):
+        coef, intercept = target.solve(F[train], y[train], weight[train], PROBE_C)
+        found[test] = F[test] @ coef.T + intercept
+    return found
 
 
 def _probe(
@@ -178,21 +215,26 @@ def _probe(
     """Return a fitted pipeline: the extractor, a scaler, and the regression solved to the end."""
     y, weight = task.y[rows], task.weight[rows]
     scaler = StandardScaler().fit(F.astype(np.float64), sample_weight=weight)
-    coef, intercept = solve_linear(F, y, weight, len(task.classes), PROBE_C, floor=FLOOR)
+    coef, intercept = task.target.solve(F, y, weight, PROBE_C)
     intercept = intercept + coef @ scaler.mean_
     coef = coef * scaler.scale_
-    if len(task.classes) == 2:
+    if y.ndim == 1 and len(coef) == 2:
         coef, intercept = np.diff(coef, axis=0), np.diff(intercept)
-    probe = solved_regression(task.classes, coef, intercept, PROBE_C)
+    probe = solved_regression(task.target, coef, intercept, PROBE_C)
     return Pipeline([("extractor", extractor), ("scaler", scaler), ("probe", probe)])
 
 
 def solved_regression(
-    classes: np.ndarray, coef: np.ndarray, intercept: np.ndarray, C: float
-) -> LogisticRegression:
-    """Return a regression that was solved elsewhere as scikit-learn's, fitted."""
+    target: Target, coef: np.ndarray, intercept: np.ndarray, C: float
+) -> LogisticRegression | MultiLabelLogisticRegression:
+    """Return a regression that was solved elsewhere as an estimator, fitted."""
+    if isinstance(target, Findings):
+        several = MultiLabelLogisticRegression(C=C)
+        several.coef_, several.intercept_, several._target = coef, intercept, target
+        several.classes_, several.n_features_in_ = target.classes, coef.shape[1]
+        return several
     probe = LogisticRegression(C=C, max_iter=5000, tol=1e-8)
-    probe.classes_, probe.coef_, probe.intercept_ = classes, coef, intercept
+    probe.classes_, probe.coef_, probe.intercept_ = target.classes, coef, intercept
     probe.n_features_in_, probe.n_iter_ = coef.shape[1], np.zeros(1, dtype=np.int32)
     return probe
 

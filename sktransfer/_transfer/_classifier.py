@@ -27,7 +27,7 @@ from sktransfer._transfer._candidates import (
     embed,
     fitted_extractors,
     frozen_candidates,
-    log_probabilities,
+    outputs_of,
 )
 from sktransfer._transfer._ensemble import best_of, choose, combine, leaderboard, scoring_of
 from sktransfer._transfer._plan import Plan
@@ -94,7 +94,7 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels, sorted.
+        Class labels, sorted; or names of findings, in the order of their columns.
     class_names_ : list of str or None
         Names of the classes: labels that are text, or what ``save`` was given; None if unknown.
     leaderboard_ : DataFrame
@@ -105,7 +105,8 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         that its network's candidates share; ``member``, whether it is averaged. In the first row,
         members, weights and temperature were chosen on the other folds.
     scoring_ : str
-        What ``score`` is: "roc_auc" for two classes, else "accuracy".
+        What ``score`` is: "roc_auc" for two classes, and for several findings, whose mean it is,
+        else "accuracy".
     best_estimator_ : Pipeline or FineTuneClassifier
         The single candidate with the least log loss, fitted to all rows: an extractor,
         :class:`~sklearn.preprocessing.StandardScaler` and
@@ -220,8 +221,8 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         ----------
         X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
-        y : array-like of shape (n,)
-            Labels of any kind.
+        y : array-like of shape (n,) or (n, n_labels), or sequence of sets
+            Labels of any kind; or several findings a row, NaN where unknown (:ref:`findings`).
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows, which count in solving, training, choosing and scores.
         groups : array-like of shape (n,), default=None
@@ -248,9 +249,11 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         plan = Plan.read(self.time_budget, seed_from(self.random_state), int(self.verbose))
         named = self._networks(plan)
         source = self._image_source(X, reset=True)
-        rows, self.classes_ = read_labels(y, source, sample_weight, groups, None, self)
+        rows, self.classes_ = read_labels(
+            y, source, sample_weight, groups, None, self, several=True
+        )
         self._target = rows.target
-        task = Task(X, rows.y, rows.weight, rows.groups, self.classes_, plan.seed)
+        task = Task(X, rows.y, rows.weight, rows.groups, rows.target, plan.seed)
         self._failed_rows, self._class_names = NO_FAILED_ROWS, None
         self._passed_on = self._settings()
         candidates: list[Candidate] = []
@@ -264,14 +267,15 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
                 widest._frozen(widest._found(), widest._info).say_engine()
             if not candidates:
                 failed = widest.failed_rows_
-                rows.kept = np.setdiff1d(np.flatnonzero(rows.weight > 0), failed["row"])
+                told = rows.kept[rows.weight[rows.kept] > 0]
+                rows.kept = np.setdiff1d(told, failed["row"])
                 self._note_failed_rows(failed, len(F), "left out of fit")
                 task.assign_folds(rows.kept, rows.digests)
             candidates += frozen_candidates(name, fitted, F, task)
         ranked = sorted(candidates, key=lambda each: each.log_loss(task))
         candidates += plan.fine_tuned(named, ranked, task)
         ensemble = choose(candidates, task)
-        self.scoring_ = scoring_of(len(self.classes_))
+        self.scoring_ = scoring_of(rows.target)
         self.temperature_ = ensemble.temperature
         self._out_of_fold = ensemble.out_of_fold
         members = np.flatnonzero(ensemble.weights)
@@ -308,7 +312,7 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         self._note_failures(errors, n, what)
 
     def _logits(self, X: Any) -> np.ndarray:
-        """Return tempered log-probabilities; NaN for rows that cannot be read."""
+        """Return tempered log-probabilities, or logits; NaN for rows that cannot be read."""
         check_is_fitted(self)
         parts: list[np.ndarray] = []
         embedded: dict[str, np.ndarray] = {}
@@ -328,17 +332,18 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
                 F = embedded[network][:, -reader.n_features_out_ :]
                 read = np.isfinite(F).all(axis=1)
                 if read.any():
-                    found[read] = log_probabilities(model[1:].decision_function(F[read]))
+                    found[read] = outputs_of(model[1:].decision_function(F[read]), self._target)
             else:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", FailedRowsWarning)
-                    found[:] = log_probabilities(model.decision_function(X))
+                    found[:] = outputs_of(model.decision_function(X), self._target)
             failed = reader._failed_rows if len(reader._failed_rows) else failed
             parts.append(found)
         self._note_failed_rows(failed, n, "given NaN")
-        return combine(parts, self.weights_, self.temperature_)
+        return combine(parts, self.weights_, self.temperature_, self._target)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.classifier_tags.multi_label = True
         return tags

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import log_softmax
 
+from sktransfer._finetune._targets import Findings, Target
 from sktransfer._transfer._candidates import FINE_TUNED, Candidate, Task, log_loss
 from sktransfer._utils.logistic import fit_temperature
 from sktransfer._utils.resampling import middle
@@ -48,10 +48,12 @@ def best_of(candidates: Sequence[Candidate], task: Task) -> int:
     return best
 
 
-def combine(parts: Sequence[np.ndarray], weights: np.ndarray, temperature: float) -> np.ndarray:
-    """Return log-probabilities: averages of log-probabilities, tempered, that sum to one."""
+def combine(
+    parts: Sequence[np.ndarray], weights: np.ndarray, temperature: float, target: Target
+) -> np.ndarray:
+    """Return averages of outputs, tempered: log-probabilities that sum to one, or logits."""
     total = sum(w * each for w, each in zip(weights, parts, strict=True) if w)
-    return log_softmax(total / temperature, axis=1)
+    return target.normalized(total / temperature)
 
 
 def choose(candidates: Sequence[Candidate], task: Task) -> Ensemble:
@@ -62,7 +64,8 @@ def choose(candidates: Sequence[Candidate], task: Task) -> Ensemble:
     parts = [each.out_of_fold for each in candidates]
     found = np.full(parts[0].shape, np.nan)
     for train, test in task.splits():
-        found[test] = combine([each[test] for each in parts], *_chosen(candidates, task, train))
+        chosen = _chosen(candidates, task, train)
+        found[test] = combine([each[test] for each in parts], *chosen, task.target)
     return Ensemble(*_chosen(candidates, task, np.flatnonzero(task.fold >= 0)), found)
 
 
@@ -109,10 +112,13 @@ def _chosen(
 def _temperature(
     candidates: Sequence[Candidate], task: Task, rows: np.ndarray, weights: np.ndarray
 ) -> float:
-    averaged = combine([each.out_of_fold[rows] for each in candidates], weights, 1.0)
+    parts = [each.out_of_fold[rows] for each in candidates]
+    averaged = combine(parts, weights, 1.0, task.target)
     read = np.isfinite(averaged).all(axis=1)
     if not task.weight[rows[read]].any():
         return 1.0
+    if task.y.ndim == 2:
+        return task.target.temperature(averaged[read], task.y[rows[read]], task.weight[rows[read]])
     # A class that is in no row of training, as all its weights are zero, would be the least likely
     # one by so much that only a huge temperature makes room for it.
     known = np.unique(task.y[task.fold > -2])
@@ -126,10 +132,9 @@ def _losses(
     """Return the weighted log loss of every row at the best temperature, NaN where unknown."""
     temperature = _temperature(candidates, task, rows, weights)
     parts = [each.out_of_fold[rows] for each in candidates]
-    found = np.full(len(task.y), np.nan)
-    tempered = combine(parts, weights, temperature)
-    found[rows] = -task.weight[rows] * tempered[np.arange(len(rows)), task.y[rows]]
-    return found
+    tempered = np.full(candidates[0].out_of_fold.shape, np.nan)
+    tempered[rows] = combine(parts, weights, temperature, task.target)
+    return task.weight * task.losses(tempered)
 
 
 def _clearly_worse(losses: np.ndarray, other: np.ndarray, task: Task, n_errors: float) -> bool:
@@ -142,17 +147,27 @@ def _clearly_worse(losses: np.ndarray, other: np.ndarray, task: Task, n_errors: 
     return bool(of_unit.sum() > n_errors * spread)
 
 
-def scoring_of(n_classes: int) -> str:
+def scoring_of(target: Target) -> str:
     """Return what scores are, by scikit-learn's name."""
-    return "roc_auc" if n_classes == 2 else "accuracy"
+    several = isinstance(target, Findings)
+    return "roc_auc" if several or target.n_outputs == 2 else "accuracy"
 
 
 def scores(log_probability: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the score for each row of ``weights`` (r, n): the area under the curve, or accuracy.
 
-    The area is NaN where a class is absent.
+    The area is NaN where a class is absent. Of several findings it is the mean of those that have
+    one.
     """
     with np.errstate(invalid="ignore"):
+        if y.ndim == 2:
+            areas = np.full((y.shape[1], len(weights)), np.nan)
+            for area, logit, truth in zip(areas, log_probability.T, y.T, strict=True):
+                known = ~np.isnan(truth)
+                area[:] = weighted_area(truth[known] == 1, logit[known], weights[:, known])
+            there = np.isfinite(areas)
+            total = np.where(there, areas, 0).sum(axis=0)
+            return np.where(there.any(axis=0), total, np.nan) / np.maximum(there.sum(axis=0), 1)
         if log_probability.shape[1] > 2:
             hit = log_probability.argmax(axis=1) == y
             return weights @ hit / weights.sum(axis=1)

@@ -22,7 +22,7 @@ from sktransfer._transfer._candidates import (
     Candidate,
     Task,
     embed,
-    log_probabilities,
+    outputs_of,
 )
 from sktransfer._utils.splitting import stratified_part
 
@@ -110,7 +110,8 @@ class Plan:
         ``done`` are their probes, best first.
         """
         kept = np.flatnonzero(task.fold > -2)
-        whole = len(np.unique(task.y[kept])) == len(task.classes)
+        several = task.y.ndim == 2
+        whole = several or len(np.unique(task.y[kept])) == task.target.n_outputs
         steps = []
         if self.given is not None:
             steps = [(each["backbone"], each["folds"]) for each in self.given["fine_tuned"]]
@@ -156,14 +157,15 @@ class Plan:
         None where so few were done that there is no time for more.
         """
         start = time.perf_counter()
-        found = np.full((len(task.y), len(task.classes)), np.nan)
+        found = np.full((len(task.y), task.target.n_outputs), np.nan)
         slowest, n_done = 0.0, 0
         for fold, (train, test) in enumerate(task.splits()):
             begun = time.perf_counter()
             if fold == n_folds or self.left < _CAUTION * 2.25 * slowest:
                 break
             fitted = _fitted(tuner, task, train, derived_seed(self.seed, 1, number, fold))
-            found[test] = log_probabilities(fitted.decision_function(take_rows(task.X, test)))
+            decision = fitted.decision_function(take_rows(task.X, test))
+            found[test] = outputs_of(decision, task.target)
             slowest, n_done = max(slowest, time.perf_counter() - begun), fold + 1
         if n_done < min(_FEWEST_FOLDS, n_folds):
             self.say(f"{name} is not fine-tuned: a fold took {slowest:.0f} s.")
@@ -226,7 +228,9 @@ def _seconds(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
 
 def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray) -> float:
     """Predict what it takes to fine-tune on the rows of a fold, by an epoch of a few rows."""
-    part = kept[stratified_part(task.y[kept], _TIMED_ROWS)]
+    part = kept[:_TIMED_ROWS]
+    if task.y.ndim == 1:
+        part = kept[stratified_part(task.y[kept], _TIMED_ROWS)]
     spent = []
     for epochs in (1, 1, 1 + _TIMED_EPOCHS):  # the first time brings images to the cut
         begun = time.perf_counter()
@@ -242,5 +246,5 @@ def _fitted(tuner: Any, task: Task, rows: np.ndarray, seed: int) -> Any:
     return (
         clone(tuner)
         .set_params(random_state=seed)
-        .fit(take_rows(task.X, rows), task.classes[task.y[rows]], task.weight[rows], groups)
+        .fit(take_rows(task.X, rows), task.target.as_given(task.y[rows]), task.weight[rows], groups)
     )

@@ -37,6 +37,7 @@ from sktransfer._finetune._saving import (
     written,
     written_found_as,
 )
+from sktransfer._finetune._targets import Findings, Target
 from sktransfer._moving import arrive, forget_folders, given_places, without_folders
 from sktransfer._persistence import PackedWeights, found_as_of, is_name
 from sktransfer._transfer._candidates import solved_regression
@@ -304,7 +305,7 @@ def load_classifier(
     with _blaming(path):
         for model in models:
             if isinstance(model, Pipeline):
-                _check_probe(model, clf.classes_)
+                _check_probe(model, clf._target)
             elif not np.array_equal(model.classes_, clf.classes_):
                 raise ValueError("a network has other classes.")
         clf.estimators_ = models[: len(clf.weights_)]
@@ -360,21 +361,22 @@ def _read_probe(
     scaler = StandardScaler()
     scaler.mean_, scaler.var_, scaler.scale_ = mean, var, scale
     scaler.n_features_in_, scaler.n_samples_seen_ = mean.shape[0], int(entry["n_seen"])
-    probe = solved_regression(clf.classes_, coef, intercept, entry["C"])
+    probe = solved_regression(clf._target, coef, intercept, entry["C"])
     names = [str(name) for name in entry["estimator"]]
     return Pipeline(list(zip(names, (extractor, scaler, probe), strict=True)))
 
 
-def _check_probe(pipeline: Pipeline, classes: np.ndarray) -> None:
+def _check_probe(pipeline: Pipeline, target: Target) -> None:
     """Raise where numbers of columns or classes do not go together."""
     extractor, scaler, probe = (step for _, step in pipeline.steps)
-    width, n_rows = extractor.n_features_out_, 1 if len(classes) == 2 else len(classes)
+    pair = target.n_outputs == 2 and not isinstance(target, Findings)
+    width, n_rows = extractor.n_features_out_, 1 if pair else target.n_outputs
     wanted = [(width,)] * 3 + [(n_rows, width), (n_rows,)]
     learned = (scaler.mean_, scaler.var_, scaler.scale_, probe.coef_, probe.intercept_)
     if [array.shape for array in learned] != wanted or not (scaler.scale_ > 0).all():
         raise ValueError(
             f"a probe is not one of {width} columns of {extractor.reference_.name} for "
-            f"{len(classes)} classes."
+            f"{len(target.classes)} classes."
         )
 
 

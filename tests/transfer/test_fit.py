@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
+from sktransfer._finetune._targets import Target
 from sktransfer._scoring import networks as scoring_networks
 from sktransfer._transfer._candidates import ALL, EMBEDDING, FINE_TUNED, Candidate, Task
 from sktransfer._transfer._ensemble import choose, scores
@@ -172,7 +173,7 @@ def test_rows_of_one_class_that_can_be_read_are_an_error():
     clf = TransferClassifier(network(), on_error="nan", random_state=0)
     with (
         pytest.warns(FailedRowsWarning),
-        pytest.raises(ValueError, match=r"the 6 rows that can be read .* are of 1"),
+        pytest.raises(ValueError, match=r"the 6 rows that can be read .* are of one class"),
     ):
         clf.fit([*X.astype(np.float32), b"no image"], [0] * 6 + [1])
 
@@ -234,7 +235,7 @@ def test_it_has_no_more_than_twelve_parameters():
 
 
 def task_of(y, groups=None, digests=None):
-    task = Task(None, y, np.ones(len(y)), groups, np.unique(y), 0)
+    task = Task(None, y, np.ones(len(y)), groups, Target(np.unique(y)), 0)
     own = [bytes([i // 256, i % 256]) for i in range(len(y))]
     task.assign_folds(np.arange(len(y)), digests or own)
     return task
