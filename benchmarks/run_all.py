@@ -34,6 +34,7 @@ FULL = {
     "operating_point.py": [],
     "imbalance.py": [],
     "bags.py": [],
+    "triage.py": [],
     "images_and_tables.py": [],
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
@@ -60,6 +61,7 @@ QUICK = {
     "operating_point.py": ["--no-tuning", "--repeats", "0"],
     "imbalance.py": ["--repeats", "1"],
     "bags.py": ["--repeats", "1"],
+    "triage.py": ["--repeats", "20", "--draws", "2"],
     "images_and_tables.py": ["--sets", "lesions", "--permutations", "2", "--repeats", "1"],
     "domain_distance.py": ["--n-images", "8"],
     "choosing.py": [

@@ -45,7 +45,13 @@ from sktransfer.metrics import (
     ReaderStudyDisplay,
     ScoreDistributionDisplay,
 )
-from sktransfer.model_selection import BackboneRankingDisplay, FreezeDepthDisplay, rank_backbones
+from sktransfer.model_selection import (
+    BackboneRankingDisplay,
+    FreezeDepthDisplay,
+    TriageClassifier,
+    TriageDisplay,
+    rank_backbones,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "_static" / "displays"
@@ -266,6 +272,13 @@ def score_distribution() -> Any:
     return scored(ScoreDistributionDisplay, threshold=own["threshold"], groups=own["patients"])
 
 
+def triage() -> Any:
+    X, y = mnist("train", 600)
+    clf = TriageClassifier(probe(), pos_label=NAMES[1]).fit(X, np.array(NAMES)[y])
+    X, y = mnist("val", 260)
+    return TriageDisplay.from_estimator(clf, X, np.array(NAMES)[y]).figure_
+
+
 DRAWN: dict[str, Callable[[], Any]] = {
     each.__name__: each
     for each in (
@@ -284,6 +297,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
         ranking,
         reader_study,
         score_distribution,
+        triage,
     )
 }
 

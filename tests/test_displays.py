@@ -144,6 +144,7 @@ MADE = {
     ),
     "ScoreDistributionDisplay": lambda cls: cls.from_predictions(y, SCORE),
     "TransferCurveDisplay": lambda cls: cls(table=TRANSFER).plot(),
+    "TriageDisplay": lambda cls: cls.from_predictions(y, np.where(SCORE > 0.6, y, -1)),
 }
 
 

@@ -159,15 +159,12 @@ class TriageClassifier(CrossFittedClassifier):
     >>> from sklearn.datasets import make_classification
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sktransfer.model_selection import TriageClassifier
-    >>> X, y = make_classification(2000, class_sep=1.5, random_state=0)
+    >>> X, y = make_classification(3000, class_sep=0.9, random_state=0)
     >>> clf = TriageClassifier(LogisticRegression()).fit(X[:1500], y[:1500])
-    >>> clf.triage_[["n_rows", "n_released", "max_released"]]
-           n_rows  n_released  max_released
-    class
-    0         748          27          0.05
-    1         752           8          0.02
-    >>> set(clf.predict(X[1500:]).tolist())  # -1: referred
-    {0, 1, -1}
+    >>> bool((clf.triage_["released"] <= clf.triage_["max_released"]).all())
+    True
+    >>> sorted(set(clf.predict(X[1500:]).tolist()))  # -1: referred
+    [-1, 0, 1]
     """
 
     _kind = "TriageClassifier"

@@ -198,7 +198,9 @@ class TriageDisplay:
             The display itself.
         """
         n = len(self.table)
-        self.ax_, self.figure_ = new_axes(ax, self, figsize=(7, 1.8 + 0.6 * n))
+        self.ax_, self.figure_ = new_axes(
+            ax, self, figsize=(8, 2.2 + 0.6 * n), layout="constrained"
+        )
         places, left = np.arange(n), np.zeros(n)
         counts = self.table["n_rows"].to_numpy()
         self.bars_ = []
@@ -213,19 +215,23 @@ class TriageDisplay:
         if np.isfinite(self._limits()).any():
             self.ax_.plot([], [], color="k", linewidth=1.2, label="guaranteed bound")
         unit = "n_groups_released" if "n_groups" in self.table else "n_released"
+        groups = " groups" if unit != "n_released" else ""
         texts = [
-            f"{legend_text(label)}\n{row['n_rows']:.0f} rows, {row[unit]:.0f} "
-            f"{'groups ' if unit != 'n_released' else ''}released"
+            f"{legend_text(label)}\n{row['n_rows']:.0f} rows, {row[unit]:.0f}{groups} released"
             for label, row in self.table.iterrows()
         ]
-        self.ax_.set_yticks(places, texts)
+        self.ax_.set_yticks(places, texts, linespacing=1.4)
         self.ax_.invert_yaxis()
         low, high = self.referred.low, self.referred.high
         label = f"Share of the rows of each class; of all {self.referred.estimate:.1%} referred"
         finish_axes(
             self.ax_,
             despine=despine,
-            legend={"loc": "upper center", "bbox_to_anchor": (0.5, -0.25 - 0.3 / n), "ncols": 2},
+            legend={
+                "loc": "upper center",
+                "bbox_to_anchor": (0.5, -0.5 / (0.9 + 0.6 * n)),
+                "ncols": 2,
+            },
             xlim=(0, 1),
             title=self.name if name is None else name,
             xlabel=f"{label} ({low:.1%} to {high:.1%})",
