@@ -136,7 +136,10 @@ def threshold_of(
         chosen, source = fixed, f"{name} was given it."
     else:
         usual = 0.5 if method == "predict_proba" else 0.0
-        return usual, f"It is the usual {usual:g}: nobody has chosen one for this task."
+        why = "nobody has chosen one for this task."
+        if refers(estimator):
+            why = f"{name} itself decides by a threshold for each class, and refers (see Triage)."
+        return usual, f"It is the usual {usual:g}: {why}"
     decided = labels[1] if own is None else own
     if decided != label:
         raise ValueError(

@@ -25,6 +25,7 @@ SERVES = {
     "model": _items("9, 22, 23, 25", "12c, 12g, 22", "14, 15a, 15b"),
     "roc": _items("28, 29, 37, 38", "12e, 23a", "18, 31", _STRATOS),
     "operating": _items("28, 29, 37, 38", "15, 23a", "15c, 30, 31"),
+    "triage": _items("28, 37, 38", "15, 23a", "15c, 30, 31"),
     "calibration": _items("28, 37", "12e, 23a", other=_STRATOS),
     "distributions": _items("37", "23a", "30", _STRATOS),
     "benefit": _items("28", "12e, 23a", other=_STRATOS),

@@ -17,6 +17,7 @@ from sktransfer._utils.config import import_optional
 from sktransfer._utils.multilabel import is_multilabel
 from sktransfer._utils.notebooks import card
 from sktransfer._version import __version__
+from sktransfer.deploy._predicting import refers
 from sktransfer.metrics._labels import Interval
 from sktransfer.report._baselines import baselines_section
 from sktransfer.report._cards import applied_model_card, hugging_face_metadata
@@ -36,6 +37,7 @@ from sktransfer.report._scores import (
 )
 from sktransfer.report._section import INK, PAPER, Notice, Section, interval, plain
 from sktransfer.report._subgroups import subgroups_section
+from sktransfer.report._triage import triage_section
 
 # Sections with images of patients, or with paths among parameters: not for a notebook's output.
 _NOT_SHOWN = ("model", "failures", "saliency")
@@ -412,6 +414,7 @@ def diagnostic_report(
         model_section(estimator, identify=include_identifiers, file_digest=model_digest),
         curve,
         operating_section(rows, thresholds),
+        *([triage_section(rows)] if refers(estimator) else []),
         calibration_section(rows),
         distributions_section(rows),
         benefit_section(rows),
