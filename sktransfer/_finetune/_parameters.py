@@ -202,8 +202,7 @@ def unknown_parameter(name: str, estimator: Any) -> str:
         words |= {
             word: meant
             for word, meant in _MEANT.items()
-            if (meant in words or meant not in CONSTRAINTS)
-            and (len(word) > 4 or word == plain)
+            if (meant in words or meant not in CONSTRAINTS) and (len(word) > 4 or word == plain)
         }
         ends = [each for each in rare if each.partition("__")[2] == plain]
         close = [plain] if plain in words else difflib.get_close_matches(plain, words, 3)

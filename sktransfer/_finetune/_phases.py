@@ -52,9 +52,7 @@ Data = tuple[LabeledRows, LabeledRows, LabeledRows | None]
 # --- the head ------------------------------------------------------------------------------------
 
 
-def start_head(
-    net: Any, plain: LabeledRows, held_out: LabeledRows | None, rows: Rows
-) -> bool:
+def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None, rows: Rows) -> bool:
     """Solve or train the head alone; return whether that was all there is to do."""
     module, (solves, linear, _) = net.module_, net._head_plan
     trains_head_only = not module.cut.trained

@@ -521,9 +521,7 @@ class FineTuneRegressor(ImageInputMixin, TrainingNet, NeuralNetRegressor):
         """
         for name in kwargs:
             raise TypeError(unknown_keyword(name, self._get_param_names()))
-        run_fit(
-            self, X, y, sample_weight, groups, resume=self.warm_start and self.initialized_
-        )
+        run_fit(self, X, y, sample_weight, groups, resume=self.warm_start and self.initialized_)
         return self
 
     def partial_fit(

@@ -136,8 +136,8 @@ def load_nih_chestxray14(
     if subset is not None:
         frame = frame[frame["subset"] == subset]
     there = {file.stem: file for folder in base.glob("images*") for file in folder.rglob("*.*")}
-    files = [there.get(Path(name).stem) for name in frame["Image Index"]]
-    frame, files = _existing(frame, files, frame["Image Index"], on_missing)
+    found = [there.get(Path(name).stem) for name in frame["Image Index"]]
+    frame, files = _existing(frame, found, frame["Image Index"], on_missing)
     target = divided_labels(frame["Finding Labels"], "|", "No Finding", _NIH_FINDINGS)
     patients = frame["Image Index"].str.split("_").str[0]
     named = {name: _NIH_COLUMNS[name] for name in _checked(columns, _NIH_COLUMNS)}
@@ -238,8 +238,8 @@ def load_chexpert(
     # The names begin with that of the folder as it was published, which may be another here.
     parts = frame["Path"].str.replace("\\", "/").str.split("/")
     inside = [Path(*names[names.index(subset) if subset in names else 0 :]) for names in parts]
-    files = [base / name if (base / name).is_file() else None for name in inside]
-    frame, files = _existing(frame, files, frame["Path"], on_missing)
+    found = [base / name if (base / name).is_file() else None for name in inside]
+    frame, files = _existing(frame, found, frame["Path"], on_missing)
     patients = frame["Path"].str.extract(r"(patient\d+)", expand=False)
     labels = label_columns(frame, _CHEXPERT_FINDINGS, uncertain)
     empty = frame[list(_CHEXPERT_FINDINGS)].isna()

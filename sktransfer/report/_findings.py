@@ -227,6 +227,7 @@ def _probabilities_section(found: Findings) -> Section:
         return section
     lines, data = [], {}
     for label, rows in found.judged.items():
+        assert rows.proba is not None
         slope = calibration_slope(rows.y, rows.proba, **rows.interval_settings)
         intercept = calibration_intercept(rows.y, rows.proba, **rows.interval_settings)
         loss, brier = (found.measured(label, name) for name in ("log_loss", "brier_score"))

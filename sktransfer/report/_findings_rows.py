@@ -136,7 +136,7 @@ def _thresholds(
     if given is not None:
         given = [given[label] for label in labels] if isinstance(given, Mapping) else given
         return np.broadcast_to(np.asarray(given, float), n), "They were given to the report."
-    if np.shape(own) != (n,):
+    if own is None or np.shape(own) != (n,):
         usual = 0.5 if method == "predict_proba" else 0.0
         return np.full(n, usual), f"They are the usual {usual:g}: nobody has chosen any."
     goal = "the least expected cost"
