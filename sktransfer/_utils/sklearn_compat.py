@@ -52,6 +52,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what would load scikit-learn's model selection when it is first needed."""
+    if name == "_BaseScorer":
+        from sklearn.metrics._scorer import _BaseScorer
+
+        return _BaseScorer
     if name == "BaseThresholdClassifier":
         from sklearn.model_selection._classification_threshold import BaseThresholdClassifier
 

@@ -7,6 +7,7 @@ from sktransfer.metrics._calibration import (
 )
 from sktransfer.metrics._confusion_pair import ConfusionPairDisplay
 from sktransfer.metrics._decisions import DecisionCurveDisplay, expected_cost, net_benefit
+from sktransfer.metrics._forest import ForestDisplay
 from sktransfer.metrics._multilabel import multilabel_report, multilabel_score
 from sktransfer.metrics._multilabel_roc import MultilabelRocDisplay
 from sktransfer.metrics._operating_point import operating_point
@@ -26,6 +27,7 @@ __all__ = [
     "ConfusionPairDisplay",
     "DecisionCurveDisplay",
     "MultilabelRocDisplay",
+    "ForestDisplay",
     "ReaderStudyDisplay",
     "ScoreDistributionDisplay",
     "allowed_misses",

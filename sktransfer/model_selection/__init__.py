@@ -10,6 +10,7 @@ from sktransfer.model_selection._feature_scores import (
     nce_score,
 )
 from sktransfer.model_selection._freeze_depth import FreezeDepthDisplay, freeze_depth_curve
+from sktransfer.model_selection._intervals import cross_val_difference, cross_val_interval
 from sktransfer.model_selection._leakage import check_leakage
 from sktransfer.model_selection._operating_point import OperatingPointClassifier
 from sktransfer.model_selection._out_of_fold_transformer import OutOfFoldTransformer
@@ -41,6 +42,8 @@ __all__ = [
     "TriageClassifier",
     "TriageDisplay",
     "check_leakage",
+    "cross_val_difference",
+    "cross_val_interval",
     "domain_distance",
     "freeze_depth_curve",
     "grouped_train_test_split",
