@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_report(commands)
     _add_predict(commands)
+    _add_accept(commands)
 
     listing = commands.add_parser("list", help="list the backbones there are")
     listing.add_argument(
@@ -253,6 +254,63 @@ def _add_model_options(parser: Any) -> None:
         metavar="PATH",
         help="file of the model's pretrained weights, or a folder with it, if it lies elsewhere",
     )
+
+
+def _add_accept(commands: Any) -> None:
+    parser = commands.add_parser(
+        "accept",
+        help="accept or reject a saved model by a site's own images, or count how many it takes",
+        description="Compare the rates of a saved model on a site's own images with what is "
+        "required, by their intervals. Without a model and data, print how many patients the test "
+        "needs.",
+        epilog="exit status: 0 accepted, or the numbers were printed; 1 after an error; 2 wrong "
+        "options; 3 rejected; 4 inconclusive: more patients are needed",
+    )
+    parser.add_argument("model", nargs="?", help=_MODEL)
+    parser.add_argument(
+        "data",
+        nargs="?",
+        help="folder with one sub-folder per class, or a table of file names and labels",
+    )
+    parser.add_argument(
+        "--required",
+        nargs="+",
+        required=True,
+        metavar="RATE=LEVEL",
+        help="sensitivity=0.9 specificity=0.7; sensitivity:CLASS=0.9 for one of several classes",
+    )
+    parser.add_argument(
+        "--expected",
+        nargs="+",
+        metavar="RATE=LEVEL",
+        help="what the rates are thought to be (default: halfway from what is required to 1)",
+    )
+    for name, level, what in (
+        ("power", 0.8, "probability with which a rate as expected is accepted"),
+        ("confidence", 0.95, "level of the intervals"),
+        ("prevalence", None, "share of positive patients, for the number of all"),
+    ):
+        more = "" if level is None else " (default: %(default)s)"
+        parser.add_argument(
+            f"--{name}", metavar="SHARE", type=float, default=level, help=what + more
+        )
+    parser.add_argument(
+        *("-o", "--output"),
+        action="append",
+        metavar="FILE",
+        help="a page on the test: acceptance.html, .md or .json; may be repeated",
+    )
+    parser.add_argument("--positive", metavar="CLASS", help="positive class")
+    parser.add_argument("--classes", nargs="+", metavar="LABEL=NAME", help="as of `report`")
+    parser.add_argument(
+        "--subgroups",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns to tabulate by, or none (default: usual names)",
+    )
+    _add_columns(parser)
+    _add_model_options(parser)
+    parser.set_defaults(run=_later("sktransfer._command_accept", "run_accept"))
 
 
 def _add_report(commands: Any) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(sktransfer.__file__).parent
 # From the top down: a package imports from the rows below its own, never from its own row or above.
 LAYERS = [
     {"__main__"},
-    {"_command_predict", "_command_train"},
+    {"_command_accept", "_command_predict", "_command_train"},
     {"report"},
     {"deploy"},
     {"_demo"},

@@ -1,5 +1,6 @@
 """Choosing and validating: splits by group, thresholds, networks and how deep to freeze them."""
 
+from sktransfer.model_selection._acceptance import acceptance_sample_size, acceptance_test
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
 from sktransfer.model_selection._feature_scores import (
     h_score,
@@ -41,6 +42,8 @@ __all__ = [
     "StrategyAdvice",
     "TriageClassifier",
     "TriageDisplay",
+    "acceptance_sample_size",
+    "acceptance_test",
     "check_leakage",
     "cross_val_difference",
     "cross_val_interval",

@@ -114,7 +114,7 @@ def scored_folds(
     seed: int,
     variances: bool = True,
 ) -> Scored:
-    """Score folds; ``pairs`` are rows of a fold for models that have not seen another one either."""
+    """Score folds; ``pairs`` has the rows of a fold for models without that and another one."""
     pooled = getattr(scorer, "_score_func", None) in _AT_RATE
     n = len(parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -144,7 +145,7 @@ def cross_val_interval(
     --------
     cross_val_difference : The difference of two estimators on the same folds.
     sktransfer.metrics.ForestDisplay : Plots intervals.
-    sktransfer.metrics.roc_auc_interval : The interval of scores of a model that is not fitted again.
+    sktransfer.metrics.roc_auc_interval : The interval for one model, as it is.
 
     Notes
     -----
@@ -292,9 +293,9 @@ def _interval(
         )
         of_models = method != "corrected_t"
         scored.append(scored_folds(parts, pairs, scorer, seed=random_state, variances=of_models))
-    train, test = (np.mean([len(each[side]) for each in sum(repeats, [])]) for side in (0, 1))
+    share = float(np.mean([len(test) / len(train) for each in repeats for train, test in each]))
     sizes = _sizes(labels, units)
-    score, error, freedom = _estimated(scored, method, test / train, min(sizes))
+    score, error, freedom = _estimated(scored, method, share, min(sizes))
     alone = len(estimators) == 1
     pvalue = 2 * float(student.sf(abs(score) / error, freedom)) if error else float(score == 0)
     low, high = _ends(
@@ -342,7 +343,7 @@ def _splits(
             for splitter in splitters
         ]
     units = np.arange(len(y)) if patients is None else patients
-    for train, test in sum(repeats, []):
+    for train, test in chain.from_iterable(repeats):
         both = np.intersect1d(units[train], units[test])
         if len(both):
             raise ValueError(

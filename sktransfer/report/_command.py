@@ -18,6 +18,7 @@ from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import own_positive
 from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_image_folder, load_image_table
+from sktransfer.datasets._levels import too_many
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.deploy._identity import file_digest
 from sktransfer.deploy._predicting import in_form_of
@@ -25,7 +26,6 @@ from sktransfer.model_selection import OperatingPointClassifier, TriageClassifie
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed
 from sktransfer.report._report import diagnostic_report
-from sktransfer.report._subgroups import too_many
 
 _LABELS = ("label", "target", "class", "diagnosis", "dx")
 # Usual names of columns that are no diagnosis.

@@ -58,11 +58,13 @@ class DiagnosticReport:
         The parts: "partition", "model", "roc", "operating", "calibration", "distributions",
         "benefit", "subgroups", "baselines", "failures", "saliency", "card". Each has ``title``,
         ``text``, ``notices``, ``tables``, ``figures`` and ``data``.
+    summary : str or None, default=None
+        What was found in one sentence. None: the number of images and the main rates.
 
     Attributes
     ----------
-    created, summary : str
-        Date and time (UTC); and the number of images and the main rates in one sentence.
+    created : str
+        Date and time (UTC).
 
     See Also
     --------
@@ -85,10 +87,12 @@ class DiagnosticReport:
     True
     """
 
-    def __init__(self, title: str, sections: dict[str, Section]) -> None:
+    def __init__(
+        self, title: str, sections: dict[str, Section], *, summary: str | None = None
+    ) -> None:
         self.title = title
         self.sections = sections
-        self.summary = _summary(sections)
+        self.summary = _summary(sections) if summary is None else summary
         now = datetime.datetime.now(datetime.UTC)
         self.created = now.strftime("%Y-%m-%d %H:%M UTC")
 
@@ -96,7 +100,8 @@ class DiagnosticReport:
         return f"DiagnosticReport({self.title!r}, {len(self.sections)} parts)"
 
     def _repr_html_(self) -> str:
-        rows = self.sections["operating"].tables[0]
+        main = self.sections.get("operating") or next(iter(self.sections.values()))
+        rows = main.tables[0]
         shown = copy.copy(self)
         shown.sections = {k: each for k, each in self.sections.items() if k not in _NOT_SHOWN}
         page = html.escape(str(shown.to_html()))  # a page of its own: styles stay apart
@@ -163,7 +168,7 @@ class DiagnosticReport:
             "created": self.created,
             "summary": self.summary,
             "warnings": self.warnings,
-            "serves": {key: SERVES[key] for key in self.sections},
+            "serves": {key: SERVES[key] for key in self.sections if key in SERVES},
             **{key: plain(section.data) for key, section in self.sections.items()},
         }
 

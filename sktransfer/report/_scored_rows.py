@@ -12,9 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.classes import names_of_model, positive_class
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.per_row import as_columns
 from sktransfer._utils.sklearn_compat import _safe_indexing, decider, own_positive
-from sktransfer.datasets._dicom import is_dicom_ages, years
+from sktransfer.datasets._levels import read_columns
 from sktransfer.deploy._predicting import threshold_of
 from sktransfer.metrics._labels import check_labels, check_readings
 from sktransfer.report._class_names import check_names
@@ -76,13 +75,7 @@ class ScoredRows:
 
     def columns(self, given: Any, what: str) -> pd.DataFrame:
         """Select the rows of the report from named columns for all rows given."""
-        columns = as_columns(given, self.n_given, what).iloc[self.kept].reset_index(drop=True)
-        for name, column in columns.items():
-            if column.dtype.kind == "f":
-                columns[name] = column.where(np.isfinite(column))
-            elif is_dicom_ages(column):
-                columns[name] = column.map(years, na_action="ignore").astype(float)
-        return columns
+        return read_columns(given, self.n_given, what).iloc[self.kept].reset_index(drop=True)
 
     def of(self, values: Any, what: str) -> Any:
         """Select the rows of the report from values for all rows given."""
