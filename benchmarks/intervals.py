@@ -1,6 +1,6 @@
 """Do intervals of a cross-validated AUC cover? Methods compared, on X-rays and normals.
 
-    python benchmarks/intervals.py [--draws 500] [--simulated 300] [--dear 60] [--features F.npz]
+    python benchmarks/intervals.py [--draws 500] [--simulated 200] [--dear 40] [--features F.npz]
 
 X-rays: images of whole patients are drawn from the 1,000 shared ones, a ridge regression on their
 embeddings is cross-validated, and the interval is compared with the AUC that it has, fitted to all
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +233,10 @@ def from_normals(n: int, n_features: int, distance: float, several: bool) -> Any
     return draw
 
 
-def measured(draw: Any, n_draws: int, n_dear: int) -> list[dict[str, Any]]:
-    """Coverage and width of every method over draws."""
+def measured(draw: Any, seeds: Iterable[int], n_dear: int) -> dict[str, list[Any]]:
+    """Intervals of every method, with the true area and its error, for each draw."""
     found: dict[str, list[Any]] = {}
-    for seed in range(n_draws):
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         model, rows, y, g, truth, error = draw(rng)
         while min(len(np.unique(g[y == c])) for c in (0, 1)) < 3 * FOLDS:
@@ -248,6 +248,11 @@ def measured(draw: Any, n_draws: int, n_dear: int) -> list[dict[str, Any]]:
             continue
         for name, interval in own.items():
             found.setdefault(name, []).append((*interval, truth, error))
+    return found
+
+
+def summarized(found: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """Coverage and width of every method; the oracle knows the error of the first."""
     table = {name: np.array(values, dtype=float) for name, values in found.items()}
     estimate, _, _, truth, error = next(iter(table.values())).T
     oracle = np.sqrt(np.mean((estimate - truth) ** 2) - np.mean(error**2)) * 2 * 1.96
@@ -273,8 +278,8 @@ def _row(method: str, values: np.ndarray, oracle: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=500, help="of X-rays")
-    parser.add_argument("--simulated", type=int, default=300, help="draws of normals")
-    parser.add_argument("--dear", type=int, default=60)
+    parser.add_argument("--simulated", type=int, default=200, help="draws of normals")
+    parser.add_argument("--dear", type=int, default=40)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--features", type=Path, help="an .npz instead of the shared images")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
@@ -297,8 +302,8 @@ def main() -> None:
         draws |= {name: from_normals(n, *each) for name, each in NORMALS.items()}
         for data, draw in draws.items():
             n_draws = args.draws if data == "chest X-rays" else args.simulated
-            rows = measured(draw, n_draws, args.dear)
-            cells.append({"data": data, "n": n, "rows": rows})
+            found = measured(draw, range(n_draws), args.dear)
+            cells.append({"data": data, "n": n, "rows": summarized(found)})
             print(cells[-1], flush=True)
     columns = ("method", "draws", "covers", "covers_without_noise", "width", "times_oracle")
     for cell in cells:

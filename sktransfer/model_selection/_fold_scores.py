@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter
 
-from sktransfer._utils.resampling import resamples
+from sktransfer._utils.resampling import resamples, score_held_out
 from sktransfer._utils.sklearn_compat import (
     _BaseScorer,
     _check_method_params,
@@ -230,6 +230,8 @@ def _answers(
 
 def methods_of(scorer: Any) -> tuple[tuple[str, ...], bool]:
     """Return the methods that a scorer asks for, and whether the first that there is will do."""
+    if scorer is _area:
+        return ("decision_function", "predict_proba"), True
     asked = getattr(scorer, "_response_method", None)
     if asked is None:
         return _METHODS, False
@@ -271,12 +273,28 @@ def scorer_of(scoring: Any, estimator: Any, y: np.ndarray, pos_label: Any) -> An
         given = {"pos_label": positive_label(y, pos_label)} if binary else {}
         asked = ("decision_function", "predict_proba")
         return make_scorer(rates[scoring], response_method=asked, **given)
+    if scoring == "roc_auc" and binary:
+        return _area
     if scoring == "roc_auc" and type_of_target(y) == "multiclass":
         scoring = "roc_auc_ovr"
     scorer = get_scorer(scoring)
     if pos_label is not None and isinstance(scorer, _BaseScorer) and binary:
         scorer = _of_positive(scorer, positive_label(y, pos_label))
     return scorer
+
+
+def _area(answers: Answers, places: np.ndarray, y: np.ndarray) -> float:
+    """Return what the scorer "roc_auc" does, at a tenth of its cost: it is asked for each patient.
+
+    It does not depend on which class is the positive one.
+    """
+    (values,) = answers.given.values()
+    classes = answers.classes_
+    if len(classes) != 2:  # a model that has seen one class alone
+        return np.nan
+    score = values[places] if values.ndim == 1 else values[places, 1]
+    decisions = np.column_stack([np.zeros(len(y)), score])
+    return score_held_out((y == classes[1]).astype(int), decisions, "roc_auc")
 
 
 def _of_positive(scorer: Any, label: Any) -> Any:

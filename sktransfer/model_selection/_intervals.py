@@ -307,7 +307,7 @@ def _interval(
         high=high,
         confidence_level=confidence_level,
         standard_error=error,
-        scoring=scoring if isinstance(scoring, str) else str(scorer),
+        scoring=scoring if isinstance(scoring, str) else getattr(scoring, "__name__", str(scoring)),
         method=method,
         n_rows=len(labels),
         n_groups=None if patients is None else len(np.unique(patients)),
