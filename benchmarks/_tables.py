@@ -418,6 +418,35 @@ def triage(content: dict[str, Any]) -> str:
     )
 
 
+def intervals(content: dict[str, Any]) -> str:
+    parts = []
+    for data in dict.fromkeys(cell["data"] for cell in content["cells"]):
+        cells = [cell for cell in content["cells"] if cell["data"] == data]
+        cells.sort(key=lambda cell: cell["n"])
+        natural = "X-rays" in data
+        found = {
+            (row["method"], cell["n"]): (
+                f"{row['covers']:.3f}"
+                + (f" ({row['covers_without_noise']:.3f})" if natural else ""),
+                f"{row['times_oracle']:.2f}",
+            )
+            for cell in cells
+            for row in cell["rows"]
+        }
+        methods = [row["method"] for row in cells[0]["rows"]]
+        header = ("", *(f"{what}, n = {c['n']}" for c in cells for what in ("covers", "width")))
+        rows = [
+            (f"**{name}**" if not place else name, *(x for c in cells for x in found[name, c["n"]]))
+            for place, name in enumerate(methods)
+        ]
+        parts.append(f"**{data}**\n\n{rst_table(header, rows)}")
+    return (
+        f"{content['n']} draws of X-rays and {content['simulated']} of normals; methods of 45 fits "
+        f"or more on the first {content['dear']} of each ({content['machine']['date'][:10]}).\n\n"
+        + "\n".join(parts)
+    )
+
+
 def images_and_tables(content: dict[str, Any]) -> str:
     null = [
         (row["set"], f"{row['rows']}", row["way"], f"{row['mean']:.3f} ± {row['error']:.3f}")
@@ -752,6 +781,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "imbalance": ("imbalance.rst", imbalance),
     "bags": ("bags.rst", bags),
     "triage": ("triage.rst", triage),
+    "intervals": ("intervals.rst", intervals),
     "images_and_tables": ("tables.rst", images_and_tables),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_regret": ("choosing.rst", choosing_regret),

@@ -145,7 +145,10 @@ def main() -> None:
                 name: mean_interval(each) for name, each in kappas.items()
             }
             for how in ("likeliest", "mean"):
-                pair = [np.array(kappas[f"{loss}, {how}"]) for loss in ("cumulative_link", "cross_entropy")]
+                pair = [
+                    np.array(kappas[f"{loss}, {how}"])
+                    for loss in ("cumulative_link", "cross_entropy")
+                ]
                 own[f"difference, {how}"] = mean_interval(pair[0] - pair[1])
             content["age"][network] = ages(params, shared, min(3, args.seeds))
             print(network, content["numbers"][network], own, content["age"][network], flush=True)

@@ -35,6 +35,7 @@ FULL = {
     "imbalance.py": [],
     "bags.py": [],
     "triage.py": [],
+    "intervals.py": [],
     "images_and_tables.py": [],
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
@@ -62,6 +63,7 @@ QUICK = {
     "imbalance.py": ["--repeats", "1"],
     "bags.py": ["--repeats", "1"],
     "triage.py": ["--repeats", "20", "--draws", "2"],
+    "intervals.py": ["--draws", "4", "--simulated", "4", "--dear", "2", "--sizes", "100"],
     "images_and_tables.py": ["--sets", "lesions", "--permutations", "2", "--repeats", "1"],
     "domain_distance.py": ["--n-images", "8"],
     "choosing.py": [

@@ -42,6 +42,7 @@ from sktransfer.metrics import (
     CalibrationIntervalDisplay,
     ConfusionPairDisplay,
     DecisionCurveDisplay,
+    ForestDisplay,
     ReaderStudyDisplay,
     ScoreDistributionDisplay,
 )
@@ -50,6 +51,7 @@ from sktransfer.model_selection import (
     FreezeDepthDisplay,
     TriageClassifier,
     TriageDisplay,
+    cross_val_interval,
     rank_backbones,
 )
 
@@ -249,6 +251,18 @@ def multilabel_roc() -> Any:
     return runpy.run_path(str(example))["display"].figure_
 
 
+def forest() -> Any:
+    X, y = mnist("train", 200)
+    features = {
+        "EfficientNet-Lite0": extractor().fit_transform(X),
+        "ResNet-18": extractor("resnet18").fit_transform(X),
+        "gray levels alone": X.reshape(len(X), -1) / 255,
+    }
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    found = {name: cross_val_interval(head, F, y) for name, F in features.items()}
+    return ForestDisplay.from_intervals(found, xlabel="cross-validated ROC AUC").figure_
+
+
 def ranking() -> Any:
     X, y = mnist("train", 300)
     names = ("efficientnet_lite0", "mobilenet_v2", "resnet18", "squeezenet1_0")
@@ -289,6 +303,7 @@ DRAWN: dict[str, Callable[[], Any]] = {
         decision_curve,
         embedding,
         error_gallery,
+        forest,
         freeze_depth,
         history,
         learning_rate,

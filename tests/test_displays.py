@@ -32,6 +32,7 @@ FACTORIES = (
     "from_curve",
     "from_ranking",
     "from_augmentation",
+    "from_intervals",
 )
 LARGEST = 450_000  # bytes: drawn for fine screens, some of X-rays
 X, y = load_digits(return_X_y=True)
@@ -132,6 +133,7 @@ MADE = {
     ),
     "EmbeddingDisplay": lambda cls: cls.from_estimator(squeeze().fit(X), X, y, embedding=PCA(2)),
     "ErrorGalleryDisplay": lambda cls: cls.from_predictions(y, SCORE, X),
+    "ForestDisplay": lambda cls: cls.from_intervals({"a": (0.8, 0.7, 0.9), "b": (0.6, 0.5, 0.7)}),
     "FreezeDepthDisplay": lambda cls: cls(curve=DEPTHS).plot(),
     "HistoryDisplay": lambda cls: cls.from_estimator(tuned()),
     "LearningRateDisplay": lambda cls: cls.from_result(FOUND),

@@ -172,6 +172,24 @@ FAST = {
             FEATURES, w(Y), groups=w(PATIENTS)
         )
     ],
+    "model_selection.acceptance_test": lambda w: model_selection.acceptance_test(
+        LINEAR,
+        FEATURES,
+        w(Y),
+        required={"sensitivity": 0.5},
+        groups=w(PATIENTS),
+        subgroups={"sex": w(SEX)},
+    ),
+    "model_selection.cross_val_difference": lambda w: model_selection.cross_val_difference(
+        *(LINEAR, LogisticRegression(C=0.01), FEATURES, w(Y)),
+        groups=w(PATIENTS),
+        method="corrected_t",
+        n_repeats=1,
+        cv=3,
+    ),
+    "model_selection.cross_val_interval": lambda w: model_selection.cross_val_interval(
+        *(LINEAR, FEATURES, w(Y)), groups=w(PATIENTS), method="corrected_t", n_repeats=1, cv=3
+    ),
     "model_selection.check_leakage": lambda w: model_selection.check_leakage(
         IMAGES[:30],
         IMAGES[20:],

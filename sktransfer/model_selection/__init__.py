@@ -1,6 +1,7 @@
 """Choosing and validating: splits by group, thresholds, networks and how deep to freeze them."""
 
-from sktransfer.model_selection._acceptance import acceptance_sample_size, acceptance_test
+from sktransfer.model_selection._acceptance import acceptance_test
+from sktransfer.model_selection._acceptance_plan import acceptance_sample_size
 from sktransfer.model_selection._domain_distance import DomainDistance, domain_distance
 from sktransfer.model_selection._feature_scores import (
     h_score,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
 from sklearn.utils import indexable
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,32 +16,18 @@ from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.notebooks import card
 from sktransfer._utils.sklearn_compat import _safe_indexing, own_positive
 from sktransfer.datasets._levels import LEAST_ROWS, levels_of, read_columns
-from sktransfer.metrics import roc_auc_interval, rows_needed
+from sktransfer.metrics import roc_auc_interval
 from sktransfer.metrics._labels import Interval, among, check_labels, check_level
 from sktransfer.metrics._rates import rate_of
-
-# What a rate is of, for the numbers of rows that are needed.
-_OF = {
-    "sensitivity": "positive",
-    "specificity": "negative",
-    "group_sensitivity": "positive",
-    "group_specificity": "negative",
-    "ppv": "called positive",
-    "npv": "called negative",
-    "accuracy": "all",
-}
-_NAMES = (*_OF, "roc_auc")
-_PER_CLASS = tuple(name for name in _OF if name != "accuracy")
-# A rate that is required to 0.001 may take so many rows; more are not looked for.
-_MOST = 2_000_000
-
-
-class Requirement(NamedTuple):
-    """A rate that is required, of all rows or for one class against the rest."""
-
-    name: str
-    label: Any
-    level: float
+from sktransfer.model_selection._acceptance_plan import (
+    OF,
+    PER_CLASS,
+    Requirement,
+    expected_rate,
+    least_rows,
+    read_required,
+    rows_for_power,
+)
 
 
 @dataclass(frozen=True)
@@ -113,83 +98,6 @@ class AcceptanceResult:
             tables["Subgroups"] = self.subgroups
         lines = [self.summary, self.rule]
         return card(type(self).__name__, lines, tables, alerts=self.warnings)
-
-
-def acceptance_sample_size(
-    required: Mapping[str, Any],
-    *,
-    expected: Mapping[str, float] | None = None,
-    power: float = 0.8,
-    confidence_level: float = 0.95,
-    prevalence: float | None = None,
-) -> pd.DataFrame:
-    """Count how many patients an acceptance test needs, before there are any data.
-
-    Parameters
-    ----------
-    required : mapping of str to float
-        The least rate for each of "sensitivity", "specificity", "ppv", "npv", "accuracy",
-        "group_sensitivity" and "group_specificity" that is required.
-    expected : mapping of str to float, or None, default=None
-        What each rate is thought to be, such as in the study of the model. None: halfway between
-        what is required and 1.
-    power : float, default=0.8
-        Probability with which each rate is accepted, if it is as expected.
-    confidence_level : float, default=0.95
-        Level of the two-sided exact intervals that decide.
-    prevalence : float or None, default=None
-        Share of positive patients at the site, for the number of all patients.
-
-    Returns
-    -------
-    table : DataFrame
-        A row for each requirement, with ``requirement``, ``required``, ``expected``, ``of`` (which
-        rows count), ``n`` (how many of them, from which number on the power is kept),
-        ``most_errors`` (how many may be wrong then), ``n_without_error`` (how many it takes at
-        least, none of them wrong), and ``n_patients``, to have ``n`` of them at the prevalence.
-
-    See Also
-    --------
-    acceptance_test : The test itself.
-    sktransfer.metrics.rows_needed : Rows for a threshold with a guarantee.
-
-    Notes
-    -----
-    Numbers are of independent patients. Images of a patient count for less than as many patients.
-
-    Examples
-    --------
-    >>> from sktransfer.model_selection import acceptance_sample_size
-    >>> plan = acceptance_sample_size(
-    ...     {"sensitivity": 0.9, "specificity": 0.7}, expected={"specificity": 0.8}, prevalence=0.3
-    ... )
-    >>> plan[["requirement", "expected", "n", "n_patients"]].to_dict("list")
-    {'requirement': ['sensitivity', 'specificity'], 'expected': [0.95, 0.8], 'n': [239, 160], \
-'n_patients': [797.0, 229.0]}
-    """
-    check_level(confidence_level)
-    check_level(power, "power")
-    shares = {"positive": prevalence, "negative": None if prevalence is None else 1 - prevalence}
-    rows = []
-    for each in _read_required(required, None, None, ()):
-        guess = _expected(each, expected)
-        if np.isnan(guess):
-            raise ValueError("roc_auc: a number of patients is computed for rates alone.")
-        n = _needed(each.level, guess, power, confidence_level)
-        share = shares.get(_OF[each.name], 1.0)
-        rows.append(
-            {
-                "requirement": each.name,
-                "required": each.level,
-                "expected": guess,
-                "of": _OF[each.name],
-                "n": n,
-                "most_errors": n - _fewest_right(np.array([n]), each.level, confidence_level)[0],
-                "n_without_error": _least(each, confidence_level),
-                "n_patients": np.nan if share is None else np.ceil(n / share),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def acceptance_test(
@@ -305,7 +213,7 @@ def acceptance_test(
     else:
         wanted = tuple(classes.tolist())
     several = len(wanted) > 1
-    asked = _read_required(required, names, classes if several else None, wanted)
+    asked = read_required(required, names, classes if several else None, wanted)
     decided = _decide(estimator, X, y, patients, wanted, {each.name for each in asked})
     rows = []
     for each in asked:
@@ -315,7 +223,7 @@ def acceptance_test(
             raise ValueError(
                 f"{each.name}: no rows are {_of(each, several)}, so that it is of none."
             )
-        guess = _expected(each, expected)
+        guess = expected_rate(each, expected)
         rows.append(
             {
                 **_described(each, several, names),
@@ -324,8 +232,8 @@ def acceptance_test(
                 "of": _of(each, several),
                 **counted,
                 "expected": guess,
-                "n_needed": _needed(each.level, guess, power, confidence_level),
-                "n_without_error": _least(each, confidence_level),
+                "n_needed": rows_for_power(each.level, guess, power, confidence_level),
+                "n_without_error": least_rows(each, confidence_level),
             }
         )
     judged = [row["verdict"] for row in rows]
@@ -459,96 +367,23 @@ def _by_subgroup(
     return pd.DataFrame(rows, columns=[*known, "n", "n_rows", "errors"])
 
 
-def _read_required(
-    required: Mapping[str, Any],
-    names: Mapping[Any, str] | None,
-    classes: np.ndarray | None,
-    wanted: tuple[Any, ...],
-) -> list[Requirement]:
-    """Return requirements one by one; ``classes`` are those of a model with more than two."""
-    if not isinstance(required, Mapping) or not required:
-        raise ValueError(
-            f"required must name at least one rate, such as {{'sensitivity': 0.9}}; got "
-            f"{required!r}."
-        )
-    found = []
-    for name, least in required.items():
-        if name not in _NAMES:
-            raise ValueError(f"required: {name!r} is none of {', '.join(_NAMES)}.")
-        if isinstance(least, Mapping):
-            if classes is None or name not in _PER_CLASS:
-                raise ValueError(
-                    f"required: {name!r} is one number here; several are for the rates of more "
-                    "than two classes."
-                )
-            levels = {positive_class(classes, key, names=names): own for key, own in least.items()}
-        elif name in _PER_CLASS and wanted:
-            levels = dict.fromkeys(wanted, least)
-        else:
-            levels = {wanted[0] if len(wanted) == 1 else None: least}
-        for label, own in levels.items():
-            found.append(Requirement(name, label, check_level(own, f"required[{name!r}]")))
-    return found
-
-
 def _described(each: Requirement, several: bool, names: Mapping[Any, str] | None) -> dict[str, Any]:
-    of = f" of {class_text(each.label, names)}" if several and each.name in _PER_CLASS else ""
+    of = f" of {class_text(each.label, names)}" if several and each.name in PER_CLASS else ""
     return {"requirement": each.name + of, "required": each.level}
 
 
 def _of(each: Requirement, several: bool) -> str:
     """Return in words which rows a rate is of."""
-    if not several or each.name not in _PER_CLASS:
-        return _OF.get(each.name, "all")
+    if not several or each.name not in PER_CLASS:
+        return OF.get(each.name, "all")
     return {
         "positive": "of the class",
         "negative": "of other classes",
         "called positive": "called so",
         "called negative": "called otherwise",
-    }[_OF[each.name]]
+    }[OF[each.name]]
 
 
 def _judged(found: Interval, level: float) -> str:
     """Return whether an interval lies at or above a level, below it, or on both sides."""
     return "met" if found.low >= level else "not met" if found.high < level else "open"
-
-
-def _expected(each: Requirement, expected: Mapping[str, float] | None) -> float:
-    """Return what a rate is thought to be; NaN for an area."""
-    if each.name == "roc_auc":
-        return np.nan
-    guess = (expected or {}).get(each.name, (1 + each.level) / 2)
-    if not each.level < guess <= 1:
-        raise ValueError(
-            f"expected[{each.name!r}] must be more than the {each.level:g} that is required, and "
-            f"at most 1; got {guess!r}. A rate that is just what is required is never shown to be "
-            "so, with any number of patients."
-        )
-    return float(guess)
-
-
-def _least(each: Requirement, confidence_level: float) -> float:
-    """Return how many rows it takes to meet a requirement, none of them wrong; NaN of an area."""
-    if each.name == "roc_auc":
-        return np.nan
-    return rows_needed(each.level, confidence_level=(1 + confidence_level) / 2)
-
-
-def _fewest_right(n: np.ndarray, level: float, confidence_level: float) -> np.ndarray:
-    """Return how many of ``n`` have to be right for the exact interval to lie above a level."""
-    return np.asarray(binom.isf((1 - confidence_level) / 2, n, level), dtype=int) + 1
-
-
-def _needed(level: float, expected: float, power: float, confidence_level: float) -> float:
-    """Return from how many rows on the power is kept; NaN for what is no rate."""
-    if np.isnan(expected):
-        return np.nan
-    most = 256
-    while True:
-        n = np.arange(1, most + 1)
-        kept = binom.sf(_fewest_right(n, level, confidence_level) - 1, n, expected) >= power
-        # Power goes up and down with n; it has risen for good where the later half has it all.
-        if kept[most // 2 :].all() or most > _MOST:
-            short = np.flatnonzero(~kept)
-            return int(short[-1]) + 2 if len(short) else 1
-        most *= 2
