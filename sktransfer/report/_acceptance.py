@@ -48,11 +48,10 @@ def acceptance_report(result: Any, *, title: str | None = None) -> DiagnosticRep
     >>> from sktransfer.report import acceptance_report
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> clf = LogisticRegression(max_iter=10_000).fit(X[:200], y[:200])
-    >>> result = acceptance_test(clf, X[200:], y[200:], required={"sensitivity": 0.8})
-    >>> acceptance_report(result)
+    >>> acceptance_report(acceptance_test(clf, X[200:], y[200:], required={"sensitivity": 0.8}))
     DiagnosticReport('Acceptance test: accepted', 3 parts)
     """
-    if not isinstance(result, AcceptanceResult):
+    if not hasattr(result, "requirements"):
         raise TypeError(
             f"result must be what acceptance_test returned; got {type(result).__name__}."
         )
