@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from _common import (
     RESULTS,
-    Neighbors,
     machine,
     number,
     print_table,
@@ -100,7 +99,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="training images of PneumoniaMNIST")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    shared, neighbors = shared_with_weights(), Neighbors()
+    shared = shared_with_weights()
     records: list[dict[str, Any]] = []
     with workspace():
         for name, extractor in extractors(shared).items():
@@ -126,7 +125,6 @@ def main() -> None:
     print(f"AUC lost on average: {np.mean(lost):.4f}, at most {np.max(lost):.4f}")
     content = {
         "machine": machine(),
-        "others_share": neighbors.share(),
         "seeds": args.seeds,
         "records": records,
     }
