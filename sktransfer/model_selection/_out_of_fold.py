@@ -219,7 +219,8 @@ def class_scores(estimator: Any, X: Any, methods: list[str], classes: np.ndarray
     found = np.full((len(values), len(classes)), -np.inf)
     if respond.__name__ == "predict_proba":
         found[:] = 0.0
-    found[:, np.searchsorted(classes, known)] = values
+    places = {label: place for place, label in enumerate(np.asarray(classes).tolist())}
+    found[:, [places[label] for label in known.tolist()]] = values
     return found
 
 

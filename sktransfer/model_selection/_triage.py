@@ -35,6 +35,7 @@ from sktransfer.model_selection._saved_threshold import plain_params
 from sktransfer.model_selection._triage_rule import (
     REFER,
     decide,
+    numbers_of,
     possible_classes,
     triage_table,
 )
@@ -253,7 +254,7 @@ class TriageClassifier(CrossFittedClassifier):
         scored, scores, refitted = self._score_unseen(X, labels, patients, params, classes)
         if refitted and self.confidence_level is not None and (limits > 0).any():
             warn_of_ties(scores[:, limits > 0])
-        true = np.searchsorted(classes, labels[scored])
+        true = numbers_of(labels[scored], classes, "y")
         if len(np.unique(true)) < 2:
             raise ValueError(
                 "The rows that were scored are not of two classes, those whose sample_weight is 0 "

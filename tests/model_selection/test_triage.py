@@ -339,6 +339,18 @@ def test_ties_are_on_the_safe_side():
     assert clf.triage_["n_released"].tolist() == [0, 0]
 
 
+def test_classes_of_a_fitted_model_may_be_in_any_order(task):
+    X, y = task
+    sorted_ = LogisticRegression().fit(X, y)
+    p = sorted_.predict_proba(X)
+    backwards = Columns().fit(X, y)
+    backwards.classes_ = np.array([1, 0])
+    clf = TriageClassifier(backwards, cv="prefit").fit(p[:, ::-1], y)
+    usual = TriageClassifier(sorted_, cv="prefit").fit(X, y)
+    np.testing.assert_array_equal(clf.thresholds_, usual.thresholds_[::-1])
+    np.testing.assert_array_equal(clf.predict(p[:, ::-1]), usual.predict(X))
+
+
 def test_rows_of_no_weight_do_not_count(task):
     X, y = task
     weight = (np.arange(len(y)) < 900).astype(float)
