@@ -102,14 +102,17 @@ class CrossFittedClassifier(BaseThresholdClassifier):
         A model that is fitted already may know ``most`` classes. None: rows have several labels,
         and scores are of these. Rows of no weight are left out.
         """
-        several, methods = classes is None, self._get_response_method()
+        methods = self._get_response_method()
+        known, own = None, None
+        score: Callable[[Any, Any], np.ndarray]
+        if classes is None:
+            score = partial(label_scores, methods=methods, n_labels=labels.shape[1])
+        else:
+            known = np.unique(labels)
+            score = partial(class_scores, methods=methods, classes=classes)
+            own = partial(own_class_scores, methods=methods)
         if isinstance(self.cv, str):
-            check_prefit(self.estimator, None if several else np.unique(labels), most=most)
-        score: Callable[[Any, Any], np.ndarray] = (
-            partial(label_scores, methods=methods, n_labels=labels.shape[1])
-            if several
-            else partial(class_scores, methods=methods, classes=classes)
-        )
+            check_prefit(self.estimator, known, most=most)
         fit_params, split_params = routed_params(self, "fit", patients, params)
         self.estimator_, scored, scores, refitted = out_of_fold_scores(
             *(self.estimator, X, labels),
@@ -118,7 +121,7 @@ class CrossFittedClassifier(BaseThresholdClassifier):
             fit_params=fit_params,
             split_params=split_params,
             score=score,
-            own=None if several else partial(own_class_scores, methods=methods),
+            own=own,
             n_jobs=self.n_jobs,
         )
         if fit_params.get("sample_weight") is not None:

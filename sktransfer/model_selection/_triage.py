@@ -181,7 +181,7 @@ class TriageClassifier(CrossFittedClassifier):
         self,
         estimator: Any,
         *,
-        max_missed: float | Mapping[Any, float] | None = 0.02,
+        max_missed: float | Mapping[Any, float | None] | None = 0.02,
         max_false: float | None = 0.05,
         confidence_level: float | None = 0.95,
         cost_matrix: ArrayLike | None = None,
@@ -281,7 +281,8 @@ class TriageClassifier(CrossFittedClassifier):
         names = names_of_model(self.estimator, classes)
         self._called = tuple(class_text(label, names) for label in classes.tolist())
         self.refer_label_ = refer_label_of(classes, self.refer_label)
-        given, words = self.max_missed, not set(classes.tolist()) <= {-1, 0, 1}
+        given: Any = self.max_missed
+        words = not any(set(classes.tolist()) <= usual for usual in ({0, 1}, {-1, 1}))
         alike = len(classes) > 2 or given == self.max_false  # no class is another than the rest
         if self.pos_label is None and (isinstance(given, Mapping) or (alike and words)):
             self.pos_label_ = None
@@ -297,7 +298,8 @@ class TriageClassifier(CrossFittedClassifier):
         }
         limits = [rates.get(label, self.max_false) for label in classes.tolist()]
         for rate in limits:
-            if rate is not None and not (isinstance(rate, Real) and 0 <= rate < 1):
+            numeric = isinstance(rate, (int, float, np.number))
+            if rate is not None and not (numeric and 0 <= rate < 1):
                 raise ValueError(f"max_missed has to hold shares in [0, 1) or None; got {rate!r}.")
         if all(rate is None for rate in limits) and self.cost_matrix is None:
             raise ValueError("Nothing is guaranteed for any class: give max_missed or max_false.")

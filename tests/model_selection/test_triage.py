@@ -165,6 +165,7 @@ def test_a_patient_with_both_labels_counts_in_both_classes(task):
     assert table["n_groups"].sum() > len(set(patients))
 
 
+@pytest.mark.filterwarnings("ignore:Deciding for:UserWarning")
 def test_named_classes_share_the_confidence(kinds):
     X, y = kinds
     clf = TriageClassifier(
@@ -184,6 +185,8 @@ def test_named_classes_share_the_confidence(kinds):
     assert benign.any()
     assert (decided[benign] == likeliest[benign]).all()
     assert not possible[benign][:, :2].any()
+    signs = TriageClassifier(LogisticRegression(), max_missed=0.1).fit(X, np.arange(1500) % 3 - 1)
+    assert (signs.pos_label_, signs.refer_label_) == (None, -2)
     # A number without pos_label is for all classes at once, and with it for that class.
     both = TriageClassifier(LogisticRegression(), max_missed=0.1).fit(X, y)
     assert (both.triage_["max_released"] == 0.1).all()
