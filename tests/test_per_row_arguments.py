@@ -74,6 +74,12 @@ PREDICTIONS = {"y_true": Y, "y_score": SCORE, "groups": PATIENTS}
 PROBABLE = {"y_true": Y, "y_proba": SCORE, "groups": PATIENTS}
 CV = {"X": FEATURES, "groups": PATIENTS}
 DISPLAYS = ["CalibrationInterval", "DecisionCurve", "ReaderStudy", "ScoreDistribution"]
+def triage():
+    return model_selection.TriageClassifier(
+        LogisticRegression(), max_missed=0.4, max_false=0.4, confidence_level=None, cv=3
+    )
+
+
 FAST = {
     "metrics.calibration_intercept": lambda w: metrics.calibration_intercept(
         w(Y), w(SCORE), groups=w(PATIENTS)
@@ -165,6 +171,20 @@ FAST = {
         )
         .fit(FEATURES, Y)
         .score(FEATURES, w(Y), sample_weight=w(WEIGHTS))
+    ),
+    "model_selection.TriageClassifier.fit": lambda w: (
+        triage().fit(FEATURES, w(Y), groups=w(PATIENTS), sample_weight=w(WEIGHTS)).thresholds_
+    ),
+    "model_selection.TriageClassifier.score": lambda w: (
+        triage().fit(FEATURES, Y).score(FEATURES, w(Y), sample_weight=w(WEIGHTS))
+    ),
+    "model_selection.TriageDisplay.from_predictions": lambda w: (
+        model_selection.TriageDisplay.from_predictions(w(Y), Y, groups=w(PATIENTS)).table
+    ),
+    "model_selection.TriageDisplay.from_estimator": lambda w: (
+        model_selection.TriageDisplay.from_estimator(
+            triage().fit(FEATURES, Y), FEATURES, w(Y), groups=w(PATIENTS)
+        ).table
     ),
     "model_selection.GroupedValidSplit.__call__": lambda w: [
         part.indices
