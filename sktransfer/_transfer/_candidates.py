@@ -204,7 +204,8 @@ def _cross_fitted(F: np.ndarray, task: Task, usable: np.ndarray) -> np.ndarray:
         return cross_fitted(F, y, weight, target.n_outputs, task.splits(usable))
     found = np.full((len(F), target.n_outputs), np.nan)
     for train, test in task.splits(usable):
-        coef, intercept = target.solve(F[train], y[train], weight[train], PROBE_C)
+        given = (F[train], y[train], weight[train], PROBE_C)
+        coef, intercept = target.solve(*given, lambda train=train: task.unit[train])
         found[test] = F[test] @ coef.T + intercept
     return found
 
@@ -215,7 +216,7 @@ def _probe(
     """Return a fitted pipeline: the extractor, a scaler, and the regression solved to the end."""
     y, weight = task.y[rows], task.weight[rows]
     scaler = StandardScaler().fit(F.astype(np.float64), sample_weight=weight)
-    coef, intercept = task.target.solve(F, y, weight, PROBE_C)
+    coef, intercept = task.target.solve(F, y, weight, PROBE_C, lambda: task.unit[rows])
     intercept = intercept + coef @ scaler.mean_
     coef = coef * scaler.scale_
     if y.ndim == 1 and len(coef) == 2:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
@@ -29,9 +29,9 @@ _PRECISION = 1e-6  # of the equations of a step, in the end
 _MOST_STEPS = 200
 # Logit of a class that is in no row of training, below that of the others.
 _ABSENT = -30.0
-# Of several labels: the share of the objective that a last step lowers it by, how exactly Newton's
+# Of several labels: the share of the objective that is left in the end, how exactly Newton's
 # equations are solved, and the iterations after which curvatures are looked at again.
-_ENOUGH, _INNER, _OLD_FACTOR = 1e-14, 1e-3, 25
+_ENOUGH, _INNER, _OLD_FACTOR = 1e-15, 1e-3, 15
 # The temperature is looked for between exp(-x) and exp(x): beyond, probabilities are those of the
 # largest class, or even.
 _DECADES = 5.0
@@ -282,13 +282,22 @@ def solve_independent(
         coefficients = np.zeros((positive.shape[1], X.shape[1]))
         solvable = (totals > 0).all(axis=0)
         if solvable.any() and scale.any():
-            # The penalty keeps the solution in the span of the rows.
-            basis, rows = np.linalg.qr(X.T) if len(X) < X.shape[1] else (None, X.T)
-            own = _newton(rows.T, positive[:, solvable], C * cost[:, solvable])
-            solved = own[:-1].T if basis is None else (basis @ own[:-1]).T
+            by_rows = len(X) < X.shape[1]
+            # The penalty keeps the solution in the span of the rows: of few, their products do.
+            Z = _root(X @ X.T) if by_rows else X
+            own = _newton(Z, positive[:, solvable], C * cost[:, solvable])
+            solved = own[:-1].T
+            if by_rows:
+                solved = solve_triangular(Z, own[:-1], trans=1, lower=True).T @ X
             coefficients[solvable] = solved * scale
             intercepts[solvable] = own[-1] - coefficients[solvable] @ mean
     return coefficients, intercepts
+
+
+def _root(gram: np.ndarray) -> np.ndarray:
+    """Return the lower triangle whose square a matrix of products is, to a share of 1e-11."""
+    gram[np.diag_indices_from(gram)] += 1e-11 * gram.trace() / len(gram)
+    return cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
 
 
 def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray:
@@ -309,7 +318,7 @@ def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray
         fit = cost[:, of] * np.logaddexp(0, -sign[:, of] * values)
         return np.square(point * penalty).sum(axis=0) / 2 + fit.sum(axis=0)
 
-    left, factor, n_inner = np.flatnonzero(total > 0), None, 0
+    left, factor, n_inner, inner = np.flatnonzero(total > 0), None, 0, 0.1
     for _ in range(_MOST_STEPS):
         p = expit(values[:, left])
         now = loss(here[:, left], values[:, left], left)
@@ -319,7 +328,7 @@ def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray
             shared = (A.T * bend.mean(axis=1)) @ A
             shared[np.diag_indices_from(shared)] += penalty[:, 0]
             factor = cho_factor(shared, overwrite_a=True, check_finite=False)
-        step, decrease, n_inner = _descent(A, bend, penalty, factor, gradient)
+        step, decrease, n_inner = _descent(A, bend, penalty, factor, gradient, inner)
         across, length = A @ step, np.ones(len(left))
         while True:
             there, further = here[:, left] + length * step, values[:, left] + length * across
@@ -328,14 +337,23 @@ def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray
                 break
             length[short] /= 2
         here[:, left], values[:, left] = there, further
-        left = left[decrease > _ENOUGH * now]
+        # What a step leaves: of its equations, and of what they leave out.
+        relative = decrease / now
+        unsolved = np.maximum(inner**2, relative) * relative > _ENOUGH
+        left = left[unsolved]
         if not len(left):
             break
+        inner = float(np.clip(np.sqrt(relative[unsolved].max()), _INNER, inner))
     return here
 
 
 def _descent(
-    A: np.ndarray, bend: np.ndarray, penalty: np.ndarray, factor: Any, gradient: np.ndarray
+    A: np.ndarray,
+    bend: np.ndarray,
+    penalty: np.ndarray,
+    factor: Any,
+    gradient: np.ndarray,
+    precision: float,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Solve Newton's equations of all columns; also the decreases they expect, and iterations."""
 
@@ -347,7 +365,7 @@ def _descent(
     first = size = dot(left, again)
     step, n_done = np.zeros_like(gradient), 0
     while n_done < _MOST_STEPS:
-        going = size > _INNER**2 * first
+        going = size > precision**2 * first
         if not going.any():
             break
         across = A.T @ (bend * (A @ toward)) + penalty * toward

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sktransfer._base import resolve_device
 from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier, FineTuneRegressor
+from sktransfer._finetune._targets import Findings
 from sktransfer._frozen import LayerOutput, LayerOutputs, NetworkInfo, NetworkSource
 from sktransfer._images import ImageSource, Preprocessing
 from sktransfer._transfer import TransferClassifier
@@ -36,6 +37,7 @@ from sktransfer.inspection._torch_classifiers import (
     as_share,
     as_transform,
     no_gradient,
+    of_findings,
     of_logits,
 )
 
@@ -172,7 +174,8 @@ def differentiable(estimator: Any) -> DifferentiableClassifier:
 def _as_torch(estimator: Any) -> tuple[Any, Classify]:
     """Return what reads images in an estimator, or None, and the scores from its output."""
     if isinstance(estimator, FineTuneClassifier):
-        return estimator, of_logits
+        several = isinstance(estimator._target, Findings)
+        return estimator, of_findings if several else of_logits
     if isinstance(estimator, FineTuneRegressor):
         return estimator, as_number(estimator)
     if isinstance(estimator, TransferClassifier):

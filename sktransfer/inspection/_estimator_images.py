@@ -95,18 +95,22 @@ def thumbnail(image: DecodedImage, side: int) -> DecodedImage:
 
 
 def class_codes(classes: np.ndarray, y: Any, n: int) -> np.ndarray:
-    """Return the positions of ``n`` labels among the classes, or raise a ValueError."""
+    """Return the positions of ``n`` labels, or of one for all, or raise a ValueError."""
     labels = np.asarray(check_present(y))
+    if not labels.ndim:
+        labels = np.full(n, labels)
     if labels.shape != (n,):
         raise ValueError(
-            f"y must be of shape ({n},), with a label for each row of X; got {labels.shape}."
+            f"y must be of shape ({n},), with a label for each row of X, or one label; got "
+            f"{labels.shape}."
         )
     unknown = np.setdiff1d(labels, classes)
     if len(unknown):
         raise ValueError(
-            f"y contains {unknown[0]!r}, which is none of the classes {classes.tolist()}."
+            f"y contains {unknown.tolist()[0]!r}, which is none of the classes {classes.tolist()}."
         )
-    return np.searchsorted(classes, labels)
+    order = np.argsort(classes)  # findings are in the order of their columns
+    return order[np.searchsorted(classes, labels, sorter=order)]
 
 
 # From edited images to one score for each.

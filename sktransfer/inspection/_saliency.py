@@ -97,8 +97,9 @@ def saliency_maps(
         Fitted classifier or regressor; of a regressor, maps are of the number it predicts.
     X : collection of images, n rows
         Images in any of the :ref:`accepted forms <accepted-inputs>`.
-    y : array-like of shape (n,) or None, default=None
-        The class of each row whose score is explained. None: the predicted class.
+    y : array-like of shape (n,), label or None, default=None
+        The class of each row whose score is explained, or one class (or finding) for all rows.
+        None: the predicted class, of several findings the likeliest.
     method : {"gradient", "integrated_gradients", "grad_cam", "occlusion"}, default="gradient"
         :func:`input_gradient`, of which the largest absolute value over the channels is taken;
         :func:`integrated_gradients`, summed over them; :func:`grad_cam`; or :func:`occlusion`.
@@ -336,7 +337,7 @@ class SaliencyDisplay:
             images=images,
             maps=maps,
             signed=shown.signed,
-            titles=None if y is None else [str(label) for label in y],
+            titles=None if y is None else [str(label) for label in np.broadcast_to(y, len(images))],
             label=shown.label,
         )
         return display.plot(figure=figure)

@@ -23,6 +23,8 @@ from sklearn.preprocessing import (
 from torch import Tensor
 from torch.nn import functional
 
+from sktransfer._finetune._targets import Findings
+from sktransfer._multilabel import MultiLabelLogisticRegression
 from sktransfer._utils.sklearn_compat import is_linear_classifier
 
 _SCALERS = (StandardScaler, RobustScaler, MaxAbsScaler, MinMaxScaler)
@@ -77,7 +79,8 @@ def as_transform(step: Any) -> Transform:
 
 def as_classifier(classifier: Any) -> Classify:
     """Return the scores of a linear classifier as a torch function, or raise a TypeError."""
-    if not is_linear_classifier(classifier) or not hasattr(classifier, "coef_"):
+    several = isinstance(classifier, MultiLabelLogisticRegression)
+    if not (several or is_linear_classifier(classifier)) or not hasattr(classifier, "coef_"):
         raise no_gradient(classifier)
     weight = np.atleast_2d(classifier.coef_)  # RidgeClassifier has a vector for two classes
     bias = np.ravel(classifier.intercept_)
@@ -87,8 +90,10 @@ def as_classifier(classifier: Any) -> Classify:
     def classify(x: Tensor) -> Scores:
         decision = functional.linear(x, _tensor(weight, x), _tensor(bias, x))
         log_proba = None
+        if several and isinstance(classifier._target, Findings):
+            return of_findings(decision)
         if decision.shape[1] == 1:
-            if one_vs_rest or softmax:
+            if one_vs_rest or softmax or several:
                 log_proba = functional.logsigmoid(torch.cat([-decision, decision], dim=1))
             return decision[:, 0], log_proba
         if softmax:
@@ -123,14 +128,19 @@ def of_logits(logits: Tensor) -> Scores:
     return decision, functional.log_softmax(logits, dim=1)
 
 
+def of_findings(logits: Tensor) -> Scores:
+    """Return the scores of a network with a logit for each of several findings, which add up."""
+    return logits, logits
+
+
 def as_share(inner: Classify, weight: float) -> Classify:
     """Return the weighted log-probabilities of a classifier, one of several that are added up."""
 
     def classify(x: Tensor) -> Scores:
-        _, log_proba = inner(x)
+        decision, log_proba = inner(x)
         assert log_proba is not None
         share = weight * log_proba
-        return share[:, 1] - share[:, 0] if share.shape[1] == 2 else share, share
+        return share[:, 1] - share[:, 0] if decision.ndim == 1 else share, share
 
     return classify
 
