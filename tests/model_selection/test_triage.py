@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import make_blobs, make_classification
 from sklearn.dummy import DummyClassifier
@@ -30,6 +31,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
+from sktransfer.__main__ import main
 from sktransfer.metrics import allowed_misses, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier, TriageDisplay
 
@@ -470,6 +472,22 @@ def test_a_triage_comes_back_from_its_file(net, images, tmp_path):
     again.save(tmp_path / "twice.safetensors")
     local = clone(again).set_params(max_missed=0.3, pos_label="covid19").fit(X, y)
     assert local.pos_label_ == "covid19"
+
+
+def test_the_command_that_predicts_refers(net, images, tmp_path, capsys):
+    net.save(tmp_path / "clf.safetensors", class_names={"covid19": "Covid", "other": "none"})
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for row in range(30):
+        Image.fromarray(images[0][row]).save(folder / f"{row:02d}.png")
+    table = tmp_path / "table.csv"
+    assert main(["predict", str(tmp_path / "clf.safetensors"), str(folder), "-o", str(table)]) == 0
+    decided = pd.Series(net.predict(images[0][:30]))
+    expected = decided.map({"covid19": "Covid", "other": "none", "refer": "refer"})
+    assert pd.read_csv(table)["predicted"].tolist() == expected.tolist()
+    said = capsys.readouterr().out
+    assert f"refer: {(decided == 'refer').sum()} images" in said
+    assert "the guarantees of the triage" in said
 
 
 def test_other_classes_say_who_reads_a_triage(net, tmp_path):

@@ -71,7 +71,7 @@ print("referred: {:.0%} ({:.0%} to {:.0%})".format(*display.referred))
 # -----------------
 # ``predict`` gives "refer" for these X-rays, and ``decisions`` is a table of all of them. In the
 # first row are X-rays that were decided with the highest scores, in the second some that are
-# referred, with scores about half way between the two thresholds.
+# referred, with scores in the middle of those.
 import matplotlib.pyplot as plt
 from PIL import Image
 
