@@ -36,6 +36,7 @@ FULL = {
     "bags.py": [],
     "triage.py": [],
     "intervals.py": [],
+    "numbers_and_grades.py": [],
     "images_and_tables.py": [],
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
@@ -64,6 +65,7 @@ QUICK = {
     "bags.py": ["--repeats", "1"],
     "triage.py": ["--repeats", "20", "--draws", "2"],
     "intervals.py": ["--draws", "4", "--simulated", "4", "--dear", "2", "--sizes", "100"],
+    "numbers_and_grades.py": ["--n", "60", "--seeds", "2"],
     "images_and_tables.py": ["--sets", "lesions", "--permutations", "2", "--repeats", "1"],
     "domain_distance.py": ["--n-images", "8"],
     "choosing.py": [

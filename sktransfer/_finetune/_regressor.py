@@ -127,7 +127,12 @@ class Numbers(Target):
         return list(folds.split(y, groups=units))
 
     def solve(
-        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
+        self,
+        embeddings: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        C: Any,
+        units: Units | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients (n_targets, d) and intercepts for standardized numbers.
 
@@ -138,7 +143,7 @@ class Numbers(Target):
             embeddings,
             y,
             weight,
-            units() if C == "auto" else np.arange(len(y)),
+            np.arange(len(y)) if C != "auto" or units is None else units(),
             penalty=None if C == "auto" else float(C),
             huber=huber[self.criterion.loss],
             floor=FLOOR,
@@ -163,8 +168,8 @@ class Numbers(Target):
     def log_losses(self, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the loss of each row, the mean over its numbers; finite, however wrong it is."""
         outputs, wanted = map(torch.from_numpy, (logits, y))
-        each = self.criterion.each(outputs, wanted).numpy().mean(axis=1)
-        worst = np.finfo(np.float32).max
+        each: np.ndarray = self.criterion.each(outputs, wanted).numpy().mean(axis=1)
+        worst = float(np.finfo(np.float32).max)
         return np.nan_to_num(each, nan=worst, posinf=worst).clip(max=worst)
 
     def scaled_losses(self, logits: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -572,6 +577,7 @@ class FineTuneRegressor(ImageInputMixin, TrainingNet, NeuralNetRegressor):
                     f"y has {columns.shape[1]} columns of numbers, and the network was trained for "
                     f"{len(before.classes)}. Fit from scratch (warm_start=False)."
                 )
+            assert isinstance(before, Numbers)
             target = replace(target, center=before.center, scale=before.scale)
         return read_rows(columns, source, sample_weight, groups, target)
 

@@ -142,11 +142,17 @@ class Target:
         return [(half, other[np.isin(y[other], y[half])]) for half, other in parts]
 
     def solve(
-        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
+        self,
+        embeddings: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        C: Any,
+        units: Units | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients (width, d) and intercepts of a linear head, solved.
 
-        ``units`` returns what rows belong to that are independent of all others.
+        ``units`` returns what rows belong to that are independent of all others; None: each row
+        is.
         """
         return solve_linear(embeddings, y, weight, self.n_outputs, C, floor=FLOOR)
 
@@ -338,7 +344,12 @@ class Findings(Target):
             return None if any(self.lacking(y[half]) for half, _ in parts) else parts
 
     def solve(
-        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
+        self,
+        embeddings: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        C: Any,
+        units: Units | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients (n_findings, d) and intercepts, all solved at once."""
         cost = self.costs(y, weight)
@@ -513,7 +524,12 @@ class Grades(Target):
         return CumulativeLink(self.ranks)
 
     def solve(
-        self, embeddings: np.ndarray, y: np.ndarray, weight: np.ndarray, C: Any, units: Units
+        self,
+        embeddings: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        C: Any,
+        units: Units | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients (1, d) and the intercept of each threshold."""
         given = (embeddings, self.ranks[y], weight, len(self.classes), C)

@@ -98,11 +98,13 @@ class DifferentiableClassifier:
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more; got {batch_size!r}.")
         source = images_of(self.reader, X)
-        if y is not None and self.classes is None:
-            raise ValueError("y contains classes, but a regressor has none; use y=None.")
-        codes = None if y is None else class_codes(self.classes, y, len(source))
+        codes = None
         if self.classes is None:
+            if y is not None:
+                raise ValueError("y contains classes, but a regressor has none; use y=None.")
             codes = np.ones(len(source), dtype=np.int64)  # the number itself, not its opposite
+        elif y is not None:
+            codes = class_codes(self.classes, y, len(source))
         for low in range(0, len(source), batch_size):
             rows = range(low, min(low + batch_size, len(source)))
             batch = self.batch(source, rows)

@@ -90,9 +90,9 @@ class HistoryDisplay:
         estimator : FineTuneClassifier, list of these, or dict of name to these
             Fitted classifiers, such as ``cross_validate(..., return_estimator=True)["estimator"]``.
             Each may be the last step of a Pipeline, the best of a search or in a FrozenEstimator.
-        metrics : sequence of str, default=("loss", "acc")
+        metrics : sequence of str or None, default=None
             Names in ``history_`` without ``train_`` and ``valid_``; skorch callbacks can add some.
-            ``"lr"`` is the largest learning rate.
+            ``"lr"`` is the largest learning rate. None: ``"loss"``, and ``"acc"`` of classifiers.
         **kwargs : dict
             Parameters of :meth:`plot`, such as ``ax``.
 

@@ -75,7 +75,7 @@ def test_patients_are_left_out_whole_where_the_penalty_is_chosen(numbers):
     X, y = numbers
     rng = np.random.default_rng(0)
     y = rng.normal(0, 1, N // 2).repeat(2)
-    twins = X[:: 2].repeat(2, axis=0)
+    twins = X[::2].repeat(2, axis=0)
     near = np.clip(twins.astype(int) + rng.integers(-2, 3, twins.shape), 0, 255).astype(np.uint8)
     groups = np.arange(N // 2).repeat(2)
     alone, whole = small().fit(near, y), small().fit(near, y, groups=groups)
