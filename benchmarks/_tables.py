@@ -470,8 +470,8 @@ def numbers_and_grades(content: dict[str, Any]) -> str:
         for network, (mean, low, high) in ((n, row["difference"]) for n, row in age.items())
     )
     text = (
-        f"A head on frozen networks; {content['n']} synthetic images, of which a third is judged by, "
-        f"three draws; ages in five folds of patients ({content['machine']['date'][:10]}).\n\n"
+        f"A head on frozen networks; {content['n']} synthetic images, of which a third is judged "
+        f"by, three draws; ages in five folds of patients ({content['machine']['date'][:10]}).\n\n"
         f"{rst_table(header, rows)}\nAges against predicting the mean: {gains}.\n"
     )
     decided = {"likeliest": "likeliest grade", "median": "median grade", "mean": "rounded mean"}
@@ -488,9 +488,10 @@ def numbers_and_grades(content: dict[str, Any]) -> str:
     ]
     difference = "difference, likeliest grade"
     kappas.append((difference, *(shown(net, "difference, likeliest") for net in networks)))
+    n_train = content["n"] // 3
     return text + (
-        f"\nFive grades that are the number of marks plus noise, {content['n'] // 3} images to learn "
-        f"from and {content['n'] - content['n'] // 3} to judge by, {content['seeds']} draws: Cohen's "
+        f"\nFive grades that are the number of marks plus noise, {n_train} images to learn from "
+        f"and {content['n'] - n_train} to judge by, {content['seeds']} draws: Cohen's "
         "kappa with quadratic weights, and its 95 % interval over the draws.\n\n"
         f"{rst_table(('', *networks), kappas)}"
     )

@@ -65,7 +65,7 @@ def found(params: dict[str, Any], X: np.ndarray, y: np.ndarray, seeds: int) -> d
 
 def graded(
     params: dict[str, Any], X: np.ndarray, marks: np.ndarray, seeds: int, n_train: int
-) -> dict[str, Any]:
+) -> dict[str, list[float]]:
     """Quadratic kappa of grades by ordinal and plain heads, and by three ways to decide."""
     scores: dict[str, list[float]] = {}
     for seed in range(seeds):
@@ -85,7 +85,7 @@ def graded(
             for how, grades in decided.items():
                 kappa = cohen_kappa_score(y[test], grades, weights="quadratic")
                 scores.setdefault(f"{loss}, {how}", []).append(kappa)
-    return {name: each for name, each in scores.items()}
+    return scores
 
 
 def mean_interval(values: Any) -> list[float]:

@@ -1,4 +1,4 @@
-"""Pages that need the shared images or a library that is no extra: run as they stand, their printed numbers held to."""
+"""Pages that need shared images or other libraries: run as they stand, with their numbers."""
 
 from __future__ import annotations
 

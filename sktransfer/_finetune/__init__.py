@@ -1,4 +1,7 @@
-"""FineTuneClassifier and FineTuneRegressor, and the only place that knows skorch; ``_fitting`` says how a fit runs."""
+"""FineTuneClassifier, FineTuneRegressor, and the only place that knows skorch.
+
+``_fitting`` says how a fit runs.
+"""
 
 from sktransfer._finetune._activations import as_size
 from sktransfer._finetune._estimator import FineTuneClassifier

@@ -276,20 +276,7 @@ def _embed(
         raise failures[0]
     if failures:
         net._note_failures(failures, len(rows.y), "left out of training")
-    seed, share = derived_seed(net._seed, SPLIT), net.validation_fraction
-    all_rows = rows.kept, None
-    train, valid = all_rows if share is None else split_rows(rows, share, seed)
-    lacking = "" if one_class else rows.target.lacking(rows.y[train])
-    if lacking:
-        raise ValueError(
-            f"The {len(train)} rows to train on are of {lacking}: hold out less, or give more rows."
-        )
-    of_rows = rows.y[train], rows.weight[train], net.class_weight
-    rows.target = net._target = rows.target.weighed(*of_rows)
-    rows.y = rows.target.encoded(rows.y)
-    net._tell_callbacks()
-    net.train_indices_ = train
-    net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
+    train, valid = _divide(net, rows, one_class=one_class)
 
     def plain(chosen: np.ndarray) -> LabeledRows:
         """Return rows without augmentation."""
@@ -314,6 +301,25 @@ def _embed(
         return as_is, ImageRows(views, prefix, None, seed, map_, *of_views), held_out
     # Views are of images that could be read.
     return as_is, LabeledRows(storage.keep(views, on_error="raise")[0], *of_views), held_out
+
+
+def _divide(net: Any, rows: Rows, *, one_class: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Choose rows to train on and to hold out, and encode ``y`` by what it is on the former."""
+    seed, share = derived_seed(net._seed, SPLIT), net.validation_fraction
+    all_rows = rows.kept, None
+    train, valid = all_rows if share is None else split_rows(rows, share, seed)
+    lacking = "" if one_class else rows.target.lacking(rows.y[train])
+    if lacking:
+        raise ValueError(
+            f"The {len(train)} rows to train on are of {lacking}: hold out less, or give more rows."
+        )
+    of_rows = rows.y[train], rows.weight[train], net.class_weight
+    rows.target = net._target = rows.target.weighed(*of_rows)
+    rows.y = rows.target.encoded(rows.y)
+    net._tell_callbacks()
+    net.train_indices_ = train
+    net.valid_indices_ = np.empty(0, dtype=np.intp) if valid is None else valid
+    return train, valid
 
 
 # --- the frozen part by itself -------------------------------------------------------------------

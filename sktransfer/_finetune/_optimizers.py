@@ -101,8 +101,9 @@ LOSSES: tuple[str, ...] = ("cross_entropy", "binary_cross_entropy", "focal", "cu
 class WeightedLoss(nn.Module):
     """Average a loss per row, times the row's weight, over a batch.
 
-    ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of the
-    true class. ``"cumulative_link"`` is the cross entropy of grades. The binary losses are of each finding by itself, and weights of rows and findings.
+    ``"focal"`` multiplies the cross entropy by (1 - p)^gamma [1]_, p being the probability of
+    the true class. ``"cumulative_link"`` is the cross entropy of grades. The binary losses are
+    of each finding by itself, and weights of rows and findings.
 
     References
     ----------

@@ -63,8 +63,8 @@ def start_head(net: Any, plain: LabeledRows, held_out: LabeledRows | None, rows:
     if solves:
         if linear is None:
             raise ValueError(
-                f"head__init={net.head__init!r} solves a linear head; head={net.head!r} is not one. Use "
-                "head__init='random' (or 'auto') with head__epochs."
+                f"head__init={net.head__init!r} solves a linear head; head={net.head!r} is not "
+                "one. Use head__init='random' (or 'auto') with head__epochs."
             )
         assert embeddings is not None
         # Weights as they were given: a row of weight two is, to the penalty too, two rows.

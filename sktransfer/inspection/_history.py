@@ -80,7 +80,7 @@ class HistoryDisplay:
         cls,
         estimator: Any,
         *,
-        metrics: Sequence[str] = ("loss", "acc"),
+        metrics: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> HistoryDisplay:
         """Plot the history of fitted classifiers.
@@ -103,6 +103,8 @@ class HistoryDisplay:
         """
         frames = [_history(name, each) for name, each in _named(estimator).items()]
         history = pd.concat(frames, ignore_index=True)
+        if metrics is None:
+            metrics = ["loss", *(["acc"] if "train_acc" in history else [])]
         for metric in metrics:
             if not {f"train_{metric}", f"valid_{metric}"} & set(history.columns):
                 there = sorted({each.split("_", 1)[1] for each in history.columns if "_" in each})
@@ -224,8 +226,8 @@ def _history(name: str, estimator: Any) -> pd.DataFrame:
     classifier = image_reader(estimator)
     if not isinstance(classifier, (FineTuneClassifier, FineTuneRegressor)):
         raise TypeError(
-            "estimator must be a FineTuneClassifier or FineTuneRegressor, which keeps a history of epochs, or hold one; "
-            f"got a {type(estimator).__name__}."
+            "estimator must be a FineTuneClassifier or FineTuneRegressor, which keeps "
+            f"a history of epochs, or hold one; got a {type(estimator).__name__}."
         )
     check_is_fitted(classifier)
     history: Any = classifier.history_

@@ -104,8 +104,8 @@ class LearningRateDisplay:
         classifier = image_reader(estimator)
         if not isinstance(classifier, (FineTuneClassifier, FineTuneRegressor)):
             raise TypeError(
-                "estimator must be a FineTuneClassifier or FineTuneRegressor, which has a learning rate, or hold one; "
-                f"got a {type(estimator).__name__}."
+                "estimator must be a FineTuneClassifier or FineTuneRegressor, which has "
+                f"a learning rate, or hold one; got a {type(estimator).__name__}."
             )
         return cls.from_result(classifier.find_lr(X, y, **kwargs), ax=ax)
 

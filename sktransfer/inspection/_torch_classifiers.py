@@ -41,10 +41,10 @@ def no_gradient(estimator: Any, why: str = "") -> TypeError:
     """Make the error for what is not differentiable, or not known to be."""
     reason = f" ({why})" if why else ""
     return TypeError(
-        f"No gradient passes through {type(estimator).__name__}{reason}. Use a FineTuneClassifier or "
-        "FineTuneRegressor, or a Pipeline of PretrainedFeatureExtractor, scalers, PCA, feature selection and a linear "
-        "classifier or regressor, which may be in a CalibratedClassifierCV (sigmoid or temperature). For any "
-        "other estimator use sktransfer.inspection.occlusion."
+        f"No gradient passes through {type(estimator).__name__}{reason}. Use a FineTuneClassifier "
+        "or FineTuneRegressor, or a Pipeline of PretrainedFeatureExtractor, scalers, PCA, feature "
+        "selection and a linear classifier or regressor, which may be in a CalibratedClassifierCV "
+        "(sigmoid or temperature). For any other estimator use sktransfer.inspection.occlusion."
     )
 
 

@@ -147,10 +147,10 @@ def test_a_regressor_is_refused_where_classes_are_needed(grades, tmp_path):
     reg = FineTuneRegressor(
         "squeezenet1_1", weights=None, image_size=32, freeze_depth="all", random_state=0
     ).fit(X, y)
-    with pytest.raises(TypeError, match="no classes_. For numbers"):
+    with pytest.raises(TypeError, match=r"no classes_\. For numbers"):
         diagnostic_report(reg, X, y > 2)
     reg.save(tmp_path / "reg.safetensors")
-    with pytest.raises(ValueError, match="FineTuneRegressor.load reads it"):
+    with pytest.raises(ValueError, match=r"FineTuneRegressor\.load reads it"):
         OperatingPointClassifier.load(tmp_path / "reg.safetensors")
     with pytest.raises(ValueError, match="FineTuneRegressor predicts numbers"):
         small(loss="cross_entropy").fit(X, y + 0.5 * np.random.default_rng(0).random(N))
