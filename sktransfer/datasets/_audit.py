@@ -97,9 +97,7 @@ class LabelAudit:
             tables["Copies"] = self.duplicates.head(_SHOWN)
         return card("LabelAudit", [f"{self._sentence()}."], tables)
 
-    def plot(
-        self, n_images: int = 12, *, figure: Any = None, n_columns: int = 6
-    ) -> LabelAudit:
+    def plot(self, n_images: int = 12, *, figure: Any = None, n_columns: int = 6) -> LabelAudit:
         """Plot the images whose labels are the most suspicious, with both labels.
 
         Plotting needs matplotlib (extra ``plot``).
@@ -295,9 +293,7 @@ def _networks(backbone: Any) -> list[PretrainedFeatureExtractor]:
     return found
 
 
-def _embedded(
-    X: Any, extractor: PretrainedFeatureExtractor, given: dict[str, Any]
-) -> np.ndarray:
+def _embedded(X: Any, extractor: PretrainedFeatureExtractor, given: dict[str, Any]) -> np.ndarray:
     with warnings.catch_warnings():
         # Rows that cannot be read are in the result.
         warnings.filterwarnings("ignore", message=".*given NaN")

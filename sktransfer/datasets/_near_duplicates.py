@@ -39,7 +39,7 @@ _LEAST_COARSE = 0.85
 _BLOCK, _AT_ONCE = 2**23, 256
 # How much of the variance may be left over, by how much the map may stretch one direction more than
 # the other: warped, an X-ray of another patient may agree as well.
-_ACCEPTED = ((0.045, 1.005), (0.02, 1.015), (0.01, 1.03))
+_ACCEPTED = ((0.045, 1.005), (0.015, 1.015), (0.01, 1.03))
 _LEAST_COVERED = 0.4
 _NO_THUMBNAIL = np.zeros((0, 0), np.uint8)
 # Between levels of 0 to 255; less is an image of one color.
@@ -51,20 +51,23 @@ def gray_thumbnail(image: DecodedImage) -> np.ndarray:
     if not isinstance(image, Image.Image):
         levels = image if image.ndim == 2 else image.mean(axis=2)
         image = Image.fromarray(np.clip(levels * 255, 0, 255).astype(np.uint8))
-    method = Image.Resampling.BOX if min(image.size) > SIDE else Image.Resampling.BICUBIC
-    return np.asarray(image.convert("L").resize((SIDE, SIDE), method))
+    # Smooth, so that pixels that fell otherwise into those of the thumbnail make no difference.
+    return np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 
 def align_candidates(thumbnails: np.ndarray, sizes: np.ndarray) -> pd.DataFrame:
     """Return the pairs that are most alike, once each, with how they agree after alignment."""
     pictured = np.flatnonzero(thumbnails.std(axis=(1, 2)) >= _LEAST_DEVIATION)
+    if len(pictured) < 2:
+        return pd.DataFrame(columns=[*COLUMNS, "stretch", "covered"], dtype=float)
     fine = torch.from_numpy(thumbnails[pictured]).float()[:, None] / 255
     a, b, maps = _candidates(fine)
     coarse = functional.interpolate(fine, (_COARSE, _COARSE), mode="area")
     maps, correlation, _ = _align(coarse, a, b, maps, _COARSE_STEPS)
     kept = _best_of_each(a, b, correlation.numpy())
     a, b = a[kept], b[kept]
-    maps, correlation, covered = _align(fine, a, b, maps[kept], _FINE_STEPS)
+    smooth = functional.avg_pool2d(fine, 3, 1, 1, count_include_pad=False)
+    maps, correlation, covered = _align(smooth, a, b, maps[kept], _FINE_STEPS)
     first, second = pictured[a], pictured[b]
     stretch = _stretch(maps.numpy(), sizes[first], sizes[second])
     order = np.lexsort((-correlation.numpy(), np.minimum(first, second), np.maximum(first, second)))
@@ -105,7 +108,7 @@ def _candidates(images: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor]:
     step = max(1, _BLOCK // (n * len(maps)))
     k = min(_CANDIDATES, n - 1)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, n if k > 0 else 0, step):
+    for start in range(0, n, step):
         own = small[start : start + step]
         parts = [_unit(_window(own, each)) for each in maps]
         alike = torch.stack([part @ whole.T for part in parts], dim=1)
@@ -114,8 +117,6 @@ def _candidates(images: Tensor) -> tuple[np.ndarray, np.ndarray, Tensor]:
         best[torch.arange(len(own)), rows] = -2
         near = best.topk(k, dim=1).indices
         found.append((near.ravel(), rows.repeat_interleave(k), window.gather(1, near).ravel()))
-    if not found:
-        return np.empty(0, int), np.empty(0, int), torch.zeros(0, 2, 3)
     a, b, window = (torch.cat(each) for each in zip(*found, strict=True))
     return a.numpy(), b.numpy(), maps[window]
 
@@ -147,7 +148,7 @@ def _align(
         _gauss_newton(images[a[rows]], stacked[b[rows]], maps[rows], n_steps)
         for rows in (slice(i, i + _AT_ONCE) for i in range(0, len(a), _AT_ONCE))
     ]
-    if not done:
+    if not done:  # nothing is as much alike
         return maps, torch.zeros(0), torch.zeros(0)
     improved, correlation, covered = (torch.cat(each) for each in zip(*done, strict=True))
     return improved, correlation, covered
@@ -170,7 +171,7 @@ def _gauss_newton(
         values, right, down = seen.flatten(2).unbind(1)
         inside = (at.abs() <= 1 - 1 / side).all(dim=-1).float()
         count = inside.sum(dim=1, keepdim=True).clamp(min=1)
-        own, own_size = _normalized(wanted, inside, count)
+        own, _ = _normalized(wanted, inside, count)
         other, other_size = _normalized(values, inside, count)
         correlation = (own * other).sum(dim=1)
         if step == n_steps:

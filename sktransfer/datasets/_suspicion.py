@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 
 from sktransfer._utils.logistic import FLOOR, fit_temperature
-from sktransfer._utils.splitting import stratified_folds
+from sktransfer._utils.splitting import iterative_folds
 from sktransfer._utils.threads import blas_threads
 
 # Directions that are kept: many times fewer than columns, and all that a few hundred rows tell.
@@ -25,6 +25,8 @@ _FOLDS = 5
 # Fits with other folds, each with rows weighted by how probable those before find their labels.
 _ROUNDS = 3
 _NEIGHBORS = 10
+# Weight of the neighbors' evidence, a count in logarithms, alongside that of the regressions.
+_NEIGHBOR_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Evidence:
 def gather_evidence(
     blocks: list[np.ndarray], codes: np.ndarray, units: np.ndarray, random_state: Any
 ) -> Evidence:
-    """Compute cross-fitted probabilities, (n, n_classes), the mean of several blocks of features.
+    """Compute cross-fitted probabilities, (n, n_classes), from several blocks of features.
 
     ``units`` are numbers of what is never on both sides of a fold: patients, with copies of their
     images.
@@ -51,7 +53,8 @@ def gather_evidence(
             Z = _directions(F, draws)
             logs += _cross_fit(Z, F.shape[1], codes, units, n_classes, draws) / len(blocks)
             shares += _neighbor_shares(Z, codes, units, n_classes) / len(blocks)
-    temperature = fit_temperature(log_softmax(logs, axis=1), codes)
+    logs = log_softmax(logs + _NEIGHBOR_WEIGHT * np.log1p(_NEIGHBORS * shares), axis=1)
+    temperature = fit_temperature(logs, codes)
     return Evidence(softmax(logs / temperature, axis=1), shares)
 
 
@@ -85,7 +88,9 @@ def _cross_fit(
         folds = _folds(codes, units, random_state)
         if chosen is None:
             tried = {
-                penalty / n_columns: _logits(Z, codes, weight, n_classes, folds, penalty / n_columns)
+                penalty / n_columns: _logits(
+                    Z, codes, weight, n_classes, folds, penalty / n_columns
+                )
                 for penalty in _PENALTIES
             }
             chosen = _strongest(tried, codes)
@@ -102,12 +107,10 @@ def _cross_fit(
 def _folds(
     codes: np.ndarray, units: np.ndarray, random_state: np.random.RandomState
 ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return folds that divide no unit, with classes in their shares as far as possible."""
     n_folds = min(_FOLDS, len(np.unique(units)))
-    # Rows of the rarest classes may be fewer than folds, which grouped folds accept.
-    counts = np.bincount(codes)
-    n_folds = max(2, min(n_folds, int(counts.max())))
-    split = stratified_folds(n_folds, grouped=True, random_state=random_state)
-    return list(split.split(codes, codes, units))
+    fold = iterative_folds(codes, n_folds, groups=units, random_state=random_state)
+    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)]
 
 
 def _logits(

@@ -1,0 +1,98 @@
+"""Copies are found however they were edited, and images that only look alike are not copies."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from sklearn.datasets import load_sample_images
+
+from sktransfer.datasets import check_images, load_image_folder
+from sktransfer.datasets._near_duplicates import near_copies
+
+SIDE = 160
+EDITS = {
+    "saved again": lambda image: image,
+    "cropped": lambda image: image.crop((10, 22, 140, 150)),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "scaled": lambda image: image.resize((70, 70)),
+    "squashed": lambda image: image.resize((110, 160)),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.25),
+    "turned": lambda image: image.rotate(6),
+    "mirrored and cropped": lambda image: image.crop((0, 0, 135, 135)).transpose(
+        Image.Transpose.FLIP_LEFT_RIGHT
+    ),
+}
+
+
+def saved(image, quality=60):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Parts of two photographs, none of which overlap."""
+    parts = [
+        Image.fromarray(photo[top : top + SIDE, left : left + SIDE])
+        for photo in load_sample_images().images
+        for top in (40, 220)
+        for left in (0, 160, 320, 480)
+    ]
+    return [part for part in parts if np.asarray(part.convert("L")).std() > 20]
+
+
+def near(frame):
+    return frame[frame["finding"].str.contains("near duplicate")]
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_copies_are_found_and_nothing_else(photos, edit):
+    X = [saved(photo, 95) for photo in photos]
+    X += [saved(EDITS[edit](photo)) for photo in photos[:5]]
+    found = near(check_images(X, near_duplicates=True, verbose=0))
+    n = len(photos)
+    assert found["row"].tolist() == list(range(n, n + 5))
+    for place, detail in enumerate(found["detail"]):
+        assert f"with row {place}" in detail
+        assert ("mirrored" in detail) == ("mirrored" in edit)
+
+
+def test_copies_are_found_only_if_they_are_asked_for(photos):
+    assert near(check_images([photos[0], EDITS["scaled"](photos[0])], verbose=0)).empty
+
+
+def test_labels_and_patients_of_copies_are_compared(photos):
+    X = [*photos[:4], *(EDITS["mirrored"](photo) for photo in photos[:3]), photos[3]]
+    y, groups = [0, 1, 0, 1, 0, 1, 1, 1], list("abcdaxcd")
+    found = check_images(X, y, groups, near_duplicates=True, verbose=0)
+    assert found.loc[found["row"] > 3, ["row", "finding"]].to_numpy().tolist() == [
+        [7, "duplicate"],  # of equal pixels, and reported once
+        [4, "near duplicate"],
+        [5, "near duplicate across groups"],
+        [6, "conflicting near duplicate"],
+    ]
+    assert found["detail"].iloc[-2].endswith("labels 1 and 0")
+
+
+def test_no_and_few_and_plain_images_are_no_copies():
+    plain = np.full((3, 64, 64), 9, np.uint8)
+    sizes = np.full((3, 2), 64)
+    assert near_copies(plain, sizes).empty
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64), dtype=np.uint8)
+    assert near_copies(noise, sizes).empty
+    assert near_copies(noise[:1], sizes[:1]).empty
+
+
+def test_xrays_of_one_patient_are_no_copies_and_edited_ones_are(shared_data):
+    xrays = load_image_folder(shared_data / "chest_xray_pneumonia", positive="pneumonia")
+    _, place, counts = np.unique(xrays.groups, return_inverse=True, return_counts=True)
+    rows = np.argsort(-counts[place], kind="stable")[:60]
+    paths = np.asarray(xrays.data).ravel()
+    X = [Image.open(paths[row]).convert("L") for row in rows]
+    X += [EDITS[edit](X[place].resize((SIDE, SIDE))) for place, edit in enumerate(EDITS)]
+    found = near(check_images(X, near_duplicates=True, verbose=0))
+    assert found["row"].tolist() == list(range(60, 60 + len(EDITS)))
