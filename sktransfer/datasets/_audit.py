@@ -261,10 +261,10 @@ def audit_labels(
     judged = readable & ~_lonely(labels, units, readable)
     named = images.describe if images is not None else lambda row: "features"
     table = _judged(blocks, labels, units, np.flatnonzero(judged), random_state)
-    table.insert(1, "source", [named(row) for row in table["row"]])
+    table.insert(1, "source", [named(int(row)) for row in table["row"]])
     out = np.flatnonzero(~judged)
     why = ["its class has no other group" if readable[row] else "unreadable" for row in out]
-    left_out = pd.DataFrame({"row": out, "source": [named(row) for row in out], "why": why})
+    left_out = pd.DataFrame({"row": out, "source": [named(int(row)) for row in out], "why": why})
     return LabelAudit(table[_COLUMNS], duplicates, left_out, images)
 
 

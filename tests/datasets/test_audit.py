@@ -39,9 +39,11 @@ def test_changed_labels_of_ten_classes_come_first(digits):
     assert average_precision_score(wrong, table["score"]) > 0.9
     assert (table["suggested"].to_numpy()[wrong] == truth[wrong]).mean() > 0.85
     suspected = table["suspected"].to_numpy()
-    assert wrong[suspected].mean() > 0.85 and suspected[wrong].mean() > 0.75
+    assert wrong[suspected].mean() > 0.85
+    assert suspected[wrong].mean() > 0.75
     assert audit.table["score"].is_monotonic_decreasing
-    assert table["score"].between(0, 1).all() and table["neighbors"].between(0, 1).all()
+    assert table["score"].between(0, 1).all()
+    assert table["neighbors"].between(0, 1).all()
 
 
 def test_labels_are_words_too_and_imbalance_does_not_hide_the_rare_class():
@@ -87,7 +89,8 @@ def test_rows_with_nan_and_classes_of_one_patient_are_left_out():
         audit = audit_labels(X, y, groups)
     assert audit.left_out["row"].tolist() == [4, 10, 11, 12]
     assert audit.left_out["why"].tolist() == ["unreadable"] + ["its class has no other group"] * 3
-    assert len(audit.table) == 146 and 7 not in audit.table["suggested"].tolist()
+    assert len(audit.table) == 146
+    assert 7 not in audit.table["suggested"].tolist()
 
 
 def test_a_class_of_two_rows_is_judged():
@@ -147,7 +150,8 @@ def test_images_are_audited_through_a_network_and_plotted(images, extractor):
     (copy,) = audit.duplicates.itertuples()
     assert (copy.row, copy.duplicate_of, copy.mirrored, copy.conflict) == (40, 7, True, False)
     assert audit.plot(n_images=5, n_columns=3) is audit
-    assert len(audit.axes_) == 5 and "row 4: light" in audit.axes_[0].get_title(loc="left")
+    assert len(audit.axes_) == 5
+    assert "row 4: light" in audit.axes_[0].get_title(loc="left")
     assert repr(audit) == (
         f"LabelAudit(41 labels, {audit.n_suspected} suspected, 1 pairs of copies, 0 of them with "
         "different labels, 1 rows left out)"
@@ -165,7 +169,8 @@ def test_what_a_notebook_shows_names_no_file(images, extractor, tmp_path):
         Image.fromarray(each).save(paths[-1])
     audit = audit_labels(paths, labels[:12], backbone=extractor, near_duplicates=False)
     assert audit.table["source"].str.startswith("miller_").all()
-    assert "miller" not in audit._repr_html_() and "miller" not in repr(audit)
+    assert "miller" not in audit._repr_html_()
+    assert "miller" not in repr(audit)
 
 
 def test_features_have_no_images_to_plot(digits):

@@ -93,6 +93,13 @@ def test_xrays_of_one_patient_are_no_copies_and_edited_ones_are(shared_data):
     rows = np.argsort(-counts[place], kind="stable")[:60]
     paths = np.asarray(xrays.data).ravel()
     X = [Image.open(paths[row]).convert("L") for row in rows]
-    X += [EDITS[edit](X[place].resize((SIDE, SIDE))) for place, edit in enumerate(EDITS)]
+    firsts = np.unique(place[rows], return_index=True)[1]  # one of each patient
+    pairs = list(zip(firsts, EDITS, strict=False))
+    X += [EDITS[edit](X[first].resize((SIDE, SIDE))) for first, edit in pairs]
     found = near(check_images(X, near_duplicates=True, verbose=0))
-    assert found["row"].tolist() == list(range(60, 60 + len(EDITS)))
+    assert len(pairs) > 5
+    assert found["row"].tolist() == list(range(60, 60 + len(pairs)))
+    assert all(
+        detail.endswith(f"with row {first}")
+        for detail, (first, _) in zip(found["detail"], pairs, strict=True)
+    )
