@@ -18,6 +18,7 @@ import pandas as pd
 from sktransfer._images import identify, is_dicom
 from sktransfer._utils.config import import_optional
 from sktransfer._utils.names import shown
+from sktransfer._utils.sklearn_compat import decider
 from sktransfer._utils.writing import new_file, written_whole
 from sktransfer.datasets import load_image_folder
 from sktransfer.datasets._tables import (
@@ -34,6 +35,7 @@ from sktransfer.deploy._predicting import (
     Predictions,
     class_names,
     decision_of,
+    findings_of,
     in_form_of,
     networks_of,
     predictions_of,
@@ -203,6 +205,9 @@ def _how_decided(model: Any) -> str:
     """Return by which rule a class is predicted."""
     if refers(model):
         return "predicted: a class where the guarantees of the triage leave one alone, else refer"
+    if findings_of(model) is not None:
+        chosen = getattr(decider(model), "threshold_", 0.5)
+        return f"predicted: every finding whose probability is at least its threshold, {chosen}"
     decision = decision_of(model)
     if decision is None:
         return "predicted: the likeliest class (the model holds no threshold)"

@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._finetune._targets import Findings
 from sktransfer._image_rows import take_rows
 from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.classes import fitted_steps, names_of_model
@@ -92,6 +93,16 @@ def _name(found: Any, names: dict[Any, str], labels: list[Any]) -> str:
         return "|".join(names[label] for label, there in zip(labels, found, strict=True) if there)
     label = found.item() if isinstance(found, np.generic) else found
     return names.get(label, str(label))  # a class that no fit has seen: refused, referred
+
+
+def findings_of(estimator: Any) -> list[Any] | None:
+    """Return the names of findings, of a model that predicts several a row; None of any other."""
+    steps = [decider(estimator), *fitted_steps(estimator)]
+    several = any(
+        hasattr(step, "label_names_") or isinstance(getattr(step, "_target", None), Findings)
+        for step in steps
+    )
+    return np.asarray(estimator.classes_).tolist() if several else None
 
 
 def refers(estimator: Any) -> bool:

@@ -28,6 +28,7 @@ from sktransfer.model_selection._out_of_fold import (
     label_scores,
     out_of_fold_scores,
     own_class_scores,
+    own_label_scores,
     routed_params,
 )
 from sktransfer.model_selection._saved_threshold import load_with_threshold, save_with_threshold
@@ -103,10 +104,11 @@ class CrossFittedClassifier(BaseThresholdClassifier):
         and scores are of these. Rows of no weight are left out.
         """
         methods = self._get_response_method()
-        known, own = None, None
+        known = None
         score: Callable[[Any, Any], np.ndarray]
         if classes is None:
             score = partial(label_scores, methods=methods, n_labels=labels.shape[1])
+            own = partial(own_label_scores, methods=methods)
         else:
             known = np.unique(labels)
             score = partial(class_scores, methods=methods, classes=classes)

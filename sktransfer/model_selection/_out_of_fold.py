@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -39,7 +40,7 @@ def out_of_fold_scores(
     fit_params: dict[str, Any],
     split_params: dict[str, Any],
     score: Callable[[Any, Any], np.ndarray],
-    own: Callable[[TransferClassifier], tuple[np.ndarray, np.ndarray]] | None,
+    own: Callable[[TransferClassifier], tuple[np.ndarray, np.ndarray]],
     n_jobs: int | None,
 ) -> tuple[Any, np.ndarray, np.ndarray, bool]:
     """Return an estimator for later, rows, their scores, and whether the estimator is another one.
@@ -52,7 +53,7 @@ def out_of_fold_scores(
     """
     if isinstance(cv, str):
         return estimator, np.arange(len(y)), score(estimator, X), False
-    if cv is None and own is not None and isinstance(estimator, TransferClassifier):
+    if cv is None and isinstance(estimator, TransferClassifier):
         fitted = clone(estimator).fit(X, y, **fit_params)
         return fitted, *own(fitted), True
     cv = _DEFAULT_FOLDS if cv is None else cv
@@ -120,6 +121,13 @@ def own_class_scores(clf: TransferClassifier, methods: list[str]) -> tuple[np.nd
     if methods[0] == "predict_proba":
         return rows, np.exp(logs)
     return rows, logs - logs[:, ::-1] if logs.shape[1] == 2 else logs
+
+
+def own_label_scores(clf: TransferClassifier, methods: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same rows with a score for each of several labels, of which logits are kept."""
+    rows = np.flatnonzero(np.isfinite(clf._out_of_fold).all(axis=1))
+    logits = clf._out_of_fold[rows]
+    return rows, expit(logits) if methods[0] == "predict_proba" else logits
 
 
 def check_prefit(estimator: Any, classes: np.ndarray | None, *, most: int | None = None) -> None:

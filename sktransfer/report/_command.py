@@ -21,12 +21,13 @@ from sktransfer.datasets import load_image_folder, load_image_table
 from sktransfer.datasets._levels import too_many
 from sktransfer.datasets._tables import find_column, read_table
 from sktransfer.deploy._identity import file_digest
-from sktransfer.deploy._predicting import in_form_of
+from sktransfer.deploy._predicting import findings_of, in_form_of
 from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 from sktransfer.report._class_names import given_names, labels_of, listed
 from sktransfer.report._report import diagnostic_report
 
+_FINDINGS = ("finding_labels", "findings", "all_findings", "labels")
 _LABELS = ("label", "target", "class", "diagnosis", "dx")
 # Usual names of columns that are no diagnosis.
 _METADATA = (
@@ -53,18 +54,21 @@ def run_report(options: argparse.Namespace) -> None:
     estimator = load_model(
         options.model, allow_pickle=options.allow_pickle, weights=options.weights
     )
-    test = load_data(options.data, options)
+    findings = findings_of(estimator)
+    test = load_data(options.data, options, findings)
     print(f"{test.DESCR} Scoring and explaining takes a minute or more.", flush=True)
     names = names_of_model(estimator)
     if options.classes is not None:
         names = given_names(options.classes, np.asarray(estimator.classes_).tolist())
-    y, positive = _labels(estimator, test, names), _positive(options.positive, estimator, names)
+    y, positive = test.target, options.positive
+    if findings is None:
+        y, positive = _labels(estimator, test, names), _positive(positive, estimator, names)
     train: dict[str, Any] = {}
     if options.train is not None:
-        known = load_data(options.train, options)
+        known = load_data(options.train, options, findings)
         train = {
             "X_train": in_form_of(estimator, known.data["image"]),
-            "y_train": _labels(estimator, known, names),
+            "y_train": known.target if findings else _labels(estimator, known, names),
             "groups_train": known.groups,
         }
     report = diagnostic_report(
@@ -141,21 +145,37 @@ def check_options(options: argparse.Namespace, paths: list[str]) -> None:
             )
 
 
-def load_data(path: str, options: argparse.Namespace) -> Bunch:
-    """Load a folder or a table of images with labels."""
+def load_data(path: str, options: argparse.Namespace, findings: list[Any] | None = None) -> Bunch:
+    """Load a folder or a table of images with labels; of a model of ``findings``, with these."""
     groups = None if options.groups == "none" else options.groups
     if Path(path).is_dir():
+        if findings is not None:
+            raise ValueError(
+                f"The model is for several findings, {listed(findings)}: give a table."
+            )
         return load_image_folder(path, groups=groups)
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no folder and no table {path!r}.")
     frame, folder = read_table(path, as_text=[options.image, groups])
-    target = find_column(frame, _LABELS) if options.target is None else options.target
+    settings = {"image": options.image, "root": folder, "groups": groups}
+    if findings is not None and options.target is None and set(findings) <= set(frame.columns):
+        return load_image_table(frame, target=findings, **settings)
+    usual = _LABELS if findings is None else (*_FINDINGS, *_LABELS)
+    target = find_column(frame, usual) if options.target is None else options.target
     if target is None:
         raise ValueError(
             f"{path} has no column {', '.join(_LABELS)}; say where the labels are with --target. "
             f"Its columns are {list(map(str, frame.columns))}."
         )
-    return load_image_table(frame, image=options.image, root=folder, target=target, groups=groups)
+    if findings is None:
+        return load_image_table(frame, target=target, **settings)
+    data = load_image_table(frame, target=target, separator="|", **settings)
+    known = data.target.notna().any(axis=1)
+    if others := [name for name in data.target if name not in findings]:
+        print(f"left out, since the model does not know them: {listed(others)}")
+    absent = pd.DataFrame({name: known.map({True: 0.0}) for name in findings})
+    data.target = absent.mask(data.target.reindex(columns=findings) == 1, 1)
+    return data
 
 
 def _row_names(data: Bunch) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import UndefinedMetricWarning
 
 from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.multilabel import read_indicators
@@ -228,7 +230,9 @@ def _probabilities_section(found: Findings) -> Section:
     lines, data = [], {}
     for label, rows in found.judged.items():
         assert rows.proba is not None
-        slope = calibration_slope(rows.y, rows.proba, **rows.interval_settings)
+        with warnings.catch_warnings():  # the table has it: the slope is infinite
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
+            slope = calibration_slope(rows.y, rows.proba, **rows.interval_settings)
         intercept = calibration_intercept(rows.y, rows.proba, **rows.interval_settings)
         loss, brier = (found.measured(label, name) for name in ("log_loss", "brier_score"))
         data[label] = {"slope": slope, "intercept": intercept, "log_loss": loss, "brier": brier}
