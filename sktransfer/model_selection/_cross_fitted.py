@@ -106,6 +106,7 @@ class CrossFittedClassifier(BaseThresholdClassifier):
         methods = self._get_response_method()
         known = None
         score: Callable[[Any, Any], np.ndarray]
+        own: Callable[[Any], tuple[np.ndarray, np.ndarray]]
         if classes is None:
             score = partial(label_scores, methods=methods, n_labels=labels.shape[1])
             own = partial(own_label_scores, methods=methods)
