@@ -183,9 +183,11 @@ def cross_val_interval(
     >>> print(cross_val_interval(LogisticRegression(), X, y))
     roc_auc: 0.9... (95 %: 0.8... to 0.9...), 10 folds of 120 rows, method 'jackknife'
     """
-    settings = {"cv": cv, "method": method, "n_repeats": n_repeats, "pos_label": pos_label}
-    more = {"params": params, "n_jobs": n_jobs, "random_state": random_state}
-    return _interval((estimator,), X, y, scoring, groups, confidence_level, **settings, **more)
+    settings: dict[str, Any] = {"cv": cv, "method": method, "n_repeats": n_repeats}
+    settings |= {"pos_label": pos_label, "params": params, "n_jobs": n_jobs}
+    return _interval(
+        (estimator,), X, y, scoring, groups, confidence_level, random_state, **settings
+    )
 
 
 def cross_val_difference(
@@ -243,10 +245,10 @@ def cross_val_difference(
     >>> difference.low > 0, difference.pvalue < 0.001
     (True, True)
     """
-    settings = {"cv": cv, "method": method, "n_repeats": n_repeats, "pos_label": pos_label}
-    more = {"params": params, "n_jobs": n_jobs, "random_state": random_state}
+    settings: dict[str, Any] = {"cv": cv, "method": method, "n_repeats": n_repeats}
+    settings |= {"pos_label": pos_label, "params": params, "n_jobs": n_jobs}
     both = (estimator_a, estimator_b)
-    return _interval(both, X, y, scoring, groups, confidence_level, **settings, **more)
+    return _interval(both, X, y, scoring, groups, confidence_level, random_state, **settings)
 
 
 def _interval(
@@ -256,6 +258,7 @@ def _interval(
     scoring: Any,
     groups: Any,
     confidence_level: float,
+    random_state: int,
     *,
     cv: Any,
     method: str,
@@ -263,7 +266,6 @@ def _interval(
     pos_label: Any,
     params: dict[str, Any] | None,
     n_jobs: int | None,
-    random_state: int,
 ) -> CrossValInterval:
     """Return the interval of the score of one estimator, or of the difference of two."""
     check_level(confidence_level)

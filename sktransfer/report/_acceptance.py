@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+import pandas as pd
 
 from sktransfer._utils.config import import_optional
 from sktransfer.metrics import ForestDisplay
@@ -140,13 +143,18 @@ def _subgroups(result: AcceptanceResult) -> Section:
         shown = own[own["n"] > 0].head(_MOST_LINES)
         if shown.empty:
             continue
-        forest = shown.assign(name=shown["column"] + ": " + shown["level"])
+        lines_of = shown.assign(name=shown["column"] + ": " + shown["level"])
         section.add_figure(
-            lambda figure, forest=forest, name=name: ForestDisplay.from_intervals(
-                forest, xlabel=name, reference=forest["required"].iloc[0], ax=figure.subplots()
-            ),
+            partial(_draw, table=lines_of, name=str(name)),
             alt=f"Intervals of {name} in {len(shown)} subgroups, and a line at what is required.",
             caption=f"{str(name).capitalize()} in subgroups; the line is what is required.",
             size=(6.6, 1.0 + 0.32 * len(shown)),
         )
     return section
+
+
+def _draw(figure: Any, table: pd.DataFrame, name: str) -> None:
+    """Draw the intervals of a rate, with a line at what is required."""
+    ForestDisplay.from_intervals(
+        table, xlabel=name, reference=table["required"].iloc[0], ax=figure.subplots()
+    )
