@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch import NeuralNetRegressor
 
@@ -12,12 +13,13 @@ from sktransfer import FineTuneClassifier, FineTuneRegressor
 PIXELS = {
     "weights": None,
     "image_shape": (1, -1),
+    "image_size": 64,
     "value_range": (-200, 200),
     "freeze_depth": "all",
     "random_state": 0,
 }
-REGRESSOR = FineTuneRegressor("squeezenet1_0", **PIXELS)
-GRADES = FineTuneClassifier("squeezenet1_0", loss="cumulative_link", **PIXELS)
+REGRESSOR = FineTuneRegressor("squeezenet1_1", **PIXELS)
+GRADES = FineTuneClassifier("squeezenet1_1", loss="cumulative_link", **PIXELS)
 
 
 @parametrize_with_checks([REGRESSOR])
@@ -25,6 +27,7 @@ def test_numbers_pass_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 @parametrize_with_checks([GRADES])
 def test_grades_pass_scikit_learns_checks(estimator, check):
     with warnings.catch_warnings():
