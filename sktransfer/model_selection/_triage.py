@@ -146,7 +146,7 @@ class TriageClassifier(CrossFittedClassifier):
     score otherwise than here (another scanner, milder cases), and says nothing about predictive
     values, which depend on prevalence.
 
-    :meth:`score` counts referred rows as errors.
+    ``score`` counts referred rows as errors.
 
     References
     ----------
