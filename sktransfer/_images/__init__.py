@@ -10,7 +10,7 @@ from sktransfer._images._dicom import (
     read_dicom_header,
 )
 from sktransfer._images._formats import identify, is_dicom
-from sktransfer._images._preprocess import Preprocessing, make_preprocessing
+from sktransfer._images._preprocess import HUGE, Preprocessing, make_preprocessing
 from sktransfer._images._rows import is_missing, resolve_image_shape
 from sktransfer._images._source import (
     EncodedImage,
@@ -24,6 +24,7 @@ from sktransfer._images._source import (
 from sktransfer._images._values import DecodedImage
 
 __all__ = [
+    "HUGE",
     "CallableAugmentation",
     "DicomFrame",
     "DicomOptions",

@@ -25,7 +25,7 @@ _RESAMPLING = {
 # A strip that would be resized to more pixels than this is resized inside the crop alone, which
 # agrees with the plain way up to a few gray levels of eight-bit rounding. Below it the plain way is
 # taken, so that images anybody has (shorter side 256: up to 1 to 256) stay equal to the bit.
-_HUGE = 2**24
+HUGE = 2**24
 
 # With scaled decoding, how many times the size asked for each side still has before the resize. The
 # resize then averages pixels of its own, and hides most of what libjpeg's averaging did otherwise.
@@ -240,7 +240,7 @@ class Preprocessing:
         (width, left, kept_width), (height, top, kept_height) = self._geometry(size)
         resampling, side = _RESAMPLING[self.interpolation], self.size
         kept = (kept_width, kept_height)
-        if width * height > max(_HUGE, image.width * image.height):
+        if width * height > max(HUGE, image.width * image.height):
             # A strip of 1 x 5000 pixels would first become 256 x 1,280,000: only its middle is
             # made. The filter still sees the pixels around it, so nothing but rounding differs.
             box = (
