@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sktransfer._frozen import cache_info, clear_cache
     from sktransfer._multilabel import MultiLabelLogisticRegression
     from sktransfer._transfer import TransferClassifier
+    from sktransfer.deploy._export import export_onnx
 
 __all__ = [
     "FineTuneClassifier",
@@ -23,6 +24,7 @@ __all__ = [
     "cache_info",
     "clear_cache",
     "describe_backbone",
+    "export_onnx",
     "list_backbones",
 ]
 
@@ -37,11 +39,12 @@ _DEFINED_IN = {
     "cache_info": "_frozen",
     "clear_cache": "_frozen",
     "describe_backbone": "_backbones",
+    "export_onnx": "deploy._export",
     "list_backbones": "_backbones",
 }
 _PACKAGES = frozenset(
     {
-        *("bags", "datasets", "exceptions", "inspection", "metrics", "model_selection"),
+        *("bags", "datasets", "deploy", "exceptions", "inspection", "metrics", "model_selection"),
         *("preprocessing", "report", "studies"),
     }
 )

@@ -1,7 +1,12 @@
 """Running the frozen part of a network, at most once per distinct image; never an estimator."""
 
 from sktransfer._frozen._cache import cache_info, clear_cache, store_for
-from sktransfer._frozen._calibration import Calibration, calibration_on, digest_of_images
+from sktransfer._frozen._calibration import (
+    Calibration,
+    calibration_on,
+    digest_of_images,
+    photographs,
+)
 from sktransfer._frozen._disk import DirectoryStore, open_directory
 from sktransfer._frozen._engines import (
     DTYPES,
@@ -57,6 +62,7 @@ __all__ = [
     "float32_products",
     "is_out_of_memory",
     "open_directory",
+    "photographs",
     "pool",
     "resolve_engine",
     "resolve_layers",

@@ -87,6 +87,10 @@ class Graph:
         self._constants |= {(each.name,): each for each in inner.initializer}
         return [names.get(each.name, each.name) for each in inner.output]
 
+    def rename(self, value: str, name: str) -> None:
+        """Give a value the name that other nodes know it by."""
+        self.nodes.append(self._onnx.helper.make_node("Identity", [value], [name], name))
+
     def model(
         self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: dict[str, str]
     ) -> Any:
