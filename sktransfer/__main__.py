@@ -86,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_predict(commands)
     _add_accept(commands)
+    _add_export(commands)
 
     listing = commands.add_parser("list", help="list the backbones there are")
     listing.add_argument(
@@ -241,6 +242,31 @@ def _add_predict(commands: Any) -> None:
     _add_image(parser)
     _add_model_options(parser)
     parser.set_defaults(run=_later("sktransfer._command_predict", "run_predict"))
+
+
+def _add_export(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a saved model as one ONNX file, for machines without torch",
+        description="Write one ONNX file, from decoded pixels to the decision, and compare it with "
+        "the model. It runs with onnxruntime.",
+    )
+    parser.add_argument("model", help=_MODEL)
+    parser.add_argument("output", help="the file: model.onnx")
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "int8"],
+        default="auto",
+        help="what networks are computed in (default: float32, or what the model has)",
+    )
+    parser.add_argument(
+        "--calibration", metavar="DIR", help="folder of images to quantize on, for int8"
+    )
+    parser.add_argument(
+        "--compare", metavar="DIR", help="folder of images to compare on (default: 4 photographs)"
+    )
+    _add_model_options(parser)
+    parser.set_defaults(run=_later("sktransfer._command_export", "run_export"))
 
 
 def _add_model_options(parser: Any) -> None:

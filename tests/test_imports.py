@@ -14,11 +14,11 @@ ROOT = Path(sktransfer.__file__).parent
 # From the top down: a package imports from the rows below its own, never from its own row or above.
 LAYERS = [
     {"__main__"},
-    {"_command_accept", "_command_predict", "_command_train"},
+    {"_command_accept", "_command_export", "_command_predict", "_command_train"},
     {"report"},
     {"deploy"},
     {"_demo"},
-    {"studies"},
+    {"deploy", "studies"},
     {"inspection"},
     {"model_selection"},
     {"bags", "_transfer"},

@@ -11,7 +11,8 @@ import pytest
 # longer than torch itself.
 HEAVY = (
     *("torchvision", "torch._dynamo", "triton", "openvino", "timm", "huggingface_hub"),
-    *("matplotlib", "pydicom", "captum", "dask", "imblearn", "onnx"),
+    *("matplotlib", "pydicom", "captum", "dask", "imblearn", "onnx", "onnxruntime"),
+    *("skl2onnx", "onnxscript"),
 )
 
 

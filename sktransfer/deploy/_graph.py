@@ -73,6 +73,10 @@ class Graph:
             self._constants[key] = self._onnx.numpy_helper.from_array(array, name)
         return self._constants[key].name
 
+    def tensor(self, array: np.ndarray) -> Any:
+        """Return an array as an attribute takes it."""
+        return self._onnx.numpy_helper.from_array(array, self._new("tensor"))
+
     def insert(self, model: Any, *inputs: str, name: str) -> list[str]:
         """Add all nodes of a model under names of its own; return the names of its outputs."""
         prefix = f"{self._new(name)}/"

