@@ -813,6 +813,40 @@ COMPUTED: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "plan": ("scale.rst", plan),
     "storage": ("scale.rst", storage),
 }
+
+
+def export(content: dict[str, Any]) -> str:
+    header = (
+        *("network", "layer", "head", "largest difference of probabilities"),
+        *("torch and the engine", "equal decisions", "MB", "ms"),
+    )
+    rows = [
+        (
+            *(row["network"], row["layer"], row["head"], f"{row['largest']:.0e}"),
+            *(f"{row['engines']:.0e}", f"{row['equal']:.1%}", number(row["mb"]), number(row["ms"])),
+        )
+        for row in content["rows"]
+    ]
+    parts = [
+        f"{where(content)}\n{content['rows'][0]['n']} of the shared images, read by the runner; "
+        'alongside, how far the library\'s engines are from each other ("torch and the engine").\n',
+        rst_table(header, rows),
+    ]
+    if content["int8"]:
+        header = ("network", "images", "ROC AUC", "difference in int8", "MB", "ms", "times as fast")
+        rows = [
+            (
+                *(row["network"], f"{row['n']} {row['images']}", f"{row['auc']:.4f}"),
+                *(f"{row['difference']:+.4f}", number(row["mb"]), number(row["ms_int8"])),
+                number(row["times"], 2),
+            )
+            for row in content["int8"]
+        ]
+        parts += ["In 8-bit integers, all layers, scored on images not trained on:\n"]
+        parts += [rst_table(header, rows)]
+    return "\n".join(parts)
+
+
 MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "extraction": ("performance.rst", extraction),
     "search": ("performance.rst", search),
@@ -830,6 +864,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
     "bags": ("bags.rst", bags),
+    "export": ("deployment.rst", export),
     "triage": ("triage.rst", triage),
     "intervals": ("intervals.rst", intervals),
     "numbers_and_grades": ("numbers.rst", numbers_and_grades),

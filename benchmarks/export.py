@@ -23,7 +23,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import HERE, Neighbors, machine, print_table, shared_with_weights, workspace, write_json
+from _common import (
+    HERE,
+    Neighbors,
+    machine,
+    print_table,
+    shared_with_weights,
+    workspace,
+    write_json,
+)
 from _tasks import Task, ants_and_bees, xrays
 from finetune import BACKBONES, weights_of
 from PIL import Image
@@ -109,9 +117,7 @@ def milliseconds(file: Path, images: list[str]) -> float:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        str(file), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     spent = []
     for image in images:
         pixels = np.asarray(Image.open(image).convert("RGB"))
@@ -143,7 +149,9 @@ def measure(case: tuple[str, Any, str], train: Task, images: list[str], context:
         "largest": float(apart.max()),
         "share_within": float((apart <= 1e-5).mean()),
         "engines": float(np.abs(plain - expected).max()),
-        "equal": float(np.mean(found["predicted"].astype(str) == model.predict(images).astype(str))),
+        "equal": float(
+            np.mean(found["predicted"].astype(str) == model.predict(images).astype(str))
+        ),
         "mb": made.n_bytes / 1e6,
         "ms": milliseconds(file, images[-20:]),
         "n": len(images),
@@ -185,7 +193,9 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", default=[case[0] for case in CASES])
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument(
-        "--int8", nargs="*", default=["resnet18", "squeezenet1_0", "mobilenet_v2", "efficientnet_lite0"]
+        "--int8",
+        nargs="*",
+        default=["resnet18", "squeezenet1_0", "mobilenet_v2", "efficientnet_lite0"],
     )
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
     args = parser.parse_args()
@@ -206,7 +216,10 @@ def main() -> None:
                 write_json("export", content, args.results)
     content["others_share"] = neighbors.share()
     for title in ("rows", "int8"):
-        rows = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in r.values()] for r in content[title]]
+        rows = [
+            [f"{v:.3g}" if isinstance(v, float) else str(v) for v in r.values()]
+            for r in content[title]
+        ]
         if rows:
             print_table(title, (*content[title][0],), rows)
     write_json("export", content, args.results)

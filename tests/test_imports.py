@@ -18,7 +18,7 @@ LAYERS = [
     {"report"},
     {"deploy"},
     {"_demo"},
-    {"deploy", "studies"},
+    {"studies"},
     {"inspection"},
     {"model_selection"},
     {"bags", "_transfer"},

@@ -18,12 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from sktransfer._frozen import Calibration, calibration_on, digest_of_images, photographs
 from sktransfer._images import Preprocessing, as_image_source
 from sktransfer._utils.classes import names_of_model
-from sktransfer._utils.sklearn_compat import BaseThresholdClassifier, decider
+from sktransfer._utils.sklearn_compat import decider
 from sktransfer._utils.versions import versions_of
 from sktransfer._utils.writing import written_whole
 from sktransfer._version import __version__
 from sktransfer.deploy._graph import OPSET, Graph, import_onnx
-from sktransfer.deploy._heads import Heads, threshold_of
+from sktransfer.deploy._heads import THRESHOLDS, Heads, threshold_of
+from sktransfer.deploy._identity import model_digest
 from sktransfer.deploy._networks import Networks
 
 # Images that a file is compared on where none are given, and how far its probabilities may be away
@@ -97,8 +98,8 @@ def export_onnx(
     -----
     The input ``image`` is one decoded image, (height, width, 3) of uint8, of any size. Outputs are
     ``probabilities`` (1, n_classes), float32, and ``decision`` (1,), the position in the classes,
-    int64. Classes, threshold, digests of the weights, preprocessing and versions are in the
-    metadata of the model.
+    int64. Classes, threshold, digests (of the weights, of the fitted model as the prediction log
+    has it, and of the graph), preprocessing and versions are in the metadata of the model.
 
     Networks are computed in float32 whatever the extractor's precision was, unless in integers.
 
@@ -167,6 +168,7 @@ def _metadata(estimator: Any, networks: Networks) -> dict[str, str]:
     texts = {
         "sktransfer": __version__,
         "estimator": type(estimator).__name__,
+        "model": model_digest(estimator),
         "precision": networks.precision,
         "opset": str(OPSET),
     }
@@ -184,7 +186,7 @@ def _metadata(estimator: Any, networks: Networks) -> dict[str, str]:
         "versions": [*versions_of(*packages, network=(references[0].name, "torch"))],
     }
     inner = decider(estimator)
-    if isinstance(inner, BaseThresholdClassifier):
+    if isinstance(inner, THRESHOLDS):
         _, threshold, column, method = threshold_of(inner)
         values["threshold"] = {"of": method, "class": labels[column], "at_least": threshold}
     return texts | {name: json.dumps(value, default=str) for name, value in values.items()}
@@ -207,7 +209,9 @@ def _compared(estimator: Any, networks: Networks, data: bytes, X: Any, y: Any) -
     expected = np.asarray(estimator.predict_proba(images))
     labels = np.asarray(estimator.classes_)[decisions]
     apart = np.abs(y_proba - expected).max(axis=1)
-    exact = all(getattr(each, "precision", "") in ("float32", "float64") for each in networks.readers)
+    exact = all(
+        getattr(each, "precision", "") in ("float32", "float64") for each in networks.readers
+    )
     if exact and networks.precision == "float32" and not np.median(apart) <= _TOLERANCE:
         raise ValueError(
             f"The ONNX file of this {type(estimator).__name__} would compute other probabilities, "

@@ -46,7 +46,9 @@ class Graph:
         names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
         outputs = [self._new(kind) for _ in range(n)]
         self.nodes.append(
-            self._onnx.helper.make_node(kind, names, outputs, outputs[0], domain=domain, **attributes)
+            self._onnx.helper.make_node(
+                kind, names, outputs, outputs[0], domain=domain, **attributes
+            )
         )
         return outputs
 
@@ -55,7 +57,9 @@ class Graph:
         helper, branches = self._onnx.helper, []
         for own in attributes:
             node = helper.make_node(kind, [value], [self._new(kind)], **own)
-            unknown = helper.make_tensor_value_info(node.output[0], self._onnx.TensorProto.UINT8, None)
+            unknown = helper.make_tensor_value_info(
+                node.output[0], self._onnx.TensorProto.UINT8, None
+            )
             branches.append(helper.make_graph([node], "branch", [], [unknown]))
         return self("If", condition, then_branch=branches[0], else_branch=branches[1])
 
@@ -95,9 +99,7 @@ class Graph:
         """Give a value the name that other nodes know it by."""
         self.nodes.append(self._onnx.helper.make_node("Identity", [value], [name], name))
 
-    def model(
-        self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: dict[str, str]
-    ) -> Any:
+    def model(self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: dict[str, str]) -> Any:
         """Return the model; inputs and outputs are (name, dtype, shape)."""
         helper = self._onnx.helper
 

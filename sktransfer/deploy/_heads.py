@@ -15,18 +15,19 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sktransfer._finetune import FineTuneClassifier
+from sktransfer._finetune._targets import Target
 from sktransfer._transfer import TransferClassifier
-from sktransfer._utils.sklearn_compat import (
-    BaseThresholdClassifier,
-    is_linear_classifier,
-    own_positive,
-)
+from sktransfer._utils.sklearn_compat import is_linear_classifier, own_positive
 from sktransfer.deploy._graph import ML_OPSET, OPSET, Graph, import_onnx
 from sktransfer.deploy._networks import READERS, Networks
+from sktransfer.model_selection import OperatingPointClassifier
 
+# Classifiers with one threshold; others that decide on scores have more to say than a class.
+THRESHOLDS = (OperatingPointClassifier, TunedThresholdClassifierCV, FixedThresholdClassifier)
 # Rows on which a converted step is compared, and the share of them that has to agree: a tree may
 # jump on rounding.
 _N_ROWS, _SHARE = 32, 0.9
@@ -67,12 +68,14 @@ class Heads:
         self._g, self._networks = g, networks
 
     def response(self, estimator: Any, method: str, X: str | None = None) -> str:
-        """Return what a method gives: "predict_proba", or "decision_function", of two classes (1, 1)."""
+        """Return what a method gives; "decision_function" of two classes is (1, 1)."""
         if isinstance(estimator, FrozenEstimator):
             return self.response(estimator.estimator, method, X)
         if isinstance(estimator, (FineTuneClassifier, TransferClassifier)):
             if X is not None:
                 raise cannot(estimator, "something precedes the step that reads images")
+            if type(estimator._target) is not Target:
+                raise cannot(estimator, "its target is not one class of several a row")
             logits = self._logits(estimator)
             if method == "predict_proba":
                 return self._g("Softmax", logits, axis=1)
@@ -86,7 +89,7 @@ class Heads:
             members = estimator.calibrated_classifiers_
             parts = [self._calibrated(each, X) for each in members]
             return self._g("Div", self._g("Sum", *parts), float(len(parts)))
-        if isinstance(estimator, BaseThresholdClassifier):
+        if isinstance(estimator, THRESHOLDS):
             return self.response(_thresholded(estimator), method, X)
         if hasattr(estimator, "best_estimator_"):  # of a search
             return self.response(estimator.best_estimator_, method, X)
@@ -116,7 +119,7 @@ class Heads:
         if isinstance(estimator, Pipeline):
             *steps, (_, last) = estimator.steps
             return self.predicted(last, self._features(steps, X))
-        if isinstance(estimator, BaseThresholdClassifier):
+        if isinstance(estimator, THRESHOLDS):
             inner, threshold, column, method = threshold_of(estimator)
             score = self.response(inner, method, X)
             if method == "predict_proba":
@@ -228,7 +231,9 @@ class Heads:
         n_targets = len(estimator._predictors[0])
         trees = ("TreeEnsembleRegressor", X)
         raw = self._g(*trees, domain="ai.onnx.ml", n_targets=n_targets, **columns)
-        return self._g("Add", self._g.cast(raw, np.float64), np.ravel(estimator._baseline_prediction))
+        return self._g(
+            "Add", self._g.cast(raw, np.float64), np.ravel(estimator._baseline_prediction)
+        )
 
     def _calibrated(self, member: Any, X: str | None) -> str:
         """Return the probabilities of a member of a CalibratedClassifierCV."""
@@ -334,7 +339,9 @@ def threshold_of(estimator: Any) -> tuple[Any, float, int, str]:
     methods = estimator._get_response_method()
     methods = [methods] if isinstance(methods, str) else methods
     method = next(each for each in methods if hasattr(inner, each))
-    found = [getattr(estimator, each, None) for each in ("threshold_", "best_threshold_", "threshold")]
+    found = [
+        getattr(estimator, each, None) for each in ("threshold_", "best_threshold_", "threshold")
+    ]
     threshold = next(each for each in found if each is not None)
     if threshold == "auto":
         threshold = 0.5 if method == "predict_proba" else 0.0

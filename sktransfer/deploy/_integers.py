@@ -98,9 +98,7 @@ def _left_as_they_are(model: Any, side: int) -> list[str]:
     }
     constants = {each.name: list(each.dims) for each in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    depthwise = {
-        node.name for node in convolutions if constants.get(node.input[1], [0, 0])[1] == 1
-    }
+    depthwise = {node.name for node in convolutions if constants.get(node.input[1], [0, 0])[1] == 1}
     if not depthwise:
         return []
     wide = {n.name for n in convolutions if known.get(n.output[0], [0] * 4)[2] > _WIDE * side}

@@ -97,14 +97,15 @@ class Networks:
         else:
             wanted = reader._outputs
             preprocessing = reader._preprocessing_for(reader._info.input_spec)
-            integers = "int8" in (
-                (self._precision,) if self._precision != "auto" else (reader.precision,)
-            )
+            asked = reader.precision if self._precision == "auto" else self._precision
+            integers = asked == "int8"
             key = (reader.reference_, preprocessing, integers)
         _check_preprocessing(preprocessing, reader)
         network = self._networks.setdefault(key, _Network(reader, preprocessing, integers))
         for output in wanted:
-            network.outputs.setdefault(output, f"output_{len(self._networks)}_{len(network.outputs)}")
+            network.outputs.setdefault(
+                output, f"output_{len(self._networks)}_{len(network.outputs)}"
+            )
         names = [network.outputs[output] for output in wanted]
         joined = self._g("Concat", *names, axis=1) if len(names) > 1 else names[0]
         return self._g.cast(joined, "float64")
@@ -136,13 +137,12 @@ class Networks:
 
     def _images_for(self, network: _Network) -> Tensor:
         """Return normalized images to quantize on."""
-        own = None
+        reader = network.reader
         if self._calibration is not None:
             own = self._calibration(network.preprocessing)
-        elif isinstance(network.reader, PretrainedFeatureExtractor):
-            if network.reader.precision == "int8":
-                own = network.reader._calibration(network.preprocessing)
-        if own is None:
+        elif getattr(reader, "precision", "") == "int8":
+            own = reader._calibration(network.preprocessing)
+        else:
             own = calibration_on(None, "", network.preprocessing)
         return own.load()[0]
 
@@ -168,7 +168,9 @@ def exported(module: nn.Module, side: int, name: str) -> Any:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} cannot be exported to ONNX: torch.onnx says {said}") from error
     if found.get("") != OPSET:
-        raise ValueError(f"{name} cannot be exported to ONNX in opset {OPSET}; torch needs {found}.")
+        raise ValueError(
+            f"{name} cannot be exported to ONNX in opset {OPSET}; torch needs {found}."
+        )
     return model
 
 

@@ -8,7 +8,7 @@ made in the graph from the size of the image. In float64 these sums are exact.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL
@@ -47,8 +47,9 @@ def add_preprocessing(g: Graph, image: str, preprocessing: Preprocessing) -> str
         more = g("Max", 0.0, g("Mul", fewer[0], 2.0))
         turned = g("Greater", fewer[1], more)
         names = [g("Where", turned, *pair) for pair in zip(down, across, strict=True)]
-        across, down = _Axis(*names), _Axis(
-            *(g("Where", turned, *pair) for pair in zip(across, down, strict=True))
+        across, down = (
+            _Axis(*names),
+            _Axis(*(g("Where", turned, *pair) for pair in zip(across, down, strict=True))),
         )
     columns = _weights(g, across, huge, preprocessing)
     rows = _weights(g, down, huge, preprocessing)

@@ -136,6 +136,10 @@ def test_pixels_are_equal_to_the_bit(parameters):
         np.testing.assert_array_equal(found, expected, err_msg=f"{width} x {height}")
 
 
+def slow(clf):
+    return pytest.param(clf, marks=pytest.mark.slow)
+
+
 LINEAR = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
 
 
@@ -143,19 +147,21 @@ LINEAR = make_pipeline(StandardScaler(), LogisticRegression(C=0.1))
     "clf",
     [
         make_pipeline(extractor(), LINEAR),
-        make_pipeline(extractor(layer="all", preprocessing="pad"), LINEAR),
-        make_pipeline(make_union(extractor(), extractor(layer="all")), LINEAR),
+        slow(make_pipeline(extractor(layer="all", preprocessing="pad"), LINEAR)),
+        slow(make_pipeline(make_union(extractor(), extractor(layer="all")), LINEAR)),
         make_pipeline(extractor(), RandomForestClassifier(20, random_state=0)),
         make_pipeline(extractor(), HistGradientBoostingClassifier(max_iter=5)),
         *(
-            CalibratedClassifierCV(make_pipeline(extractor(), LINEAR), method=method, cv=2)
+            slow(CalibratedClassifierCV(make_pipeline(extractor(), LINEAR), method=method, cv=2))
             for method in ("sigmoid", "isotonic", "temperature")
         ),
-        make_pipeline(extractor(), CalibratedClassifierCV(RidgeClassifier(), cv=2)),
-        make_pipeline(extractor(), FixedThresholdClassifier(LINEAR, threshold=0.9, pos_label="ill")),
+        slow(make_pipeline(extractor(), CalibratedClassifierCV(RidgeClassifier(), cv=2))),
+        make_pipeline(extractor(), CalibratedClassifierCV(LINEAR, method="isotonic", cv=2)),
+        make_pipeline(
+            extractor(), FixedThresholdClassifier(LINEAR, threshold=0.9, pos_label="ill")
+        ),
         TransferClassifier(extractor(), random_state=0),
     ],
-    ids=str,
 )
 def test_the_file_predicts_what_the_estimator_does(clf, tmp_path, made_once):
     made = check(clone(clf).fit(X, NAMES), tmp_path / "model.onnx", apart=2e-5)
@@ -163,6 +169,7 @@ def test_the_file_predicts_what_the_estimator_does(clf, tmp_path, made_once):
     assert made.n_bytes == (tmp_path / "model.onnx").stat().st_size
 
 
+@pytest.mark.slow
 def test_three_classes_and_a_fold_that_lacks_one(tmp_path, made_once):
     y = np.array(["a", "b", "c"])[np.arange(len(X)) % 3]
     for method in ("sigmoid", "isotonic", "temperature"):
@@ -170,12 +177,17 @@ def test_three_classes_and_a_fold_that_lacks_one(tmp_path, made_once):
         check(clf.fit(X, y), tmp_path / "model.onnx", apart=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", ["all", -1, 0])
 def test_a_fine_tuned_network(depth, tmp_path):
     clf = FineTuneClassifier(
-        *("squeezenet1_1",),
-        **{"weights": None, "image_size": 32, "freeze_depth": depth, "random_state": 0},
-        **{"max_epochs": 1, "head__layers": "all" if depth == 0 else "embedding"},
+        "squeezenet1_1",
+        weights=None,
+        image_size=32,
+        freeze_depth=depth,
+        random_state=0,
+        max_epochs=1,
+        head__layers="all" if depth == 0 else "embedding",
         weight_interpolation=1.0,
     )
     check(clf.fit(X, NAMES), tmp_path / "model.onnx")
@@ -203,7 +215,10 @@ def test_the_metadata_says_what_the_model_is(tmp_path, made_once):
     ("clf", "named"),
     [
         (make_pipeline(extractor(), FunctionTransformer(np.sqrt), LINEAR), "functiontransformer"),
-        (make_pipeline(extractor(), RidgeClassifier()), "RidgeClassifier .* CalibratedClassifierCV"),
+        (
+            make_pipeline(extractor(), RidgeClassifier()),
+            "RidgeClassifier .* CalibratedClassifierCV",
+        ),
         (make_pipeline(extractor(preprocessing=lambda image: image), LINEAR), "callable"),
         (make_pipeline(FunctionTransformer(), extractor(), LINEAR), "step 'functiontransformer'"),
     ],
@@ -301,11 +316,16 @@ def test_the_command_writes_the_file(tmp_path, capsys):
     np.testing.assert_allclose(run(output, X[0])[0], clf.predict_proba(X[:1]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_calibrated_fine_tuned_networks(tmp_path):
     net = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, freeze_depth="all")
     net.fit(X, NAMES)
     clf = CalibratedClassifierCV(FrozenEstimator(net), method="temperature", cv=2).fit(X, NAMES)
-    check(OperatingPointClassifier(clf, pos_label="ill", cv=3, target_level=0.7).fit(X, NAMES), tmp_path / "model.onnx", apart=2e-5)
+    check(
+        OperatingPointClassifier(clf, pos_label="ill", cv=3, target_level=0.7).fit(X, NAMES),
+        tmp_path / "model.onnx",
+        apart=2e-5,
+    )
 
 
 def test_scaled_decoding_is_warned_of(tmp_path, made_once):
@@ -334,7 +354,10 @@ def test_networks_on_shared_images(name, layer, tmp_path, shared_data, offline_h
     clf = make_pipeline(reader, StandardScaler(), LogisticRegression(C=0.01)).fit(files, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        odd = [shared_data / "odd_images" / f"{each}" for each in ("hopper_gray.jpg", "7x13.png", "hopper_orientation_6.jpg", "chi.gif")]
+        odd = [
+            shared_data / "odd_images" / f"{each}"
+            for each in ("hopper_gray.jpg", "7x13.png", "hopper_orientation_6.jpg", "chi.gif")
+        ]
     made = sktransfer.export_onnx(clf, tmp_path / "model.onnx", X=[*files, *map(str, odd)])
     assert made.max_difference <= 1e-5
     assert made.share_equal == 1.0
