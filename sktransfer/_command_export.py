@@ -9,7 +9,8 @@ from sktransfer._utils.names import shown
 from sktransfer._utils.writing import new_file
 from sktransfer.datasets import load_image_folder
 from sktransfer.deploy._export import export_onnx
-from sktransfer.report._command import images_of, load_model
+from sktransfer.deploy._predicting import in_form_of
+from sktransfer.report._command import load_model
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -30,7 +31,7 @@ def run_export(options: argparse.Namespace) -> None:
         print(f"{shown(folder)}: {found.DESCR}", flush=True)
         given[name] = found.data["image"]
         if name == "X":
-            given[name] = images_of(estimator, given[name])
+            given[name] = in_form_of(estimator, given[name])
     made = export_onnx(estimator, output, precision=options.precision, **given)
     print(
         f"compared on {made.n_compared} images: probabilities differ by {made.max_difference:.1e} "
