@@ -48,13 +48,14 @@ from sktransfer._finetune._saving import (
     without_threshold,
 )
 from sktransfer._finetune._skorch import TrainingNet
-from sktransfer._finetune._targets import Grades, Target
+from sktransfer._finetune._targets import KINDS_DIFFER, Findings, Grades, Target
 from sktransfer._finetune._training import range_test, read_range_test
 from sktransfer._frozen import NetworkSource
 from sktransfer._images import DicomOptions, ImageSource, portions, resolve_augmentation
 from sktransfer._moving import arrive_from_pickle, places_of
 from sktransfer._persistence import found_source, tuned_backbone
 from sktransfer._utils.config import free_memory
+from sktransfer._utils.multilabel import is_multilabel
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError, WeightsMismatchError
 
@@ -141,10 +142,12 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         ``skorch.dataset.ValidSplit``, :class:`~sktransfer.model_selection.GroupedValidSplit`.
     early_stopping : int or None, default=None
         End after that many epochs without a better loss on the rows held out.
-    class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, as in scikit-learn.
-    loss : {"cross_entropy", "focal", "cumulative_link"} or callable, default="cross_entropy"
-        The loss. A callable returns a torch loss of logits and labels. Settings as
+    class_weight : dict, list, "balanced" or None, default=None
+        Weights of the classes, as in scikit-learn. Of several findings, a dict has for a finding
+        the weight of rows that have it, ``{0: ..., 1: ...}`` or ``"balanced"``.
+    loss : str or callable, default="cross_entropy"
+        ``"cross_entropy"``, of several findings ``"binary_cross_entropy"``; ``"focal"``, of either;
+        or ``"cumulative_link"``. A callable returns a torch loss of logits and labels. Settings as
         ``loss__gamma=2``.
         ``"cumulative_link"`` is for classes that have an order, such as grades of a disease: a
         score, and thresholds between neighbors (:ref:`grades`). The order is that of
@@ -236,7 +239,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels, sorted.
+        Class labels, sorted; or names of findings, in the order of their columns.
     class_names_ : list of str or None
         Names of the classes: labels that are text, or what ``save`` was given; None if unknown.
     ordered_classes_ : ndarray of shape (n_classes,)
@@ -430,8 +433,8 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         ----------
         X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
-        y : array-like of shape (n,)
-            Labels of any kind.
+        y : array-like of shape (n,) or (n, n_labels), or sequence of sets
+            Labels of any kind; or several findings a row, NaN where unknown (:ref:`findings`).
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
         groups : array-like of shape (n,), default=None
@@ -479,7 +482,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         ----------
         X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
-        y : array-like of shape (n,)
+        y : array-like of shape (n,) or (n, n_labels), or sequence of sets
             Labels.
         classes : array-like, default=None
             All classes there will be, at the first call. None: those of ``y``.
@@ -519,7 +522,7 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         ----------
         X : array-like, DataFrame, Series or sequence of images, n rows
             In any of the :ref:`accepted forms <accepted-inputs>`.
-        y : array-like of shape (n,)
+        y : array-like of shape (n,) or (n, n_labels), or sequence of sets
             Labels.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
@@ -584,10 +587,12 @@ class FineTuneClassifier(ImageInputMixin, TrainingNet, NeuralNetClassifier):
         self, y: Any, source: ImageSource, sample_weight: Any, groups: Any, classes: Any
     ) -> Rows:
         """Return ``y`` as its target encodes it; ``classes`` None: those that there are in it."""
+        before = self._target if classes is not None and self.initialized_ else None
+        if before is not None and isinstance(before, Findings) != is_multilabel(y):
+            raise ValueError(KINDS_DIFFER)
         given = (y, source, sample_weight, groups, classes, self)
         rows = read_labels(*given, several=True)[0]
         if self.loss == Grades.loss and type(rows.target) is Target:
-            before = self._target if classes is not None and self.initialized_ else None
             rows.target = Grades.of(rows.target, y, classes, before)
         return rows
 

@@ -36,6 +36,7 @@ from sktransfer._finetune._phases import (
     start_head,
     train_and_interpolate,
 )
+from sktransfer._finetune._targets import KINDS_DIFFER
 from sktransfer._frozen import (
     FrozenExtractor,
     LayerOutput,
@@ -82,10 +83,7 @@ def run_fit(
     known = net._target.classes if resume else classes
     rows = net._read_rows(y, source, sample_weight, groups, known)
     if resume and type(rows.target) is not type(net._target):
-        raise ValueError(
-            "y is of another kind than the y that this network was trained on: one of them has "
-            "several labels a row. Fit from scratch (warm_start=False)."
-        )
+        raise ValueError(KINDS_DIFFER)
     if isinstance(net.loss, str):
         rows.target.loss_named(net.loss)  # raises for one that is not for such rows
     net._target = rows.target

@@ -41,6 +41,10 @@ from sktransfer._utils.splitting import iterative_folds, stratified_folds
 
 # What a saved label may be: boolean, number, text of bounded length, or object.
 _LABELS = re.compile(r"[|<>](?:[biuf]\d|U\d{1,5}|O)")
+KINDS_DIFFER = (
+    "y is of another kind than the y that this network was trained on, such as one class a row "
+    "where there were several findings. Fit from scratch (warm_start=False)."
+)
 # From nothing to numbers of units, which cost a look at all images.
 Units = Callable[[], np.ndarray]
 _WORST = -math.log(np.finfo(np.float64).eps)  # of losses, however wrong a row is
