@@ -434,15 +434,20 @@ def intervals(content: dict[str, Any]) -> str:
             for row in cell["rows"]
         }
         methods = [row["method"] for row in cells[0]["rows"]]
-        header = ("", *(f"{what}, n = {c['n']}" for c in cells for what in ("covers", "width")))
+        header: tuple[str, ...] = ("",)
+        for cell in cells:
+            n_draws = max(row["draws"] for row in cell["rows"])
+            header += (f"covers, n = {cell['n']} ({n_draws} draws)", f"width, n = {cell['n']}")
         rows = [
             (f"**{name}**" if not place else name, *(x for c in cells for x in found[name, c["n"]]))
             for place, name in enumerate(methods)
         ]
         parts.append(f"**{data}**\n\n{rst_table(header, rows)}")
     return (
-        f"{content['n']} draws of X-rays and {content['simulated']} of normals; methods of 45 fits "
-        f"or more on the first {content['dear']} of each ({content['machine']['date'][:10]}).\n\n"
+        f"Up to {content['n']} draws of X-rays, without those in which a fold has one patient of "
+        f"a class, and up to {content['simulated']} of normals; the last three methods, of 45 fits "
+        f"or more, on at most {content['dear']} ({content['machine']['date'][:10]}). A coverage of "
+        "0.95 is known to 0.02 from 500 draws, to 0.04 from 140, to 0.07 from 40.\n\n"
         + "\n".join(parts)
     )
 
