@@ -50,7 +50,7 @@ def read_indicators(
     if frame is None:
         matrix = y.toarray() if issparse(y) else y
         if isinstance(matrix, np.ma.MaskedArray):
-            matrix = matrix.astype(float).filled(np.nan)
+            matrix = np.ma.filled(matrix.astype(float), np.nan)
         frame = pd.DataFrame(np.asarray(matrix))
         if wanted is not None and len(wanted) == frame.shape[1]:
             frame.columns = pd.Index(wanted, dtype=object)

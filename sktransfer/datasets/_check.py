@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._images import DicomOptions, EncodedImage, as_image_source, encoded_kind
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.per_row import as_column
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.datasets._near_duplicates import gray_thumbnail, near_copies
@@ -89,7 +90,7 @@ def check_images(
     ----------
     X : array-like, DataFrame, Series or sequence of images, n rows
         One image a row, in any of the :ref:`accepted forms <accepted-inputs>`.
-    y : array-like of shape (n,) or None, default=None
+    y : array-like of shape (n,) or (n, n_labels), or None, default=None
         Class labels.
     groups : array-like of shape (n,) or None, default=None
         What each image belongs to, such as its patient.
@@ -137,7 +138,8 @@ def check_images(
     'same pixels as row 0, labels 1 and 0; other group'
     """
     source = as_image_source(X, image_shape=image_shape, value_range=value_range, dicom=dicom)
-    labels = None if y is None else column_or_1d(as_column(y))
+    several = is_multilabel(y)
+    labels = _as_texts(y) if several else None if y is None else column_or_1d(as_column(y))
     who = None if groups is None else read_groups(groups)
     check_consistent_length(source, *(each for each in (labels, who) if each is not None))
 
@@ -157,7 +159,7 @@ def check_images(
         *_odd(readable),
         *_duplicates(readable, labels, who),
         *(_near(readable, labels, who) if near_duplicates else ()),
-        *_mixed_groups(labels, who),
+        *_mixed_groups(None if several else labels, who),  # findings come and go
     ]
     frame = pd.DataFrame(
         [(row, source.describe(row), finding, detail) for row, finding, detail in found],
@@ -339,6 +341,20 @@ def _copy(
         detail += f", labels {y[row]} and {y[earlier]}{'; other group' * other}"
         return row, f"conflicting {kind}", detail
     return row, f"{kind} across groups" if other else kind, detail
+
+
+def _as_texts(y: Any) -> np.ndarray:
+    """Return several labels a row as one text, "Effusion, Mass?" where the mass is unknown."""
+    matrix, names = read_indicators(y)
+    texts = [
+        ", ".join(
+            f"{name}{'?' * bool(np.isnan(value))}"
+            for name, value in zip(names.tolist(), row, strict=True)
+            if value != 0
+        )
+        for row in matrix
+    ]
+    return np.array(texts, dtype=object)
 
 
 def _mixed_groups(y: np.ndarray | None, groups: np.ndarray | None) -> Iterator[_Finding]:

@@ -38,7 +38,7 @@ def label_columns(frame: pd.DataFrame, names: Sequence[Any], uncertain: Any) -> 
         own = pd.to_numeric(labels[name], errors="coerce") == -1
         if not own.any():
             continue
-        policy = uncertain.get(name) if isinstance(uncertain, Mapping) else uncertain
+        policy: Any = uncertain.get(name) if isinstance(uncertain, Mapping) else uncertain
         check_policy(policy, required=f"{int(own.sum())} rows have -1 (uncertain) in {name!r}")
         labels[name] = labels[name].mask(own, _MEANING[policy])
     return _indicators(labels)

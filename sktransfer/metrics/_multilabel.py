@@ -104,7 +104,7 @@ def multilabel_report(
     =================  ===========  ===========
     ROC AUC            0.940        0.960
     average precision  0.873        0.933
-    sensitivity        0.957        0.952
+    sensitivity        0.956        0.952
     log loss           0.956        0.954
     =================  ===========  ===========
 

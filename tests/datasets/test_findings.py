@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from sktransfer.datasets import load_chexpert, load_image_table, load_nih_chestxray14
+from sktransfer.datasets import check_images, load_chexpert, load_image_table, load_nih_chestxray14
 
 NIH = """Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,\
 View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],
@@ -196,3 +196,12 @@ def test_blank_cells_of_chexpert_are_unknown_if_asked_for_unless_there_is_no_fin
     assert (target.iloc[0].drop("Support Devices") == 0).all()
     assert np.isnan(target.loc[0, "Support Devices"])
     assert target.loc[1].dropna().to_dict() == {"Fracture": 1, "Lung Lesion": 0}
+
+
+def test_copies_with_other_findings_are_found_and_patients_may_have_several():
+    X = np.random.default_rng(0).integers(0, 255, (8, 8, 8), dtype=np.uint8)
+    X[1] = X[0]
+    y = pd.DataFrame({"Edema": [1, 0] * 4, "Mass": [np.nan, 0, 1, 1, 0, 0, 1, 0]})
+    found = check_images(X, y, groups=[0, 0, 0, 0, 1, 1, 1, 1])
+    assert found["finding"].tolist() == ["conflicting duplicate"]
+    assert "labels  and Edema, Mass?" in found["detail"].iloc[0]

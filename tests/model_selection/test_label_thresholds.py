@@ -158,6 +158,8 @@ def test_a_label_with_too_few_rows_is_named():
     with pytest.warns(UserWarning, match="Every row is called 'Mass'"):
         clf.set_params(unattainable="trivial").fit(X, y)
     assert clf.predict(X)[:, 1].all()
+    with pytest.raises(ValueError, match="'Mass' there are none of one kind"):
+        clf.fit(X, y.assign(Mass=np.nan))
     with pytest.raises(ValueError, match="pos_label=0"):
         clf.set_params(pos_label=0).fit(X, y)
 
