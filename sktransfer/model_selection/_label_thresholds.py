@@ -30,13 +30,11 @@ def fit_labels(clf: Any, X: Any, y: Any, groups: Any, params: dict[str, Any]) ->
     for place, own in enumerate(each):
         kept = truth[:, place] == (own.constraint != "specificity")
         refuse_certainty(own, np.flatnonzero(kept), patients)
-    both = ((truth == 1).any(axis=0) & (truth == 0).any(axis=0)).tolist()
-    if lacking := [
-        name for name, each_has in zip(names.tolist(), both, strict=True) if not each_has
-    ]:
+    lacking = ~((truth == 1).any(axis=0) & (truth == 0).any(axis=0))
+    if lacking.any():
         raise ValueError(
             f"A threshold needs rows with a label and rows known to be without it, and of "
-            f"{lacking[0]!r} there are none of one kind: leave the column out, or give more rows."
+            f"{names[lacking].tolist()[0]!r} there are none of one kind: leave the column out, or give more rows."
         )
     scored, score, refitted = clf._score_unseen(X, y, patients, params)
     if refitted and clf.confidence_level is not None and clf.constraint != "cost":
