@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from sktransfer.model_selection import TriageClassifier
 from sktransfer.report import diagnostic_report
+from sktransfer.report._scored_rows import score_rows
+from sktransfer.report._triage import triage_section
 
 ROWS = slice(900, 1500)
 
@@ -46,17 +48,11 @@ def test_a_report_counts_what_a_triage_referred_and_released(task, fitted):
     assert "decides by a threshold for each class" in html
 
 
-def test_a_report_without_a_triage_has_no_such_section(task):
-    X, y = task
-    clf = LogisticRegression().fit(X[:900], y[:900])
-    assert "triage" not in report_of(clf, X[ROWS], y[ROWS], pos_label="ill").to_dict()
-
-
 def test_more_releases_than_guaranteed_are_warned_of(task, fitted):
     X, y = (each[ROWS] for each in task)
     swapped = np.where(y == "ill", "well", "ill")
-    texts = report_of(fitted, X, swapped).warnings
-    assert any("were released than the triage guarantees, 0.02" in text for text in texts)
+    notices = triage_section(score_rows(fitted, X, swapped)).notices
+    assert any("released than the triage guarantees, 0.02" in text for text, _ in notices)
 
 
 def test_of_several_classes_the_positive_one_is_counted_against_the_others(task):
@@ -65,8 +61,9 @@ def test_of_several_classes_the_positive_one_is_counted_against_the_others(task)
     clf = TriageClassifier(
         LogisticRegression(max_iter=500), max_missed={"ill": 0.05}, max_false=None
     ).fit(X[:900], y[:900])
-    found = report_of(clf, X[ROWS], y[ROWS], pos_label="ill").to_dict()["triage"]["classes"]
+    rows = score_rows(clf, X[ROWS], y[ROWS], pos_label="ill")
+    found = triage_section(rows).data["classes"]
     decided = clf.predict(X[ROWS])
     assert found["ill"]["n_released"] == np.isin(decided[y[ROWS] == "ill"], ["well", "other"]).sum()
     assert found["not ill"]["n_released"] == np.sum(decided[y[ROWS] != "ill"] == "ill")
-    assert found["not ill"]["max_released"] is None
+    assert np.isnan(found["not ill"]["max_released"])
