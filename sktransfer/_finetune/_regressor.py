@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from sklearn.base import RegressorMixin
 from sklearn.model_selection import GroupKFold
 from skorch import NeuralNetRegressor
 from torch import Tensor, nn
@@ -614,6 +615,25 @@ class FineTuneRegressor(ImageInputMixin, TrainingNet, NeuralNetRegressor):
         """
         outputs = self._logits(X)
         return self._target.predicted(outputs)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute the coefficient of determination R2 of predictions, the mean over targets.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Series or sequence, n rows
+            In any of the forms that ``fit`` accepts, all of which can be read.
+        y : array-like of shape (n,) or (n, n_targets)
+            True numbers.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            1 for predictions without an error, 0 for those that are no better than the mean.
+        """
+        return RegressorMixin.score(self, X, y, sample_weight)
 
     @property
     def predict_proba(self) -> Any:
