@@ -210,7 +210,7 @@ class Heads:
         """Return the sums of the trees of HistGradientBoostingClassifier."""
         if estimator.is_categorical_ is not None:
             raise cannot(estimator, "it has categorical features")
-        columns: dict[str, list[Any]] = {name: [] for name in _TREE}
+        columns: dict[str, Any] = {name: [] for name in _TREE}
         for number, trees in enumerate(estimator._predictors):
             for target, tree in enumerate(trees):
                 nodes = tree.nodes

@@ -38,7 +38,7 @@ def quantized(model: Any, images: Tensor, name: str) -> Any:
     rows = images[:_MOST_IMAGES].numpy()
     given = model.graph.input[0].name
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
         def __init__(self) -> None:
             self._rows = iter(rows)
 

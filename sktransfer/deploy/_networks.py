@@ -89,6 +89,7 @@ class Networks:
     def rows(self, reader: Any) -> str:
         """Return the name of what a reader makes of the image: features or logits, in float64."""
         self.readers.append(reader)
+        key: Any
         if isinstance(reader, FineTuneClassifier):
             _check_views(reader)
             wanted: tuple[LayerOutput | None, ...] = (None,)
@@ -162,6 +163,7 @@ def exported(module: nn.Module, side: int, name: str) -> Any:
             program = torch.onnx.export(
                 module.eval(), (batch,), dynamo=True, opset_version=OPSET, verbose=False
             )
+        assert program is not None
         model = program.model_proto
         found = {each.domain: each.version for each in model.opset_import}
     except Exception as error:  # whatever its passes raise
