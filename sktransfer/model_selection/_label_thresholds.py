@@ -33,8 +33,9 @@ def fit_labels(clf: Any, X: Any, y: Any, groups: Any, params: dict[str, Any]) ->
     lacking = ~((truth == 1).any(axis=0) & (truth == 0).any(axis=0))
     if lacking.any():
         raise ValueError(
-            f"A threshold needs rows with a label and rows known to be without it, and of "
-            f"{names[lacking].tolist()[0]!r} there are none of one kind: leave the column out, or give more rows."
+            "A threshold needs rows with a label and rows known to be without it, and of "
+            f"{names[lacking].tolist()[0]!r} there are none of one kind: leave the column out, or "
+            "give more rows."
         )
     scored, score, refitted = clf._score_unseen(X, y, patients, params)
     if refitted and clf.confidence_level is not None and clf.constraint != "cost":
