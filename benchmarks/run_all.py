@@ -34,6 +34,7 @@ FULL = {
     "operating_point.py": [],
     "imbalance.py": [],
     "bags.py": [],
+    "findings.py": [],
     "triage.py": [],
     "intervals.py": [],
     "numbers_and_grades.py": [],
@@ -63,6 +64,9 @@ QUICK = {
     "operating_point.py": ["--no-tuning", "--repeats", "0"],
     "imbalance.py": ["--repeats", "1"],
     "bags.py": ["--repeats", "1"],
+    "findings.py": [
+        *("--n", "60", "--findings", "3", "--n-trained", "30", "--epochs", "1"),
+    ],
     "triage.py": ["--repeats", "20", "--draws", "2"],
     "intervals.py": ["--draws", "4", "--simulated", "4", "--dear", "2", "--sizes", "100"],
     "numbers_and_grades.py": ["--n", "60", "--seeds", "2"],
