@@ -367,6 +367,53 @@ def findings(content: dict[str, Any]) -> str:
         f"{min(own['cost'] for own in peer):.2f} to {max(own['cost'] for own in peer):.2f}.\n\n"
         f"A demonstration and no more, on the {next(iter(content['published'].values()))['n']:.0f} "
         f"X-rays with published findings: ROC AUC in ten folds of {lines}.\n"
+def novelty(content: dict[str, Any]) -> str:
+    networks = list(content["networks"])
+    kinds = {name: own["kinds"] for name, own in content["networks"].items()}
+    sizes = [row["n"] for row in kinds[networks[0]] if row["detector"] == "NoveltyDetector"]
+    few, many = sizes[0], sizes[-1]
+
+    def area(network: str, detector: str, n: int, kind: str) -> str:
+        (row,) = (r for r in kinds[network] if (r["detector"], r["n"]) == (detector, n))
+        return f"{row['auc'][kind]:.4f}"
+
+    names = list(kinds[networks[0]][0]["auc"])
+    columns = [("NoveltyDetector", n, net) for net in networks for n in (few, many)]
+    header = ("", *(f"{net}, {n}" for _, n, net in columns))
+    rows = [(kind, *(area(net, how, n, kind) for how, n, net in columns)) for kind in names]
+    plain = [("without stages", net) for net in networks]
+    plain += [("nearest embedding", net) for net in networks]
+    compared = [(kind, *(area(net, how, many, kind) for how, net in plain)) for kind in names]
+    alarms = [
+        (net, *(f"{100 * own['false_alarms'][str(n)]['mean']:.1f} %" for n in sizes))
+        for net, own in content["networks"].items()
+    ]
+    drift = [
+        (net, *(f"{100 * own['drift'][name]:.1f} %" for name in ("noticed", "false_alarms")))
+        for net, own in content["networks"].items()
+    ]
+    swapped = [
+        (row["network"], row["kind"], str(row["n"]), f"{row['auc']:.4f}")
+        for row in content["swapped"]
+    ]
+    draws = content["networks"][networks[0]]["drift"]["draws"]
+    return "\n\n".join(
+        [
+            "ROC AUC of images of each kind against X-rays of other patients, by network and by "
+            f"the number of X-rays in ``fit`` ({content['machine']['date'][:10]}):",
+            rst_table(header, rows),
+            f"With {many} X-rays, all layers as one stage, and the plain distance of the embedding "
+            "to its nearest neighbor:",
+            rst_table(("", *(f"{how}, {net}" for how, net in plain)), compared),
+            "Share of X-rays of other patients that is called novel, 5 % being asked for, by "
+            "number of X-rays in ``fit``:",
+            rst_table(("", *map(str, sizes)), alarms),
+            "X-rays among other images:",
+            rst_table(("", "images of fit", "number", "ROC AUC of X-rays"), swapped),
+            f"Fifty images of PneumoniaMNIST against X-rays brought to 28 pixels, {draws} draws, "
+            "p at most 0.05:",
+            rst_table(("", "noticed", "false alarms, 50 X-rays of other patients"), drift),
+        ]
     )
 
 
@@ -912,6 +959,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "triage": ("triage.rst", triage),
     "intervals": ("intervals.rst", intervals),
     "numbers_and_grades": ("numbers.rst", numbers_and_grades),
+    "novelty": ("novelty.rst", novelty),
     "images_and_tables": ("tables.rst", images_and_tables),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_regret": ("choosing.rst", choosing_regret),

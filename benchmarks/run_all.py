@@ -38,6 +38,7 @@ FULL = {
     "triage.py": [],
     "intervals.py": [],
     "numbers_and_grades.py": [],
+    "novelty.py": [],
     "images_and_tables.py": [],
     "domain_distance.py": [],
     "choosing.py": ["--n-strategy", "300"],
@@ -70,6 +71,7 @@ QUICK = {
     "triage.py": ["--repeats", "20", "--draws", "2"],
     "intervals.py": ["--draws", "4", "--simulated", "4", "--dear", "2", "--sizes", "100"],
     "numbers_and_grades.py": ["--n", "60", "--seeds", "2"],
+    "novelty.py": ["--networks", "squeezenet1_0", "--repeats", "1", "--draws", "4"],
     "images_and_tables.py": ["--sets", "lesions", "--permutations", "2", "--repeats", "1"],
     "domain_distance.py": ["--n-images", "8"],
     "choosing.py": [

@@ -45,7 +45,7 @@ _DEFINED_IN = {
 _PACKAGES = frozenset(
     {
         *("bags", "datasets", "deploy", "exceptions", "inspection", "metrics", "model_selection"),
-        *("preprocessing", "report", "studies"),
+        *("novelty", "preprocessing", "report", "studies"),
     }
 )
 

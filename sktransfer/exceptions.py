@@ -12,6 +12,7 @@ __all__ = [
     "ImageDecodeError",
     "LeakageWarning",
     "MissingDependencyError",
+    "NovelImageError",
     "SkTransferError",
     "UnknownBackboneError",
     "UnknownStageError",
@@ -277,3 +278,53 @@ class LeakageWarning(UserWarning):
     >>> len(shared), [each.category.__name__ for each in caught]
     (1, ['LeakageWarning'])
     """
+
+
+class NovelImageError(SkTransferError, ValueError):
+    """An image is not like those that a classifier was trained on.
+
+    Raised by the predictions of :class:`~sktransfer.novelty.NoveltyGate` with
+    ``on_novel="raise"``.
+
+    Parameters
+    ----------
+    index : int
+        Position of the first such row in ``X``.
+    source : str or None, default=None
+        Its file name, or a word for what the row holds.
+    n_novel, n_rows : int, default=1
+        How many rows are novel, and how many there are.
+
+    Attributes
+    ----------
+    index, source, n_novel, n_rows
+        As given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sktransfer.exceptions import NovelImageError
+    >>> from sktransfer.novelty import NoveltyGate
+    >>> X = np.random.default_rng(0).normal(size=(60, 3))
+    >>> gate = NoveltyGate(LogisticRegression(), on_novel="raise").fit(X, X[:, 0] > 0)
+    >>> try:
+    ...     gate.predict([[0, 0, 0], [9, 9, 9]])
+    ... except NovelImageError as error:
+    ...     print(error.index)
+    1
+    """
+
+    def __init__(
+        self, index: int, source: str | None = None, n_novel: int = 1, n_rows: int = 1
+    ) -> None:
+        self.index, self.source, self.n_novel, self.n_rows = index, source, n_novel, n_rows
+        where = f"row {index}" + (f" ({source})" if source else "")
+        super().__init__(
+            f"{where} is not like the images that this classifier was trained on ({n_novel} of "
+            f"{n_rows} rows are not). Check the images; on_novel='refer' gives such rows no "
+            "prediction, and 'flag' lets them pass."
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[int, str | None, int, int]]:
+        return type(self), (self.index, self.source, self.n_novel, self.n_rows)

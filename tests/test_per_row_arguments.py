@@ -23,6 +23,7 @@ from sktransfer import (
     inspection,
     metrics,
     model_selection,
+    novelty,
     report,
     studies,
 )
@@ -74,6 +75,8 @@ PREDICTIONS = {"y_true": Y, "y_score": SCORE, "groups": PATIENTS}
 PROBABLE = {"y_true": Y, "y_proba": SCORE, "groups": PATIENTS}
 CV = {"X": FEATURES, "groups": PATIENTS}
 DISPLAYS = ["CalibrationInterval", "DecisionCurve", "ReaderStudy", "ScoreDistribution"]
+
+
 def triage():
     return model_selection.TriageClassifier(
         LogisticRegression(), max_missed=0.4, max_false=0.4, confidence_level=None, cv=3
@@ -161,6 +164,19 @@ FAST = {
     ),
     "bags.BagClassifier.score": lambda w: (
         bags.BagClassifier().fit(BAGS, Y).score(BAGS, w(Y), sample_weight=w(WEIGHTS))
+    ),
+    "novelty.NoveltyDetector.fit": lambda w: (
+        novelty.NoveltyDetector().fit(FEATURES, groups=w(PATIENTS)).score_samples(FEATURES)
+    ),
+    "novelty.NoveltyGate.fit": lambda w: (
+        novelty.NoveltyGate(LogisticRegression())
+        .fit(FEATURES, w(Y), groups=w(PATIENTS), sample_weight=w(WEIGHTS))
+        .decision_function(FEATURES)
+    ),
+    "novelty.NoveltyGate.score": lambda w: (
+        novelty.NoveltyGate(LogisticRegression())
+        .fit(FEATURES, Y)
+        .score(FEATURES, w(Y), sample_weight=w(WEIGHTS))
     ),
     "bags.make_bags": lambda w: [
         int(bag[0]) for bag in bags.make_bags(np.arange(N), w(PATIENTS % 2), w(PATIENTS)).data
@@ -424,7 +440,7 @@ PER_ROW = {"y", "y_true", "y_score", "groups", "groups_train", "sample_weight", 
 
 def public_calls():
     """Return what users call with a value for each row, as module.name or module.Class.method."""
-    for module in (bags, metrics, model_selection, inspection, report, studies, datasets):
+    for module in (bags, novelty, metrics, model_selection, inspection, report, studies, datasets):
         short = module.__name__.rsplit(".")[-1]
         for name in module.__all__:
             given = getattr(module, name)

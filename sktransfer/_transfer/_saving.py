@@ -242,32 +242,40 @@ def _written_probe(
     pipeline: Pipeline, store_weights: bool
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     extractor, scaler, probe = (step for _, step in pipeline.steps)
+    entry, packed = written_extractor(extractor, store_weights)
+    entry["estimator"] = [name for name, _ in pipeline.steps]
+    entry["n_seen"] = int(np.max(scaler.n_samples_seen_))
+    entry["C"] = float(probe.C)
+    arrays = (scaler.mean_, scaler.var_, scaler.scale_, probe.coef_, probe.intercept_)
+    tensors = {
+        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+        for name, array in zip(_LEARNED, arrays, strict=True)
+    }
+    return entry, tensors | packed
+
+
+def written_extractor(
+    extractor: PretrainedFeatureExtractor, store_weights: bool
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return a fitted extractor as an entry of a header, and the weights that it carries."""
     params = without_folders(extractor.get_params(deep=False))
     if isinstance(extractor._found_as, OwnNetwork):
         kind = type(extractor._found_as.module).__name__
         raise ValueError(
             f"The network {kind} is a module of your own, whose code a file of save cannot hold. "
-            "Pickle the classifier (loading a pickle runs code, so only load what you trust)."
+            "Pickle the estimator (loading a pickle runs code, so only load what you trust)."
         )
     packed = extractor._packed
     if packed is None and (store_weights or extractor.store_weights):
         packed = extractor._pack(extractor._found())
     params["store_weights"] = packed is not None
     entry = {
-        "estimator": [name for name, _ in pipeline.steps],
         "params": {name: encode(value, name, _OBJECTS) for name, value in params.items()},
         "reference": vars(extractor.reference_),
         "found_as": written_found_as(extractor._found_as),
         "packed": None if packed is None else packed.depth,
-        "n_seen": int(np.max(scaler.n_samples_seen_)),
-        "C": float(probe.C),
     }
-    arrays = (scaler.mean_, scaler.var_, scaler.scale_, probe.coef_, probe.intercept_)
-    tensors = {
-        name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
-        for name, array in zip(_LEARNED, arrays, strict=True)
-    }
-    return entry, tensors if packed is None else tensors | packed.tensors
+    return entry, {} if packed is None else packed.tensors
 
 
 def load_classifier(
@@ -279,7 +287,7 @@ def load_classifier(
     cls(**params)._validate_params()  # before the file is held to be at fault
     header, tensors, operating_point = read_file(cls, path, keys=_KEYS)
     check_values(tensors, path)
-    with _blaming(path):
+    with blaming(path):
         own = without_folders({n: decode(v, _OBJECTS) for n, v in header["params"].items()})
         clf = cls(**{**own, **params})
         clf._validate_params()
@@ -293,7 +301,7 @@ def load_classifier(
     for number, entry in enumerate(entries):
         start = f"{number}."
         learned = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-        with _blaming(path):
+        with blaming(path):
             if isinstance(entry["estimator"], list):
                 models.append(_read_probe(entry, learned, settings, clf))
                 continue
@@ -301,8 +309,8 @@ def load_classifier(
                 raise ValueError(f"model {number} is no saved FineTuneClassifier.")
         models.append(restored(FineTuneClassifier, entry, learned, path, settings))
     readers = [model[0] if isinstance(model, Pipeline) else model for model in models]
-    _find_networks(readers, weights, Path(path).absolute().parent)
-    with _blaming(path):
+    find_networks(readers, weights, Path(path).absolute().parent)
+    with blaming(path):
         for model in models:
             if isinstance(model, Pipeline):
                 _check_probe(model, clf._target)
@@ -314,7 +322,7 @@ def load_classifier(
 
 
 @contextmanager
-def _blaming(path: str | os.PathLike[str]) -> Iterator[None]:
+def blaming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what goes wrong with the content of a file into an error that names it."""
     try:
         yield
@@ -346,15 +354,7 @@ def _read_probe(
     entry: dict[str, Any], tensors: dict[str, torch.Tensor], settings: dict[str, Any], clf: Any
 ) -> Pipeline:
     """Return the pipeline of an entry, whose network is not found yet."""
-    params = {name: decode(value, _OBJECTS) for name, value in entry["params"].items()}
-    extractor = PretrainedFeatureExtractor(**{**without_folders(params), **settings})
-    extractor._validate_params()
-    extractor.reference_ = BackboneReference(**entry["reference"])
-    extractor._found_as = found_as_of(entry["found_as"])
-    extractor._packed = PackedWeights.of_file(entry, tensors)
-    for name in ("n_features_in_", "feature_names_in_"):
-        if hasattr(clf, name):
-            setattr(extractor, name, getattr(clf, name))
+    extractor = read_extractor(entry, tensors, settings, clf)
     if any(tensors[name].dtype != torch.float64 for name in _LEARNED):
         raise ValueError("a probe is not in float64.")
     mean, var, scale, coef, intercept = (tensors[name].numpy() for name in _LEARNED)
@@ -364,6 +364,22 @@ def _read_probe(
     probe = solved_regression(clf._target, coef, intercept, entry["C"])
     names = [str(name) for name in entry["estimator"]]
     return Pipeline(list(zip(names, (extractor, scaler, probe), strict=True)))
+
+
+def read_extractor(
+    entry: dict[str, Any], tensors: dict[str, torch.Tensor], settings: dict[str, Any], owner: Any
+) -> PretrainedFeatureExtractor:
+    """Return the extractor of an entry, with the columns of its owner; its network is not found."""
+    params = {name: decode(value, _OBJECTS) for name, value in entry["params"].items()}
+    extractor = PretrainedFeatureExtractor(**{**without_folders(params), **settings})
+    extractor._validate_params()
+    extractor.reference_ = BackboneReference(**entry["reference"])
+    extractor._found_as = found_as_of(entry["found_as"])
+    extractor._packed = PackedWeights.of_file(entry, tensors)
+    for name in ("n_features_in_", "feature_names_in_"):
+        if hasattr(owner, name):
+            setattr(extractor, name, getattr(owner, name))
+    return extractor
 
 
 def _check_probe(pipeline: Pipeline, target: Target) -> None:
@@ -380,7 +396,7 @@ def _check_probe(pipeline: Pipeline, target: Target) -> None:
         )
 
 
-def _find_networks(readers: list[Any], weights: Any, folder: Path) -> None:
+def find_networks(readers: list[Any], weights: Any, folder: Path) -> None:
     """Let the networks be found; a file that is given may be that of one of them."""
     refused: list[Exception] = []
     for reader in readers:
