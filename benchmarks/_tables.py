@@ -367,6 +367,9 @@ def findings(content: dict[str, Any]) -> str:
         f"{min(own['cost'] for own in peer):.2f} to {max(own['cost'] for own in peer):.2f}.\n\n"
         f"A demonstration and no more, on the {next(iter(content['published'].values()))['n']:.0f} "
         f"X-rays with published findings: ROC AUC in ten folds of {lines}.\n"
+    )
+
+
 def novelty(content: dict[str, Any]) -> str:
     networks = list(content["networks"])
     kinds = {name: own["kinds"] for name, own in content["networks"].items()}
