@@ -209,11 +209,11 @@ def main() -> None:
         for case in CASES:
             if case[0] in args.networks:
                 content["rows"].append(measure(case, few, images, (shared, folder)))
-                write_json("export", content, args.results)
+                write_json("export", content | {"others_share": neighbors.share()}, args.results)
         for name in args.int8:
             for task in (insects, xrays(shared)):
                 content["int8"].append(measure_integers(name, task, (shared, folder)))
-                write_json("export", content, args.results)
+                write_json("export", content | {"others_share": neighbors.share()}, args.results)
     content["others_share"] = neighbors.share()
     for title in ("rows", "int8"):
         rows = [
