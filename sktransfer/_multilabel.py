@@ -133,8 +133,10 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
         UserWarning
             If a label has no rows with it, or none without: the same is predicted for all rows.
         """
-        X = validate_data(self, X, dtype=np.float64)
-        rows, self.classes_ = read_labels(y, X, sample_weight, None, None, self, several=True)
+        features: np.ndarray = validate_data(self, X, dtype=np.float64)
+        rows, self.classes_ = read_labels(
+            y, features, sample_weight, None, None, self, several=True
+        )
         chosen = rows.kept[rows.weight[rows.kept] > 0]
         codes, weight = rows.y[chosen], rows.weight[chosen]
         lacking = rows.target.lacking(codes)
@@ -157,7 +159,7 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
         cost = cost.reshape(positive.shape)
         self._target = target
         self.coef_, self.intercept_ = solve_independent(
-            X[chosen], positive, weight, cost, self.C, floor=FLOOR
+            features[chosen], positive, weight, cost, self.C, floor=FLOOR
         )
         return self
 

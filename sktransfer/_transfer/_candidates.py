@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,7 @@ def _cross_fitted(F: np.ndarray, task: Task, usable: np.ndarray) -> np.ndarray:
     found = np.full((len(F), target.n_outputs), np.nan)
     for train, test in task.splits(usable):
         given = (F[train], y[train], weight[train], PROBE_C)
-        coef, intercept = target.solve(*given, lambda train=train: task.unit[train])
+        coef, intercept = target.solve(*given, partial(task.unit.__getitem__, train))
         found[test] = F[test] @ coef.T + intercept
     return found
 
