@@ -417,6 +417,38 @@ def novelty(content: dict[str, Any]) -> str:
             "p at most 0.05:",
             rst_table(("", "noticed", "false alarms, 50 X-rays of other patients"), drift),
         ]
+def audit(content: dict[str, Any]) -> str:
+    sets = content["labels"]
+    cases = [row["case"] for row in next(iter(sets.values()))["rows"]]
+    found = {
+        (name, row["case"]): f"{row['ap']:.3f}"
+        for name, each in sets.items()
+        for row in each["rows"]
+    }
+    header = ("", *(f"{name} ({each['images']})" for name, each in sets.items()))
+    rows = [(case, *(found.get((name, case), "") for name in sets)) for case in cases]
+    n_draws = min(len(row["draws"]) for each in sets.values() for row in each["rows"])
+    text = (
+        f"Average precision of the ranking where {content['share']:.0%} of the labels were "
+        f"changed, mean of {n_draws} draws, with efficientnet_lite0 ({content['machine']['date'][:10]}). "
+        "Peers are given its embedding.\n\n" + rst_table(header, rows)
+    )
+    copies = content["copies"]
+    edits = list(next(iter(copies.values()))["recall"])
+    rows = [(e, *(f"{each['recall'][e]:.2f}" for each in copies.values())) for e in edits]
+    for what, name in (
+        ("true pairs", "true_pairs"),
+        ("false pairs", "false_pairs"),
+        ("pairs of one patient or lesion, which may be copies", "pairs_of_one_patient"),
+    ):
+        rows.append((what, *(str(each[name]) for each in copies.values())))
+    header = (
+        "",
+        *(f"{name} ({each['images']} + {each['copies']})" for name, each in copies.items()),
+    )
+    return (
+        f"{text}\nCopies that were found, among so many images and edited copies.\n\n"
+        + rst_table(header, rows)
     )
 
 
@@ -963,6 +995,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "intervals": ("intervals.rst", intervals),
     "numbers_and_grades": ("numbers.rst", numbers_and_grades),
     "novelty": ("novelty.rst", novelty),
+    "audit": ("label_audit.rst", audit),
     "images_and_tables": ("tables.rst", images_and_tables),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_regret": ("choosing.rst", choosing_regret),

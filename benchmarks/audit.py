@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--n", type=int, default=1000, help="images of PneumoniaMNIST")
+    parser.add_argument("--sets", nargs="+", help="beginnings of names; default: all")
     parser.add_argument("--copies", type=int, default=140, help="edited copies in each set")
     parser.add_argument("--peer-python", help="Python of an environment with cleanlab")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
@@ -193,13 +194,19 @@ def main() -> None:
     warnings.simplefilter("ignore")
     chest, insects = xrays(shared), ants_and_bees(shared)
     content: dict[str, Any] = {"machine": machine(), "share": SHARE, "labels": {}, "copies": {}}
+
+    def wanted(task: Task) -> bool:
+        return args.sets is None or task.name.startswith(tuple(args.sets))
+
     sets = [(chest, 500), (insects, 397), (lesions(shared), 56), (imagenet(shared), 200)]
     for task, n_images in sets:
+        if not wanted(task):
+            continue
         content["copies"][task.name] = measure_copies(task, n_images, args.copies)
         print(task.name, content["copies"][task.name], flush=True)
     with workspace() as folder:
         extractor = extractors(shared, cache=folder / "store")[NETWORK].set_params(layer="all")
-        for task in (insects, pneumonia_mnist(shared, args.n), chest):
+        for task in filter(wanted, (insects, pneumonia_mnist(shared, args.n), chest)):
             F = extractor.fit_transform(task.X)
             rows = measure_labels(task.name, F, extractor._widths[-1], task, args, folder)
             content["labels"][task.name] = {"images": len(task.y), "rows": rows}

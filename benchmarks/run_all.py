@@ -35,6 +35,7 @@ FULL = {
     "imbalance.py": [],
     "bags.py": [],
     "findings.py": [],
+    "audit.py": [],
     "triage.py": [],
     "intervals.py": [],
     "numbers_and_grades.py": [],
@@ -68,6 +69,7 @@ QUICK = {
     "findings.py": [
         *("--n", "60", "--findings", "3", "--n-trained", "30", "--epochs", "1"),
     ],
+    "audit.py": ["--draws", "1", "--n", "60", "--copies", "7", "--sets", "ants"],
     "triage.py": ["--repeats", "20", "--draws", "2"],
     "intervals.py": ["--draws", "4", "--simulated", "4", "--dear", "2", "--sizes", "100"],
     "numbers_and_grades.py": ["--n", "60", "--seeds", "2"],

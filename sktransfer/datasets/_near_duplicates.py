@@ -9,6 +9,7 @@ or of the same patient, agrees only roughly, or when it is warped.
 from __future__ import annotations
 
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,9 @@ from torch.nn import functional
 from sktransfer._images import DecodedImage, ImageSource
 from sktransfer._utils.threads import DecodingThreads
 from sktransfer.exceptions import ImageDecodeError
+
+# Digest, thumbnail, width and height.
+_Look: TypeAlias = tuple[bytes, np.ndarray, tuple[int, int]]
 
 COLUMNS = ["row", "duplicate_of", "correlation", "mirrored"]
 SIDE = 64
@@ -220,10 +224,10 @@ def _stretch(maps: np.ndarray, sizes_a: np.ndarray, sizes_b: np.ndarray) -> np.n
     return np.min([each[:, 0] / np.maximum(each[:, 1], 1e-6) for each in values], axis=0)
 
 
-def look_for_copies(images: ImageSource, *, near: bool, n_jobs: int | None) -> pd.DataFrame:
-    """Return pairs of rows with equal content and, with ``near``, with nearly the same image."""
+def _looks(images: ImageSource, *, near: bool, n_jobs: int | None) -> list[_Look | None]:
+    """Return digest, thumbnail and size of each image; None for one that cannot be read."""
 
-    def look(row: int) -> tuple[bytes, np.ndarray, tuple[int, int]] | None:
+    def look(row: int) -> _Look | None:
         try:
             encoded = images.open(row)
             if not near:
@@ -234,7 +238,28 @@ def look_for_copies(images: ImageSource, *, near: bool, n_jobs: int | None) -> p
         return encoded.digest, gray_thumbnail(image), size_of(image)
 
     with DecodingThreads(effective_n_jobs(n_jobs)) as pool:
-        looks = list(pool.map(look, range(len(images))))
+        return list(pool.map(look, range(len(images))))
+
+
+def copies_across(train: ImageSource, test: ImageSource) -> list[tuple[int, int]]:
+    """Return rows of ``test`` with the first row of ``train`` of which they are edited copies."""
+    both = [_looks(each, near=True, n_jobs=2) for each in (train, test)]
+    rows = [(part, row) for part in (0, 1) for row, look in enumerate(both[part]) if look]
+    seen = [look for part in both for look in part if look]
+    if len(seen) < 2:
+        return []
+    found = near_copies(np.stack([each[1] for each in seen]), np.array([each[2] for each in seen]))
+    first: dict[int, int] = {}
+    for a, b in zip(found["row"], found["duplicate_of"], strict=True):
+        (part, row), (other, earlier) = rows[a], rows[b]
+        if part > other and both[1][row][0] != both[0][earlier][0]:  # type: ignore[index]
+            first[row] = min(earlier, first.get(row, earlier))
+    return sorted(first.items())
+
+
+def look_for_copies(images: ImageSource, *, near: bool, n_jobs: int | None) -> pd.DataFrame:
+    """Return pairs of rows with equal content and, with ``near``, with nearly the same image."""
+    looks = _looks(images, near=near, n_jobs=n_jobs)
     first: dict[bytes, int] = {}
     pairs = []
     for row, each in enumerate(looks):

@@ -12,6 +12,14 @@ from sktransfer.model_selection import check_leakage
 from sktransfer.report._scored_rows import ScoredRows
 from sktransfer.report._section import NOTHING, Section, number
 
+# Images up to which edited copies are looked for, which takes some minutes then.
+_MOST_COMPARED = 5000
+# What check_leakage finds, its name among the numbers, and how it is said.
+_COPIES = (
+    ("image", "training_images", "byte for byte"),
+    ("near duplicate", "edited_training_images", "as an edited copy (cropped, mirrored, scaled)"),
+)
+
 
 def partition_section(
     rows: ScoredRows, *, X_train: Any = None, y_train: Any = None, groups_train: Any = None
@@ -98,19 +106,26 @@ def add_overlap(
         )
     if X_train is not None:
         shape, values = _common_scale(rows, X_train)
+        near = len(rows.X) + len(X_train) <= _MOST_COMPARED
         table = check_leakage(
-            X_train, rows.X, image_shape=shape, value_range=values, on_leak="ignore"
+            X_train,
+            rows.X,
+            image_shape=shape,
+            value_range=values,
+            near_duplicates=near,
+            on_leak="ignore",
         )
-        found["training_images"] = shared = int(table["test_row"].nunique())
-        if shared:
-            section.warn(
-                f"{shared} test images are in training too, byte for byte: scores on them are not "
-                "those of new patients."
-            )
-        else:
-            section.remark(
-                "No test image is in training byte for byte; edited copies are not detected."
-            )
+        for what, key, how in _COPIES[: 2 if near else 1]:
+            found[key] = shared = int(table.loc[table["what"] == what, "test_row"].nunique())
+            if shared:
+                section.warn(
+                    f"{shared} test images are in training too, {how}: scores on them are not "
+                    "those of new patients."
+                )
+            else:
+                section.remark(f"No test image is in training {how}.")
+        if not near:
+            section.remark("Edited copies were not looked for: there are too many images.")
     return found
 
 

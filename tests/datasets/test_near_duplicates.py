@@ -11,6 +11,8 @@ from sklearn.datasets import load_sample_images
 
 from sktransfer.datasets import check_images, load_image_folder
 from sktransfer.datasets._near_duplicates import near_copies
+from sktransfer.exceptions import LeakageWarning
+from sktransfer.model_selection import check_leakage
 
 SIDE = 160
 EDITS = {
@@ -103,3 +105,11 @@ def test_xrays_of_one_patient_are_no_copies_and_edited_ones_are(shared_data):
         detail.endswith(f"with row {first}")
         for detail, (first, _) in zip(found["detail"], pairs, strict=True)
     )
+
+
+def test_a_test_image_that_is_an_edited_training_image_is_leakage(photos):
+    train, test = photos[:6], [photos[8], EDITS["mirrored"](photos[2]), photos[3]]
+    assert check_leakage(train, test, on_leak="ignore")["what"].tolist() == ["image"]
+    with pytest.warns(LeakageWarning, match="1 of 3 test rows are of an edited image"):
+        found = check_leakage(train, test, near_duplicates=True)
+    assert found.to_numpy().tolist() == [[1, 2, "near duplicate"], [2, 3, "image"]]

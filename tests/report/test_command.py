@@ -79,6 +79,7 @@ def test_a_pickle_is_reported_on_a_table_if_allowed(ward, tmp_path, capsys):
     assert found["partition"]["overlap"] == {
         "rows_of_training_patients": 60,
         "training_images": 60,
+        "edited_training_images": 0,
     }
     assert "healthy against ill" in found["title"]
     assert "warning: 60 test images" in capsys.readouterr().out

@@ -162,7 +162,11 @@ def test_partition_counts_images_and_patients(report, train, study):
     assert parts["training"]["images"] == 160
     assert parts["training"]["classes"]["ill"]["images"] == (train.y == "ill").sum()
     assert parts["test"]["prevalence"] == pytest.approx((study.y == "ill").mean())
-    assert found["overlap"] == {"rows_of_training_patients": 0, "training_images": 0}
+    assert found["overlap"] == {
+        "rows_of_training_patients": 0,
+        "training_images": 0,
+        "edited_training_images": 0,
+    }
 
 
 def test_patients_and_images_on_both_sides_are_a_warning(model, study, train):
@@ -181,6 +185,7 @@ def test_patients_and_images_on_both_sides_are_a_warning(model, study, train):
     assert report.to_dict()["partition"]["overlap"] == {
         "rows_of_training_patients": 4,
         "training_images": 3,
+        "edited_training_images": 0,
     }
     assert any("3 test images are in training too" in text for text in report.warnings)
     assert any("4 test images are of a patient" in text for text in report.warnings)
