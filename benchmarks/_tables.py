@@ -430,7 +430,8 @@ def audit(content: dict[str, Any]) -> str:
     n_draws = min(len(row["draws"]) for each in sets.values() for row in each["rows"])
     text = (
         f"Average precision of the ranking where {content['share']:.0%} of the labels were "
-        f"changed, mean of {n_draws} draws, with efficientnet_lite0 ({content['machine']['date'][:10]}). "
+        f"changed, mean of {n_draws} draws, with efficientnet_lite0 "
+        f"({content['machine']['date'][:10]}). "
         "Peers are given its embedding.\n\n" + rst_table(header, rows)
     )
     copies = content["copies"]
