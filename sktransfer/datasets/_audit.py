@@ -222,13 +222,13 @@ def audit_labels(
 
     Examples
     --------
-    >>> from sktransfer.datasets import audit_labels, load_digit_screening
-    >>> digits = load_digit_screening()
-    >>> X, y = digits.data[:300], digits.target[:300].copy()
-    >>> y[4] = 1 - y[4]
-    >>> audit = audit_labels(X, y, digits.groups[:300], image_shape=(8, 8))
-    >>> int(audit.table["row"].iloc[0])
-    4
+    >>> from sklearn.datasets import load_digits
+    >>> from sktransfer.datasets import audit_labels
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y[4] = 9
+    >>> audit = audit_labels(X[:300], y[:300])
+    >>> audit.table[["row", "given", "suggested"]].iloc[0].tolist()
+    [4, 9, 4]
     """
     if is_multilabel(y):
         raise ValueError("y has several labels a row: audit each of its columns by itself.")
