@@ -417,6 +417,9 @@ def novelty(content: dict[str, Any]) -> str:
             "p at most 0.05:",
             rst_table(("", "noticed", "false alarms, 50 X-rays of other patients"), drift),
         ]
+    )
+
+
 def audit(content: dict[str, Any]) -> str:
     sets = content["labels"]
     cases = [row["case"] for row in next(iter(sets.values()))["rows"]]
@@ -990,13 +993,13 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "operating_point": ("thresholds.rst", operating_point),
     "imbalance": ("imbalance.rst", imbalance),
     "bags": ("bags.rst", bags),
+    "audit": ("label_audit.rst", audit),
     "findings": ("findings.rst", findings),
     "export": ("deployment.rst", export),
     "triage": ("triage.rst", triage),
     "intervals": ("intervals.rst", intervals),
     "numbers_and_grades": ("numbers.rst", numbers_and_grades),
     "novelty": ("novelty.rst", novelty),
-    "audit": ("label_audit.rst", audit),
     "images_and_tables": ("tables.rst", images_and_tables),
     "domain_distance": ("choosing.rst", domain_distance),
     "choosing_regret": ("choosing.rst", choosing_regret),
