@@ -30,9 +30,9 @@ sys.path.insert(0, str(ROOT))
 
 # What is counted -> (the most there may be, why).
 LIMITS = {
-    # With bags of images, scores of images in tables, several findings, numbers and grades, decisions
-    # with guarantees, and models that leave the notebook.
-    "names": (116, "names that can be imported without an underscore"),
+    # With bags of images, scores of images in tables, several findings, numbers and grades,
+    # decisions with guarantees, and models that leave the notebook.
+    "names": (125, "names that can be imported without an underscore"),
     "undocumented": (0, "public names that docs/api.rst lacks, and entries that are not public"),
     "parameters": (35, "named constructor parameters of FineTuneClassifier"),
     "classes": (2, "classes of ours between FineTuneClassifier and skorch"),
@@ -41,12 +41,15 @@ LIMITS = {
     # commands that train and predict, models that move, networks of one's own, classes named in
     # every message, names of other libraries answered, results as HTML, an example everywhere. The
     # front door, heads on all layers, interpolated weights and adapters took 3,300; 8-bit integers,
-    # copies that overlap with a GPU's work, bags and image scores in tables 2,500.
-    "lines": (50_500, "lines of library code"),
+    # copies that overlap with a GPU's work, bags and image scores in tables 2,500. Half of the 12,000
+    # since are docstrings: several findings took 3,200, numbers and grades 1,300, intervals and
+    # acceptance 1,900, triage 1,200, novelty 1,500, the audit of labels 1,100, ONNX 1,400, the
+    # log, DICOM results and cards 1,000.
+    "lines": (57_000, "lines of library code"),
     # 37 more than before heads saw all layers, "auto" counted multiply-adds, and halves of the rows
     # were trained on. Of both, a dozen are for GPUs: batches that are copied while others are
     # computed, and float32 that stays float32.
-    "fit": (190, "functions of ours that run before the first gradient in fit"),
+    "fit": (200, "functions of ours that run before the first gradient in fit"),
     "transform": (108, "functions of ours that run in the extractor's fit_transform"),
     "finetune": (17, "files in _finetune"),
     "circles": (0, "circles of imports between files"),

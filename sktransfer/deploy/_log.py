@@ -20,7 +20,7 @@ from sktransfer.deploy._lines import PAGE, AppendedLines
 from sktransfer.deploy._predicting import Predictions, class_names, decision_of, predictions_of
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.inspection._estimator_images import image_reader, images_of
-from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier
 from sktransfer.model_selection._saved_threshold import load_with_threshold
 
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "numpy", "pillow")
@@ -118,7 +118,7 @@ def prediction_log(
     """
     if isinstance(model, str | os.PathLike):
         digest = file_digest(model) if model_digest is None else model_digest
-        model = load_with_threshold(OperatingPointClassifier, model, {})
+        model = load_with_threshold((OperatingPointClassifier, TriageClassifier), model, {})
     else:
         digest = digest_of(model) if model_digest is None else model_digest
     if not hasattr(model, "predict_proba"):

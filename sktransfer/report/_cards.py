@@ -14,7 +14,7 @@ _NAMESPACE = "https://mc.chai.org/v0.2/schema.xsd"
 _NOT_STATED = "Not stated."
 # Elements of the applied model card, in its order: text, or elements inside. A text begins with
 # "=" where the report knows it, and with "card:" where a heading of the report's card answers it.
-_FIELDS: dict[str, dict[str, Any]] = {
+_FIELDS: dict[str, Any] = {
     "BasicInfo": {"ModelName": "=title", "ModelDeveloper": "", "DeveloperContact": ""},
     "ReleaseInfo": {
         "ReleaseStage": "Research use only; not a medical device.",
