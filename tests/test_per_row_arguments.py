@@ -43,6 +43,8 @@ AGE = 40 + 20 * Y + RNG.normal(0, 5, N)
 SEX = np.where(RNG.random(N) < 0.5, "F", "None")
 FEATURES = RNG.normal(size=(N, 6)) + Y[:, None]
 BAGS = [FEATURES[i : i + 1 + i % 2] for i in range(N)]
+LABELS = np.stack([Y, READINGS], axis=1)
+LABEL_SCORES = np.stack([SCORE, OTHER], axis=1)
 THETA = np.stack([1 - SCORE, SCORE], axis=1)
 LINEAR = LogisticRegression().fit(FEATURES, Y)
 EXTRACTOR = PretrainedFeatureExtractor("resnet18", weights=None, image_size=32)
@@ -86,6 +88,17 @@ def triage():
 FAST = {
     "metrics.calibration_intercept": lambda w: metrics.calibration_intercept(
         w(Y), w(SCORE), groups=w(PATIENTS)
+    ),
+    "metrics.multilabel_report": lambda w: metrics.multilabel_report(
+        LABELS, LABEL_SCORES, groups=w(PATIENTS), n_resamples=20
+    ),
+    "metrics.MultilabelRocDisplay.from_predictions": lambda w: (
+        metrics.MultilabelRocDisplay.from_predictions(
+            LABELS, LABEL_SCORES, groups=w(PATIENTS)
+        ).report
+    ),
+    "datasets.audit_labels": lambda w: (
+        datasets.audit_labels(FEATURES, w(Y), w(PATIENTS), near_duplicates=False).table
     ),
     "metrics.calibration_slope": lambda w: metrics.calibration_slope(
         w(Y), w(SCORE), groups=w(PATIENTS)
@@ -342,6 +355,8 @@ SLOW = {
 # They have no argument for each row but y, which ``class_codes`` or an entry above reads.
 THROUGH_OTHERS = {
     "bags.BagTransformer.fit",  # labels are ignored
+    # What is two-dimensional is read as by multilabel_report.
+    *("metrics.multilabel_score", "metrics.MultilabelRocDisplay.from_estimator"),
     *(f"inspection.{name}" for name in ("deletion_insertion_curves", "grad_cam", "saliency_maps")),
     *("inspection.input_gradient", "inspection.integrated_gradients"),
     "inspection.saliency_randomization_test",
