@@ -16,7 +16,9 @@ from sktransfer._image_rows import take_rows
 from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.classes import fitted_steps, names_of_model
 from sktransfer._utils.sklearn_compat import _num_samples, decider, own_positive
-from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError
+from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError, NovelImageError
+
+_UNLIKE = "it is not like the images that the model was trained on"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
         names = {**names, decider(estimator).refer_label_: "refer"}
     reasons, predicted = np.full(n, "", dtype=object), np.full(n, "", dtype=object)
     y_proba, rows = np.full((n, len(labels)), np.nan), np.arange(n)
+    gate = next((step for step in fitted_steps(estimator) if isinstance(step, NoveltyGate)), None)
+    novel = None if gate is None else np.zeros(n, dtype=bool)
     while len(rows):
         try:
             with warnings.catch_warnings():
@@ -54,6 +58,11 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
             reasons[rows[error.index]] = error.reason
             rows = np.delete(rows, error.index)
             continue
+        except NovelImageError:  # of a gate that refuses them
+            refused = gate.is_novel(take_rows(X, rows))
+            novel[rows[refused]], reasons[rows[refused]] = True, _UNLIKE
+            rows = rows[~refused]
+            continue
         for network in networks_of(estimator):  # of those that give NaN instead
             failed = network.failed_rows_
             reasons[rows[failed["row"].to_numpy(dtype=int)]] = failed["reason"].to_numpy()
@@ -63,7 +72,9 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
     if len(readable):
         found = np.asarray(estimator.predict(take_rows(X, readable)))
         predicted[readable] = [_name(each, names, labels) for each in found]
-    return Predictions(y_proba, found, predicted, reasons)
+        if gate is not None:
+            novel[readable] = gate.is_novel(take_rows(X, readable))
+    return Predictions(y_proba, found, predicted, reasons, novel)
 
 
 def in_form_of(estimator: Any, images: pd.Series) -> Any:

@@ -172,7 +172,7 @@ def test_groups_and_weights_reach_a_fit_that_takes_them():
         ),
         lambda model, X, y: float(np.mean(model.predict(X) == y)),
     ],
-    ids=str,
+    ids=lambda scoring: scoring if isinstance(scoring, str) else type(scoring).__name__,
 )
 def test_any_scorer_of_predictions_gets_an_interval(scoring):
     found = cross_val_interval(GaussianNB(), X, Y, scoring=scoring, cv=3, n_repeats=1)
