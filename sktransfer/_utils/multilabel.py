@@ -27,7 +27,8 @@ def is_multilabel(y: Any) -> bool:
     rows = [
         row
         for row in (y if isinstance(y, Iterable) else ())
-        if isinstance(row, _SETS) and getattr(row, "ndim", 1) != 0  # a masked label is an array of one
+        if isinstance(row, _SETS)
+        and getattr(row, "ndim", 1) != 0  # a masked label is an array of one
     ]
     named = any(isinstance(row, (set, frozenset)) for row in rows)
     return named or any(len(row) > 1 or any(isinstance(n, str) for n in row) for row in rows)

@@ -89,6 +89,8 @@ def decider(estimator: Any) -> Any:
             estimator = estimator.estimator
         elif hasattr(estimator, "best_estimator_") and not hasattr(type(estimator), "_members"):
             estimator = estimator.best_estimator_
+        elif hasattr(type(estimator), "is_novel"):  # a gate, which leaves decisions to another
+            estimator = getattr(estimator, "estimator_", estimator.estimator)
         else:
             return estimator
 

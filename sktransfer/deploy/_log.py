@@ -207,7 +207,7 @@ class LoggedModel:
         """Return one line of the log."""
         reason = found.reasons[row]
         scores = None
-        if not reason:
+        if not reason and not np.isnan(found.y_proba[row]).any():  # a gate gives no score
             order = np.argsort(-found.y_proba[row], kind="stable")[:_MOST_CLASSES]
             scores = {self._names[k]: float(found.y_proba[row][k]) for k in sorted(order)}
         record = {

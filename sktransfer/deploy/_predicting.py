@@ -17,6 +17,7 @@ from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.classes import fitted_steps, names_of_model
 from sktransfer._utils.sklearn_compat import _num_samples, decider, own_positive
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError, NovelImageError
+from sktransfer.novelty import NoveltyGate
 
 _UNLIKE = "it is not like the images that the model was trained on"
 
@@ -43,9 +44,11 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
     names, labels = class_names(estimator), np.asarray(estimator.classes_).tolist()
     if refers(estimator):
         names = {**names, decider(estimator).refer_label_: "refer"}
+    gate = next((step for step in fitted_steps(estimator) if isinstance(step, NoveltyGate)), None)
+    if gate is not None and gate.on_novel == "refer":
+        names = {**names, gate.refer_label_: "refer"}
     reasons, predicted = np.full(n, "", dtype=object), np.full(n, "", dtype=object)
     y_proba, rows = np.full((n, len(labels)), np.nan), np.arange(n)
-    gate = next((step for step in fitted_steps(estimator) if isinstance(step, NoveltyGate)), None)
     novel = None if gate is None else np.zeros(n, dtype=bool)
     while len(rows):
         try:
@@ -58,7 +61,9 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
             reasons[rows[error.index]] = error.reason
             rows = np.delete(rows, error.index)
             continue
-        except NovelImageError:  # of a gate that refuses them
+        except NovelImageError:
+            if gate is None or novel is None:
+                raise
             refused = gate.is_novel(take_rows(X, rows))
             novel[rows[refused]], reasons[rows[refused]] = True, _UNLIKE
             rows = rows[~refused]
@@ -72,7 +77,7 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
     if len(readable):
         found = np.asarray(estimator.predict(take_rows(X, readable)))
         predicted[readable] = [_name(each, names, labels) for each in found]
-        if gate is not None:
+        if gate is not None and novel is not None:
             novel[readable] = gate.is_novel(take_rows(X, readable))
     return Predictions(y_proba, found, predicted, reasons, novel)
 

@@ -24,8 +24,9 @@ from sklearn.pipeline import make_pipeline
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
 from sktransfer.deploy import prediction_log
 from sktransfer.deploy._lines import PAGE, AppendedLines
-from sktransfer.exceptions import ImageDecodeError
+from sktransfer.exceptions import ImageDecodeError, NovelImageError
 from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.novelty import NoveltyGate
 
 SMALL = {"weights": None, "image_size": 32}
 SCORES = np.linspace(0, 1, 40)[:, None]
@@ -114,6 +115,27 @@ def test_the_threshold_of_the_model_is_in_each_line(images, tmp_path):
     assert {line["threshold"] for line in log} == {chosen.threshold_}
     assert {line["positive"] for line in log} == {"1"}
     assert [int(line["decision"]) for line in log] == chosen.predict(SCORES[::7]).tolist()
+
+
+@pytest.mark.parametrize("on_novel", ["flag", "refer", "raise"])
+def test_images_unlike_those_of_the_training_are_marked(tmp_path, on_novel):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 3))
+    gate = NoveltyGate(LogisticRegression(), on_novel=on_novel).fit(X, np.where(X[:, 0] > 0, 1, 0))
+    new = np.array([[0.1, 0, 0], [30, 30, 30], [-0.1, 0, 0]])
+    path = tmp_path / "log.jsonl"
+    with prediction_log(path, gate) as model:
+        found = model.predictions(new)
+        if on_novel == "raise":
+            with pytest.raises(NovelImageError):
+                model.predict(new)
+        else:
+            np.testing.assert_array_equal(model.predict(new), gate.predict(new))
+    log = lines_of(path)[:3]
+    assert [line["novel"] for line in log] == found.novel.tolist() == [False, True, False]
+    second = {"flag": "1", "refer": "refer", "raise": None}[on_novel]
+    assert [line["decision"] for line in log] == ["1", second, "0"]
+    assert (log[1]["error"] is not None) == (on_novel == "raise")
 
 
 def test_models_that_learned_otherwise_have_other_digests_and_saved_ones_their_files(
