@@ -88,3 +88,5 @@ verdict = acceptance_test(
     required={"sensitivity": 0.8, "specificity": 0.6},
 )
 print(verdict)
+
+# sphinx_gallery_thumbnail_path = '_static/gallery/accepted_at_a_new_site_1.webp'
