@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
+from sktransfer import MultiLabelLogisticRegression
 from sktransfer._utils.multilabel import is_multilabel, read_indicators
 
 MATRIX = np.array([[1, 0], [0, 0], [1, 1]])
@@ -66,3 +67,12 @@ def test_columns_are_found_by_their_names_and_matrices_have_them_in_order():
 def test_what_is_no_label_is_an_error_that_says_which(y, message):
     with pytest.raises(ValueError, match=message):
         read_indicators(y, ["a", "b"])
+
+
+def test_names_joined_in_text_are_classes_with_a_warning():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    joined = ["Effusion|Mass", "Mass"] * 20
+    with pytest.warns(UserWarning, match=r"'Effusion\|Mass', which are learned as one class each"):
+        clf = MultiLabelLogisticRegression().fit(X, joined)
+    assert clf.classes_.tolist() == ["Effusion|Mass", "Mass"]
+    MultiLabelLogisticRegression().fit(X, ["a|b", "c|d"] * 20)  # nothing in common: no warning

@@ -106,6 +106,7 @@ def test_a_wrong_class_weight_is_an_error_that_names_labels(task):
         ({"Efusion": 3}, "'Efusion' is none of them"),
         ([None], "1 entries for 3 findings"),
         ({"Mass": -1}, "'Mass' must be positive"),
+        ({"Mass": {"yes": 5}}, "'Mass' is of rows without it \\(0\\) and with it \\(1\\)"),
     ):
         with pytest.raises(ValueError, match=message):
             MultiLabelLogisticRegression(class_weight=wrong).fit(*task)

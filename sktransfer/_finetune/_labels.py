@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from sktransfer._finetune._targets import Findings, Target
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.multilabel import is_multilabel, read_indicators
+from sktransfer._utils.multilabel import is_multilabel, read_indicators, warn_of_joined
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import _check_sample_weight, _check_y
 from sktransfer._utils.splitting import holdout_split, joined_groups
@@ -73,6 +73,8 @@ def read_labels(
             raise ValueError(f"y: nothing is known of any of the {len(codes)} rows.")
         return read_rows(codes, source, sample_weight, groups, Findings(known), kept), known
     y = _check_y(check_present(y), multi_output=False, y_numeric=False, estimator=estimator)
+    if several:
+        warn_of_joined(y)
     try:
         check_classification_targets(y)
     except ValueError as error:

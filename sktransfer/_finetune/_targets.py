@@ -35,7 +35,7 @@ from sktransfer._utils.logistic import (
     solve_independent,
     solve_linear,
 )
-from sktransfer._utils.multilabel import read_indicators
+from sktransfer._utils.multilabel import share_correct
 from sktransfer._utils.names import quoted
 from sktransfer._utils.splitting import iterative_folds, stratified_folds
 
@@ -304,6 +304,11 @@ class Findings(Target):
                     factors[place] = total.sum() / (2 * total)
             elif own is not None:
                 given = own if isinstance(own, dict) else {1: own}
+                if not {0, 1}.issuperset(given):
+                    raise ValueError(
+                        f"class_weight of {name!r} is of rows without it (0) and with it (1); got "
+                        f"{own!r}."
+                    )
                 factors[place] = [given.get(0, 1.0), given.get(1, 1.0)]
             if not (np.isfinite(factors[place]) & (factors[place] >= 0)).all():
                 raise ValueError(f"class_weight of {name!r} must be positive; got {own!r}.")
@@ -440,12 +445,7 @@ class Findings(Target):
 
     def accuracy(self, predicted: np.ndarray, y: Any, sample_weight: Any) -> float:
         """Return the share of rows all of whose known findings are predicted correctly."""
-        codes, _ = read_indicators(y, self.classes.tolist())
-        known = ~np.isnan(codes)
-        told = known.any(axis=1)
-        correct = ((codes == predicted) | ~known).all(axis=1)
-        weight = None if sample_weight is None else np.asarray(sample_weight)[told]
-        return float(np.average(correct[told], weights=weight))
+        return share_correct(y, predicted, self.classes.tolist(), sample_weight)
 
     def written(self) -> dict[str, Any]:
         """Return the findings as JSON has them."""

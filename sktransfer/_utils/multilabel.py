@@ -5,6 +5,8 @@ Labels of a row are independent of each other: a row may have none, one or all o
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -56,7 +58,7 @@ def read_indicators(
         if wanted is not None and len(wanted) == frame.shape[1]:
             frame.columns = pd.Index(wanted, dtype=object)
     names = list(frame.columns)
-    wanted = names if wanted is None else wanted
+    wanted = list(dict.fromkeys(names)) if wanted is None else wanted
     absent = [label for label in wanted if label not in names]
     if absent or len(set(names)) < len(names) or len(names) > len(wanted):
         raise ValueError(
@@ -68,6 +70,21 @@ def read_indicators(
     known[:] = wanted
     found = pd.Series(known).infer_objects().to_numpy()
     return matrix, found if found.dtype.kind in "iu" else known
+
+
+def warn_of_joined(y: np.ndarray) -> None:
+    """Warn if classes are names of labels joined by "|", such as "Effusion" and "Effusion|Mass"."""
+    if y.dtype.kind not in "OU":
+        return
+    classes = [name for name in set(y.tolist()) if isinstance(name, str)]
+    joined = sorted(name for name in classes if "|" in name)
+    if joined and max(Counter(part for name in classes for part in name.split("|")).values()) > 1:
+        warnings.warn(
+            f"y has classes such as {joined[0]!r}, which are learned as one class each. For "
+            "several labels a row, give the names in sets, or read the table with "
+            'sktransfer.datasets.load_image_table(..., separator="|").',
+            stacklevel=3,
+        )
 
 
 def _is_nested(y: Any) -> bool:
@@ -109,16 +126,29 @@ def _column(cells: pd.Series, label: Any, name: str) -> np.ndarray:
     odd = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
     if len(odd):
         value = cells.iloc[odd[0]]
-        hint = (
-            " -1 stands for uncertain in some tables: load_image_table(uncertain=) reads it."
-            if value == -1
-            else ""
-        )
+        hint = {
+            -1: " -1 stands for uncertain in some tables: load_image_table(uncertain=) reads it.",
+            2: " scikit-learn's cross_val_predict makes 2 of NaN, except with method='predict'.",
+        }.get(values[odd[0]], "")
         raise ValueError(
             f"{name}: the label {label!r} is {value!s} in row {odd[0]}; it must be 1 (present), 0 "
             f"(absent) or NaN (unknown).{hint}"
         )
     return values
+
+
+def share_correct(
+    y: Any, predicted: np.ndarray, labels: Sequence[Any], sample_weight: Any = None
+) -> float:
+    """Return the share of rows all of whose known labels are predicted correctly."""
+    truth, _ = read_indicators(y, labels)
+    known = ~np.isnan(truth)
+    told = known.any(axis=1)
+    if not told.any():
+        raise ValueError(f"y: nothing is known of any of the {len(truth)} rows.")
+    correct = ((truth == predicted) | ~known).all(axis=1)
+    weight = None if sample_weight is None else np.asarray(sample_weight)[told]
+    return float(np.average(correct[told], weights=weight))
 
 
 def label_scores(values: Any, n_labels: int, *, name: str = "y_score") -> np.ndarray:

@@ -15,6 +15,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.config import API_PAGE
+from sktransfer._utils.multilabel import is_multilabel
 from sktransfer._utils.per_row import check_present
 from sktransfer._utils.sklearn_compat import (
     BaseThresholdClassifier,
@@ -73,7 +74,13 @@ class CrossFittedClassifier(BaseThresholdClassifier):
         return y
 
     def _read_labels(self, y: Any) -> np.ndarray:
-        """Return labels as an array; none may be missing."""
+        """Return labels as an array; none may be missing, and there is one in each row."""
+        if is_multilabel(y):
+            raise ValueError(
+                f"{type(self).__name__} is for one label a row, and y has several. Fit one for "
+                "each of them, with an estimator of that label: fit(X[known], y.loc[known, name]), "
+                "known = y[name].notna()."
+            )
         labels: np.ndarray = _check_y(
             check_present(y), multi_output=False, y_numeric=False, estimator=self
         )

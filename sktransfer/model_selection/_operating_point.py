@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.classes import class_text, names_of_model, positive_class
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.multilabel import is_multilabel
+from sktransfer._utils.multilabel import is_multilabel, share_correct
 from sktransfer._utils.sklearn_compat import Interval, StrOptions, _fit_context
 from sktransfer.metrics import operating_point
 from sktransfer.metrics._decisions import cheapest_threshold, check_cost_matrix
@@ -337,6 +337,29 @@ class OperatingPointClassifier(CrossFittedClassifier):
         called = positive_scores(self.estimator_, X, methods, self.pos_label_) >= self.threshold_
         column = self._positive_column()
         return self.classes_[np.where(called, column, 1 - column)]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy of predictions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...), list or DataFrame
+            Whatever the estimator takes.
+        y : array-like of shape (n,) or (n, n_labels)
+            True labels, in any of the forms that ``fit`` accepts.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Share of rows that are predicted correctly; with several labels a row, in all labels
+            that are known.
+        """
+        check_is_fitted(self, "threshold_")
+        if hasattr(self, "label_names_"):
+            return share_correct(y, self.predict(X), self.label_names_.tolist(), sample_weight)
+        return float(super().score(X, y, sample_weight))
 
     def _record(self, net: Any) -> dict[str, Any]:
         return record_of_point(self, net)

@@ -14,7 +14,11 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
 
 from sktransfer.metrics import multilabel_report
-from sktransfer.model_selection import MultilabelStratifiedGroupKFold, OperatingPointClassifier
+from sktransfer.model_selection import (
+    MultilabelStratifiedGroupKFold,
+    OperatingPointClassifier,
+    TriageClassifier,
+)
 
 LABELS = ["Effusion", "Mass"]
 
@@ -176,3 +180,27 @@ def test_it_works_in_cross_validation_and_its_thresholds_are_reported():
     sets = [{label for label in LABELS if row[label]} for _, row in y.iterrows()]
     by_sets = clf.fit(X, sets).threshold_.tolist()
     assert clf.fit(X, y.astype(int)).threshold_.tolist() == by_sets
+
+
+@pytest.mark.parametrize("form", ["frame", "array", "sets"])
+def test_its_score_leaves_unknown_labels_out(form):
+    X, y = _rows()
+    clf = OperatingPointClassifier(Columns().fit(X, y), target_level=0.8, cv="prefit").fit(X, y)
+    called = clf.predict(X)
+    unknown = y.mask(called != y)  # what is wrong is not known
+    weight = np.ones(500)
+    if form == "sets":
+        true = [{name for name in y if row[name]} for _, row in y.iterrows()]
+        assert clf.score(X, true) == pytest.approx((called == y).all(axis=1).mean())
+        return
+    assert clf.score(X, unknown if form == "frame" else unknown.to_numpy(), weight) == 1
+    with pytest.raises(ValueError, match="nothing is known of any of the 500 rows"):
+        clf.score(X, y * np.nan)
+
+
+@pytest.mark.parametrize("unknown", [0, 0.2])
+def test_a_triage_says_that_it_is_for_one_label_a_row(unknown):
+    X, y = _rows(unknown=unknown)
+    for labels in (y, y.to_numpy(), [{"Effusion"}, set()] * 250):
+        with pytest.raises(ValueError, match="TriageClassifier is for one label a row"):
+            TriageClassifier(LogisticRegression()).fit(X, labels)
