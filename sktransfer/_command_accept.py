@@ -25,6 +25,8 @@ from sktransfer.report._command import (
     load_model,
 )
 
+# An acceptance test has no model card, which .xml would be.
+_PAGES = [suffix for suffix in _WRITERS if suffix != ".xml"]
 STATUS = {"accepted": 0, "rejected": 3, "inconclusive": 4}
 
 
@@ -42,8 +44,8 @@ def run_accept(options: argparse.Namespace) -> int:
         return 0
     outputs = [new_file(name, "-o", "acceptance.html") for name in options.output or []]
     for path in outputs:
-        if path.suffix.lower() not in _WRITERS:
-            raise ValueError(f"-o {path} has to end in {', '.join(_WRITERS)}.")
+        if path.suffix.lower() not in _PAGES:
+            raise ValueError(f"-o {path} has to end in {', '.join(_PAGES)}.")
     check_options(options, [options.data])
     estimator = load_model(
         options.model, allow_pickle=options.allow_pickle, weights=options.weights

@@ -23,9 +23,10 @@ from sktransfer._utils.versions import versions_of
 from sktransfer._utils.writing import written_whole
 from sktransfer._version import __version__
 from sktransfer.deploy._graph import OPSET, Graph, import_onnx
-from sktransfer.deploy._heads import THRESHOLDS, Heads, threshold_of
+from sktransfer.deploy._heads import THRESHOLDS, Heads, cannot, threshold_of
 from sktransfer.deploy._identity import model_digest
 from sktransfer.deploy._networks import Networks
+from sktransfer.deploy._predicting import findings_of, refers
 
 # Images that a file is compared on where none are given, and how far its probabilities may be away
 # from the estimator's in the median: more than rounding is a mistake.
@@ -122,10 +123,7 @@ def export_onnx(
             f"precision must be one of {', '.join(map(repr, _PRECISIONS))}; got {precision!r}."
         )
     check_is_fitted(estimator)
-    if not hasattr(estimator, "classes_"):
-        raise ValueError(
-            f"{type(estimator).__name__} is no fitted classifier, and cannot be exported to ONNX."
-        )
+    _refuse_other_targets(estimator)
     g = Graph()
     networks = Networks(g, precision, None if calibration is None else _calibrate(calibration))
     heads = Heads(g, networks)
@@ -151,6 +149,18 @@ def export_onnx(
         temporary.write_bytes(data)
     made = {"path": os.fspath(path), "precision": networks.precision, "opset": OPSET}
     return Bunch(**made, n_bytes=len(data), **found)
+
+
+def _refuse_other_targets(estimator: Any) -> None:
+    """Raise, naming the step, unless each row is predicted as one of several classes."""
+    step = decider(estimator)
+    if not hasattr(estimator, "classes_"):
+        raise cannot(step, "it is no fitted classifier")
+    if refers(estimator):
+        raise cannot(step, "it leaves rows undecided, and the file always decides")
+    lists = isinstance(estimator.classes_, list) or getattr(step, "multilabel_", False)
+    if lists or findings_of(estimator) is not None:
+        raise cannot(step, "it predicts several findings a row, and the file one class")
 
 
 def _calibrate(images: Any) -> Callable[[Preprocessing], Calibration]:

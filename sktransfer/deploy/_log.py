@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +27,8 @@ from sktransfer.model_selection._saved_threshold import load_with_threshold
 _PACKAGES = ("scikit-learn", "torch", "torchvision", "numpy", "pillow")
 # Of more classes than these the likeliest are logged, so that a line stays within a page.
 _MOST_CLASSES = 20
+# Messages have names in quotes; a name may have quotes in it too.
+_QUOTED = re.compile(r"""['"].*['"]""", re.DOTALL)
 
 
 def prediction_log(
@@ -206,6 +209,8 @@ class LoggedModel:
     ) -> bytes:
         """Return one line of the log."""
         reason = found.reasons[row]
+        if not self._include_identifiers:
+            reason = _without_names(reason, name)
         scores = None
         if not reason and not np.isnan(found.y_proba[row]).any():  # a gate gives no score
             order = np.argsort(-found.y_proba[row], kind="stable")[:_MOST_CLASSES]
@@ -226,6 +231,13 @@ class LoggedModel:
             record |= {"scores": None, "decision": str(record["decision"])[:200]}
             line = json.dumps(record).encode() + b"\n"
         return line
+
+
+def _without_names(reason: str, name: str | None) -> str:
+    """Return why an image cannot be read, without the name of its file."""
+    kept = _QUOTED.sub("'...'", reason)
+    is_name = name is not None and name not in ("array", "tensor", "bytes")
+    return "the file cannot be read" if is_name and name in kept else kept
 
 
 def _versions() -> dict[str, str]:

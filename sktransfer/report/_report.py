@@ -187,7 +187,13 @@ class DiagnosticReport:
         -------
         text : str or None
             The text, if there is no ``path``.
+
+        Raises
+        ------
+        ValueError
+            If this is the page of an acceptance test, which has no model card.
         """
+        self._check_card()
         ordered = copy.copy(self)
         first = {"card": self.sections["card"], "model": self.sections["model"]}
         ordered.sections = {**first, **self.sections}
@@ -219,9 +225,17 @@ class DiagnosticReport:
         Raises
         ------
         ValueError
-            If the card has no such field.
+            If the card has no such field, or this is the page of an acceptance test.
         """
+        self._check_card()
         return _written(applied_model_card(self, fields), path)
+
+    def _check_card(self) -> None:
+        """Raise if there is nothing to write a model card of."""
+        if "card" not in self.sections:
+            raise ValueError(
+                "The page of an acceptance test has no model card; diagnostic_report has one."
+            )
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str | None:
         """Write the numbers of :meth:`to_dict` as JSON.

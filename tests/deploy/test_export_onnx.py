@@ -17,8 +17,10 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -26,7 +28,7 @@ import sktransfer
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
 from sktransfer.__main__ import main
 from sktransfer._images import make_preprocessing
-from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -227,6 +229,43 @@ def test_the_metadata_says_what_the_model_is(tmp_path, made_once):
 def test_what_cannot_be_exported_is_named(clf, named, tmp_path):
     with pytest.raises(ValueError, match=named):
         sktransfer.export_onnx(clf.fit(X, NAMES), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+FINDINGS = np.c_[Y, Y[::-1]]
+FROZEN = FineTuneClassifier("squeezenet1_1", weights=None, image_size=32, freeze_depth="all")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "y", "named"),
+    [
+        (FROZEN, FINDINGS, "FineTuneClassifier .* several findings"),
+        (
+            clone(FROZEN).set_params(loss="cumulative_link"),
+            np.arange(len(Y)) % 3,
+            "FineTuneClassif",
+        ),
+        (make_pipeline(extractor(), OneVsRestClassifier(LINEAR)), FINDINGS, "OneVsRestClassifier"),
+        (
+            make_pipeline(extractor(), MultiOutputClassifier(LINEAR)),
+            FINDINGS,
+            "MultiOutputClassifier .* several findings",
+        ),
+        (make_pipeline(extractor(), LinearRegression()), Y, "LinearRegression .* no fitted class"),
+        (make_pipeline(extractor()), Y, "PretrainedFeatureExtractor .* no fitted classifier"),
+        (
+            TriageClassifier(
+                make_pipeline(extractor(), LINEAR), confidence_level=None, pos_label=1, cv=2
+            ),
+            Y,
+            "TriageClassifier .* undecided",
+        ),
+    ],
+    ids=["findings", "grades", "one against rest", "outputs", "numbers", "features", "triage"],
+)
+def test_other_targets_than_one_class_of_several_are_refused(estimator, y, named, tmp_path):
+    with pytest.raises(ValueError, match=f"{named}.*What can be"):
+        sktransfer.export_onnx(estimator.fit(X, y), tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()
 
 

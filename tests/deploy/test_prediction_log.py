@@ -103,6 +103,20 @@ def test_an_image_that_cannot_be_read_is_logged_and_stays_an_error(network, imag
     assert "bad.png" not in path.read_text()
 
 
+def test_reasons_in_the_log_have_no_names_of_files_unless_asked(network, tmp_path):
+    folder = tmp_path / "Doe's folder"
+    folder.mkdir()
+    path, asked = tmp_path / "log.jsonl", tmp_path / "asked.jsonl"
+    rows = [str(folder / "Doe.png"), str(folder), "https://example.invalid/Doe.png", "file:///Doe"]
+    for log, named in ((path, False), (asked, True)):
+        with prediction_log(log, network, include_identifiers=named) as model:
+            assert all(model.predictions([*rows, b""]).reasons)
+    assert "Doe" not in path.read_text()
+    assert lines_of(path)[0]["error"].startswith("no such file: '...'")
+    assert lines_of(path)[4]["error"] == lines_of(asked)[4]["error"]
+    assert all("Doe" in line["error"] for line in lines_of(asked)[:4])
+
+
 def test_the_threshold_of_the_model_is_in_each_line(images, tmp_path):
     y = (SCORES[:, 0] > 0.5).astype(int)
     clf = LogisticRegression().fit(SCORES, y)

@@ -242,6 +242,9 @@ def test_the_page_has_verdict_numbers_and_subgroups_and_no_names_of_patients(tmp
     assert numbers["verdict"]["verdict"] == "accepted"
     assert numbers["summary"] == result.summary
     assert "Acceptance test" in page._repr_html_()
+    for write in (page.to_chai, page.to_hugging_face):
+        with pytest.raises(ValueError, match="has no model card; diagnostic_report"):
+            write()
     with pytest.raises(TypeError, match="what acceptance_test returned"):
         acceptance_report("accepted")
 
@@ -290,6 +293,8 @@ def test_the_command_ends_with_the_status_of_its_verdict(site, capsys):
     frame["label"] = frame["label"].map({"no": "yes", "yes": "no"})
     frame.to_csv(site / "site.csv", index=False)
     assert accept(site, *rates) == 3
+    assert accept(site, *rates, "-o", str(site / "card.xml")) == 1
+    assert "has to end in .html, .md, .json." in capsys.readouterr().err
     assert accept(site, "--required", "sensitivity") == 1
     assert "write a rate and a number" in capsys.readouterr().err
 
