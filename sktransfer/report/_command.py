@@ -171,6 +171,11 @@ def load_data(path: str, options: argparse.Namespace, findings: list[Any] | None
         return load_image_table(frame, target=target, **settings)
     data = load_image_table(frame, target=target, separator="|", **settings)
     known = data.target.notna().any(axis=1)
+    if set(findings).isdisjoint(data.target):
+        raise ValueError(
+            f"Column {target!r} names none of the model's findings, {listed(findings)}. Where each "
+            "has a column of its own, leave --target out."
+        )
     if others := [name for name in data.target if name not in findings]:
         print(f"left out, since the model does not know them: {listed(others)}")
     absent = pd.DataFrame({name: known.map({True: 0.0}) for name in findings})

@@ -97,3 +97,5 @@ def test_commands_predict_and_report_every_finding(task, clf, form, tmp_path, ca
     assert main(["predict", *arguments]) == 0
     said = capsys.readouterr()
     assert "every finding" in said.out + said.err
+    assert main(["report", *arguments, "--target", "patient"]) != 0
+    assert "'patient' names none of the model's findings" in capsys.readouterr().err
