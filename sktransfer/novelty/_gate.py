@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.utils import Tags, get_tags
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags, check_consistent_length, get_tags
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
@@ -310,6 +311,7 @@ class NoveltyGate(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if report.novel_p_value <= LEVEL:
             return replace(report, reason="more of the new images than expected are novel.")
         X_labeled, y, *rest = labeled
+        check_consistent_length(X_labeled, y, *rest)
         rows, called, there = self._called(X_labeled)
         rows_new, called_new, there_new = self._called(X)
         table, reason = operating_point_without_labels(
@@ -379,6 +381,22 @@ class NoveltyGate(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         tags.input_tags, tags.classifier_tags = own.input_tags, own.classifier_tags
         tags.input_tags.sparse = False
         return tags
+
+
+def gate_with_rows(estimator: Any, X: Any) -> tuple[NoveltyGate, Any] | None:
+    """Return the gate in a fitted estimator, and rows as it gets them; None where there is none."""
+    if not any(isinstance(step, NoveltyGate) for step in fitted_steps(estimator)):
+        return None
+    while not isinstance(estimator, NoveltyGate):
+        if isinstance(estimator, Pipeline):
+            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
+            estimator = estimator.steps[-1][1]
+        else:
+            names = ("best_estimator_", "estimator_", "estimator")
+            estimator = next((getattr(estimator, n) for n in names if hasattr(estimator, n)), None)
+        if estimator is None:  # several gates, one for each fold
+            return None
+    return estimator, X
 
 
 def default_detector(estimator: Any) -> NoveltyDetector:

@@ -26,6 +26,7 @@ SERVES = {
     "roc": _items("28, 29, 37, 38", "12e, 23a", "18, 31", _STRATOS),
     "operating": _items("28, 29, 37, 38", "15, 23a", "15c, 30, 31"),
     "triage": _items("28, 37, 38", "15, 23a", "15c, 30, 31"),
+    "novelty": _items("35, 39", "20c"),
     "calibration": _items("28, 37", "12e, 23a", other=_STRATOS),
     "distributions": _items("37", "23a", "30", _STRATOS),
     "benefit": _items("28", "12e, 23a", other=_STRATOS),

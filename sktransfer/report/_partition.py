@@ -27,7 +27,14 @@ def partition_section(
     """Write counts of each part, and whether images or patients are in both."""
     section = Section("partition", "Data")
     parts = {"test": _counts(rows, rows.y, rows.groups)}
-    parts["test"]["unreadable"] = rows.n_given - len(rows.y)
+    refused = 0 if rows.novelty is None else rows.novelty.n_refused
+    parts["test"]["unreadable"] = rows.n_given - len(rows.y) - refused
+    if refused:
+        parts["test"]["novel"] = refused
+        section.remark(
+            f"{refused} test images are not like those of training, and the model does not answer "
+            "for them: they are left out of everything but the section on novelty."
+        )
     if groups_train is not None:
         groups_train = read_groups(groups_train, name="groups_train")
     if y_train is not None:

@@ -26,6 +26,7 @@ from sktransfer.report._findings import findings_parts
 from sktransfer.report._findings_rows import score_findings
 from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES, card_section
 from sktransfer.report._model import model_section
+from sktransfer.report._novelty import novelty_section
 from sktransfer.report._partition import partition_section
 from sktransfer.report._scored_rows import ScoredRows, score_rows
 from sktransfer.report._scores import (
@@ -427,13 +428,14 @@ def diagnostic_report(
     rows = score_rows(estimator, X, y, pos_label=pos_label, **naming)
     names = _row_names(rows, row_names) if include_identifiers else None
     curve = roc_section(rows, readers, identify=include_identifiers, random_state=random_state)
-    area = curve.data["roc_auc"]
+    area, novelty = curve.data["roc_auc"], rows.novelty
     parts = [
         partition_section(rows, **training),
         model_section(estimator, identify=include_identifiers, file_digest=model_digest),
         curve,
         operating_section(rows, thresholds),
         *([triage_section(rows)] if refers(estimator) else []),
+        *([] if novelty is None else [novelty_section(rows, novelty, random_state=random_state)]),
         calibration_section(rows),
         distributions_section(rows),
         benefit_section(rows),

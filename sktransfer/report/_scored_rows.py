@@ -12,13 +12,34 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktransfer._utils.classes import names_of_model, positive_class
 from sktransfer._utils.identifiers import read_groups
-from sktransfer._utils.sklearn_compat import _safe_indexing, decider, own_positive
+from sktransfer._utils.sklearn_compat import _num_samples, _safe_indexing, decider, own_positive
 from sktransfer.datasets._levels import read_columns
 from sktransfer.deploy._predicting import threshold_of
 from sktransfer.metrics._labels import check_labels, check_readings
+from sktransfer.novelty._gate import gate_with_rows
 from sktransfer.report._class_names import check_names
 
 _METHODS = ("predict_proba", "decision_function")
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What a gate says of all rows that can be read, ``X`` as it gets them.
+
+    ``there`` are their positions among the rows given; ``y`` has the names of their classes.
+    """
+
+    gate: Any
+    X: Any
+    novel: np.ndarray
+    there: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray | None
+
+    @property
+    def n_refused(self) -> int:
+        """Return how many rows have no score because they are novel."""
+        return 0 if self.gate.on_novel == "flag" else int(self.novel.sum())
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,8 @@ class ScoredRows:
     ``pos_label``. A row is predicted positive if its score is at least ``threshold``, whose origin
     ``threshold_source`` says in words. Rows without a score are left out: ``kept`` are the
     positions of the others among the ``n_given`` rows.
+
+    ``novelty`` is of an estimator with a ``NoveltyGate``; rows that the gate refuses have no score.
     """
 
     estimator: Any
@@ -47,6 +70,7 @@ class ScoredRows:
     kept: np.ndarray
     n_given: int
     confidence_level: float
+    novelty: Novelty | None = None
 
     @property
     def is_positive(self) -> np.ndarray:
@@ -111,23 +135,21 @@ def score_rows(
         own if pos_label is None else pos_label,
         names=dict(zip(labels.tolist(), names, strict=True)),
     )
-    truth = check_labels(y, name="y")
-    unknown = np.setdiff1d(truth, labels)
-    if len(unknown):
-        raise ValueError(
-            f"y has labels that the estimator does not know: {unknown[:5].tolist()}; its classes "
-            f"are {labels.tolist()}."
-        )
+    truth = _known(y, labels)
     method = method_of(decider(estimator))
-    score = _scores(estimator, X, method, labels, label)
-    if len(score) != len(truth):
-        raise ValueError(f"y has {len(truth)} labels for {len(score)} rows of X.")
+    if len(truth) != _num_samples(X):
+        raise ValueError(f"y has {len(truth)} labels for {_num_samples(X)} rows of X.")
     patients = None if groups is None else read_groups(groups, n=len(truth))
+    negative, positive = _names(labels, label, names)
+    named = _class_names(truth, labels, label, (negative, positive), "y").astype(str)
+    novelty = _novelty(estimator, X, named, patients)
+    score = np.full(len(truth), np.nan)
+    asked = _answered(novelty, len(truth))
+    score[asked] = _scores(estimator, _rows(X, asked), method, labels, label)
     kept = np.flatnonzero(~np.isnan(score))
     if len(kept) < len(score):
-        X, truth, score = _safe_indexing(X, kept), truth[kept], score[kept]
+        X, named, score = _safe_indexing(X, kept), named[kept], score[kept]
         patients = None if patients is None else patients[kept]
-    negative, positive = _names(labels, label, names)
     proba: np.ndarray | None = score if method == "predict_proba" else None
     if proba is None and hasattr(estimator, "predict_proba"):
         proba = _scores(estimator, X, "predict_proba", labels, label)
@@ -135,11 +157,10 @@ def score_rows(
         threshold, source = threshold_of(decider(estimator), method, label, own, labels)
     else:
         source = "It was given to the report."
-    named = _class_names(truth, labels, label, (negative, positive), "y").astype(str)
     if len(np.unique(named)) < 2:
-        raise ValueError(
-            f"The test rows are all of one class, {str(named[0])!r}; pass rows of both classes."
-        )
+        rest = [] if len(named) else ["the model answers for none of them"]
+        what = ", ".join([*map(repr, np.unique(named).tolist()), *rest])
+        raise ValueError(f"The test rows are all of one class, {what}; pass rows of both classes.")
     return ScoredRows(
         estimator=estimator,
         X=X,
@@ -156,7 +177,43 @@ def score_rows(
         kept=kept,
         n_given=len(y),
         confidence_level=confidence_level,
+        novelty=novelty,
     )
+
+
+def _known(y: Any, labels: np.ndarray) -> np.ndarray:
+    """Return labels of rows, all of them the estimator's."""
+    truth = check_labels(y, name="y")
+    unknown = np.setdiff1d(truth, labels)
+    if len(unknown):
+        raise ValueError(
+            f"y has labels that the estimator does not know: {unknown[:5].tolist()}; its classes "
+            f"are {labels.tolist()}."
+        )
+    return truth
+
+
+def _novelty(estimator: Any, X: Any, y: np.ndarray, groups: np.ndarray | None) -> Novelty | None:
+    """Ask the gate of an estimator about the rows; None where it has none."""
+    found = gate_with_rows(estimator, X)
+    if found is None:
+        return None
+    gate, rows = found
+    decision = np.asarray(gate.detector_.decision_function(rows))
+    there = np.flatnonzero(~np.isnan(decision))
+    groups = None if groups is None else groups[there]
+    return Novelty(gate, _rows(rows, there), decision[there] < 0, there, y[there], groups)
+
+
+def _answered(novelty: Novelty | None, n: int) -> np.ndarray:
+    """Return which of n rows the gate of a model lets pass."""
+    if novelty is None or not novelty.n_refused:
+        return np.arange(n)
+    return np.delete(np.arange(n), novelty.there[novelty.novel])
+
+
+def _rows(X: Any, rows: np.ndarray) -> Any:
+    return X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
 
 
 def _class_names(

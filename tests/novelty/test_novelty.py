@@ -419,3 +419,10 @@ def test_a_classifier_of_chance_tells_nothing_of_the_prevalence():
     assert "tell the classes apart" in report.reason
     with pytest.raises(ValueError, match=r"also rows of \[7\]"):
         gate.drift_report(X[600:], labeled=(X[300:600], y[300:600] * 7))
+
+
+def test_labels_of_another_number_than_labeled_images_are_refused():
+    X, y = rows_of(60), np.arange(60) % 2
+    gate = NoveltyGate(LogisticRegression()).fit(X, y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        gate.drift_report(rows_of(30, seed=5), labeled=(X, y[:5]))
