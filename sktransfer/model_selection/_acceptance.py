@@ -73,7 +73,10 @@ class AcceptanceResult:
         """What must not be overlooked: unreadable rows, too few patients, failing subgroups."""
         found = []
         if self.n_unreadable:
-            found.append(f"{self.n_unreadable} rows could not be read, and count as errors.")
+            found.append(
+                f"{self.n_unreadable} rows have no score (unreadable, or refused as novel), and count "
+                "as errors."
+            )
         for row in self.requirements.itertuples():
             if row.n < row.n_needed:
                 unit = "rows" if self.n_groups is None else "groups"
