@@ -74,8 +74,8 @@ class AcceptanceResult:
         found = []
         if self.n_unreadable:
             found.append(
-                f"{self.n_unreadable} rows have no score (unreadable, or refused as novel), and count "
-                "as errors."
+                f"{self.n_unreadable} rows could not be read, or were refused as novel, "
+                "and count as errors."
             )
         for row in self.requirements.itertuples():
             if row.n < row.n_needed:
