@@ -236,8 +236,9 @@ class LoggedModel:
 def _without_names(reason: str, name: str | None) -> str:
     """Return why an image cannot be read, without the name of its file."""
     kept = _QUOTED.sub("'...'", reason)
-    is_name = name is not None and name not in ("array", "tensor", "bytes")
-    return "the file cannot be read" if is_name and name in kept else kept
+    if name is None or name in ("array", "tensor", "bytes"):
+        return kept
+    return "the file cannot be read" if name in kept else kept
 
 
 def _versions() -> dict[str, str]:
