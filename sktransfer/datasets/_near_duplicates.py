@@ -252,7 +252,7 @@ def copies_across(train: ImageSource, test: ImageSource) -> list[tuple[int, int]
     first: dict[int, int] = {}
     for a, b in zip(found["row"], found["duplicate_of"], strict=True):
         (part, row), (other, earlier) = rows[a], rows[b]
-        if part > other and both[1][row][0] != both[0][earlier][0]:  # type: ignore[index]
+        if part > other and both[1][row][0] != both[0][earlier][0]:
             first[row] = min(earlier, first.get(row, earlier))
     return sorted(first.items())
 

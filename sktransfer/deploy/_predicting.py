@@ -18,6 +18,7 @@ from sktransfer._utils.classes import fitted_steps, names_of_model
 from sktransfer._utils.sklearn_compat import _num_samples, decider, own_positive
 from sktransfer.exceptions import FailedRowsWarning, ImageDecodeError, NovelImageError
 from sktransfer.novelty import NoveltyGate
+from sktransfer.novelty._gate import gate_with_rows
 
 _UNLIKE = "it is not like the images that the model was trained on"
 
@@ -62,9 +63,9 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
             rows = np.delete(rows, error.index)
             continue
         except NovelImageError:
-            if gate is None or novel is None:
+            refused = novel_rows(estimator, take_rows(X, rows))
+            if novel is None or refused is None or not refused.any():
                 raise
-            refused = gate.is_novel(take_rows(X, rows))
             novel[rows[refused]], reasons[rows[refused]] = True, _UNLIKE
             rows = rows[~refused]
             continue
@@ -77,9 +78,19 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
     if len(readable):
         found = np.asarray(estimator.predict(take_rows(X, readable)))
         predicted[readable] = [_name(each, names, labels) for each in found]
-        if gate is not None and novel is not None:
-            novel[readable] = gate.is_novel(take_rows(X, readable))
+        if novel is not None:
+            found_novel = novel_rows(estimator, take_rows(X, readable))
+            if found_novel is None:
+                novel = None
+            else:
+                novel[readable] = found_novel
     return Predictions(y_proba, found, predicted, reasons, novel)
+
+
+def novel_rows(estimator: Any, X: Any) -> np.ndarray | None:
+    """Return which rows the gate of a model calls novel; None where it has none, or several."""
+    found = gate_with_rows(estimator, X)
+    return None if found is None else found[0].is_novel(found[1])
 
 
 def in_form_of(estimator: Any, images: pd.Series) -> Any:

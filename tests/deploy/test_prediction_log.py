@@ -26,7 +26,7 @@ from sktransfer.deploy import prediction_log
 from sktransfer.deploy._lines import PAGE, AppendedLines
 from sktransfer.exceptions import ImageDecodeError, NovelImageError
 from sktransfer.model_selection import OperatingPointClassifier
-from sktransfer.novelty import NoveltyGate
+from sktransfer.novelty import NoveltyDetector, NoveltyGate
 
 SMALL = {"weights": None, "image_size": 32}
 SCORES = np.linspace(0, 1, 40)[:, None]
@@ -150,6 +150,17 @@ def test_images_unlike_those_of_the_training_are_marked(tmp_path, on_novel):
     second = {"flag": "1", "refer": "refer", "raise": None}[on_novel]
     assert [line["decision"] for line in log] == ["1", second, "0"]
     assert (log[1]["error"] is not None) == (on_novel == "raise")
+
+
+def test_a_gate_at_the_end_of_a_pipeline_gets_what_the_steps_before_it_give(images, tmp_path):
+    network = PretrainedFeatureExtractor("squeezenet1_1", **SMALL)
+    gate = NoveltyGate(
+        LogisticRegression(max_iter=500), detector=NoveltyDetector(false_alarm_rate=0.2)
+    )
+    pipe = make_pipeline(network, gate).fit(images, np.array([0, 1] * 6))
+    with prediction_log(tmp_path / "log.jsonl", pipe) as model:
+        found = model.predictions(images[:4])
+    np.testing.assert_array_equal(found.novel, pipe[-1].is_novel(pipe[:-1].transform(images[:4])))
 
 
 def test_models_that_learned_otherwise_have_other_digests_and_saved_ones_their_files(
