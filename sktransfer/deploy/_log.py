@@ -70,7 +70,7 @@ def prediction_log(
     IsADirectoryError
         If ``path`` is a folder.
     TypeError
-        If ``model`` has no ``predict_proba``.
+        If ``model`` has no ``predict_proba``, or classes for each of several outputs.
     OSError
         If the log cannot be written; no prediction is returned then.
 
@@ -126,6 +126,11 @@ def prediction_log(
         digest = digest_of(model) if model_digest is None else model_digest
     if not hasattr(model, "predict_proba"):
         raise TypeError(f"A {type(model).__name__} has no predict_proba, so no score to log.")
+    if isinstance(model.classes_, list):
+        raise TypeError(
+            f"A {type(model).__name__} has classes for each of {len(model.classes_)} outputs. Log "
+            "one classifier for each, or one of several labels (MultiLabelLogisticRegression)."
+        )
     return LoggedModel(AppendedLines(path), model, digest, include_identifiers)
 
 

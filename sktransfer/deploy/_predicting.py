@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import FixedThresholdClassifier
 
+from sktransfer._extractor import PretrainedFeatureExtractor
 from sktransfer._finetune import FineTuneClassifier
 from sktransfer._finetune._targets import Findings
 from sktransfer._image_rows import take_rows
@@ -69,9 +70,11 @@ def predictions_of(estimator: Any, X: Any) -> Predictions:
             novel[rows[refused]], reasons[rows[refused]] = True, _UNLIKE
             rows = rows[~refused]
             continue
-        for network in networks_of(estimator):  # of those that give NaN instead
-            failed = network.failed_rows_
-            reasons[rows[failed["row"].to_numpy(dtype=int)]] = failed["reason"].to_numpy()
+        for reader in networks_of(estimator) or _extractors(estimator):  # that give NaN instead
+            failed = reader.failed_rows_
+            places = rows[failed["row"].to_numpy(dtype=int)]
+            reasons[places] = failed["reason"].to_numpy()
+            y_proba[places] = np.nan  # an imputer may have made it up
         break
     readable = np.flatnonzero([not reason for reason in reasons])
     found = np.asarray(labels)[:0]
@@ -106,6 +109,14 @@ def networks_of(estimator: Any) -> list[Any]:
     steps = list(fitted_steps(estimator))
     whole = [step for step in steps if isinstance(step, TransferClassifier)]
     return whole or [step for step in steps if isinstance(step, FineTuneClassifier)]
+
+
+def _extractors(estimator: Any) -> list[Any]:
+    """Return the extractors in a model that give NaN for rows which they cannot read."""
+    steps = [
+        step for step in fitted_steps(estimator) if isinstance(step, PretrainedFeatureExtractor)
+    ]
+    return [step for step in steps if step.on_error == "nan"]
 
 
 def class_names(estimator: Any) -> dict[Any, str]:

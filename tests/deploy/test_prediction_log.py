@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor
@@ -115,6 +117,30 @@ def test_reasons_in_the_log_have_no_names_of_files_unless_asked(network, tmp_pat
     assert lines_of(path)[0]["error"].startswith("no such file: '...'")
     assert lines_of(path)[4]["error"] == lines_of(asked)[4]["error"]
     assert all("Doe" in line["error"] for line in lines_of(asked)[:4])
+
+
+def test_an_image_that_an_imputer_would_make_up_is_logged_as_unreadable(images, tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.fromarray(images[0]).save(good)
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n")
+    network = PretrainedFeatureExtractor("squeezenet1_1", **SMALL, on_error="nan")
+    pipe = make_pipeline(network, SimpleImputer(), LogisticRegression(max_iter=500))
+    pipe.fit(images, np.array(["ill", "well"] * 6))
+    with prediction_log(tmp_path / "log.jsonl", pipe) as model:
+        found = model.predictions([good, bad])
+    assert np.isnan(found.y_proba[1]).all()
+    log = lines_of(tmp_path / "log.jsonl")
+    assert log[0]["decision"] == pipe.predict([good])[0]
+    assert log[1]["decision"] is None
+    assert "PNG" in log[1]["error"]
+
+
+def test_classes_of_several_outputs_are_refused(tmp_path):
+    y = np.stack([SCORES[:, 0] > 0.5, SCORES[:, 0] > 0.7], axis=1)
+    several = MultiOutputClassifier(LogisticRegression()).fit(SCORES, y)
+    with pytest.raises(TypeError, match="classes for each of 2 outputs"):
+        prediction_log(tmp_path / "log.jsonl", several)
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_the_threshold_of_the_model_is_in_each_line(images, tmp_path):
