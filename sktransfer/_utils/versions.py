@@ -48,6 +48,11 @@ def versions_of(*packages: str, network: tuple[str, str] | None = None) -> tuple
     return tuple(found)
 
 
+def versions_by_name(*packages: str) -> dict[str, str]:
+    """Return the version of each package that is installed, by its name."""
+    return dict(found.split(" ", 1) for found in versions_of(*packages))
+
+
 def decoder_versions(content: bytes, *, is_dicom: bool) -> tuple[str, ...]:
     """Return versions of optional packages that decode a file of this content."""
     if is_dicom:

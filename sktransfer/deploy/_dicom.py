@@ -26,6 +26,7 @@ from sktransfer.deploy._predicting import (
 from sktransfer.exceptions import ImageDecodeError
 from sktransfer.inspection import saliency_maps
 from sktransfer.inspection._estimator_images import as_shown, image_reader, images_of
+from sktransfer.inspection._saliency import MOST_OPAQUE, WHITE_AT
 
 # Codes of ours: designators of coding schemes that nobody registered begin with 99.
 _SCHEME = "99SKTRANSFER"
@@ -38,7 +39,6 @@ _MAY_BE_EMPTY = (
 )
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _SERIES_NUMBER = 9900
-_WHITE_AT, _MOST_OPAQUE = 99.5, 0.85
 
 
 def dicom_report(
@@ -370,7 +370,7 @@ def _named(source: Any) -> str:
 def _overlaid(image: np.ndarray, map_: np.ndarray) -> np.ndarray:
     """Return an image (h, w, 3), uint8, that is red where the map is large."""
     strength = np.abs(np.nan_to_num(map_))
-    most = float(np.percentile(strength, _WHITE_AT)) or 1.0
-    opacity = (_MOST_OPAQUE * np.clip(strength / most, 0, 1))[:, :, None]
+    most = float(np.percentile(strength, WHITE_AT)) or 1.0
+    opacity = (MOST_OPAQUE * np.clip(strength / most, 0, 1))[:, :, None]
     drawn = (1 - opacity) * image + opacity * np.array([1.0, 0.0, 0.0])
     return (drawn * 255).round().astype(np.uint8)

@@ -7,13 +7,13 @@ import os
 import re
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from sktransfer._utils.names import shown
 from sktransfer._utils.sklearn_compat import _num_samples
+from sktransfer._utils.versions import versions_by_name
 from sktransfer._version import __version__
 from sktransfer.deploy._identity import file_digest
 from sktransfer.deploy._identity import model_digest as digest_of
@@ -150,7 +150,7 @@ class LoggedModel:
             "model": digest,
             "threshold": None if decision is None else decision[1],
             "positive": None if decision is None else names[decision[0]],
-            "versions": _versions(),
+            "versions": {"sktransfer": __version__, **versions_by_name(*_PACKAGES)},
         }
 
     def __getattr__(self, name: str) -> Any:
@@ -244,13 +244,3 @@ def _without_names(reason: str, name: str | None) -> str:
     if name is None or name in ("array", "tensor", "bytes"):
         return kept
     return "the file cannot be read" if name in kept else kept
-
-
-def _versions() -> dict[str, str]:
-    found = {"sktransfer": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # installed without metadata
-            continue
-    return found

@@ -29,8 +29,8 @@ from sktransfer.inspection._gradient_maps import (
 from sktransfer.inspection._occlusion import fall, occlusion
 
 # A single extreme pixel of a gradient would leave nothing else visible.
-_WHITE_AT = 99.5
-_MOST_OPAQUE = 0.85
+WHITE_AT = 99.5
+MOST_OPAQUE = 0.85
 
 
 def _explain_by_occlusion(**parameters: Any) -> Explain:
@@ -363,7 +363,7 @@ class SaliencyDisplay:
         for row, (image, own) in enumerate(zip(self.images, self.maps, strict=True)):
             left, right = self.axes_[row]
             strength = np.abs(own)
-            top = float(np.nanpercentile(strength, _WHITE_AT)) or 1.0
+            top = float(np.nanpercentile(strength, WHITE_AT)) or 1.0
             left.imshow(image)
             # Pale where the network sees nothing, gray below the colors of the map.
             gray = np.repeat(image.mean(2, keepdims=True), 3, axis=2)
@@ -374,7 +374,7 @@ class SaliencyDisplay:
                 cmap=cmap or ("PuOr_r" if self.signed else "inferno"),
                 vmin=-top if self.signed else 0.0,
                 vmax=top,
-                alpha=np.nan_to_num((strength / top).clip(0, 1) ** 0.5 * _MOST_OPAQUE),
+                alpha=np.nan_to_num((strength / top).clip(0, 1) ** 0.5 * MOST_OPAQUE),
             )
             self.images_.append(drawn)
             self.colorbars_.append(self.figure_.colorbar(drawn, ax=right, fraction=0.046, pad=0.03))

@@ -112,9 +112,7 @@ def applied_model_card(report: Any, fields: Mapping[str, str] | None) -> str:
     root = ET.Element("AppliedModelCard", xmlns=_NAMESPACE)
     _fill(root, _FIELDS, given, texts, report)
     ET.indent(root)
-    return ET.tostring(root, encoding="unicode", xml_declaration=False).join(
-        ['<?xml version="1.0" encoding="UTF-8"?>\n', "\n"]
-    )
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
 def _leaves(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

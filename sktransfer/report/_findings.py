@@ -24,7 +24,7 @@ from sktransfer.report._baselines import compared_with, interpret, property_tabl
 from sktransfer.report._failures_and_maps import failures_section
 from sktransfer.report._findings_rows import Findings
 from sktransfer.report._model import model_section
-from sktransfer.report._partition import add_overlap
+from sktransfer.report._partition import add_remarks
 from sktransfer.report._scored_rows import ScoredRows
 from sktransfer.report._scores import NO_PROBABILITIES
 from sktransfer.report._section import Section, interval, level, new_figure, number
@@ -87,15 +87,7 @@ def _data_section(found: Findings, *, X_train: Any, y_train: Any, groups_train: 
             "An image may have several findings, or none. Where one is unknown, the image does not "
             "count for it, and counts for the others.",
         )
-    if rows.groups is None:
-        section.remark(
-            "No groups were given: if patients have several images, all intervals below are too "
-            "narrow."
-        )
-    if y_train is None:
-        section.remark("Nothing is reported about the training data: y_train was not given.")
-    else:
-        section.data["overlap"] = add_overlap(section, rows, X_train, whose)
+    add_remarks(section, rows, y_train is not None, X_train, whose)
     return section
 
 

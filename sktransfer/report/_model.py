@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from sktransfer._utils.classes import fitted_steps
+from sktransfer._utils.versions import versions_by_name
 from sktransfer._version import __version__
 from sktransfer.deploy._identity import learned_digest, pretrained_digests
 from sktransfer.report._section import NOTHING, Section
@@ -106,11 +106,7 @@ def _is_file(text: str) -> bool:
 
 def _versions() -> dict[str, str]:
     found = {"Python": platform.python_version(), "sktransfer": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # installed without metadata
-            continue
+    found |= versions_by_name(*_PACKAGES)
     found["System"] = f"{platform.system()} on {platform.machine()}"
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()

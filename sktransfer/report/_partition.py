@@ -46,16 +46,23 @@ def partition_section(
         parts = {"training": _counts(rows, labels, groups_train), **parts}
     section.data = {"parts": parts, "overlap": None}
     _add_counts(section, rows, parts)
+    add_remarks(section, rows, y_train is not None, X_train, groups_train)
+    return section
+
+
+def add_remarks(
+    section: Section, rows: Any, trained: bool, X_train: Any, groups_train: Any
+) -> None:
+    """Say what is not known of the parts, and what is in both; ``trained``: labels were given."""
     if rows.groups is None:
         section.remark(
             "No groups were given: if patients have several images, all intervals below are too "
             "narrow."
         )
-    if y_train is None:
-        section.remark("Nothing is reported about the training data: y_train was not given.")
-    else:
+    if trained:
         section.data["overlap"] = add_overlap(section, rows, X_train, groups_train)
-    return section
+    else:
+        section.remark("Nothing is reported about the training data: y_train was not given.")
 
 
 def _counts(rows: ScoredRows, labels: np.ndarray, groups: Any) -> dict[str, Any]:
