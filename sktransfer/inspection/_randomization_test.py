@@ -16,13 +16,11 @@ from sklearn.utils import Bunch, check_random_state
 from torch import Tensor
 
 from sktransfer.inspection._differentiable import DifferentiableClassifier, Explain, differentiable
-from sktransfer.inspection._saliency import check_method, explain_by
+from sktransfer.inspection._saliency import WHITE_AT, check_method, explain_by
 from sktransfer.inspection._torch_classifiers import of_logits
 
 # What implementations of SSIM agree on: Gaussian weights over 11 x 11 pixels.
 _SIGMA, _RADIUS = 1.5, 5
-# A single extreme pixel of a gradient would leave the rest of the map black.
-_WHITE_AT = 99.5
 
 
 def saliency_randomization_test(
@@ -198,7 +196,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def _scaled(own: np.ndarray) -> np.ndarray:
     """Scale a map from 0 to 1, as it would be drawn."""
-    low, high = own.min(), np.percentile(own, _WHITE_AT)
+    low, high = own.min(), np.percentile(own, WHITE_AT)
     return ((own - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(own)
 
 
