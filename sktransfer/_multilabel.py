@@ -133,7 +133,7 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
         UserWarning
             If a label has no rows with it, or none without: the same is predicted for all rows.
         """
-        features: np.ndarray = validate_data(self, X, dtype=np.float64)
+        features: np.ndarray = validate_data(self, X, dtype=(np.float64, np.float32))
         rows, self.classes_ = read_labels(
             y, features, sample_weight, None, None, self, several=True
         )
@@ -158,8 +158,9 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
         positive = (codes == 1).reshape(len(codes), -1)
         cost = cost.reshape(positive.shape)
         self._target = target
+        own = features if len(chosen) == len(features) else features[chosen]
         self.coef_, self.intercept_ = solve_independent(
-            features[chosen], positive, weight, cost, self.C, floor=FLOOR
+            own, positive, weight, cost, self.C, floor=FLOOR
         )
         return self
 

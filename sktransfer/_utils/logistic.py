@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
@@ -31,7 +30,7 @@ _MOST_STEPS = 200
 _ABSENT = -30.0
 # Of several labels: the share of the objective that is left in the end, how exactly Newton's
 # equations are solved, and the iterations after which curvatures are looked at again.
-_ENOUGH, _INNER, _OLD_FACTOR = 1e-15, 1e-3, 15
+_ENOUGH, _INNER, _OLD_BASIS = 1e-15, 1e-3, 15
 # The temperature is looked for between exp(-x) and exp(x): beyond, probabilities are those of the
 # largest class, or even.
 _DECADES = 5.0
@@ -273,18 +272,21 @@ def solve_independent(
     One that has rows of one kind only is constant.
     """
     keep = weight > 0
-    positive, cost, weight = positive[keep], cost[keep], weight[keep].astype(np.float64)
+    if not keep.all():
+        embeddings, positive, cost = embeddings[keep], positive[keep], cost[keep]
+    weight = weight[keep].astype(np.float64)
     with blas_threads(*embeddings.shape):
-        X, mean, scale = standardized_columns(embeddings[keep], weight, floor)
-        _check_finite(np.einsum("ij,ij->i", X, X))
+        X, mean, scale = standardized_columns(embeddings, weight, floor)
+        by_rows = len(X) < X.shape[1]
+        gram = X @ X.T if by_rows else np.empty((0, 0))
+        _check_finite(gram.diagonal() if by_rows else np.einsum("ij,ij->i", X, X))
         totals = np.stack([(cost * positive).sum(axis=0), (cost * ~positive).sum(axis=0)])
         intercepts = np.log((totals[0] + 1) / (totals[1] + 1))
         coefficients = np.zeros((positive.shape[1], X.shape[1]))
         solvable = (totals > 0).all(axis=0)
         if solvable.any() and scale.any():
-            by_rows = len(X) < X.shape[1]
             # The penalty keeps the solution in the span of the rows: of few, their products do.
-            Z = _root(X @ X.T) if by_rows else X
+            Z = _root(gram) if by_rows else X
             own = _newton(Z, positive[:, solvable], C * cost[:, solvable])
             solved = own[:-1].T
             if by_rows:
@@ -303,36 +305,41 @@ def _root(gram: np.ndarray) -> np.ndarray:
 def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Return coefficients, the intercept last, of a regression for each column of ``positive``.
 
-    Newton's method, whose equations are solved for all columns at once by conjugate gradients: one
-    matrix with the mean of the curvatures preconditions them all.
+    Newton's method, whose equations are solved for all columns at once by conjugate gradients, in
+    single precision; where they lead is computed in double precision.
     """
     A = np.column_stack([Z, np.ones(len(Z))])
     penalty = np.append(np.ones(Z.shape[1]), 0.0)[:, None]
     sign = np.where(positive, 1.0, -1.0)
     here = np.zeros((A.shape[1], cost.shape[1]))
-    total = cost.sum(axis=0)
-    here[-1] = np.log((cost * positive).sum(axis=0) / (cost * ~positive).sum(axis=0))
+    # Halfway to the share of the positive ones, curvatures of rare labels are like the others'.
+    here[-1] = np.log((cost * positive).sum(axis=0) / (cost * ~positive).sum(axis=0)) / 2
     values = A @ here
+    # Equations of which the penalty is a millionth need double precision, too.
+    size = float(cost.max(axis=1) @ np.einsum("ij,ij->i", A, A)) / 4
+    rounded = A.astype(np.float32) if _ENOUGH < size < 1e6 else A
 
     def loss(point: np.ndarray, values: np.ndarray, of: np.ndarray) -> np.ndarray:
-        fit = cost[:, of] * np.logaddexp(0, -sign[:, of] * values)
-        return np.square(point * penalty).sum(axis=0) / 2 + fit.sum(axis=0)
+        margin = sign[:, of] * values
+        fit = cost[:, of] * (np.log1p(np.exp(-np.abs(margin))) - np.minimum(margin, 0))
+        return np.square(point[:-1]).sum(axis=0) / 2 + fit.sum(axis=0)
 
-    left, factor, n_inner, inner = np.flatnonzero(total > 0), None, 0, 0.1
+    left, basis, n_inner, inner = np.arange(cost.shape[1]), None, 0, 0.1
+    now = loss(here, values, left)
     for _ in range(_MOST_STEPS):
         p = expit(values[:, left])
-        now = loss(here[:, left], values[:, left], left)
         bend = cost[:, left] * p * (1 - p)
         gradient = A.T @ (cost[:, left] * (positive[:, left] - p)) - penalty * here[:, left]
-        if factor is None or n_inner > _OLD_FACTOR:
-            shared = (A.T * bend.mean(axis=1)) @ A
-            shared[np.diag_indices_from(shared)] += penalty[:, 0]
-            factor = cho_factor(shared, overwrite_a=True, check_finite=False)
-        step, decrease, n_inner = _descent(A, bend, penalty, factor, gradient, inner)
+        if basis is None or n_inner > _OLD_BASIS:
+            mean = bend.mean(axis=1, keepdims=True).astype(rounded.dtype)
+            basis = _shared_basis(rounded, mean, penalty[:, 0].astype(rounded.dtype))
+        step, n_inner = _descent(*basis, bend, gradient, inner)
+        decrease = np.einsum("ij,ij->j", gradient, step)
         across, length = A @ step, np.ones(len(left))
         while True:
             there, further = here[:, left] + length * step, values[:, left] + length * across
-            short = loss(there, further, left) > now - 1e-4 * length * decrease + 1e-13 * now
+            then = loss(there, further, left)
+            short = then > now - 1e-4 * length * decrease + 1e-13 * now
             if not short.any() or length.min() < 1e-9:
                 break
             length[short] /= 2
@@ -340,42 +347,60 @@ def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray
         # What a step leaves: of its equations, and of what they leave out.
         relative = decrease / now
         unsolved = np.maximum(inner**2, relative) * relative > _ENOUGH
-        left = left[unsolved]
+        left, now = left[unsolved], then[unsolved]
         if not len(left):
             break
         inner = float(np.clip(np.sqrt(relative[unsolved].max()), _INNER, inner))
     return here
 
 
+def _shared_basis(
+    A: np.ndarray, curvature: np.ndarray, penalty: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a triangle, rows in the basis where Newton's equations are solved, and curvatures.
+
+    With the curvatures given, which are the mean of those of all columns, the matrix of the
+    equations is 1 there.
+    """
+    weighed = np.sqrt(curvature) * A
+    shared = weighed.T @ weighed
+    shared[np.diag_indices_from(shared)] += penalty
+    root = cholesky(shared, lower=True, overwrite_a=True, check_finite=False)
+    rows = solve_triangular(root, A.T, lower=True, check_finite=False).T
+    return root, np.ascontiguousarray(rows), curvature
+
+
 def _descent(
-    A: np.ndarray,
+    root: np.ndarray,
+    rows: np.ndarray,
+    shared: np.ndarray,
     bend: np.ndarray,
-    penalty: np.ndarray,
-    factor: Any,
     gradient: np.ndarray,
     precision: float,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Solve Newton's equations of all columns; also the decreases they expect, and iterations."""
+) -> tuple[np.ndarray, int]:
+    """Solve Newton's equations of all columns; also return the number of iterations."""
 
     def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.einsum("ij,ij->j", a, b)
 
-    left = gradient.copy()
-    toward = again = cho_solve(factor, left, check_finite=False)
-    first = size = dot(left, again)
-    step, n_done = np.zeros_like(gradient), 0
+    more = bend.astype(root.dtype) - shared
+    norm = np.sqrt(dot(gradient, gradient)) + np.finfo(float).tiny
+    left = (gradient / norm).astype(root.dtype)
+    toward = left = solve_triangular(root, left, lower=True, check_finite=False)
+    first = size = dot(left, left)
+    step, n_done = np.zeros_like(left), 0
     while n_done < _MOST_STEPS:
         going = size > precision**2 * first
         if not going.any():
             break
-        across = A.T @ (bend * (A @ toward)) + penalty * toward
+        across = toward + rows.T @ (more * (rows @ toward))
         length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)
         step, left = step + length * toward, left - length * across
-        again = cho_solve(factor, left, check_finite=False)
-        before, size = size, np.where(going, dot(left, again), size)
-        toward = again + np.divide(size, before, out=np.zeros_like(size), where=going) * toward
+        before, size = size, np.where(going, dot(left, left), size)
+        toward = left + size / before * toward
         n_done += 1
-    return step, dot(gradient, step), n_done
+    step = solve_triangular(root, step, lower=True, trans=1, check_finite=False)
+    return norm * step, n_done
 
 
 def fit_temperature(

@@ -65,7 +65,11 @@ def read_indicators(
             f"{name} has the labels {names}, and they should be {wanted}, each once: name the "
             "columns so, or leave out those that are not among them."
         )
-    matrix = np.column_stack([_column(frame[label], label, name) for label in wanted])
+    table = frame[wanted]
+    plain = all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in table.dtypes)
+    matrix = table.to_numpy(dtype=float) if plain else np.full(1, np.inf)
+    if not (np.isnan(matrix) | (matrix == 0) | (matrix == 1)).all():
+        matrix = np.column_stack([_column(table[label], label, name) for label in wanted])
     known = np.empty(len(wanted), dtype=object)
     known[:] = wanted
     found = pd.Series(known).infer_objects().to_numpy()
