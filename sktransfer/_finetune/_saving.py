@@ -36,7 +36,7 @@ from sktransfer._persistence import (
     seal,
     unseal,
 )
-from sktransfer._utils.writing import written_whole
+from sktransfer._utils.writing import new_file, written_whole
 from sktransfer._version import __version__
 from sktransfer.exceptions import WeightsMismatchError
 
@@ -132,7 +132,7 @@ def write_sealed(
     if operating_point is not None:
         header[_THRESHOLD] = operating_point
     data = seal(tensors, header)
-    with written_whole(path) as temporary:
+    with written_whole(new_file(path, "path", "model.safetensors")) as temporary:
         temporary.write_bytes(data)
 
 

@@ -39,7 +39,11 @@ def new_file(name: str | os.PathLike[str], option: str, example: str) -> Path:
     path = Path(name)
     if path.is_dir():
         raise ValueError(f"{option} {name} is a folder; name the file, such as {path / example}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        said = f"its folder cannot be made: {str(error.strerror).lower()}"
+        raise type(error)(f"{option} {name}: {said}.") from error
     if not os.access(path.parent, os.W_OK):  # said before hours of work, not after
         raise PermissionError(f"{option} {name}: the folder {path.parent.absolute()} is read-only.")
     return path

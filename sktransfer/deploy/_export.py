@@ -20,7 +20,7 @@ from sktransfer._images import Preprocessing, as_image_source
 from sktransfer._utils.classes import names_of_model
 from sktransfer._utils.sklearn_compat import decider
 from sktransfer._utils.versions import versions_of
-from sktransfer._utils.writing import written_whole
+from sktransfer._utils.writing import new_file, written_whole
 from sktransfer._version import __version__
 from sktransfer.deploy._graph import OPSET, Graph, import_onnx
 from sktransfer.deploy._heads import THRESHOLDS, Heads, cannot, threshold_of
@@ -62,7 +62,7 @@ def export_onnx(
         :class:`~sktransfer.model_selection.OperatingPointClassifier`, a classifier of scikit-learn
         with a threshold, or a search.
     path : path-like
-        The file; ``.onnx`` is customary.
+        The file; ``.onnx`` is customary. Its folder is made if it does not exist.
     precision : {"auto", "float32", "int8"}, default="auto"
         What networks are computed in. "int8": in 8-bit integers, where onnxruntime is faster with
         them. "auto": "int8" for extractors that have it, else float32.
@@ -85,8 +85,10 @@ def export_onnx(
     Raises
     ------
     ValueError
-        If there is something that cannot be exported: the message names the step. Or if the file
-        would compute other probabilities than the estimator.
+        If there is something that cannot be exported: the message names the step. If the file
+        would compute other probabilities than the estimator. Or if ``path`` is a folder.
+    OSError
+        If the file cannot be written, such as in a read-only folder: before the export begins.
     MissingDependencyError
         If a package of the extra ``onnx`` is missing.
 
@@ -123,6 +125,7 @@ def export_onnx(
             f"precision must be one of {', '.join(map(repr, _PRECISIONS))}; got {precision!r}."
         )
     check_is_fitted(estimator)
+    new_file(path, "path", "model.onnx")
     _refuse_other_targets(estimator)
     g = Graph()
     networks = Networks(g, precision, None if calibration is None else _calibrate(calibration))

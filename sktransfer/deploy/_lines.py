@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from filelock import FileLock
+
+from sktransfer._utils.writing import new_file
 
 # A write within one page of memory happens whole or not at all: a system looks whether a process
 # was killed between pages only. Pages are multiples of this everywhere.
@@ -26,14 +27,17 @@ class AppendedLines:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        if self.path.is_dir():
-            raise IsADirectoryError(f"{path} is a folder; name the file, such as log.jsonl.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = new_file(path, "path", "log.jsonl")
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._file = os.open(self.path, flags, 0o666)
         # It is held by nobody once its process has ended, however that was.
         self._lock = FileLock(f"{self.path}.lock", timeout=_PATIENCE_SECONDS)
+        try:
+            self._file = os.open(self.path, flags, 0o666)
+            with self._lock:  # said before anything is predicted, not after
+                pass
+        except OSError as error:
+            said = f"nothing can be logged there ({error.strerror or error})"
+            raise type(error)(f"path {path}: {said}.") from error
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Write lines, each of at most ``PAGE`` bytes with the line break that ends it."""

@@ -67,12 +67,13 @@ def prediction_log(
 
     Raises
     ------
-    IsADirectoryError
+    ValueError
         If ``path`` is a folder.
     TypeError
         If ``model`` has no ``predict_proba``, or classes for each of several outputs.
     OSError
-        If the log cannot be written; no prediction is returned then.
+        If the log cannot be written, such as in a read-only folder: at once where that is known;
+        later, no prediction is returned.
 
     See Also
     --------

@@ -2,7 +2,8 @@
 
 Pillow resizes columns, rounds to eight bits, and then resizes rows. Each output pixel is a weighted
 sum of some input pixels, with weights of 22 bits after the point: products of matrices, which are
-made in the graph from the size of the image. In float64 these sums are exact.
+made in the graph from the size of the image. In float64 these sums are exact. Few nodes that do
+much are faster than many, so the blocks of rows that go together are made together.
 """
 
 from __future__ import annotations
@@ -53,22 +54,23 @@ def add_preprocessing(g: Graph, image: str, preprocessing: Preprocessing) -> str
         )
     columns = _weights(g, across, huge, preprocessing)
     rows = _weights(g, down, huge, preprocessing)
-    top, bottom = rows[0].first, rows[-1].end  # what is above and below is cropped away
+    first, last = np.array([0]), np.array([_n_blocks(preprocessing) - 1])
+    # What is above and below is cropped away.
+    top, bottom = (g("Gather", *each) for each in ((rows.first, first), (rows.end, last)))
     planes = g("Transpose", image, perm=[2, 0, 1])
     if turned is not None:
         planes = g.either(turned, "Transpose", image, {"perm": [2, 1, 0]}, {"perm": [2, 0, 1]})
     planes = g("Slice", planes, top, bottom, np.array([1]))
-    parts = []
-    for block in columns:
-        part = g("Slice", planes, block.first, block.end, np.array([2]))
-        by_column = g("Transpose", block.matrix, perm=[1, 0])
-        parts.append(g("MatMul", g.cast(part, np.float64), by_column))
-    planes = _as_bytes(g, g("Concat", *parts, axis=2))
-    parts = []
-    for block in rows:
-        first, end = (g("Sub", each, top) for each in (block.first, block.end))
-        parts.append(g("MatMul", block.matrix, g("Slice", planes, first, end, np.array([1]))))
-    planes = _as_bytes(g, g("Concat", *parts, axis=1))
+    columns = columns._replace(matrix=g("Transpose", columns.matrix, perm=[0, 2, 1]))
+    rows = rows._replace(first=g("Sub", rows.first, top), end=g("Sub", rows.end, top))
+    for axis, weights in ((2, columns), (1, rows)):
+        parts = []
+        for matrix, first, end in zip(
+            *(_blocks(g, each, preprocessing) for each in weights), strict=True
+        ):
+            part = g.cast(g("Slice", planes, first, end, np.array([axis])), np.float64)
+            parts.append(g("MatMul", *((part, matrix) if axis == 2 else (matrix, part))))
+        planes = _as_bytes(g, g("Concat", *parts, axis=axis), axis, preprocessing)
     if turned is not None:
         planes = g("Where", turned, g("Transpose", planes, perm=[0, 2, 1]), planes)
     mean, std = (
@@ -105,16 +107,16 @@ def _axes(g: Graph, width: str, height: str, pre: Preprocessing) -> tuple[_Axis,
     return found[0], found[1]
 
 
-class _Block(NamedTuple):
-    """Weights (rows of the result, pixels of the image), and which pixels: (1,) in int64."""
+class _Weights(NamedTuple):
+    """Weights (block, row of the result, pixel), and each block's pixels: (block,) in int64."""
 
     matrix: str
     first: str
     end: str
 
 
-def _weights(g: Graph, axis: _Axis, huge: str, pre: Preprocessing) -> list[_Block]:
-    """Return the weights of the pixels along an axis, some rows of the result at a time."""
+def _weights(g: Graph, axis: _Axis, huge: str, pre: Preprocessing) -> _Weights:
+    """Return the weights of the pixels along an axis, for blocks of rows of the result."""
     # Of a strip that would become huge, Pillow is given the crop alone, in float32.
     ends = [
         g.cast(g("Div", g("Mul", place, axis.length), axis.resized), np.float32)
@@ -125,18 +127,27 @@ def _weights(g: Graph, axis: _Axis, huge: str, pre: Preprocessing) -> list[_Bloc
     start = g("Where", huge, g.cast(ends[0], np.float64), 0.0)
     skipped = g("Where", huge, 0.0, axis.first)
     padding = g("Floor", g("Mul", g("Sub", float(pre.size), axis.kept), 0.5))
+    n_rows = _n_blocks(pre) * _BLOCK
+    place = g("Sub", np.arange(n_rows, dtype=np.float64).reshape(-1, _BLOCK, 1), padding)
+    inside = g("And", g("GreaterOrEqual", place, 0.0), g("Less", place, axis.kept))
+    place = g("Max", 0.0, g("Min", place, g("Sub", axis.kept, 1.0)))  # those outside are 0
+    place = g("Add", place, skipped)
     make = _nearest if pre.interpolation == "nearest" else _filtered
-    blocks = []
-    for low in range(0, pre.size, _BLOCK):
-        rows = np.arange(low, min(low + _BLOCK, pre.size), dtype=np.float64)[:, None]
-        place = g("Sub", rows, padding)
-        inside = g("And", g("GreaterOrEqual", place, 0.0), g("Less", place, axis.kept))
-        place = g("Max", 0.0, g("Min", place, g("Sub", axis.kept, 1.0)))  # those outside are 0
-        place = g("Add", place, skipped)
-        matrix, first, end = make(g, place, scale, start, axis.length, pre.interpolation)
-        limits = [g("Reshape", g.cast(each, np.int64), np.array([1])) for each in (first, end)]
-        blocks.append(_Block(g("Where", inside, matrix, 0.0), *limits))
-    return blocks
+    matrix, first, end = make(g, place, scale, start, axis.length, pre.interpolation)
+    limits = [g.cast(g("Reshape", each, np.array([-1])), np.int64) for each in (first, end)]
+    return _Weights(g("Where", inside, matrix, 0.0), *limits)
+
+
+def _n_blocks(pre: Preprocessing) -> int:
+    return -(-pre.size // _BLOCK)
+
+
+def _pixels(g: Graph, lowest: str, highest: str, length: str) -> tuple[str, str, str]:
+    """Return the pixels that blocks need, equally many each, and the first and the end of them."""
+    first = g("ReduceMin", lowest, np.array([1]))
+    n = g("ReduceMax", g("Sub", g("ReduceMax", highest, np.array([1])), first), keepdims=0)
+    first = g("Min", first, g("Sub", length, n))
+    return g("Add", first, g("Range", 0.0, n, 1.0)), first, g("Add", first, n)
 
 
 def _filtered(
@@ -149,15 +160,14 @@ def _filtered(
     center = g("Add", start, g("Mul", g("Add", place, 0.5), scale))
     lowest = g("Max", 0.0, g("Floor", g("Add", g("Sub", center, support), 0.5)))
     highest = g("Min", length, g("Floor", g("Add", g("Add", center, support), 0.5)))
-    first, end = g("ReduceMin", lowest, keepdims=0), g("ReduceMax", highest, keepdims=0)
-    pixels = g("Range", first, end, 1.0)
+    pixels, first, end = _pixels(g, lowest, highest, length)
     away = g("Mul", g("Add", g("Sub", pixels, center), 0.5), g("Div", 1.0, stretch))
     seen = g("And", g("GreaterOrEqual", pixels, lowest), g("Less", pixels, highest))
     weights = g("Where", seen, shape(g, away), 0.0)
-    weights = g("Div", weights, g("ReduceSum", weights, np.array([1]), keepdims=1))
+    weights = g("Div", weights, g("ReduceSum", weights, np.array([2]), keepdims=1))
     # To the nearest of 22 bits, halves away from zero.
     size = g("Floor", g("Add", g("Mul", g("Abs", weights), float(2**_BITS)), 0.5))
-    return g("Mul", g("Sign", weights), size), first, end
+    return g("Mul", g("Mul", g("Sign", weights), size), 2.0**-_BITS), first, end
 
 
 def _nearest(
@@ -169,16 +179,23 @@ def _nearest(
     begin = g("Reshape", g("Add", start, g("Mul", scale, 0.5)), np.array([1]))
     steps = g("CumSum", g("Concat", begin, g("Expand", scale, count), axis=0), 0)
     seen = g("Floor", g("Gather", steps, g.cast(place, np.int64)))
-    first = g("Min", g("ReduceMin", seen, keepdims=0), g("Sub", length, 1.0))
-    end = g("Min", length, g("Add", g("ReduceMax", seen, keepdims=0), 1.0))
-    equal = g("Equal", g("Range", first, end, 1.0), seen)
-    return g("Where", equal, float(2**_BITS), 0.0), first, end
+    seen = g("Min", seen, g("Sub", length, 1.0))
+    pixels, first, end = _pixels(g, seen, g("Add", seen, 1.0), length)
+    return g("Where", g("Equal", pixels, seen), 1.0, 0.0), first, end
 
 
-def _as_bytes(g: Graph, sums: str) -> str:
-    """Return sums of pixels times weights as Pillow rounds and bounds them, in float64."""
-    rounded = g("Floor", g("Add", g("Mul", sums, 2.0**-_BITS), 0.5))
-    return g("Min", g("Max", rounded, 0.0), 255.0)
+def _blocks(g: Graph, values: str, pre: Preprocessing) -> list[str]:
+    """Return the blocks of an array."""
+    n = _n_blocks(pre)
+    return g.several(n, "Split", values, num_outputs=n) if n > 1 else [values]
+
+
+def _as_bytes(g: Graph, sums: str, axis: int, pre: Preprocessing) -> str:
+    """Return sums of pixels times weights as Pillow rounds and bounds them."""
+    if pre.size % _BLOCK:
+        sums = g("Slice", sums, np.array([0]), np.array([pre.size]), np.array([axis]))
+    # A cast cuts what is behind the point.
+    return g.cast(g("Clip", g("Add", sums, 0.5), 0.0, 255.0), np.uint8)
 
 
 # --- Pillow's filters -----------------------------------------------------------------------------

@@ -269,6 +269,19 @@ def test_other_targets_than_one_class_of_several_are_refused(estimator, y, named
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_where_the_file_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    clf = make_pipeline(extractor(), LINEAR).fit(X, NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr("sktransfer.deploy._export.Networks.add", None)  # the work
+        with pytest.raises(ValueError, match="is a folder; name the file"):
+            sktransfer.export_onnx(clf, tmp_path)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match="its folder cannot be made"):
+            sktransfer.export_onnx(clf, tmp_path / "file" / "model.onnx")
+    sktransfer.export_onnx(clf, tmp_path / "missing" / "folder" / "model.onnx")
+    assert (tmp_path / "missing" / "folder" / "model.onnx").is_file()
+
+
 def test_views_in_prediction_cannot_be_exported(tmp_path):
     clf = FineTuneClassifier(
         "squeezenet1_1", weights=None, image_size=32, freeze_depth="all", augmentation="flip"

@@ -303,10 +303,61 @@ def test_after_kill_9_every_line_is_whole_and_nothing_printed_is_missing(tmp_pat
     assert printed <= logged
 
 
+TWO_WRITERS = """
+    import json, sys
+    from sktransfer.deploy._lines import AppendedLines
+
+    lines, number = AppendedLines(sys.argv[1]), int(sys.argv[2])
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for k in range(150):
+        lines.append(
+            json.dumps([number, k + part, "x" * (k * 97 % 3000)]).encode() + b"\\n"
+            for part in (0, 0.5)
+        )
+"""
+
+
+def test_two_processes_that_write_at_once_lose_and_tear_nothing(tmp_path):
+    path = tmp_path / "log.jsonl"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(TWO_WRITERS), str(path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # both have begun before either writes
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=120)
+        assert writer.returncode == 0
+    found = [(number, k) for number, k, _ in lines_of(path)]
+    assert sorted(found) == [(number, k / 2) for number in range(2) for k in range(300)]
+
+
 def test_a_log_that_cannot_be_written_gives_no_prediction(network, images, tmp_path, monkeypatch):
-    with pytest.raises(IsADirectoryError, match="is a folder"):
+    with pytest.raises(ValueError, match="is a folder"):
         prediction_log(tmp_path, network)
     with prediction_log(tmp_path / "log.jsonl", network) as model:
         monkeypatch.setattr(os, "write", lambda file, data: len(data) // 2)
         with pytest.raises(OSError, match="the disk is full"):
             model.predict(images[:1])
+
+
+def test_a_log_that_cannot_be_written_is_said_before_anything_is_predicted(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="its folder cannot be made"):
+        AppendedLines(tmp_path / "file" / "log.jsonl")
+    with monkeypatch.context() as patch:  # as a folder is that may be read only
+        patch.setattr(os, "access", lambda path, mode: False)
+        with pytest.raises(PermissionError, match="read-only"):
+            AppendedLines(tmp_path / "log.jsonl")
+    (tmp_path / "log.jsonl.lock").mkdir()  # the log may be written, what is next to it may not
+    with pytest.raises(OSError, match="nothing can be logged there"):
+        AppendedLines(tmp_path / "log.jsonl")
