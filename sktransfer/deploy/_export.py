@@ -78,7 +78,9 @@ def export_onnx(
     -------
     Bunch
         ``path``, ``precision``, ``opset`` and ``n_bytes`` of the file; ``n_compared`` images, the
-        ``max_difference`` of their probabilities, and ``share_equal``, that of equal decisions;
+        ``max_difference`` of their probabilities, and ``share_equal``, that of equal decisions; in
+        integers ``times_as_fast``, measured here on the networks alone, with one thread: less than
+        2 for networks of depthwise convolutions;
         with ``y`` also ``score`` of the estimator and ``score_of_file``: the area under the ROC
         curve, or the accuracy for several classes.
 
@@ -151,6 +153,8 @@ def export_onnx(
     with written_whole(path) as temporary:
         temporary.write_bytes(data)
     made = {"path": os.fspath(path), "precision": networks.precision, "opset": OPSET}
+    if networks.faster:
+        found["times_as_fast"] = min(networks.faster)
     return Bunch(**made, n_bytes=len(data), **found)
 
 

@@ -85,6 +85,7 @@ class Networks:
         self._g, self._precision, self._calibration = g, precision, calibration
         self._networks: dict[Any, _Network] = {}
         self.readers: list[Any] = []
+        self.faster: list[float] = []  # of networks in integers, how many times
 
     def rows(self, reader: Any) -> str:
         """Return the name of what a reader makes of the image: features or logits, in float64."""
@@ -130,7 +131,8 @@ class Networks:
             name = network.reader.reference_.name
             model = exported(network.module(), network.preprocessing.size, name)
             if network.integers:
-                model = quantized(model, self._images_for(network), name)
+                model, faster = quantized(model, self._images_for(network), name)
+                self.faster.append(faster)
             made = g.insert(model, batches[network.preprocessing], name=name.replace("/", "_"))
             for found, expected in zip(made, network.outputs.values(), strict=True):
                 g.rename(found, expected)
