@@ -7,6 +7,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+Image.MAX_IMAGE_PIXELS //= 2  # Pillow refuses twice as many: 89 million, as sktransfer does
+
 
 def read(path):
     """Decode a file as sktransfer does: upright, the first frame, over white, in color."""
@@ -31,8 +33,7 @@ def main(model, *paths):
     print("file", "predicted", *names, sep="\t")
     for path in paths:
         probabilities, decision = session.run(None, {"image": read(path)})
-        numbers = (f"{value:.9g}" for value in probabilities[0])
-        print(path, names[decision[0]], *numbers, sep="\t")
+        print(path, names[decision[0]], *(f"{p:.9g}" for p in probabilities[0]), sep="\t")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from sktransfer._utils.sklearn_compat import is_linear_classifier, own_positive
 from sktransfer.deploy._graph import ML_OPSET, OPSET, Graph, import_onnx
 from sktransfer.deploy._networks import READERS, Networks
 from sktransfer.model_selection import OperatingPointClassifier
+from sktransfer.novelty import NoveltyGate
 
 # Classifiers with one threshold; others that decide on scores have more to say than a class.
 THRESHOLDS = (OperatingPointClassifier, TunedThresholdClassifierCV, FixedThresholdClassifier)
@@ -93,6 +94,8 @@ class Heads:
             return self.response(_thresholded(estimator), method, X)
         if hasattr(estimator, "best_estimator_"):  # of a search
             return self.response(estimator.best_estimator_, method, X)
+        if isinstance(estimator, NoveltyGate):
+            raise cannot(estimator, "the file would predict any image; export its estimator_")
         if X is None:
             raise cannot(estimator, "it is given images, and not what an extractor makes of them")
         if method == "decision_function" and _is_linear(estimator):

@@ -29,6 +29,7 @@ from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferC
 from sktransfer.__main__ import main
 from sktransfer._images import make_preprocessing
 from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier
+from sktransfer.novelty import NoveltyGate
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -223,8 +224,13 @@ def test_the_metadata_says_what_the_model_is(tmp_path, made_once):
         ),
         (make_pipeline(extractor(preprocessing=lambda image: image), LINEAR), "callable"),
         (make_pipeline(FunctionTransformer(), extractor(), LINEAR), "step 'functiontransformer'"),
+        (make_pipeline(extractor(), NoveltyGate(LINEAR)), "NoveltyGate .* export its estimator_"),
+        (
+            CalibratedClassifierCV(NoveltyGate(make_pipeline(extractor(), LINEAR)), cv=2),
+            "NoveltyGate .* export its estimator_",
+        ),
     ],
-    ids=["step", "no probabilities", "callable", "before the extractor"],
+    ids=["step", "no probabilities", "callable", "before the extractor", "gate", "gate of images"],
 )
 def test_what_cannot_be_exported_is_named(clf, named, tmp_path):
     with pytest.raises(ValueError, match=named):
