@@ -43,7 +43,7 @@ def load_nih_chestxray14(
     *,
     subset: str | None = None,
     columns: Sequence[str] = (),
-    uncertain: str | None = None,
+    uncertain: str | Mapping[str, str] | None = None,
     on_missing: str = "raise",
     return_X_y: bool = False,
 ) -> Any:
@@ -64,9 +64,9 @@ def load_nih_chestxray14(
         file must be in the folder. None: all rows.
     columns : sequence of {"age", "sex", "view", "follow_up"}, default=()
         What is kept in ``data`` alongside the images. A few ages are impossible (up to 414).
-    uncertain : {"unknown", "positive", "negative"} or None, default=None
-        Accepted as by :func:`load_chexpert`. This table has no uncertain labels, so that it changes
-        nothing here.
+    uncertain : {"unknown", "positive", "negative"} or mapping of findings to these
+        What an uncertain label means. It is required, as by :func:`load_chexpert`, so that a study
+        states it for every set; this table as published has none, so that all give the same here.
     on_missing : {"raise", "drop"}, default="raise"
         What to do where images of the table are not in the folder: an error, or those rows are left
         out, for a part of the archives.
@@ -87,7 +87,7 @@ def load_nih_chestxray14(
     FileNotFoundError
         If a table, a list or an image is missing; the first few are listed.
     ValueError
-        If the table is not as published, or a parameter is invalid.
+        If ``uncertain`` is not given, the table is not as published, or a parameter is invalid.
 
     See Also
     --------
@@ -120,11 +120,11 @@ def load_nih_chestxray14(
     >>> (folder / "images").mkdir()
     >>> for name in ("00000001_000.png", "00000002_000.png"):
     ...     (folder / "images" / name).touch()
-    >>> nih = load_nih_chestxray14(folder, columns=["age"])
+    >>> nih = load_nih_chestxray14(folder, uncertain="unknown", columns=["age"])
     >>> nih.target.shape, nih.target[["Effusion", "Mass", "Nodule"]].to_numpy().tolist()
     ((2, 14), [[1, 1, 0], [0, 0, 0]])
     """
-    check_policy(uncertain)
+    check_policy(uncertain, required="Tables of findings may have labels that are uncertain")
     _check_choice(subset, (None, *_NIH_LISTS), "subset")
     base = Path(path)
     table = next((base / name for name in _NIH_TABLES if (base / name).is_file()), None)

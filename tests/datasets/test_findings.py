@@ -123,7 +123,9 @@ def nih(tmp_path):
 
 
 def test_the_nih_table_is_read_as_published(nih):
-    bunch = load_nih_chestxray14(nih, columns=["age", "sex", "view", "follow_up"])
+    bunch = load_nih_chestxray14(
+        nih, uncertain="unknown", columns=["age", "sex", "view", "follow_up"]
+    )
     assert bunch.target.shape == (4, 14)
     assert bunch.target_names[:3] == ["Atelectasis", "Cardiomegaly", "Effusion"]
     assert bunch.target.sum().loc[lambda n: n > 0].to_dict() == {
@@ -137,20 +139,36 @@ def test_the_nih_table_is_read_as_published(nih):
     assert bunch.frame["subset"].tolist() == ["train", "train", "test", "test"]
 
 
+def test_the_nih_table_too_needs_a_policy_for_uncertain_findings(nih):
+    with pytest.raises(ValueError, match=r"uncertain.*for you to say"):
+        load_nih_chestxray14(nih)
+    with pytest.raises(ValueError, match="uncertain='maybe'"):
+        load_nih_chestxray14(nih, uncertain="maybe")
+    targets = [
+        load_nih_chestxray14(nih, uncertain=uncertain).target
+        for uncertain in ("unknown", "positive", "negative", {"Edema": "positive"})
+    ]
+    for target in targets[1:]:  # none is uncertain
+        pd.testing.assert_frame_equal(target, targets[0])
+
+
 def test_the_official_split_of_the_nih_is_a_subset(nih):
-    train, test = (load_nih_chestxray14(nih, subset=subset) for subset in ("train", "test"))
+    train, test = (
+        load_nih_chestxray14(nih, subset=subset, uncertain="unknown")
+        for subset in ("train", "test")
+    )
     assert train.target["Cardiomegaly"].tolist() == [1, 1]
     assert test.target.shape == (2, 14)
     assert not set(train.groups) & set(test.groups)
     (nih / "test_list.txt").unlink()
     with pytest.raises(FileNotFoundError, match="test_list"):
-        load_nih_chestxray14(nih, subset="test")
+        load_nih_chestxray14(nih, subset="test", uncertain="unknown")
 
 
 def test_images_of_the_nih_that_are_missing_are_an_error_or_left_out(nih):
     next(nih.rglob("00000002_000.png")).unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 4 .*00000002_000.png.*on_missing='drop'"):
-        load_nih_chestxray14(nih)
+        load_nih_chestxray14(nih, uncertain="unknown")
     bunch = load_nih_chestxray14(nih, on_missing="drop", uncertain="unknown")
     assert len(bunch.data) == len(bunch.target) == len(bunch.groups) == 3
 
@@ -158,7 +176,7 @@ def test_images_of_the_nih_that_are_missing_are_an_error_or_left_out(nih):
 def test_an_unknown_finding_of_the_nih_is_an_error(nih):
     (nih / "Data_Entry_2017.csv").write_text(NIH.replace("Hernia", "Hernja"))
     with pytest.raises(ValueError, match="Hernja"):
-        load_nih_chestxray14(nih)
+        load_nih_chestxray14(nih, uncertain="unknown")
 
 
 @pytest.fixture
