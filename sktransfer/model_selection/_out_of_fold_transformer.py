@@ -26,6 +26,7 @@ from sktransfer._image_rows import take_rows
 from sktransfer._images import as_image_source, is_missing
 from sktransfer._utils.config import API_PAGE
 from sktransfer._utils.identifiers import read_groups
+from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.per_row import as_frame, check_present
 from sktransfer._utils.sklearn_compat import (
     HasMethods,
@@ -52,6 +53,7 @@ from sktransfer.model_selection._out_of_fold import (
     routed_params,
     show_features,
 )
+from sktransfer.model_selection._split import MultilabelStratifiedGroupKFold
 
 _DEFAULT_FOLDS = 5
 _CALLED = {"predict_proba": "proba", "decision_function": "decision", "predict": "predicted"}
@@ -84,9 +86,10 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         returns. Components of each fold are turned to those of all rows.
     cv : int, splitter, iterable of splits or None, default=None
         The folds of ``fit_transform``, which have to test every row once. None or an int: that many
-        folds (5), fewer where there are fewer rows; stratified by class, with all rows of a group
-        in one, and all copies of an image or a bag, as ``RandomOverSampler`` makes them. Copies are
-        not looked for where ``cv`` is a splitter or splits.
+        folds (5), fewer where there are fewer rows; stratified by class or by each of several
+        labels, with all rows of a group in one, and all copies of an image or a bag, as
+        ``RandomOverSampler`` makes them. Copies are not looked for where ``cv`` is a splitter or
+        splits.
     n_jobs : int or None, default=None
         Number of folds fitted at once.
 
@@ -186,8 +189,9 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, ...), list or DataFrame
             Whatever the estimator takes.
-        y : array-like of shape (n,)
-            Target values.
+        y : array-like of shape (n,) or (n, n_labels), or sequence of sets
+            Target values. Several labels a row may be NaN where they are unknown, if the estimator
+            takes that: such a row is predicted like any other.
         groups : array-like of shape (n,) or None, default=None
             Groups, such as patients.
         **params : dict
@@ -217,8 +221,9 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, ...), list or DataFrame
             Whatever the estimator takes.
-        y : array-like of shape (n,)
-            Target values.
+        y : array-like of shape (n,) or (n, n_labels), or sequence of sets
+            Target values. Several labels a row may be NaN where they are unknown, if the estimator
+            takes that: such a row is predicted like any other.
         groups : array-like of shape (n,) or None, default=None
             Groups, such as patients: none is on both sides of a fold.
         **params : dict
@@ -335,15 +340,19 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
         X, y, groups = indexable(X, y, groups)
-        several = np.ndim(y) == 2 and np.shape(y)[1] > 1
-        y = _check_y(check_present(y), multi_output=several, y_numeric=False, estimator=self)
+        several = is_multilabel(y)
+        self._labels = None
+        if several and is_classifier(self.estimator):
+            y, self._labels = _several_labels(y)
+        if self._labels is None:
+            y = _check_y(check_present(y), multi_output=several, y_numeric=False, estimator=self)
         groups = None if groups is None else read_groups(groups, n=len(y))
         fit_params, split_params = routed_params(self, method, groups, params)
         present = _present(X)
         if not present.any():
             raise ValueError(f"None of the {len(y)} rows has an image.")
         self.__dict__.pop("classes_", None)
-        if is_classifier(self.estimator):
+        if is_classifier(self.estimator) and self._labels is None:
             check_classification_targets(y)
             if not several:
                 self.classes_ = np.unique(y[present])
@@ -391,6 +400,8 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                 )
             if stratified:
                 cv = stratified_folds(cv, grouped=units is not None, random_state=0)
+            elif self._labels is not None:
+                cv = MultilabelStratifiedGroupKFold(cv, shuffle=True, random_state=0)
             else:
                 cv = KFold(cv, shuffle=True, random_state=0) if units is None else GroupKFold(cv)
             split_params = {"groups": units}
@@ -424,10 +435,16 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
                     "class, and of two groups if there are groups."
                 )
         own = X if len(rows) == len(y) else take_rows(X, rows)
-        estimator.fit(own, y[rows], **given)
+        target = y[rows]
+        labels: Any = self._labels if self._labels else None
+        estimator.fit(own, pd.DataFrame(target, columns=labels) if labels else target, **given)
         if self.n_components is None:
             return estimator, None, None
-        target = y[rows]
+        if target.dtype.kind == "f" and self._labels is not None:
+            # The mean of a label that is unknown goes together with nothing.
+            known = ~np.isnan(target)
+            mean = np.where(known, target, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            target = np.where(known, target, mean)
         if classes is not None:  # of two classes one column says it all
             target = target[:, None] == (classes[1:] if len(classes) == 2 else classes)
         weights = [v for name, v in given.items() if name.split("__")[-1] == "sample_weight"]
@@ -463,10 +480,24 @@ class OutOfFoldTransformer(TransformerMixin, MetaEstimatorMixin, BaseEstimator):
     def _named(self, width: int) -> list[str]:
         if self._components is not None:
             return [f"component{i}" for i in range(width)]
-        called, labels = _CALLED[self._method], list(getattr(self, "classes_", ()))
+        called = _CALLED[self._method]
+        labels = self._labels or list(getattr(self, "classes_", ()))
         if width == 1:
             return [f"{called}_{labels[-1]}" if labels else called]
         return [f"{called}_{each}" for each in (labels if len(labels) == width else range(width))]
+
+
+def _several_labels(y: Any) -> tuple[np.ndarray, list[Any] | None]:
+    """Return 0, 1 and NaN, and the labels if they have names; ``y``, None if they are classes."""
+    try:
+        matrix, names = read_indicators(y)
+    except ValueError:
+        cells = np.asarray(y, dtype=object)
+        if cells.ndim != 2 or pd.isna(cells).any():
+            raise
+        return y, None  # of columns with other classes than 0 and 1
+    labels = [] if names.tolist() == list(range(len(names))) else names.tolist()
+    return matrix if np.isnan(matrix).any() else matrix.astype(int), labels
 
 
 def _present(X: Any) -> np.ndarray:

@@ -36,7 +36,12 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
+from sktransfer import (
+    FineTuneClassifier,
+    MultiLabelLogisticRegression,
+    PretrainedFeatureExtractor,
+    TransferClassifier,
+)
 from sktransfer.bags import BagClassifier
 from sktransfer.exceptions import FailedRowsWarning
 from sktransfer.model_selection import OutOfFoldTransformer
@@ -473,6 +478,64 @@ def test_several_findings_have_a_column_each(noise):
     assert scores.fit_transform(X, Y).shape == (80, 2)
     assert scores.get_feature_names_out().tolist() == ["proba_0", "proba_1"]
     np.testing.assert_array_equal(scores.transform(X), Y)
+
+
+@pytest.fixture
+def findings():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 20))
+    logits = 2 * X[:, :2] + rng.normal(size=(120, 2)) - [0, 1]
+    return X, pd.DataFrame((logits > 0).astype(float), columns=["Mass", "Edema"])
+
+
+def test_a_row_with_an_unknown_finding_is_left_out_of_that_finding_only(findings):
+    X, Y = findings
+    patients = np.arange(120) // 2
+    spoiled = Y.copy()
+    spoiled.iloc[::3, 0] = np.nan
+    spoiled.iloc[5] = np.nan
+    folds = [*GroupKFold(4).split(X, groups=patients)]
+    scores = OutOfFoldTransformer(MultiLabelLogisticRegression(), cv=folds)
+    out = scores.fit_transform(X, spoiled)
+    assert np.isfinite(out).all()
+    assert scores.get_feature_names_out().tolist() == ["proba_Mass", "proba_Edema"]
+    for train, test in folds:
+        own = MultiLabelLogisticRegression().fit(X[train], spoiled.iloc[train])
+        np.testing.assert_allclose(out[test], own.predict_proba(X[test]))
+    known = OutOfFoldTransformer(MultiLabelLogisticRegression(), cv=folds).fit_transform(X, Y)
+    assert np.abs(known - out)[:, 0].max() > 0.01
+    assert np.abs(known - out)[:, 1].max() < np.abs(known - out)[:, 0].max() / 2
+    for place in range(2):
+        assert 0.8 < roc_auc_score(Y.iloc[:, place], out[:, place]) < 0.99
+    # As an array, with folds of its own, and as components.
+    plain = OutOfFoldTransformer(MultiLabelLogisticRegression())
+    assert np.isfinite(plain.fit_transform(X, spoiled.to_numpy(), groups=patients)).all()
+    assert plain.get_feature_names_out().tolist() == ["proba_0", "proba_1"]
+    pipeline = make_pipeline(StandardScaler(), MultiLabelLogisticRegression())
+    components = OutOfFoldTransformer(pipeline, n_components=2)
+    assert np.isfinite(components.fit_transform(X, spoiled)).all()
+
+
+def test_findings_are_sets_of_names_or_columns(findings):
+    X, Y = findings
+    sets = [{name for name in Y if row[name]} for _, row in Y.iterrows()]
+    sets[3] = None
+    scores = OutOfFoldTransformer(MultiLabelLogisticRegression())
+    found = scores.fit_transform(X, sets)
+    assert scores.get_feature_names_out().tolist() == ["proba_Edema", "proba_Mass"]
+    columns = Y[["Edema", "Mass"]].copy()
+    columns.iloc[3] = np.nan
+    again = OutOfFoldTransformer(MultiLabelLogisticRegression()).fit_transform(X, columns)
+    np.testing.assert_allclose(found, again)
+    with pytest.raises(ValueError, match="-1 stands for uncertain"):
+        scores.fit(X, columns.replace(0, -1))
+
+
+def test_columns_of_several_classes_are_targets_of_a_tree(noise):
+    X, y, _ = noise
+    Y = np.column_stack([y, np.arange(80) % 3])
+    scores = OutOfFoldTransformer(DecisionTreeClassifier(random_state=0), cv=4)
+    assert scores.fit_transform(X, Y).shape == (80, 2)
 
 
 def test_numbers_of_a_regressor(noise):
