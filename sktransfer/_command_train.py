@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.frozen import FrozenEstimator
 
 from sktransfer._transfer import TransferClassifier
@@ -17,15 +19,17 @@ from sktransfer._utils.names import shown
 from sktransfer._utils.splitting import units_per_class
 from sktransfer._utils.writing import new_file
 from sktransfer.exceptions import FailedRowsWarning
-from sktransfer.metrics import roc_auc_interval, rows_needed
+from sktransfer.metrics import multilabel_report, roc_auc_interval, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.model_selection._guarantee import highest_level, no_certainty
-from sktransfer.model_selection._out_of_fold import own_scores
+from sktransfer.model_selection._out_of_fold import own_label_scores, own_scores
 from sktransfer.report._class_names import labels_of, listed
 from sktransfer.report._command import check_options, load_data
 
 N_FOLDS = 5  # of TransferClassifier
 _N_TIMED = 8
+# Whole numbers of more values, with fewer rows each, are ages or counts and no codes of classes.
+_MOST_CODES, _LEAST_ROWS = 12, 10
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -34,7 +38,9 @@ def run_train(options: argparse.Namespace) -> None:
     output = new_file(options.output, "-o", "model.safetensors")
     constraint = "specificity" if options.sensitivity is None else "sensitivity"
     level = options.specificity if options.sensitivity is None else options.sensitivity
-    data = load_data(options.data, options)
+    data = load_data(options.data, options, several=True)
+    if isinstance(data.target, pd.DataFrame):
+        return _train_findings(data, options, output)
     y, positive = _target(np.asarray(data.target), options.positive, asked=level is not None)
     _print_rows(data, y)
     n_folds = _number_of_folds(y, data.groups)
@@ -47,21 +53,7 @@ def run_train(options: argparse.Namespace) -> None:
     if level is not None:
         _check_attainable(goal, y, data.groups)
 
-    clf = TransferClassifier(
-        options.backbone,
-        time_budget=options.time_budget,
-        on_error="nan",
-        random_state=0,
-        verbose=2 if options.time_budget is None else 1,  # epochs of every fold are too many lines
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed
-        clf.fit(data.data, y, groups=data.groups)
-    failed = clf.failed_rows_
-    for _, row in failed.iterrows():
-        print(f"  left out {shown(row['source'])}: {row['reason']}")
-    clf.set_params(on_error="raise", verbose=0)
-    keep = np.setdiff1d(np.arange(len(y)), failed["row"].to_numpy(dtype=int))
+    clf, keep = _fitted(data, y, options)
     groups = None if data.groups is None else data.groups[keep]
     n_folds = min(n_folds, _number_of_folds(y[keep], groups))
     if level is not None:
@@ -80,6 +72,63 @@ def run_train(options: argparse.Namespace) -> None:
             screen = _with_threshold(clf, y, data.groups, goal)
         _print_threshold(screen, "images" if data.groups is None else "groups")
         screen.save(output, store_weights=options.store_weights)
+    _print_next(output, options)
+    return None
+
+
+def _train_findings(data: Any, options: argparse.Namespace, output: Path) -> None:
+    """Train on several findings a row, print how good each is, and write the model."""
+    y, name = data.target, options.output
+    if options.positive is not None or (options.sensitivity, options.specificity) != (None, None):
+        raise ValueError(
+            f"The rows have several findings, {listed(list(y))}: --positive, --sensitivity and "
+            "--specificity are for classes that exclude each other. Train without them; "
+            "OperatingPointClassifier chooses a threshold for each finding in Python: "
+            f"OperatingPointClassifier(TransferClassifier.load({name!r}), cv='prefit', "
+            "target_level=0.9).fit(X, y) with other images than these."
+        )
+    print(data.DESCR)
+    for finding, own in y.items():
+        counts = f"{(own == 1).sum()} images with it, {(own == 0).sum()} without"
+        print(f"  {shown(str(finding))}: {counts}, {own.isna().sum()} unknown")
+    _print_groups(data.groups)
+    clf, keep = _fitted(data, y, options)
+    _print_choice(clf, data.data.iloc[keep])
+    scored, proba = own_label_scores(clf, ["predict_proba"])
+    groups = None if data.groups is None else data.groups[scored]
+    table = multilabel_report(y.iloc[scored], proba, groups=groups)
+    print(f"{len(keep)} images, scores of cross-validation:")
+    how = "" if groups is None else ", by group"
+    for finding, row in table.iterrows():
+        auc, low, high = row[["roc_auc", "roc_auc_low", "roc_auc_high"]]
+        what = f"ROC AUC of {shown(str(finding))}" if finding in y else "Mean over findings"
+        print(f"  {what}: {auc:.3f} (95 % interval {low:.3f} to {high:.3f}{how})")
+    clf.save(output, store_weights=options.store_weights)
+    _print_next(output, options)
+
+
+def _fitted(
+    data: Any, y: Any, options: argparse.Namespace
+) -> tuple[TransferClassifier, np.ndarray]:
+    """Return a classifier that is fitted, and the rows that could be read; print the others."""
+    clf = TransferClassifier(
+        options.backbone,
+        time_budget=options.time_budget,
+        on_error="nan",
+        random_state=0,
+        verbose=2 if options.time_budget is None else 1,  # epochs of every fold are too many lines
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FailedRowsWarning)  # the rows are printed
+        clf.fit(data.data, y, groups=data.groups)
+    failed = clf.failed_rows_
+    for _, row in failed.iterrows():
+        print(f"  left out {shown(row['source'])}: {row['reason']}")
+    clf.set_params(on_error="raise", verbose=0)
+    return clf, np.setdiff1d(np.arange(len(y)), failed["row"].to_numpy(dtype=int))
+
+
+def _print_next(output: Path, options: argparse.Namespace) -> None:
     print(f"wrote {output.absolute()}")
     print(f"Next: python -m sktransfer predict {options.output} NEW_IMAGES -o predictions.csv")
 
@@ -124,6 +173,7 @@ def _with_threshold(
 def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.ndarray, Any]:
     """Return labels, and the positive class; of more than two classes, it against the others."""
     classes = np.unique(target).tolist()
+    _refuse_numbers(target, classes)
     if len(classes) < 2:
         raise ValueError(
             f"There is only one class, {str(classes[0])!r}; a classifier needs two or more. Put "
@@ -144,17 +194,35 @@ def _target(target: np.ndarray, given: str | None, *, asked: bool) -> tuple[np.n
     )
 
 
+def _refuse_numbers(target: np.ndarray, values: list[Any]) -> None:
+    if target.dtype.kind not in "iuf":
+        return
+    many = len(values) > max(_MOST_CODES, len(target) / _LEAST_ROWS)
+    if many or (target % 1).any():
+        raise ValueError(
+            f"The labels are {len(values)} numbers, {values[0]:g} to {values[-1]:g}, and `train` "
+            "learns classes. FineTuneRegressor predicts numbers, in Python: "
+            "FineTuneRegressor().fit(X, y), with X, y = load_image_table(..., return_X_y=True). "
+            "Grades are classes in an order, FineTuneClassifier(loss='cumulative_link'). Codes of "
+            "classes have to be words here, such as 'type 20'; name another column with --target."
+        )
+
+
+def _print_groups(groups: Any) -> None:
+    if groups is None:
+        print(
+            "  No table says which images are of one patient. If some are, the figures below are "
+            "too good: name the column with --groups."
+        )
+
+
 def _print_rows(data: Any, y: np.ndarray) -> None:
     print(data.DESCR)
     units = units_per_class(y, data.groups)
     for label, count in zip(*np.unique(y, return_counts=True), strict=True):
         of = "" if data.groups is None else f" of {units[label]} groups"
         print(f"  {shown(str(label))}: {count} images{of}")
-    if data.groups is None:
-        print(
-            "  No table says which images are of one patient. If some are, the figures below are "
-            "too good: name the column with --groups."
-        )
+    _print_groups(data.groups)
 
 
 def _number_of_folds(y: np.ndarray, groups: np.ndarray | None) -> int:

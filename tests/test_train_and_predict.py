@@ -390,3 +390,45 @@ def test_the_page_about_commands_lists_every_option_and_no_other():
         named = set(re.findall(r"``(--?[a-z-]+)", terms))
         known = {each for action in commands[name]._actions for each in action.option_strings}
         assert named == known - {"-h", "--help"}
+
+
+def test_several_findings_a_row_are_trained_on_and_predicted(ward, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(24):
+        here = [name for name in ("Edema", "Mass") if rng.random() < 0.5]
+        pixels = rng.normal(100, 20, (48, 48)) + 60 * np.pad([["Mass" in here] * 20] * 20, (0, 28))
+        pixels[40:] += 60 * ("Edema" in here)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(tmp_path / f"{i}.png")
+        cells = [int("Edema" in here), int("Mass" in here) if i else None]
+        rows.append((f"{i}.png", "|".join(here) or "No Finding", *cells))
+    table = tmp_path / "table.csv"
+    pd.DataFrame(rows, columns=["file", "label", "Edema", "Mass"]).to_csv(table, index=False)
+    model, trained = tmp_path / "findings.safetensors", ("train", table, "--groups", "none")
+    status, out, err = run(*trained, "-o", model)
+    assert status == 0, err
+    assert re.search(r"Mass: \d+ images with it, \d+ without, 0 unknown", out)
+    assert re.search(r"ROC AUC of Edema: \d\.\d{3} \(95 % interval", out)
+    assert "Mean over findings: " in out
+    assert TransferClassifier.load(model).classes_.tolist() == ["Edema", "Mass"]
+    status, out, err = run("predict", model, tmp_path / "1.png")
+    assert status == 0, err
+    assert list(read(out))[:3] == ["image", "Edema", "Mass"]
+    columns = tmp_path / "columns.safetensors"
+    status, out, err = run(*trained, "-o", columns, "--target", "Mass,Edema")
+    assert status == 0, err
+    assert re.search(r"Mass: \d+ images with it, \d+ without, 1 unknown", out)
+    status, _, err = run(*trained, "-o", model, "--positive", "Mass")
+    assert status != 0
+    assert "OperatingPointClassifier chooses a threshold for each finding" in err
+
+
+def test_numbers_are_no_classes_to_train_on(ward, tmp_path):
+    files = sorted(map(str, (ward / "two").rglob("*.png")))
+    ages = {"file": files, "age": np.arange(len(files)), "dose": np.arange(len(files)) % 3 / 2}
+    pd.DataFrame(ages).to_csv(tmp_path / "ages.csv", index=False)
+    for name in ("age", "dose"):
+        goal = ("--target", name, "-o", tmp_path / "m.safetensors")
+        status, _, err = run("train", tmp_path / "ages.csv", *goal)
+        assert status != 0
+        assert "FineTuneRegressor predicts numbers" in err

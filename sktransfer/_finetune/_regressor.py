@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import RegressorMixin
 from sklearn.model_selection import GroupKFold
@@ -564,8 +565,14 @@ class FineTuneRegressor(ImageInputMixin, TrainingNet, NeuralNetRegressor):
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        numbers = _check_y(check_present(y), multi_output=True, y_numeric=True, estimator=self)
-        columns = np.asarray(numbers, dtype=np.float64).reshape(len(numbers), -1)
+        try:
+            if np.asarray(y).dtype.kind in "mM":
+                raise ValueError("y holds dates; convert them, such as to days since the first.")
+            numbers = _check_y(check_present(y), multi_output=True, y_numeric=True, estimator=self)
+            columns = np.asarray(numbers, dtype=np.float64).reshape(len(numbers), -1)
+        except (TypeError, ValueError) as error:
+            said = str(error).strip().rstrip(".").replace("label", "number")
+            raise ValueError(f"{said}. {_what_is_no_number(y)}".strip()) from error
         criterion = NumberLoss()
         if isinstance(self.loss, str):
             criterion = NumberLoss(self.loss, **self.get_params_for("loss"))
@@ -688,3 +695,19 @@ class FineTuneRegressor(ImageInputMixin, TrainingNet, NeuralNetRegressor):
             If a parameter is invalid, or the file holds another kind of estimator.
         """
         return load_estimator(cls, path, {"weights": weights, **params})[0]
+
+
+def _what_is_no_number(y: Any) -> str:
+    """Return where ``y`` is infinite or no number, and what to do."""
+    rows = np.asarray(y, dtype=object)
+    for place in np.ndindex(rows.shape):
+        if pd.isna(rows[place]):
+            continue
+        try:
+            if np.isfinite(float(rows[place])):
+                continue
+            advice = "Leave such rows out."
+        except (TypeError, ValueError):
+            advice = "Convert the column (pandas.to_numeric); FineTuneClassifier predicts classes."
+        return f"FineTuneRegressor predicts numbers; row {place[0]} has {rows[place]!r}. {advice}"
+    return ""

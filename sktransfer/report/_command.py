@@ -145,8 +145,18 @@ def check_options(options: argparse.Namespace, paths: list[str]) -> None:
             )
 
 
-def load_data(path: str, options: argparse.Namespace, findings: list[Any] | None = None) -> Bunch:
-    """Load a folder or a table of images with labels; of a model of ``findings``, with these."""
+def load_data(
+    path: str,
+    options: argparse.Namespace,
+    findings: list[Any] | None = None,
+    *,
+    several: bool = False,
+) -> Bunch:
+    """Load a folder or a table of images with labels; of a model of ``findings``, with these.
+
+    With ``several``, labels such as "Effusion|Mass", or columns that ``--target`` joins by commas,
+    are several a row.
+    """
     groups = None if options.groups == "none" else options.groups
     if Path(path).is_dir():
         if findings is not None:
@@ -168,6 +178,14 @@ def load_data(path: str, options: argparse.Namespace, findings: list[Any] | None
             f"Its columns are {list(map(str, frame.columns))}."
         )
     if findings is None:
+        if several and target not in frame and set(target.split(",")) <= set(frame.columns):
+            target = target.split(",")
+        elif (
+            several
+            and target in frame
+            and (frame[target].map(str).str.contains("|", regex=False)).any()
+        ):
+            settings["separator"] = "|"
         return load_image_table(frame, target=target, **settings)
     data = load_image_table(frame, target=target, separator="|", **settings)
     known = data.target.notna().any(axis=1)

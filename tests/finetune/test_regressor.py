@@ -213,9 +213,14 @@ def test_a_broken_file_has_no_number(numbers, tmp_path):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.r_[np.nan, np.arange(N - 1)], "no label"),
-        (np.r_[np.inf, np.arange(N - 1)], "infinity"),
-        (["a"] * N, "convert|numeric"),
+        (np.r_[np.nan, np.arange(N - 1)], "rows have no number, the first is row 0. Leave"),
+        (np.c_[np.arange(N), [*range(N - 1), np.nan]], f"the first is row {N - 1}"),
+        ([*range(N - 1), None], f"no number, the first is row {N - 1}"),
+        (np.r_[0, -np.inf, np.arange(N - 2)], "infinity.*row 1 has -inf. Leave such rows out"),
+        (["a"] * N, r"row 0 has 'a'. Convert .*to_numeric\); FineTuneClassifier"),
+        (["1"] * (N - 1) + ["58Y"], f"row {N - 1} has '58Y'"),
+        ([{1}] * N, "row 0 has {1}"),
+        (pd.date_range("2020", periods=N), "dates"),
         (np.arange(N - 1), "inconsistent numbers"),
         (None, "requires y"),
     ],
