@@ -431,6 +431,8 @@ def audit(content: dict[str, Any]) -> str:
     header = ("", *(f"{name} ({each['images']})" for name, each in sets.items()))
     rows = [(case, *(found.get((name, case), "") for name in sets)) for case in cases]
     n_draws = min(len(row["draws"]) for each in sets.values() for row in each["rows"])
+    for what, place in (("those suspected: precision", 0), ("those suspected: recall", 1)):
+        rows.append((what, *(f"{each['suspected'][place]:.2f}" for each in sets.values())))
     text = (
         f"Average precision of the ranking where {content['share']:.0%} of the labels were "
         f"changed, mean of {n_draws} draws, with efficientnet_lite0 "
@@ -558,21 +560,23 @@ def intervals(content: dict[str, Any]) -> str:
             for row in cell["rows"]
         }
         methods = [row["method"] for row in cells[0]["rows"]]
-        header: tuple[str, ...] = ("",)
+        header: tuple[str, ...] = ("", "draws")
         for cell in cells:
-            n_draws = max(row["draws"] for row in cell["rows"])
-            header += (f"covers, n = {cell['n']} ({n_draws} draws)", f"width, n = {cell['n']}")
+            header += (f"covers, n = {cell['n']}", f"width, n = {cell['n']}")
+        draws = {row["method"]: row["draws"] for row in cells[0]["rows"]}
         rows = [
-            (f"**{name}**" if not place else name, *(x for c in cells for x in found[name, c["n"]]))
+            (
+                f"**{name}**" if not place else name,
+                str(draws[name]),
+                *(each for cell in cells for each in found[name, cell["n"]]),
+            )
             for place, name in enumerate(methods)
         ]
         parts.append(f"**{data}**\n\n{rst_table(header, rows)}")
     return (
-        f"Up to {content['n']} draws of X-rays, without those in which a fold has one patient of "
-        f"a class, and up to {content['simulated']} of normals; the last three methods, of 45 fits "
-        f"or more, on at most {content['dear']} ({content['machine']['date'][:10]}). A coverage of "
-        "0.95 is known to 0.02 from 500 draws, to 0.04 from 140, to 0.07 from 40.\n\n"
-        + "\n".join(parts)
+        "Draws in which a fold has one patient of a class are drawn again. The last three methods "
+        f"take 45 fits or more ({content['machine']['date'][:10]}). A coverage of 0.95 is known to "
+        "0.02 from 400 draws or more, to 0.04 from 100.\n\n" + "\n".join(parts)
     )
 
 

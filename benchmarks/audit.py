@@ -67,17 +67,19 @@ def out_of_fold(F: np.ndarray, y: np.ndarray, groups: np.ndarray, C: float) -> n
 
 def measure_labels(
     name: str, F: np.ndarray, width: int, task: Task, args: argparse.Namespace, folder: Path
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     groups = np.arange(len(task.y)) if task.groups is None else task.groups
     E = F[:, -width:]
     found: dict[str, list[float]] = {}
-    labels, wrongs, given = [], [], []
+    labels, wrongs, given, suspected = [], [], [], []
     for seed in range(args.draws):
         y, wrong = flipped(task.y, seed)
         table = audit_labels(F, y, groups).table.sort_values("row")
         found.setdefault("audit_labels", []).append(
             average_precision_score(wrong, table["score"].to_numpy())
         )
+        named = table["suspected"].to_numpy()
+        suspected.append([wrong[named].mean(), wrong[named].sum() / wrong.sum()])
         for C in PENALTIES:
             p = out_of_fold(E, y, groups, C)
             ap = average_precision_score(wrong, 1 - p[np.arange(len(y)), y])
@@ -98,9 +100,11 @@ def measure_labels(
                     average_precision_score(wrong, -score)
                     for wrong, score in zip(wrongs, scores[method], strict=True)
                 ]
-    return [
+    rows = [
         {"case": case, "ap": float(np.mean(each)), "draws": each} for case, each in found.items()
     ]
+    precision, recall = np.mean(suspected, axis=0).tolist()
+    return {"images": len(task.y), "rows": rows, "suspected": [precision, recall]}
 
 
 def saved(image: Image.Image, quality: int = 90) -> bytes:
@@ -153,7 +157,12 @@ def measure_copies(task: Task, n_images: int, n_copies: int) -> dict[str, Any]:
     groups = np.arange(len(task.X)) if task.groups is None else task.groups
     _, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(-counts[codes] + rng.uniform(0, 0.5, len(codes)))[:n_images]
-    files = [Path(task.X[row]).read_bytes() for row in order]
+    files = [
+        saved(Image.fromarray(each), 95)
+        if isinstance(each, np.ndarray)
+        else Path(each).read_bytes()
+        for each in task.X[order]
+    ]
     sources = rng.choice(len(files), min(n_copies, len(files)), replace=False)
     edits = [list(EDITS)[number % len(EDITS)] for number in range(len(sources))]
     for source, edit in zip(sources, edits, strict=True):
@@ -199,6 +208,7 @@ def main() -> None:
         return args.sets is None or task.name.startswith(tuple(args.sets))
 
     sets = [(chest, 500), (insects, 397), (lesions(shared), 56), (imagenet(shared), 200)]
+    sets.append((pneumonia_mnist(shared, 400), 400))
     for task, n_images in sets:
         if not wanted(task):
             continue
@@ -208,9 +218,9 @@ def main() -> None:
         extractor = extractors(shared, cache=folder / "store")[NETWORK].set_params(layer="all")
         for task in filter(wanted, (insects, pneumonia_mnist(shared, args.n), chest)):
             F = extractor.fit_transform(task.X)
-            rows = measure_labels(task.name, F, extractor._widths[-1], task, args, folder)
-            content["labels"][task.name] = {"images": len(task.y), "rows": rows}
-            lines = [(row["case"], f"{row['ap']:.3f}") for row in rows]
+            own = measure_labels(task.name, F, extractor._widths[-1], task, args, folder)
+            content["labels"][task.name] = own
+            lines = [(row["case"], f"{row['ap']:.3f}") for row in own["rows"]]
             print_table(task.name, ("ranking", "average precision"), lines)
             write_json("audit", content, args.results)
 

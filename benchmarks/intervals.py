@@ -1,6 +1,6 @@
 """Do intervals of a cross-validated AUC cover? Methods compared, on X-rays and normals.
 
-    python benchmarks/intervals.py [--draws 500] [--simulated 200] [--dear 40] [--features F.npz]
+    python benchmarks/intervals.py [--draws 500] [--simulated 400] [--dear 100] [--features F.npz]
 
 X-rays: images of whole patients are drawn from the 1,000 shared ones, a ridge regression on their
 embeddings is cross-validated, and the interval is compared with the AUC that it has, fitted to all
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,18 @@ def plain(score: float, error: float, freedom: float = np.inf) -> tuple[float, f
     return score, score - half, score + half
 
 
-def cheap_methods(model: Any, X: Any, y: np.ndarray, g: np.ndarray, seed: int) -> Iterator[Any]:
+def cheap_methods(
+    model: Any, X: Any, y: np.ndarray, g: np.ndarray, repeats: Any, seed: int
+) -> Iterator[Any]:
     """Yield names and (estimate, low, high) of methods of 30 fits or fewer."""
     settings = {"scoring": area_scorer, "groups": g, "random_state": 1000 * seed}
     for name, given in (
         ("fold jackknife, 2 repeats (the default)", {}),
-        ("corrected variance", {"method": "corrected", "n_repeats": 1}),
+        ("corrected variance", {"method": "corrected", "cv": repeats[0]}),
     ):
         found = cross_val_interval(model, X, y, **settings, **given)
         yield name, (found.score, found.low, found.high)
-    (splits,) = _splits(model, y, g, None, 1, 1000 * seed)
+    splits = repeats[0]
     given = {"methods": (("decision_function",), True), "params": {}, "n_jobs": None}
     parts, _ = held_out_parts((model,), X, y, g, splits, pairs=False, **given)
     found = scored_folds(parts, {}, area_scorer, seed=0)
@@ -144,14 +147,18 @@ def _bootstrap(
     return estimate, *np.nanquantile(np.concatenate(found), [0.025, 0.975])
 
 
-def dear_methods(model: Any, X: Any, y: np.ndarray, g: np.ndarray, seed: int) -> Iterator[Any]:
+def dear_methods(
+    model: Any, X: Any, y: np.ndarray, g: np.ndarray, repeats: Any, seed: int
+) -> Iterator[Any]:
     """Yield the same of methods that take 45 fits or more."""
-    settings = {"scoring": area_scorer, "groups": g, "random_state": 1000 * seed}
-    found = cross_val_interval(model, X, y, n_repeats=10, method="corrected_t", **settings)
+    every = list(chain.from_iterable(repeats))
+    found = cross_val_interval(
+        model, X, y, scoring=area_scorer, groups=g, cv=every, method="corrected_t"
+    )
     error = found.standard_error
     yield "corrected resampled t, 10 times 5 folds", plain(found.score, error, 10 * FOLDS - 1)
     yield "conservative z (Nadeau and Bengio)", _conservative(model, X, y, g, found.score, seed)
-    yield "nested cross-validation (Bates), 3 repeats", _nested(model, X, y, g, seed)
+    yield "nested cross-validation (Bates), 3 repeats", _nested(model, X, y, g, repeats)
 
 
 def _conservative(
@@ -177,13 +184,12 @@ def _conservative(
 
 
 def _nested(
-    model: Any, X: Any, y: np.ndarray, g: np.ndarray, seed: int
+    model: Any, X: Any, y: np.ndarray, g: np.ndarray, repeats: Any
 ) -> tuple[float, float, float]:
     """Bates, Hastie and Tibshirani (2023), with the variance of a fold's area by its patients."""
     squares, own, scores, naive = [], [], [], []
     given = {"methods": (("decision_function",), True), "params": {}, "n_jobs": None}
-    for repeat in range(_N_NESTED):
-        (splits,) = _splits(model, y, g, None, 1, 1000 * seed + repeat)
+    for splits in repeats[:_N_NESTED]:
         parts, pairs = held_out_parts((model,), X, y, g, splits, pairs=True, **given)
         for number, part in enumerate(parts):
             inner = [pair.score(area_scorer) for (_, out), pair in pairs.items() if out == number]
@@ -233,19 +239,25 @@ def from_normals(n: int, n_features: int, distance: float, several: bool) -> Any
     return draw
 
 
-def measured(draw: Any, seeds: Iterable[int], n_dear: int) -> dict[str, list[Any]]:
+def measured(draw: Any, n_draws: int, n_dear: int) -> dict[str, list[Any]]:
     """Intervals of every method, with the true area and its error, for each draw."""
     found: dict[str, list[Any]] = {}
-    for seed in seeds:
+    n_done = 0
+    for seed in count():
+        if n_done == n_draws:
+            return found
         rng = np.random.default_rng(seed)
         model, rows, y, g, truth, error = draw(rng)
         while min(len(np.unique(g[y == c])) for c in (0, 1)) < 3 * FOLDS:
             model, rows, y, g, truth, error = draw(rng)
+        dear = n_done < n_dear
         try:
-            own = dict(cheap_methods(model, rows, y, g, seed))
-            own |= dict(dear_methods(model, rows, y, g, seed)) if seed < n_dear else {}
+            repeats = _splits(model, y, g, None, 10 if dear else 1, 1000 * seed)
+            own = dict(cheap_methods(model, rows, y, g, repeats, seed))
+            own |= dict(dear_methods(model, rows, y, g, repeats, seed)) if dear else {}
         except ValueError:  # a fold with one patient of a class: of all methods, none is counted
             continue
+        n_done += 1
         for name, interval in own.items():
             found.setdefault(name, []).append((*interval, truth, error))
     return found
@@ -278,8 +290,8 @@ def _row(method: str, values: np.ndarray, oracle: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=500, help="of X-rays")
-    parser.add_argument("--simulated", type=int, default=200, help="draws of normals")
-    parser.add_argument("--dear", type=int, default=40)
+    parser.add_argument("--simulated", type=int, default=400, help="draws of normals")
+    parser.add_argument("--dear", type=int, default=100)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--features", type=Path, help="an .npz instead of the shared images")
     parser.add_argument("--results", type=Path, help="folder of the JSON file")
@@ -302,7 +314,7 @@ def main() -> None:
         draws |= {name: from_normals(n, *each) for name, each in NORMALS.items()}
         for data, draw in draws.items():
             n_draws = args.draws if data == "chest X-rays" else args.simulated
-            found = measured(draw, range(n_draws), args.dear)
+            found = measured(draw, n_draws, args.dear)
             cells.append({"data": data, "n": n, "rows": summarized(found)})
             print(cells[-1], flush=True)
     columns = ("method", "draws", "covers", "covers_without_noise", "width", "times_oracle")

@@ -182,7 +182,7 @@ def audit_labels(
         "efficientnet_lite0". Of an extractor without a ``layer``, all stages are used.
     near_duplicates : bool, default=True
         Whether to look for copies that were cropped, scaled, turned, mirrored or saved again, too.
-        It takes about 30 ms an image, and its square from some ten thousand images on. Equal files,
+        It takes about 40 ms an image, and its square from some ten thousand images on. Equal files,
         and equal rows of features, are always found.
     image_shape : tuple of int or None, default=None
         Shape (height, width) or (height, width, channels) of one image in a 2-D ``X``.

@@ -103,7 +103,7 @@ def check_images(
         How DICOM files are shown. None: the defaults of
         :class:`~sktransfer.preprocessing.DicomOptions`.
     near_duplicates : bool, default=False
-        Whether to look for edited copies, too. It takes about 30 ms an image, and its square from
+        Whether to look for edited copies, too. It takes about 40 ms an image, and its square from
         some ten thousand images on.
     n_jobs : int or None, default=None
         Threads that decode. None: 1.

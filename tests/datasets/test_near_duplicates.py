@@ -15,6 +15,7 @@ from sktransfer.exceptions import LeakageWarning
 from sktransfer.model_selection import check_leakage
 
 SIDE = 160
+QUARTERS = [(left, top, left + 28, top + 28) for left in (0, 28) for top in (0, 28)]
 EDITS = {
     "saved again": lambda image: image,
     "cropped": lambda image: image.crop((10, 22, 140, 150)),
@@ -23,6 +24,8 @@ EDITS = {
     "squashed": lambda image: image.resize((110, 160)),
     "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.25),
     "turned": lambda image: image.rotate(6),
+    "turned by a quarter": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "upside down": lambda image: image.transpose(Image.Transpose.ROTATE_180),
     "mirrored and cropped": lambda image: image.crop((0, 0, 135, 135)).transpose(
         Image.Transpose.FLIP_LEFT_RIGHT
     ),
@@ -61,6 +64,23 @@ def test_edited_copies_are_found_and_nothing_else(photos, edit):
     for place, detail in enumerate(found["detail"]):
         assert f"with row {place}" in detail
         assert ("mirrored" in detail) == ("mirrored" in edit)
+
+
+def test_copies_of_small_images_are_found_however_small_they_get(photos):
+    whole = [photo.resize((56, 56)).crop(box) for photo in photos[:6] for box in QUARTERS]
+    whole = [image for image in whole if np.asarray(image.convert("L")).std() > 25]
+    X = [*whole, *(image.resize((12, 12)) for image in whole[:4])]
+    found = near(check_images(X, near_duplicates=True, verbose=0))
+    n = len(whole)
+    assert found["row"].tolist() == list(range(n, n + 4))
+
+
+def test_smooth_images_that_only_look_alike_are_no_copies():
+    ramps = [np.add.outer(k * np.arange(64.0), np.arange(64.0)) for k in (-0.5, 0.2, 1, 2)]
+    noise = np.random.default_rng(0).normal(0, 4, (4, 64, 64))
+    levels = [128 + 20 * (ramp - ramp.mean()) / ramp.std() for ramp in ramps]
+    thumbnails = np.clip(levels + noise, 0, 255).astype(np.uint8)
+    assert near_copies(thumbnails, np.full((4, 2), 64)).empty
 
 
 def test_copies_are_found_only_if_they_are_asked_for(photos):
