@@ -1,8 +1,9 @@
 """A process of its own that quantizes one network; run as a script, it imports no sktransfer.
 
 NNCF prints, draws progress bars, changes Python's class of loggers, and would call home: none of
-that belongs into the user's process. Arguments: a folder with ``float.xml`` and ``images.npy``, and
-whether this processor multiplies 8-bit integers without saturation. ``int8.xml`` is left there.
+that belongs into the user's process. Arguments: a folder with ``float.xml`` and ``images.npy``,
+whether this processor multiplies 8-bit integers without saturation, and estimators of ranges, names
+of NNCF's. For each, ``<name>.xml`` and ``<name>.bin`` are left there.
 """
 
 from __future__ import annotations
@@ -18,26 +19,41 @@ from typing import Any
 _WIDE = 0.25
 # Depthwise convolutions are left too: they sum nine products and wait for memory, so that integers
 # gain little. Networks of them have narrow layers, and enlarge what was rounded early: maps of the
-# next size are left as well, for a twentieth of their time.
-_WIDE_WITH_DEPTHWISE = 0.125
+# next two sizes are left as well, for a twentieth of their time.
+_WIDE_WITH_DEPTHWISE = 0.0625
 
 
-def main(folder: Path, exact: bool) -> None:
-    """Quantize the model of a folder."""
+def main(folder: Path, exact: bool, ranges: list[str]) -> None:
+    """Quantize the model of a folder, once for each estimator of ranges."""
     # None makes the import fail; both packages then use an empty stub of their own.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import nncf
     import numpy as np
     import openvino
-    from nncf.quantization import advanced_parameters as advanced
     from openvino._offline_transformations import apply_moc_transformations
 
     model = openvino.Core().read_model(folder / "float.xml")
     # As `openvino.convert_model` does: without it no bias is found that could be corrected.
     apply_moc_transformations(model, cf=False, smart_reshape=True)
     images = np.load(folder / "images.npy")
-    names = left_as_they_are(model)
-    quantized = nncf.quantize(
+    for name in ranges:
+        quantized = quantize(model.clone(), images, exact, name)
+        # Names count what the process has made, and are no part of the function.
+        quantized.set_friendly_name("int8")
+        for number, operation in enumerate(quantized.get_ordered_ops()):
+            operation.set_friendly_name(str(number))
+        written = folder / f"{name}.xml"
+        openvino.serialize(quantized, written, written.with_suffix(".bin"))
+        text = re.sub(r'\s*<attribute name="fused_names"[^>]*>', "", written.read_text("utf-8"))
+        written.write_text(text, "utf-8")
+
+
+def quantize(model: Any, images: Any, exact: bool, ranges: str) -> Any:
+    """Return a model quantized on images."""
+    import nncf
+    from nncf.quantization import advanced_parameters as advanced
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    return nncf.quantize(
         model,
         nncf.Dataset([images[row : row + 1] for row in range(len(images))]),
         subset_size=len(images),
@@ -46,23 +62,16 @@ def main(folder: Path, exact: bool) -> None:
         # Biases that make up for the means of all errors before them: half the error of a ResNet on
         # images unlike those of the calibration is such a shift.
         fast_bias_correction=False,
-        ignored_scope=nncf.IgnoredScope(names=names, validate=False),
+        ignored_scope=nncf.IgnoredScope(names=left_as_they_are(model), validate=False),
         advanced_parameters=advanced.AdvancedQuantizationParameters(
             # One bit less for weights keeps sums of two products within 16 bits.
             overflow_fix=advanced.OverflowFix.DISABLE if exact else advanced.OverflowFix.ENABLE,
             # A range for each channel, NNCF's way before convolutions in groups, would cut off
             # channels that answer to nothing in the images of the calibration.
             activations_quantization_params=advanced.QuantizationParameters(per_channel=False),
+            activations_range_estimator_params=getattr(RangeEstimatorParametersSet, ranges),
         ),
     )
-    # Names count what the process has made, and are no part of the function.
-    quantized.set_friendly_name("int8")
-    for number, operation in enumerate(quantized.get_ordered_ops()):
-        operation.set_friendly_name(str(number))
-    written = folder / "int8.xml"
-    openvino.serialize(quantized, written, folder / "int8.bin")
-    text = re.sub(r'\s*<attribute name="fused_names"[^>]*>', "", written.read_text("utf-8"))
-    written.write_text(text, "utf-8")
 
 
 def left_as_they_are(model: Any) -> list[str]:
@@ -82,4 +91,4 @@ def left_as_they_are(model: Any) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "exact")
+    main(Path(sys.argv[1]), sys.argv[2] == "exact", sys.argv[3:])

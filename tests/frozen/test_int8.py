@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -215,6 +216,36 @@ def _own_process(code, folder, home):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@needs_nncf
+@pytest.mark.parametrize(
+    ("of_extremes", "of_all_values", "kept"),
+    [
+        ((0.01, 0.05), (0.01, 0.049), b"MEAN_MINMAX"),
+        ((0.01, 0.05), (0.02, 0.04), b"HISTOGRAM"),
+        ((0.01, 0.05), (0.00, 0.06), b"MEAN_MINMAX"),
+    ],
+)
+def test_ranges_of_all_values_are_taken_where_their_worst_error_is_clearly_smaller(
+    of_extremes, of_all_values, kept, monkeypatch
+):
+    errors = {b"MEAN_MINMAX": of_extremes, b"HISTOGRAM": of_all_values}
+
+    def worker(folder):
+        for ranges in errors:
+            (folder / f"{ranges.decode()}.xml").write_bytes(ranges)
+            (folder / f"{ranges.decode()}.bin").write_bytes(b"")
+
+    def measured(made, images, plain):
+        return replace(made, errors=errors[made.xml])
+
+    monkeypatch.setattr(_int8, "_run_worker", worker)
+    monkeypatch.setattr(_int8, "_measured", measured)
+    images = torch.zeros(2, 3, 8, 8)
+    calibration = _calibration.Calibration("two", lambda: (images, images))
+    made = _int8._make(torch.nn.Conv2d(3, 3, 1), calibration, None)
+    assert (made.xml, made.errors) == (kept, errors[kept])
+
+
 # --- on disk --------------------------------------------------------------------------------------
 
 
@@ -225,7 +256,7 @@ def _own_process(code, folder, home):
         lambda whole: b"",
         lambda whole: whole[:-1],
         lambda whole: whole[:-1] + bytes([whole[-1] ^ 1]),
-        lambda whole: whole.replace(b'"question": "(1', b'"question": "(0', 1),
+        lambda whole: whole.replace(b'"question": "(', b'"question": "(0', 1),
         lambda whole: b"[]\n" + whole,
         lambda whole: b"\xff\x00 something else\n",
     ],
