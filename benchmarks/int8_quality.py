@@ -76,7 +76,7 @@ def compare(name: str, extractor: Any, task: Task, n_test: int, seeds: int) -> l
     """One record for all layers, and one for the embedding."""
     features, widths = {}, ()
     for precision in PRECISIONS:
-        own = clone(extractor).set_params(layer="all", precision=precision, cache=False)
+        own = clone(extractor).set_params(layer="all", precision=precision)
         features[precision] = own.fit(task.X[:1]).transform(task.X)
         widths = own._widths
     records = []

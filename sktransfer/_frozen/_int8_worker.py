@@ -19,7 +19,7 @@ from typing import Any
 _WIDE = 0.25
 # Depthwise convolutions are left too: they sum nine products and wait for memory, so that integers
 # gain little. Networks of them have narrow layers, and enlarge what was rounded early: maps of the
-# next two sizes are left as well, for a twentieth of their time.
+# next two sizes are left as well, and sums of two maps, for a twentieth of their time.
 _WIDE_WITH_DEPTHWISE = 0.0625
 
 
@@ -75,9 +75,9 @@ def quantize(model: Any, images: Any, exact: bool, ranges: str) -> Any:
 
 
 def left_as_they_are(model: Any) -> list[str]:
-    """Return the names of convolutions that are not quantized."""
+    """Return the names of convolutions, and of sums of two maps, that are not quantized."""
     side = model.inputs[0].get_partial_shape()[2].get_length()
-    sizes, depthwise = {}, set()
+    sizes, depthwise, sums = {}, set(), []
     for operation in model.get_ordered_ops():
         kind, name = operation.get_type_name(), operation.get_friendly_name()
         if kind in ("Convolution", "GroupConvolution"):
@@ -86,8 +86,14 @@ def left_as_they_are(model: Any) -> list[str]:
             # Weights of groups are (groups, out, in, height, width).
             if kind == "GroupConvolution" and operation.get_input_partial_shape(1)[2] == 1:
                 depthwise.add(name)
-    share = _WIDE_WITH_DEPTHWISE if depthwise else _WIDE
-    return [name for name, size in sizes.items() if size > share * side or name in depthwise]
+        elif kind == "Add":
+            added = {value.get_node().get_type_name() for value in operation.input_values()}
+            if not added & {"Constant", "Convert"}:  # else a bias, for instance
+                sums.append(name)
+    if not depthwise:
+        return [name for name, size in sizes.items() if size > _WIDE * side]
+    wide = [name for name, size in sizes.items() if size > _WIDE_WITH_DEPTHWISE * side]
+    return [*wide, *sorted(depthwise.difference(wide)), *sums]
 
 
 if __name__ == "__main__":
