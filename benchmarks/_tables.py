@@ -257,6 +257,28 @@ def int8_quality(content: dict[str, Any]) -> str:
     return f"{where(content)}\n{rst_table(header, rows)}"
 
 
+def int8_calibration(content: dict[str, Any]) -> str:
+    header = ("network", "calibrated on", "images", "columns", "AUC lost", "accuracy lost", "apart")
+    said = {
+        "photographs": "two photographs",
+        "ImageNet": "ImageNet",
+        "statistics": "BatchNorm's statistics",
+    }
+    rows = [
+        (
+            row["network"],
+            said[row["calibration"]],
+            f"{row['set']} ({row['images']:,})",
+            row["columns"],
+            *(f"{row[f'{m}_float32'] - row[f'{m}_int8']:+.4f}" for m in ("auc", "accuracy")),
+            f"{row['difference']:.1%}",
+        )
+        for row in content["records"]
+        if row["images"] >= 300
+    ]
+    return f"{where(content)}\n{rst_table(header, rows)}"
+
+
 def finetune(content: dict[str, Any]) -> str:
     header = ("task", "backbone", "", "metric", "mean", "lowest to highest", "seconds a fit")
     rows = [
@@ -992,6 +1014,7 @@ MAKERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "front_door": ("transfer.rst", front_door),
     "engines": ("engines.rst", engines),
     "int8_quality": ("engines.rst", int8_quality),
+    "int8_calibration": ("engines.rst", int8_calibration),
     "finetune": ("finetune.rst", finetune),
     "lr_finder": ("finetune.rst", lr_finder),
     "operating_point": ("thresholds.rst", operating_point),

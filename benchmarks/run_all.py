@@ -30,6 +30,7 @@ FULL = {
     "front_door.py": [],
     "engines.py": [],
     "int8_quality.py": [],
+    "int8_calibration.py": [],
     "finetune.py": [],
     "operating_point.py": [],
     "imbalance.py": [],
@@ -62,6 +63,9 @@ QUICK = {
     "front_door.py": ["--n", "60", "--rounds", "1"],
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
     "int8_quality.py": ["--networks", "squeezenet1_0", "--seeds", "1", "--n", "40"],
+    "int8_calibration.py": [
+        *("--networks", "resnet18", "--seeds", "1", "--n", "40", "--made", "16", "--steps", "2"),
+    ],
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
     "operating_point.py": ["--no-tuning", "--repeats", "0"],
     "imbalance.py": ["--repeats", "1"],
