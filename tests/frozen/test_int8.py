@@ -58,7 +58,7 @@ def home(tmp_path_factory):
         folder = tmp_path_factory.mktemp("home")
         patch.setenv("SKTRANSFER_HOME", str(folder))
         patch.setenv("SKTRANSFER_OFFLINE", "1")
-        patch.setattr(_calibration, "N_CUTS", 16)
+        patch.setattr(_calibration, "N_CUTS", 8)
         REGISTRY.clear()
         yield folder
     REGISTRY.clear()
@@ -159,7 +159,7 @@ def test_another_process_finds_the_network_and_prints_nothing(quantized, tmp_pat
         import sys
         from sktransfer import PretrainedFeatureExtractor
         from sktransfer._frozen import _calibration, _int8
-        _calibration.N_CUTS = 16
+        _calibration.N_CUTS = 8
         _int8._make = None
         X = list(_calibration.photographs(200))[-2:]
         own = PretrainedFeatureExtractor(
