@@ -381,6 +381,9 @@ def _add_report(commands: Any) -> None:
         default="gradient",
         help="how saliency maps are computed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--audit-labels", action="store_true", help="rank labels that are probably wrong"
+    )
     parser.add_argument("--no-images", action="store_true", help="show no images")
     parser.add_argument(
         "--identifiers", action="store_true", help="write names of files and readers"

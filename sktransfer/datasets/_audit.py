@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import clone
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sktransfer._extractor import PretrainedFeatureExtractor
@@ -23,7 +24,7 @@ from sktransfer._utils.per_row import as_frame, check_present
 from sktransfer._utils.plotting import new_panels
 from sktransfer._utils.splitting import joined_groups, units_per_class
 from sktransfer.datasets._near_duplicates import copies, look_for_copies
-from sktransfer.datasets._suspicion import gather_evidence
+from sktransfer.datasets._suspicion import Evidence, gather_evidence
 from sktransfer.exceptions import ImageDecodeError
 
 _COLUMNS = ["row", "source", "given", "suggested", "score", "neighbors", "suspected"]
@@ -203,7 +204,8 @@ def audit_labels(
     Raises
     ------
     ValueError
-        If fewer than two classes have rows of at least two groups, or a label is missing.
+        If fewer than two classes have rows of at least two groups, a label is missing, or labels
+        are numbers that are no classes.
 
     Warns
     -----
@@ -233,6 +235,11 @@ def audit_labels(
     if is_multilabel(y):
         raise ValueError("y has several labels a row: audit each of its columns by itself.")
     labels = column_or_1d(check_present(y))
+    if type_of_target(labels).startswith("continuous"):
+        raise ValueError(
+            f"y has numbers such as {labels[0]!s}, and classes are audited. Pass classes, such as "
+            "np.digitize(y, thresholds) for grades."
+        )
     features = _features(X, backbone, image_shape)
     images = None
     if features is None:
@@ -323,7 +330,7 @@ def _lonely(labels: np.ndarray, units: np.ndarray, readable: np.ndarray) -> np.n
     if len(counts) - len(alone) < 2:
         raise ValueError(
             "Labels are judged by rows of other groups, so that two classes must have rows of at "
-            f"least two groups each; the classes have {counts}."
+            f"least two groups each; the classes have {dict(list(counts.items())[:_SHOWN])}."
         )
     if alone:
         warnings.warn(
@@ -341,19 +348,52 @@ def _judged(
     rows: np.ndarray,
     random_state: Any,
 ) -> pd.DataFrame:
-    """Return labels with what speaks against them, the most suspicious first."""
+    """Judge labels by the others, and return them with the most suspicious first."""
     classes, codes = np.unique(labels[rows], return_inverse=True)
     evidence = gather_evidence(
         [block[rows] for block in blocks], codes, _codes(units[rows]), random_state
     )
+    return _ranked(rows, labels[rows], classes, evidence)
+
+
+def audit_probabilities(
+    probabilities: Any, y: np.ndarray, classes: np.ndarray, images: ImageSource | None
+) -> LabelAudit:
+    """Rank labels by probabilities of models that have not seen them, a column for each class."""
+    own = np.asarray(probabilities, dtype=np.float64)
+    if own.shape != (len(y), len(classes)):
+        raise ValueError(
+            f"Probabilities must have shape {(len(y), len(classes))}, a row for each label and a "
+            f"column for each of the classes {list(classes)}; got {own.shape}. "
+            "cross_val_predict(..., method='predict_proba') gives them."
+        )
+    there = np.isfinite(own).all(axis=1)
+    rows = np.flatnonzero(there)
+    nowhere = np.full((len(rows), len(classes)), np.nan)
+    table = _ranked(rows, y[rows], np.asarray(classes), Evidence(own[rows], nowhere))
+    out = np.flatnonzero(~there)
+    named = images.describe if images is not None else lambda row: "features"
+    sources = [named(int(row)) for row in out]
+    left_out = pd.DataFrame({"row": out, "source": sources, "why": "no probability"})
+    table.insert(1, "source", [named(int(row)) for row in table["row"]])
+    none = pd.DataFrame(columns=["row", "duplicate_of", "correlation", "mirrored", "conflict"])
+    return LabelAudit(table[_COLUMNS], none, left_out, images)
+
+
+def _ranked(
+    rows: np.ndarray, labels: np.ndarray, classes: np.ndarray, evidence: Evidence
+) -> pd.DataFrame:
+    """Return labels with what speaks against them, the most suspicious first."""
     own, places = evidence.probabilities, np.arange(len(rows))
+    codes = np.searchsorted(classes, labels)
     likely = own.argmax(axis=1)
-    usual = np.array([own[codes == c, c].mean() for c in range(len(classes))])
+    there = np.bincount(codes, minlength=len(classes)) > 0
+    usual = np.array([own[codes == c, c].mean() if there[c] else np.inf for c in range(len(there))])
     suspected = (likely != codes) & (own[places, likely] >= usual[likely])
     table = pd.DataFrame(
         {
             "row": rows,
-            "given": labels[rows],
+            "given": labels,
             "suggested": classes[likely],
             "score": 1 - own[places, codes],
             "neighbors": evidence.neighbors[places, codes],

@@ -20,6 +20,7 @@ from sktransfer._utils.identifiers import read_groups
 from sktransfer._utils.multilabel import is_multilabel, read_indicators
 from sktransfer._utils.per_row import as_column
 from sktransfer._utils.threads import DecodingThreads
+from sktransfer.datasets._audit import LabelAudit, audit_labels
 from sktransfer.datasets._near_duplicates import gray_thumbnail, near_copies
 from sktransfer.exceptions import ImageDecodeError
 
@@ -59,6 +60,7 @@ def check_images(
     value_range: Any = None,
     dicom: DicomOptions | None = None,
     near_duplicates: bool = False,
+    label_audit: LabelAudit | bool = False,
     n_jobs: int | None = None,
     verbose: int = 1,
 ) -> pd.DataFrame:
@@ -83,6 +85,9 @@ def check_images(
     - with ``near_duplicates``, a ``near duplicate``: a copy that was saved again, cropped, scaled,
       mirrored, turned by a few degrees or made brighter (see :ref:`label-audit`). It may be a
       ``conflicting near duplicate`` or a ``near duplicate across groups``, too;
+    - with ``label_audit``, a ``suspected label``: another class is more probable, the most
+      suspicious first. Look at it; most suspected labels of a good set are right (see
+      :ref:`label-audit`);
     - a ``group in several classes``: a patient whose images have different labels. That may be
       right, for a disease that comes and goes, or a mistake; the split has to know it.
 
@@ -105,6 +110,9 @@ def check_images(
     near_duplicates : bool, default=False
         Whether to look for edited copies, too. It takes about 40 ms an image, and its square from
         some ten thousand images on.
+    label_audit : LabelAudit or bool, default=False
+        Result of :func:`audit_labels`, or True to audit labels with its defaults, which embeds the
+        images.
     n_jobs : int or None, default=None
         Threads that decode. None: 1.
     verbose : int, default=1
@@ -142,6 +150,14 @@ def check_images(
     labels = _as_texts(y) if several else None if y is None else column_or_1d(as_column(y))
     who = None if groups is None else read_groups(groups)
     check_consistent_length(source, *(each for each in (labels, who) if each is not None))
+    if label_audit is True:
+        if y is None or dicom is not None:
+            raise ValueError(
+                "label_audit=True needs labels, and images without dicom=. Otherwise call "
+                "audit_labels, and pass what it returns."
+            )
+        form = {"image_shape": image_shape, "value_range": value_range, "n_jobs": n_jobs}
+        label_audit = audit_labels(X, y, groups, near_duplicates=False, **form)
 
     def look(row: int) -> dict[str, Any]:
         try:
@@ -159,6 +175,7 @@ def check_images(
         *_odd(readable),
         *_duplicates(readable, labels, who),
         *(_near(readable, labels, who) if near_duplicates else ()),
+        *_suspected(label_audit),
         *_mixed_groups(None if several else labels, who),  # findings come and go
     ]
     frame = pd.DataFrame(
@@ -355,6 +372,13 @@ def _as_texts(y: Any) -> np.ndarray:
         for row in matrix
     ]
     return np.array(texts, dtype=object)
+
+
+def _suspected(audit: LabelAudit | bool) -> Iterator[_Finding]:
+    if not isinstance(audit, LabelAudit):
+        return
+    for each in audit.table[audit.table["suspected"]].itertuples():
+        yield each.row, "suspected label", f"{each.given}; {each.suggested}? ({each.score:.2f})"
 
 
 def _mixed_groups(y: np.ndarray | None, groups: np.ndarray | None) -> Iterator[_Finding]:

@@ -83,6 +83,7 @@ def run_report(options: argparse.Namespace) -> None:
         pos_label=positive,
         threshold=options.threshold,
         title=options.title,
+        label_audit=options.audit_labels or None,
         saliency=None if options.saliency == "none" else options.saliency,
         images=not options.no_images,
         include_identifiers=options.identifiers,

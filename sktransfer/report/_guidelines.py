@@ -32,6 +32,7 @@ SERVES = {
     "benefit": _items("28", "12e, 23a", other=_STRATOS),
     "subgroups": _items("36, 37, 38", "14, 23a", "21, 23"),
     "baselines": _items("30", "12e", "33", "Zech et al. (2018): shortcuts"),
+    "labels": "Northcutt et al. (2021): confident learning",
     "failures": _items("39", "26", "33"),
     "saliency": _items("31", other="Adebayo et al. (2018): sanity of maps"),
     "card": _items(
@@ -57,6 +58,8 @@ REFERENCES = [
     "models to support medical decisions. The Lancet Digital Health (2025), arXiv:2412.10288.",
     "Zech et al.: Variable generalization performance of a deep learning model to detect pneumonia "
     "in chest radiographs. PLoS Medicine 15 (2018).",
+    "Northcutt, Jiang, Chuang: Confident learning: estimating uncertainty in dataset labels. "
+    "Journal of Artificial Intelligence Research 70 (2021).",
     "Adebayo et al.: Sanity checks for saliency maps. NeurIPS (2018).",
     "Mitchell et al.: Model cards for model reporting. FAT* (2019), arXiv:1810.03993.",
 ]

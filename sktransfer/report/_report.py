@@ -25,6 +25,7 @@ from sktransfer.report._failures_and_maps import failures_section, saliency_sect
 from sktransfer.report._findings import findings_parts
 from sktransfer.report._findings_rows import score_findings
 from sktransfer.report._guidelines import LEFT_TO_AUTHORS, REFERENCES, SERVES, card_section
+from sktransfer.report._label_audit import labels_section
 from sktransfer.report._model import model_section
 from sktransfer.report._novelty import novelty_section
 from sktransfer.report._partition import partition_section
@@ -41,7 +42,7 @@ from sktransfer.report._subgroups import subgroups_section
 from sktransfer.report._triage import triage_section
 
 # Sections with images of patients, or with paths among parameters: not for a notebook's output.
-_NOT_SHOWN = ("model", "failures", "saliency")
+_NOT_SHOWN = ("model", "labels", "failures", "saliency")
 _PAGE = """<details><summary>Sections without images of patients</summary>
 <iframe sandbox="" title="{}" srcdoc="{}" style="width: 100%; height: 36em; border: 0"></iframe>
 </details>"""
@@ -57,8 +58,9 @@ class DiagnosticReport:
         Title of the report.
     sections : dict of str to Section
         The parts: "partition", "model", "roc", "operating", "calibration", "distributions",
-        "benefit", "subgroups", "baselines", "failures", "saliency", "card". Each has ``title``,
-        ``text``, ``notices``, ``tables``, ``figures`` and ``data``.
+        "benefit", "subgroups", "baselines", "failures", "saliency", "card"; also "triage",
+        "novelty" and "labels" where they were asked for. Each has ``title``, ``text``, ``notices``,
+        ``tables``, ``figures`` and ``data``.
     summary : str or None, default=None
         What was found in one sentence. None: the number of images and the main rates.
 
@@ -275,6 +277,7 @@ def diagnostic_report(
     title: str | None = None,
     confidence_level: float = 0.95,
     n_failures: int = 8,
+    label_audit: Any = None,
     saliency: str | None = "gradient",
     n_saliency: int = 4,
     images: bool = True,
@@ -342,7 +345,12 @@ def diagnostic_report(
     confidence_level : float, default=0.95
         Level of all intervals.
     n_failures : int, default=8
-        Number of images in the gallery of errors.
+        Number of images in the gallery of errors, and of labels that are shown.
+    label_audit : LabelAudit, bool, array-like of shape (n, n_classes) or None, default=None
+        Labels that are probably wrong, which make a section: a result of
+        :func:`~sktransfer.datasets.audit_labels`, of these rows or of others; True to audit these
+        rows with the network of the model; or probabilities of these rows, by models that have not
+        seen them. None: no such section.
     saliency : {"gradient", "integrated_gradients", "grad_cam", "occlusion"} or None, \
             default="gradient"
         Method of the maps. Where it is not possible, occlusion is used.
@@ -410,7 +418,11 @@ def diagnostic_report(
     training = {"X_train": X_train, "y_train": y_train, "groups_train": groups_train}
     if is_multilabel(y):
         _check_single(
-            readers=readers, thresholds=thresholds, baselines=baselines, pos_label=pos_label
+            readers=readers,
+            thresholds=thresholds,
+            baselines=baselines,
+            pos_label=pos_label,
+            label_audit=label_audit,
         )
         found = score_findings(estimator, X, y, random_state=random_state, **naming)
         usual, parts = findings_parts(
@@ -427,6 +439,10 @@ def diagnostic_report(
         return DiagnosticReport(title or usual, {part.key: part for part in [*parts, last]})
     rows = score_rows(estimator, X, y, pos_label=pos_label, **naming)
     names = _row_names(rows, row_names) if include_identifiers else None
+    labels = []
+    if label_audit is not None and label_audit is not False:
+        shown = {"target_names": target_names, "n_images": n_failures, "images": images}
+        labels = [labels_section(estimator, label_audit, X, y, groups, **shown)]
     curve = roc_section(rows, readers, identify=include_identifiers, random_state=random_state)
     area, novelty = curve.data["roc_auc"], rows.novelty
     parts = [
@@ -441,6 +457,7 @@ def diagnostic_report(
         benefit_section(rows),
         subgroups_section(rows, subgroups),
         baselines_section(rows, area, metadata, baselines, random_state=random_state),
+        *labels,
         failures_section(rows, n_failures, images=images, identify=names),
         saliency_section(rows, saliency, n_saliency, images=images, random_state=random_state),
         last,

@@ -176,3 +176,17 @@ def test_what_a_notebook_shows_names_no_file(images, extractor, tmp_path):
 def test_features_have_no_images_to_plot(digits):
     with pytest.raises(ValueError, match="no images to plot"):
         audit_labels(digits[0][:60], digits[1][:60]).plot()
+
+
+def test_numbers_that_are_no_classes_are_refused_with_one_example():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"numbers such as .*, and classes are audited") as error:
+        audit_labels(rng.normal(size=(300, 5)), rng.normal(size=300))
+    assert len(str(error.value)) < 200
+
+
+def test_many_classes_of_one_row_are_not_all_listed():
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    with pytest.raises(ValueError, match="two classes must have rows") as error:
+        audit_labels(X, np.arange(60))
+    assert len(str(error.value)) < 400

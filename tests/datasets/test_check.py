@@ -7,8 +7,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
-from sktransfer.datasets import check_images, load_image_folder, load_image_table
+from sktransfer.datasets import audit_labels, check_images, load_image_folder, load_image_table
 
 
 def file_of(array, format_="PNG"):
@@ -231,3 +232,17 @@ def test_dicom_files_are_checked(shared_data):
     assert kinds["unreadable"] == {"no_meta.dcm", "rtplan.dcm"}
     assert kinds["duplicate"] == {"MR_small_RLE.dcm", "MR_small_bigendian.dcm"}
     assert kinds["near-constant"] == {"CT_small.dcm"}  # no window: see DicomOptions
+
+
+def test_suspected_labels_are_findings_the_most_suspicious_first():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[y < 2][:100].reshape(-1, 8, 8) / 16, y[y < 2][:100]
+    y[[4, 50]] = 1 - y[[4, 50]]
+    audit = audit_labels(X.reshape(100, 64), y)
+    found = check_images(X, y, label_audit=audit, verbose=0)
+    own = found[found["finding"] == "suspected label"]
+    assert own["row"].tolist() == audit.table.loc[audit.table["suspected"], "row"].tolist()
+    assert set(own["row"]) <= {4, 50}
+    assert own["detail"].iloc[0].startswith(f"{y[own['row'].iloc[0]]}; ")
+    with pytest.raises(ValueError, match="label_audit=True needs labels"):
+        check_images(X, label_audit=True, verbose=0)
