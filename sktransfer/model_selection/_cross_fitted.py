@@ -66,7 +66,14 @@ class CrossFittedClassifier(BaseThresholdClassifier):
         return [found] if isinstance(found, str) else found
 
     def _check_given(self, y: Any) -> Any:
-        """Return labels; it is an error if there are none."""
+        """Return labels; it is an error if there are none, or rows that are to have no score."""
+        steps = getattr(self.estimator, "steps", [("", self.estimator)])
+        if getattr(steps[-1][1], "on_novel", None) == "refer":
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} needs a score of each row, and a NoveltyGate that refers gives novel ones "
+                f"none. Put the gate around it: NoveltyGate({name}(...), on_novel='refer')."
+            )
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."

@@ -34,6 +34,7 @@ from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferC
 from sktransfer.__main__ import main
 from sktransfer.metrics import allowed_misses, rows_needed
 from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier, TriageDisplay
+from sktransfer.novelty import NoveltyGate
 
 # The checks want a class for every row, the likeliest one: rates are high enough for nothing to be
 # referred. Equal rates need no positive class, which the checks' words would.
@@ -514,3 +515,16 @@ def test_the_scores_that_a_transfer_classifier_has_are_taken(images):
     # Also where the method is named, as a word and not as a list of them.
     named = TriageClassifier(inner, response_method="predict_proba", **rates).fit(X, y)
     np.testing.assert_array_equal(named.thresholds_, clf.thresholds_)
+
+
+@pytest.mark.parametrize("around", [lambda gate: gate, lambda gate: make_pipeline(gate)])
+def test_a_gate_that_refers_belongs_around_a_triage(around):
+    X, y = make_classification(400, class_sep=1.5, random_state=0)
+    gate = NoveltyGate(LogisticRegression(), on_novel="refer")
+    with pytest.raises(
+        ValueError, match=r"NoveltyGate\(TriageClassifier\(\.\.\.\), on_novel='refer'"
+    ):
+        TriageClassifier(around(gate)).fit(X, y)
+    triage = TriageClassifier(LogisticRegression(), max_missed=0.1, max_false=0.1)
+    decided = NoveltyGate(triage, on_novel="refer").fit(X, y).predict(X + 50)
+    assert set(decided.tolist()) == {"refer"}
