@@ -270,6 +270,11 @@ def run_parts(args: Any, shared: Path, folder: Path, content: dict[str, Any], wr
                     content["int8"].append(measure_integers(name, images, (shared, folder)))
                     write()
     if "times" in args.parts:
+        insects = ants_and_bees(shared)
+        for case in cases:
+            if not file_of(case, folder).exists():
+                model = model_of(shared, *case, folder).fit(list(insects.X[::4]), insects.y[::4])
+                export_onnx(model, file_of(case, folder))
         neighbors = Neighbors()
         some = [str(p) for p in sorted((shared / "data" / "imagenet_samples").glob("*.jpg"))[:40]]
         for row in content["rows"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -321,6 +322,86 @@ def test_integers_lose_little_and_say_how_much(tmp_path, made_once):
     assert made.n_compared == len(X)
     assert 1e-5 < made.max_difference < 0.2
     assert made.score_of_file >= made.score - 0.05
+    assert made.times_as_fast > 0
+    assert "times_as_fast" not in whole
+
+
+class Outputs(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return (self.module(x),)
+
+
+def depthwise(activation, size=16):
+    """A network whose channels differ in range, of depthwise convolutions as MobileNet has them."""
+    conv = torch.nn.Conv2d
+    layers = [conv(3, 24, 3, 2, 1), activation, conv(24, 24, 3, 1, 1, groups=24), activation]
+    module = torch.nn.Sequential(*layers, conv(24, 5, 1), torch.nn.Flatten())
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for layer, fan_in in ((0, 27), (2, 9)):
+            weights = rng.normal(0, 1 / fan_in, module[layer].weight.shape)
+            module[layer].weight.copy_(torch.tensor(weights))
+            module[layer].bias.copy_(torch.linspace(0, 0.05 + layer / 100, 24))
+            for row in (module[layer].weight, module[layer].bias):
+                row[::4] *= 60  # these take most of the range, and say little:
+        module[4].weight[:, ::4] /= 60
+    batch = torch.tensor(rng.normal(0, 1, (40, 3, size, size)), dtype=torch.float32)
+    return Outputs(module.requires_grad_(False)), batch
+
+
+def test_channels_are_equalized_and_the_network_stays_the_same():
+    from sktransfer.deploy._integers import _equalize
+    from sktransfer.deploy._networks import exported
+
+    module, batch = depthwise(torch.nn.ReLU6())
+    model = exported(module, 16, "net")
+    before = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    _equalize(model, batch.numpy(), lambda made: session_of(made))
+    after = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+    runs = session_of(model)
+    for row in batch.numpy():
+        [found] = runs.run(None, {runs.get_inputs()[0].name: row[None]})
+        expected = module(torch.tensor(row[None]))[0].numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_bound_below_zero_keeps_channels_as_they_are():
+    from sktransfer.deploy._integers import _pairs
+    from sktransfer.deploy._networks import exported
+
+    module, _ = depthwise(torch.nn.Hardtanh(-1, 1))
+    assert _pairs(exported(module, 16, "net")) == []
+    module, _ = depthwise(torch.nn.ReLU())
+    assert len(_pairs(exported(module, 16, "net"))) == 2
+
+
+def test_equal_channels_make_integers_of_depthwise_convolutions_precise(monkeypatch):
+    from sktransfer.deploy import _integers
+    from sktransfer.deploy._networks import exported
+
+    monkeypatch.setattr(_integers, "_left_as_they_are", lambda *_: [])  # wide maps too
+    module, batch = depthwise(torch.nn.ReLU6())
+    model, errors = exported(module, 16, "net"), []
+    expected = module(batch)[0].detach().numpy()
+    for equalize in (_integers._equalize, lambda *_: None):
+        monkeypatch.setattr(_integers, "_equalize", equalize)
+        made, _ = _integers.quantized(model, batch, "net")
+        runs = session_of(made)
+        name = runs.get_inputs()[0].name
+        found = np.concatenate([runs.run(None, {name: row[None]})[0] for row in batch.numpy()])
+        errors.append(np.abs(found - expected).mean())
+    assert errors[0] < 0.6 * errors[1]
+
+
+def session_of(model):
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
 
 
 def test_the_runner_of_the_guide_needs_no_torch_and_reads_as_the_library(tmp_path, made_once):
