@@ -81,16 +81,7 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
                 weight_type=quantization.QuantType.QInt8,
             )
             integers = onnx.load(made)
-        pair, spent = [session(each) for each in (model, integers)], []
-        errors = [np.zeros(1, np.float32)] * len(model.graph.output)
-        for row in rows:
-            start = time.thread_time()  # others may use the machine
-            right = pair[0].run(None, {given: row[None]})
-            middle = time.thread_time()
-            own = pair[1].run(None, {given: row[None]})
-            spent.append((middle - start, time.thread_time() - middle))
-            errors = [e + (a - b) / len(rows) for e, a, b in zip(errors, right, own, strict=True)]
-        faster = np.divide(*np.median(spent, axis=0))
+        errors, faster = _compared(session(model), session(integers), rows)
     except Exception as error:  # whatever it raises
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} cannot be quantized: onnxruntime says {said}") from error
@@ -104,7 +95,22 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
         integers.graph.node.append(
             onnx.helper.make_node("Add", [before, constant.name], [output.name])
         )
-    return integers, float(faster)
+    return integers, faster
+
+
+def _compared(floats: Any, integers: Any, rows: np.ndarray) -> tuple[list[np.ndarray], float]:
+    """Return the mean error of each output, and how many times as fast the integers are."""
+    given = floats.get_inputs()[0].name
+    errors, spent = [np.zeros(1, np.float32)] * len(floats.get_outputs()), []
+    for row in rows:
+        start = time.thread_time()  # others may use the machine
+        right = floats.run(None, {given: row[None]})
+        middle = time.thread_time()
+        own = integers.run(None, {given: row[None]})
+        spent.append((middle - start, time.thread_time() - middle))
+        errors = [e + (a - b) / len(rows) for e, a, b in zip(errors, right, own, strict=True)]
+    own_time, other_time = np.median(spent, axis=0)
+    return errors, float(own_time / other_time)
 
 
 def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> None:
@@ -163,7 +169,7 @@ def _pairs(model: Any) -> list[tuple[Any, str, Any]]:
     for before in model.graph.node:
         middle = only(before, "Relu", "Clip") if before.op_type == "Conv" else None
         behind = only(middle, "Conv")
-        if behind is None:
+        if middle is None or behind is None:
             continue
         weights = [*before.input[1:], behind.input[1]]
         if any(name not in constants or len(users[name]) > 1 for name in weights):
