@@ -18,8 +18,8 @@ from sktransfer.report._class_names import check_names
 from sktransfer.report._section import Section, number
 
 _COLUMNS = 4
-# What the audit's benchmark finds, least and most over its sets of images.
-_PRECISION = "0.35 to 0.80"
+# What benchmarks/audit.py finds, least and most over its sets of images.
+_PRECISION = "56 to 94 %"
 
 
 def labels_section(
