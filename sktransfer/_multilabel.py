@@ -28,8 +28,8 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
     A chest X-ray may show an effusion and a mass, or neither. Each label has a regression of its
     own, as scikit-learn's :class:`~sklearn.multiclass.OneVsRestClassifier` has it, and two things
     are different: labels may be unknown (NaN) in some rows, which then count for the other labels
-    only; and the rows are standardized and factorized once, so that fourteen labels cost little
-    more than one. Classes that exclude each other, more than two, are scikit-learn's
+    only; and the rows are standardized, multiplied and factorized once, so that four labels cost
+    about one and a half times as much as one, and fourteen about twice. Classes that exclude each other, more than two, are scikit-learn's
     :class:`~sklearn.linear_model.LogisticRegression`'s.
 
     Read more in the :ref:`User Guide <findings>`.
@@ -66,7 +66,8 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
     -----
     Each regression is what :class:`~sklearn.linear_model.LogisticRegression` finds on columns that
     all rows standardize; Newton's equations of all labels are solved together, by
-    conjugate gradients that one factorization preconditions. Columns with less than a tenth of the
+    conjugate gradients in single precision that one factorization preconditions, until the
+    objective in double precision falls no further. Columns with less than a tenth of the
     median deviation are scaled by that. Independent regressions are called binary relevance in the
     literature [1]_, where they are hard to beat for ranking each label.
 
