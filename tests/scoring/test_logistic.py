@@ -10,7 +10,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sktransfer._utils.logistic import FLOOR, cross_fitted_logits, solve_linear
+from sktransfer._utils.logistic import (
+    FLOOR,
+    cross_fitted_logits,
+    solve_independent,
+    solve_linear,
+)
 
 
 def data(n=60, d=150, n_classes=3, seed=0):
@@ -193,3 +198,19 @@ def test_small_products_are_done_by_one_thread_as_pools_spin_against_each_other(
     assert set(before.values()) == {2}
     assert seen == (dict.fromkeys(before, 1) if one else before)
     assert after == before
+
+
+@pytest.mark.parametrize("C", [1e-4, 0.01, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize(("n", "d"), [(50, 200), (200, 30)])
+def test_labels_together_are_each_as_by_themselves_whatever_the_penalty(n, d, C):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, d)) @ (rng.normal(size=(d, d)) / np.arange(1, d + 1)[:, None] ** 2)
+    y = X[:, :3] + X.std(axis=0)[:3] * rng.normal(size=(n, 3)) > X.std(axis=0)[:3] * [0, 0.5, 2]
+    known = rng.random((n, 3)) < 0.7
+    solved, offset = solve_independent(X, y, np.ones(n), known.astype(float), C)
+    Z = StandardScaler().fit_transform(X)
+    for label, rows in enumerate(known.T):
+        alone = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000)
+        expected = alone.fit(Z[rows], y[rows, label]).decision_function(Z)
+        found = X @ solved[label] + offset[label]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
