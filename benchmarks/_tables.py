@@ -402,7 +402,8 @@ def findings(content: dict[str, Any]) -> str:
         "Against scikit-learn's LogisticRegression after a StandardScaler, which does not bound "
         "the scale of nearly constant columns, the mean ROC AUC differs by "
         f"{min(own['auc'] - own['auc_separate'] for own in peer):+.4f} to "
-        f"{max(own['auc'] - own['auc_separate'] for own in peer):+.4f}; one fit costs "
+        f"{max(own['auc'] - own['auc_separate'] for own in peer):+.4f}, that of one finding by "
+        f"up to {max(own['largest_difference'] for own in peer):.3f}; one fit costs "
         f"{span(peer, False)} of its fits to the same precision ({span(peer, True)} with 30 % "
         f"unknown), and {span(loose, False)} ({span(loose, True)}) at its default tolerance.\n\n"
         f"A demonstration and no more, on the {next(iter(content['published'].values()))['n']:.0f} "
@@ -1004,7 +1005,7 @@ def export(content: dict[str, Any]) -> str:
     parts = [
         f"{where(content)}\nAll shared images that the runner reads: files, and the images of "
         "PneumoniaMNIST, of which networks with random weights were given every tenth. Alongside, "
-        "how far the library's engines are from each other (\"torch and the engine\", every "
+        'how far the library\'s engines are from each other ("torch and the engine", every '
         "twentieth image).\n",
         rst_table(header, rows),
     ]
