@@ -261,7 +261,8 @@ def run_parts(args: Any, shared: Path, folder: Path, content: dict[str, Any], wr
         images = readable(shared_images(shared, folder, args.step))
         for case in cases:
             if missing(content["rows"], case[0], case[1] or "embedding", case[2]):
-                content["rows"].append(measure(case, few, images, (shared, folder)))
+                row = measure(case, few, images, (shared, folder)) | {"step": args.step}
+                content["rows"].append(row)
                 write()
     if "int8" in args.parts:
         for name in (each for each in TRAINED if each in args.networks):
