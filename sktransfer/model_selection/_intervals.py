@@ -38,7 +38,7 @@ from sktransfer.model_selection._split import MultilabelStratifiedGroupKFold
 _FOLDS = 5
 # Of the logarithms of two variances, what the second one counts: with it intervals cover without
 # being wider than they have to be (benchmarks/intervals.py).
-_WEIGHT = 0.45
+_WEIGHT = 0.475
 _OPTIONS = ("auto", "jackknife", "corrected", "corrected_t")
 
 
@@ -156,7 +156,7 @@ def cross_val_interval(
     folds). Two variances come of it. Leaving out patients of a fold, with its model as it is, gives
     that of independent folds, which is too small [1]_. Leaving out a fold altogether, its rows
     among the training rows of the others too, gives one that is too large [2]_. The interval takes
-    their geometric mean, in which the second one counts 0.45, and quantiles of Student's t on the
+    their geometric mean, in which the second one counts 0.475, and quantiles of Student's t on the
     logit scale for scores from 0 to 1. In simulations it covers where intervals of independent
     folds do not, and is narrower than the corrected ones. Nested cross-validation [4]_ has the same
     aim, and needs many repeats.
