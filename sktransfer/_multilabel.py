@@ -29,8 +29,8 @@ class MultiLabelLogisticRegression(LogitsMixin, ClassifierMixin, BaseEstimator):
     own, as scikit-learn's :class:`~sklearn.multiclass.OneVsRestClassifier` has it, and two things
     are different: labels may be unknown (NaN) in some rows, which then count for the other labels
     only; and the rows are standardized, multiplied and factorized once, so that four labels cost
-    about one and a half times as much as one, and fourteen about twice. Classes that exclude each other, more than two, are scikit-learn's
-    :class:`~sklearn.linear_model.LogisticRegression`'s.
+    about one and a half times as much as one, and fourteen about twice. Classes that exclude each
+    other, more than two, are scikit-learn's :class:`~sklearn.linear_model.LogisticRegression`'s.
 
     Read more in the :ref:`User Guide <findings>`.
 
