@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.testing import assert_allclose
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
@@ -148,3 +150,17 @@ def test_searches_and_cross_validation_score_areas_by_label(task):
     unknown = Y.mask(np.random.default_rng(0).random(Y.shape) < 0.2)
     scores = cross_val_score(MultiLabelLogisticRegression(), X, unknown, cv=KFold(3))
     assert np.isfinite(scores).all()
+
+
+def test_a_label_that_no_column_says_anything_about_has_the_probability_of_its_share():
+    """Its gradient is 0 to the last bit, while the other labels are still to be solved."""
+    X = np.array(list(product([-1.0, 1.0], repeat=4)))
+    parity = X.prod(axis=1) > 0
+    either = (X[:, 0] > 0) | (X[:, 1] * X[:, 2] > 0)
+    mostly = X[:, 3] > 0
+    mostly[0] = True
+    Y = np.column_stack([parity, either, mostly]).astype(float)
+    together = MultiLabelLogisticRegression().fit(X, Y).predict_proba(X)
+    assert_allclose(together[:, 0], 0.5, atol=1e-6)
+    others = MultiLabelLogisticRegression().fit(X, Y[:, 1:]).predict_proba(X)
+    assert_allclose(together[:, 1:], others, atol=1e-6)

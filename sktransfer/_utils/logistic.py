@@ -397,7 +397,9 @@ def _descent(
         length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)
         step, left = step + length * toward, left - length * across
         before, size = size, np.where(going, dot(left, left), size)
-        toward = left + size / before * toward
+        # A column may be solved to the last bit while others go on.
+        again = np.divide(size, before, out=np.zeros_like(size), where=before > 0)
+        toward = left + again * toward
         n_done += 1
     step = solve_triangular(root, step, lower=True, trans=1, check_finite=False)
     return norm * step, n_done
