@@ -397,7 +397,7 @@ def _descent(
         length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)
         step, left = step + length * toward, left - length * across
         before, size = size, np.where(going, dot(left, left), size)
-        # A column may be solved to the last bit while others go on.
+        # A column may be solved to the last bit before others are.
         again = np.divide(size, before, out=np.zeros_like(size), where=before > 0)
         toward = left + again * toward
         n_done += 1
