@@ -229,6 +229,16 @@ def random_weights(network: str, folder: Path) -> str:
     return str(path)
 
 
+def torchvision_model(network: str, weights: str) -> Any:
+    """A network of torchvision's with the weights of a file."""
+    import torch
+    import torchvision
+
+    model = torchvision.models.get_model(network, weights=None)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    return model
+
+
 # --- processes, timing ------------------------------------------------------------------------
 
 

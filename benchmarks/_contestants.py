@@ -19,7 +19,15 @@ from unittest import mock
 
 import numpy as np
 import torch
-from _common import answer, cpu_seconds, median, n_cores, peak_memory_mb, seconds
+from _common import (
+    answer,
+    cpu_seconds,
+    median,
+    n_cores,
+    peak_memory_mb,
+    seconds,
+    torchvision_model,
+)
 
 BATCH = 32
 
@@ -99,14 +107,6 @@ def bound(spy: Spy, n: int, *, on_cpu: bool) -> dict[str, float]:
 # --- peers ------------------------------------------------------------------------------------
 
 
-def _torchvision_model(network: str, weights: str) -> torch.nn.Module:
-    import torchvision
-
-    model = torchvision.models.get_model(network, weights=None)
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    return model.eval()
-
-
 class _Files(torch.utils.data.Dataset):
     def __init__(self, paths: Sequence[str], transform: Callable) -> None:
         self.paths = paths
@@ -128,7 +128,7 @@ def torchvision_recipe(
     """The recipe of a hundred tutorials: Dataset, DataLoader, fc = Identity, inference mode."""
     import torchvision
 
-    model = _torchvision_model(network, weights).to(device)
+    model = torchvision_model(network, weights).eval().to(device)
     model.fc = torch.nn.Identity()
     transform = torchvision.models.get_model_weights(network).DEFAULT.transforms()
 

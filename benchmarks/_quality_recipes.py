@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _common import torchvision_model
 from _quality_sets import ImageSet
 from finetune import BACKBONES, LAST_STAGE, pretrained
 from PIL import Image
@@ -230,12 +231,7 @@ def batch_of(job: Job, rows: np.ndarray) -> torch.Tensor:
 
 def torchvision_network(job: Job) -> nn.Module:
     """The network with its ImageNet weights."""
-    from torchvision.models import get_model
-
-    network = get_model(job.network, weights=None)
-    file = pretrained(job.shared, job.network)["weights"]
-    network.load_state_dict(torch.load(file, weights_only=True))
-    return network
+    return torchvision_model(job.network, pretrained(job.shared, job.network)["weights"])
 
 
 def classifier_of(network: nn.Module) -> str:

@@ -22,6 +22,7 @@ from _common import (
     machine,
     print_table,
     shared_with_weights,
+    torchvision_model,
     workspace,
     write_json,
 )
@@ -29,7 +30,6 @@ from _tasks import extractors
 from finetune import weights_of
 from int8_quality import compare, tasks
 from PIL import Image
-from torchvision.models import get_model
 
 # ImageNet's means and standard deviations, which the networks' inputs are normalized by.
 MEAN, STD = (
@@ -71,13 +71,6 @@ def from_statistics(network: torch.nn.Module, n: int, steps: int) -> list[Image.
     return made[:n]
 
 
-def of_network(shared: Path, name: str) -> torch.nn.Module:
-    """A network of torchvision's with its ImageNet weights."""
-    network = get_model(name, weights=None)
-    network.load_state_dict(torch.load(weights_of(shared, name), weights_only=True))
-    return network
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["resnet18", "mobilenet_v2"])
@@ -95,7 +88,9 @@ def main() -> None:
             ways = {
                 "photographs": None,
                 "ImageNet": imagenet[:144],
-                "statistics": from_statistics(of_network(shared, name), args.made, args.steps),
+                "statistics": from_statistics(
+                    torchvision_model(name, weights_of(shared, name)), args.made, args.steps
+                ),
             }
             for way, images in ways.items():
                 extractor = extractors(shared)[name].set_params(calibration=images)

@@ -67,8 +67,8 @@ def read_indicators(
         )
     table = frame[wanted]
     plain = all(isinstance(dtype, np.dtype) and dtype.kind in "biuf" for dtype in table.dtypes)
-    matrix = table.to_numpy(dtype=float) if plain else np.full(1, np.inf)
-    if not (np.isnan(matrix) | (matrix == 0) | (matrix == 1)).all():
+    matrix = table.to_numpy(dtype=float) if plain else None
+    if matrix is None or not (np.isnan(matrix) | (matrix == 0) | (matrix == 1)).all():
         matrix = np.column_stack([_column(table[label], label, name) for label in wanted])
     known = np.empty(len(wanted), dtype=object)
     known[:] = wanted

@@ -23,7 +23,7 @@ from sktransfer._utils.notebooks import card
 from sktransfer._utils.per_row import as_frame, check_present
 from sktransfer._utils.plotting import new_panels
 from sktransfer._utils.splitting import joined_groups, units_per_class
-from sktransfer.datasets._near_duplicates import copies, look_for_copies
+from sktransfer.datasets._near_duplicates import COLUMNS, copies, look_for_copies
 from sktransfer.datasets._suspicion import Evidence, gather_evidence
 from sktransfer.exceptions import ImageDecodeError
 
@@ -376,7 +376,7 @@ def audit_probabilities(
     sources = [named(int(row)) for row in out]
     left_out = pd.DataFrame({"row": out, "source": sources, "why": "no probability"})
     table.insert(1, "source", [named(int(row)) for row in table["row"]])
-    none = pd.DataFrame(columns=["row", "duplicate_of", "correlation", "mirrored", "conflict"])
+    none = pd.DataFrame(columns=[*COLUMNS, "conflict"])
     return LabelAudit(table[_COLUMNS], none, left_out, images)
 
 

@@ -179,14 +179,11 @@ def load_data(
             f"Its columns are {list(map(str, frame.columns))}."
         )
     if findings is None:
-        if several and target not in frame and set(target.split(",")) <= set(frame.columns):
+        if several and target in frame:
+            if frame[target].map(str).str.contains("|", regex=False).any():
+                settings["separator"] = "|"
+        elif several and set(target.split(",")) <= set(frame.columns):
             target = target.split(",")
-        elif (
-            several
-            and target in frame
-            and (frame[target].map(str).str.contains("|", regex=False)).any()
-        ):
-            settings["separator"] = "|"
         return load_image_table(frame, target=target, **settings)
     data = load_image_table(frame, target=target, separator="|", **settings)
     known = data.target.notna().any(axis=1)
