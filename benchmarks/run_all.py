@@ -64,7 +64,8 @@ QUICK = {
     "engines.py": ["--networks", "squeezenet1_1", "--batch", "4", "--rounds", "1"],
     "int8_quality.py": ["--networks", "squeezenet1_0", "--seeds", "1", "--n", "40"],
     "int8_calibration.py": [
-        *("--networks", "mobilenet_v2", "--seeds", "1", "--n", "40", "--made", "16", "--steps", "2"),
+        *("--networks", "mobilenet_v2", "--seeds", "1", "--n", "40"),
+        *("--made", "16", "--steps", "2"),
     ],
     "finetune.py": ["--tasks", "hymenoptera", "--backbones", "squeezenet1_0", "--seeds", "1"],
     "operating_point.py": ["--no-tuning", "--repeats", "0"],
