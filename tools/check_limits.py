@@ -43,9 +43,9 @@ LIMITS = {
     # front door, heads on all layers, interpolated weights and adapters took 3,300; 8-bit integers,
     # copies that overlap with a GPU's work, bags and image scores in tables 2,500. Half of the
     # 12,000 since are docstrings: several findings took 3,200, numbers and grades 1,300, intervals
-    # and acceptance 1,900, triage 1,200, novelty 1,500, the audit of labels 1,100, ONNX 1,400, the
+    # and acceptance 1,900, triage 1,200, novelty 1,500, the audit of labels 1,100, ONNX 1,600, the
     # log, DICOM results and cards 1,000.
-    "lines": (57_000, "lines of library code"),
+    "lines": (57_200, "lines of library code"),
     # 37 more than before heads saw all layers, "auto" counted multiply-adds, and halves of the rows
     # were trained on. Of both, a dozen are for GPUs: batches that are copied while others are
     # computed, and float32 that stays float32.

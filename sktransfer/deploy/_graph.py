@@ -30,8 +30,8 @@ class Graph:
     arrays become constants, of their own dtype; numbers are int64 or float64.
     """
 
-    def __init__(self) -> None:
-        self._onnx = import_onnx()
+    def __init__(self, prefix: str = "") -> None:
+        self._onnx, self._prefix = import_onnx(), prefix
         self.nodes: list[Any] = []
         self._constants: dict[tuple, Any] = {}
         self._count = 0
@@ -95,9 +95,17 @@ class Graph:
         self._constants |= {(each.name,): each for each in inner.initializer}
         return [names.get(each.name, each.name) for each in inner.output]
 
+    def add_to(self, model: Any) -> None:
+        """Add all nodes and constants to a model, in order, and drop what it has in vain."""
+        model.graph.node.extend(self.nodes)
+        model.graph.initializer.extend(self._constants.values())
+        made = import_onnx("onnxruntime.quantization.onnx_model").ONNXModel(model)
+        made.topological_sort()
+        made.clean_initializers()
+
     def rename(self, value: str, name: str) -> None:
         """Give a value the name that other nodes know it by."""
-        self.nodes.append(self._onnx.helper.make_node("Identity", [value], [name], name))
+        self.nodes.append(self._onnx.helper.make_node("Identity", [value], [name], self._new(name)))
 
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: dict[str, str]) -> Any:
         """Return the model; inputs and outputs are (name, dtype, shape)."""
@@ -123,4 +131,4 @@ class Graph:
 
     def _new(self, name: str) -> str:
         self._count += 1
-        return f"{name}_{self._count}"
+        return f"{self._prefix}{name}_{self._count}"

@@ -1,8 +1,9 @@
 """Networks in 8-bit integers, as onnxruntime runs them.
 
-It must not know estimators. Ranges come from images; the mean error that is left in each output on
-them is subtracted. Channels are brought to one range before (Nagel et al. 2019, "Data-free
-quantization through weight equalization and bias correction").
+It must not know estimators. Ranges come from images. Channels are brought to one range before, and
+each convolution's bias makes up for its rounded weights (Nagel et al. 2019, "Data-free quantization
+through weight equalization and bias correction"). The mean error that is left in each output on the
+images is subtracted.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ import numpy as np
 from torch import Tensor
 
 from sktransfer.deploy._graph import import_onnx
+from sktransfer.deploy._integer_graph import (
+    average_integers,
+    concatenate_integers,
+    pairs_of,
+    shift_outputs,
+)
 
 # Between two of them that are quantized, onnxruntime need not leave the integers.
 _KINDS = (
@@ -68,6 +75,8 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
             shapes.quant_pre_process(whole, prepared, skip_symbolic_shape=True)
             equal = onnx.load(prepared)
             _equalize(equal, rows, session)
+            left = _left_as_they_are(equal, images.shape[2])
+            _correct_biases(equal, rows, session, left)
             onnx.save(equal, prepared)
             quantization.quantize_static(
                 prepared,
@@ -75,42 +84,61 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
                 Reader(),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(_KINDS),
-                nodes_to_exclude=_left_as_they_are(equal, images.shape[2]),
+                nodes_to_exclude=left,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
             )
             integers = onnx.load(made)
+            concatenate_integers(integers, equal)
+            average_integers(integers)
         errors, faster = _compared(session(model), session(integers), rows)
     except Exception as error:  # whatever it raises
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name} cannot be quantized: onnxruntime says {said}") from error
-    for output, shift in zip(integers.graph.output, errors, strict=True):
-        constant = onnx.numpy_helper.from_array(shift, f"{output.name}/shift")
-        integers.graph.initializer.append(constant)
-        before = f"{output.name}/before"
-        for node in integers.graph.node:
-            node.output[:] = [before if each == output.name else each for each in node.output]
-            node.input[:] = [before if each == output.name else each for each in node.input]
-        integers.graph.node.append(
-            onnx.helper.make_node("Add", [before, constant.name], [output.name])
-        )
+    shift_outputs(integers, errors)
     return integers, faster
 
 
 def _compared(floats: Any, integers: Any, rows: np.ndarray) -> tuple[list[np.ndarray], float]:
     """Return the mean error of each output, and how many times as fast the integers are."""
-    given = floats.get_inputs()[0].name
-    errors, spent = [np.zeros(1, np.float32)] * len(floats.get_outputs()), []
+    (right, slower), (own, faster) = (_ran(each, rows) for each in (floats, integers))
+    errors = [
+        np.mean([a - b for a, b in zip(*pair, strict=True)], axis=0, dtype=np.float64)
+        for pair in zip(zip(*right, strict=True), zip(*own, strict=True), strict=True)
+    ]
+    return [np.asarray(each, np.float32) for each in errors], slower / faster
+
+
+def _ran(session: Any, rows: np.ndarray) -> tuple[list[list[np.ndarray]], float]:
+    """Return the outputs for each image, and the time for one."""
+    given, made, spent = session.get_inputs()[0].name, [], []
     for row in rows:
         start = time.thread_time()  # others may use the machine
-        right = floats.run(None, {given: row[None]})
-        middle = time.thread_time()
-        own = integers.run(None, {given: row[None]})
-        spent.append((middle - start, time.thread_time() - middle))
-        errors = [e + (a - b) / len(rows) for e, a, b in zip(errors, right, own, strict=True)]
-    own_time, other_time = np.median(spent, axis=0)
-    return errors, float(own_time / other_time)
+        made.append(session.run(None, {given: row[None]}))
+        spent.append(time.thread_time() - start)
+    return made, float(np.median(spent))
+
+
+def _seen(
+    model: Any, names: list[str], rows: np.ndarray, session: Callable[[Any], Any], what: Any
+) -> list[np.ndarray]:
+    """Return the mean or maximum of the channels of each map, of each image: (image, channel)."""
+    given = model.graph.input[0].name
+    watched = copy.deepcopy(model)
+    asked = [each for each in dict.fromkeys(names) if each != given]
+    known = {each.name for each in watched.graph.output}
+    watched.graph.output.extend(
+        import_onnx().helper.make_tensor_value_info(each, 1, None)
+        for each in asked
+        if each not in known
+    )
+    runs, found = session(watched), []
+    for row in rows:
+        made = runs.run(asked, {given: row[None]}) if asked else []
+        maps = {given: row[None], **dict(zip(asked, made, strict=True))}
+        found.append({name: what(value[0], axis=(1, 2)) for name, value in maps.items()})
+    return [np.stack([each[name] for each in found]) for name in names]
 
 
 def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> None:
@@ -121,19 +149,8 @@ def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> No
     by the root otherwise, or the weights would lose what the map gains.
     """
     onnx = import_onnx()
-    pairs = _pairs(model)
-    if not pairs:
-        return
-    watched = copy.deepcopy(model)
-    maps = [onnx.helper.make_tensor_value_info(each, 1, None) for _, each, _ in pairs]
-    watched.graph.output.extend(maps)
-    runs, names = session(watched), [each.name for each in maps]
-    largest = [np.zeros(1, np.float32)] * len(pairs)
-    for row in rows:
-        found = runs.run(names, {model.graph.input[0].name: row[None]})
-        largest = [
-            np.maximum(a, b.max(axis=(0, 2, 3))) for a, b in zip(largest, found, strict=True)
-        ]
+    pairs = pairs_of(model)
+    maps = _seen(model, [name for _, name, _ in pairs], rows, session, np.max)
     constants = {each.name: each for each in model.graph.initializer}
 
     def multiply(name: str, factor: np.ndarray, axis: int) -> None:
@@ -142,7 +159,8 @@ def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> No
         made = weights * factor.reshape(shape).astype(np.float32)
         constants[name].CopyFrom(onnx.numpy_helper.from_array(made, name))
 
-    for (before, _, behind), most in zip(pairs, largest, strict=True):
+    for (before, _, behind), each in zip(pairs, maps, strict=True):
+        most = each.max(axis=0)
         own = constants[behind.input[1]].dims[1] == 1
         wanted = most.max() / np.maximum(_MARGIN * most, 1e-30)
         factor = np.clip(wanted, 1, _MOST) ** (1 if own else 0.5)
@@ -151,35 +169,33 @@ def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> No
         multiply(behind.input[1], 1 / factor, 0 if own else 1)
 
 
-def _pairs(model: Any) -> list[tuple[Any, str, Any]]:
-    """Return convolutions that only a ReLU is between, and the map that comes out of it."""
+def _correct_biases(
+    model: Any, rows: np.ndarray, session: Callable[[Any], Any], left: list[str]
+) -> None:
+    """Take from each bias what the rounding of weights adds on average."""
+    helper = import_onnx().numpy_helper
     constants = {each.name: each for each in model.graph.initializer}
-    users: dict[str, list[Any]] = {each.name: [None] for each in model.graph.output}
-    for node in model.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-
-    def only(node: Any, *kinds: str) -> Any:
-        """Return the node that alone takes what comes out of this one, if it is of these kinds."""
-        following = [] if node is None else users.get(node.output[0], [])
-        fits = len(following) == 1 and following[0] is not None and following[0].op_type in kinds
-        return following[0] if fits else None
-
-    found = []
-    for before in model.graph.node:
-        middle = only(before, "Relu", "Clip") if before.op_type == "Conv" else None
-        behind = only(middle, "Conv")
-        if middle is None or behind is None:
-            continue
-        weights = [*before.input[1:], behind.input[1]]
-        if any(name not in constants or len(users[name]) > 1 for name in weights):
-            continue
-        low = constants.get(middle.input[1]) if middle.op_type == "Clip" else None
-        from_zero = low is None or not import_onnx().numpy_helper.to_array(low).any()
-        width, shape = constants[weights[0]].dims[0], constants[behind.input[1]].dims
-        if from_zero and (shape[1] == width or (shape[0], shape[1]) == (width, 1)):
-            found.append((before, middle.output[0], behind))
-    return found
+    nodes = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and node.name not in left
+        and all(name in constants for name in node.input[1:])
+    ]
+    maps = _seen(model, [node.input[0] for node in nodes], rows, session, np.mean)
+    for node, each in zip(nodes, maps, strict=True):
+        weights, *bias = (helper.to_array(constants[name]) for name in node.input[1:])
+        # As onnxruntime rounds them: -127 to 127 for each channel.
+        unit = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127
+        unit = np.where(unit > 0, unit, 1)
+        added = (np.round(weights / unit) * unit - weights).sum(axis=(2, 3))
+        groups = each.mean(axis=0).reshape(-1, weights.shape[1])
+        seen = np.repeat(groups, len(weights) // len(groups), axis=0)
+        less = (added * seen).sum(axis=1, dtype=np.float32)
+        name = f"{node.output[0]}/bias"
+        model.graph.initializer.append(helper.from_array(sum(bias) - less, name))
+        node.input[:] = [*node.input[:2], name]
+    import_onnx("onnxruntime.quantization.onnx_model").ONNXModel(model).clean_initializers()
 
 
 def _left_as_they_are(model: Any, side: int) -> list[str]:
@@ -196,7 +212,7 @@ def _left_as_they_are(model: Any, side: int) -> list[str]:
     # Where floats become integers, or the other way, costs least on a map of few channels.
     widening = {
         before.name
-        for before, _, behind in _pairs(model)
+        for before, _, behind in pairs_of(model)
         if behind.name not in wide and constants[before.input[1]][0] > constants[before.input[1]][1]
     }
     return sorted(wide - widening)

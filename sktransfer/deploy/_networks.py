@@ -126,7 +126,11 @@ class Networks:
         """Put preprocessing and networks in front of what is in the graph."""
         g = self._g
         behind, g.nodes = g.nodes, []
-        batches = {each: add_preprocessing(g, image, each) for each in self.preprocessings}
+        floats = {each.preprocessing for each in self._networks.values() if not each.integers}
+        batches = {
+            each: add_preprocessing(g, image, each, exact=each in floats)
+            for each in self.preprocessings
+        }
         for network in self._networks.values():
             name = network.reader.reference_.name
             model = exported(network.module(), network.preprocessing.size, name)

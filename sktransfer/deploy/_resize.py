@@ -3,13 +3,13 @@
 Pillow resizes columns, rounds to eight bits, and then resizes rows. Each output pixel is a weighted
 sum of some input pixels, with weights of 22 bits after the point: products of matrices, which are
 made in the graph from the size of the image. In float64 these sums are exact. Few nodes that do
-much are faster than many, so the blocks of rows that go together are made together.
+much are faster than many: width and height go together, and so do blocks of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -21,138 +21,153 @@ from sktransfer.deploy._graph import Graph
 _BITS = 22
 # Columns or rows of the result that are computed together: they depend on a part of the image only.
 _BLOCK = 32
+# Shape of what has a number for each axis; besides it there are blocks, their rows, and pixels.
+_BOTH = (2, 1, 1, 1)
 
 
-class _Axis(NamedTuple):
-    """Width or height: names of numbers in float64 that the graph computes."""
+class _Axes(NamedTuple):
+    """Width and height, or the other way round: numbers in float64, (2, 1, 1, 1)."""
 
     length: str  # of the image
     resized: str
     first: str  # of the crop, in the resized image
-    kept: str  # length of the crop
-
-
-def add_preprocessing(g: Graph, image: str, preprocessing: Preprocessing) -> str:
-    """Add nodes from an image (height, width, 3) of uint8 to a normalized batch of one."""
-    shape = g.cast(g("Shape", image), np.float64)
-    height, width = (g("Gather", shape, number) for number in (0, 1))
-    across, down = _axes(g, width, height, preprocessing)
-    pixels = (g("Mul", one, other) for one, other in zip(across[:2], down[:2], strict=True))
-    before, after = pixels
-    huge = g("Greater", after, g("Max", float(HUGE), before))
-    turned = None
-    if int(PIL.__version__.split(".")[0]) >= 13:
-        # Rows first where the height shrinks by more than twice as many pixels as the width.
-        size = [g("Where", huge, each.kept, each.resized) for each in (across, down)]
-        fewer = [g("Sub", each.length, own) for each, own in zip((across, down), size, strict=True)]
-        more = g("Max", 0.0, g("Mul", fewer[0], 2.0))
-        turned = g("Greater", fewer[1], more)
-        names = [g("Where", turned, *pair) for pair in zip(down, across, strict=True)]
-        across, down = (
-            _Axis(*names),
-            _Axis(*(g("Where", turned, *pair) for pair in zip(across, down, strict=True))),
-        )
-    columns = _weights(g, across, huge, preprocessing)
-    rows = _weights(g, down, huge, preprocessing)
-    first, last = np.array([0]), np.array([_n_blocks(preprocessing) - 1])
-    # What is above and below is cropped away.
-    top, bottom = (g("Gather", *each) for each in ((rows.first, first), (rows.end, last)))
-    planes = g("Transpose", image, perm=[2, 0, 1])
-    if turned is not None:
-        planes = g.either(turned, "Transpose", image, {"perm": [2, 1, 0]}, {"perm": [2, 0, 1]})
-    planes = g("Slice", planes, top, bottom, np.array([1]))
-    columns = columns._replace(matrix=g("Transpose", columns.matrix, perm=[0, 2, 1]))
-    rows = rows._replace(first=g("Sub", rows.first, top), end=g("Sub", rows.end, top))
-    for axis, weights in ((2, columns), (1, rows)):
-        parts = []
-        for matrix, first, end in zip(
-            *(_blocks(g, each, preprocessing) for each in weights), strict=True
-        ):
-            part = g.cast(g("Slice", planes, first, end, np.array([axis])), np.float64)
-            parts.append(g("MatMul", *((part, matrix) if axis == 2 else (matrix, part))))
-        planes = _as_bytes(g, g("Concat", *parts, axis=axis), axis, preprocessing)
-    if turned is not None:
-        planes = g("Where", turned, g("Transpose", planes, perm=[0, 2, 1]), planes)
-    mean, std = (
-        np.array(each, np.float32).reshape(-1, 1, 1)
-        for each in (preprocessing.mean, preprocessing.std)
-    )
-    scaled = g("Div", g.cast(planes, np.float32), np.float32(255))
-    return g("Unsqueeze", g("Div", g("Sub", scaled, mean), std), np.array([0]))
-
-
-def _axes(g: Graph, width: str, height: str, pre: Preprocessing) -> tuple[_Axis, _Axis]:
-    """Return what ``Preprocessing._geometry`` does for width and height."""
-    side = float(pre.resize_size)
-    if pre.resize_mode == "squash":
-        resized = [g.constant(side)] * 2
-    elif pre.resize_mode == "longest":
-        longer = g("Max", width, height)
-        resized = [
-            g("Max", 1.0, g("Round", g("Div", g("Mul", each, side), longer)))
-            for each in (width, height)
-        ]
-    else:
-        upright = g("LessOrEqual", width, height)
-        wide, high = (
-            g("Floor", g("Div", g("Mul", side, one), other))
-            for one, other in ((width, height), (height, width))
-        )
-        resized = [g("Where", upright, side, wide), g("Where", upright, high, side)]
-    found = []
-    for length, own in zip((width, height), resized, strict=True):
-        spare = g("Max", 0.0, g("Sub", own, float(pre.size)))
-        first = g("Round", g("Mul", spare, 0.5))  # half to even, as Python rounds
-        found.append(_Axis(length, own, first, g("Min", own, float(pre.size))))
-    return found[0], found[1]
+    kept: Any  # length of the crop: a float where it is that of all images
 
 
 class _Weights(NamedTuple):
-    """Weights (block, row of the result, pixel), and each block's pixels: (block,) in int64."""
+    """Weights in units of the last bit (row, pixel), and each block's pixels, (block,) in int64."""
 
     matrix: str
     first: str
     end: str
 
 
-def _weights(g: Graph, axis: _Axis, huge: str, pre: Preprocessing) -> _Weights:
-    """Return the weights of the pixels along an axis, for blocks of rows of the result."""
+def add_preprocessing(
+    g: Graph, image: str, preprocessing: Preprocessing, exact: bool = True
+) -> str:
+    """Add nodes from an image (height, width, 3) of uint8 to a normalized batch of one.
+
+    What is not exact is faster, and may round a pixel to the value next to the nearest.
+    """
+    side = preprocessing.size
+    axes = _axes(g, image, preprocessing)
+    before, after = (g("Mul", *_each(g, own)) for own in (axes.length, axes.resized))
+    huge = g("Greater", after, g("Max", float(HUGE), before))
+    turned = None
+    if int(PIL.__version__.split(".")[0]) >= 13:
+        # Rows first where the height shrinks by more than twice as many pixels as the width.
+        made = g("Where", huge, axes.kept, axes.resized)
+        fewer, fewer_rows = _each(g, g("Sub", axes.length, made))
+        turned = g("Greater", fewer_rows, g("Max", 0.0, g("Mul", fewer, 2.0)))
+        turned = g("Reshape", turned, np.array([1]))
+        order = g("Where", turned, np.array([1, 0]), np.array([0, 1]))
+        axes = _Axes(*(g("Gather", own, order) if isinstance(own, str) else own for own in axes))
+    dtype = np.float64 if exact else np.float32
+    columns, rows = _weights(g, axes, huge, preprocessing)
+    # Three planes side by side: both products are of two dimensions.
+    planes = _one_of(g, turned, image, [1, 2, 0], [0, 2, 1])
+    # What is above and below is cropped away.
+    top = g("Gather", rows.first, np.array([0]))
+    bottom = g("Gather", rows.end, np.array([-1]))
+    planes = g("Flatten", g("Slice", planes, top, bottom, np.array([0])), axis=2)
+    planes = g(
+        "Reshape", _sums(g, planes, columns, 1, preprocessing, dtype), np.array([-1, 3 * side])
+    )
+    rows = rows._replace(first=g("Sub", rows.first, top), end=g("Sub", rows.end, top))
+    planes = g(
+        "Reshape", _sums(g, planes, rows, 0, preprocessing, dtype), np.array([side, 3, side])
+    )
+    planes = _one_of(g, turned, planes, [1, 2, 0], [1, 0, 2])
+    mean, std = (
+        np.array(each, np.float32).reshape(-1, 1, 1)
+        for each in (preprocessing.mean, preprocessing.std)
+    )
+    planes = g.cast(planes, np.float32)
+    if exact:
+        planes = g("Div", g("Sub", g("Div", planes, np.float32(255)), mean), std)
+    else:
+        planes = g("Sub", g("Mul", planes, 1 / (255 * std)), mean / std)
+    return g("Unsqueeze", planes, np.array([0]))
+
+
+def _each(g: Graph, both: str) -> list[str]:
+    return g.several(2, "Split", both, num_outputs=2)
+
+
+def _one_of(g: Graph, turned: str | None, planes: str, one: list[int], other: list[int]) -> str:
+    """Return planes with the axes in one order where they are turned, and in another if not."""
+    if turned is None:
+        return g("Transpose", planes, perm=other)
+    return g.either(turned, "Transpose", planes, {"perm": one}, {"perm": other})
+
+
+def _axes(g: Graph, image: str, pre: Preprocessing) -> _Axes:
+    """Return what ``Preprocessing._geometry`` does for width and height."""
+    length = g.cast(g("Gather", g("Shape", image), np.reshape([1, 0], _BOTH)), np.float64)
+    side, size = float(pre.resize_size), float(pre.size)
+    if pre.resize_mode == "squash":
+        resized = g("Add", g("Mul", length, 0.0), side)
+    elif pre.resize_mode == "longest":
+        longer = g("ReduceMax", length)
+        resized = g("Max", 1.0, g("Round", g("Div", g("Mul", length, side), longer)))
+    else:
+        resized = g("Floor", g("Div", g("Mul", length, side), g("ReduceMin", length)))
+    spare = g("Max", 0.0, g("Sub", resized, size))
+    first = g("Round", g("Mul", spare, 0.5))  # half to even, as Python rounds
+    fills = pre.resize_mode != "longest" and side >= size
+    return _Axes(length, resized, first, size if fills else g("Min", resized, size))
+
+
+def _weights(g: Graph, axes: _Axes, huge: str, pre: Preprocessing) -> list[_Weights]:
+    """Return the weights of the pixels along each axis, for blocks of rows of the result."""
     # Of a strip that would become huge, Pillow is given the crop alone, in float32.
     ends = [
-        g.cast(g("Div", g("Mul", place, axis.length), axis.resized), np.float32)
-        for place in (axis.first, g("Add", axis.first, axis.kept))
+        g.cast(g("Div", g("Mul", place, axes.length), axes.resized), np.float32)
+        for place in (axes.first, g("Add", axes.first, axes.kept))
     ]
-    cropped = g("Div", g.cast(g("Sub", ends[1], ends[0]), np.float64), axis.kept)
-    scale = g("Where", huge, cropped, g("Div", axis.length, axis.resized))
+    cropped = g("Div", g.cast(g("Sub", ends[1], ends[0]), np.float64), axes.kept)
+    scale = g("Where", huge, cropped, g("Div", axes.length, axes.resized))
     start = g("Where", huge, g.cast(ends[0], np.float64), 0.0)
-    skipped = g("Where", huge, 0.0, axis.first)
-    padding = g("Floor", g("Mul", g("Sub", float(pre.size), axis.kept), 0.5))
-    n_rows = _n_blocks(pre) * _BLOCK
-    place = g("Sub", np.arange(n_rows, dtype=np.float64).reshape(-1, _BLOCK, 1), padding)
-    inside = g("And", g("GreaterOrEqual", place, 0.0), g("Less", place, axis.kept))
-    place = g("Max", 0.0, g("Min", place, g("Sub", axis.kept, 1.0)))  # those outside are 0
+    skipped = g("Where", huge, 0.0, axes.first)
+    row = np.arange(_n_blocks(pre) * _BLOCK, dtype=np.float64).reshape(1, -1, _BLOCK, 1)
+    place: Any = np.minimum(row, float(pre.size) - 1)
+    inside: list[Any] = [None, None]
+    if isinstance(axes.kept, str):
+        padding = g("Floor", g("Mul", g("Sub", float(pre.size), axes.kept), 0.5))
+        place = g("Sub", row, padding)
+        inside = _each(g, g("And", g("GreaterOrEqual", place, 0.0), g("Less", place, axes.kept)))
+        place = g("Max", 0.0, g("Min", place, g("Sub", axes.kept, 1.0)))  # those outside are 0
     place = g("Add", place, skipped)
     make = _nearest if pre.interpolation == "nearest" else _filtered
-    matrix, first, end = make(g, place, scale, start, axis.length, pre.interpolation)
-    limits = [g.cast(g("Reshape", each, np.array([-1])), np.int64) for each in (first, end)]
-    return _Weights(g("Where", inside, matrix, 0.0), *limits)
+    matrices, first, end = make(g, place, scale, start, axes.length, pre.interpolation)
+    found = []
+    for own, matrix, *limits in zip(inside, matrices, _each(g, first), _each(g, end), strict=True):
+        whole = matrix if own is None else g("Where", own, matrix, 0.0)
+        # (row, pixel): of a shape that is not known, all dimensions but the last are one.
+        flat = (g("Reshape", g.cast(each, np.int64), np.array([-1])) for each in limits)
+        found.append(_Weights(g("Flatten", whole, axis=3), *flat))
+    return found
 
 
 def _n_blocks(pre: Preprocessing) -> int:
     return -(-pre.size // _BLOCK)
 
 
-def _pixels(g: Graph, lowest: str, highest: str, length: str) -> tuple[str, str, str]:
+def _pixels(g: Graph, lowest: str, highest: str, length: str) -> tuple[list[str], str, str]:
     """Return the pixels that blocks need, equally many each, and the first and the end of them."""
-    first = g("ReduceMin", lowest, np.array([1]))
-    n = g("ReduceMax", g("Sub", g("ReduceMax", highest, np.array([1])), first), keepdims=0)
+    first = g("ReduceMin", lowest, np.array([2]))
+    n = g("ReduceMax", g("Sub", g("ReduceMax", highest, np.array([2])), first), np.array([1]))
     first = g("Min", first, g("Sub", length, n))
-    return g("Add", first, g("Range", 0.0, n, 1.0)), first, g("Add", first, n)
+    pixels = [
+        g("Add", begin, g("Range", 0.0, g("Squeeze", own), 1.0))
+        for begin, own in zip(_each(g, first), _each(g, n), strict=True)
+    ]
+    return pixels, first, g("Add", first, n)
 
 
 def _filtered(
     g: Graph, place: str, scale: str, start: str, length: str, interpolation: str
-) -> tuple[str, str, str]:
+) -> tuple[list[str], str, str]:
     """Return the weights of a filter, of pixels from the first to the end."""
     reach, shape = _FILTERS[interpolation]
     stretch = g("Max", scale, 1.0)
@@ -160,42 +175,65 @@ def _filtered(
     center = g("Add", start, g("Mul", g("Add", place, 0.5), scale))
     lowest = g("Max", 0.0, g("Floor", g("Add", g("Sub", center, support), 0.5)))
     highest = g("Min", length, g("Floor", g("Add", g("Add", center, support), 0.5)))
-    pixels, first, end = _pixels(g, lowest, highest, length)
-    away = g("Mul", g("Add", g("Sub", pixels, center), 0.5), g("Div", 1.0, stretch))
-    seen = g("And", g("GreaterOrEqual", pixels, lowest), g("Less", pixels, highest))
-    weights = g("Where", seen, shape(g, away), 0.0)
-    weights = g("Div", weights, g("ReduceSum", weights, np.array([2]), keepdims=1))
-    # To the nearest of 22 bits, halves away from zero.
-    size = g("Floor", g("Add", g("Mul", g("Abs", weights), float(2**_BITS)), 0.5))
-    return g("Mul", g("Mul", g("Sign", weights), size), 2.0**-_BITS), first, end
+    every, first, end = _pixels(g, lowest, highest, length)
+    own = (_each(g, both) for both in (center, g("Div", 1.0, stretch), lowest, highest))
+    found = []
+    for pixels, middle, shrunk, low, high in zip(every, *own, strict=True):
+        weights = shape(g, g("Mul", g("Add", g("Sub", pixels, middle), 0.5), shrunk))
+        if interpolation == "box":  # others are 0 at both ends
+            seen = g("And", g("GreaterOrEqual", pixels, low), g("Less", pixels, high))
+            weights = g("Where", seen, weights, 0.0)
+        total = g("ReduceSum", weights, np.array([3]), keepdims=1)
+        weights = g("Div", weights, g("Mul", total, 2.0**-_BITS))
+        # To the nearest of 22 bits, halves away from zero.
+        if interpolation in _BELOW_ZERO:
+            size = g("Floor", g("Add", g("Abs", weights), 0.5))
+            found.append(g("Mul", g("Sign", weights), size))
+        else:
+            found.append(g("Floor", g("Add", weights, 0.5)))
+    return found, first, end
 
 
 def _nearest(
     g: Graph, place: str, scale: str, start: str, length: str, _: str
-) -> tuple[str, str, str]:
+) -> tuple[list[str], str, str]:
     """Return weights of which one in each row is not zero."""
     # Pillow adds up steps, and their rounding errors.
     count = g("Reshape", g.cast(g("ReduceMax", place, keepdims=0), np.int64), np.array([1]))
-    begin = g("Reshape", g("Add", start, g("Mul", scale, 0.5)), np.array([1]))
-    steps = g("CumSum", g("Concat", begin, g("Expand", scale, count), axis=0), 0)
-    seen = g("Floor", g("Gather", steps, g.cast(place, np.int64)))
-    seen = g("Min", seen, g("Sub", length, 1.0))
-    pixels, first, end = _pixels(g, seen, g("Add", seen, 1.0), length)
-    return g("Where", g("Equal", pixels, seen), 1.0, 0.0), first, end
+    begin = g("Add", start, g("Mul", scale, 0.5))
+    shape = g("Concat", np.array(_BOTH[:3]), count, axis=0)
+    steps = g("CumSum", g("Concat", begin, g("Expand", scale, shape), axis=3), 3)
+    where = g("Expand", g.cast(place, np.int64), np.array(_BOTH))
+    wanted = g("Reshape", where, np.array([2, 1, 1, -1]))
+    seen = g("Floor", g("GatherElements", steps, wanted, axis=3))
+    seen = g("Min", g("Reshape", seen, np.array([2, -1, _BLOCK, 1])), g("Sub", length, 1.0))
+    every, first, end = _pixels(g, seen, g("Add", seen, 1.0), length)
+    found = [
+        g("Where", g("Equal", pixels, own), 2.0**_BITS, 0.0)
+        for pixels, own in zip(every, _each(g, seen), strict=True)
+    ]
+    return found, first, end
 
 
-def _blocks(g: Graph, values: str, pre: Preprocessing) -> list[str]:
-    """Return the blocks of an array."""
-    n = _n_blocks(pre)
-    return g.several(n, "Split", values, num_outputs=n) if n > 1 else [values]
-
-
-def _as_bytes(g: Graph, sums: str, axis: int, pre: Preprocessing) -> str:
+def _sums(
+    g: Graph, planes: str, weights: _Weights, axis: int, pre: Preprocessing, dtype: Any
+) -> str:
     """Return sums of pixels times weights as Pillow rounds and bounds them."""
+    n, parts = _n_blocks(pre), []
+    if dtype != np.float64:
+        weights = weights._replace(matrix=g.cast(weights.matrix, dtype))
+    blocks = (g.several(n, "Split", own, num_outputs=n) if n > 1 else [own] for own in weights)
+    for matrix, first, end in zip(*blocks, strict=True):
+        part = g.cast(g("Slice", planes, first, end, np.array([axis])), dtype)
+        pair = (part, matrix) if axis else (matrix, part)
+        # Both are whole numbers: all but the weights' bits are behind the point.
+        parts.append(g("Gemm", *pair, dtype(0.5), alpha=2.0**-_BITS, transB=axis))
+    sums = g("Concat", *parts, axis=axis)
     if pre.size % _BLOCK:
         sums = g("Slice", sums, np.array([0]), np.array([pre.size]), np.array([axis]))
-    # A cast cuts what is behind the point.
-    return g.cast(g("Clip", g("Add", sums, 0.5), 0.0, 255.0), np.uint8)
+    if pre.interpolation in _BELOW_ZERO:
+        sums = g("Clip", sums, dtype(0), dtype(255))
+    return g.cast(sums, np.uint8)  # cuts what is behind the point
 
 
 # --- Pillow's filters -----------------------------------------------------------------------------
@@ -238,6 +276,8 @@ def _box(g: Graph, x: str) -> str:
     return g("Where", inside, 1.0, 0.0)
 
 
+# Some of their weights are negative.
+_BELOW_ZERO = ("bicubic", "lanczos")
 _FILTERS: dict[str, tuple[float, Callable[[Graph, str], str]]] = {
     "bilinear": (1.0, _triangle),
     "bicubic": (2.0, _cubic),
