@@ -319,12 +319,13 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         run_parts(args, shared, folder, content, write)
     for title in ("rows", "int8"):
+        header = max((tuple(row) for row in content[title]), key=len, default=())
         rows = [
-            [f"{v:.3g}" if isinstance(v, float) else str(v) for v in r.values()]
-            for r in content[title]
+            [f"{v:.3g}" if isinstance(v, float) else str(v) for v in map(row.get, header)]
+            for row in content[title]
         ]
         if rows:
-            print_table(title, (*content[title][0],), rows)
+            print_table(title, header, rows)
 
 
 if __name__ == "__main__":

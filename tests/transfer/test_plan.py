@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+import sktransfer
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
 from sktransfer._transfer import _plan
 
@@ -156,3 +157,18 @@ def test_training_is_not_measured_where_no_time_is_left(fast, monkeypatch, capsy
     clf = TransferClassifier({"a": network()}, time_budget=0.01, random_state=0, verbose=1)
     assert clf.fit(X, y).plan_["fine_tuned"] == []
     assert "there is no time for fine-tuning" in capsys.readouterr().out
+
+
+def test_images_that_were_timed_before_do_not_make_a_network_look_fast(tmp_path):
+    X, _ = images(400)
+    timed = clone(network()).set_params(cache=tmp_path)
+    _plan._seconds(timed, X, len(X))  # as of a network that there was no time for
+    before = sktransfer.cache_info(tmp_path)
+    _plan._seconds(timed, X, len(X))
+    after = sktransfer.cache_info(tmp_path)
+    assert after.misses - before.misses >= _plan._TIMED_IMAGES - 3
+    # Where all images are there, that is measured.
+    timed.set_params(layer="all").fit(X).transform(X)
+    before = sktransfer.cache_info(tmp_path)
+    _plan._seconds(timed, X, len(X))
+    assert sktransfer.cache_info(tmp_path).misses == before.misses
