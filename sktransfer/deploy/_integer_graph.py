@@ -21,6 +21,18 @@ def _users(model: Any) -> dict[str, list[Any]]:
     return users
 
 
+def _behind(name: str, users: dict[str, list[Any]]) -> list[Any]:
+    """Return all nodes that a value has a part in."""
+    found: dict[int, Any] = {}
+    waiting = [name]
+    while waiting:
+        for node in users.get(waiting.pop(), []):
+            if node is not None and id(node) not in found:
+                found[id(node)] = node
+                waiting += node.output
+    return [*found.values()]
+
+
 def pairs_of(model: Any) -> list[tuple[Any, str, Any]]:
     """Return convolutions that only a ReLU is between, and the map that comes out of it."""
     constants = {each.name: each for each in model.graph.initializer}
@@ -90,9 +102,10 @@ def concatenate_integers(model: Any, floats: Any) -> None:
 
 
 def average_integers(model: Any) -> None:
-    """Sum integers where maps are averaged: exact, and fast with channels last.
+    """Sum integers where maps are averaged at the end: exact, and fast with channels last.
 
-    That is how onnxruntime has the maps, which undoes the transposition.
+    That is how onnxruntime has the maps, which undoes the transposition. Averages that weights
+    follow, as in squeeze-and-excitation blocks, stay as they are.
     """
     onnx, g, users = import_onnx(), Graph("averages/"), _users(model)
     makers = {each: node for node in model.graph.node for each in node.output}
@@ -111,6 +124,8 @@ def average_integers(model: Any) -> None:
         if before is None or before.op_type != "DequantizeLinear":
             continue
         size, name = shapes[before.output[0]], node.output[0]
+        if any(each.op_type in ("Conv", "Gemm", "MatMul") for each in _behind(name, users)):
+            continue
         each_channel = all(shapes[each][:2] == size[:2] for each in (node.input[0], name))
         if len(size) != 4 or not each_channel or np.prod(shapes[name]) != size[1]:
             continue

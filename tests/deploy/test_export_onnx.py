@@ -465,6 +465,33 @@ def test_what_is_concatenated_and_averaged_stays_in_integers(activation):
     assert np.all((found - expected).std(axis=0) < 0.15 * expected.std(axis=0))
 
 
+class Excited(torch.nn.Module):
+    """Squeeze-and-excitation: averages that later maps, and their averages, depend on."""
+
+    def __init__(self):
+        super().__init__()
+        conv = torch.nn.Conv2d
+        self.first, self.second, self.third = conv(3, 8, 3, 2, 1), conv(8, 8, 1), conv(8, 8, 1)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        y = x * self.second(x.mean((2, 3), keepdim=True)).sigmoid()
+        z = y * self.third(y.mean((2, 3), keepdim=True)).sigmoid()
+        return x.mean((2, 3)), y.mean((2, 3)), z.mean((2, 3))
+
+
+def test_averages_that_weights_follow_are_computed_in_order():
+    from sktransfer.deploy._integers import quantized
+    from sktransfer.deploy._networks import exported
+
+    torch.manual_seed(0)
+    module, batch = Excited().requires_grad_(False), torch.randn(40, 3, 24, 24)
+    made, _ = quantized(exported(module, 24, "net"), batch, "net")
+    onnx.checker.check_model(made, full_check=True)
+    found, expected = run_all(made, batch), torch.cat(module(batch), 1).numpy()
+    assert np.all((found - expected).std(axis=0) < 0.15 * expected.std(axis=0))
+
+
 def run_all(model, batch):
     runs = session_of(model)
     name = runs.get_inputs()[0].name
