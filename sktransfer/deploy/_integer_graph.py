@@ -102,10 +102,10 @@ def concatenate_integers(model: Any, floats: Any) -> None:
 
 
 def average_integers(model: Any) -> None:
-    """Sum integers where maps are averaged at the end: exact, and fast with channels last.
+    """Sum integers where maps are averaged: exact, and fast with channels last.
 
-    That is how onnxruntime has the maps, which undoes the transposition. Averages that weights
-    follow, as in squeeze-and-excitation blocks, stay as they are.
+    That is how onnxruntime has the maps, which undoes the transposition. They become floats
+    together, so averages that others depend on, as in squeeze-and-excitation, stay as they are.
     """
     onnx, g, users = import_onnx(), Graph("averages/"), _users(model)
     makers = {each: node for node in model.graph.node for each in node.output}
@@ -123,11 +123,13 @@ def average_integers(model: Any) -> None:
             before = makers.get(flat.input[0])
         if before is None or before.op_type != "DequantizeLinear":
             continue
-        size, name = shapes[before.output[0]], node.output[0]
-        if any(each.op_type in ("Conv", "Gemm", "MatMul") for each in _behind(name, users)):
+        name = node.output[0]
+        size, rows, made = (
+            shapes.get(each, []) for each in (before.output[0], node.input[0], name)
+        )
+        if len(size) != 4 or not rows[:2] == made[:2] == size[:2] or np.prod(made) != size[1]:
             continue
-        each_channel = all(shapes[each][:2] == size[:2] for each in (node.input[0], name))
-        if len(size) != 4 or not each_channel or np.prod(shapes[name]) != size[1]:
+        if any(each.op_type == "ReduceMean" for each in _behind(name, users)):
             continue
         given, scale, zero = before.input
         n = size[2] * size[3]

@@ -472,15 +472,16 @@ class Excited(torch.nn.Module):
         super().__init__()
         conv = torch.nn.Conv2d
         self.first, self.second, self.third = conv(3, 8, 3, 2, 1), conv(8, 8, 1), conv(8, 8, 1)
+        self.head = torch.nn.Linear(8, 2)
 
     def forward(self, x):
         x = self.first(x).relu()
         y = x * self.second(x.mean((2, 3), keepdim=True)).sigmoid()
         z = y * self.third(y.mean((2, 3), keepdim=True)).sigmoid()
-        return x.mean((2, 3)), y.mean((2, 3)), z.mean((2, 3))
+        return x.mean((2, 3)), y.mean((2, 3)), self.head(z.mean((2, 3)))
 
 
-def test_averages_that_weights_follow_are_computed_in_order():
+def test_averages_that_others_depend_on_are_computed_before():
     from sktransfer.deploy._integers import quantized
     from sktransfer.deploy._networks import exported
 
@@ -488,6 +489,8 @@ def test_averages_that_weights_follow_are_computed_in_order():
     module, batch = Excited().requires_grad_(False), torch.randn(40, 3, 24, 24)
     made, _ = quantized(exported(module, 24, "net"), batch, "net")
     onnx.checker.check_model(made, full_check=True)
+    kinds = [node.op_type for node in made.graph.node]
+    assert kinds.count("MatMulInteger") >= 1
     found, expected = run_all(made, batch), torch.cat(module(batch), 1).numpy()
     assert np.all((found - expected).std(axis=0) < 0.15 * expected.std(axis=0))
 
