@@ -164,18 +164,20 @@ def rule(content: dict[str, Any]) -> pd.DataFrame:
                 continue
             for (images, network), both in joined.groupby(["set", "network"]):
                 folds = int(both["fold"].nunique())
+                below = both["score_b"] - both["score_a"]
                 rows.append(
                     {
                         "recipe": ours,
                         "set": images,
                         "network": network,
                         "other": other,
-                        "below": float((both["score_b"] - both["score_a"]).mean()),
+                        "below": float(below.mean()),
+                        "error": float(below.std(ddof=1) / np.sqrt(len(below))),
                         "tolerance": tolerance(content["sets"][images], folds),
                         "fits": len(both),
                     }
                 )
-    columns = ["recipe", "set", "network", "other", "below", "tolerance", "fits"]
+    columns = ["recipe", "set", "network", "other", "below", "error", "tolerance", "fits"]
     table = pd.DataFrame(rows, columns=columns)
     worst = table.groupby(["recipe", "set", "network"])["below"].idxmax()
     table = table.loc[worst].reset_index(drop=True)
@@ -277,7 +279,8 @@ def _rule_table(content: dict[str, Any]) -> tuple[str, Table]:
     rows = [
         (
             *(SHOWN[each["recipe"]], each["set"], each["network"], SHOWN[each["other"]]),
-            *(f"{-each['below']:+.4f}", f"{each['tolerance']:.4f}", str(each["fits"])),
+            f"{-each['below']:+.4f}" + (f" ± {each['error']:.4f}" if each["fits"] > 1 else ""),
+            *(f"{each['tolerance']:.4f}", str(each["fits"])),
         )
         for _, each in table[~table["kept"]].iterrows()
     ]

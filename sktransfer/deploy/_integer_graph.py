@@ -22,7 +22,7 @@ def _users(model: Any) -> dict[str, list[Any]]:
 
 
 def _behind(name: str, users: dict[str, list[Any]]) -> list[Any]:
-    """Return all nodes that a value has a part in."""
+    """Return all nodes that depend on a value."""
     found: dict[int, Any] = {}
     waiting = [name]
     while waiting:
@@ -97,6 +97,7 @@ def concatenate_integers(model: Any, floats: Any) -> None:
             for name, value in zip(each.input[1:], whole, strict=True):
                 constants[name].CopyFrom(helper.from_array(value, name))
         node.input[:], node.output[:] = [each.output[0] for each in given], behind.output
+        makers[node.output[0]] = node
         for each in (*before, behind):
             model.graph.node.remove(each)
 
@@ -124,10 +125,8 @@ def average_integers(model: Any) -> None:
         if before is None or before.op_type != "DequantizeLinear":
             continue
         name = node.output[0]
-        size, rows, made = (
-            shapes.get(each, []) for each in (before.output[0], node.input[0], name)
-        )
-        if len(size) != 4 or not rows[:2] == made[:2] == size[:2] or np.prod(made) != size[1]:
+        size, rows = (shapes.get(each, []) for each in (before.output[0], node.input[0]))
+        if len(size) != 4 or rows[:2] != size[:2] or not _over_positions(node, rows, constants):
             continue
         if any(each.op_type == "ReduceMean" for each in _behind(name, users)):
             continue
@@ -152,6 +151,17 @@ def average_integers(model: Any) -> None:
                 own if len(shapes[name]) == 2 else g("Reshape", own, np.array(shapes[name])), name
             )
         g.add_to(model)
+
+
+def _over_positions(node: Any, shape: list[int], constants: dict[str, Any]) -> bool:
+    """Return whether a mean is over all that follows image and channel, and nothing else."""
+    onnx = import_onnx()
+    given = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    axes = given.get("axes")
+    if axes is None and len(node.input) > 1 and node.input[1] in constants:
+        axes = onnx.numpy_helper.to_array(constants[node.input[1]])
+    positions = set(range(2, len(shape)))
+    return axes is not None and {int(each) % len(shape) for each in axes} == positions
 
 
 def shift_outputs(model: Any, shifts: list[np.ndarray]) -> None:

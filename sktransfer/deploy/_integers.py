@@ -95,7 +95,7 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
         errors, faster = _compared(session(model), session(integers), rows)
     except Exception as error:  # whatever it raises
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name} cannot be quantized: onnxruntime says {said}") from error
+        raise ValueError(f"{name} cannot be quantized: {said}") from error
     shift_outputs(integers, errors)
     return integers, faster
 
@@ -137,7 +137,12 @@ def _seen(
     for row in rows:
         made = runs.run(asked, {given: row[None]}) if asked else []
         maps = {given: row[None], **dict(zip(asked, made, strict=True))}
-        found.append({name: what(value[0], axis=(1, 2)) for name, value in maps.items()})
+        found.append(
+            {
+                name: what(each[0], axis=tuple(range(1, each.ndim - 1)))
+                for name, each in maps.items()
+            }
+        )
     return [np.stack([each[name] for each in found]) for name in names]
 
 
@@ -186,9 +191,10 @@ def _correct_biases(
     for node, each in zip(nodes, maps, strict=True):
         weights, *bias = (helper.to_array(constants[name]) for name in node.input[1:])
         # As onnxruntime rounds them: -127 to 127 for each channel.
-        unit = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / 127
-        unit = np.where(unit > 0, unit, 1)
-        added = (np.round(weights / unit) * unit - weights).sum(axis=(2, 3))
+        unit = np.abs(weights).reshape(len(weights), -1).max(axis=1) / 127
+        unit = np.where(unit > 0, unit, 1).reshape(-1, *[1] * (weights.ndim - 1))
+        added = np.round(weights / unit) * unit - weights
+        added = added.reshape(*weights.shape[:2], -1).sum(axis=2)
         groups = each.mean(axis=0).reshape(-1, weights.shape[1])
         seen = np.repeat(groups, len(weights) // len(groups), axis=0)
         less = (added * seen).sum(axis=1, dtype=np.float32)

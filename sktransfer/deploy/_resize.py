@@ -1,8 +1,9 @@
-"""What preprocessing does to a decoded image of any size, as an ONNX graph: equal to the bit.
+"""What preprocessing does to a decoded image of any size, as an ONNX graph.
 
 Pillow resizes columns, rounds to eight bits, and then resizes rows. Each output pixel is a weighted
 sum of some input pixels, with weights of 22 bits after the point: products of matrices, which are
-made in the graph from the size of the image. In float64 these sums are exact. Few nodes that do
+made in the graph from the size of the image. In float64 these sums are exact, and so
+the result is equal to the bit. Few nodes that do
 much are faster than many: width and height go together, and so do blocks of rows.
 """
 
@@ -143,7 +144,7 @@ def _weights(g: Graph, axes: _Axes, huge: str, pre: Preprocessing) -> list[_Weig
     found = []
     for own, matrix, *limits in zip(inside, matrices, _each(g, first), _each(g, end), strict=True):
         whole = matrix if own is None else g("Where", own, matrix, 0.0)
-        # (row, pixel): of a shape that is not known, all dimensions but the last are one.
+        # Flattened to (row, pixel).
         flat = (g("Reshape", g.cast(each, np.int64), np.array([-1])) for each in limits)
         found.append(_Weights(g("Flatten", whole, axis=3), *flat))
     return found
@@ -180,7 +181,7 @@ def _filtered(
     found = []
     for pixels, middle, shrunk, low, high in zip(every, *own, strict=True):
         weights = shape(g, g("Mul", g("Add", g("Sub", pixels, middle), 0.5), shrunk))
-        if interpolation == "box":  # others are 0 at both ends
+        if interpolation == "box":  # other filters are 0 at their ends
             seen = g("And", g("GreaterOrEqual", pixels, low), g("Less", pixels, high))
             weights = g("Where", seen, weights, 0.0)
         total = g("ReduceSum", weights, np.array([3]), keepdims=1)
@@ -266,7 +267,8 @@ def _float(number: float) -> float:
 
 
 def _hamming(g: Graph, x: str) -> str:
-    cosine = g("Cos", g("Mul", g("Abs", x), np.pi))
+    # Older onnxruntime has no cosine of float64.
+    cosine = g("Sin", g("Add", g("Mul", g("Abs", x), np.pi), np.pi / 2))
     both = g("Mul", _sinc(g, g("Abs", x)), g("Add", _float(0.54), g("Mul", _float(0.46), cosine)))
     return g("Where", g("Less", g("Abs", x), 1.0), both, 0.0)
 

@@ -118,7 +118,7 @@ def check(clf, path, apart=1e-5, **parameters):
     ids=lambda parameters: "-".join(map(str, parameters.values())) or "usual",
 )
 @pytest.mark.parametrize("exact", [True, False], ids=["float32", "int8"])
-def test_pixels_are_equal_to_the_bit(parameters, exact):
+def test_pixels_are_equal_to_the_bit_in_float32_and_nearly_so_for_int8(parameters, exact):
     from sktransfer.deploy._graph import Graph
     from sktransfer.deploy._resize import add_preprocessing
 
@@ -460,8 +460,48 @@ def test_what_is_concatenated_and_averaged_stays_in_integers(activation):
     kinds = [node.op_type for node in made.graph.node]
     assert kinds.count("MatMulInteger") == 3
     assert "ReduceMean" not in kinds
+    makers = {each: node.op_type for node in made.graph.node for each in node.output}
+    # A ReLU6, or a negative value, needs the range that it has.
+    integers = [{"QuantizeLinear"}, {"DequantizeLinear"}][not isinstance(activation, torch.nn.ReLU)]
+    [joined] = [
+        node for node in made.graph.node if node.op_type == "Concat" and len(node.input) == 2
+    ]
+    assert {makers[each] for each in joined.input} == integers
     found, expected = run_all(made, batch), torch.cat(module(batch), 1).numpy()
     np.testing.assert_allclose(found.mean(axis=0), expected.mean(axis=0), atol=1e-4)
+    assert np.all((found - expected).std(axis=0) < 0.15 * expected.std(axis=0))
+
+
+class Unusual(torch.nn.Module):
+    """A concatenation in another, means over channels and one axis, and a convolution of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.line = torch.nn.Conv2d(3, 64, 3, 3, 1), torch.nn.Conv1d(1, 1, 3, padding=1)
+        self.more = torch.nn.ModuleList(torch.nn.Conv2d(64, 8, 1) for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x).relu()  # 64 channels of 8 x 8
+        a, b, c = (each(x).relu() for each in self.more)
+        both = torch.cat([torch.cat([a, b], 1), 8 * c], 1)
+        line = self.line(x.mean((2, 3))[:, None])[:, 0]
+        return (
+            both.mean((2, 3)),
+            x.flatten(2).mean(1),
+            x.mean(1).flatten(1),
+            x.mean(2).flatten(1),
+            line,
+        )
+
+
+def test_graphs_of_other_forms_are_quantized_right():
+    from sktransfer.deploy._integers import quantized
+    from sktransfer.deploy._networks import exported
+
+    torch.manual_seed(0)
+    module, batch = Unusual().requires_grad_(False), torch.randn(40, 3, 24, 24)
+    made, _ = quantized(exported(module, 24, "net"), batch, "net")
+    found, expected = run_all(made, batch), torch.cat(module(batch), 1).numpy()
     assert np.all((found - expected).std(axis=0) < 0.15 * expected.std(axis=0))
 
 
