@@ -95,7 +95,10 @@ class Plan:
 
     def affords(self, name: str, done: list[Candidate]) -> bool:
         """Return whether there is time for the images and the probes of a network."""
-        probes = max([0.0, *(2 * each.seconds for each in done)])
+        spent: dict[str, float] = {}
+        for each in done:
+            spent[each.backbone] = spent.get(each.backbone, 0.0) + each.seconds
+        probes = max(spent.values(), default=0.0)
         if done and _CAUTION * (self.images.get(name, 0.0) + probes) > self.left:
             self.say(f"{name} is left out: there is no time for it.")
             return False

@@ -172,3 +172,12 @@ def test_images_that_were_timed_before_do_not_make_a_network_look_fast(tmp_path)
     before = sktransfer.cache_info(tmp_path)
     _plan._seconds(timed, X, len(X))
     assert sktransfer.cache_info(tmp_path).misses == before.misses
+
+
+def test_a_network_is_expected_to_take_what_both_probes_of_another_took():
+    probes = [
+        _plan.Candidate("a", features, None, None, s) for features, s in (("x", 70), ("y", 10))
+    ]
+    plan = _plan.Plan(0, 200.0, images={"b": 50.0}, steps={"backbones": []})
+    assert plan.affords("b", probes)
+    assert not plan.affords("b", [*probes, _plan.Candidate("a", "z", None, None, 40)])
