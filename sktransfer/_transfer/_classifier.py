@@ -244,7 +244,8 @@ class TransferClassifier(SavingMixin, LogitsMixin, ImageInputMixin, ClassifierMi
         Warns
         -----
         UserWarning
-            If a class cannot be held out, so that no score counts it.
+            If a class cannot be held out, so that no score counts it; if the time budget is not
+            enough for one network, which is then exceeded.
         """
         plan = Plan.read(self.time_budget, seed_from(self.random_state), int(self.verbose))
         named = self._networks(plan)

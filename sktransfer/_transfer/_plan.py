@@ -6,6 +6,7 @@ It must not know how candidates are judged or combined.
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,14 @@ class Plan:
         about = [f"{name} (about {self.images[name]:.0f} s)" for name in self.images]
         self.say(f"{n} images, networks {', '.join(about or named)}")
         if self.budget is not None:
+            fastest = min(self.images, key=self.images.__getitem__)
+            if self.images[fastest] > max(0.0, self.left):
+                warnings.warn(
+                    f"time_budget={self.budget:g} is exceeded: {fastest}, the fastest network, "
+                    f"takes about {self.images[fastest]:.1f} s for {n} images, and its probes come "
+                    "after that. It is used alone.",
+                    stacklevel=3,
+                )
             rest = max(0.0, self.left - sum(self.images.values()))
             self.say(
                 f"of {self.budget:.0f} s, about {rest:.0f} s are left for fine-tuning the best of "

@@ -155,7 +155,10 @@ def test_training_is_not_measured_where_no_time_is_left(fast, monkeypatch, capsy
     monkeypatch.setattr(_plan, "_fold_seconds", None)
     X, y = images()
     clf = TransferClassifier({"a": network()}, time_budget=0.01, random_state=0, verbose=1)
-    assert clf.fit(X, y).plan_["fine_tuned"] == []
+    with pytest.warns(UserWarning, match=r"time_budget=0.01 is exceeded: a, the fastest"):
+        clf.fit(X, y)
+    assert clf.plan_["backbones"] == ["a"]
+    assert clf.plan_["fine_tuned"] == []
     assert "there is no time for fine-tuning" in capsys.readouterr().out
 
 
