@@ -407,7 +407,7 @@ def test_the_rule_of_quality_names_what_is_below_by_more_than_two_pairs():
     assert not row["kept"]
     sentence, (_, _, failing) = page._rule_table(content)
     assert "TransferClassifier 0 of 1" in sentence
-    assert failing[0][3:5] == ("all-layers probe", "-0.0125")
+    assert failing[0][3:5] == ("all-layers probe", "-0.0125 ± 0.0075")
 
 
 def test_quality_compares_on_the_folds_that_both_have():
