@@ -80,7 +80,7 @@ def export_onnx(
         ``path``, ``precision``, ``opset`` and ``n_bytes`` of the file; ``n_compared`` images, the
         ``max_difference`` of their probabilities, and ``share_equal``, that of equal decisions; in
         integers ``times_as_fast``, measured here on the networks alone, with one thread: 2 or more
-        for large ones, less for small ones;
+        for most of convolutions only;
         with ``y`` also ``score`` of the estimator and ``score_of_file``: the area under the ROC
         curve, or the accuracy for several classes.
 

@@ -12,6 +12,15 @@ import numpy as np
 from sktransfer.deploy._graph import Graph, import_onnx
 
 
+def shapes_of(model: Any) -> dict[str, list[int]]:
+    """Return the shapes of values that can be inferred; 0 where a length cannot."""
+    known = import_onnx().shape_inference.infer_shapes(model).graph
+    return {
+        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
+        for value in (*known.value_info, *known.output)
+    }
+
+
 def _users(model: Any) -> dict[str, list[Any]]:
     """Return what takes each value: nodes, and None for the outputs of the model."""
     users: dict[str, list[Any]] = {each.name: [None] for each in model.graph.output}
@@ -111,11 +120,7 @@ def average_integers(model: Any) -> None:
     onnx, g, users = import_onnx(), Graph("averages/"), _users(model)
     makers = {each: node for node in model.graph.node for each in node.output}
     constants = {each.name: each for each in model.graph.initializer}
-    known = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
-        for value in (*known.value_info, *known.output)
-    }
+    shapes = shapes_of(model)
     sums: dict[str, str] = {}
     units = []
     for node in [each for each in model.graph.node if each.op_type == "ReduceMean"]:

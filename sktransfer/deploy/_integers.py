@@ -25,6 +25,7 @@ from sktransfer.deploy._integer_graph import (
     average_integers,
     concatenate_integers,
     pairs_of,
+    shapes_of,
     shift_outputs,
 )
 
@@ -123,7 +124,7 @@ def _ran(session: Any, rows: np.ndarray) -> tuple[list[list[np.ndarray]], float]
 def _seen(
     model: Any, names: list[str], rows: np.ndarray, session: Callable[[Any], Any], what: Any
 ) -> list[np.ndarray]:
-    """Return the mean or maximum of the channels of each map, of each image: (image, channel)."""
+    """Return the mean or maximum of the channels of each map over all images."""
     given = model.graph.input[0].name
     watched = copy.deepcopy(model)
     asked = [each for each in dict.fromkeys(names) if each != given]
@@ -143,7 +144,7 @@ def _seen(
                 for name, each in maps.items()
             }
         )
-    return [np.stack([each[name] for each in found]) for name in names]
+    return [what([each[name] for each in found], axis=0) for name in names]
 
 
 def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> None:
@@ -164,8 +165,7 @@ def _equalize(model: Any, rows: np.ndarray, session: Callable[[Any], Any]) -> No
         made = weights * factor.reshape(shape).astype(np.float32)
         constants[name].CopyFrom(onnx.numpy_helper.from_array(made, name))
 
-    for (before, _, behind), each in zip(pairs, maps, strict=True):
-        most = each.max(axis=0)
+    for (before, _, behind), most in zip(pairs, maps, strict=True):
         own = constants[behind.input[1]].dims[1] == 1
         wanted = most.max() / np.maximum(_MARGIN * most, 1e-30)
         factor = np.clip(wanted, 1, _MOST) ** (1 if own else 0.5)
@@ -188,14 +188,14 @@ def _correct_biases(
         and all(name in constants for name in node.input[1:])
     ]
     maps = _seen(model, [node.input[0] for node in nodes], rows, session, np.mean)
-    for node, each in zip(nodes, maps, strict=True):
+    for node, mean in zip(nodes, maps, strict=True):
         weights, *bias = (helper.to_array(constants[name]) for name in node.input[1:])
         # As onnxruntime rounds them: -127 to 127 for each channel.
         unit = np.abs(weights).reshape(len(weights), -1).max(axis=1) / 127
         unit = np.where(unit > 0, unit, 1).reshape(-1, *[1] * (weights.ndim - 1))
         added = np.round(weights / unit) * unit - weights
         added = added.reshape(*weights.shape[:2], -1).sum(axis=2)
-        groups = each.mean(axis=0).reshape(-1, weights.shape[1])
+        groups = mean.reshape(-1, weights.shape[1])
         seen = np.repeat(groups, len(weights) // len(groups), axis=0)
         less = (added * seen).sum(axis=1, dtype=np.float32)
         name = f"{node.output[0]}/bias"
@@ -206,10 +206,7 @@ def _correct_biases(
 
 def _left_as_they_are(model: Any, side: int) -> list[str]:
     """Return the names of convolutions that are not quantized."""
-    known = {
-        value.name: [each.dim_value for each in value.type.tensor_type.shape.dim]
-        for value in import_onnx().shape_inference.infer_shapes(model).graph.value_info
-    }
+    known = shapes_of(model)
     constants = {each.name: list(each.dims) for each in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     if all(constants.get(node.input[1], [0, 0])[1] != 1 for node in convolutions):

@@ -2,9 +2,9 @@
 
 Pillow resizes columns, rounds to eight bits, and then resizes rows. Each output pixel is a weighted
 sum of some input pixels, with weights of 22 bits after the point: products of matrices, which are
-made in the graph from the size of the image. In float64 these sums are exact, and so
-the result is equal to the bit. Few nodes that do
-much are faster than many: width and height go together, and so do blocks of rows.
+made in the graph from the size of the image. In float64 these sums are exact, and so the result is
+equal to the bit. Few nodes that do much are faster than many: width and height go together, and so
+do blocks of rows.
 """
 
 from __future__ import annotations
