@@ -61,6 +61,7 @@ def draw(content: dict[str, Any], colors: dict[str, str], kind: str) -> Figure:
         ax.set_xlabel(f"{metric}, difference", fontsize=9, color=colors["ink"])
         ax.tick_params(colors=colors["ink"], labelsize=9)
         ax.locator_params(axis="x", nbins=4)
+        ax.margins(x=0.1)
         ax.grid(axis="y", color=colors["left out"])
         ax.set_axisbelow(True)
         for side in ax.spines.values():
