@@ -163,5 +163,5 @@ def cross_fitted(
     folds: Iterable[tuple[np.ndarray, np.ndarray]],
 ) -> np.ndarray:
     """Return log-probabilities by probes of other folds, (n, n_classes); untested rows are NaN."""
-    (logits,) = cross_fitted_logits(F, codes, weight, n_classes, folds, [PROBE_C], floor=FLOOR)
+    logits = cross_fitted_logits(F, codes, weight, n_classes, folds, PROBE_C, floor=FLOOR)
     return log_softmax(logits, axis=1)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, softmax
-from sklearn.linear_model import LogisticRegression
 
 from sktransfer._utils.threads import blas_threads
 
@@ -17,9 +17,6 @@ PROBE_C = 0.01
 # The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all
 # others are, one colored mark on a new X-ray would decide.
 FLOOR = 0.1
-# Newton's method on all coefficients at once is exact to the last digits, and cubic in their
-# number.
-_NEWTON_COEFFICIENTS = 4096
 # Newton's method stops after a step that lowers the objective by at most this share of it: what is
 # left is far less. Where rounding is in the way of that, steps below the second one stop shrinking.
 _LEAST_DECREASE = 1e-17
@@ -28,9 +25,11 @@ _PRECISION = 1e-6  # of the equations of a step, in the end
 _MOST_STEPS = 200
 # Logit of a class that is in no row of training, below that of the others.
 _ABSENT = -30.0
-# Of several labels: the share of the objective that is left in the end, how exactly Newton's
-# equations are solved, and the iterations after which curvatures are looked at again.
-_ENOUGH, _INNER, _OLD_BASIS = 1e-15, 1e-3, 15
+# Of regressions that are solved at once: the share of the objective that is left in the end, how
+# exactly Newton's equations are solved, and the iterations after which curvatures are renewed.
+_ENOUGH, _INNER, _OLD_BASIS = 1e-21, 1e-3, 15
+# Most decisions (rows x regressions x classes) at once: several arrays of them are in memory.
+_MOST_DECISIONS = 2**25
 # The temperature is looked for between exp(-x) and exp(x): beyond, probabilities are those of the
 # largest class, or even.
 _DECADES = 5.0
@@ -53,7 +52,8 @@ def solve_linear(
     scaled by that, so that they stay nearly constant.
     """
     with blas_threads(*embeddings.shape):
-        return _solve(embeddings, y, weight, n_classes, [C], floor)[0]
+        (found,) = _solve(embeddings, y, weight, n_classes, [np.arange(len(y))], C, floor)
+    return found
 
 
 def cross_fitted_logits(
@@ -62,21 +62,20 @@ def cross_fitted_logits(
     weight: np.ndarray,
     n_classes: int,
     folds: Iterable[tuple[np.ndarray, np.ndarray]],
-    C: Sequence[float],
+    C: float,
     *,
     floor: float = 0.0,
 ) -> np.ndarray:
-    """Return logits of rows by regressions that have not seen them, (len(C), n, n_classes).
+    """Return logits of rows by regressions that have not seen them, (n, n_classes).
 
     Columns are standardized with the rows of training only. Rows that no fold tests are NaN.
     """
-    logits = np.full((len(C), len(F), n_classes), np.nan)
+    logits = np.full((len(F), n_classes), np.nan)
+    trained, tested = zip(*folds, strict=True)
     with blas_threads(*F.shape):
-        for train, test in folds:
-            found = _solve(F[train], y[train], weight[train], n_classes, C, floor)
-            tested = F[test].astype(np.float64, copy=False)
-            for place, (solved, offset) in enumerate(found):
-                logits[place, test] = tested @ solved.T + offset
+        found = _solve(F, y, weight, n_classes, trained, C, floor)
+        for rows, (solved, offset) in zip(tested, found, strict=True):
+            logits[rows] = F[rows].astype(np.float64, copy=False) @ solved.T + offset
     return logits
 
 
@@ -101,159 +100,67 @@ def standardized_columns(
 
 
 def _solve(
-    embeddings: np.ndarray,
+    F: np.ndarray,
     y: np.ndarray,
     weight: np.ndarray,
     n_classes: int,
-    Cs: Sequence[float],
+    parts: Sequence[np.ndarray],
+    C: float,
     floor: float,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Solve for several C with one standardization and one matrix of products of rows."""
-    keep = weight > 0
-    y, weight = y[keep], weight[keep].astype(np.float64)
-    X, mean, scale = standardized_columns(embeddings[keep], weight, floor)
-    present, codes = np.unique(y, return_inverse=True)
-    onehot = np.eye(len(present))[codes]
-    # The penalty keeps the solution in the span of the rows: few of them need few coefficients.
-    by_rows = len(X) < X.shape[1] or not scale.any()
-    gram = X @ X.T if by_rows and len(present) > 1 else np.empty((0, 0))
-    _check_finite(gram.diagonal())
+    """Return coefficients and intercepts of regressions, each of some of the rows."""
     found = []
-    start = np.zeros_like(onehot)
-    for C in Cs:
-        coefficients = np.zeros((n_classes, X.shape[1]))
-        intercepts = np.zeros(n_classes)
+    together: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+    for place, part in enumerate(parts):
+        rows = part[weight[part] > 0]
+        present = np.unique(y[rows])
+        coefficients, intercepts = np.zeros((n_classes, F.shape[1])), np.zeros(n_classes)
         # Absent classes must lose, by a margin that is finite.
         intercepts[np.setdiff1d(np.arange(n_classes), present)] = _ABSENT
-        if len(present) > 1:
-            if by_rows:
-                start, offset = _solve_in_rows(gram, onehot, C * weight, start)
-                solved = start.T @ X
-            else:
-                solved, offset = _solve_in_columns(X, codes, weight, len(present), C)
-            coefficients[present] = solved * scale
-            intercepts[present] = offset - (solved * scale) @ mean
         found.append((coefficients, intercepts))
+        if len(present) > 1 and len(rows) < F.shape[1]:
+            own = _solve_together(F, y[:, None] == present, weight, [rows], C, floor)
+            (coefficients[present],), (intercepts[present],) = own
+        elif len(present) > 1:
+            together.setdefault(tuple(present), {})[place] = rows
+    for classes, alike in together.items():
+        present, places = np.array(classes), list(alike)
+        most = max(1, _MOST_DECISIONS // (len(F) * len(present)))
+        for some in (places[i : i + most] for i in range(0, len(places), most)):
+            solved, offset = _solve_together(
+                F, y[:, None] == present, weight, [alike[place] for place in some], C, floor
+            )
+            for place, *own in zip(some, solved, offset, strict=True):
+                found[place][0][present], found[place][1][present] = own
     return found
 
 
-def _check_finite(numbers: np.ndarray) -> None:
-    if not np.isfinite(numbers).all():
-        raise ValueError("Features hold numbers that are not finite.")
-
-
-def _solve_in_columns(
-    X: np.ndarray, codes: np.ndarray, weight: np.ndarray, n_classes: int, C: float
+def _solve_together(
+    F: np.ndarray,
+    onehot: np.ndarray,
+    weight: np.ndarray,
+    parts: Sequence[np.ndarray],
+    C: float,
+    floor: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients and intercepts of all classes, by scikit-learn."""
-    n_coefficients = X.shape[1] * (1 if n_classes == 2 else n_classes)
-    newton = n_coefficients <= _NEWTON_COEFFICIENTS
-    solver = LogisticRegression(
-        C=C,
-        solver="newton-cholesky" if newton else "lbfgs",
-        tol=1e-12 if newton else 1e-8,
-        max_iter=200 if newton else 5000,
-    ).fit(X, codes, sample_weight=weight)
-    solved, offset = solver.coef_, solver.intercept_
-    if n_classes == 2:  # halves, so that neither class is privileged by a later decay
-        solved, offset = (np.stack([-each[0], each[0]]) / 2 for each in (solved, offset))
-    return solved, offset - offset.mean()
-
-
-def _solve_in_rows(
-    gram: np.ndarray, onehot: np.ndarray, cost: np.ndarray, start: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what each row adds to the coefficients of each class, and the intercepts.
-
-    Newton's method on coefficients ``rows.T @ X``, of which only products of rows are needed.
-    """
-    # The two halves of a binary regression have half its penalty.
-    cost = (cost / 2 if onehot.shape[1] == 2 else cost)[:, None]
-    n, n_classes = onehot.shape
-    # One array for a point or a direction: rows, gram @ rows, and the intercepts.
-    here = np.concatenate([start, gram @ start, np.zeros((1, n_classes))])
-
-    def loss(point: np.ndarray) -> float:
-        rows, values = point[:n], point[n:-1]
-        fit = (cost * onehot * log_softmax(values + point[-1], axis=1)).sum()
-        return float((rows * values).sum() / 2 - fit)
-
-    now, before, precision = loss(here), np.inf, 0.1
-    for _ in range(_MOST_STEPS):
-        p = softmax(here[n:-1] + here[-1], axis=1)
-        pull = cost * (onehot - p)
-        # What is the same for all classes changes nothing: of that there is rounding only.
-        left, pull = (each - each.mean(axis=1, keepdims=True) for each in (pull - here[:n], pull))
-        gradient = np.concatenate([left, gram @ left, pull.sum(axis=0, keepdims=True)])
-        step, decrease = _newton_step(gram, p, cost, gradient, precision)
-        length, sure = 1.0, decrease < _SMALL_DECREASE * now  # of others rounding would decide
-        while True:
-            there = here + length * step
-            then = loss(there)
-            if sure or then <= now - 1e-4 * length * decrease or length < 1e-9:
-                break
-            length /= 2
-        if sure and decrease > 0.1 * before:
-            break
-        here = there
-        if decrease <= _LEAST_DECREASE * now:
-            break
-        here[n:-1] = gram @ here[:n]  # not as added up, with its rounding
-        precision = float(np.clip(decrease / now, _PRECISION, precision))
-        now, before = then, decrease
-    return here[:n], here[-1] - here[-1].mean()
-
-
-def _newton_step(
-    gram: np.ndarray, p: np.ndarray, cost: np.ndarray, gradient: np.ndarray, precision: float
-) -> tuple[np.ndarray, float]:
-    """Solve Newton's equations by conjugate gradients; also twice the decrease they expect.
-
-    They are preconditioned with curvatures that are the same for all classes. Of two classes that
-    is exact, and one iteration enough. ``gradient`` has its sign changed.
-    """
-    n = len(p)
-    curvature = cost * (1 - np.square(p).sum(axis=1, keepdims=True)) / (p.shape[1] - 1)
-    root = np.sqrt(curvature)
-    matrix = root * gram * root.T
-    matrix[np.diag_indices_from(matrix)] += 1
-    factor = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-    unit = root * cho_solve(factor, root, check_finite=False)
-
-    def dot(a: np.ndarray, b: np.ndarray) -> float:
-        """Compute the inner product of the coefficients and intercepts."""
-        return float((a[n:-1] * b[:n]).sum() + a[-1] @ b[-1])
-
-    def preconditioned(r: np.ndarray) -> np.ndarray:
-        alone = r[:n] - root * cho_solve(factor, root * r[n:-1], check_finite=False)
-        offset = (alone.sum(axis=0) - r[:n].sum(axis=0) + r[-1:]) / unit.sum()
-        rows = alone - unit * offset
-        return np.concatenate([rows, gram @ rows, offset])
-
-    def curved(d: np.ndarray) -> np.ndarray:
-        weighed = p * (d[n:-1] + d[-1])
-        bent = cost * (weighed - p * weighed.sum(axis=1, keepdims=True))
-        return np.concatenate(
-            [d[:n] + bent, d[n:-1] + gram @ bent, bent.sum(axis=0, keepdims=True)]
-        )
-
-    left, toward = gradient, preconditioned(gradient)
-    first = size = dot(left, toward)
-    step, decrease = np.zeros_like(gradient), 0.0
-    for _ in range(_MOST_STEPS):
-        if not size > precision**2 * first:
-            break
-        across = curved(toward)
-        length = size / dot(toward, across)
-        step, left = step + length * toward, left - length * across
-        decrease += length * size
-        again = preconditioned(left)
-        before, size = size, dot(left, again)
-        toward = again + size / before * toward
-    return step, decrease
-
-
-# --- several labels at once ----------------------------------------------------------------------
+    """Return coefficients (n_parts, n_classes, d) and intercepts of regressions of all columns."""
+    rows = np.unique(np.concatenate(parts))
+    X, mean, scale = standardized_columns(F[rows], weight[rows], floor)
+    cost, penalty = np.zeros((len(rows), len(parts))), None
+    for place, part in enumerate(parts):
+        cost[np.searchsorted(rows, part), place] = C * weight[part]
+    if len(parts) > 1:  # each with its columns as its own rows scale them
+        own = np.array([standardized_columns(F[part], weight[part], floor)[2] for part in parts])
+        varied = (own > 0) & (scale > 0)  # the coefficients of others are 0 whatever they cost
+        penalty = np.divide(scale, own, out=np.ones_like(own), where=varied).T ** 2
+    binary = onehot.shape[1] == 2
+    target = onehot[rows, None, 1:] if binary else onehot[rows, None]
+    target = np.broadcast_to(target, (*cost.shape, target.shape[2]))
+    solved, offset = _minimum(X, target, cost, penalty)
+    if binary:  # halves, so that neither class is privileged by a later decay
+        solved, offset = (np.concatenate([-each, each], axis=1) / 2 for each in (solved, offset))
+    solved = solved * scale
+    return solved, offset - offset.mean(axis=1, keepdims=True) - solved @ mean
 
 
 def solve_independent(
@@ -277,23 +184,37 @@ def solve_independent(
     weight = weight[keep].astype(np.float64)
     with blas_threads(*embeddings.shape):
         X, mean, scale = standardized_columns(embeddings, weight, floor)
-        by_rows = len(X) < X.shape[1]
-        gram = X @ X.T if by_rows else np.empty((0, 0))
-        _check_finite(gram.diagonal() if by_rows else np.einsum("ij,ij->i", X, X))
         totals = np.stack([(cost * positive).sum(axis=0), (cost * ~positive).sum(axis=0)])
         intercepts = np.log((totals[0] + 1) / (totals[1] + 1))
         coefficients = np.zeros((positive.shape[1], X.shape[1]))
         solvable = (totals > 0).all(axis=0)
         if solvable.any() and scale.any():
-            # The penalty keeps the solution in the span of the rows: of few, their products do.
-            Z = _root(gram) if by_rows else X
-            own = _newton(Z, positive[:, solvable], C * cost[:, solvable])
-            solved = own[:-1].T
-            if by_rows:
-                solved = solve_triangular(Z, own[:-1], trans=1, lower=True).T @ X
+            found = _minimum(X, positive[:, solvable, None], C * cost[:, solvable])
+            solved, offset = (each[:, 0] for each in found)
             coefficients[solvable] = solved * scale
-            intercepts[solvable] = own[-1] - coefficients[solvable] @ mean
+            intercepts[solvable] = offset - coefficients[solvable] @ mean
     return coefficients, intercepts
+
+
+def _minimum(
+    X: np.ndarray, target: np.ndarray, cost: np.ndarray, penalty: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients (k, m, d) and intercepts (k, m) of k regressions on the same rows.
+
+    ``target`` (n, k, m) is 1 for the class of a row, 0 for the others; of two classes it has one
+    column, m = 1. ``cost`` (n, k) weighs the rows of each, and ``penalty`` (d, k) its coefficients.
+    """
+    if not np.isfinite(np.einsum("ij,ij->i", X, X)).all():
+        raise ValueError("Features hold numbers that are not finite.")
+    # An even penalty keeps the solution in the span of the rows: few need few coefficients.
+    by_rows = penalty is None and len(X) < X.shape[1] and bool(X.any())
+    Z = _root(X @ X.T) if by_rows else X
+    found = _newton(Z, target, cost, penalty)
+    solved, offset = found[:-1].transpose(1, 2, 0), found[-1]
+    if by_rows:
+        flat = solve_triangular(Z, solved.reshape(-1, len(Z)).T, trans=1, lower=True)
+        solved = (flat.T @ X).reshape(*offset.shape, -1)
+    return solved, offset
 
 
 def _root(gram: np.ndarray) -> np.ndarray:
@@ -302,44 +223,56 @@ def _root(gram: np.ndarray) -> np.ndarray:
     return cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
 
 
-def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Return coefficients, the intercept last, of a regression for each column of ``positive``.
+def _newton(
+    Z: np.ndarray, target: np.ndarray, cost: np.ndarray, penalty: np.ndarray | None = None
+) -> np.ndarray:
+    """Return coefficients (d + 1, k, m), intercepts last, as :func:`_minimum` describes them.
 
-    Newton's method, whose equations are solved for all columns at once by conjugate gradients, in
-    single precision; where they lead is computed in double precision.
+    Newton's method, whose equations are solved for all at once by conjugate gradients, in single
+    precision; where they lead is computed in double precision.
     """
-    A = np.column_stack([Z, np.ones(len(Z))])
-    penalty = np.append(np.ones(Z.shape[1]), 0.0)[:, None]
-    sign = np.where(positive, 1.0, -1.0)
-    here = np.zeros((A.shape[1], cost.shape[1]))
-    # Halfway to the share of the positive ones, curvatures of rare labels are like the others'.
-    here[-1] = np.log((cost * positive).sum(axis=0) / (cost * ~positive).sum(axis=0)) / 2
-    values = A @ here
+    n, k, m = target.shape
+    A, cost = np.column_stack([Z, np.ones(n)]), cost[:, :, None]
+    weight = np.ones((Z.shape[1] + 1, k, 1))
+    weight[-1] = 0
+    if penalty is not None:
+        weight[:-1, :, 0] = penalty
+    here = np.zeros((A.shape[1], k, m))
+    # Halfway to the shares of the classes, curvatures of rare ones are like the others'.
+    share = (cost * target).sum(axis=0)
+    here[-1] = np.log(share / (cost.sum(axis=0) - share if m == 1 else 1)) / 2
+    if m > 1:
+        here[-1] -= here[-1].mean(axis=1, keepdims=True)
+    values = _product(A, here)
     # Equations of which the penalty is a millionth need double precision, too.
-    size = float(cost.max(axis=1) @ np.einsum("ij,ij->i", A, A)) / 4
-    rounded = A.astype(np.float32) if _ENOUGH < size < 1e6 else A
+    size = float(cost.max(axis=(1, 2)) @ np.einsum("ij,ij->i", A, A)) / 4
+    rounded = A.astype(np.float32) if 0 < size < 1e6 else A
 
     def loss(point: np.ndarray, values: np.ndarray, of: np.ndarray) -> np.ndarray:
-        margin = sign[:, of] * values
-        fit = cost[:, of] * (np.log1p(np.exp(-np.abs(margin))) - np.minimum(margin, 0))
-        return np.square(point[:-1]).sum(axis=0) / 2 + fit.sum(axis=0)
+        if m == 1:
+            fit = np.logaddexp(0, np.where(target[:, of], -values, values))
+        else:
+            fit = -(target[:, of] * log_softmax(values, axis=2)).sum(axis=2, keepdims=True)
+        squares = (weight[:, of] * np.square(point)).sum(axis=(0, 2))
+        return squares / 2 + (cost[:, of] * fit).sum(axis=(0, 2))
 
-    left, basis, n_inner, inner = np.arange(cost.shape[1]), None, 0, 0.1
+    left, basis, n_inner, inner = np.arange(k), None, 0, 0.1
     now = loss(here, values, left)
     for _ in range(_MOST_STEPS):
-        p = expit(values[:, left])
-        bend = cost[:, left] * p * (1 - p)
-        gradient = A.T @ (cost[:, left] * (positive[:, left] - p)) - penalty * here[:, left]
+        p = expit(values[:, left]) if m == 1 else softmax(values[:, left], axis=2)
+        bend = _Curvature(cost[:, left], p, weight[:, left])
+        gradient = _product(A.T, bend.cost * (target[:, left] - p)) - bend.penalty * here[:, left]
         if basis is None or n_inner > _OLD_BASIS:
-            mean = bend.mean(axis=1, keepdims=True).astype(rounded.dtype)
-            basis = _shared_basis(rounded, mean, penalty[:, 0].astype(rounded.dtype))
+            basis = _shared_basis(rounded, *bend.mean())
         step, n_inner = _descent(*basis, bend, gradient, inner)
-        decrease = np.einsum("ij,ij->j", gradient, step)
-        across, length = A @ step, np.ones(len(left))
+        if m > 1:  # what is the same for all classes changes nothing: of that there is rounding
+            step -= step.mean(axis=2, keepdims=True)
+        decrease = np.einsum("ijk,ijk->j", gradient, step)
+        across, length = _product(A, step), np.ones((len(left), 1))
         while True:
             there, further = here[:, left] + length * step, values[:, left] + length * across
             then = loss(there, further, left)
-            short = then > now - 1e-4 * length * decrease + 1e-13 * now
+            short = then > now - 1e-4 * length[:, 0] * decrease + 1e-13 * now
             if not short.any() or length.min() < 1e-9:
                 break
             length[short] /= 2
@@ -354,55 +287,96 @@ def _newton(Z: np.ndarray, positive: np.ndarray, cost: np.ndarray) -> np.ndarray
     return here
 
 
+def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """Multiply a matrix with all columns of a (d, k, m) array."""
+    return (A @ B.reshape(len(B), -1)).reshape(len(A), *B.shape[1:])
+
+
+@dataclass
+class _Curvature:
+    """Second derivatives of k losses: of rows by their decisions, and of coefficients."""
+
+    cost: np.ndarray  # (n, k, 1)
+    p: np.ndarray  # (n, k, m)
+    penalty: np.ndarray  # (d + 1, k, 1)
+
+    def astype(self, dtype: np.dtype) -> _Curvature:
+        """Return the same in another precision."""
+        return _Curvature(*(each.astype(dtype) for each in (self.cost, self.p, self.penalty)))
+
+    def mean(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of rows (n, 1) and of coefficients (d + 1,) that are nearest to all."""
+        m = self.p.shape[2]
+        spread = self.p * (1 - self.p)
+        curved = self.cost * (spread if m == 1 else spread.sum(axis=2, keepdims=True) / (m - 1))
+        return curved.mean(axis=1), self.penalty.mean(axis=(1, 2))
+
+    def of_rows(self, direction: np.ndarray) -> np.ndarray:
+        """Multiply those of rows with a direction (n, k, m)."""
+        weighed = self.p * direction
+        if weighed.shape[2] == 1:
+            return self.cost * (1 - self.p) * weighed
+        return self.cost * (weighed - self.p * weighed.sum(axis=2, keepdims=True))
+
+
 def _shared_basis(
     A: np.ndarray, curvature: np.ndarray, penalty: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return a triangle, rows in the basis where Newton's equations are solved, and curvatures.
 
-    With the curvatures given, which are the mean of those of all columns, the matrix of the
-    equations is 1 there.
+    With the curvatures given, which are the mean of those of all, the matrix of the equations is 1
+    there.
     """
+    curvature, penalty = curvature.astype(A.dtype), penalty.astype(A.dtype)
     weighed = np.sqrt(curvature) * A
     shared = weighed.T @ weighed
     shared[np.diag_indices_from(shared)] += penalty
     root = cholesky(shared, lower=True, overwrite_a=True, check_finite=False)
     rows = solve_triangular(root, A.T, lower=True, check_finite=False).T
-    return root, np.ascontiguousarray(rows), curvature
+    return root, np.ascontiguousarray(rows), curvature[:, :, None], penalty[:, None, None]
 
 
 def _descent(
     root: np.ndarray,
     rows: np.ndarray,
     shared: np.ndarray,
-    bend: np.ndarray,
+    penalty: np.ndarray,
+    bend: _Curvature,
     gradient: np.ndarray,
     precision: float,
 ) -> tuple[np.ndarray, int]:
-    """Solve Newton's equations of all columns; also return the number of iterations."""
+    """Solve Newton's equations of all regressions; also return the number of iterations."""
 
     def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.einsum("ij,ij->j", a, b)
+        return np.einsum("ijk,ijk->j", a, b)
 
-    more = bend.astype(root.dtype) - shared
-    norm = np.sqrt(dot(gradient, gradient)) + np.finfo(float).tiny
-    left = (gradient / norm).astype(root.dtype)
-    toward = left = solve_triangular(root, left, lower=True, check_finite=False)
+    def solved(b: np.ndarray, trans: int = 0) -> np.ndarray:
+        flat = b.reshape(len(b), -1)
+        found = solve_triangular(root, flat, lower=True, trans=trans, check_finite=False)
+        return found.reshape(b.shape)
+
+    bend = bend.astype(root.dtype)
+    more = bend.penalty - penalty
+    norm = (np.sqrt(dot(gradient, gradient)) + np.finfo(float).tiny)[:, None]
+    toward = left = solved((gradient / norm).astype(root.dtype))
     first = size = dot(left, left)
     step, n_done = np.zeros_like(left), 0
     while n_done < _MOST_STEPS:
         going = size > precision**2 * first
         if not going.any():
             break
-        across = toward + rows.T @ (more * (rows @ toward))
-        length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)
+        of_rows = _product(rows, toward)
+        across = toward + _product(rows.T, bend.of_rows(of_rows) - shared * of_rows)
+        if more.any():
+            across += solved(more * solved(toward, trans=1))
+        length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)[:, None]
         step, left = step + length * toward, left - length * across
         before, size = size, np.where(going, dot(left, left), size)
-        # A column may be solved to the last bit before others are.
+        # One may be solved to the last bit before others are.
         again = np.divide(size, before, out=np.zeros_like(size), where=before > 0)
-        toward = left + again * toward
+        toward = left + again[:, None] * toward
         n_done += 1
-    step = solve_triangular(root, step, lower=True, trans=1, check_finite=False)
-    return norm * step, n_done
+    return norm * solved(step, trans=1), n_done
 
 
 def fit_temperature(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -57,11 +58,13 @@ def test_fewer_rows_than_columns_give_the_direct_solution(n_classes, C):
     assert_same(found, direct(X, y, weight, n_classes, C))
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_more_rows_than_columns_give_the_direct_solution(n_classes):
+@pytest.mark.parametrize("C", [1e-4, 0.1, 1.0, 100.0])
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+def test_more_rows_than_columns_give_the_direct_solution(n_classes, C):
     X, y = data(n=80, d=20, n_classes=n_classes)
-    found = solve_linear(X, y, np.ones(len(y)), n_classes, 0.1)
-    assert_same(found, direct(X, y, np.ones(len(y)), n_classes, 0.1))
+    weight = np.random.default_rng(1).choice([0.3, 1.0, 2.0], len(y))
+    found = solve_linear(X, y, weight, n_classes, C)
+    assert_same(found, direct(X, y, weight, n_classes, C))
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -125,18 +128,52 @@ def test_a_single_class_wins_everywhere():
     assert np.isfinite(offset).all()
 
 
-def test_cross_fitted_logits_are_those_of_pipelines():
-    X, y = data(n_classes=3)
+@pytest.mark.parametrize("C", [0.01, 1.0])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("d", [20, 150])
+def test_cross_fitted_logits_are_those_of_pipelines(d, n_classes, C):
+    X, y = data(d=d, n_classes=n_classes)
+    X[:, 5] = np.arange(60) % 4 == 0  # constant where the first of these folds trains
     folds = [(np.flatnonzero(np.arange(60) % 4 != k), np.arange(k, 60, 4)) for k in range(3)]
-    found = cross_fitted_logits(X, y, np.ones(60), 3, folds, [0.01, 1.0])
-    for C, logits in zip([0.01, 1.0], found, strict=True):
-        pipeline = make_pipeline(
-            StandardScaler(), LogisticRegression(C=C, solver="newton-cholesky", tol=1e-13)
-        )
-        for train, test in folds:
-            expected = pipeline.fit(X[train], y[train]).predict_proba(X[test])
-            np.testing.assert_allclose(softmax(logits[test], axis=1), expected, rtol=1e-7)
-    assert np.isnan(found[:, 3::4]).all()
+    found = cross_fitted_logits(X, y, np.ones(60), n_classes, folds, C)
+    pipeline = make_pipeline(
+        StandardScaler(), LogisticRegression(C=C, solver="newton-cholesky", tol=1e-13)
+    )
+    for train, test in folds:
+        expected = pipeline.fit(X[train], y[train]).predict_proba(X[test])
+        np.testing.assert_allclose(softmax(found[test], axis=1), expected, rtol=1e-7)
+    assert np.isnan(found[3::4]).all()
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 150), (300, 20), (60, 43)])
+def test_cross_fitted_logits_are_those_of_each_fold_alone(n, d):
+    """With weights, classes that folds lack, nearly constant columns, and folds of other sizes."""
+    X, y = data(n=n, d=d, n_classes=4)
+    rng = np.random.default_rng(0)
+    weight = rng.choice([0.0, 0.5, 2.0], n)
+    X[:, 3] *= 1e-5
+    X[weight == 0, 7] = 1e30
+    part = rng.integers(0, 4, n)
+    part[y == 3] = 2
+    folds = [(np.flatnonzero(part != k), np.flatnonzero(part == k)) for k in range(4)]
+    folds.append((np.flatnonzero(y == 1), np.arange(0)))
+    found = cross_fitted_logits(X, y, weight, 4, folds, 0.1, floor=FLOOR)
+    for train, test in folds:
+        solved, offset = solve_linear(X[train], y[train], weight[train], 4, 0.1, floor=FLOOR)
+        rows = test[weight[test] > 0]
+        np.testing.assert_allclose(found[rows], X[rows] @ solved.T + offset, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_regressions_that_would_not_fit_in_memory_at_once_are_solved_in_turn(
+    monkeypatch, n_classes
+):
+    X, y = data(n=200, d=20, n_classes=n_classes)
+    folds = list(KFold(5).split(X))
+    given = (X, y, np.ones(200), n_classes, folds, 0.1)
+    together = cross_fitted_logits(*given)
+    monkeypatch.setattr("sktransfer._utils.logistic._MOST_DECISIONS", 2 * 200 * n_classes)
+    np.testing.assert_allclose(cross_fitted_logits(*given), together, rtol=0, atol=1e-8)
 
 
 def test_a_nearly_constant_column_does_not_decide():
