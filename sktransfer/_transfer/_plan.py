@@ -32,7 +32,8 @@ _TIMED_IMAGES, _TIMED_ROWS, _TIMED_EPOCHS = 8, 64, 2
 # A step is begun if this many times what it is expected to take is left, and what the end of a fit
 # takes: scores, intervals and the choice.
 _CAUTION, _END_SHARE, _END_SECONDS = 1.2, 0.03, 1.5
-_FEWEST_FOLDS = 2
+# Folds that a network is judged on at least, and what a fit on all rows takes, in folds.
+_FEWEST_FOLDS, _ALL_ROWS = 2, 1.25
 
 
 @dataclass
@@ -139,12 +140,12 @@ class Plan:
             tuner = finetuner(networks[name], weight_interpolation=0.5, verbose=verbose)
             expected = 0.0
             if n_folds is None:
-                expected = _fold_seconds(tuner, task, kept)
+                expected = _fold_seconds(tuner, task, kept, self.left)
                 first = self.images[name]  # all images are brought to the cut
-                n_folds = int((self.left - first) / (_CAUTION * expected) - 1.25)
+                n_folds = int((self.left - first) / (_CAUTION * expected) - _ALL_ROWS)
                 n_folds = min(n_folds, task.fold.max() + 1)
                 if n_folds < _FEWEST_FOLDS:
-                    lacking = first + _CAUTION * expected * (_FEWEST_FOLDS + 1.25) - self.left
+                    lacking = first + _CAUTION * expected * (_FEWEST_FOLDS + _ALL_ROWS) - self.left
                     needed = (self.budget or 0.0) + lacking / (1 - _END_SHARE)
                     self.say(
                         f"{name} is not fine-tuned: about {expected:.0f} s a fold; a time budget "
@@ -153,7 +154,7 @@ class Plan:
                     continue
                 self.say(
                     f"fine-tuning {name}: {n_folds} folds of {task.fold.max() + 1} and all rows, "
-                    f"about {first + (n_folds + 1.25) * expected:.0f} s."
+                    f"about {first + (n_folds + _ALL_ROWS) * expected:.0f} s."
                 )
             candidate, n_done = self._cross_fitted(name, tuner, task, n_folds, len(found))
             if candidate is not None:
@@ -173,7 +174,7 @@ class Plan:
         slowest, n_done = 0.0, 0
         for fold, (train, test) in enumerate(task.splits()):
             begun = time.perf_counter()
-            if fold == n_folds or self.left < _CAUTION * 2.25 * slowest:
+            if fold == n_folds or self.left < _CAUTION * (1 + _ALL_ROWS) * slowest:
                 break
             fitted = _fitted(tuner, task, train, derived_seed(self.seed, 1, number, fold))
             decision = fitted.decision_function(take_rows(task.X, test))
@@ -239,19 +240,28 @@ def _seconds(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
     return (time.perf_counter() - start) / max(1, len(rows) - 1)
 
 
-def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray) -> float:
-    """Predict what it takes to fine-tune on the rows of a fold, by an epoch of a few rows."""
-    part = kept[:_TIMED_ROWS]
-    if task.y.ndim == 1:
-        part = kept[stratified_part(task.y[kept], _TIMED_ROWS)]
-    spent = []
-    for epochs in (1, 1, 1 + _TIMED_EPOCHS):  # the first time brings images to the cut
+def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray, left: float) -> float:
+    """Predict what it takes to fine-tune on the rows of a fold, by an epoch of a few rows.
+
+    Roughly only, once it is sure that it takes more than is ``left``: to measure takes time, too.
+    """
+    n_train = len(kept) * (1 - 1 / (task.fold.max() + 1))
+    spent: list[float] = []
+    # The first two times bring images to the cut.
+    for n_rows, epochs in (
+        (_TIMED_ROWS // 4, 1),
+        *((_TIMED_ROWS, each) for each in (1, 1, 1 + _TIMED_EPOCHS)),
+    ):
+        part = kept[:n_rows]
+        if task.y.ndim == 1:
+            part = kept[stratified_part(task.y[kept], n_rows)]
         begun = time.perf_counter()
         _fitted(clone(tuner).set_params(max_epochs=epochs), task, part, 0)
         spent.append(time.perf_counter() - begun)
-    row = max(0.0, spent[2] - spent[1]) / (_TIMED_EPOCHS * len(part))
-    n_train = len(kept) * (1 - 1 / (task.fold.max() + 1))
-    return spent[1] + row * (tuner.max_epochs * n_train + len(kept))
+        if _CAUTION * (_FEWEST_FOLDS + _ALL_ROWS) * spent[-1] > left:
+            return spent[-1] * tuner.max_epochs * max(1.0, n_train / len(part))
+    row = max(0.0, spent[3] - spent[2]) / (_TIMED_EPOCHS * len(part))
+    return spent[2] + row * (tuner.max_epochs * n_train + len(kept))
 
 
 def _fitted(tuner: Any, task: Task, rows: np.ndarray, seed: int) -> Any:

@@ -130,8 +130,8 @@ def _solve(
             solved, offset = _solve_together(
                 F, y[:, None] == present, weight, [alike[place] for place in some], C, floor
             )
-            for place, *own in zip(some, solved, offset, strict=True):
-                found[place][0][present], found[place][1][present] = own
+            for place, coef, intercept in zip(some, solved, offset, strict=True):
+                found[place][0][present], found[place][1][present] = coef, intercept
     return found
 
 

@@ -162,6 +162,25 @@ def test_training_is_not_measured_where_no_time_is_left(fast, monkeypatch, capsy
     assert "there is no time for fine-tuning" in capsys.readouterr().out
 
 
+def test_what_there_is_no_time_for_is_not_measured_to_the_end(monkeypatch, capsys):
+    X, y = images()
+    clock, fits = [0.0], []
+    monkeypatch.setattr(_plan, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(_plan, "_seconds", lambda *_: 0.0)
+
+    def slow(tuner, task, rows, seed):
+        clock[0] += 20.0
+        fits.append(len(rows))
+
+    monkeypatch.setattr(_plan, "_fitted", slow)
+    clf = TransferClassifier({"a": network()}, time_budget=60, random_state=0, verbose=1)
+    clf.fit(X, y)
+    assert fits == [16]
+    assert not clf.plan_["fine_tuned"]
+    # Ten epochs of 24 rows, at 20 s for one of 16.
+    assert "about 300 s a fold; a time budget of 1" in capsys.readouterr().out
+
+
 def test_images_that_were_timed_before_do_not_make_a_network_look_fast(tmp_path):
     X, _ = images(400)
     timed = clone(network()).set_params(cache=tmp_path)
