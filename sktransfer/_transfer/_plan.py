@@ -141,6 +141,9 @@ class Plan:
             expected = 0.0
             if n_folds is None:
                 expected = _fold_seconds(tuner, task, kept, self.left)
+                if expected == float("inf"):
+                    self.say(f"{name} is not fine-tuned: there is no time for it.")
+                    continue
                 first = self.images[name]  # all images are brought to the cut
                 n_folds = int((self.left - first) / (_CAUTION * expected) - _ALL_ROWS)
                 n_folds = min(n_folds, task.fold.max() + 1)
@@ -243,9 +246,8 @@ def _seconds(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
 def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray, left: float) -> float:
     """Predict what it takes to fine-tune on the rows of a fold, by an epoch of a few rows.
 
-    Roughly only, once it is sure that it takes more than is ``left``: to measure takes time, too.
+    Infinity once it is sure to take more than is ``left``: to measure takes time, too.
     """
-    n_train = len(kept) * (1 - 1 / (task.fold.max() + 1))
     spent: list[float] = []
     # The first two times bring images to the cut.
     for n_rows, epochs in (
@@ -259,7 +261,8 @@ def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray, left: float) -> floa
         _fitted(clone(tuner).set_params(max_epochs=epochs), task, part, 0)
         spent.append(time.perf_counter() - begun)
         if _CAUTION * (_FEWEST_FOLDS + _ALL_ROWS) * spent[-1] > left:
-            return spent[-1] * tuner.max_epochs * max(1.0, n_train / len(part))
+            return float("inf")
+    n_train = len(kept) * (1 - 1 / (task.fold.max() + 1))
     row = max(0.0, spent[3] - spent[2]) / (_TIMED_EPOCHS * len(part))
     return spent[2] + row * (tuner.max_epochs * n_train + len(kept))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
@@ -208,19 +207,17 @@ def _minimum(
         raise ValueError("Features hold numbers that are not finite.")
     # An even penalty keeps the solution in the span of the rows: few need few coefficients.
     by_rows = penalty is None and len(X) < X.shape[1] and bool(X.any())
-    Z = _root(X @ X.T) if by_rows else X
+    Z = X
+    if by_rows:  # the triangle whose square the products of rows are, to a share of 1e-11
+        Z = X @ X.T
+        Z[np.diag_indices_from(Z)] += 1e-11 * Z.trace() / len(Z)
+        Z = cholesky(Z, lower=True, overwrite_a=True, check_finite=False)
     found = _newton(Z, target, cost, penalty)
     solved, offset = found[:-1].transpose(1, 2, 0), found[-1]
     if by_rows:
         flat = solve_triangular(Z, solved.reshape(-1, len(Z)).T, trans=1, lower=True)
         solved = (flat.T @ X).reshape(*offset.shape, -1)
     return solved, offset
-
-
-def _root(gram: np.ndarray) -> np.ndarray:
-    """Return the lower triangle whose square a matrix of products is, to a share of 1e-11."""
-    gram[np.diag_indices_from(gram)] += 1e-11 * gram.trace() / len(gram)
-    return cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
 
 
 def _newton(
@@ -243,7 +240,7 @@ def _newton(
     here[-1] = np.log(share / (cost.sum(axis=0) - share if m == 1 else 1)) / 2
     if m > 1:
         here[-1] -= here[-1].mean(axis=1, keepdims=True)
-    values = _product(A, here)
+    values = np.tensordot(A, here, 1)
     # Equations of which the penalty is a millionth need double precision, too.
     size = float(cost.max(axis=(1, 2)) @ np.einsum("ij,ij->i", A, A)) / 4
     rounded = A.astype(np.float32) if 0 < size < 1e6 else A
@@ -260,15 +257,16 @@ def _newton(
     now = loss(here, values, left)
     for _ in range(_MOST_STEPS):
         p = expit(values[:, left]) if m == 1 else softmax(values[:, left], axis=2)
-        bend = _Curvature(cost[:, left], p, weight[:, left])
-        gradient = _product(A.T, bend.cost * (target[:, left] - p)) - bend.penalty * here[:, left]
+        curvature = (cost[:, left], p, weight[:, left])
+        pull = np.tensordot(A.T, cost[:, left] * (target[:, left] - p), 1)
+        gradient = pull - weight[:, left] * here[:, left]
         if basis is None or n_inner > _OLD_BASIS:
-            basis = _shared_basis(rounded, *bend.mean())
-        step, n_inner = _descent(*basis, bend, gradient, inner)
+            basis = _shared_basis(rounded, *curvature)
+        step, n_inner = _descent(basis, *curvature, gradient, inner)
         if m > 1:  # what is the same for all classes changes nothing: of that there is rounding
             step -= step.mean(axis=2, keepdims=True)
         decrease = np.einsum("ijk,ijk->j", gradient, step)
-        across, length = _product(A, step), np.ones((len(left), 1))
+        across, length = np.tensordot(A, step, 1), np.ones((len(left), 1))
         while True:
             there, further = here[:, left] + length * step, values[:, left] + length * across
             then = loss(there, further, left)
@@ -287,47 +285,17 @@ def _newton(
     return here
 
 
-def _product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
-    """Multiply a matrix with all columns of a (d, k, m) array."""
-    return (A @ B.reshape(len(B), -1)).reshape(len(A), *B.shape[1:])
-
-
-@dataclass
-class _Curvature:
-    """Second derivatives of k losses: of rows by their decisions, and of coefficients."""
-
-    cost: np.ndarray  # (n, k, 1)
-    p: np.ndarray  # (n, k, m)
-    penalty: np.ndarray  # (d + 1, k, 1)
-
-    def astype(self, dtype: np.dtype) -> _Curvature:
-        """Return the same in another precision."""
-        return _Curvature(*(each.astype(dtype) for each in (self.cost, self.p, self.penalty)))
-
-    def mean(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return those of rows (n, 1) and of coefficients (d + 1,) that are nearest to all."""
-        m = self.p.shape[2]
-        spread = self.p * (1 - self.p)
-        curved = self.cost * (spread if m == 1 else spread.sum(axis=2, keepdims=True) / (m - 1))
-        return curved.mean(axis=1), self.penalty.mean(axis=(1, 2))
-
-    def of_rows(self, direction: np.ndarray) -> np.ndarray:
-        """Multiply those of rows with a direction (n, k, m)."""
-        weighed = self.p * direction
-        if weighed.shape[2] == 1:
-            return self.cost * (1 - self.p) * weighed
-        return self.cost * (weighed - self.p * weighed.sum(axis=2, keepdims=True))
-
-
 def _shared_basis(
-    A: np.ndarray, curvature: np.ndarray, penalty: np.ndarray
+    A: np.ndarray, cost: np.ndarray, p: np.ndarray, penalty: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return a triangle, rows in the basis where Newton's equations are solved, and curvatures.
 
-    With the curvatures given, which are the mean of those of all, the matrix of the equations is 1
-    there.
+    These are of rows and of coefficients, and the mean of those of all regressions and classes:
+    with them the matrix of the equations is 1 there.
     """
-    curvature, penalty = curvature.astype(A.dtype), penalty.astype(A.dtype)
+    spread = (p * (1 - p)).sum(axis=2, keepdims=True) / max(1, p.shape[2] - 1)
+    curvature = (cost * spread).mean(axis=1).astype(A.dtype)
+    penalty = penalty.mean(axis=(1, 2)).astype(A.dtype)
     weighed = np.sqrt(curvature) * A
     shared = weighed.T @ weighed
     shared[np.diag_indices_from(shared)] += penalty
@@ -337,15 +305,17 @@ def _shared_basis(
 
 
 def _descent(
-    root: np.ndarray,
-    rows: np.ndarray,
-    shared: np.ndarray,
+    basis: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    cost: np.ndarray,
+    p: np.ndarray,
     penalty: np.ndarray,
-    bend: _Curvature,
     gradient: np.ndarray,
     precision: float,
 ) -> tuple[np.ndarray, int]:
     """Solve Newton's equations of all regressions; also return the number of iterations."""
+    root, rows, shared, shared_penalty = basis
+    cost, p = cost.astype(root.dtype), p.astype(root.dtype)
+    more = penalty.astype(root.dtype) - shared_penalty
 
     def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.einsum("ijk,ijk->j", a, b)
@@ -355,8 +325,13 @@ def _descent(
         found = solve_triangular(root, flat, lower=True, trans=trans, check_finite=False)
         return found.reshape(b.shape)
 
-    bend = bend.astype(root.dtype)
-    more = bend.penalty - penalty
+    def curved(toward: np.ndarray) -> np.ndarray:
+        of_rows = np.tensordot(rows, toward, 1)
+        weighed = p * of_rows
+        across = cost * (weighed - p * weighed.sum(axis=2, keepdims=True)) - shared * of_rows
+        found = toward + np.tensordot(rows.T, across, 1)
+        return found + solved(more * solved(toward, trans=1)) if more.any() else found
+
     norm = (np.sqrt(dot(gradient, gradient)) + np.finfo(float).tiny)[:, None]
     toward = left = solved((gradient / norm).astype(root.dtype))
     first = size = dot(left, left)
@@ -365,10 +340,7 @@ def _descent(
         going = size > precision**2 * first
         if not going.any():
             break
-        of_rows = _product(rows, toward)
-        across = toward + _product(rows.T, bend.of_rows(of_rows) - shared * of_rows)
-        if more.any():
-            across += solved(more * solved(toward, trans=1))
+        across = curved(toward)
         length = np.divide(size, dot(toward, across), out=np.zeros_like(size), where=going)[:, None]
         step, left = step + length * toward, left - length * across
         before, size = size, np.where(going, dot(left, left), size)
