@@ -70,10 +70,10 @@ def cross_fitted_logits(
     Columns are standardized with the rows of training only. Rows that no fold tests are NaN.
     """
     logits = np.full((len(F), n_classes), np.nan)
-    trained, tested = zip(*folds, strict=True)
+    splits = list(folds)
     with blas_threads(*F.shape):
-        found = _solve(F, y, weight, n_classes, trained, C, floor)
-        for rows, (solved, offset) in zip(tested, found, strict=True):
+        found = _solve(F, y, weight, n_classes, [train for train, _ in splits], C, floor)
+        for (_, rows), (solved, offset) in zip(splits, found, strict=True):
             logits[rows] = F[rows].astype(np.float64, copy=False) @ solved.T + offset
     return logits
 

@@ -143,6 +143,7 @@ def test_cross_fitted_logits_are_those_of_pipelines(d, n_classes, C):
         expected = pipeline.fit(X[train], y[train]).predict_proba(X[test])
         np.testing.assert_allclose(softmax(found[test], axis=1), expected, rtol=1e-7)
     assert np.isnan(found[3::4]).all()
+    assert np.isnan(cross_fitted_logits(X, y, np.ones(60), n_classes, [], C)).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 150), (300, 20), (60, 43)])
