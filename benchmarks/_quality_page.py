@@ -23,6 +23,7 @@ SHOWN = {
     "fastai_like": "fastai-like",
     "finetune_before": "FineTuneClassifier of 0.1",
     "finetune": "FineTuneClassifier",
+    "finetune_half": "FineTuneClassifier, kept half way",
     "transfer": "TransferClassifier",
     "transfer_four": "TransferClassifier, four networks",
     "transfer_30": "TransferClassifier, four, 30 s",

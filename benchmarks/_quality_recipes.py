@@ -172,6 +172,11 @@ def finetune(job: Job, **params: Any) -> np.ndarray:
     return clf.predict_proba(job.rows(job.test))
 
 
+def finetune_half(job: Job) -> np.ndarray:
+    """The same, but training is kept half way, whether it seems to help or not."""
+    return finetune(job, weight_interpolation=0.5)
+
+
 def finetune_whole(job: Job) -> np.ndarray:
     """The same, but what was trained is kept as it is."""
     return finetune(job, weight_interpolation=1.0)
@@ -455,6 +460,7 @@ RECIPES: dict[str, Recipe] = {
     "all_layers": Recipe(all_layers, layers=("all",), drift=True),
     "transfer": Recipe(transfer, (TOGETHER, *NETWORKS)),
     "finetune": Recipe(finetune, costly=True),
+    "finetune_half": Recipe(finetune_half, costly=True),
     "finetune_whole": Recipe(finetune_whole, costly=True),
     "finetune_before": Recipe(finetune_before, costly=True),
     "transfer_30": _budget(30),
