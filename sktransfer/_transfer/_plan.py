@@ -246,7 +246,7 @@ def _seconds(extractor: PretrainedFeatureExtractor, X: Any, n: int) -> float:
 def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray, left: float) -> float:
     """Predict what it takes to fine-tune on the rows of a fold, by an epoch of a few rows.
 
-    Infinity once it is sure to take more than is ``left``: to measure takes time, too.
+    Infinity where that would take more than is ``left``: to measure takes time, too.
     """
     spent: list[float] = []
     # The first two times bring images to the cut.
@@ -254,17 +254,29 @@ def _fold_seconds(tuner: Any, task: Task, kept: np.ndarray, left: float) -> floa
         (_TIMED_ROWS // 4, 1),
         *((_TIMED_ROWS, each) for each in (1, 1, 1 + _TIMED_EPOCHS)),
     ):
-        part = kept[:n_rows]
-        if task.y.ndim == 1:
-            part = kept[stratified_part(task.y[kept], n_rows)]
+        part = _few(task.y, kept, n_rows)
         begun = time.perf_counter()
-        _fitted(clone(tuner).set_params(max_epochs=epochs), task, part, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what so few rows lack
+            _fitted(clone(tuner).set_params(max_epochs=epochs), task, part, 0)
         spent.append(time.perf_counter() - begun)
-        if _CAUTION * (_FEWEST_FOLDS + _ALL_ROWS) * spent[-1] > left:
+        # The first one may take longer than all others.
+        next_one = spent[-1] if len(spent) == 1 else _CAUTION * _FEWEST_FOLDS * spent[-1]
+        if next_one > left - sum(spent):
             return float("inf")
     n_train = len(kept) * (1 - 1 / (task.fold.max() + 1))
     row = max(0.0, spent[3] - spent[2]) / (_TIMED_EPOCHS * len(part))
     return spent[2] + row * (tuner.max_epochs * n_train + len(kept))
+
+
+def _few(y: np.ndarray, kept: np.ndarray, n: int) -> np.ndarray:
+    """Return about ``n`` rows with all classes, or with and without each of several findings."""
+    if y.ndim == 1:
+        return kept[stratified_part(y[kept], n)]
+    first = [np.flatnonzero(each == value)[:1] for each in y[kept].T for value in (0, 1)]
+    order = np.concatenate([*first, np.arange(len(kept))])
+    rows = order[np.sort(np.unique(order, return_index=True)[1])]
+    return kept[np.sort(rows[: max(n, len(first))])]
 
 
 def _fitted(tuner: Any, task: Task, rows: np.ndarray, seed: int) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, softmax
+from sklearn.exceptions import ConvergenceWarning
 
 from sktransfer._utils.threads import blas_threads
 
@@ -16,19 +18,16 @@ PROBE_C = 0.01
 # The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all
 # others are, one colored mark on a new X-ray would decide.
 FLOOR = 0.1
-# Newton's method stops after a step that lowers the objective by at most this share of it: what is
-# left is far less. Where rounding is in the way of that, steps below the second one stop shrinking.
-_LEAST_DECREASE = 1e-17
-_SMALL_DECREASE = 1e-9
-_PRECISION = 1e-6  # of the equations of a step, in the end
 _MOST_STEPS = 200
 # Logit of a class that is in no row of training, below that of the others.
 _ABSENT = -30.0
 # Of regressions that are solved at once: the share of the objective that is left in the end, how
 # exactly Newton's equations are solved, and the iterations after which curvatures are renewed.
 _ENOUGH, _INNER, _OLD_BASIS = 1e-21, 1e-3, 15
-# Most decisions (rows x regressions x classes) at once: several arrays of them are in memory.
-_MOST_DECISIONS = 2**25
+# Regressions whose scales of a column differ by more than this are solved by themselves.
+_ALIKE = 10.0
+# Most decisions (rows x regressions x classes) at once: ten arrays of them are in memory.
+_MOST_DECISIONS = 2**24
 # The temperature is looked for between exp(-x) and exp(x): beyond, probabilities are those of the
 # largest class, or even.
 _DECADES = 5.0
@@ -107,29 +106,31 @@ def _solve(
     C: float,
     floor: float,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return coefficients and intercepts of regressions, each of some of the rows."""
+    """Return coefficients and intercepts of regressions, each of the rows with some indices."""
+    parts = [part[weight[part] > 0] for part in parts]
     found = []
-    together: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
+    together: dict[tuple[int, ...], list[list[int]]] = {}
     for place, part in enumerate(parts):
-        rows = part[weight[part] > 0]
-        present = np.unique(y[rows])
-        coefficients, intercepts = np.zeros((n_classes, F.shape[1])), np.zeros(n_classes)
+        present = np.unique(y[part])
+        intercepts = np.zeros(n_classes)
         # Absent classes must lose, by a margin that is finite.
         intercepts[np.setdiff1d(np.arange(n_classes), present)] = _ABSENT
-        found.append((coefficients, intercepts))
-        if len(present) > 1 and len(rows) < F.shape[1]:
-            own = _solve_together(F, y[:, None] == present, weight, [rows], C, floor)
-            (coefficients[present],), (intercepts[present],) = own
-        elif len(present) > 1:
-            together.setdefault(tuple(present), {})[place] = rows
-    for classes, alike in together.items():
-        present, places = np.array(classes), list(alike)
-        most = max(1, _MOST_DECISIONS // (len(F) * len(present)))
-        for some in (places[i : i + most] for i in range(0, len(places), most)):
-            solved, offset = _solve_together(
-                F, y[:, None] == present, weight, [alike[place] for place in some], C, floor
-            )
-            for place, coef, intercept in zip(some, solved, offset, strict=True):
+        found.append((np.zeros((n_classes, F.shape[1])), intercepts))
+        if len(present) > 1:
+            batches = together.setdefault(tuple(present), [[]])
+            most = _MOST_DECISIONS // (len(F) * len(present))
+            if len(part) < F.shape[1]:  # solved by rows, which others lack
+                batches.insert(0, [place])
+            elif batches[-1] and len(batches[-1]) >= most:
+                batches.append([place])
+            else:
+                batches[-1].append(place)
+    for classes, batches in together.items():
+        present = np.array(classes)
+        for batch in filter(None, batches):
+            given = (F, y[:, None] == present, weight, [parts[place] for place in batch])
+            solved = _solve_together(*given, C, floor)
+            for place, coef, intercept in zip(batch, *solved, strict=True):
                 found[place][0][present], found[place][1][present] = coef, intercept
     return found
 
@@ -143,15 +144,25 @@ def _solve_together(
     floor: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return coefficients (n_parts, n_classes, d) and intercepts of regressions of all columns."""
-    rows = np.unique(np.concatenate(parts))
+    rows = parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
     X, mean, scale = standardized_columns(F[rows], weight[rows], floor)
-    cost, penalty = np.zeros((len(rows), len(parts))), None
-    for place, part in enumerate(parts):
-        cost[np.searchsorted(rows, part), place] = C * weight[part]
+    cost, penalty = C * weight[rows][:, None], None
     if len(parts) > 1:  # each with its columns as its own rows scale them
         own = np.array([standardized_columns(F[part], weight[part], floor)[2] for part in parts])
         varied = (own > 0) & (scale > 0)  # the coefficients of others are 0 whatever they cost
-        penalty = np.divide(scale, own, out=np.ones_like(own), where=varied).T ** 2
+        ratio = np.divide(scale, own, out=np.ones_like(own), where=varied)
+        alike = (np.abs(np.log(ratio)) < np.log(_ALIKE)).all(axis=1)
+        if not alike.all():
+            solved = np.zeros((len(parts), onehot.shape[1], len(scale)))
+            offset = np.zeros(solved.shape[:2])
+            for batch in (np.flatnonzero(alike), *np.flatnonzero(~alike)[:, None]):
+                if len(batch):
+                    given = (F, onehot, weight, [parts[place] for place in batch])
+                    solved[batch], offset[batch] = _solve_together(*given, C, floor)
+            return solved, offset
+        cost, penalty = np.zeros((len(rows), len(parts))), ratio.T**2
+        for place, part in enumerate(parts):
+            np.add.at(cost[:, place], np.searchsorted(rows, part), C * weight[part])
     binary = onehot.shape[1] == 2
     target = onehot[rows, None, 1:] if binary else onehot[rows, None]
     target = np.broadcast_to(target, (*cost.shape, target.shape[2]))
@@ -205,8 +216,16 @@ def _minimum(
     """
     if not np.isfinite(np.einsum("ij,ij->i", X, X)).all():
         raise ValueError("Features hold numbers that are not finite.")
+    varied = X.any(axis=0)
+    if not varied.all():
+        own, offset = _minimum(
+            X[:, varied], target, cost, None if penalty is None else penalty[varied]
+        )
+        solved = np.zeros((*offset.shape, X.shape[1]))
+        solved[..., varied] = own
+        return solved, offset
     # An even penalty keeps the solution in the span of the rows: few need few coefficients.
-    by_rows = penalty is None and len(X) < X.shape[1] and bool(X.any())
+    by_rows = penalty is None and len(X) < X.shape[1]
     Z = X
     if by_rows:  # the triangle whose square the products of rows are, to a share of 1e-11
         Z = X @ X.T
@@ -226,24 +245,24 @@ def _newton(
     """Return coefficients (d + 1, k, m), intercepts last, as :func:`_minimum` describes them.
 
     Newton's method, whose equations are solved for all at once by conjugate gradients, in single
-    precision; where they lead is computed in double precision.
+    precision where that is enough; where they lead is computed in double precision.
     """
     n, k, m = target.shape
     A, cost = np.column_stack([Z, np.ones(n)]), cost[:, :, None]
-    weight = np.ones((Z.shape[1] + 1, k, 1))
-    weight[-1] = 0
-    if penalty is not None:
-        weight[:-1, :, 0] = penalty
+    weight = np.zeros((Z.shape[1] + 1, k, 1))
+    weight[:-1, :, 0] = 1 if penalty is None else penalty
     here = np.zeros((A.shape[1], k, m))
     # Halfway to the shares of the classes, curvatures of rare ones are like the others'.
     share = (cost * target).sum(axis=0)
-    here[-1] = np.log(share / (cost.sum(axis=0) - share if m == 1 else 1)) / 2
-    if m > 1:
-        here[-1] -= here[-1].mean(axis=1, keepdims=True)
+    others = cost.sum(axis=0) - share
+    here[-1] = np.log(share / (others if m == 1 else 1)) / 2
+    here[-1] -= here[-1].mean(axis=1, keepdims=True) if m > 1 else 0
     values = np.tensordot(A, here, 1)
-    # Equations of which the penalty is a millionth need double precision, too.
+    # Equations of which a penalty is a millionth need double precision, too, and classes of which
+    # one weighs next to nothing.
     size = float(cost.max(axis=(1, 2)) @ np.einsum("ij,ij->i", A, A)) / 4
-    rounded = A.astype(np.float32) if 0 < size < 1e6 else A
+    even = min(share.min(), others.min()) > 1e-4 * max(share.max(), others.max())
+    rounded = A.astype(np.float32) if even and 1e-4 < size < 1e6 else A
 
     def loss(point: np.ndarray, values: np.ndarray, of: np.ndarray) -> np.ndarray:
         if m == 1:
@@ -277,11 +296,16 @@ def _newton(
         here[:, left], values[:, left] = there, further
         # What a step leaves: of its equations, and of what they leave out.
         relative = decrease / now
-        unsolved = np.maximum(inner**2, relative) * relative > _ENOUGH
+        unsolved = ~(np.maximum(inner**2, relative) * relative <= _ENOUGH)
         left, now = left[unsolved], then[unsolved]
         if not len(left):
-            break
+            return here
         inner = float(np.clip(np.sqrt(relative[unsolved].max()), _INNER, inner))
+    warnings.warn(
+        f"A logistic regression was not solved in {_MOST_STEPS} steps of Newton's method.",
+        ConvergenceWarning,
+        stacklevel=2,
+    )
     return here
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,9 +176,22 @@ def test_what_there_is_no_time_for_is_not_measured_to_the_end(monkeypatch, capsy
     monkeypatch.setattr(_plan, "_fitted", slow)
     clf = TransferClassifier({"a": network()}, time_budget=60, random_state=0, verbose=1)
     clf.fit(X, y)
-    assert fits == [16]
+    assert fits == [16, 30]
+    assert clf.plan_["seconds"] <= 60
     assert not clf.plan_["fine_tuned"]
     assert "a is not fine-tuned: there is no time for it" in capsys.readouterr().out
+
+
+def test_training_is_measured_on_rows_with_all_findings():
+    """Sorted by finding, the first rows have none."""
+    X, _ = images(100)
+    Y = np.zeros((100, 2), dtype=int)
+    Y[50:, 0] = Y[-33:, 1] = 1
+    clf = TransferClassifier({"a": network()}, time_budget=60, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        clf.fit(X, Y)
+    assert clf.plan_["fine_tuned"]
 
 
 def test_images_that_were_timed_before_do_not_make_a_network_look_fast(tmp_path):
