@@ -18,12 +18,12 @@ PROBE_C = 0.01
 # The floor for what networks compute. Columns for colors hardly vary on X-rays; scaled as all
 # others are, one colored mark on a new X-ray would decide.
 FLOOR = 0.1
-_MOST_STEPS = 200
 # Logit of a class that is in no row of training, below that of the others.
 _ABSENT = -30.0
 # Of regressions that are solved at once: the share of the objective that is left in the end, how
 # exactly Newton's equations are solved, and the iterations after which curvatures are renewed.
 _ENOUGH, _INNER, _OLD_BASIS = 1e-21, 1e-3, 15
+_MOST_STEPS = 200  # of Newton's method, and of conjugate gradients in each
 # Regressions whose scales of a column differ by more than this are solved by themselves.
 _ALIKE = 10.0
 # Most decisions (rows x regressions x classes) at once: ten arrays of them are in memory.
@@ -260,7 +260,7 @@ def _newton(
     values = np.tensordot(A, here, 1)
     # Equations of which a penalty is a millionth need double precision, too, and classes of which
     # one weighs next to nothing.
-    size = float(cost.max(axis=(1, 2)) @ np.einsum("ij,ij->i", A, A)) / 4
+    size = cost.max(axis=(1, 2)) @ np.einsum("ij,ij->i", A, A) / 4 / weight[:-1].min(initial=1.0)
     even = min(share.min(), others.min()) > 1e-4 * max(share.max(), others.max())
     rounded = A.astype(np.float32) if even and 1e-4 < size < 1e6 else A
 
