@@ -102,8 +102,10 @@ def test_every_optimizer_learns(small, task, optimizer):
 @pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw"])
 def test_fused_steps_are_the_plain_ones(small, task, optimizer):
     """Stated tolerance: 1e-5 of what a weight is, after ten steps."""
+    # With Adam's own 1e-8, the rounding of a gradient that is nearly 0 decides its step.
+    eps = {"optimizer__eps": 1e-4} if optimizer.startswith("adam") else {}
     fused, plain = (
-        small(optimizer=optimizer, lr=1e-3, **settings).fit(*task).module_.learned()
+        small(optimizer=optimizer, lr=1e-3, **eps, **settings).fit(*task).module_.learned()
         for settings in ({}, {"optimizer__fused": False})
     )
     for name, tensor in fused.items():
