@@ -39,9 +39,6 @@ _KINDS = (
 _WIDE = 0.25
 # A channel is enlarged at most so much; what was seen may be exceeded by a quarter.
 _MOST, _MARGIN = 8.0, 1.25
-# Of rounded weights. With 127, processors that add two products in 16 bits (x86 without VNNI) cut
-# what is larger, and the same file has other probabilities there.
-_LARGEST_WEIGHT = 64
 # Ranges hardly change beyond these.
 _MOST_IMAGES = 128
 
@@ -92,7 +89,6 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                reduce_range=True,  # to _LARGEST_WEIGHT
             )
             integers = onnx.load(made)
             concatenate_integers(integers, equal)
@@ -194,8 +190,8 @@ def _correct_biases(
     maps = _seen(model, [node.input[0] for node in nodes], rows, session, np.mean)
     for node, mean in zip(nodes, maps, strict=True):
         weights, *bias = (helper.to_array(constants[name]) for name in node.input[1:])
-        # As onnxruntime rounds them, for each channel.
-        unit = np.abs(weights).reshape(len(weights), -1).max(axis=1) / _LARGEST_WEIGHT
+        # As onnxruntime rounds them: -127 to 127 for each channel.
+        unit = np.abs(weights).reshape(len(weights), -1).max(axis=1) / 127
         unit = np.where(unit > 0, unit, 1).reshape(-1, *[1] * (weights.ndim - 1))
         added = np.round(weights / unit) * unit - weights
         added = added.reshape(*weights.shape[:2], -1).sum(axis=2)
