@@ -142,6 +142,7 @@ def milliseconds(files: list[Path], images: list[str]) -> list[float]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")
     sessions = [
         onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         for file in files

@@ -22,7 +22,7 @@ from sktransfer._utils.sklearn_compat import decider
 from sktransfer._utils.versions import versions_of
 from sktransfer._utils.writing import new_file, written_whole
 from sktransfer._version import __version__
-from sktransfer.deploy._graph import OPSET, Graph, import_onnx
+from sktransfer.deploy._graph import OPSET, Graph, import_onnx, session_of
 from sktransfer.deploy._heads import THRESHOLDS, Heads, cannot, threshold_of
 from sktransfer.deploy._identity import model_digest
 from sktransfer.deploy._networks import Networks
@@ -212,7 +212,7 @@ def _metadata(estimator: Any, networks: Networks) -> dict[str, str]:
 def _compared(estimator: Any, networks: Networks, data: bytes, X: Any, y: Any) -> dict[str, Any]:
     """Return how far a file's predictions are from the estimator's; raise if it is a mistake."""
     images = [*photographs(_N_COMPARED)] if X is None else X
-    session = import_onnx("onnxruntime").InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = session_of(data)
     source = as_image_source(images)
     parts = []
     for row in range(len(source)):

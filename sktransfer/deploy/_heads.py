@@ -22,7 +22,7 @@ from sktransfer._finetune import FineTuneClassifier
 from sktransfer._finetune._targets import Target
 from sktransfer._transfer import TransferClassifier
 from sktransfer._utils.sklearn_compat import is_linear_classifier, own_positive
-from sktransfer.deploy._graph import ML_OPSET, OPSET, Graph, import_onnx
+from sktransfer.deploy._graph import ML_OPSET, OPSET, Graph, import_onnx, session_of
 from sktransfer.deploy._networks import READERS, Networks
 from sktransfer.model_selection import OperatingPointClassifier
 from sktransfer.novelty import NoveltyGate
@@ -289,7 +289,6 @@ def _convert(step: Any, method: str) -> tuple[Any, int, Any, int | None]:
     """
     convert = import_onnx("skl2onnx").convert_sklearn
     types = import_onnx("skl2onnx.common.data_types")
-    run = import_onnx("onnxruntime")
     place = 0 if method == "transform" else 1
     options = {"zipmap": False} if place else {}
     if method == "decision_function":
@@ -309,9 +308,7 @@ def _convert(step: Any, method: str) -> tuple[Any, int, Any, int | None]:
                 options={id(step): options} if options else None,
                 target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
             )
-            session = run.InferenceSession(
-                model.SerializeToString(), providers=["CPUExecutionProvider"]
-            )
+            session = session_of(model.SerializeToString())
             found = np.asarray(session.run(None, {"X": rows.astype(dtype)})[place])
         except Exception as error:  # whatever a converter raises
             lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sktransfer.deploy._graph import import_onnx
+from sktransfer.deploy._graph import import_onnx, session_of
 from sktransfer.deploy._integer_graph import (
     average_integers,
     concatenate_integers,
@@ -48,7 +48,7 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
 
     Ranges come from such images.
     """
-    onnx, runtime = import_onnx(), import_onnx("onnxruntime")
+    onnx = import_onnx()
     quantization = import_onnx("onnxruntime.quantization")
     shapes = import_onnx("onnxruntime.quantization.shape_inference")
     rows = images[:_MOST_IMAGES].numpy()
@@ -63,11 +63,7 @@ def quantized(model: Any, images: Tensor, name: str) -> tuple[Any, float]:
             return None if row is None else {given: row[None]}
 
     def session(made: Any) -> Any:
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = 1
-        return runtime.InferenceSession(
-            made.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return session_of(made.SerializeToString(), intra_op_num_threads=1)
 
     try:
         with tempfile.TemporaryDirectory(prefix="sktransfer-onnx-") as folder, _quiet():

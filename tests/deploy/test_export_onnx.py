@@ -29,6 +29,7 @@ import sktransfer
 from sktransfer import FineTuneClassifier, PretrainedFeatureExtractor, TransferClassifier
 from sktransfer.__main__ import main
 from sktransfer._images import make_preprocessing
+from sktransfer.deploy import _graph
 from sktransfer.model_selection import OperatingPointClassifier, TriageClassifier
 from sktransfer.novelty import NoveltyGate
 
@@ -86,7 +87,7 @@ def made_once():
 
 
 def run(path, pixels):
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _graph.session_of(str(path))
     return session.run(None, {"image": pixels})
 
 
@@ -454,6 +455,7 @@ def test_what_is_concatenated_and_averaged_stays_in_integers(activation):
     module = Branches(activation).requires_grad_(False)
     with torch.no_grad():
         module.right.weight *= 6  # of another range
+        module.left.bias += 2  # and without a ReLU of another zero
     batch = torch.randn(40, 3, 24, 24)
     made, _ = quantized(exported(module, 24, "net"), batch, "net")
     onnx.checker.check_model(made, full_check=True)
@@ -543,9 +545,7 @@ def run_all(model, batch):
 
 
 def session_of(model):
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    return _graph.session_of(model.SerializeToString())
 
 
 def test_the_runner_of_the_guide_needs_no_torch_and_reads_as_the_library(tmp_path, made_once):
