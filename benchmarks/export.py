@@ -46,6 +46,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sktransfer import PretrainedFeatureExtractor, export_onnx
+from sktransfer.deploy._graph import session_of
 from sktransfer.exceptions import ImageDecodeError
 
 RUNNER = HERE.parent / "docs" / "user_guide" / "run_onnx.py"
@@ -138,15 +139,7 @@ def milliseconds(files: list[Path], images: list[str]) -> list[float]:
     The files take turns, so that what disturbs one disturbs all: each runs on ten images, as one
     file does in use, with its weights in the processor's cache.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    sessions = [
-        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        for file in files
-    ]
+    sessions = [session_of(str(file), intra_op_num_threads=1) for file in files]
     spent: list[list[float]] = [[] for _ in files]
     for first in range(0, len(images), 10):
         for own, session in zip(spent, sessions, strict=True):

@@ -274,9 +274,9 @@ def _few(y: np.ndarray, kept: np.ndarray, n: int) -> np.ndarray:
     if y.ndim == 1:
         return kept[stratified_part(y[kept], n)]
     first = [np.flatnonzero(each == value)[:1] for each in y[kept].T for value in (0, 1)]
-    order = np.concatenate([*first, np.arange(len(kept))])
-    rows = order[np.sort(np.unique(order, return_index=True)[1])]
-    return kept[np.sort(rows[: max(n, len(first))])]
+    some = np.unique(np.concatenate(first))
+    others = np.setdiff1d(np.arange(len(kept)), some)
+    return kept[np.union1d(some, others[: max(0, n - len(some))])]
 
 
 def _fitted(tuner: Any, task: Task, rows: np.ndarray, seed: int) -> Any:

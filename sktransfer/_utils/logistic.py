@@ -109,29 +109,27 @@ def _solve(
     """Return coefficients and intercepts of regressions, each of the rows with some indices."""
     parts = [part[weight[part] > 0] for part in parts]
     found = []
-    together: dict[tuple[int, ...], list[list[int]]] = {}
+    batches: list[tuple[np.ndarray, list[int]]] = []
+    together: dict[tuple[int, ...], list[int]] = {}
     for place, part in enumerate(parts):
         present = np.unique(y[part])
         intercepts = np.zeros(n_classes)
         # Absent classes must lose, by a margin that is finite.
         intercepts[np.setdiff1d(np.arange(n_classes), present)] = _ABSENT
         found.append((np.zeros((n_classes, F.shape[1])), intercepts))
-        if len(present) > 1:
-            batches = together.setdefault(tuple(present), [[]])
-            most = _MOST_DECISIONS // (len(F) * len(present))
-            if len(part) < F.shape[1]:  # solved by rows, which others lack
-                batches.insert(0, [place])
-            elif batches[-1] and len(batches[-1]) >= most:
-                batches.append([place])
-            else:
-                batches[-1].append(place)
-    for classes, batches in together.items():
-        present = np.array(classes)
-        for batch in filter(None, batches):
-            given = (F, y[:, None] == present, weight, [parts[place] for place in batch])
-            solved = _solve_together(*given, C, floor)
-            for place, coef, intercept in zip(batch, *solved, strict=True):
-                found[place][0][present], found[place][1][present] = coef, intercept
+        if len(present) > 1 and len(part) < F.shape[1]:  # solved by rows, which others lack
+            batches.append((present, [place]))
+        elif len(present) > 1:
+            together.setdefault(tuple(present), []).append(place)
+    for classes, places in together.items():
+        most = max(1, _MOST_DECISIONS // (len(F) * len(classes)))
+        some = [places[i : i + most] for i in range(0, len(places), most)]
+        batches += [(np.array(classes), batch) for batch in some]
+    for present, batch in batches:
+        given = (F, y[:, None] == present, weight, [parts[place] for place in batch])
+        solved = _solve_together(*given, C, floor)
+        for place, coef, intercept in zip(batch, *solved, strict=True):
+            found[place][0][present], found[place][1][present] = coef, intercept
     return found
 
 
@@ -340,6 +338,7 @@ def _descent(
     root, rows, shared, shared_penalty = basis
     cost, p = cost.astype(root.dtype), p.astype(root.dtype)
     more = penalty.astype(root.dtype) - shared_penalty
+    uneven = more.any()
 
     def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.einsum("ijk,ijk->j", a, b)
@@ -354,7 +353,7 @@ def _descent(
         weighed = p * of_rows
         across = cost * (weighed - p * weighed.sum(axis=2, keepdims=True)) - shared * of_rows
         found = toward + np.tensordot(rows.T, across, 1)
-        return found + solved(more * solved(toward, trans=1)) if more.any() else found
+        return found + solved(more * solved(toward, trans=1)) if uneven else found
 
     norm = (np.sqrt(dot(gradient, gradient)) + np.finfo(float).tiny)[:, None]
     toward = left = solved((gradient / norm).astype(root.dtype))

@@ -23,8 +23,8 @@ def import_onnx(module: str = "onnx") -> Any:
     return import_optional(module, extra="onnx", purpose="export_onnx")
 
 
-def session_of(data: bytes, **options: Any) -> Any:
-    """Return a session of onnxruntime that runs a model, exactly on every processor.
+def session_of(model: bytes | str, **options: Any) -> Any:
+    """Return a session of onnxruntime that runs a model or file, exactly on every processor.
 
     Without the first setting, those that add two products of integers in 16 bits (x86 without VNNI)
     cut what is larger.
@@ -34,7 +34,7 @@ def session_of(data: bytes, **options: Any) -> Any:
     settings.add_session_config_entry("session.x64quantprecision", "1")
     for name, value in options.items():
         setattr(settings, name, value)
-    return runtime.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
 class Graph:

@@ -289,6 +289,7 @@ def _convert(step: Any, method: str) -> tuple[Any, int, Any, int | None]:
     """
     convert = import_onnx("skl2onnx").convert_sklearn
     types = import_onnx("skl2onnx.common.data_types")
+    import_onnx("onnxruntime")  # if it is missing, no converter is to blame
     place = 0 if method == "transform" else 1
     options = {"zipmap": False} if place else {}
     if method == "decision_function":
